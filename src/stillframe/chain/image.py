@@ -1,0 +1,72 @@
+"""One image file and one backing chain, as values, and what makes a chain valid.
+
+The numbers in messages are the invariants of ``docs/design``.
+"""
+
+from dataclasses import dataclass
+
+from stillframe.chain import names
+from stillframe.errors import ChainConflict
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a file's header says. ``size`` is the virtual size in bytes; ``backing`` a plain file name or None."""
+
+    name: str
+    format: str
+    size: int
+    backing: str | None = None
+    backing_format: str | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The files of one volume from the base (first) to the active file (last)."""
+
+    volume_id: str
+    images: tuple[Image, ...]
+
+    @property
+    def active(self) -> Image:
+        return self.images[-1]
+
+    @property
+    def base(self) -> Image:
+        return self.images[0]
+
+    @property
+    def depth(self) -> int:
+        return len(self.images)
+
+
+def check(chain: Chain) -> Chain:
+    """Returns the chain if it is valid; raises ChainConflict naming the first file that is not."""
+    if not chain.images:
+        raise ChainConflict(f"volume {chain.volume_id} has no file")
+    below: Image | None = None
+    for image in chain.images:
+        names.check_belongs(image.name, chain.volume_id)
+        _check_link(chain.volume_id, image, below)
+        below = image
+    if len({image.name for image in chain.images}) != chain.depth:
+        raise ChainConflict(f"volume {chain.volume_id} has a loop in its backing chain")
+    return chain
+
+
+def _check_link(volume_id: str, image: Image, below: Image | None) -> None:
+    expected = below.name if below else None
+    if image.backing != expected:
+        raise ChainConflict(
+            f"{image.name} of volume {volume_id} names {image.backing!r} as its backing file, not {expected!r} (I1)"
+        )
+    if below is None:
+        return
+    if image.backing_format != below.format:
+        raise ChainConflict(
+            f"{image.name} calls its backing file {image.backing_format!r}, but it is {below.format!r} (I6)"
+        )
+    if image.size < below.size:
+        raise ChainConflict(
+            f"{image.name} has {image.size} bytes, less than its backing file's {below.size}: the disk would shrink"
+        )

@@ -1,0 +1,59 @@
+"""File names on a share, as OpenStack's file drivers use them. Names are made only from UUIDs, and checked before use (I1)."""
+
+import re
+import uuid
+
+from stillframe.errors import BadImage, BadRequest
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_CHAIN_FILE = re.compile(rf"volume-(?P<volume>{_UUID})(?:\.(?P<snapshot>{_UUID}))?")
+
+
+def canonical_id(text: object, what: str = "id") -> str:
+    """Returns ``text`` as a lower-case UUID with dashes; raises BadRequest when it is none."""
+    if isinstance(text, str) and len(text) in (32, 36):
+        try:
+            return str(uuid.UUID(text))
+        except ValueError:
+            pass
+    raise BadRequest(f"the {what} {_shown(text)} is not a UUID")
+
+
+def _shown(text: object) -> str:
+    return repr(text)[:80]
+
+
+def base_name(volume_id: str) -> str:
+    return f"volume-{volume_id}"
+
+
+def overlay_name(volume_id: str, snapshot_id: str) -> str:
+    """The file that receives the writes made *after* the snapshot."""
+    return f"volume-{volume_id}.{snapshot_id}"
+
+
+def info_name(volume_id: str) -> str:
+    return f"volume-{volume_id}.info"
+
+
+def temporary_name(volume_id: str, suffix: str) -> str:
+    """A name nothing refers to, for a file that is not published yet."""
+    return f".tmp.{volume_id}.{suffix}"
+
+
+def trash_name(name: str) -> str:
+    return f".trash.{name}"
+
+
+def parse(name: str) -> tuple[str, str | None] | None:
+    """Returns (volume id, snapshot id or None) of a chain file's name, or None for any other name."""
+    match = _CHAIN_FILE.fullmatch(name)
+    return (match["volume"], match["snapshot"]) if match else None
+
+
+def check_belongs(name: str, volume_id: str) -> str:
+    """Returns ``name`` if it is a plain file name of this volume's chain; raises BadImage otherwise (I1, R8)."""
+    parsed = parse(name)
+    if parsed is None or parsed[0] != volume_id:
+        raise BadImage(f"the name {name!r} is not a file of volume {volume_id}")
+    return name

@@ -1,0 +1,53 @@
+"""Credentials the services use towards each other, and the clouds.yaml people use."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillframe.client.session import Endpoint
+from stillframe.config import Settings
+from stillframe.errors import BadConfiguration
+
+SERVICE_FILE = "service.yaml"
+CLOUD = "stillframe"
+_MICROVERSION = {"volume": "3.71", "compute": "2.100"}
+
+
+def service_endpoint(settings: Settings, service: str) -> Endpoint:
+    """Returns how one of our services calls the other, ``service`` being "volume" or "compute"."""
+    path = settings.state_dir / SERVICE_FILE
+    try:
+        known: dict[str, str] = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise BadConfiguration(f"the services' credentials {path} cannot be read: {error}") from error
+    url = known[service]
+    if service == "volume" and settings.compute.storage_endpoint:
+        url = settings.compute.storage_endpoint
+    return Endpoint(service, url, known["username"], known["password"], _MICROVERSION[service])
+
+
+def write_private(path: Path, document: Any) -> None:
+    """Writes a YAML file only its owner can read (0600), replacing it atomically."""
+    temporary = path.with_name(f".{path.name}.new")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        yaml.safe_dump(document, file, sort_keys=False)
+    os.replace(temporary, path)
+
+
+def new_password() -> str:
+    return secrets.token_urlsafe(24)
+
+
+def cloud(volumes_url: str, compute_url: str, username: str, password: str) -> dict[str, Any]:
+    """Returns the entry of clouds.yaml that an unmodified ``openstack`` command can use without Keystone."""
+    return {
+        "auth_type": "http_basic",
+        "auth": {"endpoint": volumes_url, "username": username, "password": password},
+        "block_storage_endpoint_override": volumes_url,
+        "volume_endpoint_override": volumes_url,
+        "compute_endpoint_override": compute_url,
+    }

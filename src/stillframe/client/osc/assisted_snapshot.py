@@ -1,0 +1,175 @@
+"""``assisted snapshot create|list|show|delete``."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cliff.command import Command
+from cliff.columns import FormattableColumn
+from cliff.lister import Lister
+from cliff.show import ShowOne
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from stillframe.client.assisted_snapshots import AssistedSnapshots, Document
+from stillframe.errors import StepFailed
+
+WAIT_SECONDS = 600.0
+
+
+class _Lines(FormattableColumn):  # type: ignore[type-arg]
+    """A list of mappings: one line each for people, the list itself for programs."""
+
+    def human_readable(self) -> str:
+        return "\n".join(", ".join(f"{key}={value}" for key, value in entry.items() if value) for entry in self._value)
+
+
+def _columns(found: Document) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    outcome = found["consistency"] or {}
+    shown = {
+        **{key: found[key] for key in ("id", "server_id", "name", "description", "status", "progress", "created_at")},
+        "quiesce": found["quiesce"],
+        "consistency": outcome.get("level") or ("exact" if found["status"] == "available" else None),
+        "frozen_ms": outcome.get("frozen_ms"),
+        "filesystems": outcome.get("filesystems"),
+        "flushed": outcome.get("flushed"),
+        "degraded_reason": outcome.get("degraded_reason"),
+        "volumes": _Lines(found["volumes"]),
+        "excluded_disks": _Lines(found["excluded_disks"]),
+        "fault": found["fault"],
+    }
+    return tuple(shown), tuple(shown.values())
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Any]:
+    """Yields a function to call with the set as it goes on: a bar on a terminal, a line per change otherwise."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=100)
+            yield lambda found: bar.update(task, completed=found["progress"])
+        return
+    seen: list[tuple[str, int]] = []
+
+    def line(found: Document) -> None:
+        now = (found["status"], found["progress"])
+        if now not in seen:
+            seen.append(now)
+            sys.stderr.write(f"{title}: {now[0]} {now[1]} %\n")
+
+    yield line
+
+
+class _Base(Command):
+    auth_required = True
+
+    @property
+    def _client(self) -> AssistedSnapshots:
+        found: AssistedSnapshots = self.app.client_manager.assisted_snapshot
+        return found
+
+
+class Create(_Base, ShowOne):
+    """Snapshot the volumes of a server, all at one instant"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("server", metavar="<server>", help="Server (name or ID)")
+        parser.add_argument("--name", metavar="<name>", help="Name of the set and of each of its snapshots")
+        parser.add_argument("--description", metavar="<text>")
+        parser.add_argument(
+            "--volume", action="append", metavar="<volume>", help="Volume (name or ID); may be repeated; default: all"
+        )
+        parser.add_argument(
+            "--quiesce",
+            choices=("required", "preferred", "never"),
+            default="preferred",
+            help="required: refuse without a frozen guest; preferred: say so when it was not; never: do not freeze",
+        )
+        parser.add_argument("--property", action="append", default=[], metavar="<key=value>", help="may be repeated")
+        parser.add_argument("--wait", action="store_true", help="Wait until the set is available")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        client = self._client
+        volumes = [client.find_volume(name) for name in parsed_args.volume or []]
+        wanted = {
+            "name": parsed_args.name,
+            "description": parsed_args.description,
+            "metadata": dict(_property(text) for text in parsed_args.property),
+            "volumes": volumes or "all",
+            "quiesce": parsed_args.quiesce,
+        }
+        found = client.create(client.find_server(parsed_args.server), wanted)
+        if parsed_args.wait:
+            with _progress("assisted snapshot") as progressed:
+                found = client.wait(found["id"], WAIT_SECONDS, progressed)
+            if found["status"] == "error":
+                raise StepFailed(f"assisted snapshot {found['id']} failed: {found['fault']}")
+        return _columns(found)
+
+
+def _property(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not key=value")
+    return key, value
+
+
+class List(_Base, Lister):
+    """List assisted snapshots"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("--server", metavar="<server>", help="Only those of this server (name or ID)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        client = self._client
+        server = client.find_server(parsed_args.server) if parsed_args.server else None
+        rows = [
+            (
+                found["id"],
+                found["name"],
+                found["server_id"],
+                found["status"],
+                (found["consistency"] or {}).get("level"),
+                (found["consistency"] or {}).get("frozen_ms"),
+                len(found["volumes"]),
+                found["created_at"],
+            )
+            for found in client.list(server)
+        ]
+        return ("ID", "Name", "Server ID", "Status", "Consistency", "Frozen ms", "Volumes", "Created At"), rows
+
+
+class Show(_Base, ShowOne):
+    """Show an assisted snapshot"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("set", metavar="<assisted-snapshot>", help="Assisted snapshot (name or ID)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        return _columns(self._client.show(parsed_args.set))
+
+
+class Delete(_Base):
+    """Delete assisted snapshots, with every snapshot of each set"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("sets", metavar="<assisted-snapshot>", nargs="+", help="Assisted snapshot (name or ID)")
+        parser.add_argument("--wait", action="store_true", help="Wait until they are gone")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        client = self._client
+        for name in parsed_args.sets:
+            set_id = client.delete(name)
+            if parsed_args.wait:
+                client.wait_gone(set_id, WAIT_SECONDS)

@@ -1,0 +1,40 @@
+"""Where the commands get their client from: OpenStackClient's connection, or clouds.yaml when they stand alone."""
+
+import argparse
+from typing import Any
+
+from stillframe.client.assisted_snapshots import AssistedSnapshots
+from stillframe.client.credentials import CLOUD
+
+API_NAME = "assisted_snapshot"
+API_VERSION_OPTION = "os_assisted_snapshot_api_version"
+API_VERSIONS = {"1": "stillframe.client.osc.plugin"}
+DEFAULT_API_VERSION = "1"
+
+
+def make_client(instance: Any) -> AssistedSnapshots:
+    """Called by OpenStackClient; credentials, regions and endpoints are its own."""
+    connection = instance.sdk_connection
+    return AssistedSnapshots(connection.compute, connection.block_storage)
+
+
+def build_option_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Called by OpenStackClient; there is one version of this API."""
+    parser.add_argument(
+        "--os-assisted-snapshot-api-version", default=DEFAULT_API_VERSION, metavar="VERSION", help=argparse.SUPPRESS
+    )
+    return parser
+
+
+class StandAlone:
+    """What OpenStackClient calls a client manager, made from clouds.yaml by openstacksdk."""
+
+    def __init__(self, cloud: str | None) -> None:
+        self._cloud = cloud
+
+    @property
+    def assisted_snapshot(self) -> AssistedSnapshots:
+        import openstack
+
+        connection = openstack.connect(cloud=self._cloud or CLOUD)
+        return AssistedSnapshots(connection.compute, connection.block_storage)

@@ -1,0 +1,63 @@
+"""A session towards one service: endpoint, credentials, microversion; answers or raises in our words."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from keystoneauth1 import adapter, exceptions, http_basic
+from keystoneauth1 import session as ks_session
+
+from stillframe.errors import BadRequest, Conflict, Forbidden, NotFound, ServiceUnavailable, StillframeError, Unauthorized
+
+_BY_STATUS: dict[int, type[StillframeError]] = {
+    400: BadRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a service is and as whom it is called. ``service`` is "volume" or "compute"."""
+
+    service: str
+    url: str
+    username: str
+    password: str
+    microversion: str
+
+
+class Session:
+    """Calls one endpoint. Connections are kept open between calls."""
+
+    def __init__(self, endpoint: Endpoint, seconds: float = 30.0) -> None:
+        auth = http_basic.HTTPBasicAuth(
+            endpoint=endpoint.url, username=endpoint.username, password=endpoint.password
+        )
+        self._endpoint = endpoint
+        self._adapter = adapter.Adapter(
+            ks_session.Session(auth=auth, timeout=seconds), endpoint_override=endpoint.url, raise_exc=False
+        )
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Sends one request; returns the answer's document, or None. Raises an error of the answer's kind."""
+        headers = {"OpenStack-API-Version": f"{self._endpoint.service} {self._endpoint.microversion}"}
+        try:
+            answer = self._adapter.request(path, method, json=body, headers=headers)
+        except exceptions.ConnectFailure as error:
+            raise ServiceUnavailable(f"the {self._endpoint.service} service does not answer: {error}") from error
+        if answer.status_code >= 400:
+            raise error_of(answer.status_code, answer, self._endpoint.service)
+        return answer.json() if answer.content else None
+
+
+def error_of(status: int, answer: Any, service: str) -> StillframeError:
+    try:
+        (fault,) = answer.json().values()
+        message = str(fault["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message = f"the {service} service answered {status}"
+    if status >= 500:
+        return ServiceUnavailable(message)
+    return _BY_STATUS.get(status, StillframeError)(message)

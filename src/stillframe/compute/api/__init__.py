@@ -1,0 +1,1 @@
+"""Compute's REST API: the route table and one file per noun."""

@@ -1,0 +1,121 @@
+"""os-assisted-snapshots: the set of snapshots taken of one server at one instant."""
+
+from typing import Any
+
+from stillframe.chain.names import canonical_id
+from stillframe.db import assisted_snapshots
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, NotFound
+from stillframe.web import body, paging
+from stillframe.web.route import Call, Route
+
+_FILTERS = {"name": "name", "status": "status", "server_id": "server_id"}
+_SORTABLE = ("created_at", "name", "status", "id", "server_id")
+_CREATE = body.wrapped(
+    "assisted_snapshot",
+    {
+        "name": body.NAME,
+        "description": body.DESCRIPTION,
+        "metadata": body.METADATA,
+        "volumes": {
+            "oneOf": [
+                {"enum": ["all", None]},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "maxLength": 36},
+                    "minItems": 1,
+                    "maxItems": 128,
+                    "uniqueItems": True,
+                },
+            ]
+        },
+        "quiesce": {"enum": ["preferred", "required", "never", None]},
+    },
+)
+
+
+def view(row: Row) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "server_id": row["server_id"],
+        "name": row["name"],
+        "description": row["description"],
+        "metadata": row["metadata"],
+        "status": row["status"],
+        "progress": row["progress"],
+        "created_at": row["created_at"].isoformat(timespec="microseconds"),
+        "quiesce": row["quiesce"],
+        "consistency": row["consistency"],
+        "volumes": row["volumes"],
+        "excluded_disks": row["excluded_disks"],
+        "fault": row["fault"],
+    }
+
+
+def _rows(call: Call, server_id: str | None) -> tuple[paging.Page, list[Row]]:
+    page = paging.wanted(call, _FILTERS, _SORTABLE)
+    if server_id is not None:
+        page = paging.Page(page.limit, page.marker, page.offset, page.sort, {**page.filters, "server_id": server_id})
+    with call.door.database.read() as connection:
+        return page, assisted_snapshots.list_page(connection, call.project, page)
+
+
+def _listing(call: Call, server_id: str | None) -> dict[str, Any]:
+    page, rows = _rows(call, server_id)
+    links = paging.links(call, page, rows, "assisted_snapshots_links")
+    return {"assisted_snapshots": [view(row) for row in rows], **links}
+
+
+def list_all(call: Call) -> dict[str, Any]:
+    return _listing(call, None)
+
+
+def list_of_server(call: Call) -> dict[str, Any]:
+    return _listing(call, _canonical(call.path["id"]))
+
+
+def _canonical(text: str) -> str:
+    try:
+        return canonical_id(text)
+    except BadRequest:
+        return text[:64]
+
+
+def read(call: Call, set_id: str) -> Row:
+    """Returns the set's row. Raises NotFound."""
+    with call.door.database.read() as connection:
+        row = assisted_snapshots.get(connection, _canonical(set_id), call.project_of_one)
+    if row is None or row["server_id"] != _canonical(call.path.get("id", row["server_id"])):
+        raise NotFound(f"Assisted snapshot {set_id} could not be found.")
+    return row
+
+
+def show(call: Call) -> dict[str, Any]:
+    return {"assisted_snapshot": view(read(call, call.path["set_id"]))}
+
+
+def create(call: Call) -> dict[str, Any]:
+    given = {key: value for key, value in call.body["assisted_snapshot"].items() if value is not None}
+    if isinstance(given.get("volumes"), list) and len(given["volumes"]) > call.door.settings.compute.max_volumes_per_set:
+        raise BadRequest(f"at most {call.door.settings.compute.max_volumes_per_set} volumes fit in one set")
+    wanted = {"volumes": "all", "quiesce": "preferred", **given}
+    set_id = call.ask("create_assisted_snapshot", server_id=call.path["id"], wanted=wanted)
+    return {"assisted_snapshot": view(read(call, set_id))}
+
+
+def delete(call: Call) -> None:
+    row = read(call, call.path["set_id"])
+    call.ask("delete_assisted_snapshot", server_id=row["server_id"], set_id=row["id"])
+
+
+_OF_SERVER = "/servers/{id}/os-assisted-snapshots"
+_INDEX = "os_compute_api:os-assisted-snapshots:index"
+_DELETE = "os_compute_api:os-assisted-snapshots:delete"
+ROUTES = (
+    Route("GET", "/os-assisted-snapshots", list_all, _INDEX),
+    Route("GET", "/os-assisted-snapshots/{set_id}", show, _INDEX),
+    Route("GET", _OF_SERVER, list_of_server, _INDEX),
+    Route("GET", f"{_OF_SERVER}/{{set_id}}", show, _INDEX),
+    Route("POST", _OF_SERVER, create, "os_compute_api:os-assisted-snapshots:create", 202, _CREATE),
+    Route("DELETE", f"{_OF_SERVER}/{{set_id}}", delete, _DELETE, 202),
+)

@@ -1,0 +1,145 @@
+"""Reads and makes domain XML. Pure; entities and network are off because the text may come from anywhere (R22)."""
+
+import os
+from dataclasses import dataclass
+
+from lxml import etree
+
+from stillframe.chain import names
+from stillframe.errors import StepFailed
+
+NAMESPACE = "urn:stillframe:domain:1"
+_NOVA = "http://openstack.org/xmlns/libvirt/nova/1."
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk of a domain. ``file`` is the absolute path of a file-backed one, else None."""
+
+    target: str
+    bus: str
+    device: str
+    kind: str
+    format: str
+    serial: str | None
+    file: str | None
+
+    @property
+    def name(self) -> str | None:
+        return os.path.basename(self.file) if self.file else None
+
+    @property
+    def directory(self) -> str | None:
+        return os.path.dirname(self.file) if self.file else None
+
+    @property
+    def volume_id(self) -> str | None:
+        """The volume on this disk: by its file's name, else by its serial; None when it is no volume."""
+        parsed = names.parse(self.name) if self.name else None
+        if parsed:
+            return parsed[0]
+        return self.serial if self.serial and names.parse(names.base_name(self.serial)) else None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What we read of a domain's XML."""
+
+    disks: tuple[Disk, ...]
+    project_id: str | None
+    user_id: str | None
+    memory_mib: int
+    vcpus: int
+    has_agent_channel: bool
+
+    def disk_of(self, volume_id: str) -> Disk | None:
+        return next((disk for disk in self.disks if disk.volume_id == volume_id), None)
+
+
+def _parse(xml: str) -> etree._Element:
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    return etree.fromstring(xml.encode(), parser)
+
+
+def read(xml: str) -> Description:
+    """Reads a domain's XML, live or inactive."""
+    root = _parse(xml)
+    project, user = _owner(root)
+    channel = root.find("devices/channel/target[@name='org.qemu.guest_agent.0']")
+    memory = root.find("memory")
+    return Description(
+        disks=tuple(_disk(element) for element in root.findall("devices/disk")),
+        project_id=project,
+        user_id=user,
+        memory_mib=int(memory.text or 0) // 1024 if memory is not None else 0,
+        vcpus=int(root.findtext("vcpu") or 1),
+        has_agent_channel=channel is not None,
+    )
+
+
+def _disk(element: etree._Element) -> Disk:
+    source, driver, target = element.find("source"), element.find("driver"), element.find("target")
+    assert target is not None
+    return Disk(
+        target=target.get("dev", ""),
+        bus=target.get("bus", ""),
+        device=element.get("device", "disk"),
+        kind=element.get("type", ""),
+        format=driver.get("type", "raw") if driver is not None else "raw",
+        serial=element.findtext("serial"),
+        file=source.get("file") if source is not None else None,
+    )
+
+
+def _owner(root: etree._Element) -> tuple[str | None, str | None]:
+    own = root.find(f"metadata/{{{NAMESPACE}}}owner")
+    if own is not None:
+        return own.get("project"), own.get("user")
+    for element in root.iterfind("metadata/*"):
+        if str(element.tag).startswith(f"{{{_NOVA}"):
+            space = str(element.tag).rpartition("}")[0] + "}"
+            project, user = element.find(f"{space}owner/{space}project"), element.find(f"{space}owner/{space}user")
+            return project.get("uuid") if project is not None else None, user.get("uuid") if user is not None else None
+    return None, None
+
+
+def volume_disk(volume_id: str, path: str, format_: str, target: str) -> str:
+    """The disk element of a volume: its serial is the volume's id; the host's cache is off so that a sync is one."""
+    disk = etree.Element("disk", type="file", device="disk")
+    etree.SubElement(disk, "driver", name="qemu", type=format_, cache="none", discard="unmap")
+    etree.SubElement(disk, "source", file=path)
+    etree.SubElement(disk, "target", dev=target, bus="virtio")
+    etree.SubElement(disk, "serial").text = volume_id
+    return etree.tostring(disk, encoding="unicode")
+
+
+def disk_element(xml: str, target: str) -> str:
+    """Returns the XML of one disk as the domain has it. Raises StepFailed when there is none of that target."""
+    for element in _parse(xml).findall("devices/disk"):
+        found = element.find("target")
+        if found is not None and found.get("dev") == target:
+            return etree.tostring(element, encoding="unicode")
+    raise StepFailed(f"the domain has no disk {target}")
+
+
+def snapshot(switches: dict[str, str], all_targets: list[str]) -> str:
+    """The snapshot XML: each target in ``switches`` goes to that overlay path; every other disk stays as it is."""
+    root = etree.Element("domainsnapshot")
+    disks = etree.SubElement(root, "disks")
+    for target in all_targets:
+        if target in switches:
+            disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
+            etree.SubElement(disk, "driver", type="qcow2")
+            etree.SubElement(disk, "source", file=switches[target])
+        else:
+            etree.SubElement(disks, "disk", name=target, snapshot="no")
+    return etree.tostring(root, encoding="unicode")
+
+
+def free_target(taken: set[str]) -> str:
+    """Returns the next free virtio disk name. Raises StepFailed when all 26 are taken."""
+    for letter in _LETTERS:
+        if f"vd{letter}" not in taken:
+            return f"vd{letter}"
+    raise StepFailed("all 26 virtio disk names of the server are taken")

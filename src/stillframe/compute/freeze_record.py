@@ -1,0 +1,48 @@
+"""The record "this guest may be frozen": one small file per domain, durable before the freeze, gone after the thaw.
+
+It needs neither database nor broker: the watchdog, a restarted worker and ``doctor`` all read the same files.
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stillframe.host import files
+
+
+@dataclass(frozen=True)
+class FreezeRecord:
+    """``deadline`` is in seconds of CLOCK_BOOTTIME, which no clock change moves; ``worker`` the pid that froze."""
+
+    domain: str
+    operation: str
+    deadline: float
+    worker: int
+
+
+def boot_seconds() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def write(directory: Path, record: FreezeRecord) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.write_json(directory, f"{record.domain}.json", asdict(record), mode=0o600)
+
+
+def read(directory: Path, domain: str) -> FreezeRecord | None:
+    found = files.read_json(directory, f"{domain}.json") if directory.is_dir() else None
+    return FreezeRecord(**found) if found else None
+
+
+def read_all(directory: Path) -> list[FreezeRecord]:
+    if not directory.is_dir():
+        return []
+    domains = [name.removesuffix(".json") for name in os.listdir(directory) if not name.startswith(".")]
+    return [record for record in (read(directory, domain) for domain in domains) if record is not None]
+
+
+def clear(directory: Path, record: FreezeRecord) -> None:
+    """Removes the record, unless another operation has written its own meanwhile."""
+    if read(directory, record.domain) == record:
+        files.remove(directory, f"{record.domain}.json")

@@ -1,0 +1,80 @@
+"""The worker's side of the watchdog: armed before a freeze, disarmed after a confirmed thaw."""
+
+import os
+import threading
+from pathlib import Path
+
+from stillframe.compute import freeze_record
+from stillframe.compute.freeze_record import FreezeRecord
+from stillframe.compute.thaw import try_thaw
+from stillframe.errors import Conflict, ServiceUnavailable
+from stillframe.host.hypervisor import Hypervisor
+from stillframe.host.processes import Helper
+
+ANSWER_SECONDS = 5.0
+
+
+class Guard:
+    """Keeps one watchdog process running and talks to it."""
+
+    def __init__(self, connection: Hypervisor, directory: Path, log: Path) -> None:
+        self._hypervisor = connection
+        self._directory = directory
+        self._log = log
+        self._helper: Helper | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Starts the watchdog unless it runs. Raises ServiceUnavailable when it does not come up."""
+        with self._lock:
+            self._running()
+
+    def arm(self, domain: str, operation: str, seconds: float) -> FreezeRecord:
+        """Makes "may be frozen" durable and hands it to the watchdog, which thaws after ``seconds`` at the latest.
+
+        Raises Conflict while an earlier freeze of this guest is not known to be over, ServiceUnavailable when no
+        watchdog can be armed: then nothing may be frozen.
+        """
+        earlier = freeze_record.read(self._directory, domain)
+        if earlier is not None and not try_thaw(self._hypervisor, self._directory, earlier):
+            raise Conflict(f"server {domain} may still be frozen by operation {earlier.operation}; it is being thawed")
+        record = FreezeRecord(domain, operation, freeze_record.boot_seconds() + seconds, os.getpid())
+        freeze_record.write(self._directory, record)
+        try:
+            with self._lock:
+                answer = self._running().ask(f"arm {domain}", ANSWER_SECONDS)
+        except ServiceUnavailable:
+            freeze_record.clear(self._directory, record)
+            raise
+        if answer != f"armed {domain}":
+            freeze_record.clear(self._directory, record)
+            raise ServiceUnavailable(f"the watchdog would not be armed for server {domain}: {answer}")
+        return record
+
+    def disarm(self, record: FreezeRecord) -> None:
+        """After a thaw that the agent confirmed: the record goes, the watchdog lets go."""
+        freeze_record.clear(self._directory, record)
+        with self._lock:
+            if self._helper is not None and self._helper.alive:
+                self._helper.ask(f"disarm {record.domain}", ANSWER_SECONDS)
+
+    def pending(self, domain: str) -> FreezeRecord | None:
+        """Returns the record of a guest that may be frozen, or None."""
+        return freeze_record.read(self._directory, domain)
+
+    def try_thaw(self, record: FreezeRecord) -> bool:
+        """One attempt of our own; the watchdog goes on in any case."""
+        return try_thaw(self._hypervisor, self._directory, record)
+
+    def close(self) -> None:
+        """Lets the watchdog go; it stays until every guest it holds is thawed."""
+        with self._lock:
+            if self._helper is not None:
+                self._helper.close()
+
+    def _running(self) -> Helper:
+        if self._helper is None or not self._helper.alive:
+            arguments = [self._hypervisor.uri, str(self._directory), str(self._log)]
+            self._helper = Helper("stillframe.compute.watchdog", arguments)
+            self._helper.ask("ready", 30.0)
+        return self._helper

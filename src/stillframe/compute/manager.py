@@ -1,0 +1,27 @@
+"""The methods an API may call on the compute worker, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from stillframe.compute import attaching, powering, snapshotting
+from stillframe.compute.world import World
+
+
+@dataclass(frozen=True)
+class Manager:
+    """The worker's side of the API: each method looks at libvirt and block storage, checks, plans, and wakes the worker."""
+
+    world: World
+    wake: Callable[[], None]
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """Returns every method by name; the first parameter of each is the caller's context."""
+        table = {**powering.METHODS, **attaching.METHODS, **snapshotting.METHODS}
+        return {name: partial(self._run, method) for name, method in table.items()}
+
+    def _run(self, method: Callable[..., Any], context: Any, **parameters: Any) -> Any:
+        answer = method(self.world, context, **parameters)
+        self.wake()
+        return answer

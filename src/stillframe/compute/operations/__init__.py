@@ -1,0 +1,14 @@
+"""Compute's operations, one file per noun, and the table of their kinds."""
+
+from collections.abc import Mapping
+
+from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, volumes
+from stillframe.journal.operation import Kind
+
+KINDS: Mapping[str, Kind] = {
+    "attach_volume": volumes.ATTACH,
+    "detach_volume": volumes.DETACH,
+    "assisted_snapshot": assisted_snapshot.KIND,
+    "assisted_volume_snapshot": assisted_volume_snapshot.KIND,
+    "delete_assisted_snapshot": delete_set.KIND,
+}

@@ -1,0 +1,122 @@
+"""The assisted snapshot: all volumes of one server at one instant."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.compute.operations import switch
+from stillframe.compute.world import World
+from stillframe.db import assisted_snapshots
+from stillframe.errors import ChainConflict
+from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.record import Request
+
+STEPS = ("record", "overlays", "switch", "thaw", "verify", "finalize")
+
+
+def request(intent: Document, request_id: str) -> Request:
+    """``intent`` holds set_id, server_id, active, quiesce, name, description, metadata and disks (see ``switch``)."""
+    plan = [{"verb": verb, "args": {}} for verb in STEPS]
+    return Request(
+        "compute", "assisted_snapshot", intent, plan, [f"server:{intent['server_id']}"], request_id, intent["set_id"]
+    )
+
+
+def _never(_world: World, _operation: Operation, _args: Document) -> None:
+    return None
+
+
+def _record(world: World, operation: Operation, _args: Document) -> Document:
+    """Rows in "creating" at block storage; our ids make a repeat the same call."""
+    for disk in operation.intent["disks"]:
+        made = world.storage.create_snapshot_metadata(disk["volume_id"], _document(operation, disk))
+        if (made["file"]["overlay"], made["file"]["backing"]) != (disk["overlay"], disk["active"]):
+            raise ChainConflict(
+                f"block storage says volume {disk['volume_id']} is {made['file']['backing']}, the guest has {disk['active']}"
+            )
+    return {}
+
+
+def _document(operation: Operation, disk: Document) -> Document:
+    intent = operation.intent
+    return {
+        "snapshot_id": disk["snapshot_id"],
+        "name": intent["name"],
+        "description": intent["description"],
+        "metadata": intent["metadata"],
+        "server_id": intent["server_id"],
+    }
+
+
+def _unrecord(world: World, operation: Operation, _args: Document) -> None:
+    for disk in operation.intent["disks"]:
+        world.storage.snapshot_delete_metadata(disk["snapshot_id"])
+
+
+def _finalize(world: World, operation: Operation, _args: Document) -> Document:
+    switched_at = operation.evidence["switch"].get("switched_at")
+    for disk in operation.intent["disks"]:
+        document: Document = {"status": "available", "active_file": disk["overlay"]}
+        outcome = switch.outcome_of(operation, disk["target"])
+        if outcome is not None:
+            document["consistency"] = {**outcome, "set_id": operation.intent["set_id"]}
+        if switched_at is not None:
+            document["created_at"] = datetime.fromtimestamp(switched_at, UTC).replace(tzinfo=None).isoformat()
+        known = world.storage.snapshot(disk["snapshot_id"])
+        if known is None or known["status"] != "available":
+            world.storage.finalize_snapshot_metadata(disk["snapshot_id"], document)
+    return {}
+
+
+def volume_entries(intent: Document, status: str, error: str | None = None) -> list[dict[str, Any]]:
+    """The set's ``volumes``, as the API shows them."""
+    return [
+        {
+            "volume_id": disk["volume_id"],
+            "snapshot_id": disk["snapshot_id"],
+            "method": "assisted",
+            "status": status,
+            "error": error,
+        }
+        for disk in intent["disks"]
+    ]
+
+
+def _progressed(connection: Connection, operation: Operation) -> None:
+    percent = 100 * operation.step // (len(operation.plan) + 1)
+    assisted_snapshots.change(connection, operation.intent["set_id"], progress=percent)
+
+
+def _settle(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+    set_id, message = operation.intent["set_id"], fault["message"] if fault else None
+    if outcome != "done":
+        switched = "switch" in operation.evidence
+        entries = volume_entries(operation.intent, "creating" if switched else "error", message)
+        assisted_snapshots.change(connection, set_id, status="error", fault=message, volumes=entries)
+        return
+    consistency = switch.outcome_of_set(operation)
+    status, told = "available", None
+    if operation.intent["quiesce"] == "required" and consistency and consistency["level"] != "filesystem":
+        # Past the switch there is no way back: the snapshots stay, say what they are, and the set says that it failed.
+        status, told = "error", f"quiescing was required but did not hold: {consistency['degraded_reason']}"
+    assisted_snapshots.change(
+        connection,
+        set_id,
+        status=status,
+        fault=told,
+        progress=100,
+        consistency=consistency,
+        volumes=volume_entries(operation.intent, "available"),
+    )
+
+
+KIND = Kind(
+    {
+        "record": Verb(_never, _record, _unrecord),
+        **switch.VERBS,
+        "finalize": Verb(_never, _finalize),
+    },
+    _settle,
+    _progressed,
+)

@@ -1,0 +1,249 @@
+"""The steps every assisted snapshot shares: overlays, the switch, the thaw, the look afterwards.
+
+An intent's ``disks`` are ``{"volume_id", "snapshot_id", "target", "directory", "active", "overlay", "size"}``; ``size``
+is in bytes. ``running`` says whether the guest ran when the plan was made.
+"""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from stillframe.chain import names
+from stillframe.chain.image import Image
+from stillframe.compute import domain_xml, quiesce, servers
+from stillframe.compute.domain_xml import Description
+from stillframe.compute.quiesce import Outcome
+from stillframe.compute.servers import Server
+from stillframe.compute.world import World
+from stillframe.errors import (
+    AgentFailed,
+    ChainConflict,
+    Conflict,
+    NotFound,
+    Parked,
+    QuiesceRefused,
+    ShareUnavailable,
+    StepFailed,
+)
+from stillframe.host import files, hypervisor, qcow2, qemu_img
+from stillframe.journal.operation import Document, Operation, Verb
+
+THAW_SECONDS = 6.0
+LOST_OUTCOME = "the worker stopped before it could confirm that the freeze held until the switch"
+
+
+def overlay_image(disk: Document) -> Image:
+    return Image(disk["overlay"], "qcow2", disk["size"], disk["active"], "qcow2")
+
+
+def _overlays_made(_world: World, operation: Operation, _args: Document) -> Document | None:
+    for disk in operation.intent["disks"]:
+        share = Path(disk["directory"])
+        if not files.exists(share, disk["overlay"]) or qcow2.read(share, disk["overlay"]) != overlay_image(disk):
+            return None
+    return {}
+
+
+def _make_overlays(world: World, operation: Operation, _args: Document) -> Document:
+    """Every overlay durable and its header read back, before anything refers to it (I3, finding 4)."""
+
+    def make(disk: Document) -> None:
+        share = Path(disk["directory"])
+        if files.free_bytes(share) < world.settings.volumes.minimum_free_mib << 20:
+            raise ShareUnavailable(f"the share {share} is full")
+        with files.share_errors(share):
+            qemu_img.publish_overlay(share, overlay_image(disk), operation.id, disk["volume_id"])
+
+    with ThreadPoolExecutor(4) as pool:
+        for made in [pool.submit(make, disk) for disk in operation.intent["disks"]]:
+            made.result()
+    return {}
+
+
+def _unmake_overlays(world: World, operation: Operation, _args: Document) -> None:
+    """Removes only what neither description names, no program has open and no header refers to (I4)."""
+    for disk in operation.intent["disks"]:
+        share = Path(disk["directory"])
+        files.remove(share, names.temporary_name(disk["volume_id"], operation.id))
+        if not files.exists(share, disk["overlay"]):
+            continue
+        _check_unreferenced(world, operation, disk)
+        files.trash(share, disk["overlay"], names.trash_name(disk["overlay"]))
+
+
+def _check_unreferenced(world: World, operation: Operation, disk: Document) -> None:
+    path = os.path.join(disk["directory"], disk["overlay"])
+    for server in servers.list_everything(world):
+        if server.names_file(path):
+            raise Parked(f"{path} is named by server {server.id}; it is not removed (I4)")
+    share = Path(disk["directory"])
+    if files.is_locked(share, disk["overlay"]):
+        raise Parked(f"{path} is open in some program; it is not removed (I4)")
+    for name in files.listing(share):
+        if names.parse(name) and name != disk["overlay"] and qemu_img.backing_of(share, name) == disk["overlay"]:
+            raise Parked(f"{path} backs {name}; it is not removed (I4)")
+
+
+def _files_now(description: Description, operation: Operation) -> dict[str, str | None]:
+    """Volume id -> path the description names on that disk's target."""
+    by_target = {disk.target: disk.file for disk in description.disks}
+    return {disk["volume_id"]: by_target.get(disk["target"]) for disk in operation.intent["disks"]}
+
+
+def _switched(world: World, operation: Operation, _args: Document) -> Document | None:
+    """Live description first, else the inactive one; all disks or none (4.4, S4)."""
+    try:
+        server = servers.look(world, operation.intent["server_id"])
+    except NotFound:
+        return _switched_without_domain(operation)
+    found = _files_now(server.live, operation)
+    new = {disk["volume_id"]: os.path.join(disk["directory"], disk["overlay"]) for disk in operation.intent["disks"]}
+    old = {disk["volume_id"]: os.path.join(disk["directory"], disk["active"]) for disk in operation.intent["disks"]}
+    if found == new:
+        return {"switched": True}
+    if found == old:
+        return None
+    raise Parked(f"server {server.id} has the files {sorted(map(str, found.values()))}: neither before nor after the switch")
+
+
+def _switched_without_domain(operation: Operation) -> Document | None:
+    """A transient domain is gone with its description: overlays with data were in use, empty ones either way."""
+    holds = [qcow2.holds_data(Path(disk["directory"]), disk["overlay"]) for disk in operation.intent["disks"]]
+    return {"switched": True} if any(holds) else None
+
+
+def _switch(world: World, operation: Operation, _args: Document) -> Document:
+    server = servers.look(world, operation.intent["server_id"])
+    if server.view.active != operation.intent["active"]:
+        raise Conflict(f"server {server.id} was started or stopped after the snapshot was asked for; repeat the request")
+    _check_unchanged(server, operation)
+    domain = world.hypervisor.domain(server.id)
+    paths = {disk["target"]: os.path.join(disk["directory"], disk["overlay"]) for disk in operation.intent["disks"]}
+    xml = domain_xml.snapshot(paths, [disk.target for disk in server.live.disks])
+    if not server.view.active:
+        # Nothing runs: the call rewrites the definition under libvirt's lock, so no start can come between.
+        hypervisor.switch_disks(domain, xml)
+        return {"switched": True, "outcome": None}
+    outcome = _quiesced(world, operation, server, (domain, xml))
+    by_target = {disk["target"]: outcome.for_target(disk["target"]) for disk in operation.intent["disks"]}
+    return {"switched": True, "outcome": outcome.document(), "disks": by_target, "switched_at": time.time()}
+
+
+def _check_unchanged(server: Server, operation: Operation) -> None:
+    for disk in operation.intent["disks"]:
+        share = Path(disk["directory"])
+        if server.view.active and not files.is_locked(share, disk["active"]):
+            raise ChainConflict(f"the guest does not have {share / disk['active']} open: the file was replaced")
+        if qcow2.read(share, disk["overlay"]) != overlay_image(disk):
+            raise ChainConflict(f"the overlay {disk['overlay']} was changed before the switch")
+
+
+def _quiesced(world: World, operation: Operation, server: Server, call: tuple[object, str]) -> Outcome:
+    domain, xml = call
+    policy = operation.intent["quiesce"]
+
+    def switch() -> None:
+        hypervisor.switch_disks(domain, xml)
+
+    if policy == "never":
+        switch()
+        return quiesce.crash_only("quiescing was not asked for")
+    ready = check_ready(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
+    if ready.reason is not None:
+        if policy == "required":
+            raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.reason}")
+        switch()
+        return quiesce.crash_only(ready.reason)
+    window = quiesce.frozen(world.guard, domain, operation.id, ready, world.times)
+    try:
+        return window.around(switch, unfrozen_too=policy == "preferred")
+    except AgentFailed as error:
+        raise QuiesceRefused(f"server {server.id} could not be quiesced: {error.message}") from error
+
+
+def check_ready(world: World, server: Server, targets: tuple[str, ...]) -> quiesce.Preflight:
+    """Tells whether the guest can be quiesced now, and if not, why."""
+    if not server.view.running:
+        return quiesce.Preflight("the server is paused, so its guest agent cannot answer")
+    if not server.live.has_agent_channel:
+        return quiesce.Preflight("the server has no guest agent channel (org.qemu.guest_agent.0)")
+    return quiesce.preflight(world.hypervisor.domain(server.id), targets, world.times)
+
+
+def _thawed(world: World, operation: Operation, _args: Document) -> Document | None:
+    return None if world.guard.pending(operation.intent["server_id"]) else {}
+
+
+def _thaw(world: World, operation: Operation, _args: Document) -> Document:
+    """Waits a little for the thaw; a guest whose agent is silent stays with the watchdog, which does not give up."""
+    end = time.monotonic() + THAW_SECONDS
+    while time.monotonic() < end:
+        record = world.guard.pending(operation.intent["server_id"])
+        if record is None or world.guard.try_thaw(record):
+            return {}
+        time.sleep(0.2)
+    return {"left_to_watchdog": True}
+
+
+def _undo_switch(world: World, operation: Operation, args: Document) -> None:
+    if operation.intent["active"]:
+        _thaw(world, operation, args)
+
+
+def _not_yet(_world: World, _operation: Operation, _args: Document) -> None:
+    return None
+
+
+def _verify(world: World, operation: Operation, _args: Document) -> Document:
+    """Live description, inactive description and headers say the same (R18)."""
+    for disk in operation.intent["disks"]:
+        found = qcow2.read(Path(disk["directory"]), disk["overlay"])
+        if found != overlay_image(disk):
+            raise Parked(f"{disk['overlay']} is {found} after the switch")
+    try:
+        server = servers.look(world, operation.intent["server_id"])
+    except NotFound:
+        return {}
+    for description in server.descriptions:
+        paths = _files_now(description, operation)
+        for disk in operation.intent["disks"]:
+            if paths[disk["volume_id"]] != os.path.join(disk["directory"], disk["overlay"]):
+                raise Parked(f"a description of server {server.id} names {paths[disk['volume_id']]} for {disk['target']}")
+    return {}
+
+
+def outcome_of(operation: Operation, target: str) -> Document | None:
+    """Returns the consistency document of one disk's snapshot; None for a server that did not run: exact."""
+    if not operation.intent["active"]:
+        return None
+    found = operation.evidence.get("switch", {})
+    if "disks" in found:
+        known: Document = found["disks"][target]
+        return known
+    return quiesce.crash_only(LOST_OUTCOME).document()
+
+
+def outcome_of_set(operation: Operation) -> Document | None:
+    if not operation.intent["active"]:
+        return None
+    found: Document | None = operation.evidence.get("switch", {}).get("outcome")
+    return found or quiesce.crash_only(LOST_OUTCOME).document()
+
+
+VERBS = {
+    "overlays": Verb(_overlays_made, _make_overlays, _unmake_overlays),
+    "switch": Verb(_switched, _switch, _undo_switch, no_return="done"),
+    "thaw": Verb(_thawed, _thaw),
+    "verify": Verb(_not_yet, _verify),
+}
+
+
+def check_overlay_exists(disk: Document) -> None:
+    """For Nova's call, where block storage made the overlay. Raises StepFailed when it is not the one expected."""
+    try:
+        found = qcow2.read(Path(disk["directory"]), disk["overlay"])
+    except FileNotFoundError as error:
+        raise StepFailed(f"{disk['overlay']} does not exist in {disk['directory']}") from error
+    if found != overlay_image(disk):
+        raise StepFailed(f"{disk['overlay']} is {found}, not {overlay_image(disk)}")

@@ -1,0 +1,230 @@
+"""Attach a volume to a server, detach it: live and for a stopped domain."""
+
+import time
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from stillframe.chain import image
+from stillframe.compute import domain_xml, servers
+from stillframe.compute.domain_xml import Description
+from stillframe.compute.servers import Server
+from stillframe.compute.world import World
+from stillframe.errors import BadRequest, ChainConflict, NotFound, StepFailed
+from stillframe.host import hypervisor, qemu_img
+from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.record import Request
+
+ASK_AGAIN_SECONDS = 5.0
+
+
+def request(kind: str, intent: Document, request_id: str) -> Request:
+    """``kind`` is attach_volume (intent: server_id, volume_id, target) or detach_volume (server_id, volume_id)."""
+    verbs = {"attach_volume": ("reserve", "connect", "plug", "complete"), "detach_volume": ("unplug", "release")}[kind]
+    plan = [{"verb": verb, "args": {}} for verb in verbs]
+    return Request("compute", kind, intent, plan, [f"server:{intent['server_id']}"], request_id)
+
+
+def _ids(operation: Operation) -> tuple[str, str]:
+    return operation.intent["server_id"], operation.intent["volume_id"]
+
+
+def _reserved(world: World, operation: Operation, _args: Document) -> Document | None:
+    server_id, volume_id = _ids(operation)
+    known = world.storage.attachment(volume_id, server_id)
+    return {"attachment_id": known["id"]} if known else None
+
+
+def _reserve(world: World, operation: Operation, _args: Document) -> Document:
+    server_id, volume_id = _ids(operation)
+    return {"attachment_id": world.storage.reserve(volume_id, server_id)}
+
+
+def _release(world: World, operation: Operation, _args: Document) -> None:
+    server_id, volume_id = _ids(operation)
+    known = world.storage.attachment(volume_id, server_id)
+    if known:
+        world.storage.release(known["id"])
+
+
+def _connected(world: World, operation: Operation, _args: Document) -> Document | None:
+    server_id, volume_id = _ids(operation)
+    known = world.storage.attachment(volume_id, server_id)
+    return _source(known["connection_info"]) if known and known["connection_info"] else None
+
+
+def _connect(world: World, operation: Operation, _args: Document) -> Document:
+    connector = {
+        "host": world.settings.host,
+        "platform": "x86_64",
+        "os_type": "linux",
+        "multipath": False,
+        "mountpoint": f"/dev/{operation.intent['target']}",
+    }
+    return _source(world.storage.connect(operation.evidence["reserve"]["attachment_id"], connector))
+
+
+def _source(info: Document) -> Document:
+    """Where the hypervisor finds the active file. Only file shares of this host are known here."""
+    if info["driver_volume_type"] != "local":
+        raise StepFailed(f"the volume is on a {info['driver_volume_type']} backend, which this host cannot attach")
+    return {"directory": info["export"], "name": info["name"], "format": info["format"]}
+
+
+def _has(description: Description | None, volume_id: str) -> bool:
+    return description is not None and description.disk_of(volume_id) is not None
+
+
+def _plugged(world: World, operation: Operation, _args: Document) -> Document | None:
+    server_id, volume_id = _ids(operation)
+    server = servers.look(world, server_id)
+    return {} if all(_has(each, volume_id) for each in server.descriptions) else None
+
+
+def _plug(world: World, operation: Operation, _args: Document) -> Document:
+    server_id, volume_id = _ids(operation)
+    source = operation.evidence["connect"]
+    share = Path(source["directory"])
+    # What QEMU is about to open is looked at first, whole chain (I6).
+    image.check(qemu_img.read_chain(share, volume_id, source["name"]))
+    xml = domain_xml.volume_disk(
+        volume_id, str(share / source["name"]), source["format"], operation.intent["target"]
+    )
+    server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
+    live = server.view.active and not _has(server.live, volume_id)
+    config = server.inactive is not None and not _has(server.inactive, volume_id)
+    hypervisor.attach_device(domain, xml, live=live, config=config)
+    return {}
+
+
+def _unplug_begun(world: World, operation: Operation, args: Document) -> None:
+    server_id, volume_id = _ids(operation)
+    try:
+        _take_out(world, server_id, volume_id)
+    except NotFound:
+        return  # the server is gone, and with it the disk
+
+
+def _complete(world: World, operation: Operation, _args: Document) -> Document:
+    world.storage.complete(operation.evidence["reserve"]["attachment_id"])
+    return {}
+
+
+def _completed(world: World, operation: Operation, _args: Document) -> Document | None:
+    server_id, volume_id = _ids(operation)
+    known = world.storage.attachment(volume_id, server_id)
+    return {} if known and known["status"] == "attached" else None
+
+
+def _unplugged(world: World, operation: Operation, _args: Document) -> Document | None:
+    server_id, volume_id = _ids(operation)
+    try:
+        server = servers.look(world, server_id)
+    except NotFound:
+        return {}
+    return None if any(_has(each, volume_id) for each in server.descriptions) else {}
+
+
+def _unplug(world: World, operation: Operation, _args: Document) -> Document:
+    server_id, volume_id = _ids(operation)
+    _take_out(world, server_id, volume_id)
+    return {}
+
+
+def _take_out(world: World, server_id: str, volume_id: str) -> None:
+    """Live first: while the guest holds the disk, its definition must go on naming it."""
+    server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
+    if server.view.active and _has(server.live, volume_id):
+        _take_out_live(world, domain, server, volume_id)
+    disk = server.inactive.disk_of(volume_id) if server.inactive else None
+    if disk is not None and server.view.inactive_xml:
+        xml = domain_xml.disk_element(server.view.inactive_xml, disk.target)
+        hypervisor.detach_device(domain, xml, live=False, config=True)
+
+
+def _take_out_live(world: World, domain: object, server: Server, volume_id: str) -> None:
+    disk = server.live.disk_of(volume_id)
+    assert disk is not None
+    xml = domain_xml.disk_element(server.view.xml, disk.target)
+    end = time.monotonic() + world.settings.compute.detach_timeout_seconds
+    ask_at = 0.0
+    while time.monotonic() < end:
+        now = servers.look(world, server.id)
+        if not now.view.active or not _has(now.live, volume_id):
+            return
+        if time.monotonic() >= ask_at:
+            _ask_to_go(domain, xml)
+            ask_at = time.monotonic() + ASK_AGAIN_SECONDS
+        time.sleep(0.1)
+    raise StepFailed(
+        f"the guest of server {server.id} did not let go of disk {disk.target} within"
+        f" {world.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat"
+    )
+
+
+def _ask_to_go(domain: object, xml: str) -> None:
+    try:
+        hypervisor.detach_device(domain, xml, live=True, config=False)
+    except StepFailed as error:
+        # libvirt 9.0 refuses a second request while the first is open; the guest may still answer it.
+        if "in the process of unplug" not in error.message and "not found" not in error.message:
+            raise
+
+
+def _released(world: World, operation: Operation, _args: Document) -> Document | None:
+    server_id, volume_id = _ids(operation)
+    return None if world.storage.attachment(volume_id, server_id) else {}
+
+
+def _do_release(world: World, operation: Operation, args: Document) -> Document:
+    _release(world, operation, args)
+    return {}
+
+
+def _settle(_connection: Connection, _operation: Operation, _outcome: str, _fault: Document | None) -> None:
+    """Compute keeps no row of an attachment: libvirt and block storage are what is true."""
+
+
+def check_attachable(server: Server, volume: Document, device: str | None) -> str:
+    """Returns the target for a new disk. Raises BadRequest when the volume or the device name is taken."""
+    if server.disk_of(volume["id"]) is not None:
+        raise BadRequest(f"Volume {volume['id']} is already attached to server {server.id}")
+    if volume["status"] != "available":
+        raise BadRequest(
+            f"Invalid volume: volume {volume['id']} must be available, but it is {volume['status']}"
+            + (f", attached to server {volume['attachments'][0]['server_id']}" if volume["attachments"] else "")
+        )
+    if device is None:
+        return domain_xml.free_target(server.targets)
+    target = device.removeprefix("/dev/")
+    if target in server.targets:
+        raise BadRequest(f"The supplied device path ({device}) is in use.")
+    if len(target) != 3 or not target.startswith("vd") or target[2] not in "abcdefghijklmnopqrstuvwxyz":
+        raise BadRequest(f"The supplied device path ({device[:40]!r}) is invalid; use /dev/vda to /dev/vdz")
+    return target
+
+
+def check_consistent(server: Server, volume_id: str) -> None:
+    """Raises NotFound when the volume is not the server's, ChainConflict when its descriptions differ."""
+    disk = server.disk_of(volume_id)
+    if disk is None:
+        raise NotFound(f"volume_id not found: {volume_id}")
+    if disk.name is not None and server.live.disk_of(volume_id) and server.inactive:
+        other = server.inactive.disk_of(volume_id)
+        if other is not None and other.file != disk.file:
+            raise ChainConflict(f"volume {volume_id} is {disk.file} in the guest and {other.file} in the definition")
+
+
+ATTACH = Kind(
+    {
+        "reserve": Verb(_reserved, _reserve, _release),
+        "connect": Verb(_connected, _connect),
+        "plug": Verb(_plugged, _plug, _unplug_begun),
+        "complete": Verb(_completed, _complete),
+    },
+    _settle,
+)
+DETACH = Kind(
+    {"unplug": Verb(_unplugged, _unplug), "release": Verb(_released, _do_release)},
+    _settle,
+)

@@ -1,0 +1,24 @@
+"""Who may do what with servers. Names follow Nova's where Nova has the rule."""
+
+from oslo_policy.policy import RuleDefault
+
+from stillframe.web.policy import MEMBER, READER, SERVICE
+
+RULES = [
+    RuleDefault("os_compute_api:servers:index", READER, "List and show servers"),
+    RuleDefault("os_compute_api:servers:power", MEMBER, "Start, stop, pause and reboot servers"),
+    RuleDefault("os_compute_api:flavors", READER, "List flavors"),
+    RuleDefault("os_compute_api:limits", READER, "Show limits"),
+    RuleDefault("os_compute_api:os-volumes-attachments:index", READER, "List and show a server's volumes"),
+    RuleDefault("os_compute_api:os-volumes-attachments:create", MEMBER, "Attach a volume"),
+    RuleDefault("os_compute_api:os-volumes-attachments:delete", MEMBER, "Detach a volume"),
+    RuleDefault("os_compute_api:os-assisted-snapshots:index", READER, "List and show assisted snapshots"),
+    RuleDefault("os_compute_api:os-assisted-snapshots:create", MEMBER, "Take an assisted snapshot"),
+    RuleDefault("os_compute_api:os-assisted-snapshots:delete", MEMBER, "Delete an assisted snapshot"),
+    RuleDefault("os_compute_api:os-assisted-volume-snapshots:create", SERVICE, "Switch one volume to its new overlay"),
+]
+
+
+def list_rules() -> list[RuleDefault]:
+    """Entry point of oslo.policy."""
+    return RULES

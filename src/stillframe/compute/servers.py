@@ -1,0 +1,107 @@
+"""Servers as libvirt shows them: found, checked for the caller's project, their disks compared live against inactive."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from stillframe.chain import names
+from stillframe.compute import domain_xml
+from stillframe.compute.domain_xml import Description, Disk
+from stillframe.compute.world import World
+from stillframe.context import Context
+from stillframe.errors import BadRequest, ChainConflict, NotFound
+from stillframe.host import hypervisor
+from stillframe.host.hypervisor import DomainView
+
+
+@dataclass(frozen=True)
+class Server:
+    """One domain with both of its descriptions. A transient domain has no inactive one."""
+
+    view: DomainView
+    project_id: str
+    user_id: str
+
+    @property
+    def id(self) -> str:
+        return self.view.uuid
+
+    @cached_property
+    def live(self) -> Description:
+        return domain_xml.read(self.view.xml)
+
+    @cached_property
+    def inactive(self) -> Description | None:
+        return domain_xml.read(self.view.inactive_xml) if self.view.inactive_xml else None
+
+    @property
+    def descriptions(self) -> tuple[Description, ...]:
+        return (self.live,) if self.inactive is None else (self.live, self.inactive)
+
+    @property
+    def targets(self) -> set[str]:
+        """Disk names taken in either description."""
+        return {disk.target for description in self.descriptions for disk in description.disks}
+
+    def disk_of(self, volume_id: str) -> Disk | None:
+        """The volume's disk as the guest has it now, else as it would have it after a start."""
+        return next((disk for each in self.descriptions if (disk := each.disk_of(volume_id))), None)
+
+    def volumes(self) -> list[tuple[str, Disk]]:
+        """Returns (volume id, disk) for every volume named by either description."""
+        found: dict[str, Disk] = {}
+        for description in self.descriptions:
+            for disk in description.disks:
+                if disk.volume_id and disk.volume_id not in found:
+                    found[disk.volume_id] = disk
+        return list(found.items())
+
+    def names_file(self, path: str) -> bool:
+        """Tells whether either description names the file as a disk's source or anywhere else in it (I4)."""
+        return any(path in xml for xml in (self.view.xml, self.view.inactive_xml or ""))
+
+
+def _server(world: World, view: DomainView) -> Server:
+    described = domain_xml.read(view.xml)
+    project = described.project_id or world.settings.compute.default_project
+    return Server(view, project, described.user_id or "")
+
+
+def list_all(world: World, context: Context, all_projects: bool) -> list[Server]:
+    found = [_server(world, view) for view in hypervisor.list_domains(world.hypervisor)]
+    if context.is_service or (context.is_admin and all_projects):
+        return found
+    return [server for server in found if server.project_id == context.project_id]
+
+
+def find(world: World, context: Context, server_id: str) -> Server:
+    """Returns the server. Raises NotFound, the same for a missing one and one of another project."""
+    try:
+        wanted = names.canonical_id(server_id)
+        server = _server(world, hypervisor.find(world.hypervisor, wanted))
+    except (BadRequest, NotFound) as error:
+        raise NotFound(f"Instance {server_id} could not be found.") from error
+    if not context.sees_all_projects and server.project_id != context.project_id:
+        raise NotFound(f"Instance {server_id} could not be found.")
+    return server
+
+
+def look(world: World, server_id: str) -> Server:
+    """Reads the server again, for an operation. Raises NotFound, HypervisorUnavailable."""
+    return _server(world, hypervisor.find(world.hypervisor, server_id))
+
+
+def check_same(server: Server, disk: Disk) -> None:
+    """Raises ChainConflict when the live and the inactive description name different files (R18)."""
+    if server.inactive is None:
+        return
+    other = next((each for each in server.inactive.disks if each.target == disk.target), None)
+    if other is None or other.file != disk.file:
+        raise ChainConflict(
+            f"disk {disk.target} of server {server.id} is {disk.file} now, but would be {other.file if other else None}"
+            " after a restart; it is not touched until both agree"
+        )
+
+
+def list_everything(world: World) -> list[Server]:
+    """Returns every server of this host, for a look at what their descriptions name."""
+    return [_server(world, view) for view in hypervisor.list_domains(world.hypervisor)]

@@ -1,0 +1,248 @@
+"""Requests about assisted snapshots: everything that can be known beforehand is checked here, before anything is touched."""
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stillframe.chain import image, names
+from stillframe.compute import servers
+from stillframe.compute.domain_xml import Disk
+from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, switch
+from stillframe.compute.servers import Server
+from stillframe.compute.world import World
+from stillframe.context import Context
+from stillframe.db import assisted_snapshots
+from stillframe.errors import (
+    BadRequest,
+    ChainConflict,
+    Conflict,
+    NotFound,
+    QuiesceRefused,
+    ShareUnavailable,
+    StillframeError,
+)
+from stillframe.host import files, qemu_img
+from stillframe.journal import record
+
+GIB = 1 << 30
+
+
+def create(world: World, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
+    """Plans an assisted snapshot and starts it; returns the set's id.
+
+    ``wanted`` holds name, description, metadata, volumes ("all" or ids) and quiesce. Raises NotFound, BadRequest,
+    Conflict (another set runs), QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
+    """
+    server = servers.find(world, context, server_id)
+    with world.database.read() as connection:
+        record.refuse_if_busy(connection, f"server:{server.id}")
+    chosen, excluded = _choose(world, server, wanted["volumes"])
+    disks = [_plan_disk(world, server, disk, info) for disk, info in chosen]
+    if server.view.active and wanted["quiesce"] == "required":
+        ready = switch.check_ready(world, server, tuple(disk["target"] for disk in disks))
+        if ready.reason is not None:
+            raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.reason}")
+    intent = {
+        "set_id": str(uuid.uuid4()),
+        "server_id": server.id,
+        "active": server.view.active,
+        "quiesce": wanted["quiesce"],
+        "name": wanted.get("name"),
+        "description": wanted.get("description"),
+        "metadata": wanted.get("metadata") or {},
+        "disks": disks,
+    }
+    _store(world, context, server, intent, excluded)
+    return str(intent["set_id"])
+
+
+def _store(
+    world: World, context: Context, server: Server, intent: dict[str, Any], excluded: list[dict[str, str]]
+) -> None:
+    with world.database.write() as connection:
+        record.refuse_if_busy(connection, f"server:{server.id}")
+        assisted_snapshots.insert(
+            connection,
+            {
+                "id": intent["set_id"],
+                "project_id": server.project_id,
+                "user_id": context.user_id,
+                "name": intent["name"],
+                "description": intent["description"],
+                "server_id": server.id,
+                "metadata": intent["metadata"],
+                "status": "creating",
+                "progress": 0,
+                "quiesce": intent["quiesce"],
+                "volumes": assisted_snapshot.volume_entries(intent, "creating"),
+                "excluded_disks": excluded,
+            },
+        )
+        record.submit(connection, assisted_snapshot.request(intent, context.request_id))
+
+
+def _choose(
+    world: World, server: Server, volumes: Any
+) -> tuple[list[tuple[Disk, dict[str, Any]]], list[dict[str, str]]]:
+    """Returns the disks of the set with their connection_info, and why the others are left out."""
+    known = {entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id)}
+    usable: dict[str, tuple[Disk, dict[str, Any]]] = {}
+    excluded: list[dict[str, str]] = []
+    for disk in server.live.disks:
+        reason = _why_not(disk, known)
+        if reason is None:
+            usable[str(disk.volume_id)] = (disk, known[str(disk.volume_id)])
+        elif disk.device == "disk":
+            excluded.append({"device": f"/dev/{disk.target}", "reason": reason})
+    if volumes == "all":
+        if not usable:
+            raise BadRequest(f"server {server.id} has no volume that can be snapshotted: {excluded}")
+        return list(usable.values()), excluded
+    wanted = [names.canonical_id(volume_id, "volume id") for volume_id in volumes]
+    if len(set(wanted)) != len(wanted):
+        raise BadRequest("a volume is named twice")
+    missing = [volume_id for volume_id in wanted if volume_id not in usable]
+    if missing:
+        raise BadRequest(f"not attached to server {server.id} as a volume: {', '.join(missing[:20])}", volumes=missing[:128])
+    left_out = [
+        {"device": f"/dev/{disk.target}", "reason": "not asked for"}
+        for volume_id, (disk, _) in usable.items()
+        if volume_id not in wanted
+    ]
+    return [usable[volume_id] for volume_id in usable if volume_id in wanted], excluded + left_out
+
+
+def _why_not(disk: Disk, known: Mapping[str, dict[str, Any]]) -> str | None:
+    if disk.volume_id is None or disk.volume_id not in known:
+        return "not a volume of block storage"
+    if disk.kind != "file" or disk.format != "qcow2":
+        return f"a {disk.format} disk of type {disk.kind}; only qcow2 files on a share take the assisted path"
+    if not known[disk.volume_id]:
+        return "the volume is still being attached"
+    return None
+
+
+def _plan_disk(world: World, server: Server, disk: Disk, info: dict[str, Any]) -> dict[str, Any]:
+    """Checks one disk against block storage and the share; returns the intent's entry for it."""
+    servers.check_same(server, disk)
+    volume_id, share = str(disk.volume_id), Path(str(disk.directory))
+    if disk.name != info["name"] or str(share) != info["export"]:
+        raise ChainConflict(
+            f"volume {volume_id} is {disk.file} in server {server.id}, but block storage records"
+            f" {info['export']}/{info['name']}"
+        )
+    chain = _read_chain(world, share, volume_id, str(disk.name))
+    volume = world.storage.volume(volume_id)
+    if volume["os-vol-tenant-attr:tenant_id"] != server.project_id:
+        raise NotFound(f"Volume {volume_id} could not be found.")
+    if chain.active.size != volume["size"] * GIB:
+        raise ChainConflict(f"{disk.file} has {chain.active.size} bytes, but volume {volume_id} has {volume['size']} GiB")
+    if server.view.active and not files.is_locked(share, str(disk.name)):
+        raise ChainConflict(f"the guest of server {server.id} does not have {disk.file} open: the file was replaced")
+    snapshot_id = str(uuid.uuid4())
+    return {
+        "volume_id": volume_id,
+        "snapshot_id": snapshot_id,
+        "target": disk.target,
+        "directory": str(share),
+        "active": disk.name,
+        "overlay": names.overlay_name(volume_id, snapshot_id),
+        "size": chain.active.size,
+    }
+
+
+def _read_chain(world: World, share: Path, volume_id: str, active: str) -> image.Chain:
+    options = world.settings.volumes
+    if files.free_bytes(share) < options.minimum_free_mib << 20:
+        raise ShareUnavailable(f"the share {share} is full: less than {options.minimum_free_mib} MiB are free")
+    try:
+        chain = image.check(qemu_img.read_chain(share, volume_id, active))
+    except FileNotFoundError as error:
+        raise ShareUnavailable(f"{error.filename} of volume {volume_id} is not on the share {share}") from error
+    if chain.depth >= options.max_chain_depth:
+        raise Conflict(
+            f"volume {volume_id} has {chain.depth} files in its chain, the most allowed is {options.max_chain_depth};"
+            " delete a snapshot first"
+        )
+    return chain
+
+
+def delete(world: World, context: Context, server_id: str, set_id: str) -> None:
+    """Starts to delete every snapshot of a set. Raises Conflict naming what is in the way, before anything is deleted."""
+    row = find(world, context, set_id, server_id)
+    if row["status"] in ("creating", "deleting"):
+        raise Conflict(f"assisted snapshot {row['id']} is {row['status']}")
+    present = []
+    for entry in row["volumes"]:
+        found = world.storage.snapshot(entry["snapshot_id"])
+        if found is not None:
+            _check_deletable(world, entry)
+            present.append(entry["snapshot_id"])
+    with world.database.write() as connection:
+        record.refuse_if_busy(connection, f"set:{row['id']}")
+        record.refuse_if_busy(connection, f"server:{row['server_id']}")
+        assisted_snapshots.change(connection, row["id"], status="deleting")
+        record.submit(connection, delete_set.request(row["id"], row["server_id"], present, context.request_id))
+
+
+def _check_deletable(world: World, entry: dict[str, Any]) -> None:
+    volume = world.storage.volume(entry["volume_id"])
+    if volume["status"] != "available":
+        raise Conflict(
+            f"snapshot {entry['snapshot_id']} cannot be deleted while volume {volume['id']} is {volume['status']};"
+            " detach the volume first",
+            volume_id=volume["id"],
+        )
+
+
+def find(world: World, context: Context, set_id: str, server_id: str | None) -> dict[str, Any]:
+    """Returns the set's row. Raises NotFound."""
+    project = None if context.sees_all_projects else context.project_id
+    with world.database.read() as connection:
+        row = assisted_snapshots.get(connection, set_id, project)
+    if row is None or (server_id is not None and row["server_id"] != server_id):
+        raise NotFound(f"Assisted snapshot {set_id} could not be found.")
+    return row
+
+
+def create_for_volume(world: World, _context: Context, volume_id: str, create_info: dict[str, str]) -> None:
+    """Nova's call: switches one volume's disk to an overlay that block storage has made. Errors are 400, as in Nova."""
+    try:
+        intent = _plan_for_volume(world, volume_id, create_info)
+    except StillframeError as error:
+        raise error if error.status >= 500 else BadRequest(error.message) from error
+    with world.database.write() as connection:
+        record.submit(connection, assisted_volume_snapshot.request(intent, _context.request_id))
+
+
+def _plan_for_volume(world: World, volume_id: str, create_info: dict[str, str]) -> dict[str, Any]:
+    wanted = names.canonical_id(volume_id, "volume_id")
+    server = next((each for each in servers.list_everything(world) if each.live.disk_of(wanted)), None)
+    if server is None:
+        raise BadRequest(f"no server has volume {wanted}")
+    disk = server.live.disk_of(wanted)
+    if disk is None or disk.file is None or disk.format != "qcow2" or create_info["type"] != "qcow2":
+        raise BadRequest(f"volume {wanted} is not a qcow2 file in server {server.id}")
+    servers.check_same(server, disk)
+    share = Path(str(disk.directory))
+    chain = _read_chain(world, share, wanted, str(disk.name))
+    snapshot_id = names.canonical_id(create_info["snapshot_id"], "snapshot_id")
+    entry = {
+        "volume_id": wanted,
+        "snapshot_id": snapshot_id,
+        "target": disk.target,
+        "directory": str(share),
+        "active": str(disk.name),
+        "overlay": names.check_belongs(create_info["new_file"], wanted),
+        "size": chain.active.size,
+    }
+    switch.check_overlay_exists(entry)
+    return {"server_id": server.id, "active": server.view.active, "quiesce": "preferred", "disks": [entry]}
+
+
+METHODS: Mapping[str, Any] = {
+    "create_assisted_snapshot": create,
+    "delete_assisted_snapshot": delete,
+    "create_assisted_volume_snapshot": create_for_volume,
+}

@@ -1,0 +1,84 @@
+"""Compute's door to block storage: its public REST API, as the service user."""
+
+from typing import Any
+
+from stillframe.client.credentials import service_endpoint
+from stillframe.client.session import Session
+from stillframe.config import Settings
+from stillframe.errors import NotFound
+
+Document = dict[str, Any]
+
+
+class StorageDoor:
+    """One method per call; answers are block storage's documents. Raises NotFound, Conflict, ServiceUnavailable ..."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session: Session | None = None
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        if self._session is None:
+            self._session = Session(service_endpoint(self._settings, "volume"))
+        return self._session.call(method, path, body)
+
+    def volume(self, volume_id: str) -> Document:
+        found: Document = self._call("GET", f"/volumes/{volume_id}")["volume"]
+        return found
+
+    def attachments_of(self, server_id: str) -> list[Document]:
+        """Returns the server's attachments with their connection_info."""
+        found: list[Document] = self._call("GET", f"/attachments/detail?instance_id={server_id}")["attachments"]
+        return found
+
+    def attachment(self, volume_id: str, server_id: str) -> Document | None:
+        found = [entry for entry in self.attachments_of(server_id) if entry["volume_id"] == volume_id]
+        return found[0] if found else None
+
+    def reserve(self, volume_id: str, server_id: str) -> str:
+        wanted = {"attachment": {"volume_uuid": volume_id, "instance_uuid": server_id, "connector": None}}
+        return str(self._call("POST", "/attachments", wanted)["attachment"]["id"])
+
+    def connect(self, attachment_id: str, connector: Document) -> Document:
+        """Returns the connection_info."""
+        body = {"attachment": {"connector": connector}}
+        info: Document = self._call("PUT", f"/attachments/{attachment_id}", body)["attachment"]["connection_info"]
+        return info
+
+    def complete(self, attachment_id: str) -> None:
+        self._call("POST", f"/attachments/{attachment_id}/action", {"os-complete": None})
+
+    def release(self, attachment_id: str) -> None:
+        try:
+            self._call("DELETE", f"/attachments/{attachment_id}")
+        except NotFound:
+            return
+
+    def create_snapshot_metadata(self, volume_id: str, document: Document) -> Document:
+        body = {"os-create_snapshot_metadata": document}
+        found: Document = self._call("POST", f"/volumes/{volume_id}/action", body)["snapshot"]
+        return found
+
+    def finalize_snapshot_metadata(self, snapshot_id: str, document: Document) -> None:
+        self._call("POST", f"/snapshots/{snapshot_id}/action", {"os-finalize_snapshot_metadata": document})
+
+    def snapshot_delete_metadata(self, snapshot_id: str) -> None:
+        try:
+            self._call("POST", f"/snapshots/{snapshot_id}/action", {"os-snapshot_delete_metadata": {}})
+        except NotFound:
+            return
+
+    def report_snapshot(self, snapshot_id: str, status: str, progress: str) -> None:
+        """Nova's report on an assisted volume snapshot."""
+        body = {"os-update_snapshot_status": {"status": status, "progress": progress}}
+        self._call("POST", f"/snapshots/{snapshot_id}/action", body)
+
+    def snapshot(self, snapshot_id: str) -> Document | None:
+        try:
+            found: Document = self._call("GET", f"/snapshots/{snapshot_id}")["snapshot"]
+        except NotFound:
+            return None
+        return found
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        self._call("DELETE", f"/snapshots/{snapshot_id}")

@@ -1,0 +1,43 @@
+"""What compute's operations work on: the database, libvirt, the door to block storage, the watchdog."""
+
+from dataclasses import dataclass
+
+from stillframe.compute.guard import Guard
+from stillframe.compute.quiesce import Times
+from stillframe.compute.storage import StorageDoor
+from stillframe.config import Settings
+from stillframe.db.engine import Database
+from stillframe.host import private_libvirt
+from stillframe.host.hypervisor import Hypervisor
+
+
+@dataclass(frozen=True)
+class World:
+    """Handed to every verb."""
+
+    database: Database
+    hypervisor: Hypervisor
+    storage: StorageDoor
+    guard: Guard
+    settings: Settings
+
+    @property
+    def times(self) -> Times:
+        options = self.settings.compute
+        return Times(
+            options.freeze_deadline_seconds, options.agent_timeout_seconds, options.flush_timeout_seconds
+        )
+
+
+def open_world(settings: Settings, database: Database) -> World:
+    """Makes the world of one compute worker; starts the private libvirt daemon unless a URI is configured."""
+    uri = settings.compute.libvirt_uri
+    if not uri:
+        directory = settings.state_dir / "libvirt"
+        private_libvirt.start(directory)
+        uri = private_libvirt.uri(directory)
+    connection = Hypervisor(uri)
+    connection.connection()
+    guard = Guard(connection, settings.freeze_dir, settings.state_dir / "watchdog.log")
+    guard.start()
+    return World(database, connection, StorageDoor(settings), guard, settings)

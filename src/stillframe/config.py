@@ -1,0 +1,120 @@
+"""Configuration: the options of ``stillframe.conf``, loaded once and handed in as ``Settings``."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oslo_config import cfg
+
+from stillframe.errors import BadConfiguration
+
+DEFAULT_OPTS = [
+    cfg.StrOpt(
+        "state_dir",
+        default="/var/lib/stillframe",
+        help="Directory of the database, credentials, freeze records and sockets. Must be on a local file system.",
+    ),
+    cfg.StrOpt(
+        "database", help="SQLAlchemy URL with its driver, e.g. sqlite:////path. Default: stillframe.sqlite in state_dir."
+    ),
+    cfg.StrOpt("availability_zone", default="nova", help="The availability zone both services show."),
+    cfg.StrOpt("host", help="The name of this host in service lists and operation leases. Default: its host name."),
+    cfg.IntOpt("lease_seconds", default=30, min=5, help="How long an operation stays with a worker that fell silent."),
+    cfg.IntOpt("workers", default=4, min=1, max=64, help="Operations one worker process runs at once."),
+]
+VOLUMES_OPTS = [
+    cfg.StrOpt("listen", default="127.0.0.1", help="Address the block storage API listens on."),
+    cfg.PortOpt("port", default=8776, help="Port of the block storage API; 0 takes a free one."),
+    cfg.StrOpt("share_dir", help="Directory of the local backend. Default: share in state_dir."),
+    cfg.IntOpt("max_chain_depth", default=64, min=2, max=200, help="Most files in one backing chain, snapshots + 1."),
+    cfg.IntOpt("minimum_free_mib", default=64, min=1, help="Free space in MiB below which nothing new is created."),
+    cfg.IntOpt("quota_volumes", default=1000, min=-1, help="Volumes per project; -1 is unlimited."),
+    cfg.IntOpt("quota_snapshots", default=10000, min=-1, help="Snapshots per project; -1 is unlimited."),
+    cfg.IntOpt("quota_gigabytes", default=100000, min=-1, help="Virtual GiB of volumes per project; -1 is unlimited."),
+    cfg.IntOpt("per_volume_gigabytes", default=65536, min=1, help="Largest volume in GiB."),
+]
+COMPUTE_OPTS = [
+    cfg.StrOpt("listen", default="127.0.0.1", help="Address the compute API listens on."),
+    cfg.PortOpt("port", default=8774, help="Port of the compute API; 0 takes a free one."),
+    cfg.StrOpt("libvirt_uri", help="libvirt to use. Default: a private daemon below state_dir."),
+    cfg.StrOpt("default_project", default="demo", help="Project of domains that name none in their libvirt metadata."),
+    cfg.StrOpt("storage_endpoint", help="Endpoint of block storage. Default: the volumes section's listen and port."),
+    cfg.FloatOpt("freeze_deadline_seconds", default=10.0, min=1.0, help="The watchdog thaws the guest after this long."),
+    cfg.IntOpt("agent_timeout_seconds", default=2, min=1, help="How long the guest agent may take to answer a ping."),
+    cfg.IntOpt("flush_timeout_seconds", default=10, min=0, help="How long the flush before a freeze may take; 0: none."),
+    cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
+    cfg.IntOpt("max_volumes_per_set", default=128, min=1, help="Most volumes in one assisted snapshot."),
+]
+LOG_OPTS = [cfg.BoolOpt("json", default=False, help="Log lines as JSON, with request and operation ids.")]
+GROUPS = {None: DEFAULT_OPTS, "volumes": VOLUMES_OPTS, "compute": COMPUTE_OPTS, "log": LOG_OPTS}
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """Entry point of oslo.config: what ``oslo-config-generator --namespace stillframe`` writes."""
+    return [(group or "DEFAULT", list(options)) for group, options in GROUPS.items()]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The loaded configuration: one attribute per option, grouped as in the file."""
+
+    state_dir: Path
+    database: str
+    availability_zone: str
+    host: str
+    lease_seconds: int
+    workers: int
+    volumes: Any
+    compute: Any
+    log_json: bool
+
+    @property
+    def users_file(self) -> Path:
+        return self.state_dir / "users.yaml"
+
+    @property
+    def clouds_file(self) -> Path:
+        return self.state_dir / "clouds.yaml"
+
+    @property
+    def share_dir(self) -> Path:
+        return Path(self.volumes.share_dir or self.state_dir / "share")
+
+    @property
+    def freeze_dir(self) -> Path:
+        return self.state_dir / "freeze"
+
+
+def load(files: Sequence[str] = (), overrides: dict[tuple[str | None, str], Any] | None = None) -> Settings:
+    """Reads the configuration files in order; ``overrides`` maps (group, option) to a value that wins over them.
+
+    Raises BadConfiguration for a file that cannot be read or an option that is not valid.
+    """
+    conf = cfg.ConfigOpts()
+    for group, options in GROUPS.items():
+        conf.register_opts(options, group=group)
+    try:
+        conf([], project="stillframe", default_config_files=list(files))
+        for (group, name), value in (overrides or {}).items():
+            if value is not None:
+                conf.set_override(name, value, group=group)
+        return _settings(conf)
+    except (cfg.Error, ValueError) as error:
+        raise BadConfiguration(f"the configuration is not usable: {error}") from error
+
+
+def _settings(conf: cfg.ConfigOpts) -> Settings:
+    state_dir = Path(conf.state_dir).resolve()
+    return Settings(
+        state_dir=state_dir,
+        database=conf.database or f"sqlite:///{state_dir}/stillframe.sqlite",
+        availability_zone=conf.availability_zone,
+        host=conf.host or os.uname().nodename,
+        lease_seconds=conf.lease_seconds,
+        workers=conf.workers,
+        volumes=conf.volumes,
+        compute=conf.compute,
+        log_json=conf.log.json,
+    )

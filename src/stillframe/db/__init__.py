@@ -1,0 +1,1 @@
+"""Tables, one query module per noun, migrations. No module here knows libvirt, a share or HTTP."""

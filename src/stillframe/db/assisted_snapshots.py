@@ -1,0 +1,39 @@
+"""Assisted snapshots: the set taken of one server at one instant."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import delete as sql_delete
+
+from stillframe.db.rows import Page, Row, many, one, page
+from stillframe.db.tables import assisted_snapshots
+
+
+def insert(connection: Connection, row: Row) -> None:
+    connection.execute(assisted_snapshots.insert().values(row))
+
+
+def get(connection: Connection, set_id: str, project_id: str | None) -> Row | None:
+    return one(connection, select(assisted_snapshots).where(assisted_snapshots.c.id == set_id, *_mine(project_id)))
+
+
+def list_page(connection: Connection, project_id: str | None, wanted: Page) -> list[Row]:
+    return page(connection, assisted_snapshots, _mine(project_id), wanted)
+
+
+def measured(connection: Connection) -> list[dict[str, Any]]:
+    """Returns the consistency document of every set that has one."""
+    query = select(assisted_snapshots.c.consistency).where(assisted_snapshots.c.consistency.is_not(None))
+    return [row["consistency"] for row in many(connection, query) if row["consistency"]]
+
+
+def change(connection: Connection, set_id: str, **values: Any) -> None:
+    connection.execute(update(assisted_snapshots).where(assisted_snapshots.c.id == set_id).values(**values))
+
+
+def delete(connection: Connection, set_id: str) -> None:
+    connection.execute(sql_delete(assisted_snapshots).where(assisted_snapshots.c.id == set_id))
+
+
+def _mine(project_id: str | None) -> list[ColumnElement[bool]]:
+    return [] if project_id is None else [assisted_snapshots.c.project_id == project_id]

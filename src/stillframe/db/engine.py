@@ -1,0 +1,60 @@
+"""The database: opened with what crash safety needs, used in short transactions only.
+
+SQLite: WAL, synchronous=FULL (the journal must survive power loss) and BEGIN IMMEDIATE for writers; without it a
+read-modify-write loses updates silently. Never hold a transaction across a libvirt or qemu call.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+
+from stillframe.errors import BadConfiguration
+
+
+class Database:
+    """Short transactions on one database: ``read()`` and ``write()``."""
+
+    def __init__(self, url: str) -> None:
+        if not url.startswith(("sqlite:///", "postgresql+psycopg://", "mysql+pymysql://")):
+            raise BadConfiguration(f"the database URL must name its driver in full, not {make_url(url).drivername!r}")
+        self.engine = _open(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One writing transaction; rolled back when the block raises."""
+        with self.engine.connect() as connection:
+            writer = connection.execution_options(stillframe_writes=True)
+            with writer.begin():
+                yield writer
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _open(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30}, pool_size=32)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("stillframe_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,109 @@
+"""Operations: the journal's rows. Every change by a worker names owner and epoch and must touch exactly one row."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from stillframe.db.rows import Row, many, one, touched
+from stillframe.db.tables import operation_resources as held
+from stillframe.db.tables import operations
+
+UNFINISHED = ("pending", "running", "undoing", "parked")
+CLAIMABLE = ("pending", "running", "undoing")
+
+
+def insert(connection: Connection, row: Row, resources: Sequence[str]) -> None:
+    connection.execute(operations.insert().values(row))
+    for resource in resources:
+        connection.execute(held.insert().values(operation_id=row["id"], resource=resource, unfinished=1))
+
+
+def get(connection: Connection, operation_id: str) -> Row | None:
+    return one(connection, select(operations).where(operations.c.id == operation_id))
+
+
+def claimable(connection: Connection, service: str) -> list[Row]:
+    """Returns operations nobody holds, oldest first, each the first in line for all of its resources."""
+    mine, theirs, first = held.alias(), held.alias(), operations.alias()
+    waits = (
+        select(first.c.seq)
+        .join(theirs, theirs.c.operation_id == first.c.id)
+        .join(mine, mine.c.resource == theirs.c.resource)
+        .where(mine.c.operation_id == operations.c.id, theirs.c.unfinished == 1, first.c.seq < operations.c.seq)
+    )
+    query = (
+        select(operations)
+        .where(operations.c.service == service, operations.c.state.in_(CLAIMABLE))
+        .where(operations.c.lease_until <= time.time(), ~waits.exists())
+    )
+    return many(connection, query.order_by(operations.c.seq).limit(64))
+
+
+def claim(connection: Connection, row: Row, owner: str, lease_until: float) -> bool:
+    """Takes the operation with a new epoch; False when somebody else was quicker."""
+    query = update(operations).where(
+        operations.c.id == row["id"], operations.c.epoch == row["epoch"], operations.c.state == row["state"]
+    )
+    state = "running" if row["state"] == "pending" else row["state"]
+    values = {"owner": owner, "epoch": row["epoch"] + 1, "lease_until": lease_until, "state": state}
+    return touched(connection, query.values(values)) == 1
+
+
+def change(connection: Connection, operation_id: str, owner: str, epoch: int, **values: Any) -> bool:
+    """Changes an operation we hold; False when we hold it no more."""
+    query = update(operations).where(
+        operations.c.id == operation_id, operations.c.owner == owner, operations.c.epoch == epoch
+    )
+    return touched(connection, query.values(**values)) == 1
+
+
+def release_resources(connection: Connection, operation_id: str) -> None:
+    connection.execute(update(held).where(held.c.operation_id == operation_id).values(unfinished=0))
+
+
+def renew(connection: Connection, owner: str, lease_until: float) -> None:
+    query = update(operations).where(operations.c.owner == owner, operations.c.state.in_(("running", "undoing")))
+    connection.execute(query.values(lease_until=lease_until))
+
+
+def owners(connection: Connection, service: str) -> list[str]:
+    query = select(operations.c.owner).where(
+        operations.c.service == service, operations.c.state.in_(CLAIMABLE), operations.c.owner.is_not(None)
+    )
+    return list(connection.execute(query.distinct()).scalars())
+
+
+def free(connection: Connection, service: str, owner: str) -> None:
+    """Ends the lease of an owner known to be dead."""
+    query = update(operations).where(operations.c.service == service, operations.c.owner == owner)
+    connection.execute(query.where(operations.c.state.in_(CLAIMABLE)).values(lease_until=0.0))
+
+
+def unpark(connection: Connection, service: str) -> None:
+    """Lets parked operations be looked at once more; forward or back is decided from what is found."""
+    query = update(operations).where(operations.c.service == service, operations.c.state == "parked")
+    connection.execute(query.values(state="running", lease_until=0.0, attempts=0))
+
+
+def on_resource(connection: Connection, resource: str) -> Row | None:
+    """Returns the oldest unfinished operation on the resource, or None."""
+    query = (
+        select(operations)
+        .join(held, held.c.operation_id == operations.c.id)
+        .where(held.c.resource == resource, held.c.unfinished == 1)
+    )
+    return one(connection, query.order_by(operations.c.seq))
+
+
+def unfinished(connection: Connection, service: str) -> list[Row]:
+    query = select(operations).where(operations.c.service == service, operations.c.state.in_(UNFINISHED))
+    return many(connection, query.order_by(operations.c.seq))
+
+
+def totals(connection: Connection) -> list[Row]:
+    """Returns count and copied bytes by service, kind and state."""
+    grouping = (operations.c.service, operations.c.kind, operations.c.state)
+    amount, copied = func.count().label("amount"), func.sum(operations.c.bytes).label("bytes")
+    return many(connection, select(*grouping, amount, copied).group_by(*grouping))

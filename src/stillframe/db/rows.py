@@ -1,0 +1,64 @@
+"""The few shapes every query module needs: compare-and-swap updates, pages, rows as dictionaries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from sqlalchemy import ColumnElement, Connection, CursorResult, Executable, Select, Table, select
+
+from stillframe.errors import BadRequest
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which part of a list is wanted. ``filters`` maps column names to a value they must equal."""
+
+    limit: int = 1000
+    marker: str | None = None
+    offset: int = 0
+    sort: tuple[tuple[str, bool], ...] = (("seq", True),)  # (column, descending)
+    filters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def one(connection: Connection, query: Executable) -> Row | None:
+    found = connection.execute(query).mappings().first()
+    return dict(found) if found is not None else None
+
+
+def many(connection: Connection, query: Executable) -> list[Row]:
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def touched(connection: Connection, statement: Executable) -> int:
+    """Returns how many rows a change touched."""
+    return cast("CursorResult[Any]", connection.execute(statement)).rowcount
+
+
+def page(connection: Connection, table: Table, where: list[ColumnElement[bool]], wanted: Page) -> list[Row]:
+    """Returns one page of a list, newest first unless sorted otherwise. Raises BadRequest for an unknown marker."""
+    query: Select[Any] = select(table).where(*where)
+    for name, value in wanted.filters.items():
+        query = query.where(table.c[name] == value)
+    sort = wanted.sort if wanted.sort[-1][0] == "seq" else (*wanted.sort, ("seq", True))
+    if wanted.marker is not None:
+        query = query.where(_after(connection, table, wanted.marker, sort))
+    for name, descending in sort:
+        query = query.order_by(table.c[name].desc() if descending else table.c[name].asc())
+    return many(connection, query.limit(wanted.limit).offset(wanted.offset))
+
+
+def _after(
+    connection: Connection, table: Table, marker: str, sort: tuple[tuple[str, bool], ...]
+) -> ColumnElement[bool]:
+    found = one(connection, select(table).where(table.c.id == marker))
+    if found is None:
+        raise BadRequest(f"the marker {marker!r} was not found")
+    condition: ColumnElement[bool] | None = None
+    for name, descending in reversed(sort):
+        column, value = table.c[name], found[name]
+        beyond = column < value if descending else column > value
+        condition = beyond if condition is None else beyond | ((column == value) & condition)
+    assert condition is not None
+    return condition

@@ -1,0 +1,189 @@
+"""Every table. Times are naive UTC; documents are JSON; ids are lower-case UUIDs with dashes."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+_SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
+
+
+def now() -> datetime:
+    """The time rows carry: naive UTC, only for display; order comes from sequences."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _owned() -> list[Column[str]]:
+    return [
+        Column("id", String(36), nullable=False, unique=True),
+        Column("project_id", String(255), nullable=False),
+        Column("user_id", String(255), nullable=False),
+        Column("name", String(255)),
+        Column("description", Text),
+    ]
+
+
+def _times() -> list[Column[datetime]]:
+    return [Column("created_at", DateTime, nullable=False, default=now), Column("updated_at", DateTime, onupdate=now)]
+
+
+volume_types = Table(
+    "volume_types",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("description", Text),
+    Column("extra_specs", JSON, nullable=False),
+    *_times(),
+)
+
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    *_owned(),
+    Column("size", Integer, nullable=False),  # GiB
+    Column("status", String(32), nullable=False),
+    Column("volume_type_id", String(36), ForeignKey("volume_types.id"), nullable=False),
+    Column("availability_zone", String(255), nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("active_file", String(255), nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("fault", Text),  # why the status is "error", for people
+    *_times(),
+    Index("ix_volumes_project", "project_id", "seq"),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    *_owned(),
+    Column("volume_id", String(36), ForeignKey("volumes.id"), nullable=False),
+    Column("size", Integer, nullable=False),  # GiB, of the volume at that moment
+    Column("status", String(32), nullable=False),
+    Column("progress", String(8), nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("overlay", String(255), nullable=False),  # receives the writes made after the snapshot
+    Column("backing", String(255), nullable=False),  # holds the snapshot's data
+    Column("backing_format", String(16), nullable=False),
+    Column("consistency", JSON(none_as_null=True)),  # null: taken with nothing attached, exact
+    Column("server_id", String(36)),
+    Column("fault", Text),
+    *_times(),
+    Index("ix_snapshots_project", "project_id", "seq"),
+    Index("ix_snapshots_volume", "volume_id", "seq"),
+)
+
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("project_id", String(255), nullable=False),
+    Column("volume_id", String(36), ForeignKey("volumes.id"), nullable=False),
+    Column("instance_id", String(36)),
+    Column("status", String(32), nullable=False),
+    Column("mode", String(2), nullable=False),
+    Column("connector", JSON(none_as_null=True)),
+    Column("attached_at", DateTime),
+    *_times(),
+    Index("ix_attachments_volume", "volume_id"),
+    Index("ix_attachments_instance", "instance_id"),
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("project_id", String(255), primary_key=True),
+    Column("resource", String(64), primary_key=True),
+    Column("hard_limit", Integer, nullable=False),
+)
+
+services = Table(
+    "services",
+    metadata,
+    Column("binary", String(64), primary_key=True),
+    Column("host", String(255), primary_key=True),
+    Column("seen_at", Float, nullable=False),  # seconds since the epoch
+    Column("disabled_reason", Text),
+    *_times(),
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("path", String(1024), primary_key=True),
+    Column("share_id", String(36), nullable=False),  # what the marker file on the share must say
+)
+
+assisted_snapshots = Table(
+    "assisted_snapshots",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    *_owned(),
+    Column("server_id", String(36), nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("status", String(32), nullable=False),
+    Column("progress", Integer, nullable=False),
+    Column("quiesce", String(16), nullable=False),
+    Column("consistency", JSON(none_as_null=True)),
+    Column("volumes", JSON, nullable=False),
+    Column("excluded_disks", JSON, nullable=False),
+    Column("fault", Text),
+    *_times(),
+    Index("ix_assisted_project", "project_id", "seq"),
+    Index("ix_assisted_server", "server_id", "seq"),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("service", String(16), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("intent", JSON, nullable=False),  # what was asked, as the plan was made from it
+    Column("plan", JSON, nullable=False),  # [{"verb", "args"}]
+    Column("step", Integer, nullable=False),  # how many steps are recorded as done
+    Column("evidence", JSON, nullable=False),  # what the steps found, by verb
+    Column("owner", String(255)),
+    Column("epoch", Integer, nullable=False),
+    Column("lease_until", Float, nullable=False),  # seconds since the epoch
+    Column("attempts", Integer, nullable=False),
+    Column("fault", JSON(none_as_null=True)),  # the error's document
+    Column("bytes", BigInteger, nullable=False),  # copied between layers
+    Column("request_id", String(64), nullable=False),
+    *_times(),
+    Index("ix_operations_state", "service", "state", "seq"),
+)
+
+operation_resources = Table(
+    "operation_resources",
+    metadata,
+    Column("operation_id", String(36), ForeignKey("operations.id"), primary_key=True),
+    Column("resource", String(64), primary_key=True),  # "volume:<id>" or "server:<id>"
+    Column("unfinished", Integer, nullable=False),
+    Index("ix_operation_resources_resource", "resource", "unfinished"),
+)

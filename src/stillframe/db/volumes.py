@@ -1,0 +1,69 @@
+"""Volumes: rows and their state machine."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import delete as sql_delete
+
+from stillframe.db.rows import Page, Row, many, one, page, touched
+from stillframe.db.tables import attachments, operation_resources, snapshots, volumes
+
+
+def insert(connection: Connection, row: Row) -> None:
+    connection.execute(volumes.insert().values(row))
+
+
+def get(connection: Connection, volume_id: str, project_id: str | None) -> Row | None:
+    """Returns the row, or None; ``project_id`` None sees every project."""
+    return one(connection, select(volumes).where(volumes.c.id == volume_id, *_mine(project_id)))
+
+
+def list_page(connection: Connection, project_id: str | None, wanted: Page) -> list[Row]:
+    return page(connection, volumes, _mine(project_id), wanted)
+
+
+def list_all(connection: Connection) -> list[Row]:
+    return many(connection, select(volumes).order_by(volumes.c.seq))
+
+
+def count(connection: Connection, project_id: str | None, filters: dict[str, Any]) -> int:
+    query = select(func.count()).select_from(volumes).where(*_mine(project_id))
+    for name, value in filters.items():
+        query = query.where(volumes.c[name] == value)
+    return int(connection.execute(query).scalar_one())
+
+
+def usage(connection: Connection, project_id: str) -> tuple[int, int]:
+    """Returns (number of volumes, their virtual GiB) of a project."""
+    query = select(func.count(), func.coalesce(func.sum(volumes.c.size), 0)).where(volumes.c.project_id == project_id)
+    found = connection.execute(query).one()
+    return int(found[0]), int(found[1])
+
+
+def change(connection: Connection, volume_id: str, **values: Any) -> None:
+    connection.execute(update(volumes).where(volumes.c.id == volume_id).values(**values))
+
+
+def move(connection: Connection, volume_id: str, allowed: Sequence[str], status: str, **values: Any) -> bool:
+    """Compare-and-swap of the status; False when it was in none of the ``allowed`` ones."""
+    query = update(volumes).where(volumes.c.id == volume_id, volumes.c.status.in_(allowed))
+    return touched(connection, query.values(status=status, **values)) == 1
+
+
+def delete(connection: Connection, volume_id: str) -> None:
+    connection.execute(sql_delete(attachments).where(attachments.c.volume_id == volume_id))
+    connection.execute(sql_delete(snapshots).where(snapshots.c.volume_id == volume_id))
+    connection.execute(sql_delete(volumes).where(volumes.c.id == volume_id))
+
+
+def busy_operation(connection: Connection, volume_id: str) -> str | None:
+    """Returns the id of an unfinished operation on the volume, or None."""
+    query = select(operation_resources.c.operation_id).where(
+        operation_resources.c.resource == f"volume:{volume_id}", operation_resources.c.unfinished == 1
+    )
+    return connection.execute(query).scalars().first()
+
+
+def _mine(project_id: str | None) -> list[ColumnElement[bool]]:
+    return [] if project_id is None else [volumes.c.project_id == project_id]

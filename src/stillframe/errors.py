@@ -1,0 +1,161 @@
+"""Every kind of error: a stable code, the HTTP status it becomes, whether a repeat can help, and what to do next.
+
+An error is raised with a message that names the thing and the cause. ``hint`` says what to do about it. Errors cross
+process borders as ``to_document``/``from_document`` (see ``rpc``) and reach a client as a fault body (see ``web``).
+"""
+
+from typing import Any, ClassVar
+
+
+class StillframeError(Exception):
+    """An error a person is meant to read.
+
+    ``details`` is a JSON-serialisable mapping for programs (ids, numbers); it never holds secrets.
+    """
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    may_retry: ClassVar[bool] = False
+    hint: ClassVar[str] = "Look for the request id in the service's log."
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def to_document(self) -> dict[str, Any]:
+        """Returns ``{"code", "message", "details"}``."""
+        return {"code": self.code, "message": self.message, "details": self.details}
+
+
+class BadRequest(StillframeError):
+    code, status = "bad_request", 400
+    hint = "Correct the request; nothing was changed."
+
+
+class Unauthorized(StillframeError):
+    code, status = "unauthorized", 401
+    hint = "Send valid credentials; clouds.yaml in the state directory holds a working set."
+
+
+class Forbidden(StillframeError):
+    code, status = "forbidden", 403
+    hint = "Ask an administrator for the role the policy names."
+
+
+class NotFound(StillframeError):
+    code, status = "not_found", 404
+    hint = "Check the id, and that it belongs to your project."
+
+
+class VersionNotSupported(StillframeError):
+    code, status = "version_not_supported", 406
+    hint = "Ask for a microversion inside the range the version document shows."
+
+
+class Conflict(StillframeError):
+    code, status = "conflict", 409
+    hint = "Wait for the named operation to end, or change what it depends on, then repeat."
+
+
+class QuiesceRefused(StillframeError):
+    """Quiescing was required and is not possible; nothing was created."""
+
+    code, status = "quiesce_refused", 409
+    hint = "Start or repair the guest agent, or ask with quiesce=preferred and accept a crash-consistent snapshot."
+
+
+class ChainConflict(StillframeError):
+    """What lies on the share or in libvirt is not what the records say."""
+
+    code, status = "chain_conflict", 409
+    hint = "Do not start or change the server; compare the named file with the volume's record first."
+
+
+class QuotaExceeded(StillframeError):
+    code, status = "quota_exceeded", 413
+    hint = "Delete something, or ask an administrator to raise the project's quota."
+
+
+class TooLarge(StillframeError):
+    code, status = "too_large", 413
+    hint = "Send a smaller body."
+
+
+class ShareUnavailable(StillframeError):
+    """The share does not answer, is full, or is not the share it was. Says nothing about what lies on it."""
+
+    code, status, may_retry = "share_unavailable", 503, True
+    hint = "Check the mount and the free space of the share, then repeat; nothing was changed."
+
+
+class HypervisorUnavailable(StillframeError):
+    code, status, may_retry = "hypervisor_unavailable", 503, True
+    hint = "Check that libvirtd runs and the configured libvirt_uri is right; guests are not affected."
+
+
+class ServiceUnavailable(StillframeError):
+    """The other service, or this service's worker, does not answer."""
+
+    code, status, may_retry = "service_unavailable", 503, True
+    hint = "Check that the named service runs, then repeat."
+
+
+class AgentFailed(StillframeError):
+    """The guest agent is absent, hung, or refused a command."""
+
+    code, status = "agent_failed", 409
+    hint = "Check qemu-guest-agent inside the guest and the org.qemu.guest_agent.0 channel of the domain."
+
+
+class StepFailed(StillframeError):
+    """A step could not be done; the operation is undone."""
+
+    code, status = "step_failed", 500
+    hint = "Nothing of the operation remains; look at the message, remove the cause, repeat."
+
+
+class Parked(StillframeError):
+    """What is found fits neither before nor after; a person has to look. Nothing is touched."""
+
+    code, status = "parked", 409
+    hint = "Read the message, put the named thing right, and restart the worker: it looks again."
+
+
+class HostCommandFailed(StillframeError):
+    """An outside program ended with an error, a signal, or not in time."""
+
+    code, status = "host_command_failed", 500
+    hint = "The message holds the program's own words."
+
+
+class BadImage(StillframeError):
+    """A file is not an image we are willing to hand to QEMU."""
+
+    code, status = "bad_image", 409
+    hint = "The file was not opened by QEMU. Restore it, or remove the volume."
+
+
+class AlreadyRunning(StillframeError):
+    code, status = "already_running", 409
+    hint = "Stop the named process first, or use another state directory."
+
+
+class BadConfiguration(StillframeError):
+    code, status = "bad_configuration", 500
+    hint = "Correct the named option."
+
+
+def _all_kinds(kind: type[StillframeError]) -> list[type[StillframeError]]:
+    return [kind, *(below for child in kind.__subclasses__() for below in _all_kinds(child))]
+
+
+def catalogue() -> dict[str, type[StillframeError]]:
+    """Returns every error kind by its stable code."""
+    return {kind.code: kind for kind in _all_kinds(StillframeError)}
+
+
+def from_document(document: dict[str, Any]) -> StillframeError:
+    """Makes the error again that ``to_document`` described; an unknown code becomes the base kind."""
+    kind = catalogue().get(document["code"], StillframeError)
+    return kind(document["message"], **document["details"])

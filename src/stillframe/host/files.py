@@ -1,0 +1,168 @@
+"""Files on a share: opened as hostile, published so that a crash leaves the old or the new state, never a half one."""
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stillframe.errors import BadImage, ShareUnavailable
+
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EIO, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+@contextmanager
+def share_errors(share: Path) -> Iterator[None]:
+    """Turns operating-system errors of a share into ShareUnavailable: no answer never means "not there"."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _GONE:
+            raise ShareUnavailable(f"the share {share} does not work: {error.strerror}") from error
+        raise
+
+
+def open_regular(share: Path, name: str) -> int:
+    """Opens a file for reading without following links or waiting; returns its descriptor.
+
+    Raises BadImage unless it is a regular file with one name (R9), FileNotFoundError when it does not exist.
+    """
+    directory = os.open(share, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise BadImage(f"{name} is a symbolic link or a special file") from error
+        raise
+    finally:
+        os.close(directory)
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(handle)
+        raise BadImage(f"{name} is not a regular file with one name")
+    return handle
+
+
+def read_start(share: Path, name: str, length: int) -> tuple[bytes, int]:
+    """Returns the first ``length`` bytes and the file's length in bytes."""
+    handle = open_regular(share, name)
+    try:
+        return os.pread(handle, length, 0), os.fstat(handle).st_size
+    finally:
+        os.close(handle)
+
+
+def exists(share: Path, name: str) -> bool:
+    """Tells whether a directory entry of this name exists, links included. Raises ShareUnavailable if the share is gone."""
+    with share_errors(share):
+        return name in os.listdir(share)
+
+
+def listing(share: Path) -> list[str]:
+    with share_errors(share):
+        return sorted(os.listdir(share))
+
+
+def allocated(share: Path, name: str) -> int:
+    """Returns the bytes the file occupies."""
+    return os.stat(share / name, follow_symlinks=False).st_blocks * 512
+
+
+def free_bytes(share: Path) -> int:
+    with share_errors(share):
+        found = os.statvfs(share)
+    return found.f_bavail * found.f_frsize
+
+
+def sync_file(share: Path, name: str) -> None:
+    handle = os.open(share / name, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_directory(share: Path) -> None:
+    handle = os.open(share, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(share: Path, temporary: str, name: str) -> None:
+    """Gives a finished, verified file its name. Fails with FileExistsError if the name is taken by another file.
+
+    fsync(file), link, unlink, fsync(directory): link() refuses to overwrite, and GlusterFS has no RENAME_NOREPLACE.
+    A retried link on NFS may answer EEXIST though the first one worked, so the same inode counts as done.
+    """
+    sync_file(share, temporary)
+    try:
+        os.link(share / temporary, share / name, follow_symlinks=False)
+    except FileExistsError:
+        if not os.path.samefile(share / temporary, share / name):
+            raise
+    os.unlink(share / temporary)
+    sync_directory(share)
+
+
+def write_json(share: Path, name: str, document: Any, mode: int = 0o660) -> None:
+    """Replaces a small JSON file atomically and durably."""
+    temporary = share / f".tmp.{name}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        os.fchmod(handle, mode)
+        os.write(handle, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.rename(temporary, share / name)
+    sync_directory(share)
+
+
+def read_json(share: Path, name: str) -> Any:
+    """Returns a small JSON file's document, or None when the file does not exist."""
+    try:
+        start, _ = read_start(share, name, 1 << 20)
+    except FileNotFoundError:
+        return None
+    return json.loads(start)
+
+
+def remove(share: Path, name: str) -> None:
+    """Unlinks a file durably; a file that is gone already is fine."""
+    try:
+        os.unlink(share / name)
+    except FileNotFoundError:
+        return
+    sync_directory(share)
+
+
+def trash(share: Path, name: str, trash_name: str) -> None:
+    """Renames, fsyncs the directory, then unlinks: a crash in between leaves a name nothing refers to."""
+    try:
+        os.rename(share / name, share / trash_name)
+    except FileNotFoundError:
+        pass
+    sync_directory(share)
+    remove(share, trash_name)
+
+
+def is_locked(share: Path, name: str) -> bool:
+    """Tells whether some program holds a lock on the file, as QEMU does on every image it has open.
+
+    QEMU takes OFD byte locks at 100-203 (qemu 7.2, block/file-posix.c). OFD locks vanish with their process.
+    """
+    handle = open_regular(share, name)
+    try:
+        probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 100, 104, 0)
+        answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, probe)
+    finally:
+        os.close(handle)
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

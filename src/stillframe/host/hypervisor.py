@@ -1,0 +1,237 @@
+"""libvirt, one function per verb, and its errors in our words.
+
+Facts about libvirt here were seen with 9.0.0 (Debian 12).
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+import libvirt_qemu
+
+from stillframe.errors import AgentFailed, HypervisorUnavailable, NotFound, StepFailed
+
+AGENT_ANSWER_LIMIT = 1 << 20
+_LOST = {
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_INTERNAL_ERROR,
+    libvirt.VIR_ERR_RPC,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+}
+_AGENT = {
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+    libvirt.VIR_ERR_AGENT_UNSYNCED,
+    getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", -1),
+    getattr(libvirt, "VIR_ERR_AGENT_COMMAND_FAILED", -1),
+}
+libvirt.registerErrorHandler(lambda _context, _error: None, None)
+
+
+@dataclass(frozen=True)
+class DomainView:
+    """One domain as libvirt shows it now. ``xml`` is the live description, or the inactive one of a stopped domain."""
+
+    uuid: str
+    name: str
+    state: int
+    reason: int
+    active: bool
+    xml: str
+    inactive_xml: str | None
+
+    @property
+    def running(self) -> bool:
+        return self.state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
+
+    @property
+    def paused(self) -> bool:
+        return self.active and not self.running
+
+
+class Hypervisor:
+    """One libvirt URI; opens its connection when first needed and again after the daemon was gone."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._lock = threading.Lock()
+        self._connection: Any = None
+
+    def connection(self) -> Any:
+        """Returns an open connection. Raises HypervisorUnavailable."""
+        with self._lock:
+            if self._connection is not None and not _is_open(self._connection):
+                self._connection = None
+            if self._connection is None:
+                try:
+                    self._connection = libvirt.open(self.uri)
+                except libvirt.libvirtError as error:
+                    raise HypervisorUnavailable(f"libvirt at {self.uri} does not answer: {error}") from error
+            return self._connection
+
+    def domain(self, uuid: str) -> Any:
+        """Returns libvirt's domain object. Raises NotFound, HypervisorUnavailable."""
+        with translated(f"server {uuid}"):
+            return self.connection().lookupByUUIDString(uuid)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                try:
+                    self._connection.close()
+                except libvirt.libvirtError:
+                    pass
+                self._connection = None
+
+
+def _is_open(connection: Any) -> bool:
+    try:
+        return bool(connection.isAlive()) and connection.getLibVersion() > 0
+    except libvirt.libvirtError:
+        return False
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raises libvirt's errors as ours: no such domain, the daemon is gone, the agent failed, or the call was refused."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        if code == libvirt.VIR_ERR_NO_DOMAIN:
+            raise NotFound(f"{what} does not exist in libvirt") from error
+        if code in _AGENT:
+            raise AgentFailed(f"the guest agent of {what} did not answer: {error}") from error
+        if code in _LOST and error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
+            raise HypervisorUnavailable(f"libvirt went away during a call for {what}: {error}") from error
+        raise StepFailed(f"libvirt refused a call for {what}: {error}", libvirt_code=code) from error
+
+
+def view(domain: Any) -> DomainView:
+    uuid = domain.UUIDString()
+    with translated(f"server {uuid}"):
+        state, reason = domain.state()
+        active = bool(domain.isActive())
+        xml = domain.XMLDesc(0)
+        inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else None
+        return DomainView(uuid, domain.name(), state, reason, active, xml, inactive)
+
+
+def find(hypervisor: Hypervisor, uuid: str) -> DomainView:
+    """Raises NotFound, HypervisorUnavailable."""
+    return view(hypervisor.domain(uuid))
+
+
+def list_domains(hypervisor: Hypervisor) -> list[DomainView]:
+    with translated("the list of servers"):
+        domains = hypervisor.connection().listAllDomains()
+    views = []
+    for domain in domains:
+        try:
+            views.append(view(domain))
+        except NotFound:
+            continue  # undefined between the list and the look
+    return views
+
+
+def switch_disks(domain: Any, snapshot_xml: str) -> None:
+    """Switches every disk the XML names to its overlay, in one QEMU transaction: all or none.
+
+    The overlays exist already (REUSE_EXT); libvirt keeps no record of a snapshot (NO_METADATA); its QUIESCE flag is
+    not used because it freezes too early and without a bound. An error does *not* mean that nothing was switched
+    (finding 13): the caller reads the XML. For a stopped domain the same call rewrites its definition.
+    """
+    flags = (
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    )
+    with translated(f"server {domain.UUIDString()}"):
+        domain.snapshotCreateXML(snapshot_xml, flags)
+
+
+def attach_device(domain: Any, xml: str, *, live: bool, config: bool) -> None:
+    with translated(f"server {domain.UUIDString()}"):
+        domain.attachDeviceFlags(xml, _affect(live, config))
+
+
+def detach_device(domain: Any, xml: str, *, live: bool, config: bool) -> None:
+    """Asks for the device to go. A running guest answers later: look at the live XML until it is gone."""
+    with translated(f"server {domain.UUIDString()}"):
+        domain.detachDeviceFlags(xml, _affect(live, config))
+
+
+def _affect(live: bool, config: bool) -> int:
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if live else 0
+    return int(flags | (libvirt.VIR_DOMAIN_AFFECT_CONFIG if config else 0))
+
+
+POWER: dict[str, Callable[[Any], object]] = {
+    "start": lambda domain: domain.create(),
+    "stop": lambda domain: domain.shutdown(),
+    "destroy": lambda domain: domain.destroy(),
+    "pause": lambda domain: domain.suspend(),
+    "unpause": lambda domain: domain.resume(),
+    "reboot": lambda domain: domain.reset(),
+}
+
+
+def power(domain: Any, action: str) -> None:
+    """Changes the power state. ``action`` is a key of POWER."""
+    with translated(f"server {domain.UUIDString()}"):
+        POWER[action](domain)
+
+
+def define(hypervisor: Hypervisor, xml: str) -> str:
+    """Defines a domain and returns its UUID."""
+    with translated("a new domain"):
+        return str(hypervisor.connection().defineXML(xml).UUIDString())
+
+
+def undefine(domain: Any) -> None:
+    with translated(f"server {domain.UUIDString()}"):
+        domain.undefine()
+
+
+def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, timeout: int) -> Any:
+    """Sends one command to the guest agent and returns its answer; waits ``timeout`` seconds at most.
+
+    The answer comes from the guest: it is bounded here and must never be used as a path or a name. libvirt sends a
+    guest-sync before each command. A command that timed out may still be carried out later (finding 3).
+    Raises AgentFailed.
+    """
+    document: dict[str, Any] = {"execute": command}
+    if arguments:
+        document["arguments"] = arguments
+    try:
+        answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps(document), timeout, 0)
+    except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        if code in _LOST and error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
+            raise HypervisorUnavailable(f"libvirt went away during {command}: {error}") from error
+        if code == libvirt.VIR_ERR_NO_DOMAIN:
+            raise NotFound("the server does not exist in libvirt") from error
+        raise AgentFailed(f"the guest agent failed {command}: {error}") from error
+    if answer is None or len(answer) > AGENT_ANSWER_LIMIT:
+        raise AgentFailed(f"the guest agent's answer to {command} is empty or too long")
+    return json.loads(answer).get("return")
+
+
+def guest_filesystems(domain: Any) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Returns (mount point, guest device, libvirt disk targets) of every mounted filesystem the agent names.
+
+    libvirt maps the guest's PCI addresses to disk targets. Raises AgentFailed.
+    """
+    with translated(f"server {domain.UUIDString()}"):
+        try:
+            found = domain.fsInfo()
+        except libvirt.libvirtError as error:
+            if error.get_error_domain() == libvirt.VIR_FROM_QEMU:
+                raise AgentFailed(f"the guest agent cannot list filesystems: {error}") from error
+            raise
+    return [(entry[0], entry[1], tuple(entry[3] or ())) for entry in found]

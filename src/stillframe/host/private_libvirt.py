@@ -1,0 +1,123 @@
+"""A libvirt daemon of our own: same program, own directories, so that a host's libvirt never meets ours.
+
+A daemon run by root uses fixed paths (/run/libvirt, /var/lib/libvirt, ...), so it gets a mount namespace in which
+those paths are directories below the state directory. Its socket is reached from outside at ``<dir>/run/libvirt-sock``.
+Guests outlive the daemon and are taken up again by the next one, as with any libvirt.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from stillframe.errors import BadConfiguration, HypervisorUnavailable
+
+_BINDS = {
+    "/run/libvirt": "run",
+    "/var/lib/libvirt": "lib",
+    "/var/cache/libvirt": "cache",
+    "/var/log/libvirt": "log",
+    "/etc/libvirt": "etc",
+}
+_CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_SLAVE = 0x20000, 4096, 16384, 1 << 19
+_QEMU_CONF = """\
+security_driver = "none"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+stdio_handler = "file"
+namespaces = []
+cgroup_controllers = []
+"""
+_DAEMON_CONF = """\
+auth_unix_rw = "none"
+unix_sock_rw_perms = "0700"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+
+
+def uri(directory: Path) -> str:
+    return f"qemu+unix:///system?socket={directory}/run/libvirt-sock"
+
+
+def start(directory: Path) -> int:
+    """Starts the daemon unless it runs already; returns its pid once its socket answers. Raises HypervisorUnavailable."""
+    if os.geteuid() != 0:
+        raise BadConfiguration("a private libvirt daemon needs root; name a daemon with --libvirt-uri instead")
+    for name in _BINDS.values():
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    (directory / "etc/qemu.conf").write_text(_QEMU_CONF)
+    (directory / "etc/libvirtd.conf").write_text(_DAEMON_CONF + f'host_uuid = "{_host_uuid(directory)}"\n')
+    running = _pid(directory)
+    if running is not None:
+        return running
+    (directory / "run/libvirt-sock").unlink(missing_ok=True)
+    subprocess.Popen(
+        [sys.executable, "-m", __name__, str(directory)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return _wait(directory)
+
+
+def stop(directory: Path) -> None:
+    """Ends the daemon that ``start`` started; guests go on."""
+    pid = _pid(directory)
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGTERM)
+    for _ in range(100):
+        if _pid(directory) is None:
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+
+
+def _host_uuid(directory: Path) -> str:
+    path = directory / "host-uuid"
+    if not path.exists():
+        path.write_text(Path("/proc/sys/kernel/random/uuid").read_text().strip())
+    return path.read_text()
+
+
+def _pid(directory: Path) -> int | None:
+    try:
+        pid = int((directory / "run/libvirtd.pid").read_text())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if words and words[0].endswith(b"libvirtd") and f"{directory}".encode() in b" ".join(words) else None
+
+
+def _wait(directory: Path) -> int:
+    for _ in range(200):
+        pid = _pid(directory)
+        if pid is not None and (directory / "run/libvirt-sock").exists():
+            return pid
+        time.sleep(0.05)
+    raise HypervisorUnavailable(f"libvirtd did not start; see {directory}/log/libvirtd.log")
+
+
+def _become_daemon(directory: Path) -> None:
+    """Enters a mount namespace with our directories in libvirt's places, then becomes libvirtd."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    if libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None) != 0:
+        raise OSError(ctypes.get_errno(), "mount")
+    for place, name in _BINDS.items():
+        Path(place).mkdir(parents=True, exist_ok=True)
+        if libc.mount(str(directory / name).encode(), place.encode(), None, _MS_BIND, None) != 0:
+            raise OSError(ctypes.get_errno(), f"mount {place}")
+    arguments = ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf", "-p", f"{directory}/run/libvirtd.pid"]
+    os.execv("/usr/sbin/libvirtd", arguments)
+
+
+if __name__ == "__main__":
+    _become_daemon(Path(sys.argv[1]))

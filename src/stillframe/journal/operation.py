@@ -1,0 +1,65 @@
+"""The values of the journal: an operation, its steps, and the verbs that know how to do them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from stillframe.db.rows import Row
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation as its row shows it. ``evidence`` holds, by verb, what a step found or made."""
+
+    id: str
+    kind: str
+    state: str
+    intent: Document
+    plan: Sequence[Document]
+    step: int
+    evidence: Mapping[str, Document]
+    epoch: int
+    attempts: int
+    request_id: str
+
+    @staticmethod
+    def from_row(row: Row) -> "Operation":
+        return Operation(**{name: row[name] for name in Operation.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How one kind of step is done.
+
+    ``done(world, operation, args)`` looks at the world and returns evidence if the step is done, None if it is not; it
+    raises when the world does not answer (unknown is not undone). ``do`` performs it and returns evidence. ``undo``
+    puts back what ``do`` may have begun; None when there is nothing to put back. ``no_return`` says from where on the
+    operation only goes forward: once the step is "done", or from its "start" because a half done step cannot be put
+    back. All functions may be called again after a crash at any point.
+    """
+
+    done: Callable[[Any, Operation, Document], Document | None]
+    do: Callable[[Any, Operation, Document], Document]
+    undo: Callable[[Any, Operation, Document], None] | None = None
+    no_return: Literal["never", "start", "done"] = "never"
+
+
+Settle = Callable[[Connection, Operation, str, Document | None], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of operation: its verbs, and how rows follow its outcome.
+
+    ``settle(connection, operation, outcome, fault)`` changes resource rows in the transaction that ends the operation;
+    ``outcome`` is done, undone or parked, ``fault`` an error document or None. ``progressed`` is called in the
+    transaction that records a step.
+    """
+
+    verbs: Mapping[str, Verb]
+    settle: Settle
+    progressed: Callable[[Connection, Operation], None] | None = None

@@ -1,0 +1,171 @@
+"""Writes the journal: every function is one short transaction or part of the caller's."""
+
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.db import operations
+from stillframe.db.engine import Database
+from stillframe.errors import Conflict, StillframeError
+from stillframe.journal.operation import Document, Kind, Operation
+
+
+class LostLease(Exception):
+    """Another worker holds the operation now; this one must not touch anything more."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A worker process, named so that another one on the same host can tell whether it is dead."""
+
+    host: str
+    pid: int
+    started: str
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}:{self.started}"
+
+
+def this_process(host: str) -> Owner:
+    return Owner(host, os.getpid(), _started(os.getpid()) or "0")
+
+
+def is_dead(owner: str, host: str) -> bool:
+    """Tells whether the owner is a process of this host that runs no more; False for other hosts."""
+    name, pid, started = owner.rsplit(":", 2)
+    return name == host and _started(int(pid)) != started
+
+
+def _started(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an operation is made from. ``resources`` are "volume:<id>" or "server:<id>"; others wait for them."""
+
+    service: str
+    kind: str
+    intent: Document
+    plan: Sequence[Document]
+    resources: Sequence[str]
+    request_id: str
+    id: str | None = None
+
+
+def submit(connection: Connection, request: Request) -> str:
+    """Stores the operation in the caller's transaction, before anything of it happens; returns its id."""
+    operation_id = request.id or str(uuid.uuid4())
+    row: dict[str, Any] = {
+        "id": operation_id,
+        "service": request.service,
+        "kind": request.kind,
+        "state": "pending",
+        "intent": request.intent,
+        "plan": list(request.plan),
+        "step": 0,
+        "evidence": {},
+        "epoch": 0,
+        "lease_until": 0.0,
+        "attempts": 0,
+        "bytes": 0,
+        "request_id": request.request_id,
+    }
+    operations.insert(connection, row, request.resources)
+    return operation_id
+
+
+def refuse_if_busy(connection: Connection, resource: str) -> None:
+    """Raises Conflict naming the unfinished operation that holds the resource."""
+    row = operations.on_resource(connection, resource)
+    if row is not None:
+        raise Conflict(
+            f"{resource.replace(':', ' ')} is busy: operation {row['id']} ({row['kind']}) is {row['state']}",
+            operation_id=row["id"],
+            kind=row["kind"],
+            state=row["state"],
+            intent_id=row["intent"].get("set_id"),
+        )
+
+
+class Journal:
+    """One worker's hold on the operations of one service."""
+
+    def __init__(self, database: Database, service: str, owner: Owner, lease_seconds: int) -> None:
+        self.database = database
+        self.service = service
+        self.owner = owner
+        self.lease_seconds = lease_seconds
+
+    def claim_all(self) -> list[Operation]:
+        """Takes every operation that is free and first in line."""
+        taken = []
+        with self.database.read() as connection:
+            candidates = operations.claimable(connection, self.service)
+        if not candidates:
+            return []
+        with self.database.write() as connection:
+            for row in candidates:
+                if operations.claim(connection, row, str(self.owner), time.time() + self.lease_seconds):
+                    fresh = operations.get(connection, row["id"])
+                    assert fresh is not None
+                    taken.append(Operation.from_row(fresh))
+        return taken
+
+    def renew(self) -> None:
+        with self.database.write() as connection:
+            operations.renew(connection, str(self.owner), time.time() + self.lease_seconds)
+
+    def take_over(self) -> None:
+        """At start: ends the leases of dead workers of this host, and looks at parked operations once more."""
+        with self.database.write() as connection:
+            for owner in operations.owners(connection, self.service):
+                if is_dead(owner, self.owner.host):
+                    operations.free(connection, self.service, owner)
+            operations.unpark(connection, self.service)
+
+    def change(self, operation: Operation, kind: Kind | None = None, **values: Any) -> Operation:
+        """Records progress; raises LostLease when the operation is not ours any more."""
+        with self.database.write() as connection:
+            self._change(connection, operation, values)
+            fresh = operations.get(connection, operation.id)
+            assert fresh is not None
+            changed = Operation.from_row(fresh)
+            if kind is not None and kind.progressed is not None:
+                kind.progressed(connection, changed)
+        return changed
+
+    def finish(self, operation: Operation, kind: Kind, outcome: str, error: StillframeError | None) -> None:
+        """Ends the operation and lets the rows follow, in one transaction."""
+        fault = error.to_document() if error else None
+        with self.database.write() as connection:
+            self._change(connection, operation, {"state": outcome, "fault": fault, "owner": None})
+            if outcome != "parked":
+                operations.release_resources(connection, operation.id)
+            kind.settle(connection, operation, outcome, fault)
+
+    def postpone(self, operation: Operation, error: StillframeError) -> None:
+        """Gives the operation back, to be taken up later: the world did not answer."""
+        delay = min(30.0, 0.25 * 2 ** min(operation.attempts, 10))
+        with self.database.write() as connection:
+            values: dict[str, Any] = {
+                "owner": None,
+                "attempts": operation.attempts + 1,
+                "lease_until": time.time() + delay,
+            }
+            if operation.state != "undoing":  # going back keeps the error that turned it round
+                values["fault"] = error.to_document()
+            self._change(connection, operation, values)
+
+    def _change(self, connection: Connection, operation: Operation, values: dict[str, Any]) -> None:
+        if not operations.change(connection, operation.id, str(self.owner), operation.epoch, **values):
+            raise LostLease(operation.id)

@@ -1,0 +1,138 @@
+"""Runs one operation: the plan decides what, the verbs know how, the runner only keeps the order and the record."""
+
+import logging
+from typing import Any
+
+from stillframe.context import operation_log
+from stillframe.db import operations
+from stillframe.errors import Parked, StepFailed, StillframeError, from_document
+from stillframe.journal.failpoints import reached
+from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.record import Journal, LostLease
+
+LOG = logging.getLogger(__name__)
+ATTEMPTS_PAST_NO_RETURN = 5
+
+
+def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
+    """Runs an operation we hold to its end, or as far as the world lets us. Never raises."""
+    with operation_log(operation.id, operation.request_id):
+        try:
+            _run(journal, kind, world, operation)
+        except LostLease:
+            LOG.warning("operation %s is held by another worker now", operation.id)
+        except Exception:
+            LOG.exception("operation %s (%s) met an error of the program", operation.id, operation.kind)
+
+
+def _run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
+    try:
+        if operation.state == "undoing":
+            _go_back(journal, kind, world, operation)
+            return
+        _go_forward(journal, kind, world, operation)
+    except Parked as error:
+        LOG.error("operation %s (%s) is parked: %s", operation.id, operation.kind, error.message)
+        journal.finish(operation, kind, "parked", error)
+
+
+def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
+    current = operation
+    for number, step in enumerate(operation.plan):
+        try:
+            current = _one_step(journal, kind, world, current, number)
+        except (LostLease, Parked):
+            raise
+        except Exception as error:
+            told = _told(error, step)
+            LOG.warning("operation %s, step %s: %s", operation.id, step["verb"], told.message)
+            _give_up_or_wait(journal, kind, world, (current, number, told))
+            return
+    journal.finish(current, kind, "done", None)
+    LOG.info("operation %s (%s) is done", operation.id, operation.kind)
+
+
+def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, number: int) -> Operation:
+    step = operation.plan[number]
+    verb, place = kind.verbs[step["verb"]], f"{operation.kind}/{step['verb']}"
+    evidence = verb.done(world, operation, step["args"])
+    if evidence is None:
+        reached(f"{place}/before")
+        evidence = _do(verb, world, operation, step)
+        reached(f"{place}/effect")
+    known = {**operation.evidence, step["verb"]: {**operation.evidence.get(step["verb"], {}), **evidence}}
+    changed = journal.change(
+        operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known)
+    )
+    reached(f"{place}/record")
+    return changed
+
+
+def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Document:
+    """Does the step; after an error the world is asked again, because an error does not mean "not done" (finding 13)."""
+    try:
+        return verb.do(world, operation, step["args"])
+    except Parked:
+        raise
+    except Exception as error:
+        evidence = verb.done(world, operation, step["args"])
+        if evidence is None:
+            raise
+        LOG.warning("step %s was done although it said: %s", step["verb"], error)
+        return evidence
+
+
+def _give_up_or_wait(
+    journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, StillframeError]
+) -> None:
+    operation, number, error = failure
+    earlier = [kind.verbs[step["verb"]].no_return for step in operation.plan[: number + 1]]
+    past = any(mark != "never" for mark in earlier[:-1]) or earlier[-1] == "start"
+    if error.may_retry or (past and operation.attempts < ATTEMPTS_PAST_NO_RETURN):
+        journal.postpone(operation, error)
+    elif past:
+        raise Parked(f"step {operation.plan[number]['verb']} cannot be finished and there is no way back: {error.message}")
+    else:
+        changed = journal.change(operation, state="undoing", step=number + 1, fault=error.to_document())
+        _go_back(journal, kind, world, changed)
+
+
+def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
+    current = operation
+    for number in range(operation.step - 1, -1, -1):
+        step = operation.plan[number]
+        undo, place = kind.verbs[step["verb"]].undo, f"{operation.kind}/{step['verb']}"
+        if undo is None:
+            continue
+        try:
+            reached(f"{place}/undo-before")
+            undo(world, current, step["args"])
+        except (LostLease, Parked):
+            raise
+        except Exception as error:
+            LOG.warning("operation %s: step %s cannot be undone yet: %s", operation.id, step["verb"], error)
+            journal.postpone(current, _told(error, step))
+            return
+        reached(f"{place}/undo-effect")
+        current = journal.change(current, step=number)
+        reached(f"{place}/undo-record")
+    journal.finish(current, kind, "undone", _first_fault(journal, current))
+    LOG.info("operation %s (%s) is undone", operation.id, operation.kind)
+
+
+def _first_fault(journal: Journal, operation: Operation) -> StillframeError:
+    """The error that turned the operation round, as recorded."""
+    with journal.database.read() as connection:
+        row = operations.get(connection, operation.id)
+    return from_document(row["fault"]) if row and row["fault"] else StepFailed("the operation was undone")
+
+
+def _bytes(evidence: dict[str, Document]) -> int:
+    return sum(int(found.get("bytes", 0)) for found in evidence.values())
+
+
+def _told(error: Exception, step: Document) -> StillframeError:
+    if isinstance(error, StillframeError):
+        return error
+    LOG.exception("step %s", step["verb"])
+    return StepFailed(f"step {step['verb']} failed: {type(error).__name__}: {error}")

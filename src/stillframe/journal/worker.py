@@ -1,0 +1,67 @@
+"""A worker: takes operations from the journal, runs them side by side, renews its leases, looks again on a timer."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from stillframe.journal.operation import Kind, Operation
+from stillframe.journal.record import Journal
+from stillframe.journal.runner import run
+
+LOG = logging.getLogger(__name__)
+IDLE_SECONDS = 2.0
+
+
+class Worker:
+    """Runs the operations of one service. ``on_timer`` is called about every ten seconds, and once at the start."""
+
+    def __init__(
+        self, journal: Journal, kinds: Mapping[str, Kind], world: Any, threads: int, on_timer: Callable[[], None]
+    ) -> None:
+        self.journal = journal
+        self.kinds = kinds
+        self.world = world
+        self.on_timer = on_timer
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{journal.service}-operation")
+        self._wake = threading.Event()
+        self._stopping = False
+        self._loop = threading.Thread(target=self._work, name=f"{journal.service}-worker", daemon=True)
+
+    def start(self) -> None:
+        self.journal.take_over()
+        self._loop.start()
+
+    def wake(self) -> None:
+        """Says that there may be something to do; it would be found within two seconds anyway."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Lets running operations end and starts no more."""
+        self._stopping = True
+        self._wake.set()
+        self._loop.join()
+        self._pool.shutdown(wait=True)
+
+    def _work(self) -> None:
+        timer_due = renew_due = 0.0
+        while not self._stopping:
+            try:
+                if time.monotonic() >= timer_due:
+                    self.on_timer()
+                    timer_due = time.monotonic() + 10
+                if time.monotonic() >= renew_due:
+                    self.journal.renew()
+                    renew_due = time.monotonic() + self.journal.lease_seconds / 3
+                for operation in self.journal.claim_all():
+                    self._pool.submit(self._run, operation)
+            except Exception:
+                LOG.exception("the %s worker could not look for work", self.journal.service)
+            self._wake.wait(IDLE_SECONDS)
+            self._wake.clear()
+
+    def _run(self, operation: Operation) -> None:
+        run(self.journal, self.kinds[operation.kind], self.world, operation)
+        self.wake()

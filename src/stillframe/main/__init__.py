@@ -1,0 +1,1 @@
+"""Entry points: everything in one process, the parts apart, and the command line."""

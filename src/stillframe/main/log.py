@@ -1,0 +1,30 @@
+"""Logging of the services: lines for people, or JSON with request and operation ids."""
+
+import logging
+import sys
+
+from oslo_log import formatters
+
+
+class _Plain(logging.Formatter):
+    """One line: time, level, where, request and operation if there are, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from oslo_context import context
+
+        known = context.get_current()
+        ids = [value for key, value in (known.to_dict() if known else {}).items() if key.endswith(("request_id", "operation_id"))]
+        record.ids = f" [{' '.join(value for value in ids if value)}]" if any(ids) else ""
+        return super().format(record)
+
+
+def set_up(json: bool) -> None:
+    """Sends every log line of this process to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = _Plain("%(asctime)s %(process)d %(levelname)s %(name)s%(ids)s %(message)s")
+    handler.setFormatter(formatters.JSONFormatter() if json else plain)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    for noisy in ("alembic", "keystoneauth", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,58 @@
+"""``stillframe operation list|show``: what the journal holds, parked operations with the sentence a person needs."""
+
+import argparse
+import json
+from typing import Any
+
+from cliff.lister import Lister
+from cliff.show import ShowOne
+
+from stillframe import config
+from stillframe.db import operations
+from stillframe.db.engine import Database
+from stillframe.errors import NotFound
+
+
+def _database(parsed: argparse.Namespace) -> Database:
+    return Database(config.load(parsed.config_file, {(None, "state_dir"): parsed.state_dir}).database)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--config-file", action="append", default=[], metavar="FILE")
+    parser.add_argument("--state-dir", metavar="DIR")
+    return parser
+
+
+class List(Lister):
+    """List operations that have not ended: pending, running, undoing, parked"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        return _add_options(super().get_parser(prog_name))
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        with _database(parsed_args).read() as connection:
+            rows = [row for name in ("volumes", "compute") for row in operations.unfinished(connection, name)]
+        shown = [
+            (row["id"], row["service"], row["kind"], row["state"], row["step"], (row["fault"] or {}).get("message", ""))
+            for row in rows
+        ]
+        return ("ID", "Service", "Kind", "State", "Steps done", "Message"), shown
+
+
+class Show(ShowOne):
+    """Show one operation: what was asked, the plan, what each step found"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = _add_options(super().get_parser(prog_name))
+        parser.add_argument("operation", metavar="ID")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        with _database(parsed_args).read() as connection:
+            row = operations.get(connection, parsed_args.operation)
+        if row is None:
+            raise NotFound(f"there is no operation {parsed_args.operation}")
+        names = tuple(row)
+        return names, tuple(
+            json.dumps(row[name], indent=1) if isinstance(row[name], dict | list) else row[name] for name in names
+        )

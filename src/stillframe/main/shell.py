@@ -1,0 +1,80 @@
+"""The command line: ``stillframe serve``, ``api``, ``worker``, ``operation`` and ``assisted-snapshot``."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from cliff.app import App
+from cliff.command import Command
+from cliff.commandmanager import CommandManager
+
+from stillframe import __version__
+from stillframe.errors import StillframeError
+
+COMMANDS = {
+    "serve": "stillframe.main.services:Serve",
+    "api": "stillframe.main.services:Api",
+    "worker": "stillframe.main.services:Worker",
+    "operation list": "stillframe.main.operations:List",
+    "operation show": "stillframe.main.operations:Show",
+    "assisted-snapshot create": "stillframe.client.osc.assisted_snapshot:Create",
+    "assisted-snapshot list": "stillframe.client.osc.assisted_snapshot:List",
+    "assisted-snapshot show": "stillframe.client.osc.assisted_snapshot:Show",
+    "assisted-snapshot delete": "stillframe.client.osc.assisted_snapshot:Delete",
+}
+
+
+class _Lazy:
+    """An entry point's two methods over a dotted name: a command's module is imported when the command is used."""
+
+    def __init__(self, name: str, target: str) -> None:
+        self.name = name
+        self._target = target
+
+    def load(self) -> type[Command]:
+        module, _, attribute = self._target.partition(":")
+        found: type[Command] = getattr(import_module(module), attribute)
+        return found
+
+
+class Shell(App):
+    """The stand-alone command line. The assisted-snapshot commands are the same classes the OpenStackClient plugin has."""
+
+    def __init__(self) -> None:
+        manager = CommandManager("stillframe.cli")
+        for name, target in COMMANDS.items():
+            manager.commands[name] = _Lazy(name, target)
+        super().__init__("Stillframe", __version__, manager, deferred_help=True)
+
+    def build_option_parser(self, description: str, version: str, argparse_kwargs: Any = None) -> Any:
+        parser = super().build_option_parser(description, version, argparse_kwargs)
+        parser.add_argument("--os-cloud", metavar="NAME", help="Cloud of clouds.yaml to use (default: stillframe)")
+        return parser
+
+    def configure_logging(self) -> None:
+        """Services set up their own logging; commands for people print errors, not log lines."""
+        logging.getLogger("").setLevel(logging.WARNING)
+
+    def run_subcommand(self, argv: list[str]) -> int:
+        try:
+            return int(super().run_subcommand(argv) or 0)
+        except StillframeError as error:
+            self.stderr.write(f"{error.message}\nhint: {error.hint}\n")
+            return 1
+
+    @property
+    def client_manager(self) -> Any:
+        from stillframe.client.osc.plugin import StandAlone
+
+        return StandAlone(self.options.os_cloud)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    return int(Shell().run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The state directory: locks, credentials, the database, all made on first use."""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from stillframe.client import credentials
+from stillframe.config import Settings
+from stillframe.db import volume_types
+from stillframe.db.engine import Database
+from stillframe.db.migrations import upgrade
+from stillframe.errors import AlreadyRunning, BadConfiguration
+from stillframe.web.auth import write_users
+
+PARTS = ("api-volumes", "api-compute", "worker-volumes", "worker-compute")
+_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "fuse.glusterfs", "cifs")
+
+
+class Locks:
+    """The parts this process runs over a state directory; held until it ends."""
+
+    def __init__(self, state_dir: Path, parts: Sequence[str]) -> None:
+        """Raises AlreadyRunning naming the process that runs one of the parts already."""
+        self._handles: list[int] = []
+        directory = state_dir / "locks"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for part in parts:
+            handle = os.open(directory / part, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                pid = os.pread(handle, 32, 0).decode().strip() or "unknown"
+                raise AlreadyRunning(f"{part} over {state_dir} is run by process {pid} already") from error
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            self._handles.append(handle)
+
+
+def prepare(settings: Settings) -> Database:
+    """Makes what is missing in the state directory and opens the database, its tables up to date."""
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_network_file_system(settings)
+    _write_users(settings)
+    database = Database(settings.database)
+    upgrade(database)
+    with database.write() as connection:
+        volume_types.ensure_default(connection)
+    return database
+
+
+def _refuse_network_file_system(settings: Settings) -> None:
+    """SQLite's WAL needs shared memory, which network file systems do not give."""
+    if not settings.database.startswith("sqlite"):
+        return
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    path = str(settings.state_dir)
+    over = [(point, kind) for point, kind in mounts if path == point or path.startswith(point.rstrip("/") + "/")]
+    point, kind = max(over, key=lambda found: len(found[0]))
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise BadConfiguration(f"the database cannot lie on {kind} ({point}); choose a local state_dir")
+
+
+def _write_users(settings: Settings) -> None:
+    """A member and an admin for people, and the service user; passwords are made once."""
+    secrets_file = settings.state_dir / credentials.SERVICE_FILE
+    if settings.users_file.exists() and secrets_file.exists():
+        return
+    project = settings.compute.default_project
+    people = {name: credentials.new_password() for name in ("member", "admin", "service")}
+    roles = {"member": ["member", "reader"], "admin": ["admin", "member", "reader"], "service": ["service"]}
+    users = [
+        {
+            "name": name,
+            "password": password,
+            "user_id": name,
+            "project_id": "service" if name == "service" else project,
+            "roles": roles[name],
+        }
+        for name, password in people.items()
+    ]
+    credentials.write_private(
+        secrets_file,
+        {"username": "service", "password": people["service"], "people": people, "volume": "", "compute": ""},
+    )
+    write_users(settings.users_file, users)
+
+
+def announce(settings: Settings, volumes_url: str, compute_url: str) -> None:
+    """Writes where the services listen: for each other, and clouds.yaml for people."""
+    path = settings.state_dir / credentials.SERVICE_FILE
+    known = yaml.safe_load(path.read_text())
+    credentials.write_private(path, {**known, "volume": volumes_url, "compute": compute_url})
+    clouds: dict[str, object] = {}
+    for cloud, name in ((credentials.CLOUD, "member"), (f"{credentials.CLOUD}-admin", "admin")):
+        clouds[cloud] = credentials.cloud(volumes_url, compute_url, name, known["people"][name])
+    credentials.write_private(settings.clouds_file, {"clouds": clouds})
+
+
+def configured_urls(settings: Settings) -> tuple[str, str]:
+    """Where the services are when they run apart: as configured."""
+    volumes, compute = settings.volumes, settings.compute
+    return f"http://{volumes.listen}:{volumes.port}/v3", f"http://{compute.listen}:{compute.port}/v2.1"

@@ -1,0 +1,99 @@
+"""The door from an API to its worker: in the same process, or over a Unix socket."""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any, Protocol
+
+from stillframe.context import Context, bind_log
+from stillframe.errors import ServiceUnavailable, StillframeError, from_document
+
+LOG = logging.getLogger(__name__)
+Methods = Mapping[str, Callable[..., Any]]
+MESSAGE_LIMIT = 16 << 20
+
+
+class Bus(Protocol):
+    """Asks the worker to run a method as a user; parameters and answers are JSON documents."""
+
+    def call(self, method: str, context: Context, **parameters: Any) -> Any: ...
+
+
+class InProcess:
+    """API and worker in one process: a plain call."""
+
+    def __init__(self, methods: Methods) -> None:
+        self._methods = methods
+
+    def call(self, method: str, context: Context, **parameters: Any) -> Any:
+        return self._methods[method](context, **parameters)
+
+
+class SocketBus:
+    """Calls a worker of this host over its Unix socket; raises ServiceUnavailable when it does not answer."""
+
+    def __init__(self, service: str, path: Path, seconds: float = 60.0) -> None:
+        self._service = service
+        self._path = path
+        self._seconds = seconds
+
+    def call(self, method: str, context: Context, **parameters: Any) -> Any:
+        message = {"method": method, "context": context.to_document(), "parameters": parameters}
+        try:
+            with Client(str(self._path), "AF_UNIX") as connection:
+                connection.send_bytes(json.dumps(message).encode())
+                if not connection.poll(self._seconds):
+                    raise ServiceUnavailable(f"the {self._service} worker did not answer in {self._seconds:g} s")
+                answer = json.loads(connection.recv_bytes(MESSAGE_LIMIT))
+        except (OSError, EOFError) as error:
+            raise ServiceUnavailable(f"the {self._service} worker does not answer on {self._path}: {error}") from error
+        if "error" in answer:
+            raise from_document(answer["error"])
+        return answer["result"]
+
+
+class SocketServer:
+    """The worker's side: answers each question in a thread of its own. The socket is open to this user only."""
+
+    def __init__(self, path: Path, methods: Methods) -> None:
+        path.unlink(missing_ok=True)
+        old = os.umask(0o177)
+        try:
+            self._listener = Listener(str(path), "AF_UNIX", backlog=64)
+        finally:
+            os.umask(old)
+        self._methods = methods
+        threading.Thread(target=self._accept, name="rpc", daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: "Connection[Any, Any]") -> None:
+        with connection:
+            try:
+                connection.send_bytes(json.dumps(self._answer(json.loads(connection.recv_bytes(MESSAGE_LIMIT)))).encode())
+            except (OSError, EOFError):
+                LOG.debug("a caller went away")
+
+    def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        context = Context.from_document(message["context"])
+        bind_log(context)
+        try:
+            return {"result": self._methods[message["method"]](context, **message["parameters"])}
+        except StillframeError as error:
+            return {"error": error.to_document()}
+        except Exception:
+            LOG.exception("method %s", message["method"])
+            return {"error": StillframeError("the worker met an error of the program").to_document()}

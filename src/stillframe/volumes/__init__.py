@@ -1,0 +1,1 @@
+"""The block storage service: volumes, snapshots, attachments, in the block-storage v3 dialect."""

@@ -1,0 +1,1 @@
+"""Block storage's REST API: the route table and one file per noun."""

@@ -1,0 +1,124 @@
+"""/attachments: reserve, connect, complete, release (microversions 3.27 and 3.44)."""
+
+from typing import Any
+
+from stillframe.chain.names import canonical_id
+from stillframe.db import attachments
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, NotFound
+from stillframe.volumes.api.volumes import stamp
+from stillframe.web import body, paging
+from stillframe.web.route import Call, Route
+
+_FILTERS = {"volume_id": "volume_id", "instance_id": "instance_id", "status": "status"}
+_CONNECTOR = {"type": ["object", "null"], "maxProperties": 64}
+_CREATE = body.wrapped(
+    "attachment",
+    {
+        "volume_uuid": {"type": "string", "maxLength": 36},
+        "instance_uuid": {"type": ["string", "null"], "maxLength": 36},
+        "connector": _CONNECTOR,
+        "mode": {"enum": ["rw", "ro", None]},
+    },
+    ("volume_uuid",),
+)
+_UPDATE = body.wrapped("attachment", {"connector": {"type": "object", "maxProperties": 64}}, ("connector",))
+
+
+def _view(call: Call, row: Row) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": row["id"],
+        "status": row["status"],
+        "instance": row["instance_id"],
+        "volume_id": row["volume_id"],
+    }
+    info: dict[str, Any] = {}
+    if row["connector"]:
+        info = {
+            **call.ask("connection_info", attachment_id=row["id"]),
+            "qos_specs": None,
+            "access_mode": row["mode"],
+            "encrypted": False,
+            "cacheable": False,
+            "enforce_multipath": False,
+            "attachment_id": row["id"],
+        }
+    return {
+        **shown,
+        "attached_at": stamp(row["attached_at"]) or "",
+        "detached_at": "",
+        "attach_mode": row["mode"],
+        "connection_info": info,
+    }
+
+
+def _read(call: Call, attachment_id: str) -> Row:
+    try:
+        wanted = canonical_id(attachment_id)
+    except BadRequest:
+        wanted = attachment_id[:64]
+    with call.door.database.read() as connection:
+        row = attachments.get(connection, wanted, call.project_of_one)
+    if row is None:
+        raise NotFound(f"Volume attachment could not be found with filter: attachment_id = {attachment_id}.")
+    return row
+
+
+def _rows(call: Call) -> list[Row]:
+    page = paging.wanted(call, _FILTERS, ("created_at", "status", "id"))
+    with call.door.database.read() as connection:
+        return attachments.list_page(connection, call.project, page)
+
+
+def list_brief(call: Call) -> dict[str, Any]:
+    brief = [
+        {"id": row["id"], "status": row["status"], "instance": row["instance_id"], "volume_id": row["volume_id"]}
+        for row in _rows(call)
+    ]
+    return {"attachments": brief}
+
+
+def list_detail(call: Call) -> dict[str, Any]:
+    return {"attachments": [_view(call, row) for row in _rows(call)]}
+
+
+def show(call: Call) -> dict[str, Any]:
+    return {"attachment": _view(call, _read(call, call.path["id"]))}
+
+
+def create(call: Call) -> dict[str, Any]:
+    attachment_id = call.ask("create_attachment", wanted=call.body["attachment"])
+    return {"attachment": _view(call, _read(call, attachment_id))}
+
+
+def update(call: Call) -> dict[str, Any]:
+    row = _read(call, call.path["id"])
+    call.ask("update_attachment", attachment_id=row["id"], connector=call.body["attachment"]["connector"])
+    return {"attachment": _view(call, _read(call, row["id"]))}
+
+
+def complete(call: Call) -> None:
+    call.ask("complete_attachment", attachment_id=_read(call, call.path["id"])["id"])
+
+
+def delete(call: Call) -> dict[str, Any]:
+    return {"attachments": call.ask("delete_attachment", attachment_id=_read(call, call.path["id"])["id"])}
+
+
+ROUTES = (
+    Route("GET", "/attachments", list_brief, "volume:attachment_get", since=(3, 27)),
+    Route("GET", "/attachments/detail", list_detail, "volume:attachment_get", since=(3, 27)),
+    Route("GET", "/attachments/{id}", show, "volume:attachment_get", since=(3, 27)),
+    Route("POST", "/attachments", create, "volume:attachment_create", 200, _CREATE, since=(3, 27)),
+    Route("PUT", "/attachments/{id}", update, "volume:attachment_update", 200, _UPDATE, since=(3, 27)),
+    Route("DELETE", "/attachments/{id}", delete, "volume:attachment_delete", since=(3, 27)),
+    Route(
+        "POST",
+        "/attachments/{id}/action",
+        complete,
+        "volume:attachment_complete",
+        204,
+        action="os-complete",
+        since=(3, 44),
+    ),
+)

@@ -1,0 +1,45 @@
+"""Every path block storage answers to."""
+
+from typing import Any
+
+from stillframe.volumes.api import attachments, limits, services, snapshots, types, volumes
+from stillframe.web.route import Route, Service
+
+MINIMUM, MAXIMUM = (3, 0), (3, 71)
+
+ROUTES: tuple[Route, ...] = (
+    *volumes.ROUTES,
+    *snapshots.ROUTES,
+    *attachments.ROUTES,
+    *types.ROUTES,
+    *limits.ROUTES,
+    *services.ROUTES,
+)
+
+
+def _entry(prefix: str) -> dict[str, Any]:
+    return {
+        "id": "v3.0",
+        "status": "CURRENT",
+        "version": "3.71",
+        "min_version": "3.0",
+        "updated": "2023-08-31T00:00:00Z",
+        "links": [
+            {"rel": "describedby", "type": "text/html", "href": "https://docs.openstack.org/"},
+            {"rel": "self", "href": f"{prefix}/v3/"},
+        ],
+        "media-types": [
+            {"base": "application/json", "type": "application/vnd.openstack.volume+json;version=3"}
+        ],
+    }
+
+
+SERVICE = Service(
+    name="volume",
+    prefix="/v3",
+    minimum=MINIMUM,
+    maximum=MAXIMUM,
+    routes=ROUTES,
+    version_document=lambda prefix: {"versions": [_entry(prefix)]},
+    root_document=lambda prefix: (300, {"versions": [_entry(prefix)]}),
+)

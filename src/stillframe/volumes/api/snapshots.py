@@ -1,0 +1,222 @@
+"""/snapshots: the requests clients send, and the view they read."""
+
+from typing import Any
+
+from stillframe.chain.names import canonical_id
+from stillframe.db import snapshots
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, NotFound
+from stillframe.volumes.api.volumes import META, METADATA, stamp
+from stillframe.volumes.api.volumes import read as read_volume
+from stillframe.web import body, paging
+from stillframe.web.route import Call, Route
+
+_FILTERS = {"name": "name", "status": "status", "volume_id": "volume_id", "project_id": "project_id"}
+_SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "volume_id")
+_CREATE = body.wrapped(
+    "snapshot",
+    {
+        "volume_id": {"type": "string", "maxLength": 36},
+        "name": body.NAME,
+        "display_name": body.NAME,
+        "description": body.DESCRIPTION,
+        "force": {"type": ["boolean", "string", "null"], "maxLength": 8},
+        "metadata": body.METADATA,
+    },
+    ("volume_id",),
+)
+_UPDATE = body.wrapped("snapshot", {"name": body.NAME, "description": body.DESCRIPTION}, minProperties=1)
+_CONSISTENCY = {
+    "type": ["object", "null"],
+    "properties": {
+        "level": {"enum": ["filesystem", "crash"]},
+        "frozen_ms": {"type": ["number", "null"], "minimum": 0},
+        "filesystems": {"type": ["integer", "null"], "minimum": 0},
+        "degraded_reason": {"type": ["string", "null"], "maxLength": 1024},
+        "set_id": {"type": ["string", "null"], "maxLength": 36},
+        "flushed": {"type": ["boolean", "null"]},
+    },
+    "required": ["level"],
+    "additionalProperties": False,
+}
+_FINALIZE = body.wrapped(
+    "os-finalize_snapshot_metadata",
+    {
+        "status": {"enum": ["available", "error"]},
+        "active_file": {"type": ["string", "null"], "maxLength": 255},
+        "created_at": {"type": ["string", "null"], "maxLength": 64},
+        "consistency": _CONSISTENCY,
+    },
+    ("status",),
+)
+_DROP = body.wrapped("os-snapshot_delete_metadata", {})
+_REPORT = body.wrapped(
+    "os-update_snapshot_status",
+    {
+        "status": {"enum": ["creating", "available", "error", "deleting", "error_deleting"]},
+        "progress": {"type": ["string", "null"], "pattern": r"^(100|[0-9]{1,2})%\Z"},
+    },
+    ("status",),
+)
+
+
+def view(call: Call, row: Row) -> dict[str, Any]:
+    shown = {
+        "id": row["id"],
+        "name": row["name"],
+        "description": row["description"],
+        "volume_id": row["volume_id"],
+        "status": row["status"],
+        "size": row["size"],
+        "metadata": row["metadata"],
+        "created_at": stamp(row["created_at"]),
+        "updated_at": stamp(row["updated_at"]),
+        "os-extended-snapshot-attributes:progress": row["progress"],
+        "os-extended-snapshot-attributes:project_id": row["project_id"],
+        "consistency": row["consistency"],
+    }
+    if row["fault"]:
+        shown["fault"] = row["fault"]
+    for since, name, value in (
+        ((3, 14), "group_snapshot_id", None),
+        ((3, 41), "user_id", row["user_id"]),
+        ((3, 65), "consumes_quota", True),
+    ):
+        if call.version >= since:
+            shown[name] = value
+    return shown
+
+
+def read(call: Call, snapshot_id: str) -> Row:
+    """Returns the snapshot's row. Raises NotFound."""
+    try:
+        wanted = canonical_id(snapshot_id)
+    except BadRequest:
+        wanted = snapshot_id[:64]
+    with call.door.database.read() as connection:
+        row = snapshots.get(connection, wanted, call.project_of_one)
+    if row is None:
+        raise NotFound(f"Snapshot {snapshot_id} could not be found.")
+    return row
+
+
+def _list(call: Call, detail: bool) -> dict[str, Any]:
+    page = paging.wanted(call, _FILTERS, _SORTABLE)
+    with call.door.database.read() as connection:
+        rows = snapshots.list_page(connection, call.project, page)
+    shown = [view(call, row) for row in rows]
+    if not detail:
+        brief = ("id", "name", "description", "volume_id", "status", "size", "metadata", "created_at", "updated_at")
+        shown = [{key: entry[key] for key in brief} for entry in shown]
+    answer = {"snapshots": shown, **paging.links(call, page, rows, "snapshots_links")}
+    if call.version >= (3, 45) and call.query.get("with_count", "").lower() == "true":
+        with call.door.database.read() as connection:
+            answer["count"] = snapshots.count(connection, call.project, dict(page.filters))
+    return answer
+
+
+def list_brief(call: Call) -> dict[str, Any]:
+    return _list(call, detail=False)
+
+
+def list_detail(call: Call) -> dict[str, Any]:
+    return _list(call, detail=True)
+
+
+def show(call: Call) -> dict[str, Any]:
+    return {"snapshot": view(call, read(call, call.path["id"]))}
+
+
+def create(call: Call) -> dict[str, Any]:
+    wanted = {key: value for key, value in call.body["snapshot"].items() if value is not None}
+    wanted.setdefault("name", wanted.pop("display_name", None))
+    volume_id = read_volume(call, wanted["volume_id"])["id"]
+    snapshot_id = call.ask("create_snapshot", volume_id=volume_id, wanted=wanted)
+    return {"snapshot": view(call, read(call, snapshot_id))}
+
+
+def update(call: Call) -> dict[str, Any]:
+    snapshot_id = read(call, call.path["id"])["id"]
+    call.ask("update_snapshot", snapshot_id=snapshot_id, changes=call.body["snapshot"])
+    return {"snapshot": view(call, read(call, snapshot_id))}
+
+
+def delete(call: Call) -> None:
+    call.ask("delete_snapshot", snapshot_id=read(call, call.path["id"])["id"])
+
+
+def show_metadata(call: Call) -> dict[str, Any]:
+    return {"metadata": read(call, call.path["id"])["metadata"]}
+
+
+def set_metadata(call: Call) -> dict[str, Any]:
+    return _change_metadata(call, replace=False)
+
+
+def replace_metadata(call: Call) -> dict[str, Any]:
+    return _change_metadata(call, replace=True)
+
+
+def _change_metadata(call: Call, replace: bool) -> dict[str, Any]:
+    snapshot_id = read(call, call.path["id"])["id"]
+    metadata = call.body["metadata"]
+    return {
+        "metadata": call.ask("set_snapshot_metadata", snapshot_id=snapshot_id, metadata=metadata, replace=replace)
+    }
+
+
+def show_metadata_key(call: Call) -> dict[str, Any]:
+    metadata, key = read(call, call.path["id"])["metadata"], call.path["key"]
+    if key not in metadata:
+        raise NotFound(f"Snapshot {call.path['id']} has no metadata with key {key!r}.")
+    return {"meta": {key: metadata[key]}}
+
+
+def set_metadata_key(call: Call) -> dict[str, Any]:
+    if list(call.body["meta"]) != [call.path["key"]]:
+        raise BadRequest("the key in the body is not the one in the path")
+    snapshot_id = read(call, call.path["id"])["id"]
+    call.ask("set_snapshot_metadata", snapshot_id=snapshot_id, metadata=call.body["meta"], replace=False)
+    return {"meta": call.body["meta"]}
+
+
+def delete_metadata_key(call: Call) -> None:
+    snapshot_id = read(call, call.path["id"])["id"]
+    call.ask("delete_snapshot_metadata_key", snapshot_id=snapshot_id, key=call.path["key"])
+
+
+def finalize(call: Call) -> None:
+    wanted = {key: value for key, value in call.body["os-finalize_snapshot_metadata"].items() if value is not None}
+    call.ask("finalize_snapshot_metadata", snapshot_id=read(call, call.path["id"])["id"], wanted=wanted)
+
+
+def drop(call: Call) -> None:
+    call.ask("snapshot_delete_metadata", snapshot_id=read(call, call.path["id"])["id"])
+
+
+def report(call: Call) -> None:
+    wanted = call.body["os-update_snapshot_status"]
+    snapshot_id = read(call, call.path["id"])["id"]
+    call.ask("update_snapshot_status", snapshot_id=snapshot_id, status=wanted["status"], progress=wanted.get("progress"))
+
+
+_ACTION = "/snapshots/{id}/action"
+ROUTES = (
+    Route("GET", "/snapshots", list_brief, "volume:get_snapshot"),
+    Route("GET", "/snapshots/detail", list_detail, "volume:get_snapshot"),
+    Route("GET", "/snapshots/{id}", show, "volume:get_snapshot"),
+    Route("POST", "/snapshots", create, "volume:create_snapshot", 202, _CREATE),
+    Route("PUT", "/snapshots/{id}", update, "volume:update_snapshot", 200, _UPDATE),
+    Route("DELETE", "/snapshots/{id}", delete, "volume:delete_snapshot", 202),
+    Route("GET", "/snapshots/{id}/metadata", show_metadata, "volume:get_snapshot"),
+    Route("POST", "/snapshots/{id}/metadata", set_metadata, "volume:update_snapshot", 200, METADATA),
+    Route("PUT", "/snapshots/{id}/metadata", replace_metadata, "volume:update_snapshot", 200, METADATA),
+    Route("GET", "/snapshots/{id}/metadata/{key}", show_metadata_key, "volume:get_snapshot"),
+    Route("PUT", "/snapshots/{id}/metadata/{key}", set_metadata_key, "volume:update_snapshot", 200, META),
+    Route("DELETE", "/snapshots/{id}/metadata/{key}", delete_metadata_key, "volume:update_snapshot", 200),
+    Route(
+        "POST", _ACTION, finalize, "volume:finalize_snapshot_metadata", 202, _FINALIZE, "os-finalize_snapshot_metadata"
+    ),
+    Route("POST", _ACTION, drop, "volume:snapshot_delete_metadata", 202, _DROP, "os-snapshot_delete_metadata"),
+    Route("POST", _ACTION, report, "volume:update_snapshot_status", 202, _REPORT, "os-update_snapshot_status"),
+)

@@ -1,0 +1,291 @@
+"""/volumes: the requests clients send, and the view they read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from stillframe.chain.names import canonical_id
+from stillframe.db import attachments, volume_types, volumes
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, NotFound
+from stillframe.web import body, paging
+from stillframe.web.route import Call, Route
+
+_FILTERS = {"name": "name", "status": "status", "availability_zone": "availability_zone", "project_id": "project_id"}
+_SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "availability_zone")
+_SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id", "consistencygroup_id", "group_id")
+_TEXT = {"type": ["string", "null"], "maxLength": 255}
+_CREATE = {
+    "type": "object",
+    "properties": {
+        "volume": {
+            "type": "object",
+            "properties": {
+                "size": {"type": ["integer", "string"], "pattern": r"^[0-9]{1,9}\Z", "minimum": 1, "maximum": 1 << 20},
+                "name": body.NAME,
+                "description": body.DESCRIPTION,
+                "display_name": body.NAME,
+                "volume_type": _TEXT,
+                "metadata": body.METADATA,
+                "availability_zone": _TEXT,
+                "multiattach": {"type": ["boolean", "null"]},
+                **dict.fromkeys(_SOURCES, _TEXT),
+            },
+            "required": ["size"],
+            "additionalProperties": False,
+        },
+        "OS-SCH-HNT:scheduler_hints": {"type": ["object", "null"]},
+    },
+    "required": ["volume"],
+    "additionalProperties": False,
+}
+_UPDATE = body.wrapped(
+    "volume",
+    {"name": body.NAME, "description": body.DESCRIPTION, "metadata": body.METADATA},
+    minProperties=1,
+)
+METADATA = {
+    "type": "object",
+    "properties": {"metadata": {**body.METADATA, "type": "object"}},
+    "required": ["metadata"],
+    "additionalProperties": False,
+}
+META = {
+    "type": "object",
+    "properties": {"meta": {**body.METADATA, "type": "object", "minProperties": 1, "maxProperties": 1}},
+    "required": ["meta"],
+    "additionalProperties": False,
+}
+_CREATE_SNAPSHOT_METADATA = body.wrapped(
+    "os-create_snapshot_metadata",
+    {
+        "snapshot_id": {"type": ["string", "null"], "maxLength": 36},
+        "name": body.NAME,
+        "description": body.DESCRIPTION,
+        "metadata": body.METADATA,
+        "size": {"type": ["integer", "null"], "minimum": 1},
+        "created_at": {"type": ["string", "null"], "maxLength": 64},
+        "server_id": {"type": ["string", "null"], "maxLength": 36},
+    },
+)
+
+
+def stamp(value: Any) -> str | None:
+    """Times as Cinder writes them: naive ISO 8601 with microseconds."""
+    return value.isoformat(timespec="microseconds") if value is not None else None
+
+
+def views(call: Call, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    with call.door.database.read() as connection:
+        attached = attachments.of_volumes(connection, [row["id"] for row in rows])
+        types = {row["id"]: row["name"] for row in volume_types.list_all(connection)}
+    return [_view(call, row, attached[row["id"]], types[row["volume_type_id"]]) for row in rows]
+
+
+def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str, Any]:
+    view = {
+        "id": row["id"],
+        "status": row["status"],
+        "size": row["size"],
+        "availability_zone": row["availability_zone"],
+        "created_at": stamp(row["created_at"]),
+        "updated_at": stamp(row["updated_at"]),
+        "name": row["name"],
+        "description": row["description"],
+        "volume_type": type_name,
+        "snapshot_id": None,
+        "source_volid": None,
+        "metadata": row["metadata"],
+        "links": _links(call, row["id"]),
+        "user_id": row["user_id"],
+        "bootable": "false",
+        "encrypted": False,
+        "replication_status": None,
+        "consistencygroup_id": None,
+        "multiattach": False,
+        "attachments": [_attachment(entry) for entry in attached if entry["status"] == "attached"],
+        "os-vol-tenant-attr:tenant_id": row["project_id"],
+    }
+    if call.context.sees_all_projects:
+        view["os-vol-host-attr:host"] = f"{call.door.settings.host}@local#local"
+        view["migration_status"] = None
+        view["os-vol-mig-status-attr:migstat"] = view["os-vol-mig-status-attr:name_id"] = None
+    if row["fault"]:
+        view["fault"] = row["fault"]
+    for since, name, value in (
+        ((3, 13), "group_id", None),
+        ((3, 48), "shared_targets", False),
+        ((3, 48), "service_uuid", None),
+        ((3, 63), "volume_type_id", row["volume_type_id"]),
+        ((3, 65), "consumes_quota", True),
+    ):
+        if call.version >= since:
+            view[name] = value
+    return view
+
+
+def _attachment(row: Row) -> dict[str, Any]:
+    connector = row["connector"] or {}
+    return {
+        "id": row["volume_id"],
+        "attachment_id": row["id"],
+        "volume_id": row["volume_id"],
+        "server_id": row["instance_id"],
+        "host_name": connector.get("host"),
+        "device": connector.get("mountpoint"),
+        "attached_at": stamp(row["attached_at"]),
+    }
+
+
+def _links(call: Call, volume_id: str) -> list[dict[str, str]]:
+    return [
+        {"rel": "self", "href": f"{call.base_url}/volumes/{volume_id}"},
+        {"rel": "bookmark", "href": f"{call.base_url.rpartition('/v3')[0]}/volumes/{volume_id}"},
+    ]
+
+
+def read(call: Call, volume_id: str) -> Row:
+    """Returns the volume's row. Raises NotFound."""
+    with call.door.database.read() as connection:
+        row = volumes.get(connection, _id(volume_id), call.project_of_one)
+    if row is None:
+        raise NotFound(f"Volume {volume_id} could not be found.")
+    return row
+
+
+def _id(text: str) -> str:
+    try:
+        return canonical_id(text)
+    except BadRequest:
+        return text[:64]  # no volume has such an id: 404, as for any other unknown one
+
+
+def _page(call: Call) -> tuple[paging.Page, list[Row]]:
+    page = paging.wanted(call, _FILTERS, _SORTABLE)
+    with call.door.database.read() as connection:
+        return page, volumes.list_page(connection, call.project, page)
+
+
+def _counted(call: Call, page: paging.Page, answer: dict[str, Any]) -> dict[str, Any]:
+    if call.version >= (3, 45) and call.query.get("with_count", "").lower() == "true":
+        with call.door.database.read() as connection:
+            answer["count"] = volumes.count(connection, call.project, dict(page.filters))
+    return answer
+
+
+def list_brief(call: Call) -> dict[str, Any]:
+    page, rows = _page(call)
+    brief = [{"id": row["id"], "name": row["name"], "links": _links(call, row["id"])} for row in rows]
+    return _counted(call, page, {"volumes": brief, **paging.links(call, page, rows, "volumes_links")})
+
+
+def list_detail(call: Call) -> dict[str, Any]:
+    page, rows = _page(call)
+    return _counted(call, page, {"volumes": views(call, rows), **paging.links(call, page, rows, "volumes_links")})
+
+
+def summary(call: Call) -> dict[str, Any]:
+    with call.door.database.read() as connection:
+        count, size = volumes.usage(connection, call.context.project_id)
+    return {"volume-summary": {"total_count": count, "total_size": size}}
+
+
+def show(call: Call) -> dict[str, Any]:
+    return {"volume": views(call, [read(call, call.path["id"])])[0]}
+
+
+def create(call: Call) -> dict[str, Any]:
+    wanted = {key: value for key, value in call.body["volume"].items() if value is not None}
+    unsupported = sorted(set(_SOURCES) & set(wanted))
+    if unsupported or wanted.pop("multiattach", False):
+        raise BadRequest(f"only empty volumes for one server can be created, not with {unsupported or ['multiattach']}")
+    wanted["size"] = int(wanted["size"])
+    if wanted["size"] < 1:
+        raise BadRequest("size must be at least 1 GiB")
+    if "display_name" in wanted:
+        wanted.setdefault("name", wanted.pop("display_name"))
+    volume_id = call.ask("create_volume", wanted=wanted)
+    return {"volume": views(call, [read(call, volume_id)])[0]}
+
+
+def update(call: Call) -> dict[str, Any]:
+    changes = dict(call.body["volume"])
+    if changes.get("metadata", {}) is None:
+        del changes["metadata"]
+    volume_id = read(call, call.path["id"])["id"]
+    call.ask("update_volume", volume_id=volume_id, changes=changes)
+    return {"volume": views(call, [read(call, volume_id)])[0]}
+
+
+def delete(call: Call) -> None:
+    call.ask("delete_volume", volume_id=read(call, call.path["id"])["id"])
+
+
+def show_metadata(call: Call) -> dict[str, Any]:
+    return {"metadata": read(call, call.path["id"])["metadata"]}
+
+
+def set_metadata(call: Call) -> dict[str, Any]:
+    volume_id = read(call, call.path["id"])["id"]
+    return {"metadata": call.ask("set_volume_metadata", volume_id=volume_id, metadata=call.body["metadata"], replace=False)}
+
+
+def replace_metadata(call: Call) -> dict[str, Any]:
+    volume_id = read(call, call.path["id"])["id"]
+    return {"metadata": call.ask("set_volume_metadata", volume_id=volume_id, metadata=call.body["metadata"], replace=True)}
+
+
+def show_metadata_key(call: Call) -> dict[str, Any]:
+    metadata, key = read(call, call.path["id"])["metadata"], call.path["key"]
+    if key not in metadata:
+        raise NotFound(f"Volume {call.path['id']} has no metadata with key {key!r}.")
+    return {"meta": {key: metadata[key]}}
+
+
+def set_metadata_key(call: Call) -> dict[str, Any]:
+    if list(call.body["meta"]) != [call.path["key"]]:
+        raise BadRequest("the key in the body is not the one in the path")
+    volume_id = read(call, call.path["id"])["id"]
+    call.ask("set_volume_metadata", volume_id=volume_id, metadata=call.body["meta"], replace=False)
+    return {"meta": call.body["meta"]}
+
+
+def delete_metadata_key(call: Call) -> None:
+    call.ask("delete_volume_metadata_key", volume_id=read(call, call.path["id"])["id"], key=call.path["key"])
+
+
+def create_snapshot_metadata(call: Call) -> dict[str, Any]:
+    from stillframe.volumes.api import snapshots
+
+    given = call.body["os-create_snapshot_metadata"]
+    wanted = {key: value for key, value in given.items() if value is not None}
+    volume_id = read(call, call.path["id"])["id"]
+    snapshot_id = call.ask("create_snapshot_metadata", volume_id=volume_id, wanted=wanted)
+    row = snapshots.read(call, snapshot_id)
+    file = {"overlay": row["overlay"], "backing": row["backing"], "backing_format": row["backing_format"]}
+    return {"snapshot": {**snapshots.view(call, row), "file": file}}
+
+
+ROUTES = (
+    Route("GET", "/volumes", list_brief, "volume:get"),
+    Route("GET", "/volumes/detail", list_detail, "volume:get"),
+    Route("GET", "/volumes/summary", summary, "volume:get", since=(3, 12)),
+    Route("GET", "/volumes/{id}", show, "volume:get"),
+    Route("POST", "/volumes", create, "volume:create", 202, _CREATE),
+    Route("PUT", "/volumes/{id}", update, "volume:update", 200, _UPDATE),
+    Route("DELETE", "/volumes/{id}", delete, "volume:delete", 202),
+    Route("GET", "/volumes/{id}/metadata", show_metadata, "volume:get"),
+    Route("POST", "/volumes/{id}/metadata", set_metadata, "volume:update", 200, METADATA),
+    Route("PUT", "/volumes/{id}/metadata", replace_metadata, "volume:update", 200, METADATA),
+    Route("GET", "/volumes/{id}/metadata/{key}", show_metadata_key, "volume:get"),
+    Route("PUT", "/volumes/{id}/metadata/{key}", set_metadata_key, "volume:update", 200, META),
+    Route("DELETE", "/volumes/{id}/metadata/{key}", delete_metadata_key, "volume:update", 200),
+    Route(
+        "POST",
+        "/volumes/{id}/action",
+        create_snapshot_metadata,
+        "volume:create_snapshot_metadata",
+        202,
+        _CREATE_SNAPSHOT_METADATA,
+        action="os-create_snapshot_metadata",
+    ),
+)

@@ -1,0 +1,117 @@
+"""Requests about attachments, as the worker takes them: reserve, connect, complete, release."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.chain import names
+from stillframe.context import Context
+from stillframe.db import attachments, volumes
+from stillframe.db.rows import Page, Row
+from stillframe.db.tables import now
+from stillframe.errors import BadRequest, Conflict, NotFound
+from stillframe.volumes import volume_making
+from stillframe.volumes.world import World
+
+
+def seen(connection: Connection, context: Context, attachment_id: str) -> Row:
+    project = None if context.sees_all_projects else context.project_id
+    row = attachments.get(connection, names.canonical_id(attachment_id, "attachment id"), project)
+    if row is None:
+        raise NotFound(f"Volume attachment could not be found with filter: attachment_id = {attachment_id}.")
+    return row
+
+
+def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
+    """Reserves the volume for a server (``instance_uuid``), and connects it when a connector is given.
+
+    The same volume and server again: the same attachment. Returns its id. Raises BadRequest, Conflict.
+    """
+    instance = wanted.get("instance_uuid")
+    instance = names.canonical_id(instance, "instance_uuid") if instance else None
+    with world.database.write() as connection:
+        volume = volume_making.seen(connection, context, wanted["volume_uuid"])
+        for row in attachments.of_volumes(connection, [volume["id"]])[volume["id"]]:
+            if instance is not None and row["instance_id"] == instance:
+                return str(row["id"])
+            raise BadRequest(
+                f"Invalid volume: volume {volume['id']} is {volume['status']}, attached to server {row['instance_id']}"
+            )
+        volume_making.refuse_if_busy(connection, volume["id"])
+        status = "attaching" if wanted.get("connector") else "reserved"
+        if not volumes.move(connection, volume["id"], ("available",), status):
+            raise BadRequest(
+                f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']}"
+            )
+        attachment_id = str(uuid.uuid4())
+        attachments.insert(
+            connection,
+            {
+                "id": attachment_id,
+                "project_id": volume["project_id"],
+                "volume_id": volume["id"],
+                "instance_id": instance,
+                "status": status,
+                "mode": wanted.get("mode") or "rw",
+                "connector": wanted.get("connector"),
+            },
+        )
+    return attachment_id
+
+
+def update(world: World, context: Context, attachment_id: str, connector: dict[str, Any]) -> None:
+    """Gives the attachment its connector; may be repeated."""
+    with world.database.write() as connection:
+        row = seen(connection, context, attachment_id)
+        if row["status"] == "attached":
+            return
+        attachments.change(connection, row["id"], connector=connector, status="attaching")
+        volumes.move(connection, row["volume_id"], ("reserved",), "attaching")
+
+
+def complete(world: World, context: Context, attachment_id: str) -> None:
+    """Says that the server has the volume; may be repeated."""
+    with world.database.write() as connection:
+        row = seen(connection, context, attachment_id)
+        if row["status"] == "reserved":
+            raise BadRequest(f"Invalid attachment: {row['id']} has no connector yet")
+        attachments.change(connection, row["id"], status="attached", attached_at=row["attached_at"] or now())
+        volumes.move(connection, row["volume_id"], ("reserved", "attaching"), "in-use")
+
+
+def delete(world: World, context: Context, attachment_id: str) -> list[dict[str, Any]]:
+    """Releases the volume; returns what attachments remain. Only the service may release what a server still has."""
+    with world.database.write() as connection:
+        row = seen(connection, context, attachment_id)
+        if row["status"] == "attached" and row["instance_id"] and not context.is_service:
+            raise Conflict(
+                f"attachment {row['id']} is in use by server {row['instance_id']}; detach the volume through compute",
+                server_id=row["instance_id"],
+            )
+        attachments.delete(connection, row["id"])
+        remaining = attachments.list_page(connection, None, Page(filters={"volume_id": row["volume_id"]}))
+        if not remaining:
+            volumes.move(
+                connection, row["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available"
+            )
+    return [{"id": other["id"], "instance": other["instance_id"], "status": other["status"]} for other in remaining]
+
+
+def connection_info(world: World, context: Context, attachment_id: str) -> dict[str, Any]:
+    """What the hypervisor needs to open the volume *now*: always made from the active file, never stored."""
+    with world.database.read() as connection:
+        row = seen(connection, context, attachment_id)
+        volume = volumes.get(connection, row["volume_id"], None)
+    assert volume is not None
+    return world.driver.connection_info(volume["active_file"], volume["format"])
+
+
+METHODS: Mapping[str, Any] = {
+    "create_attachment": create,
+    "update_attachment": update,
+    "complete_attachment": complete,
+    "delete_attachment": delete,
+    "connection_info": connection_info,
+}

@@ -1,0 +1,1 @@
+"""Drivers: what a kind of share can do. A driver never sees the database."""

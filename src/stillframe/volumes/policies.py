@@ -1,0 +1,36 @@
+"""Who may do what with block storage. Names follow Cinder's where Cinder has the rule."""
+
+from oslo_policy.policy import RuleDefault
+
+from stillframe.web.policy import ADMIN, MEMBER, MEMBER_OR_SERVICE, READER, SERVICE
+
+RULES = [
+    RuleDefault("volume:get", READER, "List and show volumes"),
+    RuleDefault("volume:create", MEMBER, "Create a volume"),
+    RuleDefault("volume:update", MEMBER, "Rename a volume, change its metadata"),
+    RuleDefault("volume:delete", MEMBER, "Delete a volume"),
+    RuleDefault("volume:get_snapshot", READER, "List and show snapshots"),
+    RuleDefault("volume:create_snapshot", MEMBER, "Snapshot a volume that nothing is attached to"),
+    RuleDefault("volume:update_snapshot", MEMBER, "Rename a snapshot, change its metadata"),
+    RuleDefault("volume:delete_snapshot", MEMBER, "Delete a snapshot"),
+    RuleDefault("volume:attachment_get", READER, "List and show attachments"),
+    RuleDefault("volume:attachment_create", MEMBER_OR_SERVICE, "Reserve a volume for a server"),
+    RuleDefault("volume:attachment_update", MEMBER_OR_SERVICE, "Give an attachment its connector"),
+    RuleDefault("volume:attachment_complete", MEMBER_OR_SERVICE, "Say that the server has the volume"),
+    RuleDefault("volume:attachment_delete", MEMBER_OR_SERVICE, "Release a volume"),
+    RuleDefault("volume:create_snapshot_metadata", SERVICE, "Record a snapshot that compute is taking"),
+    RuleDefault("volume:finalize_snapshot_metadata", SERVICE, "Say how compute's snapshot ended"),
+    RuleDefault("volume:snapshot_delete_metadata", SERVICE, "Drop a snapshot's record, storage untouched"),
+    RuleDefault("volume:update_snapshot_status", SERVICE, "Nova's report on an assisted volume snapshot"),
+    RuleDefault("volume_extension:types", READER, "List and show volume types"),
+    RuleDefault("volume_extension:limits", READER, "Show limits"),
+    RuleDefault("volume_extension:quotas:show", READER, "Show quotas"),
+    RuleDefault("volume_extension:quotas:update", ADMIN, "Set quotas"),
+    RuleDefault("volume_extension:services:index", ADMIN, "List services"),
+    RuleDefault("volume:availability_zone_list", READER, "List availability zones"),
+]
+
+
+def list_rules() -> list[RuleDefault]:
+    """Entry point of oslo.policy."""
+    return RULES

@@ -1,0 +1,240 @@
+"""Requests about snapshots, as the worker takes them, the three metadata actions among them."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.chain import names, plan
+from stillframe.context import Context
+from stillframe.db import snapshots, volumes
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, QuotaExceeded
+from stillframe.journal import record
+from stillframe.volumes import volume_making
+from stillframe.volumes.operations import chain_record
+from stillframe.volumes.operations import snapshots as operations
+from stillframe.volumes.world import World
+
+NOVA_REPORTS = {"creating": ("creating", "available", "error"), "deleting": ("deleting", "error_deleting")}
+
+
+def seen(connection: Connection, context: Context, snapshot_id: str) -> Row:
+    """Returns the snapshot's row. Raises NotFound, the same for a missing one and one of another project."""
+    project = None if context.sees_all_projects else context.project_id
+    row = snapshots.get(connection, names.canonical_id(snapshot_id, "snapshot id"), project)
+    if row is None:
+        raise NotFound(f"Snapshot {snapshot_id} could not be found.")
+    return row
+
+
+def _row(context: Context, volume: Row, wanted: dict[str, Any]) -> Row:
+    snapshot_id = wanted.get("snapshot_id") or str(uuid.uuid4())
+    row = {
+        "id": snapshot_id,
+        "project_id": volume["project_id"],
+        "user_id": context.user_id,
+        "name": wanted.get("name"),
+        "description": wanted.get("description"),
+        "volume_id": volume["id"],
+        "size": volume["size"],
+        "status": "creating",
+        "progress": "0%",
+        "metadata": wanted.get("metadata") or {},
+        "overlay": names.overlay_name(volume["id"], snapshot_id),
+        "backing": volume["active_file"],
+        "backing_format": volume["format"],
+        "server_id": wanted.get("server_id"),
+    }
+    if wanted.get("created_at"):
+        row["created_at"] = _time(wanted["created_at"])
+    return row
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError as error:
+        raise BadRequest(f"created_at {text[:40]!r} is no ISO 8601 time") from error
+
+
+def create(world: World, context: Context, volume_id: str, wanted: dict[str, Any]) -> str:
+    """Snapshots a volume nothing is attached to, through qemu-img. Returns the snapshot's id.
+
+    Raises BadRequest for an attached one: its server is asked for an assisted snapshot instead.
+    """
+    with world.database.read() as connection:
+        volume = volume_making.seen(connection, context, volume_id)
+        volume_making.refuse_if_busy(connection, volume["id"])
+    if volume["status"] != "available":
+        raise BadRequest(
+            f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']};"
+            " snapshot an attached volume with 'openstack assisted snapshot create --volume <volume> <server>'"
+        )
+    chain = world.driver.chain(volume["id"], volume["active_file"])
+    row = _row(context, volume, wanted)
+    steps = plan.snapshot(chain, row["id"], world.settings.volumes.max_chain_depth)
+    with world.database.write() as connection:
+        # Looked at again inside the transaction: an attach or another operation may have come between.
+        fresh = volume_making.seen(connection, context, volume["id"])
+        record.refuse_if_busy(connection, f"volume:{volume['id']}")
+        if fresh["status"] != "available" or fresh["active_file"] != volume["active_file"]:
+            raise Conflict(f"volume {volume['id']} changed meanwhile; repeat the request")
+        _check_quota(world, connection, volume["project_id"])
+        snapshots.insert(connection, row)
+        request = {**row, "active": volume["active_file"]}
+        record.submit(connection, operations.request("create_snapshot", request, steps, context.request_id))
+    return str(row["id"])
+
+
+def _check_quota(world: World, connection: Connection, project_id: str) -> None:
+    allowed = volume_making.limits(world, connection, project_id)["snapshots"]
+    used = snapshots.count(connection, project_id, {})
+    if 0 <= allowed < used + 1:
+        raise QuotaExceeded(f"quota exceeded for snapshots: {used} used, 1 asked, {allowed} allowed")
+
+
+def update(world: World, context: Context, snapshot_id: str, changes: dict[str, Any]) -> None:
+    with world.database.write() as connection:
+        row = seen(connection, context, snapshot_id)
+        snapshots.change(connection, row["id"], **changes)
+
+
+def set_metadata(
+    world: World, context: Context, snapshot_id: str, metadata: dict[str, str], replace: bool
+) -> dict[str, str]:
+    with world.database.write() as connection:
+        row = seen(connection, context, snapshot_id)
+        merged = metadata if replace else {**row["metadata"], **metadata}
+        snapshots.change(connection, row["id"], metadata=merged)
+    return merged
+
+
+def delete_metadata_key(world: World, context: Context, snapshot_id: str, key: str) -> None:
+    with world.database.write() as connection:
+        row = seen(connection, context, snapshot_id)
+        if key not in row["metadata"]:
+            raise NotFound(f"Snapshot {snapshot_id} has no metadata with key {key!r}.")
+        kept = {name: value for name, value in row["metadata"].items() if name != key}
+        snapshots.change(connection, row["id"], metadata=kept)
+
+
+def delete(world: World, context: Context, snapshot_id: str) -> None:
+    """Deletes the newest snapshot of a volume nothing is attached to; a failed one that has no file loses its row."""
+    with world.database.read() as connection:
+        row = seen(connection, context, snapshot_id)
+        volume = volumes.get(connection, row["volume_id"], None)
+    assert volume is not None
+    if row["status"] not in ("available", "error", "error_deleting"):
+        raise BadRequest(f"Invalid snapshot: its status must be available or error, but it is {row['status']}")
+    if row["overlay"] not in world.driver.files(volume["id"]):
+        _drop_failed(world, row)
+        return
+    if volume["status"] != "available":
+        raise Conflict(
+            f"snapshot {row['id']} cannot be deleted while volume {volume['id']} is {volume['status']}; detach it first"
+        )
+    chain = world.driver.chain(volume["id"], volume["active_file"])
+    steps = plan.delete_newest(chain, row["overlay"], world.driver.allocated(row["overlay"]))
+    with world.database.write() as connection:
+        record.refuse_if_busy(connection, f"volume:{volume['id']}")
+        if not snapshots.move(connection, row["id"], (row["status"],), "deleting"):
+            raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")
+        request = {**row, "active": volume["active_file"]}
+        record.submit(connection, operations.request("delete_snapshot", request, steps, context.request_id))
+
+
+def _drop_failed(world: World, row: Row) -> None:
+    if row["status"] != "error":
+        raise ChainConflict(f"the file {row['overlay']} of snapshot {row['id']} is missing")
+    with world.database.write() as connection:
+        snapshots.delete(connection, row["id"])
+
+
+def create_metadata(world: World, context: Context, volume_id: str, wanted: dict[str, Any]) -> str:
+    """``os-create_snapshot_metadata``: a row in "creating"; no storage is touched. The same snapshot_id again: the same
+    answer. Returns the snapshot's id."""
+    if wanted.get("snapshot_id"):
+        wanted = {**wanted, "snapshot_id": names.canonical_id(wanted["snapshot_id"], "snapshot_id")}
+    with world.database.write() as connection:
+        volume = volume_making.seen(connection, context, volume_id)
+        known = snapshots.get(connection, wanted["snapshot_id"], None) if wanted.get("snapshot_id") else None
+        if known is not None:
+            if known["volume_id"] != volume["id"]:
+                raise Conflict(f"snapshot {known['id']} is one of another volume")
+            return str(known["id"])
+        _check_may_record(world, connection, volume, wanted)
+        row = _row(context, volume, wanted)
+        snapshots.insert(connection, row)
+    return str(row["id"])
+
+
+def _check_may_record(world: World, connection: Connection, volume: Row, wanted: dict[str, Any]) -> None:
+    if volume["status"] != "in-use":
+        raise BadRequest(f"Invalid volume: volume {volume['id']} must be in-use, but it is {volume['status']}")
+    if wanted.get("size") not in (None, volume["size"]):
+        raise BadRequest(f"size {wanted['size']} is not the volume's, {volume['size']} GiB")
+    pending = [row["id"] for row in snapshots.of_volume(connection, volume["id"]) if row["status"] == "creating"]
+    if pending:
+        raise Conflict(f"snapshot {pending[0]} of volume {volume['id']} is still being taken", snapshot_id=pending[0])
+    _check_quota(world, connection, volume["project_id"])
+
+
+def finalize_metadata(world: World, context: Context, snapshot_id: str, wanted: dict[str, Any]) -> None:
+    """``os-finalize_snapshot_metadata``: from "creating" to "available" or "error"; the same call again changes nothing."""
+    with world.database.write() as connection:
+        row = seen(connection, context, snapshot_id)
+        if row["status"] == wanted["status"] and _is_repeat(row, wanted):
+            return
+        if row["status"] != "creating":
+            raise Conflict(f"snapshot {row['id']} is {row['status']}; only a creating one can be finalized")
+        if wanted["status"] == "error":
+            snapshots.change(connection, row["id"], status="error", fault="compute could not take it")
+            return
+        active = wanted.get("active_file") or row["overlay"]
+        if active != row["overlay"]:
+            raise BadRequest(f"active_file {active[:120]!r} is not the snapshot's overlay {row['overlay']}")
+        changes: dict[str, Any] = {"status": "available", "progress": "100%", "consistency": wanted.get("consistency")}
+        if wanted.get("created_at"):
+            changes["created_at"] = _time(wanted["created_at"])
+        snapshots.change(connection, row["id"], **changes)
+        volumes.change(connection, row["volume_id"], active_file=active)
+        record.submit(connection, chain_record.request(row["volume_id"], context.request_id))
+
+
+def _is_repeat(row: Row, wanted: dict[str, Any]) -> bool:
+    return wanted["status"] == "error" or wanted.get("consistency") in (None, row["consistency"])
+
+
+def drop_metadata(world: World, context: Context, snapshot_id: str) -> None:
+    """``os-snapshot_delete_metadata``: the row goes, storage stays. Refused while a file of the chain carries the snapshot."""
+    with world.database.read() as connection:
+        row = seen(connection, context, snapshot_id)
+    if row["overlay"] in world.driver.files(row["volume_id"]):
+        raise Conflict(f"the file {row['overlay']} of snapshot {row['id']} is still on the share")
+    with world.database.write() as connection:
+        snapshots.delete(connection, row["id"])
+
+
+def update_status(world: World, context: Context, snapshot_id: str, status: str, progress: str | None) -> None:
+    """``os-update_snapshot_status``: Nova's report. Raises BadRequest for a transition Cinder does not know."""
+    with world.database.write() as connection:
+        row = seen(connection, context, snapshot_id)
+        if status not in NOVA_REPORTS.get(row["status"], ()):
+            raise BadRequest(f"Provided snapshot status {status} not allowed for snapshot with status {row['status']}.")
+        snapshots.change(connection, row["id"], status=status, **({"progress": progress} if progress else {}))
+
+
+METHODS: Mapping[str, Any] = {
+    "create_snapshot": create,
+    "update_snapshot": update,
+    "set_snapshot_metadata": set_metadata,
+    "delete_snapshot_metadata_key": delete_metadata_key,
+    "delete_snapshot": delete,
+    "create_snapshot_metadata": create_metadata,
+    "finalize_snapshot_metadata": finalize_metadata,
+    "snapshot_delete_metadata": drop_metadata,
+    "update_snapshot_status": update_status,
+}

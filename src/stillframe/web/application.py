@@ -1,0 +1,184 @@
+"""Makes a WSGI application of a service's route table."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+
+from stillframe.context import Context, bind_log, new_request_id
+from stillframe.errors import BadRequest, NotFound, StillframeError, TooLarge
+from stillframe.web import body, faults, versions
+from stillframe.web.auth import BasicAuth
+from stillframe.web.policy import Enforcer
+from stillframe.web.route import Call, Door, Route, Service, Version
+
+LOG = logging.getLogger(__name__)
+_PUBLIC = ("/", "/healthcheck", "/metrics")
+
+
+class _Shell:
+    """Middleware: request id, who asks, which version, and the project id that may stand in the path."""
+
+    def __init__(self, service: Service, auth: BasicAuth) -> None:
+        self._service = service
+        self._auth = auth
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        req.context.request_id = new_request_id()
+        path = req.path.rstrip("/") or "/"
+        req.path = path
+        if path in _PUBLIC or path == self._service.prefix:
+            return
+        if not path.startswith(self._service.prefix + "/"):
+            raise NotFound("The resource could not be found.")
+        req.context.user = self._auth.identify(req.get_header("Authorization"), req.context.request_id)
+        bind_log(req.context.user)
+        headers = {name.lower(): value for name, value in req.headers.items()}
+        req.context.version = versions.requested(self._service, headers)
+        req.path = self._without_project(path, req.context.user)
+
+    def _without_project(self, path: str, context: Context) -> str:
+        first, _, rest = path.removeprefix(self._service.prefix + "/").partition("/")
+        if first in self._service.collections or not rest:
+            return path
+        if first != context.project_id and not context.sees_all_projects:
+            raise BadRequest(f"Malformed request url: the project {first!r} is not the caller's")
+        return f"{self._service.prefix}/{rest}"
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool
+    ) -> None:
+        resp.set_header("x-openstack-request-id", req.context.request_id)
+        if self._service.name == "compute":
+            resp.set_header("x-compute-request-id", req.context.request_id)
+        version: Version | None = getattr(req.context, "version", None)
+        if version is not None:
+            resp.set_header("OpenStack-API-Version", f"{self._service.name} {versions.show(version)}")
+            resp.append_header("Vary", "OpenStack-API-Version")
+            if self._service.legacy_version_header:
+                resp.set_header(self._service.legacy_version_header, versions.show(version))
+                resp.append_header("Vary", self._service.legacy_version_header)
+        LOG.info("%s %s -> %s", req.method, req.path, resp.status)
+
+
+class _Resource:
+    """All routes of one path."""
+
+    def __init__(self, service: Service, enforcer: Enforcer, door: Door, routes: list[Route]) -> None:
+        self._service = service
+        self._enforcer = enforcer
+        self._door = door
+        self._actions = {route.action: route for route in routes if route.action}
+        self._methods = {route.method: route for route in routes if not route.action}
+        for method in {route.method for route in routes}:
+            setattr(self, f"on_{method.lower()}", self._serve)
+
+    def _serve(self, req: falcon.Request, resp: falcon.Response, **path: str) -> None:
+        raw = _read(req)
+        document = body.parse(raw) if raw else None
+        route = self._action(document) if self._actions else self._methods[req.method]
+        version: Version = req.context.version
+        if version < route.since:
+            raise NotFound("The resource could not be found.")
+        self._enforcer.check(route.policy, req.context.user)
+        if route.schema is not None:
+            body.check(document, route.schema)
+        base = f"{req.prefix}{self._service.prefix}"
+        call = Call(
+            req.context.user, version, path, dict(req.params), document, base, f"{req.prefix}{req.path}", self._door
+        )
+        answer = route.handler(call)
+        resp.status = falcon.code_to_http_status(route.status)
+        if answer is not None and route.status != 204:
+            resp.media = answer
+
+    def _action(self, document: Any) -> Route:
+        if not isinstance(document, dict) or len(document) != 1:
+            raise BadRequest("the body of an action must hold exactly one key, the action")
+        (name,) = document
+        if name not in self._actions:
+            raise BadRequest(
+                f"There is no such action: {name[:80]}. Verify the request body and Content-Type header and try again."
+            )
+        return self._actions[name]
+
+
+def _read(req: falcon.Request) -> bytes:
+    if (req.content_length or 0) > body.LIMIT:
+        raise TooLarge(f"the body is longer than {body.LIMIT} bytes")
+    raw: bytes = req.bounded_stream.read(body.LIMIT + 1)
+    if raw and "json" not in (req.content_type or "application/json"):
+        raise falcon.HTTPUnsupportedMediaType(description="only application/json is understood")
+    return raw
+
+
+class _Document:
+    """A page that needs no credentials: discovery, health, metrics."""
+
+    def __init__(self, make: Callable[[falcon.Request, falcon.Response], None]) -> None:
+        self._make = make
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._make(req, resp)
+
+
+def make(
+    service: Service,
+    door: Door,
+    auth: BasicAuth,
+    enforcer: Enforcer,
+    pages: dict[str, Callable[[falcon.Request, falcon.Response], None]],
+) -> Callable[..., Any]:
+    """Returns the WSGI application; ``pages`` are further open documents by path."""
+    application = falcon.App(middleware=[_Shell(service, auth)])
+    application.req_options.keep_blank_qs_values = True
+    application.req_options.auto_parse_qs_csv = False
+    application.add_error_handler(Exception, _unexpected)
+    application.add_error_handler(falcon.HTTPError, _http_error)
+    application.add_error_handler(StillframeError, _told)
+    by_path: dict[str, list[Route]] = defaultdict(list)
+    for route in service.routes:
+        by_path[route.path].append(route)
+    for path, routes in by_path.items():
+        application.add_route(service.prefix + path, _Resource(service, enforcer, door, routes))
+    application.add_route("/", _Document(lambda req, resp: _root(service, req, resp)))
+    application.add_route(service.prefix, _Document(lambda req, resp: _version(service, req, resp)))
+    for path, page in pages.items():
+        application.add_route(path, _Document(page))
+    return application
+
+
+def _root(service: Service, req: falcon.Request, resp: falcon.Response) -> None:
+    status, resp.media = service.root_document(req.prefix)
+    resp.status = falcon.code_to_http_status(status)
+
+
+def _version(service: Service, req: falcon.Request, resp: falcon.Response) -> None:
+    resp.media = service.version_document(req.prefix)
+
+
+def _told(_req: falcon.Request, resp: falcon.Response, error: StillframeError, _params: object) -> None:
+    resp.status = falcon.code_to_http_status(error.status)
+    resp.media = faults.of_error(error)
+    if error.status == 401:
+        resp.set_header("WWW-Authenticate", 'Basic realm="stillframe"')
+    if error.status == 503:
+        resp.set_header("Retry-After", "5")
+    if error.status == 500:
+        LOG.error("%s: %s", error.code, error.message, exc_info=error)
+
+
+def _http_error(_req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _params: object) -> None:
+    status = int(str(error.status)[:3])
+    resp.status = error.status
+    resp.media = faults.body(status, error.description or error.title or "error")
+    for name, value in dict(error.headers or {}).items():
+        resp.set_header(name, value)
+
+
+def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: object) -> None:
+    LOG.error("%s %s met an error of the program", req.method, req.path, exc_info=error)
+    resp.status = falcon.HTTP_500
+    resp.media = faults.body(500, f"the service met an unexpected error; request {req.context.request_id}")

@@ -1,0 +1,121 @@
+"""http_basic: users, roles and projects from ``users.yaml`` in the state directory; passwords as bcrypt hashes.
+
+bcrypt costs about 60 ms a check, so a successful one is remembered for a minute under a keyed digest; the passwords
+themselves are not kept.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import yaml
+
+from stillframe.context import Context
+from stillframe.errors import BadConfiguration, Unauthorized
+
+REMEMBER_SECONDS = 60.0
+_REFUSED = "user name or password is wrong"
+
+
+@dataclass(frozen=True)
+class User:
+    name: str
+    user_id: str
+    project_id: str
+    roles: tuple[str, ...]
+    password_hash: bytes
+
+
+class BasicAuth:
+    """Tells who sends a request. The users file is read again when it changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key = secrets.token_bytes(32)
+        self._known: dict[bytes, float] = {}
+        self._lock = threading.Lock()
+        self._users: Mapping[str, User] = {}
+        self._stamp = 0.0
+        self._decoy = bcrypt.hashpw(b"nobody", bcrypt.gensalt(10))
+
+    def identify(self, authorization: str | None, request_id: str) -> Context:
+        """Returns the context of the user behind an Authorization header. Raises Unauthorized."""
+        name, password = _credentials(authorization)
+        user = self._current_users().get(name)
+        if not self._matches(user, name, password):
+            raise Unauthorized(_REFUSED)
+        assert user is not None
+        return Context(user.user_id, user.project_id, user.roles, request_id)
+
+    def _matches(self, user: User | None, name: str, password: bytes) -> bool:
+        stored = user.password_hash if user else self._decoy
+        digest = hmac.digest(self._key, stored + name.encode() + b"\0" + password, hashlib.sha256)
+        with self._lock:
+            if self._known.get(digest, 0.0) > time.monotonic():
+                return True
+        # An unknown name costs as much time as a wrong password.
+        if not bcrypt.checkpw(password[:72], stored) or user is None:
+            return False
+        with self._lock:
+            self._known = {known: end for known, end in self._known.items() if end > time.monotonic()}
+            self._known[digest] = time.monotonic() + REMEMBER_SECONDS
+        return True
+
+    def _current_users(self) -> Mapping[str, User]:
+        try:
+            stamp = self._path.stat().st_mtime
+            if stamp != self._stamp:
+                self._users = {user.name: user for user in _read(self._path)}
+                self._stamp = stamp
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise BadConfiguration(f"the users file {self._path} cannot be read: {error}") from error
+        return self._users
+
+
+def _credentials(authorization: str | None) -> tuple[str, bytes]:
+    scheme, _, text = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        raise Unauthorized("this service wants HTTP basic authentication")
+    try:
+        name, _, password = base64.b64decode(text, validate=True).partition(b":")
+        return name.decode(), password
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise Unauthorized("the Authorization header is not well formed") from error
+
+
+def _read(path: Path) -> list[User]:
+    document: list[dict[str, Any]] = yaml.safe_load(path.read_text())
+    return [
+        User(
+            entry["name"],
+            entry["user_id"],
+            entry["project_id"],
+            tuple(entry["roles"]),
+            entry["password_hash"].encode(),
+        )
+        for entry in document
+    ]
+
+
+def write_users(path: Path, users: list[dict[str, Any]]) -> None:
+    """Writes the users file (0600); each entry has name, password, user_id, project_id and roles."""
+    entries = [
+        {
+            **{key: user[key] for key in ("name", "user_id", "project_id", "roles")},
+            "password_hash": bcrypt.hashpw(user["password"].encode(), bcrypt.gensalt(10)).decode(),
+        }
+        for user in users
+    ]
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        yaml.safe_dump(entries, file)

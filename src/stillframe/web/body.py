@@ -1,0 +1,72 @@
+"""Request bodies: small, strict JSON, checked against the route's schema before anything is touched."""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from stillframe.errors import BadRequest, TooLarge
+from stillframe.web.route import Schema
+
+LIMIT = 64 << 10
+NAME: Schema = {"type": ["string", "null"], "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"}
+DESCRIPTION: Schema = {"type": ["string", "null"], "maxLength": 4096, "pattern": r"^[^\x00-\x08\x0b-\x1f\x7f]*\Z"}
+METADATA: Schema = {
+    "type": ["object", "null"],
+    "maxProperties": 128,
+    "propertyNames": {"minLength": 1, "maxLength": 255, "pattern": r"^[a-zA-Z0-9\-_:. ]+\Z"},
+    "additionalProperties": {"type": "string", "maxLength": 255},
+}
+
+
+def wrapped(key: str, properties: dict[str, Any], required: Sequence[str] = (), **more: Any) -> Schema:
+    """Returns the schema of ``{key: {...}}`` with nothing else in either object."""
+    inner = {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": {key: {**inner, **more}},
+        "required": [key],
+        "additionalProperties": False,
+    }
+
+
+def parse(raw: bytes) -> Any:
+    """Reads a JSON body; raises BadRequest for what is not one, TooLarge above 64 KiB."""
+    if len(raw) > LIMIT:
+        raise TooLarge(f"the body is longer than {LIMIT} bytes")
+    try:
+        return json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply") from error
+    except ValueError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return document
+
+
+def _no_constants(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+@lru_cache(maxsize=256)
+def _validator(schema_text: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema_text))
+
+
+def check(document: Any, schema: Schema) -> None:
+    """Raises BadRequest naming every place that does not fit the schema."""
+    problems = sorted(_validator(json.dumps(schema)).iter_errors(document), key=lambda error: error.json_path)
+    if problems:
+        told = "; ".join(f"{_place(error.json_path)}: {error.message[:200]}" for error in problems[:5])
+        raise BadRequest(f"Invalid input for {told}")
+
+
+def _place(path: str) -> str:
+    return "field/attribute " + (path.removeprefix("$").lstrip(".") or "body")

@@ -1,0 +1,73 @@
+"""/healthcheck and /metrics: open pages, made from the database so that every process shows the same figures."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import falcon
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from stillframe.db import assisted_snapshots, operations, services
+from stillframe.db.engine import Database
+
+Page = Callable[[falcon.Request, falcon.Response], None]
+FROZEN_BUCKETS_MS = (50, 100, 200, 300, 400, 500, 750, 1000, 2000, 5000, 10000, 30000)
+SILENT_AFTER_SECONDS = 60.0
+
+
+class _Journal(Collector):
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        with self._database.read() as connection:
+            totals = operations.totals(connection)
+            frozen = [found["frozen_ms"] for found in assisted_snapshots.measured(connection)]
+        counted = CounterMetricFamily(
+            "stillframe_operations", "Operations by kind and outcome", labels=["service", "kind", "outcome"]
+        )
+        copied = CounterMetricFamily(
+            "stillframe_block_job_bytes", "Bytes copied between layers", labels=["service", "kind"]
+        )
+        by_kind: dict[tuple[str, str], int] = {}
+        for row in totals:
+            counted.add_metric([row["service"], row["kind"], row["state"]], row["amount"])
+            key = (row["service"], row["kind"])
+            by_kind[key] = by_kind.get(key, 0) + int(row["bytes"] or 0)
+        for labels, amount in by_kind.items():
+            copied.add_metric(list(labels), amount)
+        yield counted
+        yield copied
+        yield _histogram([value for value in frozen if value])
+
+
+def _histogram(values: list[float]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily("stillframe_frozen_milliseconds", "How long guests were frozen, per assisted snapshot")
+    buckets = [(str(float(limit)), float(sum(value <= limit for value in values))) for limit in FROZEN_BUCKETS_MS]
+    family.add_metric([], [*buckets, ("+Inf", float(len(values)))], sum_value=sum(values))
+    return family
+
+
+def metrics_page(database: Database) -> Page:
+    registry = CollectorRegistry()
+    registry.register(_Journal(database))
+
+    def page(_req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = "text/plain; version=0.0.4; charset=utf-8"
+        resp.data = generate_latest(registry)
+
+    return page
+
+
+def health_page(database: Database, binary: str) -> Page:
+    """200 when the database answers and this service's worker was seen within a minute, else 503 saying which is not."""
+
+    def page(_req: falcon.Request, resp: falcon.Response) -> None:
+        with database.read() as connection:
+            rows = [row for row in services.list_all(connection) if row["binary"] == binary]
+        alive = [row for row in rows if time.time() - row["seen_at"] < SILENT_AFTER_SECONDS]
+        resp.status = falcon.HTTP_200 if alive else falcon.HTTP_503
+        resp.media = {"database": "ok", "worker": "ok" if alive else f"no {binary} worker was seen in the last minute"}
+
+    return page

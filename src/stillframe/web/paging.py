@@ -1,0 +1,60 @@
+"""Lists: limit, marker, offset and sorting from the query; links to the next page in the answer."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from stillframe.db.rows import Page, Row
+from stillframe.errors import BadRequest
+from stillframe.web.route import Call
+
+MAX_LIMIT = 1000
+_RESERVED = {"limit", "marker", "offset", "sort", "sort_key", "sort_dir", "all_tenants", "with_count", "deleted"}
+
+
+def wanted(call: Call, filters: Mapping[str, str], sortable: Sequence[str]) -> Page:
+    """Reads the query. ``filters`` maps query keys to columns; unknown keys are refused with 400."""
+    unknown = set(call.query) - _RESERVED - set(filters)
+    if unknown:
+        raise BadRequest(f"unknown query parameters: {', '.join(sorted(unknown))}")
+    return Page(
+        limit=min(_number(call, "limit", MAX_LIMIT), MAX_LIMIT),
+        marker=call.query.get("marker"),
+        offset=_number(call, "offset", 0),
+        sort=_sort(call, sortable),
+        filters={column: call.query[key] for key, column in filters.items() if key in call.query},
+    )
+
+
+def _number(call: Call, name: str, default: int) -> int:
+    text = call.query.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise BadRequest(f"{name} must be a whole number that is not negative, not {text[:40]!r}")
+    return int(text)
+
+
+def _sort(call: Call, sortable: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    text = call.query.get("sort")
+    if text is None and "sort_key" in call.query:
+        text = f"{call.query['sort_key']}:{call.query.get('sort_dir', 'desc')}"
+    if text is None:
+        return (("seq", True),)
+    keys = []
+    for part in text.split(","):
+        name, _, direction = part.strip().partition(":")
+        if name not in sortable or direction not in ("", "asc", "desc"):
+            raise BadRequest(f"cannot sort by {part[:60]!r}; known keys: {', '.join(sortable)}")
+        keys.append((name, direction != "asc"))
+    return tuple(keys)
+
+
+def links(call: Call, page: Page, rows: Sequence[Row], name: str) -> dict[str, Any]:
+    """Returns ``{name: [{"rel": "next", "href"}]}`` when the page is full, else nothing."""
+    if not rows or len(rows) < page.limit:
+        return {}
+    query = {key: value for key, value in call.query.items() if key not in ("marker", "offset")}
+    href = f"{call.collection_url}?{urlencode({**query, 'limit': page.limit, 'marker': rows[-1]['id']})}"
+    return {name: [{"rel": "next", "href": href}]}

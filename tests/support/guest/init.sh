@@ -1,0 +1,45 @@
+#!/bin/busybox sh
+# First process of the test guest: loads drivers, mounts every virtio disk, starts the guest agent and the writer.
+# Kernel arguments: sf.interval_us=N (pause between rounds), sf.agent=0 (no agent), sf.raw=vdc (leave a disk without filesystem).
+/bin/busybox --install -s /bin
+export PATH=/sbin:/bin
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+mkdir -p /run /mnt /tmp /etc
+ln -s /proc/mounts /etc/mtab
+for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
+interval=20000 agent=1 raw=
+for word in $(cat /proc/cmdline); do
+    case $word in
+        sf.interval_us=*) interval=${word#*=} ;;
+        sf.agent=*) agent=${word#*=} ;;
+        sf.raw=*) raw=${word#*=} ;;
+    esac
+done
+mount_disk() {
+    name=$1
+    [ "$name" = "$raw" ] && return 0
+    mkdir -p "/mnt/$name"
+    grep -q " /mnt/$name " /proc/mounts && return 0
+    mount -t ext4 "/dev/$name" "/mnt/$name" 2>/dev/null && return 0
+    /sbin/mke2fs -q -t ext4 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "/dev/$name" && mount -t ext4 "/dev/$name" "/mnt/$name"
+}
+for device in /dev/vd?; do
+    [ -b "$device" ] && mount_disk "${device#/dev/}"
+done
+if [ "$agent" = 1 ]; then
+    qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -d
+fi
+echo "guest: ready"
+writer "$interval" /mnt/* &
+while :; do
+    # Disks plugged in later get a filesystem too; the writer takes them up by itself.
+    for device in /dev/vd?; do
+        [ -b "$device" ] && mount_disk "${device#/dev/}"
+    done
+    for point in /mnt/*; do
+        [ -d "$point" ] && [ ! -b "/dev/${point#/mnt/}" ] && umount -l "$point" 2>/dev/null && rmdir "$point"
+    done
+    sleep 1
+done
