@@ -17,7 +17,8 @@ DEFAULT_OPTS = [
         help="Directory of the database, credentials, freeze records and sockets. Must be on a local file system.",
     ),
     cfg.StrOpt(
-        "database", help="SQLAlchemy URL with its driver, e.g. sqlite:////path. Default: stillframe.sqlite in state_dir."
+        "database",
+        help="SQLAlchemy URL with its driver, e.g. sqlite:////path. Default: stillframe.sqlite in state_dir.",
     ),
     cfg.StrOpt("availability_zone", default="nova", help="The availability zone both services show."),
     cfg.StrOpt("host", help="The name of this host in service lists and operation leases. Default: its host name."),
@@ -47,8 +48,13 @@ COMPUTE_OPTS = [
     cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
     cfg.IntOpt("max_volumes_per_set", default=128, min=1, help="Most volumes in one assisted snapshot."),
 ]
-LOG_OPTS = [cfg.BoolOpt("json", default=False, help="Log lines as JSON, with request and operation ids.")]
-GROUPS = {None: DEFAULT_OPTS, "volumes": VOLUMES_OPTS, "compute": COMPUTE_OPTS, "log": LOG_OPTS}
+LOG_OPTS: list[cfg.Opt] = [cfg.BoolOpt("json", default=False, help="Log lines as JSON, with request and operation ids.")]
+GROUPS: dict[str | None, list[cfg.Opt]] = {
+    None: DEFAULT_OPTS,
+    "volumes": VOLUMES_OPTS,
+    "compute": COMPUTE_OPTS,
+    "log": LOG_OPTS,
+}
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

@@ -43,9 +43,7 @@ class Context:
 
     @staticmethod
     def from_document(document: dict[str, Any]) -> "Context":
-        return Context(
-            document["user_id"], document["project_id"], tuple(document["roles"]), document["request_id"]
-        )
+        return Context(document["user_id"], document["project_id"], tuple(document["roles"]), document["request_id"])
 
 
 class LogContext(oslo_context.RequestContext):
@@ -67,9 +65,7 @@ def new_request_id() -> str:
 
 def bind_log(context: Context) -> None:
     """Makes the log lines of this thread carry the request's ids."""
-    LogContext(
-        request_id=context.request_id, project_id=context.project_id, user_id=context.user_id, overwrite=True
-    )
+    LogContext(request_id=context.request_id, project_id=context.project_id, user_id=context.user_id, overwrite=True)
 
 
 @contextmanager

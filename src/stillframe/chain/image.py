@@ -63,9 +63,7 @@ def _check_link(volume_id: str, image: Image, below: Image | None) -> None:
     if below is None:
         return
     if image.backing_format != below.format:
-        raise ChainConflict(
-            f"{image.name} calls its backing file {image.backing_format!r}, but it is {below.format!r} (I6)"
-        )
+        raise ChainConflict(f"{image.name} calls its backing file {image.backing_format!r}, but it is {below.format!r} (I6)")
     if image.size < below.size:
         raise ChainConflict(
             f"{image.name} has {image.size} bytes, less than its backing file's {below.size}: the disk would shrink"

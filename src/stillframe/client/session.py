@@ -6,7 +6,15 @@ from typing import Any
 from keystoneauth1 import adapter, exceptions, http_basic
 from keystoneauth1 import session as ks_session
 
-from stillframe.errors import BadRequest, Conflict, Forbidden, NotFound, ServiceUnavailable, StillframeError, Unauthorized
+from stillframe.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    ServiceUnavailable,
+    StillframeError,
+    Unauthorized,
+)
 
 _BY_STATUS: dict[int, type[StillframeError]] = {
     400: BadRequest,
@@ -32,9 +40,7 @@ class Session:
     """Calls one endpoint. Connections are kept open between calls."""
 
     def __init__(self, endpoint: Endpoint, seconds: float = 30.0) -> None:
-        auth = http_basic.HTTPBasicAuth(
-            endpoint=endpoint.url, username=endpoint.username, password=endpoint.password
-        )
+        auth = http_basic.HTTPBasicAuth(endpoint=endpoint.url, username=endpoint.username, password=endpoint.password)
         self._endpoint = endpoint
         self._adapter = adapter.Adapter(
             ks_session.Session(auth=auth, timeout=seconds), endpoint_override=endpoint.url, raise_exc=False

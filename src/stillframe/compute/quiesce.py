@@ -89,9 +89,7 @@ def preflight(domain: Any, targets: tuple[str, ...], times: Times) -> Preflight:
     try:
         hypervisor.agent_command(domain, "guest-ping", None, times.agent)
         info = hypervisor.agent_command(domain, "guest-info", None, times.agent)
-        commands = frozenset(
-            str(entry["name"]) for entry in info["supported_commands"] if entry.get("enabled") is True
-        )
+        commands = frozenset(str(entry["name"]) for entry in info["supported_commands"] if entry.get("enabled") is True)
         if "guest-fsfreeze-freeze" not in commands or "guest-fsfreeze-thaw" not in commands:
             return Preflight("the guest agent does not allow freezing")
         if hypervisor.agent_command(domain, "guest-fsfreeze-status", None, times.agent) != "thawed":

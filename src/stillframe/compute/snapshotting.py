@@ -57,9 +57,7 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
     return str(intent["set_id"])
 
 
-def _store(
-    world: World, context: Context, server: Server, intent: dict[str, Any], excluded: list[dict[str, str]]
-) -> None:
+def _store(world: World, context: Context, server: Server, intent: dict[str, Any], excluded: list[dict[str, str]]) -> None:
     with world.database.write() as connection:
         record.refuse_if_busy(connection, f"server:{server.id}")
         assisted_snapshots.insert(
@@ -82,9 +80,7 @@ def _store(
         record.submit(connection, assisted_snapshot.request(intent, context.request_id))
 
 
-def _choose(
-    world: World, server: Server, volumes: Any
-) -> tuple[list[tuple[Disk, dict[str, Any]]], list[dict[str, str]]]:
+def _choose(world: World, server: Server, volumes: Any) -> tuple[list[tuple[Disk, dict[str, Any]]], list[dict[str, str]]]:
     """Returns the disks of the set with their connection_info, and why the others are left out."""
     known = {entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id)}
     usable: dict[str, tuple[Disk, dict[str, Any]]] = {}

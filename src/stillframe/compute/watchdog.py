@@ -55,7 +55,8 @@ class Watchdog:
         *lines, left = (rest + piece).split(b"\n")
         for line in lines:
             word, _, domain = line.decode().partition(" ")
-            print(self._obey(word, domain), flush=True)
+            sys.stdout.write(self._obey(word, domain) + "\n")
+            sys.stdout.flush()
         return left
 
     def _obey(self, word: str, domain: str) -> str:

@@ -24,9 +24,7 @@ class World:
     @property
     def times(self) -> Times:
         options = self.settings.compute
-        return Times(
-            options.freeze_deadline_seconds, options.agent_timeout_seconds, options.flush_timeout_seconds
-        )
+        return Times(options.freeze_deadline_seconds, options.agent_timeout_seconds, options.flush_timeout_seconds)
 
 
 def open_world(settings: Settings, database: Database) -> World:

@@ -51,11 +51,9 @@ def claim(connection: Connection, row: Row, owner: str, lease_until: float) -> b
     return touched(connection, query.values(values)) == 1
 
 
-def change(connection: Connection, operation_id: str, owner: str, epoch: int, **values: Any) -> bool:
+def change(connection: Connection, operation_id: str, owner: str, epoch: int, /, **values: Any) -> bool:
     """Changes an operation we hold; False when we hold it no more."""
-    query = update(operations).where(
-        operations.c.id == operation_id, operations.c.owner == owner, operations.c.epoch == epoch
-    )
+    query = update(operations).where(operations.c.id == operation_id, operations.c.owner == owner, operations.c.epoch == epoch)
     return touched(connection, query.values(**values)) == 1
 
 

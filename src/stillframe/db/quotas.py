@@ -14,9 +14,7 @@ def limits(connection: Connection, project_id: str) -> dict[str, int]:
 
 def set_limits(connection: Connection, project_id: str, wanted: dict[str, int]) -> None:
     for resource, limit in wanted.items():
-        connection.execute(
-            sql_delete(quotas).where(quotas.c.project_id == project_id, quotas.c.resource == resource)
-        )
+        connection.execute(sql_delete(quotas).where(quotas.c.project_id == project_id, quotas.c.resource == resource))
         connection.execute(quotas.insert().values(project_id=project_id, resource=resource, hard_limit=limit))
 
 

@@ -49,9 +49,7 @@ def page(connection: Connection, table: Table, where: list[ColumnElement[bool]],
     return many(connection, query.limit(wanted.limit).offset(wanted.offset))
 
 
-def _after(
-    connection: Connection, table: Table, marker: str, sort: tuple[tuple[str, bool], ...]
-) -> ColumnElement[bool]:
+def _after(connection: Connection, table: Table, marker: str, sort: tuple[tuple[str, bool], ...]) -> ColumnElement[bool]:
     found = one(connection, select(table).where(table.c.id == marker))
     if found is None:
         raise BadRequest(f"the marker {marker!r} was not found")

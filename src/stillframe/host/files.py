@@ -7,7 +7,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,8 @@ def remove(share: Path, name: str) -> None:
 
 def trash(share: Path, name: str, trash_name: str) -> None:
     """Renames, fsyncs the directory, then unlinks: a crash in between leaves a name nothing refers to."""
-    try:
+    with suppress(FileNotFoundError):
         os.rename(share / name, share / trash_name)
-    except FileNotFoundError:
-        pass
     sync_directory(share)
     remove(share, trash_name)
 

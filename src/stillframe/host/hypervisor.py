@@ -6,7 +6,7 @@ Facts about libvirt here were seen with 9.0.0 (Debian 12).
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +81,8 @@ class Hypervisor:
     def close(self) -> None:
         with self._lock:
             if self._connection is not None:
-                try:
+                with suppress(libvirt.libvirtError):
                     self._connection.close()
-                except libvirt.libvirtError:
-                    pass
                 self._connection = None
 
 

@@ -116,7 +116,7 @@ def _become_daemon(directory: Path) -> None:
         if libc.mount(str(directory / name).encode(), place.encode(), None, _MS_BIND, None) != 0:
             raise OSError(ctypes.get_errno(), f"mount {place}")
     arguments = ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf", "-p", f"{directory}/run/libvirtd.pid"]
-    os.execv("/usr/sbin/libvirtd", arguments)
+    os.execv("/usr/sbin/libvirtd", arguments)  # noqa: S606 a fixed program, and this process becomes it
 
 
 if __name__ == "__main__":

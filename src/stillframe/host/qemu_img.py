@@ -44,11 +44,8 @@ def publish_overlay(share: Path, image: Image, token: str, volume_id: str) -> No
         _adopt(share, image)
         return
     # -u: the backing file is in use by the guest and its size is given; QEMU need not open it.
-    run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", image.backing, "-F", image.backing_format]
-        + [temporary, str(image.size)],
-        cwd=share,
-    )
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", image.backing, "-F", image.backing_format]
+    run([*command, temporary, str(image.size)], cwd=share)
     _publish_verified(share, temporary, image)
 
 

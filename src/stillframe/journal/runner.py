@@ -21,8 +21,17 @@ def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
             _run(journal, kind, world, operation)
         except LostLease:
             LOG.warning("operation %s is held by another worker now", operation.id)
-        except Exception:
+        except Exception as error:
             LOG.exception("operation %s (%s) met an error of the program", operation.id, operation.kind)
+            _hand_back(journal, operation, error)
+
+
+def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None:
+    """Gives the operation back, so that it is looked at again and not held for ever."""
+    try:
+        journal.postpone(operation, StepFailed(f"an error of the program: {type(error).__name__}: {error}"))
+    except Exception:
+        LOG.exception("operation %s could not be given back; its lease will end", operation.id)
 
 
 def _run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
@@ -61,9 +70,7 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
         evidence = _do(verb, world, operation, step)
         reached(f"{place}/effect")
     known = {**operation.evidence, step["verb"]: {**operation.evidence.get(step["verb"], {}), **evidence}}
-    changed = journal.change(
-        operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known)
-    )
+    changed = journal.change(operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known))
     reached(f"{place}/record")
     return changed
 
@@ -82,9 +89,7 @@ def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Documen
         return evidence
 
 
-def _give_up_or_wait(
-    journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, StillframeError]
-) -> None:
+def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, StillframeError]) -> None:
     operation, number, error = failure
     earlier = [kind.verbs[step["verb"]].no_return for step in operation.plan[: number + 1]]
     past = any(mark != "never" for mark in earlier[:-1]) or earlier[-1] == "start"

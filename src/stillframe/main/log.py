@@ -13,7 +13,9 @@ class _Plain(logging.Formatter):
         from oslo_context import context
 
         known = context.get_current()
-        ids = [value for key, value in (known.to_dict() if known else {}).items() if key.endswith(("request_id", "operation_id"))]
+        ids = [
+            value for key, value in (known.to_dict() if known else {}).items() if key.endswith(("request_id", "operation_id"))
+        ]
         record.ids = f" [{' '.join(value for value in ids if value)}]" if any(ids) else ""
         return super().format(record)
 

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from cliff.app import App
 from cliff.command import Command
@@ -45,10 +45,10 @@ class Shell(App):
     def __init__(self) -> None:
         manager = CommandManager("stillframe.cli")
         for name, target in COMMANDS.items():
-            manager.commands[name] = _Lazy(name, target)
+            manager.commands[name] = cast("Any", _Lazy(name, target))
         super().__init__("Stillframe", __version__, manager, deferred_help=True)
 
-    def build_option_parser(self, description: str, version: str, argparse_kwargs: Any = None) -> Any:
+    def build_option_parser(self, description: str | None, version: str | None, argparse_kwargs: Any = None) -> Any:
         parser = super().build_option_parser(description, version, argparse_kwargs)
         parser.add_argument("--os-cloud", metavar="NAME", help="Cloud of clouds.yaml to use (default: stillframe)")
         return parser

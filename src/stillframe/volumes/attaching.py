@@ -93,9 +93,7 @@ def delete(world: World, context: Context, attachment_id: str) -> list[dict[str,
         attachments.delete(connection, row["id"])
         remaining = attachments.list_page(connection, None, Page(filters={"volume_id": row["volume_id"]}))
         if not remaining:
-            volumes.move(
-                connection, row["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available"
-            )
+            volumes.move(connection, row["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available")
     return [{"id": other["id"], "instance": other["instance_id"], "status": other["status"]} for other in remaining]
 
 

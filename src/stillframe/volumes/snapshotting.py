@@ -102,9 +102,7 @@ def update(world: World, context: Context, snapshot_id: str, changes: dict[str, 
         snapshots.change(connection, row["id"], **changes)
 
 
-def set_metadata(
-    world: World, context: Context, snapshot_id: str, metadata: dict[str, str], replace: bool
-) -> dict[str, str]:
+def set_metadata(world: World, context: Context, snapshot_id: str, metadata: dict[str, str], replace: bool) -> dict[str, str]:
     with world.database.write() as connection:
         row = seen(connection, context, snapshot_id)
         merged = metadata if replace else {**row["metadata"], **metadata}

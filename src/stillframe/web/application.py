@@ -47,9 +47,7 @@ class _Shell:
             raise BadRequest(f"Malformed request url: the project {first!r} is not the caller's")
         return f"{self._service.prefix}/{rest}"
 
-    def process_response(
-        self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool
-    ) -> None:
+    def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool) -> None:
         resp.set_header("x-openstack-request-id", req.context.request_id)
         if self._service.name == "compute":
             resp.set_header("x-compute-request-id", req.context.request_id)
@@ -86,9 +84,7 @@ class _Resource:
         if route.schema is not None:
             body.check(document, route.schema)
         base = f"{req.prefix}{self._service.prefix}"
-        call = Call(
-            req.context.user, version, path, dict(req.params), document, base, f"{req.prefix}{req.path}", self._door
-        )
+        call = Call(req.context.user, version, path, _query(req), document, base, f"{req.prefix}{req.path}", self._door)
         answer = route.handler(call)
         resp.status = falcon.code_to_http_status(route.status)
         if answer is not None and route.status != 204:
@@ -103,6 +99,11 @@ class _Resource:
                 f"There is no such action: {name[:80]}. Verify the request body and Content-Type header and try again."
             )
         return self._actions[name]
+
+
+def _query(req: falcon.Request) -> dict[str, str]:
+    """The query; of a parameter given several times, the last."""
+    return {name: value if isinstance(value, str) else value[-1] for name, value in req.params.items()}
 
 
 def _read(req: falcon.Request) -> bytes:

@@ -27,9 +27,7 @@ class _Journal(Collector):
         counted = CounterMetricFamily(
             "stillframe_operations", "Operations by kind and outcome", labels=["service", "kind", "outcome"]
         )
-        copied = CounterMetricFamily(
-            "stillframe_block_job_bytes", "Bytes copied between layers", labels=["service", "kind"]
-        )
+        copied = CounterMetricFamily("stillframe_block_job_bytes", "Bytes copied between layers", labels=["service", "kind"])
         by_kind: dict[tuple[str, str], int] = {}
         for row in totals:
             counted.add_metric([row["service"], row["kind"], row["state"]], row["amount"])

@@ -21,7 +21,7 @@ class Enforcer:
     def __init__(self, rules: Sequence[policy.RuleDefault], policy_file: str | None = None) -> None:
         conf = cfg.ConfigOpts()
         conf([], project="stillframe", default_config_files=[])
-        self._enforcer = policy.Enforcer(conf, policy_file=policy_file, use_conf=policy_file is not None)
+        self._enforcer = policy.Enforcer(conf, policy_file=policy_file)
         self._enforcer.register_defaults(rules)
         self._names = {rule.name for rule in rules}
 

@@ -66,7 +66,11 @@ def _kernel(work: Path) -> tuple[Path, Path]:
         raise RuntimeError("apt knows no linux-image-cloud-amd64: run 'apt-get update' first")
     os.chmod(work, 0o755)
     subprocess.run(
-        ["apt-get", "download", "-q", match[1]], cwd=work, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["apt-get", "download", "-q", match[1]],
+        cwd=work,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     (package,) = work.glob("linux-image-*.deb")
     subprocess.run(["dpkg", "-x", package, work / "kernel"], check=True)

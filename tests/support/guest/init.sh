@@ -29,7 +29,7 @@ for device in /dev/vd?; do
     [ -b "$device" ] && mount_disk "${device#/dev/}"
 done
 if [ "$agent" = 1 ]; then
-    qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -d
+    qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -f /run/qemu-ga.pid -d
 fi
 echo "guest: ready"
 writer "$interval" /mnt/* &

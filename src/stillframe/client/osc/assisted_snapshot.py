@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cliff.command import Command
 from cliff.columns import FormattableColumn
+from cliff.command import Command
 from cliff.lister import Lister
 from cliff.show import ShowOne
 from rich.console import Console
@@ -47,7 +47,12 @@ def _columns(found: Document) -> tuple[tuple[str, ...], tuple[Any, ...]]:
 def _progress(title: str) -> Iterator[Any]:
     """Yields a function to call with the set as it goes on: a bar on a terminal, a line per change otherwise."""
     if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(title, total=100)
             yield lambda found: bar.update(task, completed=found["progress"])
@@ -68,7 +73,8 @@ class _Base(Command):
 
     @property
     def _client(self) -> AssistedSnapshots:
-        found: AssistedSnapshots = self.app.client_manager.assisted_snapshot
+        app: Any = self.app
+        found: AssistedSnapshots = app.client_manager.assisted_snapshot
         return found
 
 

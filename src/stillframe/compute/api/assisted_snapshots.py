@@ -4,7 +4,7 @@ from typing import Any
 
 from stillframe.chain.names import canonical_id
 from stillframe.db import assisted_snapshots
-from stillframe.db.rows import Row
+from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, NotFound
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
@@ -52,10 +52,10 @@ def view(row: Row) -> dict[str, Any]:
     }
 
 
-def _rows(call: Call, server_id: str | None) -> tuple[paging.Page, list[Row]]:
+def _rows(call: Call, server_id: str | None) -> tuple[Page, list[Row]]:
     page = paging.wanted(call, _FILTERS, _SORTABLE)
     if server_id is not None:
-        page = paging.Page(page.limit, page.marker, page.offset, page.sort, {**page.filters, "server_id": server_id})
+        page = Page(page.limit, page.marker, page.offset, page.sort, {**page.filters, "server_id": server_id})
     with call.door.database.read() as connection:
         return page, assisted_snapshots.list_page(connection, call.project, page)
 

@@ -45,9 +45,7 @@ def view(call: Call, server: dict[str, Any]) -> dict[str, Any]:
         "OS-DCF:diskConfig": "MANUAL",
         "OS-EXT-AZ:availability_zone": settings.availability_zone,
         "OS-EXT-STS:task_state": None,
-        "OS-EXT-STS:vm_state": {"ACTIVE": "active", "SHUTOFF": "stopped"}.get(
-            server["status"], server["status"].lower()
-        ),
+        "OS-EXT-STS:vm_state": {"ACTIVE": "active", "SHUTOFF": "stopped"}.get(server["status"], server["status"].lower()),
         "OS-EXT-STS:power_state": server["power_state"],
         "OS-SRV-USG:launched_at": None,
         "OS-SRV-USG:terminated_at": None,

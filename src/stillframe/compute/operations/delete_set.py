@@ -16,9 +16,7 @@ WAIT_SECONDS = 600.0
 def request(set_id: str, server_id: str, snapshot_ids: list[str], request_id: str) -> Request:
     plan = [{"verb": "delete", "args": {"snapshot_id": snapshot_id}} for snapshot_id in snapshot_ids]
     intent = {"set_id": set_id, "server_id": server_id}
-    return Request(
-        "compute", "delete_assisted_snapshot", intent, plan, [f"server:{server_id}", f"set:{set_id}"], request_id
-    )
+    return Request("compute", "delete_assisted_snapshot", intent, plan, [f"server:{server_id}", f"set:{set_id}"], request_id)
 
 
 def _gone(world: World, _operation: Operation, args: Document) -> Document | None:

@@ -87,9 +87,7 @@ def _plug(world: World, operation: Operation, _args: Document) -> Document:
     share = Path(source["directory"])
     # What QEMU is about to open is looked at first, whole chain (I6).
     image.check(qemu_img.read_chain(share, volume_id, source["name"]))
-    xml = domain_xml.volume_disk(
-        volume_id, str(share / source["name"]), source["format"], operation.intent["target"]
-    )
+    xml = domain_xml.volume_disk(volume_id, str(share / source["name"]), source["format"], operation.intent["target"])
     server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
     live = server.view.active and not _has(server.live, volume_id)
     config = server.inactive is not None and not _has(server.inactive, volume_id)

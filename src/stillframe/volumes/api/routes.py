@@ -28,9 +28,7 @@ def _entry(prefix: str) -> dict[str, Any]:
             {"rel": "describedby", "type": "text/html", "href": "https://docs.openstack.org/"},
             {"rel": "self", "href": f"{prefix}/v3/"},
         ],
-        "media-types": [
-            {"base": "application/json", "type": "application/vnd.openstack.volume+json;version=3"}
-        ],
+        "media-types": [{"base": "application/json", "type": "application/vnd.openstack.volume+json;version=3"}],
     }
 
 

@@ -160,9 +160,7 @@ def replace_metadata(call: Call) -> dict[str, Any]:
 def _change_metadata(call: Call, replace: bool) -> dict[str, Any]:
     snapshot_id = read(call, call.path["id"])["id"]
     metadata = call.body["metadata"]
-    return {
-        "metadata": call.ask("set_snapshot_metadata", snapshot_id=snapshot_id, metadata=metadata, replace=replace)
-    }
+    return {"metadata": call.ask("set_snapshot_metadata", snapshot_id=snapshot_id, metadata=metadata, replace=replace)}
 
 
 def show_metadata_key(call: Call) -> dict[str, Any]:
@@ -214,9 +212,7 @@ ROUTES = (
     Route("GET", "/snapshots/{id}/metadata/{key}", show_metadata_key, "volume:get_snapshot"),
     Route("PUT", "/snapshots/{id}/metadata/{key}", set_metadata_key, "volume:update_snapshot", 200, META),
     Route("DELETE", "/snapshots/{id}/metadata/{key}", delete_metadata_key, "volume:update_snapshot", 200),
-    Route(
-        "POST", _ACTION, finalize, "volume:finalize_snapshot_metadata", 202, _FINALIZE, "os-finalize_snapshot_metadata"
-    ),
+    Route("POST", _ACTION, finalize, "volume:finalize_snapshot_metadata", 202, _FINALIZE, "os-finalize_snapshot_metadata"),
     Route("POST", _ACTION, drop, "volume:snapshot_delete_metadata", 202, _DROP, "os-snapshot_delete_metadata"),
     Route("POST", _ACTION, report, "volume:update_snapshot_status", 202, _REPORT, "os-update_snapshot_status"),
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from stillframe.chain.names import canonical_id
 from stillframe.db import attachments, volume_types, volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, NotFound
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
@@ -159,13 +159,13 @@ def _id(text: str) -> str:
         return text[:64]  # no volume has such an id: 404, as for any other unknown one
 
 
-def _page(call: Call) -> tuple[paging.Page, list[Row]]:
+def _page(call: Call) -> tuple[Page, list[Row]]:
     page = paging.wanted(call, _FILTERS, _SORTABLE)
     with call.door.database.read() as connection:
         return page, volumes.list_page(connection, call.project, page)
 
 
-def _counted(call: Call, page: paging.Page, answer: dict[str, Any]) -> dict[str, Any]:
+def _counted(call: Call, page: Page, answer: dict[str, Any]) -> dict[str, Any]:
     if call.version >= (3, 45) and call.query.get("with_count", "").lower() == "true":
         with call.door.database.read() as connection:
             answer["count"] = volumes.count(connection, call.project, dict(page.filters))

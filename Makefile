@@ -1,0 +1,42 @@
+# Everything here may be repeated and is quick the second time.
+PYTHON := .venv/bin/python
+SPHINX := .venv/bin/sphinx-build
+
+.PHONY: help setup demo test lint bench docs lock
+
+help:
+	@echo "make demo   show the main job on a real guest (installs what it needs)"
+	@echo "make test   run every check and test (installs what it needs)"
+	@echo "make setup  only install: system packages and .venv"
+	@echo "make lint   ruff, mypy, import-linter and the repository's own rules"
+	@echo "make bench  measure against virsh, side by side; writes docs/reference/bench.md"
+	@echo "make docs   build the documentation into docs/_build"
+	@echo "make lock   pin the requirements anew (needs uv on the PATH)"
+
+setup:
+	@deploy/setup
+
+demo: setup
+	@$(PYTHON) -m tests.demo
+
+lint: setup
+	.venv/bin/ruff format --check src tests docs
+	.venv/bin/ruff check src tests docs
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	$(PYTHON) -m tests.repository
+
+test: lint docs
+	$(PYTHON) -m pytest
+
+bench: setup
+	$(PYTHON) -m tests.bench
+
+docs: setup
+	$(SPHINX) -q -W --keep-going -b html docs docs/_build
+
+lock:
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	    pyproject.toml --extra libvirt --extra osc --extra client -o requirements/run.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	    pyproject.toml --extra libvirt --extra osc --extra client --group dev -o requirements/dev.txt

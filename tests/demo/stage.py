@@ -1,0 +1,71 @@
+"""What the demo plays on: a console to talk on, the services, the guest; and how all of it is stopped again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tests.support.guest.build import build
+from tests.support.guest.domain import Guest, GuestOptions
+from tests.support.stack import PROGRAM, Api, Stack
+
+CACHE = Path(__file__).parents[2] / ".cache"
+
+
+class Stage:
+    """Everything the story needs; ``clear`` stops what was started, by process id."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.console = Console(width=None if sys.stdout.isatty() else 118, highlight=False)
+        self.stack = Stack(directory / "state")
+        self.guest: Guest | None = None
+        self.proofs: list[tuple[bool, str]] = []
+
+    def open(self) -> None:
+        self.stack.start()
+
+    @property
+    def api(self) -> Api:
+        return self.stack.api()
+
+    def make_guest(self) -> Guest:
+        self.guest = Guest(self.stack.hypervisor, build(CACHE), self.directory, GuestOptions(name="demo"))
+        return self.guest
+
+    @contextmanager
+    def act(self, title: str) -> Iterator[None]:
+        """One act: a moving bar with the time on a terminal, a plain line before and after otherwise."""
+        began = time.monotonic()
+        if self.console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            with Progress(*columns, console=self.console, transient=True) as bar:
+                bar.add_task(title, total=None)
+                yield
+        else:
+            self.console.print(f"... {title}")
+            yield
+        self.console.print(f"[bold]done[/] {title} ({time.monotonic() - began:.1f} s)")
+
+    def prove(self, held: bool, sentence: str) -> None:
+        self.proofs.append((held, sentence))
+        self.console.print(f"  {'[green]holds[/]' if held else '[red]BROKEN[/]'}  {sentence}")
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a stillframe command as a user would, with the generated clouds.yaml."""
+        environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(self.stack.state_dir / "clouds.yaml")}
+        self.console.print(f"[cyan]$ stillframe {' '.join(arguments)}[/]")
+        return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=120)
+
+    def clear(self) -> None:
+        if self.guest is not None:
+            self.guest.destroy()
+        if self.stack.running:
+            self.stack.stop()
+        self.stack.destroy()

@@ -1,0 +1,150 @@
+"""The story the demo tells, act by act."""
+
+import json
+import time
+from typing import Any
+
+from rich.table import Table
+from rich.tree import Tree
+
+from stillframe.chain.names import overlay_name
+from stillframe.host import files, qcow2, qemu_img
+from tests.demo.stage import Stage
+from tests.support.content import DiskContent, of_one_instant, read_disk
+from tests.support.guest.domain import Guest
+from tests.support.stack import wait_for
+
+DISKS = 3
+
+
+def tell(stage: Stage) -> int:
+    """Plays every act; returns the exit code."""
+    began = time.monotonic()
+    stage.console.rule("Stillframe: all volumes of a running server, at one instant")
+    guest, volumes = _prepare(stage)
+    found = _snapshot(stage, guest)
+    if found is not None:
+        _prove_content(stage, guest, found)
+        _draw_chains(stage, volumes)
+    _failed_try(stage, guest)
+    return _summary(stage, time.monotonic() - began)
+
+
+def _prepare(stage: Stage) -> tuple[Guest, list[str]]:
+    with stage.act("starting stillframe serve with a private libvirt daemon"):
+        stage.open()
+    with stage.act("building the test guest (kernel, guest agent, a program that writes a counter)"):
+        guest = stage.make_guest()
+    with stage.act(f"creating {DISKS} volumes of 1 GiB and attaching them through the compute API"):
+        volumes = [stage.api.create_volume(f"data-{number}") for number in range(1, DISKS + 1)]
+        for volume in volumes:
+            stage.api.attach(guest.id, volume)
+    with stage.act("booting the guest through the compute API; it writes one counter to all volumes with O_DSYNC"):
+        stage.api.ok("compute", "POST", f"/servers/{guest.id}/action", {"os-start": None})
+        guest.wait_ready()
+        guest.still_writes()
+    return guest, volumes
+
+
+def _snapshot(stage: Stage, guest: Guest) -> dict[str, Any] | None:
+    seen = len(guest.beats())
+    done = stage.command(
+        "assisted-snapshot", "create", "--quiesce", "required", "--name", "first", "--wait", "-f", "json", "demo"
+    )
+    if done.returncode != 0:
+        stage.prove(False, f"the assisted snapshot was taken: {done.stderr.strip()}")
+        return None
+    shown = json.loads(done.stdout)
+    table = Table(show_header=False)
+    for key in ("id", "status", "consistency", "frozen_ms", "filesystems", "flushed"):
+        table.add_row(key, str(shown[key]))
+    stage.console.print(table)
+    found = stage.api.set(shown["id"])
+    guest.still_writes()
+    stage.prove(found["status"] == "available", f"the set of {len(found['volumes'])} snapshots is available")
+    stage.prove(found["consistency"]["level"] == "filesystem", "every filesystem was frozen at that instant")
+    felt = max(beat.slowest_ms for beat in guest.beats()[seen:])
+    stage.console.print(
+        f"  the guest's writer was held up for at most {felt:.0f} ms; the host measured {found['consistency']['frozen_ms']:.0f} ms"
+    )
+    stage.prove(felt < 10_000, "the guest was held up no longer than the watchdog's deadline of 10 s")
+    return found
+
+
+def _prove_content(stage: Stage, guest: Guest, found: dict[str, Any]) -> None:
+    with stage.act("reading the content of the three snapshots offline"):
+        contents = [_content(stage, entry) for entry in found["volumes"]]
+    counters = [content.counter for content in contents]
+    now = guest.beats()[-1].round
+    stage.console.print(f"  counters in the snapshots: {counters}; the guest writes round {now} now")
+    stage.prove(
+        min(counters) > 0 and of_one_instant(counters), "the counters are of one instant: in step, and never out of order"
+    )
+    stage.prove(
+        all(content.clean for content in contents), "no filesystem needs its journal replayed, as only a freeze leaves it"
+    )
+    stage.prove(all(content.checks for content in contents), "e2fsck finds nothing wrong in any snapshot")
+    before = guest.beats()[-1].round
+    guest.still_writes()
+    stage.prove(guest.beats()[-1].round > before > max(counters), "the guest goes on writing")
+
+
+def _content(stage: Stage, entry: dict[str, Any]) -> DiskContent:
+    share = stage.stack.share
+    backing = qcow2.read(share, overlay_name(entry["volume_id"], entry["snapshot_id"])).backing
+    assert backing is not None
+    return read_disk(share, backing)
+
+
+def _draw_chains(stage: Stage, volumes: list[str]) -> None:
+    share = stage.stack.share
+    for volume_id in volumes:
+        volume = stage.api.volume(volume_id)
+        path = f"/snapshots/detail?volume_id={volume_id}"
+        names = {overlay_name(volume_id, each["id"]): each["name"] for each in stage.api.ok("volume", "GET", path)["snapshots"]}
+        active = max(files.read_json(share, f"volume-{volume_id}.info").items(), key=lambda item: item[0] == "active")[1]
+        tree = Tree(f"[bold]{volume['name']}[/] ({volume['size']} GiB, {volume['status']})")
+        branch = tree
+        for image in reversed(qemu_img.read_chain(share, volume_id, active).images):
+            held = files.allocated(share, image.name) / (1 << 20)
+            use = "receives the guest's writes" if image.name == active else "read-only"
+            branch = branch.add(f"{image.name}  {held:.1f} MiB allocated, {use}")
+            if image.name in names:
+                branch = branch.add(f"[green]snapshot {names[image.name]!r}[/] is what lies below")
+        stage.console.print(tree)
+
+
+def _failed_try(stage: Stage, guest: Guest) -> None:
+    with stage.act("stopping the guest agent"):
+        guest.execute("killall qemu-ga", wait=False)
+        wait_for(lambda: not guest.agent_answers(), "the agent's end")
+    before = _everything(stage, guest)
+    done = stage.command("assisted-snapshot", "create", "--quiesce", "required", "--name", "second", "--wait", "demo")
+    stage.console.print(f"  [yellow]{done.stderr.strip()}[/]")
+    stage.prove(done.returncode != 0 and "cannot be quiesced" in done.stderr, "without an agent, --quiesce required is refused")
+    stage.prove(_everything(stage, guest) == before, "the refused try changed no file, no domain and no record")
+    guest.still_writes()
+
+
+def _everything(stage: Stage, guest: Guest) -> dict[str, Any]:
+    """Names of all files, what libvirt says of the disks, what both services list."""
+    return {
+        "files": files.listing(stage.stack.share),
+        "servers": stage.api.ok("compute", "GET", f"/servers/{guest.id}"),
+        "disks": [line for line in guest.domain.XMLDesc(0).split("\n") if "<source file" in line],
+        "volumes": stage.api.ok("volume", "GET", "/volumes/detail"),
+        "snapshots": stage.api.ok("volume", "GET", "/snapshots/detail"),
+        "sets": stage.api.ok("compute", "GET", "/os-assisted-snapshots"),
+    }
+
+
+def _summary(stage: Stage, seconds: float) -> int:
+    held = sum(held for held, _ in stage.proofs)
+    stage.console.rule("Summary")
+    stage.console.print(
+        f"A busy guest with {DISKS} disks was frozen once, all disks were switched in one transaction, and the guest wrote on."
+    )
+    for good, sentence in stage.proofs:
+        stage.console.print(f"  {'ok    ' if good else 'BROKEN'} {sentence}")
+    stage.console.print(f"{held} of {len(stage.proofs)} proofs held, in {seconds:.0f} s.")
+    return 0 if held == len(stage.proofs) else 1

@@ -1,0 +1,40 @@
+"""Rules of the repository that no linter knows: no addresses of package indexes, no paths of somebody's machine, file sizes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+_FORBIDDEN = re.compile(r"--(?:extra-)?index-url|--find-links|files\.pythonhosted|pypi\.org/simple|/home/\w+/|(?<![\w.])/work/")
+_ALLOWED = {"tests/repository.py"}
+MAX_LINES = 600
+
+
+def problems() -> list[str]:
+    """Returns one line for each breach, empty when there is none."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = []
+    for name in listed.stdout.split("\n"):
+        path = ROOT / name
+        if not path.is_file() or name in _ALLOWED:
+            continue
+        text = path.read_text(errors="replace")
+        found += [
+            f"{name}:{number}: {line.strip()[:100]}"
+            for number, line in enumerate(text.split("\n"), 1)
+            if _FORBIDDEN.search(line)
+        ]
+        if name.startswith("src/") and text.count("\n") > MAX_LINES:
+            found.append(f"{name}: {text.count(chr(10))} lines, the most is {MAX_LINES}")
+        if name.startswith("requirements/") and "://" in text:
+            found.append(f"{name}: holds an address")
+    return found
+
+
+if __name__ == "__main__":
+    breaches = problems()
+    sys.stdout.write("\n".join(breaches) + ("\n" if breaches else "repository rules: kept\n"))
+    sys.exit(bool(breaches))

@@ -1,0 +1,144 @@
+"""The test guest as a domain: its XML, its console, what its writer reports, and commands through its agent."""
+
+import base64
+import re
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stillframe.compute.domain_xml import NAMESPACE
+from stillframe.errors import StillframeError
+from stillframe.host import hypervisor
+from stillframe.host.hypervisor import Hypervisor
+from tests.support.guest.build import GuestImage
+
+_BEAT = re.compile(r"beat k=(\d+) slowest_ms=([\d.]+)")
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One report of the writer: its round, and the slowest round since the last report, in ms."""
+
+    round: int
+    slowest_ms: float
+
+
+@dataclass(frozen=True)
+class GuestOptions:
+    """How a guest is made. ``interval_us`` is the writer's pause between rounds."""
+
+    name: str = "guest"
+    project: str | None = "demo"
+    memory_mib: int = 256
+    interval_us: int = 20000
+    agent: bool = True
+    channel: bool = True
+    raw: str = ""
+    extra_disks: str = ""
+
+
+def xml(image: GuestImage, console: Path, options: GuestOptions) -> str:
+    """The domain's description: TCG, direct kernel boot, console to a file, an agent channel."""
+    owner = (
+        f'<metadata><sf:owner xmlns:sf="{NAMESPACE}" project="{options.project}" user="operator"/></metadata>'
+        if options.project
+        else ""
+    )
+    arguments = f"console=ttyS0 quiet panic=-1 sf.interval_us={options.interval_us} sf.agent={int(options.agent)}"
+    arguments += f" sf.raw={options.raw}" if options.raw else ""
+    channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+    return f"""
+<domain type='qemu'>
+  <name>{options.name}</name><uuid>{uuid.uuid4()}</uuid>{owner}
+  <memory unit='MiB'>{options.memory_mib}</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{image.kernel}</kernel><initrd>{image.initrd}</initrd><cmdline>{arguments}</cmdline></os>
+  <features><acpi/></features>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <controller type='virtio-serial' index='0'/>
+    {channel if options.channel else ""}
+    {options.extra_disks}
+    <serial type='file'><source path='{console}'/><target port='0'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>"""
+
+
+class Guest:
+    """One test guest under a libvirt daemon."""
+
+    def __init__(self, connection: Hypervisor, image: GuestImage, directory: Path, options: GuestOptions) -> None:
+        self.options = options
+        self.console = directory / f"{options.name}.console"
+        self.hypervisor = connection
+        self.id = hypervisor.define(connection, xml(image, self.console, options))
+
+    @property
+    def domain(self) -> Any:
+        return self.hypervisor.domain(self.id)
+
+    def boot(self, seconds: float = 90) -> None:
+        """Starts the guest through libvirt and waits until it is ready."""
+        hypervisor.power(self.domain, "start")
+        self.wait_ready(seconds)
+
+    def wait_ready(self, seconds: float = 90) -> None:
+        """Waits for the writer's first report, and the agent's first answer where there is an agent."""
+        self._wait(lambda: bool(self.beats()), seconds, "the guest's writer")
+        if self.options.agent and self.options.channel:
+            self._wait(self.agent_answers, seconds, "the guest's agent")
+
+    def _wait(self, what: Any, seconds: float, name: str) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            if time.monotonic() > end:
+                raise AssertionError(f"{name} did not come up; console:\n{self.text()[-2000:]}")
+            time.sleep(0.1)
+
+    def agent_answers(self) -> bool:
+        try:
+            hypervisor.agent_command(self.domain, "guest-ping", None, 2)
+        except StillframeError:
+            return False
+        return True
+
+    def text(self) -> str:
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
+
+    def beats(self) -> list[Beat]:
+        return [Beat(int(found[1]), float(found[2])) for found in _BEAT.finditer(self.text())]
+
+    def still_writes(self, seconds: float = 15) -> None:
+        """Waits until the counter has moved on from where it is now."""
+        before = self.beats()[-1].round
+        self._wait(lambda: self.beats()[-1].round > before + 2, seconds, "the guest's counter")
+
+    def agent(self, command: str, arguments: dict[str, Any] | None = None, seconds: int = 10) -> Any:
+        return hypervisor.agent_command(self.domain, command, arguments, seconds)
+
+    def execute(self, script: str, wait: bool = True) -> str:
+        """Runs a shell script inside the guest through its agent; returns what it printed."""
+        arguments = {"path": "/bin/sh", "arg": ["-c", script], "capture-output": True}
+        pid = self.agent("guest-exec", arguments)["pid"]
+        while wait:
+            status = self.agent("guest-exec-status", {"pid": pid})
+            if status["exited"]:
+                assert status.get("exitcode") == 0, (script, status)
+                return base64.b64decode(status.get("out-data", "")).decode()
+            time.sleep(0.05)
+        return ""
+
+    def frozen(self) -> bool:
+        return bool(self.agent("guest-fsfreeze-status") == "frozen")
+
+    def destroy(self) -> None:
+        """Ends the guest and forgets it; fine when it is gone."""
+        with suppress(StillframeError):
+            hypervisor.power(self.domain, "destroy")
+        with suppress(StillframeError):
+            hypervisor.undefine(self.domain)

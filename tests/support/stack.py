@@ -1,0 +1,180 @@
+"""Runs Stillframe as an operator would: ``stillframe serve`` as a process of its own, spoken to over REST."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+from stillframe.host import private_libvirt
+from stillframe.host.hypervisor import Hypervisor
+from stillframe.journal.failpoints import VARIABLE
+
+PROGRAM = [sys.executable, "-m", "stillframe.main.shell"]
+
+
+class Api:
+    """One user's view of both services."""
+
+    def __init__(self, cloud: dict[str, Any]) -> None:
+        self._cloud = cloud
+        self._session = requests.Session()
+        self._session.auth = (cloud["auth"]["username"], cloud["auth"]["password"])
+
+    def send(self, service: str, method: str, path: str, body: Any = None, **more: Any) -> requests.Response:
+        """Sends one request to "volume" or "compute"; ``more`` goes to requests as it is."""
+        key = "block_storage_endpoint_override" if service == "volume" else "compute_endpoint_override"
+        version = "volume 3.71" if service == "volume" else "compute 2.90"
+        headers = {"OpenStack-API-Version": version, **more.pop("headers", {})}
+        if body is not None:
+            more["json"] = body
+        return self._session.request(method, self._cloud[key] + path, headers=headers, timeout=60, **more)
+
+    def ok(self, service: str, method: str, path: str, body: Any = None) -> Any:
+        answer = self.send(service, method, path, body)
+        assert answer.status_code < 400, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    def volume(self, volume_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ok("volume", "GET", f"/volumes/{volume_id}")["volume"]
+        return found
+
+    def snapshot(self, snapshot_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ok("volume", "GET", f"/snapshots/{snapshot_id}")["snapshot"]
+        return found
+
+    def set(self, set_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ok("compute", "GET", f"/os-assisted-snapshots/{set_id}")["assisted_snapshot"]
+        return found
+
+    def create_volume(self, name: str = "v", size: int = 1) -> str:
+        """Creates a volume and waits until it is available."""
+        made = self.ok("volume", "POST", "/volumes", {"volume": {"name": name, "size": size}})["volume"]
+        wait_for(lambda: self.volume(made["id"])["status"] == "available", "the volume")
+        return str(made["id"])
+
+    def attach(self, server_id: str, volume_id: str) -> None:
+        """Attaches a volume and waits until it is in use."""
+        self._attach(server_id, volume_id)
+        wait_for(lambda: self.volume(volume_id)["status"] == "in-use", "the attachment")
+
+    def _attach(self, server_id: str, volume_id: str) -> None:
+        body = {"volumeAttachment": {"volumeId": volume_id}}
+
+        def accepted() -> bool:
+            answer = self.send("compute", "POST", f"/servers/{server_id}/os-volume_attachments", body)
+            assert answer.status_code in (200, 409), answer.text
+            return answer.status_code == 200
+
+        wait_for(accepted, "the server to be free for another attachment")
+
+    def detach(self, server_id: str, volume_id: str) -> None:
+        self.ok("compute", "DELETE", f"/servers/{server_id}/os-volume_attachments/{volume_id}")
+        wait_for(lambda: self.volume(volume_id)["status"] == "available", "the detachment", 60)
+
+    def take(self, server_id: str, **wanted: Any) -> dict[str, Any]:
+        """Takes an assisted snapshot and waits until it is available or error."""
+        path = f"/servers/{server_id}/os-assisted-snapshots"
+        made = self.ok("compute", "POST", path, {"assisted_snapshot": wanted})["assisted_snapshot"]
+        return self.wait_set(made["id"])
+
+    def wait_set(self, set_id: str, seconds: float = 90) -> dict[str, Any]:
+        wait_for(lambda: self.set(set_id)["status"] != "creating", "the assisted snapshot", seconds)
+        return self.set(set_id)
+
+
+def wait_for(what: Callable[[], bool], name: str, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            raise AssertionError(f"{name} did not come within {seconds:g} s")
+        time.sleep(0.05)
+
+
+class Stack:
+    """One state directory and the ``serve`` process over it; restarts find what the one before left."""
+
+    def __init__(self, state_dir: Path, arguments: Sequence[str] = ()) -> None:
+        self.state_dir = state_dir
+        self._arguments = list(arguments)
+        self._process: subprocess.Popen[str] | None = None
+        self.log = state_dir.parent / f"{state_dir.name}.log"
+
+    def start(self, failpoint: str = "") -> None:
+        """Starts the services and waits until they are ready. ``failpoint`` kills them at that place (see journal)."""
+        command = [*PROGRAM, "serve", "--state-dir", str(self.state_dir), "--volumes-port", "0", "--compute-port", "0"]
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, VARIABLE: failpoint},
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line.startswith("ready"), f"serve said {line!r}\n{self.tail()}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def wait_killed(self, seconds: float = 60) -> None:
+        """Waits until a failpoint has killed the process."""
+        assert self._process is not None
+        try:
+            assert self._process.wait(seconds) == -signal.SIGKILL, self.tail()
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"the failpoint was not reached\n{self.tail()}") from error
+
+    def kill(self) -> None:
+        if self._process is not None and self.running:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self.running:
+            self._process.terminate()
+            assert self._process.wait(60) == 0, self.tail()
+
+    def tail(self) -> str:
+        return self.log.read_text()[-4000:]
+
+    @property
+    def share(self) -> Path:
+        return self.state_dir / "share"
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        return Hypervisor(private_libvirt.uri(self.state_dir / "libvirt"))
+
+    def api(self, cloud: str = "stillframe") -> Api:
+        return Api(yaml.safe_load((self.state_dir / "clouds.yaml").read_text())["clouds"][cloud])
+
+    def service_api(self) -> Api:
+        """The service user's view."""
+        known = yaml.safe_load((self.state_dir / "service.yaml").read_text())
+        auth = {"username": known["username"], "password": known["password"]}
+        return Api(
+            {
+                "auth": auth,
+                "block_storage_endpoint_override": known["volume"],
+                "compute_endpoint_override": known["compute"],
+            }
+        )
+
+    def destroy(self) -> None:
+        """Stops the services and the private libvirt daemon; guests must be gone."""
+        self.kill()
+        private_libvirt.stop(self.state_dir / "libvirt")
