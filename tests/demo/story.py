@@ -65,7 +65,7 @@ def _snapshot(stage: Stage, guest: Guest) -> dict[str, Any] | None:
     stage.prove(found["consistency"]["level"] == "filesystem", "every filesystem was frozen at that instant")
     felt = max(beat.slowest_ms for beat in guest.beats()[seen:])
     stage.console.print(
-        f"  the guest's writer was held up for at most {felt:.0f} ms; the host measured {found['consistency']['frozen_ms']:.0f} ms"
+        f"  the writer was held up for at most {felt:.0f} ms; the host measured {found['consistency']['frozen_ms']:.0f} ms"
     )
     stage.prove(felt < 10_000, "the guest was held up no longer than the watchdog's deadline of 10 s")
     return found

@@ -135,6 +135,7 @@ class Stack:
         assert self._process is not None
         try:
             assert self._process.wait(seconds) == -signal.SIGKILL, self.tail()
+            self._forget()
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"the failpoint was not reached\n{self.tail()}") from error
 
@@ -142,11 +143,17 @@ class Stack:
         if self._process is not None and self.running:
             self._process.kill()
             self._process.wait()
+        self._forget()
 
     def stop(self) -> None:
         if self._process is not None and self.running:
             self._process.terminate()
             assert self._process.wait(60) == 0, self.tail()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
 
     def tail(self) -> str:
         return self.log.read_text()[-4000:]

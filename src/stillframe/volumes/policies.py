@@ -12,7 +12,7 @@ RULES = [
     RuleDefault("volume:get_snapshot", READER, "List and show snapshots"),
     RuleDefault("volume:create_snapshot", MEMBER, "Snapshot a volume that nothing is attached to"),
     RuleDefault("volume:update_snapshot", MEMBER, "Rename a snapshot, change its metadata"),
-    RuleDefault("volume:delete_snapshot", MEMBER, "Delete a snapshot"),
+    RuleDefault("volume:delete_snapshot", MEMBER_OR_SERVICE, "Delete a snapshot"),
     RuleDefault("volume:attachment_get", READER, "List and show attachments"),
     RuleDefault("volume:attachment_create", MEMBER_OR_SERVICE, "Reserve a volume for a server"),
     RuleDefault("volume:attachment_update", MEMBER_OR_SERVICE, "Give an attachment its connector"),

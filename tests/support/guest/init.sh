@@ -23,8 +23,9 @@ mount_disk() {
     mkdir -p "/mnt/$name"
     grep -q " /mnt/$name " /proc/mounts && return 0
     mount -t ext4 "/dev/$name" "/mnt/$name" 2>/dev/null && return 0
-    /sbin/mke2fs -q -t ext4 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "/dev/$name" && mount -t ext4 "/dev/$name" "/mnt/$name"
+    /sbin/mke2fs -q -F -U 00112233-4455-6677-8899-aabbccddeeff -t ext4 -N 128 -J size=8 -E hash_seed=00112233-4455-6677-8899-aabbccddeeff,lazy_itable_init=1,lazy_journal_init=1,nodiscard "/dev/$name" && mount -t ext4 "/dev/$name" "/mnt/$name"
 }
+echo "guest: drivers are loaded"
 for device in /dev/vd?; do
     [ -b "$device" ] && mount_disk "${device#/dev/}"
 done

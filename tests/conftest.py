@@ -1,0 +1,28 @@
+"""Fixtures every room of the tests shares."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lab import Lab, open_lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Running services and one running guest with three volumes, shared by the tests of a module."""
+    made = open_lab(tmp_path_factory.mktemp("lab"))
+    try:
+        made.add_guest(3)
+        yield made
+    finally:
+        made.clear()
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Running services without a guest."""
+    made = open_lab(tmp_path_factory.mktemp("services"))
+    try:
+        yield made
+    finally:
+        made.clear()

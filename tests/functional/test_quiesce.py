@@ -1,0 +1,164 @@
+"""Every way a guest agent can fail, and what is claimed afterwards. The guest is never left frozen."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from stillframe.compute import freeze_record
+from tests.support.guest.domain import GuestOptions
+from tests.support.lab import Lab, open_lab
+from tests.support.stack import wait_for
+
+SHORT = "[compute]\nfreeze_deadline_seconds = 3\nagent_timeout_seconds = 2\n"
+Make = Callable[..., Lab]
+
+
+@pytest.fixture
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    labs: list[Lab] = []
+
+    def one(failpoint: str = "", disks: int = 2, **options: object) -> Lab:
+        made = open_lab(tmp_path_factory.mktemp("quiesce"), SHORT, failpoint=failpoint)
+        labs.append(made)
+        made.add_guest(disks, GuestOptions(**options))  # type: ignore[arg-type]
+        return made
+
+    yield one
+    for made in labs:
+        made.clear()
+
+
+def refused(lab: Lab) -> str:
+    """Asks for a required quiesce, expects 409, and that nothing changed; returns the message."""
+    before = (lab.stack.share.stat().st_mtime_ns, lab.guest.domain.XMLDesc(0))
+    path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
+    answer = lab.api.send("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})
+    assert answer.status_code == 409, answer.text
+    assert lab.api.ok("compute", "GET", path)["assisted_snapshots"] == []
+    assert lab.api.ok("volume", "GET", "/snapshots")["snapshots"] == []
+    assert (lab.stack.share.stat().st_mtime_ns, lab.guest.domain.XMLDesc(0)) == before
+    return str(answer.json()["conflictingRequest"]["message"])
+
+
+def no_freeze_remains(lab: Lab) -> None:
+    wait_for(lambda: freeze_record.read_all(lab.stack.state_dir / "freeze") == [], "the end of the freeze", 60)
+    lab.guest.still_writes()
+
+
+def test_without_an_agent_channel(make: Make) -> None:
+    lab = make(channel=False)
+    assert "no guest agent channel" in refused(lab)
+    found = lab.api.take(lab.guest.id, quiesce="preferred")
+    assert (found["status"], found["consistency"]["level"]) == ("available", "crash")
+    assert "no guest agent channel" in found["consistency"]["degraded_reason"]
+    lab.check_one_instant(found)
+    lab.check_sound()
+
+
+def test_with_a_channel_but_no_agent(make: Make) -> None:
+    lab = make(agent=False)
+    assert "does not answer" in refused(lab)
+    found = lab.api.take(lab.guest.id)
+    assert found["consistency"]["level"] == "crash"
+    lab.check_one_instant(found)
+
+
+def test_with_an_agent_that_hangs(make: Make) -> None:
+    lab = make()
+    lab.guest.execute("(sleep 1; kill -STOP $(pidof qemu-ga); sleep 12; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
+    wait_for(lambda: not lab.guest.agent_answers(), "the agent's silence")
+    assert "does not answer" in refused(lab)
+    found = lab.api.take(lab.guest.id)
+    assert found["consistency"]["level"] == "crash"
+    assert "does not answer" in found["consistency"]["degraded_reason"]
+    lab.check_one_instant(found)
+    wait_for(lab.guest.agent_answers, "the agent", 40)
+    assert not lab.guest.frozen()
+
+
+@pytest.mark.parametrize("policy", ["preferred", "required"])
+def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> None:
+    lab = make("quiesce/armed:sleep=3")
+    # The agent is stopped between the preflight and the freeze, and goes on long after the freeze has timed out.
+    lab.guest.execute("(sleep 2; kill -STOP $(pidof qemu-ga); sleep 14; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
+    found = lab.api.take(lab.guest.id, quiesce=policy)
+    if policy == "required":
+        assert found["status"] == "error"
+        assert "could not be quiesced" in found["fault"]
+        assert lab.api.ok("volume", "GET", "/snapshots")["snapshots"] == []
+    else:
+        assert (found["status"], found["consistency"]["level"]) == ("available", "crash")
+        assert "freeze failed" in found["consistency"]["degraded_reason"]
+        lab.check_one_instant(found)
+    wait_for(lab.guest.agent_answers, "the agent", 60)
+    no_freeze_remains(lab)
+    assert not lab.guest.frozen()
+    lab.check_sound()
+
+
+def test_an_agent_that_dies_while_frozen(make: Make) -> None:
+    lab = make("quiesce/frozen:sleep=2")
+    restart = "qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -f /run/qemu-ga.pid -d"
+    lab.guest.execute(f"(sleep 1.5; killall -9 qemu-ga; sleep 9; rm -f /run/qemu-ga.pid; {restart}) >/dev/null 2>&1 &")
+    found = lab.api.take(lab.guest.id, quiesce="required")
+    assert found["status"] == "error"
+    assert "did not hold" in found["fault"]
+    assert found["consistency"]["level"] == "crash"
+    assert all(entry["status"] == "available" for entry in found["volumes"])
+    assert lab.api.snapshot(found["volumes"][0]["snapshot_id"])["consistency"]["level"] == "crash"
+    lab.check_one_instant(found)
+    no_freeze_remains(lab)
+    assert not lab.guest.frozen()
+    lab.check_sound()
+
+
+def test_the_watchdog_thaws_at_the_deadline_and_the_snapshot_says_so(make: Make) -> None:
+    lab = make("quiesce/frozen:sleep=6")
+    found = lab.api.take(lab.guest.id, quiesce="preferred")
+    assert (found["status"], found["consistency"]["level"]) == ("available", "crash")
+    assert "thawed before the switch" in found["consistency"]["degraded_reason"]
+    slowest = max(beat.slowest_ms for beat in lab.guest.beats())
+    assert 2500 < slowest < 6000
+    lab.check_one_instant(found)
+    lab.check_sound()
+
+
+@pytest.mark.parametrize("place", ["quiesce/frozen", "quiesce/switched", "quiesce/thawed"])
+def test_the_watchdog_thaws_when_the_worker_dies(make: Make, place: str) -> None:
+    lab = make(place)
+    path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
+    set_id = lab.api.ok("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})["assisted_snapshot"]["id"]
+    lab.stack.wait_killed()
+    no_freeze_remains(lab)
+    assert not lab.guest.frozen()
+    lab.stack.start()
+    found = lab.api.wait_set(set_id)
+    if place == "quiesce/frozen":
+        # Nothing was switched: the operation is taken up again, freezes once more and ends well.
+        assert (found["status"], found["consistency"]["level"]) == ("available", "filesystem")
+    else:
+        assert (found["status"], found["consistency"]["level"]) == ("error", "crash")
+        assert "could confirm" in found["consistency"]["degraded_reason"]
+    lab.check_one_instant(found)
+    lab.guest.still_writes()
+    lab.check_sound()
+
+
+def test_a_disk_without_a_filesystem_is_never_called_filesystem_consistent(make: Make) -> None:
+    lab = make(disks=2, raw="vdb")
+    found = lab.api.take(lab.guest.id, quiesce="required")
+    assert (found["status"], found["consistency"]["level"], found["consistency"]["filesystems"]) == (
+        "available",
+        "filesystem",
+        1,
+    )
+    by_volume = {entry["volume_id"]: lab.api.snapshot(entry["snapshot_id"])["consistency"] for entry in found["volumes"]}
+    assert by_volume[lab.volumes[0]]["level"] == "filesystem"
+    assert by_volume[lab.volumes[1]]["level"] == "crash"
+    assert "no mounted filesystem" in by_volume[lab.volumes[1]]["degraded_reason"]
+    path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
+    only = {"assisted_snapshot": {"quiesce": "required", "volumes": [lab.volumes[1]]}}
+    assert lab.api.send("compute", "POST", path, only).status_code == 409
+    alone = lab.api.take(lab.guest.id, volumes=[lab.volumes[1]])
+    assert alone["consistency"]["level"] == "crash"
+    lab.check_sound()

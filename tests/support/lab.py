@@ -1,0 +1,111 @@
+"""A running service with a running guest on it: what most functional and crash tests begin with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stillframe.chain.names import overlay_name
+from stillframe.compute import domain_xml, freeze_record
+from stillframe.host import files, hypervisor, qcow2, qemu_img
+from tests.support.content import DiskContent, of_one_instant, read_disk
+from tests.support.guest.build import build
+from tests.support.guest.domain import Guest, GuestOptions
+from tests.support.stack import Api, Stack, wait_for
+
+CACHE = Path(__file__).parents[2] / ".cache"
+
+
+@dataclass
+class Lab:
+    """One stack, one guest, its volumes. ``clear`` takes all of it away."""
+
+    stack: Stack
+    directory: Path
+    guests: list[Guest] = field(default_factory=list)
+    volumes: list[str] = field(default_factory=list)
+
+    @property
+    def api(self) -> Api:
+        return self.stack.api()
+
+    @property
+    def guest(self) -> Guest:
+        return self.guests[0]
+
+    def add_guest(self, disks: int, options: GuestOptions | None = None, boot: bool = True) -> Guest:
+        """Defines a guest, gives it volumes through the API, boots it."""
+        chosen = options or GuestOptions()
+        guest = Guest(self.stack.hypervisor, build(CACHE), self.directory, chosen)
+        self.guests.append(guest)
+        for number in range(disks):
+            volume_id = self.api.create_volume(f"{chosen.name}-{number}")
+            self.api.attach(guest.id, volume_id)
+            self.volumes.append(volume_id)
+        if boot:
+            guest.boot()
+        return guest
+
+    def frozen_data(self, found: dict[str, Any]) -> list[DiskContent]:
+        """Reads what each snapshot of a set holds, from the share."""
+        return [self.snapshot_data(entry["volume_id"], entry["snapshot_id"]) for entry in found["volumes"]]
+
+    def snapshot_data(self, volume_id: str, snapshot_id: str) -> DiskContent:
+        backing = qcow2.read(self.stack.share, overlay_name(volume_id, snapshot_id)).backing
+        assert backing is not None
+        return read_disk(self.stack.share, backing)
+
+    def check_one_instant(self, found: dict[str, Any]) -> list[DiskContent]:
+        contents = self.frozen_data(found)
+        assert of_one_instant([content.counter for content in contents]), contents
+        return contents
+
+    def check_sound(self) -> None:
+        """The invariants every test may ask for: no guest frozen or marked so, rows, descriptions and headers agree,
+        every chain opens, no file lies about without an owner."""
+        share = self.stack.share
+        assert freeze_record.read_all(self.stack.state_dir / "freeze") == []
+        admin = self.stack.api("stillframe-admin")
+        expected = {".share-id"}
+        for volume in admin.ok("volume", "GET", "/volumes/detail?all_tenants=1")["volumes"]:
+            expected |= self._check_volume(admin, volume)
+        assert set(files.listing(share)) == expected
+        for guest in self.guests:
+            view = hypervisor.view(guest.domain)
+            assert view.inactive_xml is not None
+            live, inactive = domain_xml.read(view.xml).disks, domain_xml.read(view.inactive_xml).disks
+            assert [disk.file for disk in live] == [disk.file for disk in inactive]
+
+    def _check_volume(self, admin: Api, volume: dict[str, Any]) -> set[str]:
+        share, volume_id = self.stack.share, volume["id"]
+        if volume["status"] == "error":
+            return set()
+        found = admin.ok("volume", "GET", f"/snapshots/detail?volume_id={volume_id}&all_tenants=1")["snapshots"]
+        overlays = {overlay_name(volume_id, each["id"]) for each in found if each["status"] == "available"}
+        info = f"volume-{volume_id}.info"
+        wait_for(lambda: (info in files.listing(share)) == bool(overlays), "the .info file")
+        active = files.read_json(share, info)["active"] if overlays else f"volume-{volume_id}"
+        chain = qemu_img.read_chain(share, volume_id, active)
+        assert {image.name for image in chain.images} == overlays | {f"volume-{volume_id}"}
+        for image in chain.images:
+            if not files.is_locked(share, image.name):
+                qemu_img.check(share, image.name, "qcow2")
+        return {image.name for image in chain.images} | ({info} if overlays else set())
+
+    def clear(self) -> None:
+        for guest in self.guests:
+            guest.destroy()
+        if self.stack.running:
+            self.stack.stop()
+        self.stack.destroy()
+
+
+def open_lab(directory: Path, options: str = "", arguments: Sequence[str] = (), failpoint: str = "") -> Lab:
+    """Starts the services in ``directory``; ``options`` is the text of a configuration file."""
+    configured = list(arguments)
+    if options:
+        (directory / "stillframe.conf").write_text(options)
+        configured += ["--config-file", str(directory / "stillframe.conf")]
+    stack = Stack(directory / "state", configured)
+    stack.start(failpoint)
+    return Lab(stack, directory)
