@@ -65,14 +65,14 @@ def test_with_a_channel_but_no_agent(make: Make) -> None:
 
 def test_with_an_agent_that_hangs(make: Make) -> None:
     lab = make()
-    lab.guest.execute("(sleep 1; kill -STOP $(pidof qemu-ga); sleep 12; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
+    lab.guest.execute("(sleep 1; kill -STOP $(pidof qemu-ga); sleep 30; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
     wait_for(lambda: not lab.guest.agent_answers(), "the agent's silence")
     assert "does not answer" in refused(lab)
     found = lab.api.take(lab.guest.id)
     assert found["consistency"]["level"] == "crash"
     assert "does not answer" in found["consistency"]["degraded_reason"]
     lab.check_one_instant(found)
-    wait_for(lab.guest.agent_answers, "the agent", 40)
+    wait_for(lab.guest.agent_answers, "the agent", 60)
     assert not lab.guest.frozen()
 
 

@@ -171,10 +171,6 @@ def check_ready(world: World, server: Server, targets: tuple[str, ...]) -> quies
     return quiesce.preflight(world.hypervisor.domain(server.id), targets, world.times)
 
 
-def _thawed(world: World, operation: Operation, _args: Document) -> Document | None:
-    return None if world.guard.pending(operation.intent["server_id"]) else {}
-
-
 def _thaw(world: World, operation: Operation, _args: Document) -> Document:
     """Waits a little for the thaw; a guest whose agent is silent stays with the watchdog, which does not give up."""
     end = time.monotonic() + THAW_SECONDS
@@ -234,7 +230,7 @@ def outcome_of_set(operation: Operation) -> Document | None:
 VERBS = {
     "overlays": Verb(_overlays_made, _make_overlays, _unmake_overlays),
     "switch": Verb(_switched, _switch, _undo_switch, no_return="done"),
-    "thaw": Verb(_thawed, _thaw),
+    "thaw": Verb(_not_yet, _thaw),
     "verify": Verb(_not_yet, _verify),
 }
 

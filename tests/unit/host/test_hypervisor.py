@@ -1,0 +1,132 @@
+"""libvirt's errors in our words, with a fake domain in libvirt's place."""
+
+import json
+from typing import Any
+
+import libvirt
+import libvirt_qemu
+import pytest
+
+from stillframe.errors import AgentFailed, HypervisorUnavailable, NotFound, StepFailed, StillframeError
+from stillframe.host import hypervisor
+from tests.unit.builders import SERVER
+
+
+class Refusal(libvirt.libvirtError):  # type: ignore[misc]
+    """libvirt's error with a code and a domain of our choice."""
+
+    def __init__(self, code: int, domain: int = libvirt.VIR_FROM_QEMU) -> None:
+        Exception.__init__(self, "in libvirt's words")
+        self.err = (code, domain, "in libvirt's words", 2, None, None, None, 0, 0)
+
+
+class Domain:
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+
+    def UUIDString(self) -> str:
+        return SERVER
+
+    def fsInfo(self) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+LOST = Refusal(libvirt.VIR_ERR_RPC, libvirt.VIR_FROM_RPC)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Refusal(libvirt.VIR_ERR_NO_DOMAIN), NotFound),
+        (Refusal(libvirt.VIR_ERR_AGENT_UNRESPONSIVE), AgentFailed),
+        (Refusal(libvirt.VIR_ERR_AGENT_UNSYNCED), AgentFailed),
+        (LOST, HypervisorUnavailable),
+        (Refusal(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC), HypervisorUnavailable),
+        (Refusal(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU), StepFailed),
+        (Refusal(libvirt.VIR_ERR_OPERATION_INVALID), StepFailed),
+    ],
+)
+def test_each_refusal_of_libvirt_has_its_kind(error: Refusal, kind: type[StillframeError]) -> None:
+    with pytest.raises(kind, match="the thing"), hypervisor.translated("the thing"):
+        raise error
+
+
+def agent(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[dict[str, Any], int]]:
+    sent: list[tuple[dict[str, Any], int]] = []
+
+    def command(_domain: object, text: str, timeout: int, flags: int) -> Any:
+        assert flags == 0
+        sent.append((json.loads(text), timeout))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", command)
+    return sent
+
+
+def test_an_agent_command_carries_its_arguments_and_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = agent(monkeypatch, '{"return": 3}')
+    assert hypervisor.agent_command(Domain(), "guest-x", {"a": [1]}, 7) == 3
+    assert hypervisor.agent_command(Domain(), "guest-y", None, 2) == 3
+    assert sent == [({"execute": "guest-x", "arguments": {"a": [1]}}, 7), ({"execute": "guest-y"}, 2)]
+
+
+@pytest.mark.parametrize("answer", [None, '{"return": "' + "x" * (1 << 20) + '"}'])
+def test_an_answer_that_is_missing_or_too_long_is_refused(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    agent(monkeypatch, answer)
+    with pytest.raises(AgentFailed):
+        hypervisor.agent_command(Domain(), "guest-ping", None, 1)
+
+
+@pytest.mark.parametrize("answer", ["", "nonsense", "[]", "3", '"text"', "null"])
+def test_an_answer_that_is_no_answer_is_the_agents_failure(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    agent(monkeypatch, answer)
+    with pytest.raises(AgentFailed):
+        hypervisor.agent_command(Domain(), "guest-ping", None, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (LOST, HypervisorUnavailable),
+        (Refusal(libvirt.VIR_ERR_NO_DOMAIN), NotFound),
+        (Refusal(libvirt.VIR_ERR_AGENT_UNRESPONSIVE), AgentFailed),
+        (Refusal(libvirt.VIR_ERR_OPERATION_INVALID), AgentFailed),
+        (Refusal(libvirt.VIR_ERR_INTERNAL_ERROR), AgentFailed),
+    ],
+)
+def test_a_silent_agent_is_told_from_a_lost_libvirt(
+    monkeypatch: pytest.MonkeyPatch, error: Refusal, kind: type[StillframeError]
+) -> None:
+    agent(monkeypatch, error)
+    with pytest.raises(kind):
+        hypervisor.agent_command(Domain(), "guest-ping", None, 1)
+
+
+def test_filesystems_come_with_the_disks_they_lie_on() -> None:
+    domain = Domain([("/", "vda1", "ext4", ["vda"]), ("/proc", "proc", "proc", None)])
+    assert hypervisor.guest_filesystems(domain) == [("/", "vda1", ("vda",)), ("/proc", "proc", ())]
+
+
+def test_an_agent_that_cannot_list_filesystems_has_failed() -> None:
+    with pytest.raises(AgentFailed):
+        hypervisor.guest_filesystems(Domain(Refusal(libvirt.VIR_ERR_OPERATION_INVALID)))
+
+
+def test_a_server_that_vanishes_during_the_list_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Connection:
+        def listAllDomains(self) -> list[str]:
+            return ["gone", "here"]
+
+    def view(domain: str) -> str:
+        if domain == "gone":
+            raise NotFound("gone")
+        return domain
+
+    connected = hypervisor.Hypervisor("test:///default")
+    monkeypatch.setattr(connected, "connection", Connection)
+    monkeypatch.setattr(hypervisor, "view", view)
+    assert hypervisor.list_domains(connected) == ["here"]

@@ -1,0 +1,321 @@
+"""The runner: the order of steps, which way an error turns it, and that the world is believed."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from stillframe.db.engine import Database
+from stillframe.errors import Parked, StepFailed
+from stillframe.journal import runner
+from stillframe.journal.operation import Kind, Verb
+from stillframe.journal.record import Journal, LostLease
+from tests.unit.journal.fakes import (
+    LEASE,
+    Clock,
+    Crash,
+    Step,
+    World,
+    drive,
+    kind_of,
+    owner,
+    row_of,
+    run_once,
+    settle,
+    settled,
+    submit,
+)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock().install(monkeypatch)
+
+
+@pytest.fixture
+def journal(database: Database, clock: Clock) -> Journal:
+    return Journal(database, "volumes", owner(), LEASE)
+
+
+def run(journal: Journal, steps: Sequence[Step], world: World) -> dict[str, Any]:
+    operation_id = submit(journal.database, [step.name for step in steps])
+    run_once(journal, steps, world)
+    return row_of(journal.database, operation_id)
+
+
+def test_steps_are_done_in_order_and_the_rows_follow_once(journal: Journal) -> None:
+    world = World()
+    row = run(journal, (Step("one"), Step("two")), world)
+    assert world.log == ["do one", "do two"]
+    assert (row["state"], row["step"], row["bytes"], row["owner"], row["fault"]) == ("done", 2, 2, None, None)
+    assert settled(journal.database, row["id"]) == {"done": 1}
+
+
+def test_a_step_the_world_shows_as_done_is_not_done_again(journal: Journal) -> None:
+    world = World(facts={"one"})
+    row = run(journal, (Step("one"), Step("two")), world)
+    assert world.log == ["do two"]
+    assert row["evidence"] == {"one": {"seen": True}, "two": {"bytes": 1}}
+
+
+def test_progress_is_told_in_the_transaction_that_records_it(journal: Journal) -> None:
+    seen: list[int] = []
+    steps = (Step("one"), Step("two"))
+    submit(journal.database, ["one", "two"])
+    kind = kind_of(steps, lambda _connection, operation: seen.append(operation.step))
+    for operation in journal.claim_all():
+        runner.run(journal, kind, World(), operation)
+    assert seen == [1, 2]
+
+
+def test_a_failure_before_no_return_is_undone_in_reverse_order(journal: Journal) -> None:
+    world = World()
+    row = run(journal, (Step("one"), Step("two", undoes=False), Step("three"), Step("four", fault="half")), world)
+    assert world.log[4:] == ["undo four", "undo three", "undo one"]
+    assert world.facts == {"two"}
+    assert row["state"] == "undone"
+    assert row["fault"]["message"] == "four broke half-way"
+    assert settled(journal.database, row["id"]) == {"undone": 1}
+
+
+def test_a_step_after_the_failed_one_is_neither_done_nor_undone(journal: Journal) -> None:
+    world = World()
+    run(journal, (Step("one", fault="refuses"), Step("two")), world)
+    assert world.log == ["do one", "undo one"]
+
+
+def test_an_error_of_a_step_that_was_done_all_the_same_goes_forward(journal: Journal) -> None:
+    world = World()
+    row = run(journal, (Step("one"), Step("two", fault="lies", mark="done"), Step("three")), world)
+    assert world.log == ["do one", "do two", "do three"]
+    assert (row["state"], row["evidence"]["two"]) == ("done", {"seen": True})
+
+
+def test_a_world_that_does_not_answer_after_an_error_is_not_taken_for_undone(journal: Journal, clock: Clock) -> None:
+    world = World()
+    steps = (Step("one", fault="does not see"),)
+    row = run(journal, steps, world)
+    assert row["state"] == "running"
+    assert drive(journal.database, clock, steps, world, row["id"])["state"] == "done"
+
+
+def test_an_error_that_a_repeat_can_help_is_waited_out(journal: Journal, clock: Clock) -> None:
+    world = World()
+    steps = (Step("one"), Step("two", fault="waits"))
+    row = run(journal, steps, world)
+    assert (row["state"], row["owner"], row["attempts"]) == ("running", None, 1)
+    assert row["fault"]["message"] == "two waits"
+    assert "undo one" not in world.log
+    assert journal.claim_all() == []
+    assert drive(journal.database, clock, steps, world, row["id"])["state"] == "done"
+    assert row_of(journal.database, row["id"])["fault"] is None
+
+
+def test_the_wait_grows_and_stays_below_half_a_minute(journal: Journal, clock: Clock) -> None:
+    submit(journal.database, ["one"])
+    waits = []
+    for _ in range(12):
+        (operation,) = journal.claim_all()
+        journal.postpone(operation, StepFailed("later"))
+        waits.append(row_of(journal.database, operation.id)["lease_until"] - clock.now)
+        clock.now += 31
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (0.25, 30)
+
+
+@pytest.mark.parametrize("mark", ["start", "done"])
+def test_past_no_return_a_failure_is_tried_again_and_then_parked(journal: Journal, clock: Clock, mark: Any) -> None:
+    world = World()
+    steps = (Step("one", mark=mark), Step("two", fault="refuses"))
+    row = run(journal, steps, world)
+    assert row["state"] == "running"
+    row = drive(journal.database, clock, steps, world, row["id"])
+    assert row["state"] == "parked"
+    assert "two" in row["fault"]["message"]
+    assert "undo one" not in world.log
+    assert world.log.count("do two") == runner.ATTEMPTS_PAST_NO_RETURN + 1
+
+
+def test_a_step_without_return_from_its_start_is_never_undone(journal: Journal) -> None:
+    world = World()
+    row = run(journal, (Step("one"), Step("two", mark="start", fault="half")), world)
+    assert row["state"] == "running"
+    assert world.facts == {"one", "half of two"}
+
+
+def test_a_step_without_return_once_done_is_undone_while_it_is_not(journal: Journal) -> None:
+    world = World()
+    row = run(journal, (Step("one"), Step("two", mark="done", fault="half")), world)
+    assert row["state"] == "undone"
+    assert world.facts == set()
+
+
+def parking(verb: str) -> Kind:
+    """A kind whose only step says in one of its functions that a person has to look."""
+
+    def park(*_arguments: Any) -> Any:
+        raise Parked("look at this")
+
+    def fail(*_arguments: Any) -> Any:
+        raise StepFailed("no")
+
+    functions = {
+        "done": Verb(park, fail),
+        "do": Verb(lambda *_: None, park),
+        "undo": Verb(lambda *_: None, fail, park),
+    }
+    return Kind({"one": functions[verb]}, settle)
+
+
+@pytest.mark.parametrize("verb", ["done", "do", "undo"])
+def test_a_parked_operation_keeps_its_resource_and_its_sentence(journal: Journal, verb: str) -> None:
+    first = submit(journal.database, ["one"], resources=["volume:a"])
+    second = submit(journal.database, ["one"], resources=["volume:a"])
+    for operation in journal.claim_all():
+        runner.run(journal, parking(verb), World(), operation)
+    row = row_of(journal.database, first)
+    assert (row["state"], row["owner"], row["fault"]["message"]) == ("parked", None, "look at this")
+    assert settled(journal.database, first) == {"parked": 1}
+    assert journal.claim_all() == []
+    assert row_of(journal.database, second)["state"] == "pending"
+
+
+def test_a_parked_operation_is_looked_at_again_when_a_worker_starts(journal: Journal, clock: Clock) -> None:
+    operation_id = submit(journal.database, ["one"])
+    for operation in journal.claim_all():
+        runner.run(journal, parking("do"), World(), operation)
+    world = World(facts={"one"})
+    assert drive(journal.database, clock, (Step("one"),), world, operation_id)["state"] == "done"
+
+
+def test_an_undo_that_fails_is_tried_again_and_keeps_the_first_error(journal: Journal, clock: Clock) -> None:
+    failures = ["first", "second"]
+
+    def undo(*_arguments: Any) -> None:
+        if failures:
+            raise StepFailed(failures.pop())
+
+    def fail(*_arguments: Any) -> Any:
+        raise StepFailed("what went wrong")
+
+    kind = Kind({"one": Verb(lambda *_: None, fail, undo)}, settle)
+    operation_id = submit(journal.database, ["one"])
+    for _ in range(4):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, World(), operation)
+        clock.now += 60
+    row = row_of(journal.database, operation_id)
+    assert (row["state"], row["fault"]["message"]) == ("undone", "what went wrong")
+
+
+def test_an_error_of_the_program_is_told_as_one_and_undone(journal: Journal) -> None:
+    def broken(*_arguments: Any) -> Any:
+        raise ZeroDivisionError("by hand")
+
+    kind = Kind({"one": Verb(lambda *_: None, broken)}, settle)
+    operation_id = submit(journal.database, ["one"])
+    for operation in journal.claim_all():
+        runner.run(journal, kind, World(), operation)
+    assert row_of(journal.database, operation_id)["fault"]["message"] == "step one failed: ZeroDivisionError: by hand"
+
+
+def test_an_error_while_the_rows_follow_changes_nothing_and_is_tried_again(journal: Journal, clock: Clock) -> None:
+    broken = [True]
+
+    def stumbling(connection: Any, operation: Any, outcome: str, fault: Any) -> None:
+        settle(connection, operation, outcome, fault)
+        if broken:
+            raise ZeroDivisionError(broken.pop())
+
+    kind = Kind({"one": Step("one").verb()}, stumbling)
+    operation_id = submit(journal.database, ["one"])
+    for wanted in ("running", "done"):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, World(facts={"one"}), operation)
+        assert row_of(journal.database, operation_id)["state"] == wanted
+        clock.now += 60
+    assert settled(journal.database, operation_id) == {"done": 1}
+
+
+def test_a_worker_that_lost_its_lease_stops_at_once(journal: Journal, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    steps = (Step("one"), Step("two"), Step("three"))
+    operation_id = submit(journal.database, ["one", "two", "three"])
+    (mine,) = journal.claim_all()
+    clock.now += LEASE + 1
+    (theirs,) = Journal(journal.database, "volumes", owner(2), LEASE).claim_all()
+    assert (mine.epoch, theirs.epoch) == (1, 2)
+    world = World()
+    with caplog.at_level(logging.WARNING):
+        runner.run(journal, kind_of(steps), world, mine)
+    assert world.log == ["do one"]
+    assert "held by another worker" in caplog.text
+    row = row_of(journal.database, operation_id)
+    assert (row["epoch"], row["step"], row["state"]) == (2, 0, "running")
+    assert settled(journal.database, operation_id) == {}
+
+
+@pytest.mark.parametrize("verb", ["change", "finish", "postpone"])
+def test_nothing_is_recorded_without_the_lease(journal: Journal, clock: Clock, verb: str) -> None:
+    submit(journal.database, ["one"])
+    (mine,) = journal.claim_all()
+    clock.now += LEASE + 1
+    Journal(journal.database, "volumes", owner(2), LEASE).claim_all()
+    before = row_of(journal.database, mine.id)
+    calls = {
+        "change": lambda: journal.change(mine, step=1),
+        "finish": lambda: journal.finish(mine, kind_of(()), "done", None),
+        "postpone": lambda: journal.postpone(mine, StepFailed("later")),
+    }
+    with pytest.raises(LostLease):
+        calls[verb]()
+    assert row_of(journal.database, mine.id) == before
+    assert settled(journal.database, mine.id) == {}
+
+
+def crash_then_continue(journal: Journal, clock: Clock, steps: Sequence[Step], world: World) -> dict[str, Any]:
+    operation_id = submit(journal.database, [step.name for step in steps])
+    return drive(journal.database, clock, steps, world, operation_id)
+
+
+def moments_until(steps: Sequence[Step], name: str) -> int:
+    """The moment right after the named step's effect, in an undisturbed run: a claim, then five per earlier step and more."""
+    before = [step.name for step in steps].index(name)
+    return 1 + 6 * before + 4
+
+
+def test_past_no_return_an_earlier_step_that_fails_on_the_second_look_turns_nothing_round(
+    journal: Journal, clock: Clock
+) -> None:
+    steps = (Step("one", sees=False, refuses_from=2), Step("two", mark="done"), Step("three"))
+    world = World(crashes=frozenset({moments_until(steps, "two")}))
+    row = crash_then_continue(journal, clock, steps, world)
+    assert "two" in world.facts
+    assert "undo one" not in world.log
+    assert row["state"] != "undone"
+
+
+def test_a_step_begun_without_return_is_remembered_over_a_crash(journal: Journal, clock: Clock) -> None:
+    steps = (Step("one", sees=False, refuses_from=2), Step("two", mark="start"))
+    world = World(crashes=frozenset({moments_until(steps, "two") - 1}))
+    row = crash_then_continue(journal, clock, steps, world)
+    assert "half of two" in world.facts
+    assert row["state"] != "undone"
+
+
+@pytest.mark.parametrize("early", [0, 1])
+def test_an_earlier_step_that_fails_on_the_second_look_undoes_the_later_ones_too(
+    journal: Journal, clock: Clock, early: int
+) -> None:
+    steps = (Step("one", sees=False, refuses_from=2), Step("two"), Step("three"))
+    world = World(crashes=frozenset({moments_until(steps, "three") - early}))
+    row = crash_then_continue(journal, clock, steps, world)
+    assert row["state"] == "undone"
+    assert world.facts == set()
+
+
+def test_a_crash_is_not_taken_for_an_error(journal: Journal) -> None:
+    world = World(crashes=frozenset({2}))
+    with pytest.raises(Crash):
+        run(journal, (Step("one"),), world)
+    assert world.log == []

@@ -1,0 +1,72 @@
+"""The worker: finds work, runs it, lets it end."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from stillframe.db.engine import Database
+from stillframe.journal.operation import Kind
+from stillframe.journal.record import Journal, this_process
+from stillframe.journal.worker import Worker
+from tests.unit.journal.fakes import KIND, LEASE, Step, World, owner, row_of, settle, submit
+
+WAIT = 20.0
+
+
+class Watched:
+    """A worker over one fake step, and the event that its operation ended."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.ended, self.looked = threading.Event(), threading.Event()
+        journal = Journal(database, "volumes", this_process("here"), LEASE)
+        kind = Kind({"one": Step("one").verb()}, lambda *given: (settle(*given), self.ended.set())[0])
+        self.worker = Worker(journal, {KIND: kind}, World(), 2, self.looked.set)
+
+
+@pytest.fixture
+def watched(database: Database) -> Iterator[Watched]:
+    made = Watched(database)
+    yield made
+    if not made.worker._stopping:
+        made.worker.stop()
+
+
+def test_what_waits_at_the_start_is_run(watched: Watched) -> None:
+    operation_id = submit(watched.database, ["one"])
+    watched.worker.start()
+    assert watched.ended.wait(WAIT)
+    watched.worker.stop()
+    assert row_of(watched.database, operation_id)["state"] == "done"
+
+
+def test_what_a_dead_worker_held_is_run(watched: Watched) -> None:
+    operation_id = submit(watched.database, ["one"])
+    assert Journal(watched.database, "volumes", owner(), 3600).claim_all()
+    watched.worker.start()
+    assert watched.ended.wait(WAIT)
+    watched.worker.stop()
+    assert row_of(watched.database, operation_id)["state"] == "done"
+
+
+def test_a_worker_that_is_woken_looks_for_work(watched: Watched) -> None:
+    watched.worker.start()
+    assert watched.looked.wait(WAIT)
+    submit(watched.database, ["one"])
+    watched.worker.wake()
+    assert watched.ended.wait(WAIT)
+
+
+def test_a_timer_that_fails_does_not_end_the_worker(watched: Watched) -> None:
+    def broken() -> None:
+        watched.looked.set()
+        raise RuntimeError("broken")
+
+    watched.worker.on_timer = broken
+    watched.worker.start()
+    assert watched.looked.wait(WAIT)
+    watched.worker.on_timer = lambda: None
+    submit(watched.database, ["one"])
+    watched.worker.wake()
+    assert watched.ended.wait(WAIT)
