@@ -1,6 +1,7 @@
 """Sphinx configuration, and the tables that are made from the code so that they cannot drift from it."""
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -31,7 +32,7 @@ html_title = f"Stillframe {version}"
 html_show_sphinx = False
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -52,7 +53,7 @@ def _errors() -> str:
     return _table(("Code", "HTTP", "Fault", "Retried", "Hint"), rows)
 
 
-def _routes(service: Service, rules: list[RuleDefault]) -> str:
+def _routes(service: Service, rules: Sequence[RuleDefault]) -> str:
     """Every route of a service, with the roles its policy rule names."""
     roles = {rule.name: str(rule.check_str).replace("role:", "").replace(" or ", ", ") for rule in rules}
     rows = [

@@ -192,7 +192,7 @@ def test_assisted_snapshot(lab: Lab, place: Place) -> None:
 
 def check_ended_well(lab: Lab, found: dict[str, object], lost: bool) -> None:
     """``lost``: the worker died after the switch, before it could record that the freeze held. That is never glossed over."""
-    contents = lab.check_one_instant(found)  # type: ignore[arg-type]
+    contents = lab.check_one_instant(found)
     consistency = found["consistency"]
     assert isinstance(consistency, dict)
     assert (found["status"], consistency["level"]) == (("error", "crash") if lost else ("available", "filesystem"))

@@ -80,6 +80,15 @@ def free_bytes(share: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def share_mode(share: Path, name: str) -> None:
+    """Gives a new file mode 0660, whatever the program that made it asked for (qemu-img asks for 0644)."""
+    handle = os.open(share / name, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fchmod(handle, 0o660)
+    finally:
+        os.close(handle)
+
+
 def sync_file(share: Path, name: str) -> None:
     handle = os.open(share / name, os.O_RDONLY | os.O_NOFOLLOW)
     try:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from stillframe.errors import BadConfiguration, HypervisorUnavailable
@@ -74,9 +75,12 @@ def stop(directory: Path) -> None:
     os.kill(pid, signal.SIGTERM)
     for _ in range(100):
         if _pid(directory) is None:
-            return
+            break
         time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
+    else:
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):  # it is our child only if this very process started it
+        os.waitpid(pid, 0)
 
 
 def _host_uuid(directory: Path) -> str:

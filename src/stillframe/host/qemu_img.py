@@ -63,6 +63,7 @@ def _publish_verified(share: Path, temporary: str, image: Image) -> None:
     if made != image:
         files.remove(share, temporary)
         raise StepFailed(f"qemu-img made {made} where {image} was asked for")
+    files.share_mode(share, temporary)
     files.publish(share, temporary, image.name)
 
 

@@ -12,6 +12,7 @@ from stillframe.journal.record import Journal, LostLease
 
 LOG = logging.getLogger(__name__)
 ATTEMPTS_PAST_NO_RETURN = 5
+ATTEMPTS_BEFORE_GIVING_UP = 15  # about five minutes with the journal's pauses
 
 
 def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
@@ -93,7 +94,8 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
     operation, number, error = failure
     earlier = [kind.verbs[step["verb"]].no_return for step in operation.plan[: number + 1]]
     past = any(mark != "never" for mark in earlier[:-1]) or earlier[-1] == "start"
-    if error.may_retry or (past and operation.attempts < ATTEMPTS_PAST_NO_RETURN):
+    patience = operation.attempts < ATTEMPTS_BEFORE_GIVING_UP
+    if (error.may_retry and (past or patience)) or (past and operation.attempts < ATTEMPTS_PAST_NO_RETURN):
         journal.postpone(operation, error)
     elif past:
         raise Parked(f"step {operation.plan[number]['verb']} cannot be finished and there is no way back: {error.message}")

@@ -73,6 +73,7 @@ def create(world: World, context: Context, volume_id: str, wanted: dict[str, Any
             f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']};"
             " snapshot an attached volume with 'openstack assisted snapshot create --volume <volume> <server>'"
         )
+    world.driver.probe_for_writing()
     chain = world.driver.chain(volume["id"], volume["active_file"])
     row = _row(context, volume, wanted)
     steps = plan.snapshot(chain, row["id"], world.settings.volumes.max_chain_depth)

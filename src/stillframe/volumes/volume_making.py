@@ -42,7 +42,7 @@ def limits(world: World, connection: Connection, project_id: str) -> dict[str, i
 def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
     """Creates an empty qcow2 volume; ``wanted`` holds size (GiB), name, description, volume_type, metadata and
     availability_zone. Returns its id. Raises BadRequest, QuotaExceeded, ShareUnavailable."""
-    world.driver.probe()
+    world.driver.probe_for_writing()
     volume_id = str(uuid.uuid4())
     with world.database.write() as connection:
         type_row = volume_types.find(connection, wanted.get("volume_type") or volume_types.DEFAULT)

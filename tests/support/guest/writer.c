@@ -5,6 +5,7 @@
  * order of the disks says which: a set of snapshots of one instant shows max - min <= 1, falling only once.
  * Lines on the console: "beat k=<round> slowest_ms=<ms>", about four a second.
  * Directories that appear below /mnt later are taken up between rounds; those that vanish are dropped.
+ * A number in /run/interval replaces INTERVAL_US, so that a test can make the guest idle or busy while it runs.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -42,6 +43,15 @@ static void take_up_disks(void) {
             handles[i] = -1;
         }
     }
+}
+
+static useconds_t current_interval(useconds_t known) {
+    FILE *file = fopen("/run/interval", "r");
+    unsigned found;
+    if (!file) return known;
+    if (fscanf(file, "%u", &found) == 1) known = found;
+    fclose(file);
+    return known;
 }
 
 static long last_round(void) {
@@ -84,6 +94,7 @@ int main(int argc, char **argv) {
         }
         if (end - scanned >= 500) {
             take_up_disks();
+            interval = current_interval(interval);
             scanned = end;
         }
         usleep(interval);

@@ -5,7 +5,10 @@ import signal
 
 import pytest
 
+from stillframe.errors import StepFailed
 from stillframe.journal import failpoints
+
+PLACE = "kind/verb/before"
 
 
 @pytest.fixture
@@ -16,24 +19,38 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["", "kind/verb/before"])
-def test_nothing_happens_unasked(killed: list[tuple[int, int]], name: str) -> None:
-    failpoints.reached(name)
+def ask(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(failpoints.VARIABLE, text)
+
+
+def test_nothing_happens_unasked(killed: list[tuple[int, int]]) -> None:
+    failpoints.reached(PLACE)
     assert killed == []
 
 
 def test_only_the_named_place_kills(killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(failpoints.VARIABLE, "kind/verb/before")
-    for name in ("kind/verb/effect", "kind/verb", "kind/verb/before2"):
+    ask(monkeypatch, PLACE)
+    for name in ("kind/verb/effect", "kind/verb", f"{PLACE}2"):
         failpoints.reached(name)
     assert killed == []
-    failpoints.reached("kind/verb/before")
+    failpoints.reached(PLACE)
     assert killed == [(os.getpid(), signal.SIGKILL)]
 
 
 def test_a_place_can_be_held_instead(killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[float] = []
     monkeypatch.setattr(failpoints.time, "sleep", held.append)
-    monkeypatch.setenv(failpoints.VARIABLE, "quiesce/frozen:sleep=1.5")
-    failpoints.reached("quiesce/frozen")
+    ask(monkeypatch, f"{PLACE}:sleep=1.5")
+    failpoints.reached(PLACE)
     assert (held, killed) == ([1.5], [])
+
+
+def test_a_place_can_fail_instead_and_several_can_be_named(
+    killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(monkeypatch, f"{PLACE}:fail,other")
+    with pytest.raises(StepFailed, match=PLACE):
+        failpoints.reached(PLACE)
+    assert killed == []
+    failpoints.reached("other")
+    assert len(killed) == 1

@@ -182,7 +182,7 @@ def test_an_operation_that_could_not_be_given_back_is_free_when_its_lease_ends(
 
 def test_what_is_unfinished_is_listed_in_order_with_what_is_parked(journal: Journal) -> None:
     first, second = submit(journal.database, ["one"]), submit(journal.database, ["one"])
-    run_once(journal, (Step("one"),), World())
+    run_once(journal, (Step("one", sees=False),), World())
     third, fourth = submit(journal.database, ["one"]), submit(journal.database, ["one"])
     held = journal.claim_all()
     journal.finish(held[0], kind_of(()), "parked", StepFailed("why"))

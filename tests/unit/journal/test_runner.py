@@ -279,7 +279,7 @@ def crash_then_continue(journal: Journal, clock: Clock, steps: Sequence[Step], w
 
 
 def moments_until(steps: Sequence[Step], name: str) -> int:
-    """The moment right after the named step's effect, in an undisturbed run: a claim, then five per earlier step and more."""
+    """The moment right after the named step's effect, in an undisturbed run: one for the claim, six for each earlier step."""
     before = [step.name for step in steps].index(name)
     return 1 + 6 * before + 4
 

@@ -125,9 +125,17 @@ def _switch(world: World, operation: Operation, _args: Document) -> Document:
         # Nothing runs: the call rewrites the definition under libvirt's lock, so no start can come between.
         hypervisor.switch_disks(domain, xml)
         return {"switched": True, "outcome": None}
+    began = time.monotonic()
     outcome = _quiesced(world, operation, server, (domain, xml))
+    switch_ms = round((time.monotonic() - began) * 1000, 1)
     by_target = {disk["target"]: outcome.for_target(disk["target"]) for disk in operation.intent["disks"]}
-    return {"switched": True, "outcome": outcome.document(), "disks": by_target, "switched_at": time.time()}
+    return {
+        "switched": True,
+        "outcome": outcome.document(),
+        "disks": by_target,
+        "switched_at": time.time(),
+        "switch_ms": switch_ms,  # agent and libvirt together, the flush and the preflight among them
+    }
 
 
 def _check_unchanged(server: Server, operation: Operation) -> None:

@@ -14,6 +14,9 @@ class Driver(Protocol):
     def probe(self) -> None:
         """Raises ShareUnavailable unless the share is there and carries the expected marker. Called before any change."""
 
+    def probe_for_writing(self) -> None:
+        """As ``probe``; also raises ShareUnavailable when less space is free than is always kept."""
+
     def connection_info(self, active_file: str, format_: str) -> dict[str, Any]:
         """What a hypervisor needs to open the volume: driver_volume_type, export, name, format, mount_point_base."""
 

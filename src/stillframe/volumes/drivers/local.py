@@ -28,7 +28,7 @@ class LocalDriver:
                 f"the directory {self.share} is not the share it was: its marker file {MARKER} is missing or another's"
             )
 
-    def _probe_for_writing(self) -> None:
+    def probe_for_writing(self) -> None:
         self.probe()
         free = files.free_bytes(self.share)
         if free < self._minimum_free:
@@ -45,7 +45,7 @@ class LocalDriver:
         }
 
     def create(self, volume_id: str, size: int, token: str) -> None:
-        self._probe_for_writing()
+        self.probe_for_writing()
         with files.share_errors(self.share):
             qemu_img.publish_base(self.share, Image(names.base_name(volume_id), "qcow2", size), token, volume_id)
 
@@ -57,7 +57,7 @@ class LocalDriver:
             raise ChainConflict(f"a file of volume {volume_id} is missing: {error.filename}") from error
 
     def create_overlay(self, volume_id: str, image: Image, token: str) -> None:
-        self._probe_for_writing()
+        self.probe_for_writing()
         with files.share_errors(self.share):
             qemu_img.publish_overlay(self.share, image, token, volume_id)
 
@@ -124,7 +124,9 @@ def prepare(share: Path) -> str:
     Raises ShareUnavailable when the directory cannot be made or read.
     """
     with files.share_errors(share):
-        share.mkdir(mode=0o2770, parents=True, exist_ok=True)
+        if not share.exists():
+            share.mkdir(parents=True)
+            share.chmod(0o2770)  # mkdir's own mode is cut by the umask and loses the setgid bit
         found = files.read_json(share, MARKER)
         if found is None:
             found = {"share_id": str(uuid.uuid4())}

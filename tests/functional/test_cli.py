@@ -1,0 +1,135 @@
+"""The command line: an unmodified ``openstack`` with the generated clouds.yaml, and ``stillframe`` without it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.guest.domain import GuestOptions
+from tests.support.lab import Lab, open_lab
+from tests.support.stack import PROGRAM, wait_for
+
+OPENSTACK = [str(Path(sys.executable).with_name("openstack"))]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = open_lab(tmp_path_factory.mktemp("desk"))
+    try:
+        made.add_guest(1, GuestOptions(name="web"))
+        yield made
+    finally:
+        made.clear()
+
+
+def run(lab: Lab, command: list[str], *arguments: str, code: int = 0) -> str:
+    environment = {
+        **os.environ,
+        "OS_CLIENT_CONFIG_FILE": str(lab.stack.state_dir / "clouds.yaml"),
+        "OS_CLOUD": "stillframe",
+        "COLUMNS": "200",
+    }
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=120)
+    assert done.returncode == code, (arguments, done.stdout, done.stderr)
+    return done.stdout if code == 0 else done.stderr
+
+
+def document(lab: Lab, command: list[str], *arguments: str) -> Any:
+    return json.loads(run(lab, command, *arguments, "-f", "json"))
+
+
+def test_openstack_creates_lists_and_shows_volumes(desk: Lab) -> None:
+    made = document(desk, OPENSTACK, "volume", "create", "--size", "1", "data")
+    assert (made["name"], made["size"]) == ("data", 1)
+    wait_for(lambda: desk.api.volume(made["id"])["status"] == "available", "the volume")
+    assert document(desk, OPENSTACK, "volume", "show", "data")["status"] == "available"
+    listed = {row["ID"]: row for row in document(desk, OPENSTACK, "volume", "list")}
+    assert listed[made["id"]]["Status"] == "available"
+    assert listed[desk.volumes[0]]["Attached to"][0]["server_id"] == desk.guest.id
+
+
+def test_openstack_adds_and_removes_a_volume(desk: Lab) -> None:
+    assert document(desk, OPENSTACK, "server", "list")[0]["Name"] == "web"
+    assert document(desk, OPENSTACK, "server", "show", "web")["status"] == "ACTIVE"
+    added = document(desk, OPENSTACK, "server", "add", "volume", "web", "data")
+    assert (added["Server ID"], added["Device"]) == (desk.guest.id, "/dev/vdb")
+    wait_for(lambda: desk.api.volume(added["Volume ID"])["status"] == "in-use", "the attachment")
+    assert added["Volume ID"] in desk.guest.domain.XMLDesc(0)
+    run(desk, OPENSTACK, "server", "remove", "volume", "web", "data")
+    wait_for(lambda: desk.api.volume(added["Volume ID"])["status"] == "available", "the detachment")
+    assert added["Volume ID"] not in desk.guest.domain.XMLDesc(0)
+
+
+@pytest.mark.parametrize(
+    ("command", "noun"),
+    [(OPENSTACK, ["assisted", "snapshot"]), (PROGRAM, ["assisted-snapshot"])],
+    ids=["openstack", "stillframe"],
+)
+def test_assisted_snapshots_from_either_command(desk: Lab, command: list[str], noun: list[str]) -> None:
+    name = noun[0]
+    made = document(
+        desk, command, *noun, "create", "--wait", "--quiesce", "required", "--name", name, "--property", "a=b", "web"
+    )
+    assert (made["status"], made["consistency"], made["filesystems"]) == ("available", "filesystem", 1)
+    assert made["frozen_ms"] > 0
+    assert made["volumes"][0]["volume_id"] == desk.volumes[0]
+    listed = {row["ID"]: row for row in document(desk, command, *noun, "list", "--server", "web")}
+    assert listed[made["id"]]["Consistency"] == "filesystem"
+    assert document(desk, command, *noun, "show", name) == document(desk, command, *noun, "show", made["id"])
+    snapshot = document(desk, OPENSTACK, "volume", "snapshot", "show", name)
+    assert (snapshot["status"], snapshot["volume_id"]) == ("available", desk.volumes[0])
+    assert name in [row["Name"] for row in document(desk, OPENSTACK, "volume", "snapshot", "list")]
+    assert "filesystem" in run(desk, command, *noun, "show", name)
+    assert "detach" in run(desk, command, *noun, "delete", name, code=1)
+    assert "no server" in run(desk, command, *noun, "create", "nosuch", code=1)
+    assert "no volume" in run(desk, command, *noun, "create", "--volume", "nosuch", "web", code=1)
+    run(desk, command, *noun, "create", "--quiesce", "maybe", "web", code=2)
+
+
+def test_a_set_is_deleted_from_the_command_line(desk: Lab) -> None:
+    desk.guest.domain.destroy()
+    kept = [found["id"] for found in desk.api.ok("compute", "GET", "/os-assisted-snapshots")["assisted_snapshots"]]
+    desk.api.detach(desk.guest.id, desk.volumes[0])
+    run(desk, PROGRAM, "assisted-snapshot", "delete", "--wait", kept[0])
+    run(desk, OPENSTACK, "assisted", "snapshot", "delete", "--wait", kept[1])
+    assert document(desk, PROGRAM, "assisted-snapshot", "list") == []
+    assert document(desk, OPENSTACK, "volume", "snapshot", "list") == []
+    desk.check_sound()
+
+
+def test_snapshots_with_nothing_attached_from_an_unmodified_client(desk: Lab) -> None:
+    made = document(desk, OPENSTACK, "volume", "snapshot", "create", "--volume", desk.volumes[0], "offline")
+    wait_for(lambda: desk.api.snapshot(made["id"])["status"] == "available", "the snapshot")
+    assert desk.api.snapshot(made["id"])["consistency"] is None
+    run(desk, OPENSTACK, "volume", "snapshot", "delete", "offline")
+    wait_for(lambda: desk.api.send("volume", "GET", f"/snapshots/{made['id']}").status_code == 404, "the deletion")
+    desk.check_sound()
+
+
+def test_the_rest_that_an_unmodified_client_asks_for(desk: Lab) -> None:
+    assert document(desk, OPENSTACK, "volume", "type", "list")[0]["Name"] == "local"
+    assert document(desk, OPENSTACK, "availability", "zone", "list", "--volume")[0]["Zone Name"] == "nova"
+    services = document(desk, OPENSTACK, "--os-cloud", "stillframe-admin", "volume", "service", "list")
+    assert services[0]["State"] == "up"
+    limits = {row["Name"]: row["Value"] for row in document(desk, OPENSTACK, "limits", "show", "--absolute")}
+    assert json.dumps(limits)
+    run(desk, OPENSTACK, "volume", "set", "--name", "renamed", "--property", "x=y", "data")
+    assert document(desk, OPENSTACK, "volume", "show", "renamed")["properties"] == {"x": "y"}
+    run(desk, OPENSTACK, "volume", "delete", "renamed")
+
+
+def test_shell_completion_names_every_command(desk: Lab) -> None:
+    script = run(desk, PROGRAM, "complete")
+    for command in ("assisted_snapshot_create", "serve", "worker", "operation_list"):
+        assert command.replace("assisted_snapshot", "assisted_snapshot") in script.replace("-", "_")
+
+
+def test_operations_can_be_looked_at(desk: Lab) -> None:
+    state = ["--state-dir", str(desk.stack.state_dir)]
+    assert document(desk, PROGRAM, "operation", "list", *state) == []
+    assert "there is no operation" in run(desk, PROGRAM, "operation", "show", *state, "x", code=1)

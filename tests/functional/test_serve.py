@@ -1,0 +1,147 @@
+"""``stillframe serve`` and its parts as an operator meets them."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import requests
+import yaml
+
+from tests.support.lab import Lab
+from tests.support.stack import PROGRAM, Api, wait_for
+
+
+def base(lab: Lab, service: str) -> str:
+    cloud = yaml.safe_load((lab.stack.state_dir / "clouds.yaml").read_text())["clouds"]["stillframe"]
+    return str(cloud[f"{service}_endpoint_override"]).rsplit("/", 1)[0]
+
+
+def test_a_second_serve_on_the_same_directory_is_refused_by_pid(services: Lab) -> None:
+    command = [*PROGRAM, "serve", "--state-dir", str(services.stack.state_dir)]
+    second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert second.returncode == 1
+    assert f"process {services.stack.pid}" in second.stderr
+    assert services.stack.running
+
+
+def test_secrets_are_readable_by_their_owner_only(services: Lab) -> None:
+    for name in ("clouds.yaml", "service.yaml", "users.yaml"):
+        assert (services.stack.state_dir / name).stat().st_mode & 0o777 == 0o600
+    assert services.stack.state_dir.stat().st_mode & 0o777 == 0o700
+    password = yaml.safe_load((services.stack.state_dir / "service.yaml").read_text())["password"]
+    assert password not in (services.stack.state_dir / "users.yaml").read_text()
+    assert password not in services.stack.log.read_text()
+
+
+def test_volume_files_are_not_readable_by_others(services: Lab) -> None:
+    volume_id = services.api.create_volume()
+    assert (services.stack.share / f"volume-{volume_id}").stat().st_mode & 0o777 == 0o660
+    assert services.stack.share.stat().st_mode & 0o7777 == 0o2770
+
+
+def test_version_discovery_needs_no_credentials(services: Lab) -> None:
+    root = requests.get(base(services, "volume"), timeout=10)
+    assert root.status_code == 300
+    assert root.json()["versions"][0]["version"] == "3.71"
+    for path in ("/v3", "/v3/"):
+        assert requests.get(base(services, "volume") + path, timeout=10).json()["versions"][0]["min_version"] == "3.0"
+    for path in ("/v2.1", "/v2.1/"):
+        found = requests.get(base(services, "compute") + path, timeout=10).json()["version"]
+        assert (found["id"], found["min_version"]) == ("v2.1", "2.1")
+
+
+def test_health_and_metrics(services: Lab) -> None:
+    services.api.create_volume()
+    for service in ("volume", "compute"):
+        health = requests.get(base(services, service) + "/healthcheck", timeout=10)
+        assert (health.status_code, health.json()) == (200, {"database": "ok", "worker": "ok"})
+        text = requests.get(base(services, service) + "/metrics", timeout=10).text
+        assert 'stillframe_operations_total{kind="create_volume",outcome="done",service="volumes"}' in text
+        assert "stillframe_frozen_milliseconds_bucket" in text
+        assert "stillframe_block_job_bytes_total" in text
+
+
+def test_an_idle_serve_is_small_and_still(services: Lab) -> None:
+    stat = Path(f"/proc/{services.stack.pid}/stat")
+    began = sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))
+    time.sleep(5)
+    used = sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13])) - began
+    assert used < 25, f"{used} of 500 ticks of one core used while idle"
+    status = Path(f"/proc/{services.stack.pid}/status").read_text()
+    assert int(status.split("VmRSS:")[1].split()[0]) < 160 * 1024
+
+
+def test_log_lines_as_json_carry_request_and_operation(services: Lab) -> None:
+    services.stack.stop()
+    services.stack._arguments = ["--log-json"]
+    services.stack.start()
+    mark = services.stack.log.stat().st_size
+    answer = services.api.send("volume", "POST", "/volumes", {"volume": {"size": 1}})
+    request_id = answer.headers["x-openstack-request-id"]
+    wait_for(lambda: services.api.volume(answer.json()["volume"]["id"])["status"] == "available", "the volume")
+    lines = [json.loads(line) for line in services.stack.log.read_text()[mark:].splitlines()]
+    ours = [line for line in lines if line["context"].get("request_id") == request_id]
+    assert any(line["context"]["operation_id"] for line in ours)
+    assert any("is done" in line["message"] for line in ours)
+
+
+def test_sigterm_stops_everything_it_started(services: Lab) -> None:
+    pid = int((services.stack.state_dir / "libvirt/run/libvirtd.pid").read_text())
+    services.stack.stop()
+    assert not Path(f"/proc/{pid}").exists()
+    wait_for(lambda: not _mentions(services.stack.state_dir), "the end of the watchdog", 10)
+    services.stack.start()
+    assert services.api.ok("volume", "GET", "/volumes/detail")["volumes"]
+
+
+def _mentions(state_dir: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(state_dir).encode() in line and int(process.name) != os.getpid():
+            found.append(line.decode(errors="replace"))
+    return found
+
+
+def test_the_parts_run_apart_over_the_same_database(services: Lab, tmp_path: Path) -> None:
+    state, config = tmp_path / "apart", tmp_path / "apart.conf"
+    ports = {"volumes": _free_port(), "compute": _free_port()}
+    config.write_text(f"[volumes]\nport = {ports['volumes']}\n[compute]\nport = {ports['compute']}\n")
+    log = (tmp_path / "log").open("w")
+    started = []
+    try:
+        for part, service in (("worker", "volumes"), ("worker", "compute"), ("api", "volumes"), ("api", "compute")):
+            command = [*PROGRAM, part, service, "--state-dir", str(state), "--config-file", str(config)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            started.append(process)
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("ready"), (tmp_path / "log").read_text()
+        api = Api(yaml.safe_load((state / "clouds.yaml").read_text())["clouds"]["stillframe"])
+        volume_id = api.create_volume()
+        assert api.ok("compute", "GET", "/servers/detail") == {"servers": []}
+        started[0].send_signal(signal.SIGKILL)
+        started[0].wait()
+        down = api.send("volume", "DELETE", f"/volumes/{volume_id}")
+        assert (down.status_code, "worker" in down.text) == (503, True)
+        assert api.volume(volume_id)["status"] == "available"
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(30)
+            if process.stdout is not None:
+                process.stdout.close()
+        log.close()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

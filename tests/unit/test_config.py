@@ -1,0 +1,114 @@
+"""Configuration: the sample is usable as it is, and what is wrong is told when it is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe import config
+from stillframe.errors import BadConfiguration
+
+SAMPLE = Path(__file__).parents[2] / "deploy" / "stillframe.conf.sample"
+HINT = "write it with: oslo-config-generator --namespace stillframe --output-file deploy/stillframe.conf.sample"
+
+
+def load(tmp_path: Path, text: str, **more: Any) -> config.Settings:
+    path = tmp_path / "stillframe.conf"
+    path.write_text(text)
+    return config.load([str(path)], **more)
+
+
+def test_the_sample_file_parses_and_changes_nothing() -> None:
+    assert SAMPLE.is_file(), f"{SAMPLE.name} is missing; {HINT}"
+    loaded, default = config.load([str(SAMPLE)]), config.load()
+    assert loaded.state_dir == default.state_dir
+    for group, options in config.GROUPS.items():
+        for option in options:
+            if group in ("volumes", "compute"):
+                assert getattr(getattr(loaded, group), option.dest) == getattr(getattr(default, group), option.dest)
+
+
+def test_the_sample_file_names_every_option() -> None:
+    assert SAMPLE.is_file(), f"{SAMPLE.name} is missing; {HINT}"
+    text = SAMPLE.read_text()
+    for group, options in config.list_opts():
+        assert f"[{group}]" in text
+        for option in options:
+            assert f"#{option.name} =" in text or f"\n{option.name} =" in text, f"{option.name}: {HINT}"
+
+
+def test_defaults_are_usable_without_a_file() -> None:
+    settings = config.load()
+    assert settings.database == "sqlite:////var/lib/stillframe/stillframe.sqlite"
+    assert (settings.volumes.port, settings.compute.port) == (8776, 8774)
+    assert settings.host
+
+
+def test_everything_lies_below_the_state_directory(tmp_path: Path) -> None:
+    settings = config.load(overrides={(None, "state_dir"): str(tmp_path / "x" / "..")})
+    assert settings.state_dir == tmp_path
+    assert settings.database == f"sqlite:///{tmp_path}/stillframe.sqlite"
+    for path in (settings.users_file, settings.clouds_file, settings.share_dir, settings.freeze_dir):
+        assert path.parent == tmp_path
+
+
+def test_a_share_elsewhere_is_taken_as_configured(tmp_path: Path) -> None:
+    assert load(tmp_path, "[volumes]\nshare_dir = /srv/share\n").share_dir == Path("/srv/share")
+
+
+def test_an_override_wins_and_none_overrides_nothing(tmp_path: Path) -> None:
+    overrides: dict[tuple[str | None, str], Any] = {("volumes", "port"): 1, (None, "workers"): None}
+    settings = load(tmp_path, "[DEFAULT]\nworkers = 7\n[volumes]\nport = 2\n", overrides=overrides)
+    assert (settings.volumes.port, settings.workers) == (1, 7)
+
+
+def test_of_two_files_the_later_one_wins(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("[DEFAULT]\nworkers = 2\nhost = a\n")
+    (tmp_path / "b").write_text("[DEFAULT]\nworkers = 3\n")
+    settings = config.load([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert (settings.workers, settings.host) == (3, "a")
+
+
+def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match=r"missing\.conf"):
+        config.load([str(tmp_path / "missing.conf")])
+
+
+@pytest.mark.parametrize("text", ["no section\n", "[volumes\nport = 1\n", "[volumes]\n  = 1\n"])
+def test_a_file_that_is_no_configuration_is_told(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadConfiguration, match="not usable"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("group", "line"),
+    [
+        ("DEFAULT", "workers = many"),
+        ("DEFAULT", "workers = 0"),
+        ("DEFAULT", "lease_seconds = 1"),
+        ("log", "json = perhaps"),
+        ("volumes", "port = abc"),
+        ("volumes", "port = 70000"),
+        ("volumes", "max_chain_depth = 1"),
+        ("volumes", "max_chain_depth = 201"),
+        ("volumes", "quota_volumes = -2"),
+        ("compute", "freeze_deadline_seconds = 0"),
+        ("compute", "agent_timeout_seconds = soon"),
+    ],
+)
+def test_a_value_that_is_not_valid_is_told_when_it_is_loaded(tmp_path: Path, group: str, line: str) -> None:
+    with pytest.raises(BadConfiguration, match=line.split()[0]):
+        load(tmp_path, f"[{group}]\n{line}\n")
+
+
+@pytest.mark.parametrize("override", [("volumes", "port", "abc"), (None, "workers", 0), ("compute", "port", -1)])
+def test_an_override_that_is_not_valid_is_told(override: tuple[str | None, str, Any]) -> None:
+    group, name, value = override
+    with pytest.raises(BadConfiguration):
+        config.load(overrides={(group, name): value})
+
+
+def test_every_option_explains_itself() -> None:
+    for _, options in config.list_opts():
+        for option in options:
+            assert option.help, option.name

@@ -1,0 +1,44 @@
+"""Who asks: what the roles mean, and that it survives the way to the worker."""
+
+import json
+import re
+
+import pytest
+
+from stillframe.context import Context, LogContext, bind_log, new_request_id, operation_log
+from tests.unit.builders import context
+
+
+@pytest.mark.parametrize(
+    ("roles", "admin", "service"),
+    [
+        (("reader",), False, False),
+        (("member", "reader"), False, False),
+        (("administrator", "services"), False, False),
+        (("member", "admin"), True, False),
+        (("service",), False, True),
+    ],
+)
+def test_only_admins_and_the_service_see_all_projects(roles: tuple[str, ...], admin: bool, service: bool) -> None:
+    who = context(*roles)
+    assert (who.is_admin, who.is_service, who.sees_all_projects) == (admin, service, admin or service)
+
+
+def test_a_context_is_the_same_after_its_journey() -> None:
+    who = context("member", "reader", project="other")
+    assert Context.from_document(json.loads(json.dumps(who.to_document()))) == who
+
+
+def test_request_ids_have_the_known_form_and_differ() -> None:
+    first, second = new_request_id(), new_request_id()
+    assert re.fullmatch(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", first)
+    assert first != second
+
+
+def test_log_lines_carry_the_request_and_inside_an_operation_also_that() -> None:
+    bind_log(context("member"))
+    with operation_log("op", "req-2"):
+        inside = LogContext(request_id="req-2").to_dict()
+    outside = LogContext(request_id="req-2").to_dict()
+    assert (inside["operation_id"], inside["request_id"]) == ("op", "req-2")
+    assert outside["operation_id"] is None

@@ -1,0 +1,77 @@
+"""Every kind of error: its stable code, and that it survives the way to another process."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillframe import errors
+from stillframe.errors import StillframeError, catalogue, from_document
+
+KINDS = sorted(errors._all_kinds(StillframeError), key=lambda kind: kind.__name__)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+DETAILS = st.dictionaries(st.text("abcdefghij_", min_size=1).map(lambda name: f"d_{name}"), JSON, max_size=3)
+STABLE = {
+    "agent_failed": 409,
+    "already_running": 409,
+    "bad_configuration": 500,
+    "bad_image": 409,
+    "bad_request": 400,
+    "chain_conflict": 409,
+    "conflict": 409,
+    "forbidden": 403,
+    "host_command_failed": 500,
+    "hypervisor_unavailable": 503,
+    "internal": 500,
+    "not_found": 404,
+    "parked": 409,
+    "quiesce_refused": 409,
+    "quota_exceeded": 413,
+    "service_unavailable": 503,
+    "share_unavailable": 503,
+    "step_failed": 500,
+    "too_large": 413,
+    "unauthorized": 401,
+    "version_not_supported": 406,
+}
+
+
+def test_every_kind_has_a_code_of_its_own() -> None:
+    codes = [kind.code for kind in KINDS]
+    assert sorted(set(codes)) == sorted(codes)
+    assert set(catalogue().values()) == set(KINDS)
+
+
+def test_codes_and_statuses_are_those_that_clients_know() -> None:
+    assert {code: kind.status for code, kind in catalogue().items()} == STABLE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_says_what_to_do_next(kind: type[StillframeError]) -> None:
+    assert kind.hint.endswith(".")
+    assert kind is StillframeError or kind.hint != StillframeError.hint
+
+
+def test_what_does_not_answer_may_be_tried_again_and_nothing_else() -> None:
+    assert {kind.code for kind in KINDS if kind.may_retry} == {code for code, status in STABLE.items() if status == 503}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(message=st.text(), details=DETAILS)
+def test_an_error_is_the_same_after_its_journey(kind: type[StillframeError], message: str, details: dict[str, Any]) -> None:
+    error = kind(message, **details)
+    again = from_document(json.loads(json.dumps(error.to_document())))
+    assert type(again) is kind
+    assert (again.message, again.details, str(again)) == (message, details, message)
+
+
+def test_a_code_nobody_knows_becomes_the_base_kind() -> None:
+    error = from_document({"code": "from the future", "message": "m", "details": {"a": 1}})
+    assert type(error) is StillframeError
+    assert (error.message, error.details) == ("m", {"a": 1})

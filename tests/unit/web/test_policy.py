@@ -1,0 +1,204 @@
+"""Who may do what, cell by cell: every route of both services against every role, written out."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oslo_policy.policy import RuleDefault
+
+from stillframe.db.engine import Database
+from stillframe.errors import Forbidden
+from stillframe.web.policy import Enforcer
+from stillframe.web.route import Route
+from tests.unit.builders import context
+from tests.unit.web.shell import RULES, SERVICES, Site
+
+ROLES = ("reader", "member", "admin", "service", "nothing")
+READ = {"reader", "admin", "service"}
+WRITE = {"member", "admin"}
+BOTH = {"member", "admin", "service"}
+TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
+    "volumes": {
+        "volume:get": (
+            READ,
+            (
+                "GET /volumes",
+                "GET /volumes/detail",
+                "GET /volumes/summary",
+                "GET /volumes/{id}",
+                "GET /volumes/{id}/metadata",
+                "GET /volumes/{id}/metadata/{key}",
+            ),
+        ),
+        "volume:create": (WRITE, ("POST /volumes",)),
+        "volume:update": (
+            WRITE,
+            (
+                "PUT /volumes/{id}",
+                "POST /volumes/{id}/metadata",
+                "PUT /volumes/{id}/metadata",
+                "PUT /volumes/{id}/metadata/{key}",
+                "DELETE /volumes/{id}/metadata/{key}",
+            ),
+        ),
+        "volume:delete": (WRITE, ("DELETE /volumes/{id}",)),
+        "volume:get_snapshot": (
+            READ,
+            (
+                "GET /snapshots",
+                "GET /snapshots/detail",
+                "GET /snapshots/{id}",
+                "GET /snapshots/{id}/metadata",
+                "GET /snapshots/{id}/metadata/{key}",
+            ),
+        ),
+        "volume:create_snapshot": (WRITE, ("POST /snapshots",)),
+        "volume:update_snapshot": (
+            WRITE,
+            (
+                "PUT /snapshots/{id}",
+                "POST /snapshots/{id}/metadata",
+                "PUT /snapshots/{id}/metadata",
+                "PUT /snapshots/{id}/metadata/{key}",
+                "DELETE /snapshots/{id}/metadata/{key}",
+            ),
+        ),
+        "volume:delete_snapshot": (BOTH, ("DELETE /snapshots/{id}",)),
+        "volume:attachment_get": (READ, ("GET /attachments", "GET /attachments/detail", "GET /attachments/{id}")),
+        "volume:attachment_create": (BOTH, ("POST /attachments",)),
+        "volume:attachment_update": (BOTH, ("PUT /attachments/{id}",)),
+        "volume:attachment_complete": (BOTH, ("POST /attachments/{id}/action os-complete",)),
+        "volume:attachment_delete": (BOTH, ("DELETE /attachments/{id}",)),
+        "volume:create_snapshot_metadata": ({"service"}, ("POST /volumes/{id}/action os-create_snapshot_metadata",)),
+        "volume:finalize_snapshot_metadata": ({"service"}, ("POST /snapshots/{id}/action os-finalize_snapshot_metadata",)),
+        "volume:snapshot_delete_metadata": ({"service"}, ("POST /snapshots/{id}/action os-snapshot_delete_metadata",)),
+        "volume:update_snapshot_status": ({"service"}, ("POST /snapshots/{id}/action os-update_snapshot_status",)),
+        "volume_extension:types": (READ, ("GET /types", "GET /types/{id}", "GET /types/{id}/extra_specs")),
+        "volume_extension:limits": (READ, ("GET /limits",)),
+        "volume_extension:quotas:show": (
+            READ,
+            ("GET /os-quota-sets/{project_id}", "GET /os-quota-sets/{project_id}/defaults"),
+        ),
+        "volume_extension:quotas:update": (
+            {"admin"},
+            ("PUT /os-quota-sets/{project_id}", "DELETE /os-quota-sets/{project_id}"),
+        ),
+        "volume_extension:services:index": ({"admin"}, ("GET /os-services",)),
+        "volume:availability_zone_list": (READ, ("GET /os-availability-zone", "GET /extensions")),
+    },
+    "compute": {
+        "os_compute_api:servers:index": (READ, ("GET /servers", "GET /servers/detail", "GET /servers/{id}")),
+        "os_compute_api:servers:power": (
+            WRITE,
+            (
+                "POST /servers/{id}/action os-start",
+                "POST /servers/{id}/action os-stop",
+                "POST /servers/{id}/action pause",
+                "POST /servers/{id}/action unpause",
+                "POST /servers/{id}/action reboot",
+            ),
+        ),
+        "os_compute_api:flavors": (READ, ("GET /flavors", "GET /flavors/detail", "GET /flavors/{id}")),
+        "os_compute_api:limits": (READ, ("GET /limits",)),
+        "os_compute_api:os-volumes-attachments:index": (
+            READ,
+            ("GET /servers/{id}/os-volume_attachments", "GET /servers/{id}/os-volume_attachments/{volume_id}"),
+        ),
+        "os_compute_api:os-volumes-attachments:create": (WRITE, ("POST /servers/{id}/os-volume_attachments",)),
+        "os_compute_api:os-volumes-attachments:delete": (WRITE, ("DELETE /servers/{id}/os-volume_attachments/{volume_id}",)),
+        "os_compute_api:os-assisted-snapshots:index": (
+            READ,
+            (
+                "GET /os-assisted-snapshots",
+                "GET /os-assisted-snapshots/{set_id}",
+                "GET /servers/{id}/os-assisted-snapshots",
+                "GET /servers/{id}/os-assisted-snapshots/{set_id}",
+            ),
+        ),
+        "os_compute_api:os-assisted-snapshots:create": (WRITE, ("POST /servers/{id}/os-assisted-snapshots",)),
+        "os_compute_api:os-assisted-snapshots:delete": (WRITE, ("DELETE /servers/{id}/os-assisted-snapshots/{set_id}",)),
+        "os_compute_api:os-assisted-volume-snapshots:create": ({"service"}, ("POST /os-assisted-volume-snapshots",)),
+    },
+}
+ROUTES = [(name, route) for name, service in SERVICES.items() for route in service.routes]
+
+
+def line(route: Route) -> str:
+    return f"{route.method} {route.path}" + (f" {route.action}" if route.action else "")
+
+
+def named(entry: tuple[str, Route]) -> str:
+    return f"{entry[0]} {line(entry[1])}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_route_stands_under_the_rule_written_here(service: str) -> None:
+    wanted = {found: rule for rule, (_, lines) in TABLE[service].items() for found in lines}
+    assert {line(route): route.policy for route in SERVICES[service].routes} == wanted
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_rule_is_one_of_the_table_and_is_not_open_to_all(service: str) -> None:
+    assert [rule.name for rule in RULES[service]] == sorted(
+        {rule.name for rule in RULES[service]}, key=[rule.name for rule in RULES[service]].index
+    )
+    assert {rule.name for rule in RULES[service]} == set(TABLE[service])
+    for rule in RULES[service]:
+        assert re.fullmatch(r"role:\w+( or role:\w+)*", rule.check_str), rule.name
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_cell_of_the_table_is_as_written(service: str, role: str) -> None:
+    enforcer = Enforcer(RULES[service])
+    allowed = set()
+    for rule in TABLE[service]:
+        try:
+            enforcer.check(rule, context(role))
+            allowed.add(rule)
+        except Forbidden as error:
+            assert rule in error.message
+    assert allowed == {rule for rule, (roles, _) in TABLE[service].items() if role in roles}
+
+
+def body_of(route: Route) -> Any:
+    return {route.action: None} if route.action else None
+
+
+@pytest.mark.parametrize("entry", ROUTES, ids=named)
+def test_every_route_asks_its_rule_before_anything_else(database: Database, tmp_path: Path, entry: tuple[str, Route]) -> None:
+    name, route = entry
+    reached: list[str] = []
+    open_route = replace(route, handler=lambda call: reached.append(call.context.roles[0]), schema=None)
+    service = replace(SERVICES[name], routes=(open_route,))
+    site = Site(database, tmp_path, service)
+    path = re.sub(r"\{\w+\}", "demo", route.path)
+    headers = {"OpenStack-API-Version": f"{service.name} latest"}
+    for role in ROLES:
+        answer = site.ask(route.method, service.prefix + path, who=role, json=body_of(route), headers=headers)
+        assert answer.status_code == (route.status if role in reached else 403), role
+    assert set(reached) == TABLE[name][route.policy][0]
+
+
+def test_a_caller_without_any_role_may_do_nothing() -> None:
+    for service, rules in TABLE.items():
+        for rule in rules:
+            with pytest.raises(Forbidden):
+                Enforcer(RULES[service]).check(rule, replace(context(), roles=()))
+
+
+def test_a_rule_that_does_not_exist_is_denied_even_to_admins() -> None:
+    with pytest.raises(Forbidden):
+        Enforcer([RuleDefault("known", "role:admin")]).check("unknown", context("admin", "service", "member"))
+
+
+def test_the_operators_file_overrides_a_rule(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text('"known": "role:auditor"\n')
+    enforcer = Enforcer([RuleDefault("known", "role:admin"), RuleDefault("other", "role:admin")], str(file))
+    enforcer.check("known", context("auditor"))
+    enforcer.check("other", context("admin"))
+    with pytest.raises(Forbidden):
+        enforcer.check("known", context("admin"))
