@@ -17,8 +17,10 @@ ANSWER_SECONDS = 5.0
 class Guard:
     """Keeps one watchdog process running and talks to it."""
 
-    def __init__(self, connection: Hypervisor, directory: Path, log: Path) -> None:
+    def __init__(self, connection: Hypervisor, private: Path | None, directory: Path, log: Path) -> None:
+        """``private`` is the directory of our own libvirt daemon, which the watchdog may then start again."""
         self._hypervisor = connection
+        self._private = private
         self._directory = directory
         self._log = log
         self._helper: Helper | None = None
@@ -74,7 +76,7 @@ class Guard:
 
     def _running(self) -> Helper:
         if self._helper is None or not self._helper.alive:
-            arguments = [self._hypervisor.uri, str(self._directory), str(self._log)]
+            arguments = [self._hypervisor.uri, str(self._private or ""), str(self._directory), str(self._log)]
             self._helper = Helper("stillframe.compute.watchdog", arguments)
             self._helper.ask("ready", 30.0)
         return self._helper

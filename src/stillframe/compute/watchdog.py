@@ -15,6 +15,7 @@ from pathlib import Path
 from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.thaw import try_thaw
+from stillframe.host import private_libvirt
 from stillframe.host.hypervisor import Hypervisor
 
 LOG = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ OVERDUE_SECONDS = 2.0
 class Watchdog:
     """Holds the records of one worker, and those that dead workers left."""
 
-    def __init__(self, uri: str, directory: Path) -> None:
-        self._hypervisor = Hypervisor(uri)
+    def __init__(self, connection: Hypervisor, directory: Path) -> None:
+        self._hypervisor = connection
         self._directory = directory
         self._held: dict[str, FreezeRecord] = {}
         self._thawing: set[FreezeRecord] = set()
@@ -103,10 +104,11 @@ class Watchdog:
 
 
 def main() -> None:
-    """``python -m stillframe.compute.watchdog URI DIRECTORY LOGFILE``."""
-    uri, directory, log = sys.argv[1:4]
+    """``python -m stillframe.compute.watchdog URI PRIVATE_LIBVIRT_OR_EMPTY DIRECTORY LOGFILE``."""
+    uri, private, directory, log = sys.argv[1:5]
     logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")
-    Watchdog(uri, Path(directory)).run()
+    connection = private_libvirt.connect(Path(private)) if private else Hypervisor(uri)
+    Watchdog(connection, Path(directory)).run()
 
 
 if __name__ == "__main__":

@@ -30,12 +30,9 @@ class World:
 def open_world(settings: Settings, database: Database) -> World:
     """Makes the world of one compute worker; starts the private libvirt daemon unless a URI is configured."""
     uri = settings.compute.libvirt_uri
-    if not uri:
-        directory = settings.state_dir / "libvirt"
-        private_libvirt.start(directory)
-        uri = private_libvirt.uri(directory)
-    connection = Hypervisor(uri)
+    private = None if uri else settings.state_dir / "libvirt"
+    connection = Hypervisor(uri) if private is None else private_libvirt.connect(private)
     connection.connection()
-    guard = Guard(connection, settings.freeze_dir, settings.state_dir / "watchdog.log")
+    guard = Guard(connection, private, settings.freeze_dir, settings.state_dir / "watchdog.log")
     guard.start()
     return World(database, connection, StorageDoor(settings), guard, settings)

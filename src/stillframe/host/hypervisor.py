@@ -54,10 +54,14 @@ class DomainView:
 
 
 class Hypervisor:
-    """One libvirt URI; opens its connection when first needed and again after the daemon was gone."""
+    """One libvirt URI; opens its connection when first needed and again after the daemon was gone.
 
-    def __init__(self, uri: str) -> None:
+    ``revive`` starts the daemon again when it does not answer; None for a daemon that is not ours.
+    """
+
+    def __init__(self, uri: str, revive: Callable[[], object] | None = None) -> None:
         self.uri = uri
+        self._revive = revive
         self._lock = threading.Lock()
         self._connection: Any = None
 
@@ -67,11 +71,19 @@ class Hypervisor:
             if self._connection is not None and not _is_open(self._connection):
                 self._connection = None
             if self._connection is None:
-                try:
-                    self._connection = libvirt.open(self.uri)
-                except libvirt.libvirtError as error:
-                    raise HypervisorUnavailable(f"libvirt at {self.uri} does not answer: {error}") from error
+                self._connection = self._open()
             return self._connection
+
+    def _open(self) -> Any:
+        try:
+            return libvirt.open(self.uri)
+        except libvirt.libvirtError:
+            if self._revive is not None:
+                self._revive()
+        try:
+            return libvirt.open(self.uri)
+        except libvirt.libvirtError as error:
+            raise HypervisorUnavailable(f"libvirt at {self.uri} does not answer: {error}") from error
 
     def domain(self, uuid: str) -> Any:
         """Returns libvirt's domain object. Raises NotFound, HypervisorUnavailable."""

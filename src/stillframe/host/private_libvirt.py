@@ -6,6 +6,7 @@ Guests outlive the daemon and are taken up again by the next one, as with any li
 """
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stillframe.errors import BadConfiguration, HypervisorUnavailable
+from stillframe.host.hypervisor import Hypervisor
 
 _BINDS = {
     "/run/libvirt": "run",
@@ -51,6 +53,18 @@ def start(directory: Path) -> int:
         raise BadConfiguration("a private libvirt daemon needs root; name a daemon with --libvirt-uri instead")
     for name in _BINDS.values():
         (directory / name).mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        # The worker and its watchdog may both find the daemon dead; one of them starts it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _start(directory)
+
+
+def connect(directory: Path) -> Hypervisor:
+    """Returns a connection that starts the daemon again when it is gone."""
+    return Hypervisor(uri(directory), lambda: start(directory))
+
+
+def _start(directory: Path) -> int:
     (directory / "etc/qemu.conf").write_text(_QEMU_CONF)
     (directory / "etc/libvirtd.conf").write_text(_DAEMON_CONF + f'host_uuid = "{_host_uuid(directory)}"\n')
     running = _pid(directory)

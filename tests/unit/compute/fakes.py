@@ -1,0 +1,178 @@
+"""Domains and their agent, guards and storage, as compute sees them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from stillframe.compute.freeze_record import FreezeRecord
+from stillframe.compute.world import World
+from stillframe.config import Settings
+from stillframe.db.engine import Database
+from stillframe.errors import AgentFailed, NotFound
+from stillframe.host import hypervisor
+from stillframe.host.hypervisor import DomainView
+from tests.unit.builders import SERVER, settings
+
+ALL = (
+    "guest-ping",
+    "guest-info",
+    "guest-get-fsinfo",
+    "guest-exec",
+    "guest-exec-status",
+    "guest-fsfreeze-status",
+    "guest-fsfreeze-freeze",
+    "guest-fsfreeze-freeze-list",
+    "guest-fsfreeze-thaw",
+)
+Filesystem = tuple[str, str, tuple[str, ...]]
+
+
+def disk_xml(target: str, file: str, serial: str = "", format_: str = "qcow2") -> str:
+    named = f"<serial>{serial}</serial>" if serial else ""
+    return (
+        f'<disk type="file" device="disk"><driver name="qemu" type="{format_}"/><source file="{file}"/>'
+        f'<target dev="{target}" bus="virtio"/>{named}</disk>'
+    )
+
+
+def domain_xml(*disks: str, metadata: str = "", channel: bool = True) -> str:
+    agent = '<channel type="unix"><target type="virtio" name="org.qemu.guest_agent.0"/></channel>' if channel else ""
+    return (
+        f"<domain><name>n</name><metadata>{metadata}</metadata><memory unit='KiB'>524288</memory><vcpu>2</vcpu>"
+        f"<devices>{''.join(disks)}{agent}</devices></domain>"
+    )
+
+
+def view(xml: str, inactive: str | None = None, state: int = 1, active: bool = True) -> DomainView:
+    return DomainView(SERVER, "guest", state, 0, active, xml, inactive)
+
+
+@dataclass
+class Agent:
+    """The guest agent: what it can do, what is mounted, and the failures a test asks for, by command."""
+
+    commands: tuple[str, ...] = ALL
+    filesystems: list[Filesystem] | Exception = field(default_factory=lambda: [("/", "vda1", ("vda",))])
+    failures: dict[str, Exception] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    frozen: int = 0
+    said: list[str] = field(default_factory=list)
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> "Agent":
+        monkeypatch.setattr(hypervisor, "agent_command", self.command)
+        monkeypatch.setattr(hypervisor, "guest_filesystems", self.list_filesystems)
+        return self
+
+    def list_filesystems(self, _domain: Any) -> list[Filesystem]:
+        if isinstance(self.filesystems, Exception):
+            raise self.filesystems
+        return self.filesystems
+
+    def command(self, _domain: Any, command: str, arguments: Any, _timeout: int) -> Any:
+        self.said.append(command)
+        self.asked[command] = arguments
+        if command in self.failures:
+            raise self.failures[command]
+        if command in self.answers:
+            answer = self.answers[command]
+            return answer() if callable(answer) else answer
+        return self._behave(command, arguments)
+
+    def _behave(self, command: str, arguments: Any) -> Any:
+        mounted = self.filesystems if isinstance(self.filesystems, list) else []
+        match command:
+            case "guest-info":
+                return {"supported_commands": [{"name": name, "enabled": True} for name in self.commands]}
+            case "guest-fsfreeze-status":
+                return "frozen" if self.frozen else "thawed"
+            case "guest-fsfreeze-freeze":
+                self.frozen = len(mounted)
+                return self.frozen
+            case "guest-fsfreeze-freeze-list":
+                self.frozen = len(arguments["mountpoints"])
+                return self.frozen
+            case "guest-fsfreeze-thaw":
+                thawed, self.frozen = self.frozen, 0
+                return thawed
+            case "guest-exec":
+                return {"pid": 7}
+            case "guest-exec-status":
+                return {"exited": True, "exitcode": 0}
+        return {}
+
+
+@dataclass
+class Guard:
+    """The watchdog's door: which records are held."""
+
+    agent: Agent
+    held: list[FreezeRecord] = field(default_factory=list)
+
+    def arm(self, domain: str, operation: str, seconds: float) -> FreezeRecord:
+        self.agent.said.append("arm")
+        record = FreezeRecord(domain, operation, seconds, 1)
+        self.held.append(record)
+        return record
+
+    def disarm(self, record: FreezeRecord) -> None:
+        self.agent.said.append("disarm")
+        self.held.remove(record)
+
+    def try_thaw(self, record: FreezeRecord) -> bool:
+        self.agent.said.append("try thaw")
+        try:
+            hypervisor.agent_command(None, "guest-fsfreeze-thaw", None, 1)
+        except AgentFailed:
+            return False
+        return self.agent.frozen == 0
+
+
+class Domain:
+    def UUIDString(self) -> str:
+        return SERVER
+
+
+class Storage:
+    """Block storage's door: attachments by server and volumes by id."""
+
+    def __init__(self, attachments: list[dict[str, Any]] | None = None, volumes: Mapping[str, Any] | None = None) -> None:
+        self.attachments = attachments or []
+        self.volumes = dict(volumes or {})
+
+    def attachments_of(self, _server_id: str) -> list[dict[str, Any]]:
+        return self.attachments
+
+    def volume(self, volume_id: str) -> dict[str, Any]:
+        if volume_id not in self.volumes:
+            raise NotFound(f"no volume {volume_id}")
+        return dict(self.volumes[volume_id])
+
+
+def world(
+    database: Database,
+    state_dir: Path,
+    views: list[DomainView],
+    monkeypatch: pytest.MonkeyPatch,
+    storage: Storage | None = None,
+) -> World:
+    """A compute world whose libvirt shows ``views``."""
+
+    def find(_hypervisor: Any, uuid: str) -> DomainView:
+        for each in views:
+            if each.uuid == uuid:
+                return each
+        raise NotFound(f"no server {uuid}")
+
+    monkeypatch.setattr(hypervisor, "list_domains", lambda _hypervisor: views)
+    monkeypatch.setattr(hypervisor, "find", find)
+    connection: Any = SimpleNamespace(domain=lambda _uuid: Domain(), uri="test:///default")
+    configured: Settings = settings(state_dir)
+    guard: Any = Guard(Agent())
+    return World(database, connection, cast("Any", storage or Storage()), guard, configured)
+
+

@@ -1,0 +1,56 @@
+"""The record that a guest may be frozen."""
+
+import os
+import stat
+from pathlib import Path
+
+from stillframe.compute import freeze_record
+from stillframe.compute.freeze_record import FreezeRecord
+from tests.unit.builders import OTHER_VOLUME, SERVER
+
+RECORD = FreezeRecord(SERVER, "operation", 12.5, 4711)
+LATER = FreezeRecord(SERVER, "another", 99.0, 4711)
+OTHER = FreezeRecord(OTHER_VOLUME, "operation", 12.5, 4711)
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    freeze_record.write(tmp_path, RECORD)
+    freeze_record.write(tmp_path, OTHER)
+    assert freeze_record.read(tmp_path, SERVER) == RECORD
+    assert sorted(freeze_record.read_all(tmp_path), key=lambda each: each.domain) == [OTHER, RECORD]
+
+
+def test_a_directory_that_does_not_exist_yet_holds_no_record_and_is_made_for_one_user(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "freeze"
+    assert freeze_record.read(directory, SERVER) is None
+    assert freeze_record.read_all(directory) == []
+    freeze_record.clear(directory, RECORD)
+    freeze_record.write(directory, RECORD)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE((directory / f"{SERVER}.json").stat().st_mode) == 0o600
+
+
+def test_a_record_is_cleared_by_who_wrote_it(tmp_path: Path) -> None:
+    freeze_record.write(tmp_path, RECORD)
+    freeze_record.write(tmp_path, OTHER)
+    freeze_record.clear(tmp_path, RECORD)
+    assert freeze_record.read_all(tmp_path) == [OTHER]
+    freeze_record.clear(tmp_path, RECORD)
+
+
+def test_a_record_another_operation_wrote_meanwhile_is_not_cleared(tmp_path: Path) -> None:
+    freeze_record.write(tmp_path, RECORD)
+    freeze_record.write(tmp_path, LATER)
+    freeze_record.clear(tmp_path, RECORD)
+    assert freeze_record.read(tmp_path, SERVER) == LATER
+
+
+def test_what_a_crash_left_half_written_is_no_record(tmp_path: Path) -> None:
+    freeze_record.write(tmp_path, RECORD)
+    os.rename(tmp_path / f"{SERVER}.json", tmp_path / f".tmp.{SERVER}.json")
+    assert freeze_record.read_all(tmp_path) == []
+
+
+def test_the_clock_of_deadlines_only_goes_forward() -> None:
+    first = freeze_record.boot_seconds()
+    assert freeze_record.boot_seconds() >= first > 0

@@ -1,0 +1,347 @@
+"""Quiescing: what is asked of the agent in which order, and what may be claimed afterwards."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stillframe.compute import quiesce
+from stillframe.compute.quiesce import Filesystems, Outcome, Preflight, Times, Window
+from stillframe.errors import AgentFailed, HypervisorUnavailable, ServiceUnavailable, StepFailed
+from tests.unit.builders import SERVER
+from tests.unit.compute.fakes import ALL, Agent, Domain, Guard
+
+TIMES = Times(deadline=10.0, agent=2, flush=5)
+TIMEOUT = AgentFailed("timeout")
+TWO = [("/", "vda1", ("vda",)), ("/data", "vdb1", ("vdb",))]
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(quiesce, "time", made)
+    return made
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
+    return Agent().install(monkeypatch)
+
+
+def preflight(*targets: str) -> Preflight:
+    return quiesce.preflight(Domain(), targets or ("vda",), TIMES)
+
+
+def without(*commands: str) -> tuple[str, ...]:
+    return tuple(command for command in ALL if command not in commands)
+
+
+def test_an_agent_that_answers_is_ready_and_nothing_in_the_guest_was_changed(agent: Agent) -> None:
+    found = preflight()
+    assert found.reason is None
+    assert found.commands == frozenset(ALL)
+    assert agent.said == ["guest-ping", "guest-info", "guest-fsfreeze-status"]
+
+
+@pytest.mark.parametrize("command", ["guest-ping", "guest-info", "guest-fsfreeze-status"])
+def test_a_silent_agent_is_the_reason(agent: Agent, command: str) -> None:
+    agent.failures[command] = TIMEOUT
+    assert preflight().reason == "the guest agent does not answer: timeout"
+
+
+@pytest.mark.parametrize(
+    "info", [None, {}, [], "text", {"supported_commands": None}, {"supported_commands": ["guest-ping"]}, {"supported_commands": [{}]}]
+)
+def test_nonsense_from_the_agent_is_a_reason_and_no_error(agent: Agent, info: Any) -> None:
+    agent.answers["guest-info"] = info
+    assert preflight().reason is not None
+
+
+@pytest.mark.parametrize("command", ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw"])
+def test_an_agent_that_may_not_freeze_or_thaw_is_the_reason(agent: Agent, command: str) -> None:
+    agent.commands = without(command)
+    assert preflight().reason == "the guest agent does not allow freezing"
+
+
+def test_a_command_that_is_switched_off_is_none(agent: Agent) -> None:
+    agent.answers["guest-info"] = {"supported_commands": [{"name": name, "enabled": False} for name in ALL]}
+    assert preflight().reason == "the guest agent does not allow freezing"
+
+
+def test_a_guest_somebody_else_has_frozen_is_left_alone(agent: Agent) -> None:
+    agent.frozen = 1
+    assert preflight().reason == "the guest is already frozen by somebody else"
+
+
+def test_only_the_filesystems_on_the_sets_disks_are_chosen(agent: Agent) -> None:
+    agent.filesystems = [*TWO, ("/other", "vdc1", ("vdc",)), ("/both", "dm-0", ("vda", "vdb"))]
+    assert preflight("vda", "vdb", "vdd").filesystems == Filesystems(
+        ("/both", "/data", "/"), {"vda": 2, "vdb": 2, "vdd": 0}
+    ) or set(preflight("vda", "vdb", "vdd").filesystems.mountpoints or ()) == {"/", "/data", "/both"}  # type: ignore[union-attr]
+
+
+def test_every_disk_of_the_set_has_its_count(agent: Agent) -> None:
+    agent.filesystems = [*TWO, ("/both", "dm-0", ("vda", "vdb"))]
+    found = preflight("vda", "vdb", "vdd").filesystems
+    assert found is not None
+    assert found.on_target == {"vda": 2, "vdb": 2, "vdd": 0}
+
+
+def test_a_filesystem_mounted_twice_is_frozen_once_at_its_first_mount_point(agent: Agent) -> None:
+    agent.filesystems = [("/", "vda1", ("vda",)), ("/srv", "vda1", ("vda",)), ("/mnt", "vda1", ("vda",))]
+    assert preflight().filesystems == Filesystems(("/",), {"vda": 1})
+
+
+@pytest.mark.parametrize("command", ["guest-get-fsinfo", "guest-fsfreeze-freeze-list"])
+def test_an_agent_that_cannot_name_disks_or_points_freezes_all(agent: Agent, command: str) -> None:
+    agent.commands = without(command)
+    assert preflight() == Preflight(None, frozenset(without(command)), Filesystems(None, {}))
+
+
+def test_an_agent_that_fails_to_name_disks_freezes_all(agent: Agent) -> None:
+    agent.filesystems = TIMEOUT
+    assert preflight().filesystems == Filesystems(None, {})
+
+
+def test_a_filesystem_on_no_known_disk_makes_all_be_frozen(agent: Agent) -> None:
+    agent.filesystems = [*TWO, ("/lvm", "dm-0", ())]
+    assert preflight().filesystems == Filesystems(None, {})
+
+
+def test_a_set_of_disks_without_filesystems_cannot_be_quiesced(agent: Agent) -> None:
+    found = preflight("vdz")
+    assert found.reason == "no filesystem is mounted on the set's disks"
+    assert found.filesystems == Filesystems((), {"vdz": 0})
+
+
+def test_a_flush_is_waited_for(agent: Agent, clock: Clock) -> None:
+    states = [{"exited": False}, {"exited": False}, {"exited": True, "exitcode": 0}]
+    agent.answers["guest-exec-status"] = lambda: states.pop(0)
+    assert quiesce.flush(Domain(), frozenset(ALL), 5)
+    assert agent.asked["guest-exec"] == {"path": "sync"}
+    assert agent.asked["guest-exec-status"] == {"pid": 7}
+    assert clock.now == pytest.approx(2 * quiesce.FLUSH_POLL_SECONDS)
+
+
+def test_a_flush_that_takes_too_long_is_given_up(agent: Agent, clock: Clock) -> None:
+    agent.answers["guest-exec-status"] = {"exited": False}
+    assert not quiesce.flush(Domain(), frozenset(ALL), 5)
+    assert clock.now == pytest.approx(5, abs=0.1)
+
+
+@pytest.mark.parametrize("status", [{"exited": True, "exitcode": 1}, {"exited": True}, {"exited": True, "signal": 9}, {}, None, []])
+def test_a_flush_that_did_not_succeed_is_none(agent: Agent, status: Any) -> None:
+    agent.answers["guest-exec-status"] = status
+    assert not quiesce.flush(Domain(), frozenset(ALL), 5)
+
+
+def test_no_flush_is_tried_when_it_is_off_or_not_allowed(agent: Agent) -> None:
+    assert not quiesce.flush(Domain(), frozenset(ALL), 0)
+    assert not quiesce.flush(Domain(), frozenset(without("guest-exec")), 5)
+    assert not quiesce.flush(Domain(), frozenset(without("guest-exec-status")), 5)
+    assert agent.said == []
+    agent.failures["guest-exec"] = TIMEOUT
+    assert not quiesce.flush(Domain(), frozenset(ALL), 5)
+
+
+def window(agent: Agent, filesystems: Filesystems | None = None) -> Window:
+    guard: Any = Guard(agent)
+    ready = Preflight(None, frozenset(ALL), filesystems or Filesystems(("/",), {"vda": 1}))
+    return quiesce.frozen(guard, Domain(), "operation", ready, TIMES)
+
+
+def held(entered: Window) -> bool:
+    guard: Any = entered.guard
+    return bool(guard.held)
+
+
+def switching(agent: Agent, then: Callable[[], None] | None = None) -> Callable[[], None]:
+    def switch() -> None:
+        agent.said.append(f"switch while {'frozen' if agent.frozen else 'thawed'}")
+        if then is not None:
+            then()
+
+    return switch
+
+
+def failing() -> None:
+    raise StepFailed("the switch failed")
+
+
+def test_the_flush_and_the_watchdog_come_before_the_freeze_and_only_the_switch_inside_it(agent: Agent) -> None:
+    entered = window(agent)
+    assert agent.said == ["guest-exec", "guest-exec-status", "arm"]
+    assert entered.record.domain == SERVER
+    agent.said.clear()
+    entered.around(switching(agent), unfrozen_too=False)
+    assert agent.said == [
+        "guest-fsfreeze-freeze-list",
+        "switch while frozen",
+        "guest-fsfreeze-thaw",
+        "guest-fsfreeze-status",
+        "disarm",
+    ]
+    assert agent.asked["guest-fsfreeze-freeze-list"] == {"mountpoints": ["/"]}
+    assert not held(entered)
+
+
+def test_all_filesystems_are_frozen_when_none_can_be_named(agent: Agent) -> None:
+    agent.filesystems = list(TWO)
+    outcome = window(agent, Filesystems(None, {})).around(switching(agent), unfrozen_too=False)
+    assert "guest-fsfreeze-freeze" in agent.said
+    assert (outcome.level, outcome.filesystems) == ("filesystem", 2)
+
+
+def test_a_freeze_that_held_is_filesystem_consistent(agent: Agent, clock: Clock) -> None:
+    def slowly() -> None:
+        clock.now += 0.25
+
+    outcome = window(agent).around(switching(agent, slowly), unfrozen_too=False)
+    assert outcome == Outcome("filesystem", 250.0, 1, None, True, {"vda": 1})
+
+
+def judged(agent: Agent, filesystems: Filesystems | None = None, **answers: Any) -> Outcome:
+    agent.answers.update({f"guest-fsfreeze-{name.replace('_', '-')}": answer for name, answer in answers.items()})
+    return window(agent, filesystems).around(switching(agent), unfrozen_too=False)
+
+
+def test_a_freeze_of_fewer_filesystems_than_asked_for_is_crash_consistent(agent: Agent) -> None:
+    outcome = judged(agent, Filesystems(("/", "/data"), {"vda": 1, "vdb": 1}), freeze_list=1, thaw=1)
+    assert (outcome.level, outcome.degraded_reason) == ("crash", "the agent froze 1 of 2 filesystems")
+
+
+def test_a_freeze_of_nothing_is_crash_consistent(agent: Agent) -> None:
+    outcome = judged(agent, Filesystems(None, {}), freeze=0, thaw=0)
+    assert (outcome.level, outcome.degraded_reason) == ("crash", "the agent froze 0 of all filesystems")
+
+
+@pytest.mark.parametrize("thawed", [0, 1])
+def test_a_guest_that_was_thawed_by_somebody_else_is_crash_consistent(agent: Agent, thawed: int) -> None:
+    outcome = judged(agent, Filesystems(("/", "/data"), {"vda": 1}), freeze_list=2, thaw=thawed)
+    assert outcome.level == "crash"
+    assert "thawed before the switch was done" in str(outcome.degraded_reason)
+
+
+@pytest.mark.parametrize("error", [TIMEOUT, HypervisorUnavailable("away")])
+def test_a_thaw_that_is_not_answered_is_crash_consistent(agent: Agent, error: Exception) -> None:
+    agent.failures["guest-fsfreeze-thaw"] = error
+    entered = window(agent)
+    outcome = entered.around(switching(agent), unfrozen_too=False)
+    assert outcome.level == "crash"
+    assert "did not answer the thaw" in str(outcome.degraded_reason)
+    assert held(entered), "the watchdog must go on"
+
+
+def test_the_watchdog_keeps_a_guest_that_does_not_say_thawed(agent: Agent) -> None:
+    agent.answers["guest-fsfreeze-status"] = "frozen"
+    entered = window(agent)
+    assert entered.around(switching(agent), unfrozen_too=False).level == "filesystem"
+    assert held(entered)
+    agent.answers.clear()
+    agent.failures["guest-fsfreeze-status"] = TIMEOUT
+    entered = window(agent)
+    entered.around(switching(agent), unfrozen_too=False)
+    assert held(entered)
+
+
+def test_a_switch_that_fails_leaves_the_guest_thawed(agent: Agent) -> None:
+    entered = window(agent)
+    with pytest.raises(StepFailed, match="the switch failed"):
+        entered.around(switching(agent, failing), unfrozen_too=True)
+    assert agent.frozen == 0
+    assert "guest-fsfreeze-thaw" in agent.said
+
+
+def test_a_freeze_that_fails_switches_nothing_when_quiescing_was_required(agent: Agent) -> None:
+    agent.failures["guest-fsfreeze-freeze-list"] = TIMEOUT
+    entered = window(agent)
+    with pytest.raises(AgentFailed):
+        entered.around(switching(agent), unfrozen_too=False)
+    assert not any(said.startswith("switch") for said in agent.said)
+    assert agent.said[-3:] == ["try thaw", "guest-fsfreeze-thaw", "disarm"]
+    assert not held(entered)
+
+
+def test_a_freeze_that_fails_is_thawed_first_and_then_switched_when_quiescing_was_preferred(agent: Agent) -> None:
+    agent.failures["guest-fsfreeze-freeze-list"] = TIMEOUT
+    outcome = window(agent).around(switching(agent), unfrozen_too=True)
+    assert agent.said.index("guest-fsfreeze-thaw") < agent.said.index("switch while thawed")
+    assert (outcome.level, outcome.frozen_ms, outcome.filesystems) == ("crash", None, 0)
+    assert outcome.degraded_reason == "the freeze failed: timeout"
+    assert outcome.flushed
+
+
+def test_a_freeze_that_timed_out_and_cannot_be_thawed_stays_with_the_watchdog(agent: Agent) -> None:
+    agent.failures.update({"guest-fsfreeze-freeze-list": TIMEOUT, "guest-fsfreeze-thaw": TIMEOUT})
+    entered = window(agent)
+    entered.around(switching(agent), unfrozen_too=True)
+    assert held(entered)
+
+
+@pytest.mark.parametrize("nonsense", [None, "many", {}, [1]])
+def test_an_agent_that_answers_the_freeze_with_nonsense_is_thawed_and_believed_in_nothing(agent: Agent, nonsense: Any) -> None:
+    agent.answers["guest-fsfreeze-freeze-list"] = nonsense
+    outcome = window(agent).around(switching(agent), unfrozen_too=True)
+    assert "guest-fsfreeze-thaw" in agent.said
+    assert outcome.level == "crash"
+
+
+@pytest.mark.parametrize("nonsense", [None, "many", {}, [1]])
+def test_an_agent_that_answers_the_thaw_with_nonsense_proves_nothing(agent: Agent, nonsense: Any) -> None:
+    agent.answers["guest-fsfreeze-thaw"] = nonsense
+    assert window(agent).around(switching(agent), unfrozen_too=True).level == "crash"
+
+
+def test_a_libvirt_that_goes_away_during_the_freeze_is_still_sent_a_thaw(agent: Agent) -> None:
+    agent.failures["guest-fsfreeze-freeze-list"] = HypervisorUnavailable("away")
+    entered = window(agent)
+    with pytest.raises(HypervisorUnavailable):
+        entered.around(switching(agent), unfrozen_too=True)
+    assert "guest-fsfreeze-thaw" in agent.said
+
+
+def test_a_watchdog_that_cannot_be_let_go_does_not_spoil_the_snapshot(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_self: Guard, _record: object) -> None:
+        raise ServiceUnavailable("gone")
+
+    monkeypatch.setattr(Guard, "disarm", gone)
+    assert window(agent).around(switching(agent), unfrozen_too=False).level == "filesystem"
+
+
+def test_a_disk_without_a_filesystem_is_never_called_more_than_crash_consistent() -> None:
+    outcome = Outcome("filesystem", 100.0, 3, None, True, {"vda": 3, "vdb": 0})
+    assert outcome.for_target("vda") == {
+        "level": "filesystem",
+        "frozen_ms": 100.0,
+        "filesystems": 3,
+        "degraded_reason": None,
+        "flushed": True,
+    }
+    for target in ("vdb", "vdz"):
+        own = outcome.for_target(target)
+        assert (own["level"], own["filesystems"], own["degraded_reason"]) == ("crash", 0, quiesce.NO_FILESYSTEM)
+
+
+def test_where_no_filesystem_could_be_told_apart_every_disk_has_the_sets_outcome() -> None:
+    outcome = Outcome("filesystem", 100.0, 3, None, False)
+    assert outcome.for_target("vda") == outcome.document()
+
+
+def test_a_crash_consistent_set_gives_each_disk_its_reason() -> None:
+    outcome = Outcome("crash", 100.0, 1, "why", True, {"vda": 1, "vdb": 0})
+    for target in ("vda", "vdb"):
+        assert outcome.for_target(target) == outcome.document()
+    assert quiesce.crash_only("why") == Outcome("crash", None, 0, "why", False)

@@ -1,0 +1,90 @@
+"""One attempt to thaw, and that only the agent's own word ends it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.compute import freeze_record, thaw
+from stillframe.compute.freeze_record import FreezeRecord
+from stillframe.errors import AgentFailed, HypervisorUnavailable, NotFound
+from stillframe.host import hypervisor
+from tests.unit.builders import SERVER
+from tests.unit.compute import fakes
+from tests.unit.compute.fakes import Agent
+
+RECORD = FreezeRecord(SERVER, "operation", 1.0, 1)
+
+
+class Libvirt:
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def domain(self, _uuid: str) -> Any:
+        if self._error is not None:
+            raise self._error
+        return fakes.Domain()
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
+    monkeypatch.setattr(hypervisor, "view", lambda _domain: fakes.view("<domain/>"))
+    return Agent(frozen=1).install(monkeypatch)
+
+
+def attempt(directory: Path, error: Exception | None = None) -> bool:
+    freeze_record.write(directory, RECORD)
+    connection: Any = Libvirt(error)
+    return thaw.try_thaw(connection, directory, RECORD)
+
+
+def held(directory: Path) -> bool:
+    return freeze_record.read(directory, SERVER) is not None
+
+
+def test_a_guest_that_says_thawed_is_let_go(tmp_path: Path, agent: Agent) -> None:
+    assert attempt(tmp_path)
+    assert agent.said == ["guest-fsfreeze-thaw", "guest-fsfreeze-status"]
+    assert not held(tmp_path)
+
+
+def test_a_thaw_that_is_not_answered_is_followed_by_a_look(tmp_path: Path, agent: Agent) -> None:
+    agent.failures["guest-fsfreeze-thaw"] = AgentFailed("timeout")
+    assert not attempt(tmp_path)
+    assert held(tmp_path)
+    agent.frozen = 0
+    assert attempt(tmp_path)
+
+
+@pytest.mark.parametrize("answer", ["frozen", None, "", {}, ["thawed"]])
+def test_any_other_word_than_thawed_keeps_the_record(tmp_path: Path, agent: Agent, answer: Any) -> None:
+    agent.answers["guest-fsfreeze-status"] = answer
+    assert not attempt(tmp_path)
+    assert held(tmp_path)
+
+
+def test_a_silent_agent_keeps_the_record(tmp_path: Path, agent: Agent) -> None:
+    agent.failures["guest-fsfreeze-status"] = AgentFailed("timeout")
+    assert not attempt(tmp_path)
+    assert held(tmp_path)
+
+
+def test_a_libvirt_that_does_not_answer_keeps_the_record(tmp_path: Path, agent: Agent) -> None:
+    assert not attempt(tmp_path, HypervisorUnavailable("away"))
+    assert held(tmp_path)
+
+
+def test_a_guest_that_runs_no_more_is_not_frozen(tmp_path: Path, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attempt(tmp_path, NotFound("gone"))
+    assert not held(tmp_path)
+    monkeypatch.setattr(hypervisor, "view", lambda _domain: fakes.view("<domain/>", state=5, active=False))
+    assert attempt(tmp_path)
+    assert agent.said == []
+
+
+def test_a_record_that_is_no_more_asks_for_nothing(tmp_path: Path, agent: Agent) -> None:
+    freeze_record.write(tmp_path, FreezeRecord(SERVER, "another", 1.0, 1))
+    connection: Any = Libvirt()
+    assert thaw.try_thaw(connection, tmp_path, RECORD)
+    assert agent.said == []
+    assert held(tmp_path)

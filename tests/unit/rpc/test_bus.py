@@ -1,0 +1,101 @@
+"""The door to the worker, with a fake connection in the socket's place."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.errors import Conflict, ServiceUnavailable, StillframeError
+from stillframe.rpc import bus
+from stillframe.rpc.bus import InProcess, SocketBus, SocketServer
+from tests.unit.builders import context
+
+PATH = Path("/nowhere/volumes.sock")
+
+
+class Connection:
+    """Answers every question with what ``answer`` makes of it; None is silence."""
+
+    def __init__(self, answer: Callable[[Any], Any]) -> None:
+        self._answer = answer
+        self._said: Any = None
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def send_bytes(self, raw: bytes) -> None:
+        self._said = self._answer(json.loads(raw))
+
+    def poll(self, _seconds: float) -> bool:
+        return self._said is not None
+
+    def recv_bytes(self, limit: int) -> bytes:
+        assert limit == bus.MESSAGE_LIMIT
+        if isinstance(self._said, Exception):
+            raise self._said
+        return json.dumps(self._said).encode()
+
+
+@pytest.fixture
+def server() -> SocketServer:
+    """The worker's side without its socket."""
+
+    def refuse(_context: object) -> None:
+        raise Conflict("busy", operation_id="o")
+
+    def break_(_context: object) -> None:
+        raise RuntimeError("the canary")
+
+    made = object.__new__(SocketServer)
+    made._methods = {
+        "add": lambda who, first, second: [first + second, who.project_id, list(who.roles)],
+        "refuse": refuse,
+        "break": break_,
+    }
+    return made
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch, server: SocketServer) -> SocketBus:
+    monkeypatch.setattr(bus, "Client", lambda _path, _family: Connection(server._answer))
+    return SocketBus("volumes", PATH)
+
+
+def test_in_one_process_a_call_is_a_call() -> None:
+    inside = InProcess({"add": lambda who, first, second: (who.project_id, first + second)})
+    assert inside.call("add", context(), first=1, second=2) == ("demo", 3)
+
+
+def test_over_the_socket_parameters_the_user_and_the_answer_arrive(door: SocketBus) -> None:
+    assert door.call("add", context("admin"), first=1, second=2) == [3, "demo", ["admin"]]
+
+
+def test_an_error_of_the_worker_is_the_same_error_at_the_api(door: SocketBus) -> None:
+    with pytest.raises(Conflict, match="busy") as told:
+        door.call("refuse", context())
+    assert told.value.details == {"operation_id": "o"}
+
+
+@pytest.mark.parametrize("method", ["break", "unknown"])
+def test_an_error_of_the_program_is_told_without_its_words(door: SocketBus, method: str) -> None:
+    with pytest.raises(StillframeError) as told:
+        door.call(method, context())
+    assert told.value.status == 500
+    assert "canary" not in told.value.message
+
+
+@pytest.mark.parametrize("answer", [None, EOFError(), OSError("too long"), ConnectionResetError()])
+def test_a_worker_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    monkeypatch.setattr(bus, "Client", lambda _path, _family: Connection(lambda _message: answer))
+    with pytest.raises(ServiceUnavailable, match="volumes worker did not answer|volumes worker does not answer"):
+        SocketBus("volumes", PATH, 0.0).call("add", context())
+
+
+def test_a_worker_that_does_not_run_is_unavailable() -> None:
+    with pytest.raises(ServiceUnavailable, match="does not answer on /nowhere"):
+        SocketBus("volumes", PATH).call("add", context())
