@@ -46,7 +46,7 @@ COMPUTE_OPTS = [
     cfg.IntOpt("agent_timeout_seconds", default=2, min=1, help="How long the guest agent may take to answer a ping."),
     cfg.IntOpt("flush_timeout_seconds", default=10, min=0, help="How long the flush before a freeze may take; 0: none."),
     cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
-    cfg.IntOpt("max_volumes_per_set", default=128, min=1, help="Most volumes in one assisted snapshot."),
+    cfg.IntOpt("max_volumes_per_set", default=128, min=1, max=128, help="Most volumes in one assisted snapshot."),
 ]
 LOG_OPTS: list[cfg.Opt] = [cfg.BoolOpt("json", default=False, help="Log lines as JSON, with request and operation ids.")]
 GROUPS: dict[str | None, list[cfg.Opt]] = {

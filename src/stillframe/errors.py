@@ -23,6 +23,10 @@ class StillframeError(Exception):
         self.message = message
         self.details = details
 
+    def __str__(self) -> str:
+        """What a command line prints: the message and what to do next."""
+        return f"{self.message}\nhint: {self.hint}"
+
     def to_document(self) -> dict[str, Any]:
         """Returns ``{"code", "message", "details"}``."""
         return {"code": self.code, "message": self.message, "details": self.details}

@@ -40,6 +40,7 @@ def test_a_named_subset_leaves_the_other_disks_alone(lab: Lab) -> None:
     before = lab.guest.domain.XMLDesc(0).count(lab.volumes[0])
     found = lab.api.take(lab.guest.id, volumes=chosen, quiesce="required")
     assert [entry["volume_id"] for entry in found["volumes"]] == chosen
+    assert {entry["consistency"] for entry in found["volumes"]} == {"filesystem"}
     assert found["excluded_disks"] == [{"device": "/dev/vda", "reason": "not asked for"}]
     assert found["consistency"]["filesystems"] == 2
     assert lab.guest.domain.XMLDesc(0).count(lab.volumes[0]) == before

@@ -155,6 +155,7 @@ def test_a_disk_without_a_filesystem_is_never_called_filesystem_consistent(make:
     by_volume = {entry["volume_id"]: lab.api.snapshot(entry["snapshot_id"])["consistency"] for entry in found["volumes"]}
     assert by_volume[lab.volumes[0]]["level"] == "filesystem"
     assert by_volume[lab.volumes[1]]["level"] == "crash"
+    assert [entry["consistency"] for entry in found["volumes"]] == ["filesystem", "crash"]
     assert "no mounted filesystem" in by_volume[lab.volumes[1]]["degraded_reason"]
     path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
     only = {"assisted_snapshot": {"quiesce": "required", "volumes": [lab.volumes[1]]}}

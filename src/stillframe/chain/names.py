@@ -45,6 +45,11 @@ def trash_name(name: str) -> str:
     return f".trash.{name}"
 
 
+def is_trash(name: str) -> bool:
+    """Tells whether the name is one that only ``trash_name`` makes of a chain file's."""
+    return name.startswith(".trash.") and parse(name.removeprefix(".trash.")) is not None
+
+
 def parse(name: str) -> tuple[str, str | None] | None:
     """Returns (volume id, snapshot id or None) of a chain file's name, or None for any other name."""
     match = _CHAIN_FILE.fullmatch(name)

@@ -1,5 +1,6 @@
 """A session towards one service: endpoint, credentials, microversion; answers or raises in our words."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from stillframe.errors import (
     Unauthorized,
 )
 
+_HINT = re.compile(r" \[\w+: [^\[\]]*\]\Z")  # our services put code and hint behind the message
 _BY_STATUS: dict[int, type[StillframeError]] = {
     400: BadRequest,
     401: Unauthorized,
@@ -61,7 +63,7 @@ class Session:
 def error_of(status: int, answer: Any, service: str) -> StillframeError:
     try:
         (fault,) = answer.json().values()
-        message = str(fault["message"])
+        message = _HINT.sub("", str(fault["message"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         message = f"the {service} service answered {status}"
     if status >= 500:

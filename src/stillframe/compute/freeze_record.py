@@ -1,6 +1,6 @@
 """The record "this guest may be frozen": one small file per domain, durable before the freeze, gone after the thaw.
 
-It needs neither database nor broker: the watchdog, a restarted worker and ``doctor`` all read the same files.
+It needs neither database nor broker: the watchdog and a restarted worker read the same files.
 """
 
 import os

@@ -95,19 +95,20 @@ def preflight(domain: Any, targets: tuple[str, ...], times: Times) -> Preflight:
         if hypervisor.agent_command(domain, "guest-fsfreeze-status", None, times.agent) != "thawed":
             return Preflight("the guest is already frozen by somebody else")
     except (AgentFailed, KeyError, TypeError, AttributeError) as error:
-        return Preflight(f"the guest agent does not answer: {error}")
-    found = _filesystems(domain, targets, commands)
+        words = error.message if isinstance(error, AgentFailed) else f"its answer makes no sense ({error!r})"
+        return Preflight(f"the guest agent does not answer: {words}")
+    found = _filesystems(domain, targets, commands, times)
     if found.mountpoints == ():
         return Preflight("no filesystem is mounted on the set's disks", commands, found)
     return Preflight(None, commands, found)
 
 
-def _filesystems(domain: Any, targets: tuple[str, ...], commands: frozenset[str]) -> Filesystems:
+def _filesystems(domain: Any, targets: tuple[str, ...], commands: frozenset[str], times: Times) -> Filesystems:
     everything = Filesystems(None, {})
     if not {"guest-get-fsinfo", "guest-fsfreeze-freeze-list"} <= commands:
         return everything
     try:
-        mounted = hypervisor.guest_filesystems(domain)
+        mounted = hypervisor.guest_filesystems(domain, max(5, times.agent))
     except StillframeError as error:
         LOG.info("the agent cannot say which filesystems lie on which disk: %s", error.message)
         return everything

@@ -94,6 +94,11 @@ def _choose(world: World, server: Server, volumes: Any) -> tuple[list[tuple[Disk
     if volumes == "all":
         if not usable:
             raise BadRequest(f"server {server.id} has no volume that can be snapshotted: {excluded}")
+        if len(usable) > world.settings.compute.max_volumes_per_set:
+            raise BadRequest(
+                f"server {server.id} has {len(usable)} volumes, at most {world.settings.compute.max_volumes_per_set}"
+                " fit in one set; name some of them"
+            )
         return list(usable.values()), excluded
     wanted = [names.canonical_id(volume_id, "volume id") for volume_id in volumes]
     if len(set(wanted)) != len(wanted):
@@ -188,6 +193,13 @@ def _check_deletable(world: World, entry: dict[str, Any]) -> None:
         raise Conflict(
             f"snapshot {entry['snapshot_id']} cannot be deleted while volume {volume['id']} is {volume['status']};"
             " detach the volume first",
+            volume_id=volume["id"],
+        )
+    newest = world.storage.newest_snapshot(volume["id"])
+    if newest is not None and newest["id"] != entry["snapshot_id"]:
+        raise Conflict(
+            f"snapshot {entry['snapshot_id']} of volume {volume['id']} is not its newest, {newest['id']} is;"
+            " delete the newer ones first",
             volume_id=volume["id"],
         )
 

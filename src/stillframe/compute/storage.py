@@ -80,5 +80,9 @@ class StorageDoor:
             return None
         return found
 
+    def newest_snapshot(self, volume_id: str) -> Document | None:
+        found = self._call("GET", f"/snapshots/detail?volume_id={volume_id}&limit=1")["snapshots"]
+        return found[0] if found else None
+
     def delete_snapshot(self, snapshot_id: str) -> None:
         self._call("DELETE", f"/snapshots/{snapshot_id}")

@@ -100,6 +100,10 @@ def unfinished(connection: Connection, service: str) -> list[Row]:
     return many(connection, query.order_by(operations.c.seq))
 
 
+def newest(connection: Connection, limit: int) -> list[Row]:
+    return many(connection, select(operations).order_by(operations.c.seq.desc()).limit(limit))
+
+
 def totals(connection: Connection) -> list[Row]:
     """Returns count and copied bytes by service, kind and state."""
     grouping = (operations.c.service, operations.c.kind, operations.c.state)

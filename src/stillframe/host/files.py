@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,6 +68,14 @@ def exists(share: Path, name: str) -> bool:
 def listing(share: Path) -> list[str]:
     with share_errors(share):
         return sorted(os.listdir(share))
+
+
+def age_seconds(share: Path, name: str) -> float:
+    """Returns the seconds since the file's inode last changed, as a rename does; 0 for a file that is gone."""
+    try:
+        return max(0.0, time.time() - os.stat(share / name, follow_symlinks=False).st_ctime)
+    except FileNotFoundError:
+        return 0.0
 
 
 def allocated(share: Path, name: str) -> int:

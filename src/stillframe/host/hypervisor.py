@@ -232,16 +232,21 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
     return json.loads(answer).get("return")
 
 
-def guest_filesystems(domain: Any) -> list[tuple[str, str, tuple[str, ...]]]:
+def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, tuple[str, ...]]]:
     """Returns (mount point, guest device, libvirt disk targets) of every mounted filesystem the agent names.
 
-    libvirt maps the guest's PCI addresses to disk targets. Raises AgentFailed.
+    libvirt maps the guest's PCI addresses to disk targets. The call has no limit of its own, so the domain's agent
+    timeout is set around it (libvirt >= 5.10), and put back to libvirt's default afterwards. Raises AgentFailed.
     """
     with translated(f"server {domain.UUIDString()}"):
+        domain.agentSetResponseTimeout(seconds, 0)
         try:
             found = domain.fsInfo()
         except libvirt.libvirtError as error:
             if error.get_error_domain() == libvirt.VIR_FROM_QEMU:
                 raise AgentFailed(f"the guest agent cannot list filesystems: {error}") from error
             raise
+        finally:
+            with suppress(libvirt.libvirtError):
+                domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
     return [(entry[0], entry[1], tuple(entry[3] or ())) for entry in found]

@@ -24,7 +24,7 @@ def run(command: Sequence[str], *, cwd: Path, limits: Limits | None = None) -> s
     """Runs a program to its end and returns its standard output.
 
     ``prlimit`` bounds it, ``setpriv --pdeathsig`` makes it die with us (a merge must never go on behind the back of
-    the worker that takes over), umask 0117 gives new files mode 0660, and its own session takes the whole group
+    the worker that takes over), umask 0117 keeps others out of new files, and its own session takes the whole group
     down at the deadline. Raises HostCommandFailed with the program's own words.
     """
     bounds = limits or Limits()

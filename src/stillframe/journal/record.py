@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,11 @@ class Journal:
         self.owner = owner
         self.lease_seconds = lease_seconds
 
-    def claim_all(self) -> list[Operation]:
-        """Takes every operation that is free and first in line."""
+    def claim_all(self, running: Collection[str] = ()) -> list[Operation]:
+        """Takes every operation that is free and first in line, but none that runs in this process already."""
         taken = []
         with self.database.read() as connection:
-            candidates = operations.claimable(connection, self.service)
+            candidates = [row for row in operations.claimable(connection, self.service) if row["id"] not in running]
         if not candidates:
             return []
         with self.database.write() as connection:
@@ -151,7 +151,9 @@ class Journal:
             self._change(connection, operation, {"state": outcome, "fault": fault, "owner": None})
             if outcome != "parked":
                 operations.release_resources(connection, operation.id)
-            kind.settle(connection, operation, outcome, fault)
+            fresh = operations.get(connection, operation.id)
+            assert fresh is not None
+            kind.settle(connection, Operation.from_row(fresh), outcome, fault)
 
     def postpone(self, operation: Operation, error: StillframeError) -> None:
         """Gives the operation back, to be taken up later: the world did not answer."""

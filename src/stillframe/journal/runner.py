@@ -67,6 +67,9 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
     verb, place = kind.verbs[step["verb"]], f"{operation.kind}/{step['verb']}"
     evidence = verb.done(world, operation, step["args"])
     if evidence is None:
+        if verb.no_return == "start" and step["verb"] not in operation.evidence:
+            # Recorded before it begins: half of it cannot be put back.
+            operation = journal.change(operation, evidence={**operation.evidence, step["verb"]: {}})
         reached(f"{place}/before")
         evidence = _do(verb, world, operation, step)
         reached(f"{place}/effect")
@@ -92,16 +95,34 @@ def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Documen
 
 def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, StillframeError]) -> None:
     operation, number, error = failure
-    earlier = [kind.verbs[step["verb"]].no_return for step in operation.plan[: number + 1]]
-    past = any(mark != "never" for mark in earlier[:-1]) or earlier[-1] == "start"
-    patience = operation.attempts < ATTEMPTS_BEFORE_GIVING_UP
-    if (error.may_retry and (past or patience)) or (past and operation.attempts < ATTEMPTS_PAST_NO_RETURN):
+    try:
+        past = _is_past_no_return(kind, world, operation)
+    except Exception as unknown:
+        # The world does not say whether the step of no return was done: neither way may be taken yet.
+        journal.postpone(operation, _told(unknown, operation.plan[number]))
+        return
+    patience = ATTEMPTS_PAST_NO_RETURN if past and not error.may_retry else ATTEMPTS_BEFORE_GIVING_UP
+    if (past or error.may_retry) and operation.attempts < patience:
         journal.postpone(operation, error)
     elif past:
         raise Parked(f"step {operation.plan[number]['verb']} cannot be finished and there is no way back: {error.message}")
     else:
-        changed = journal.change(operation, state="undoing", step=number + 1, fault=error.to_document())
+        # The step after the last recorded one may have begun before a crash: it is taken back too.
+        begun = min(len(operation.plan), max(number, operation.step) + 1)
+        changed = journal.change(operation, state="undoing", step=begun, fault=error.to_document())
         _go_back(journal, kind, world, changed)
+
+
+def _is_past_no_return(kind: Kind, world: Any, operation: Operation) -> bool:
+    """Tells whether a step that cannot be taken back was begun or done: by the record, and where that is silent, by the
+    world itself. Raises when the world does not answer."""
+    for step in operation.plan:
+        verb = kind.verbs[step["verb"]]
+        if verb.no_return != "never" and step["verb"] in operation.evidence:
+            return True
+        if verb.no_return == "done" and verb.done(world, operation, step["args"]) is not None:
+            return True
+    return False
 
 
 def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:

@@ -13,6 +13,7 @@ from stillframe.journal.runner import run
 
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 2.0
+TIMER_SECONDS = 10.0
 
 
 class Worker:
@@ -28,11 +29,15 @@ class Worker:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{journal.service}-operation")
         self._wake = threading.Event()
         self._stopping = False
+        self._ended = threading.Event()
+        self._running: set[str] = set()
+        self._timer = threading.Thread(target=self._tick, name=f"{journal.service}-timer", daemon=True)
         self._loop = threading.Thread(target=self._work, name=f"{journal.service}-worker", daemon=True)
 
     def start(self) -> None:
         self.journal.take_over()
         self._loop.start()
+        self._timer.start()
 
     def wake(self) -> None:
         """Says that there may be something to do; it would be found within two seconds anyway."""
@@ -41,21 +46,20 @@ class Worker:
     def stop(self) -> None:
         """Lets running operations end and starts no more."""
         self._stopping = True
+        self._ended.set()
         self._wake.set()
         self._loop.join()
         self._pool.shutdown(wait=True)
 
     def _work(self) -> None:
-        timer_due = renew_due = 0.0
+        renew_due = 0.0
         while not self._stopping:
             try:
-                if time.monotonic() >= timer_due:
-                    self.on_timer()
-                    timer_due = time.monotonic() + 10
                 if time.monotonic() >= renew_due:
                     self.journal.renew()
                     renew_due = time.monotonic() + self.journal.lease_seconds / 3
-                for operation in self.journal.claim_all():
+                for operation in self.journal.claim_all(self._running):
+                    self._running.add(operation.id)
                     self._pool.submit(self._run, operation)
             except Exception:
                 LOG.exception("the %s worker could not look for work", self.journal.service)
@@ -63,5 +67,17 @@ class Worker:
             self._wake.clear()
 
     def _run(self, operation: Operation) -> None:
-        run(self.journal, self.kinds[operation.kind], self.world, operation)
-        self.wake()
+        try:
+            run(self.journal, self.kinds[operation.kind], self.world, operation)
+        finally:
+            self._running.discard(operation.id)
+            self.wake()
+
+    def _tick(self) -> None:
+        """Apart from the loop: what it asks may hang, and leases must be renewed all the same."""
+        while not self._stopping:
+            try:
+                self.on_timer()
+            except Exception:
+                LOG.exception("the %s worker's look around failed", self.journal.service)
+            self._ended.wait(TIMER_SECONDS)

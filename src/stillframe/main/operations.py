@@ -24,14 +24,20 @@ def _add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 class List(Lister):
-    """List operations that have not ended: pending, running, undoing, parked"""
+    """List operations that have not ended (pending, running, undoing, parked), or with --all the newest hundred"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        return _add_options(super().get_parser(prog_name))
+        parser = _add_options(super().get_parser(prog_name))
+        parser.add_argument("--all", action="store_true", help="those that ended too, with why they failed")
+        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         with _database(parsed_args).read() as connection:
-            rows = [row for name in ("volumes", "compute") for row in operations.unfinished(connection, name)]
+            rows = (
+                operations.newest(connection, 100)
+                if parsed_args.all
+                else [row for name in ("volumes", "compute") for row in operations.unfinished(connection, name)]
+            )
         shown = [
             (row["id"], row["service"], row["kind"], row["state"], row["step"], (row["fault"] or {}).get("message", ""))
             for row in rows

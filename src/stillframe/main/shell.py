@@ -11,7 +11,6 @@ from cliff.command import Command
 from cliff.commandmanager import CommandManager
 
 from stillframe import __version__
-from stillframe.errors import StillframeError
 
 COMMANDS = {
     "serve": "stillframe.main.services:Serve",
@@ -56,13 +55,6 @@ class Shell(App):
     def configure_logging(self) -> None:
         """Services set up their own logging; commands for people print errors, not log lines."""
         logging.getLogger("").setLevel(logging.WARNING)
-
-    def run_subcommand(self, argv: list[str]) -> int:
-        try:
-            return int(super().run_subcommand(argv) or 0)
-        except StillframeError as error:
-            self.stderr.write(f"{error.message}\nhint: {error.hint}\n")
-            return 1
 
     @property
     def client_manager(self) -> Any:

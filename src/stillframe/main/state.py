@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -43,12 +44,21 @@ def prepare(settings: Settings) -> Database:
     """Makes what is missing in the state directory and opens the database, its tables up to date."""
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_network_file_system(settings)
-    _write_users(settings)
-    database = Database(settings.database)
-    upgrade(database)
-    with database.write() as connection:
-        volume_types.ensure_default(connection)
+    with _alone(settings):
+        _write_users(settings)
+        database = Database(settings.database)
+        upgrade(database)
+        with database.write() as connection:
+            volume_types.ensure_default(connection)
     return database
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Parts that start at the same time over one directory make what is missing one after the other."""
+    with (settings.state_dir / "locks/making").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _refuse_network_file_system(settings: Settings) -> None:
@@ -81,22 +91,24 @@ def _write_users(settings: Settings) -> None:
         }
         for name, password in people.items()
     ]
+    # The users first: this function runs again unless both files are there.
+    write_users(settings.users_file, users)
     credentials.write_private(
         secrets_file,
         {"username": "service", "password": people["service"], "people": people, "volume": "", "compute": ""},
     )
-    write_users(settings.users_file, users)
 
 
 def announce(settings: Settings, volumes_url: str, compute_url: str) -> None:
     """Writes where the services listen: for each other, and clouds.yaml for people."""
     path = settings.state_dir / credentials.SERVICE_FILE
-    known = yaml.safe_load(path.read_text())
-    credentials.write_private(path, {**known, "volume": volumes_url, "compute": compute_url})
-    clouds: dict[str, object] = {}
-    for cloud, name in ((credentials.CLOUD, "member"), (f"{credentials.CLOUD}-admin", "admin")):
-        clouds[cloud] = credentials.cloud(volumes_url, compute_url, name, known["people"][name])
-    credentials.write_private(settings.clouds_file, {"clouds": clouds})
+    with _alone(settings):
+        known = yaml.safe_load(path.read_text())
+        credentials.write_private(path, {**known, "volume": volumes_url, "compute": compute_url})
+        clouds: dict[str, object] = {}
+        for cloud, name in ((credentials.CLOUD, "member"), (f"{credentials.CLOUD}-admin", "admin")):
+            clouds[cloud] = credentials.cloud(volumes_url, compute_url, name, known["people"][name])
+        credentials.write_private(settings.clouds_file, {"clouds": clouds})
 
 
 def configured_urls(settings: Settings) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from stillframe.chain import names, plan
 from stillframe.context import Context
 from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, QuotaExceeded
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, QuotaExceeded, ShareUnavailable
 from stillframe.journal import record
 from stillframe.volumes import volume_making
 from stillframe.volumes.operations import chain_record
@@ -136,7 +136,10 @@ def delete(world: World, context: Context, snapshot_id: str) -> None:
             f"snapshot {row['id']} cannot be deleted while volume {volume['id']} is {volume['status']}; detach it first"
         )
     chain = world.driver.chain(volume["id"], volume["active_file"])
-    steps = plan.delete_newest(chain, row["overlay"], world.driver.allocated(row["overlay"]))
+    allocated = world.driver.allocated(row["overlay"])
+    if world.driver.free() < allocated:
+        raise ShareUnavailable(f"merging {row['overlay']} may need {allocated} bytes; {world.driver.free()} are free")
+    steps = plan.delete_newest(chain, row["overlay"], allocated)
     with world.database.write() as connection:
         record.refuse_if_busy(connection, f"volume:{volume['id']}")
         if not snapshots.move(connection, row["id"], (row["status"],), "deleting"):

@@ -27,6 +27,7 @@ class _Shell:
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         req.context.request_id = new_request_id()
+        bind_log(Context("", "", (), req.context.request_id))
         path = req.path.rstrip("/") or "/"
         req.path = path
         if path in _PUBLIC or path == self._service.prefix:

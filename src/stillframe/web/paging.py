@@ -19,15 +19,16 @@ def wanted(call: Call, filters: Mapping[str, str], sortable: Sequence[str]) -> P
     if unknown:
         raise BadRequest(f"unknown query parameters: {', '.join(sorted(unknown))}")
     return Page(
-        limit=min(_number(call, "limit", MAX_LIMIT), MAX_LIMIT),
+        limit=min(number(call, "limit", MAX_LIMIT), MAX_LIMIT),
         marker=call.query.get("marker"),
-        offset=_number(call, "offset", 0),
+        offset=number(call, "offset", 0),
         sort=_sort(call, sortable),
         filters={column: call.query[key] for key, column in filters.items() if key in call.query},
     )
 
 
-def _number(call: Call, name: str, default: int) -> int:
+def number(call: Call, name: str, default: int) -> int:
+    """Returns a whole number of the query that is not negative. Raises BadRequest."""
     text = call.query.get(name)
     if text is None:
         return default

@@ -1,6 +1,6 @@
 """Domains and their agent, guards and storage, as compute sees them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,5 +174,3 @@ def world(
     configured: Settings = settings(state_dir)
     guard: Any = Guard(Agent())
     return World(database, connection, cast("Any", storage or Storage()), guard, configured)
-
-

@@ -49,7 +49,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Guard:
     monkeypatch.setattr(Helper, "made", [])
     monkeypatch.setattr(freeze_record, "boot_seconds", lambda: 100.0)
     connection: Any = Libvirt()
-    return Guard(connection, tmp_path / "freeze", tmp_path / "log")
+    return Guard(connection, None, tmp_path / "freeze", tmp_path / "log")
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, **words: Any) -> None:
@@ -63,7 +63,7 @@ def test_arming_makes_the_record_durable_before_the_watchdog_is_told(watched: Gu
     (helper,) = Helper.made
     assert helper.lines == ["ready", f"arm {SERVER}"]
     assert helper.module == "stillframe.compute.watchdog"
-    assert helper.arguments == ["test:///default", str(tmp_path / "freeze"), str(tmp_path / "log")]
+    assert helper.arguments == ["test:///default", "", str(tmp_path / "freeze"), str(tmp_path / "log")]
 
 
 @pytest.mark.parametrize("arm", ["refused", "nonsense", SILENT])

@@ -63,7 +63,8 @@ def test_a_silent_agent_is_the_reason(agent: Agent, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "info", [None, {}, [], "text", {"supported_commands": None}, {"supported_commands": ["guest-ping"]}, {"supported_commands": [{}]}]
+    "info",
+    [None, {}, [], "text", {"supported_commands": None}, {"supported_commands": ["guest-ping"]}, {"supported_commands": [{}]}],
 )
 def test_nonsense_from_the_agent_is_a_reason_and_no_error(agent: Agent, info: Any) -> None:
     agent.answers["guest-info"] = info
@@ -142,7 +143,9 @@ def test_a_flush_that_takes_too_long_is_given_up(agent: Agent, clock: Clock) -> 
     assert clock.now == pytest.approx(5, abs=0.1)
 
 
-@pytest.mark.parametrize("status", [{"exited": True, "exitcode": 1}, {"exited": True}, {"exited": True, "signal": 9}, {}, None, []])
+@pytest.mark.parametrize(
+    "status", [{"exited": True, "exitcode": 1}, {"exited": True}, {"exited": True, "signal": 9}, {}, None, []]
+)
 def test_a_flush_that_did_not_succeed_is_none(agent: Agent, status: Any) -> None:
     agent.answers["guest-exec-status"] = status
     assert not quiesce.flush(Domain(), frozenset(ALL), 5)

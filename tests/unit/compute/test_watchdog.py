@@ -10,6 +10,7 @@ import pytest
 from stillframe.compute import freeze_record, watchdog
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.watchdog import Watchdog
+from stillframe.host.hypervisor import Hypervisor
 from tests.unit.builders import OTHER_VOLUME, SERVER
 
 DEAD = 1 << 22
@@ -43,7 +44,7 @@ def thawed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def dog(tmp_path: Path, thawed: list[str]) -> Watchdog:
-    return Watchdog("test:///default", tmp_path)
+    return Watchdog(Hypervisor("test:///default"), tmp_path)
 
 
 def put(directory: Path, deadline: float, worker: int | None = None, domain: str = SERVER) -> FreezeRecord:

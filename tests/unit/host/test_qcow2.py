@@ -272,7 +272,7 @@ def check_trustworthy(image: Image) -> None:
     assert 0 <= image.size <= 1 << 56
     assert (image.backing is None) == (image.backing_format is None)
     assert image.backing_format in (None, "raw", "qcow2")
-    assert image.backing is None or "/" not in image.backing and ":" not in image.backing
+    assert image.backing is None or ("/" not in image.backing and ":" not in image.backing)
 
 
 @given(VALID, CHANGES)

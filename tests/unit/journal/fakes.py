@@ -41,17 +41,20 @@ class Clock:
 
 @dataclass
 class World:
-    """The disk (``facts``), what was done in which order (``log``), and the moments at which the worker dies."""
+    """The disk (``facts``), what was done in which order (``log``), and when the worker dies: at moments by number, and
+    once at each effect named in ``dies_at``."""
 
     facts: set[str] = field(default_factory=set)
     log: list[str] = field(default_factory=list)
     crashes: frozenset[int] = frozenset()
+    dies_at: set[str] = field(default_factory=set)
     moments: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
-    def moment(self) -> None:
+    def moment(self, effect: str = "") -> None:
         self.moments += 1
-        if self.moments in self.crashes:
+        if self.moments in self.crashes or effect in self.dies_at:
+            self.dies_at.discard(effect)
             raise Crash
 
     def count(self, what: str) -> int:
@@ -92,12 +95,12 @@ class Step:
         if self.fault == "waits" and tried <= 2:
             raise ShareUnavailable(f"{self.name} waits")
         world.facts.add(f"half of {self.name}")
-        world.moment()
+        world.moment(f"half of {self.name}")
         if self.fault == "half":
             raise StepFailed(f"{self.name} broke half-way")
         world.facts.discard(f"half of {self.name}")
         world.facts.add(self.name)
-        world.moment()
+        world.moment(self.name)
         if self.fault == "lies":
             raise StepFailed(f"{self.name} says it failed")
         return {"bytes": 1}

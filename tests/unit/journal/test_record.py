@@ -146,7 +146,10 @@ def test_a_process_is_known_by_when_it_started_because_numbers_are_used_again() 
 
 def test_a_busy_resource_is_refused_with_the_operation_that_holds_it(journal: Journal) -> None:
     operation_id = submit(journal.database, ["one"], resources=["server:a"], intent={"set_id": "x"})
-    with journal.database.read() as connection, pytest.raises(Conflict, match=f"server a is busy: operation {operation_id}") as told:
+    with (
+        journal.database.read() as connection,
+        pytest.raises(Conflict, match=f"server a is busy: operation {operation_id}") as told,
+    ):
         record.refuse_if_busy(connection, "server:a")
     assert told.value.details == {"operation_id": operation_id, "kind": "fake", "state": "pending", "intent_id": "x"}
     with journal.database.read() as connection:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stillframe.db.engine import Database
-from stillframe.errors import Parked, StepFailed
+from stillframe.errors import Parked, ShareUnavailable, StepFailed
 from stillframe.journal import runner
 from stillframe.journal.operation import Kind, Verb
 from stillframe.journal.record import Journal, LostLease
@@ -122,6 +122,52 @@ def test_the_wait_grows_and_stays_below_half_a_minute(journal: Journal, clock: C
         clock.now += 31
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (0.25, 30)
+
+
+def test_an_error_that_no_repeat_helped_for_minutes_is_undone(journal: Journal, clock: Clock) -> None:
+    def away(*_arguments: Any) -> Any:
+        raise ShareUnavailable("away")
+
+    kind = Kind({"one": Verb(lambda *_: None, away)}, settle)
+    operation_id = submit(journal.database, ["one"])
+    began = clock.now
+    while row_of(journal.database, operation_id)["state"] in ("pending", "running"):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, World(), operation)
+        clock.now += 1
+    row = row_of(journal.database, operation_id)
+    assert (row["state"], row["fault"]["message"]) == ("undone", "away")
+    assert 120 < clock.now - began < 900
+
+
+def test_past_no_return_an_error_that_a_repeat_can_help_never_turns_it_round(journal: Journal, clock: Clock) -> None:
+    def away(*_arguments: Any) -> Any:
+        raise ShareUnavailable("away")
+
+    kind = Kind({"one": Step("one", mark="done").verb(), "two": Verb(lambda *_: None, away)}, settle)
+    operation_id, world = submit(journal.database, ["one", "two"]), World()
+    for _ in range(3 * runner.ATTEMPTS_BEFORE_GIVING_UP):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, world, operation)
+        clock.now += 31
+    row = row_of(journal.database, operation_id)
+    assert row["state"] in ("running", "parked")
+    assert "away" in row["fault"]["message"]
+    assert world.log == ["do one"]
+
+
+def test_a_world_that_needs_a_person_is_parked_also_when_it_is_asked_which_way_to_go(journal: Journal) -> None:
+    def park(*_arguments: Any) -> Any:
+        raise Parked("look at this")
+
+    kind = Kind(
+        {"one": Step("one", fault="refuses").verb(), "two": Verb(park, park, no_return="done")},
+        settle,
+    )
+    operation_id = submit(journal.database, ["one", "two"])
+    for operation in journal.claim_all():
+        runner.run(journal, kind, World(), operation)
+    assert row_of(journal.database, operation_id)["state"] == "parked"
 
 
 @pytest.mark.parametrize("mark", ["start", "done"])
@@ -278,17 +324,11 @@ def crash_then_continue(journal: Journal, clock: Clock, steps: Sequence[Step], w
     return drive(journal.database, clock, steps, world, operation_id)
 
 
-def moments_until(steps: Sequence[Step], name: str) -> int:
-    """The moment right after the named step's effect, in an undisturbed run: one for the claim, six for each earlier step."""
-    before = [step.name for step in steps].index(name)
-    return 1 + 6 * before + 4
-
-
 def test_past_no_return_an_earlier_step_that_fails_on_the_second_look_turns_nothing_round(
     journal: Journal, clock: Clock
 ) -> None:
     steps = (Step("one", sees=False, refuses_from=2), Step("two", mark="done"), Step("three"))
-    world = World(crashes=frozenset({moments_until(steps, "two")}))
+    world = World(dies_at={"two"})
     row = crash_then_continue(journal, clock, steps, world)
     assert "two" in world.facts
     assert "undo one" not in world.log
@@ -297,18 +337,18 @@ def test_past_no_return_an_earlier_step_that_fails_on_the_second_look_turns_noth
 
 def test_a_step_begun_without_return_is_remembered_over_a_crash(journal: Journal, clock: Clock) -> None:
     steps = (Step("one", sees=False, refuses_from=2), Step("two", mark="start"))
-    world = World(crashes=frozenset({moments_until(steps, "two") - 1}))
+    world = World(dies_at={"half of two"})
     row = crash_then_continue(journal, clock, steps, world)
     assert "half of two" in world.facts
     assert row["state"] != "undone"
 
 
-@pytest.mark.parametrize("early", [0, 1])
+@pytest.mark.parametrize("effect", ["half of three", "three"])
 def test_an_earlier_step_that_fails_on_the_second_look_undoes_the_later_ones_too(
-    journal: Journal, clock: Clock, early: int
+    journal: Journal, clock: Clock, effect: str
 ) -> None:
     steps = (Step("one", sees=False, refuses_from=2), Step("two"), Step("three"))
-    world = World(crashes=frozenset({moments_until(steps, "three") - early}))
+    world = World(dies_at={effect})
     row = crash_then_continue(journal, clock, steps, world)
     assert row["state"] == "undone"
     assert world.facts == set()

@@ -127,8 +127,10 @@ def test_a_route_newer_than_the_version_asked_for_is_not_there(volumes: MakeSite
 def test_an_action_newer_than_the_version_asked_for_is_not_there(volumes: MakeSite) -> None:
     path = f"{V3}/attachments/{new_id()}/action"
     old = volumes().ask("POST", path, json={"os-complete": None}, headers={"OpenStack-API-Version": "volume 3.43"})
-    assert (old.status_code, fault(old)["message"]) == (404, "The resource could not be found. [not_found: "
-        "Check the id, and that it belongs to your project.]")
+    assert (old.status_code, fault(old)["message"]) == (
+        404,
+        "The resource could not be found. [not_found: Check the id, and that it belongs to your project.]",
+    )
     new = volumes().ask("POST", path, json={"os-complete": None}, headers={"OpenStack-API-Version": "volume 3.44"})
     assert "attachment" in fault(new)["message"]
 
@@ -339,13 +341,9 @@ def test_a_limit_that_is_no_number_is_the_callers_mistake(compute: MakeSite, pat
     assert site.ask("GET", V21 + path, query_string=query).status_code == 400
 
 
-@pytest.mark.parametrize(
-    "path", ["/volumes", "/volumes/detail", "/snapshots", "/snapshots/detail"]
-)
+@pytest.mark.parametrize("path", ["/volumes", "/volumes/detail", "/snapshots", "/snapshots/detail"])
 @pytest.mark.parametrize("query", ["sort=name&limit=1", "sort_key=updated_at&sort_dir=asc&limit=1", "limit=1"])
-def test_a_list_can_be_followed_by_its_links_to_the_end(
-    volumes: MakeSite, database: Database, path: str, query: str
-) -> None:
+def test_a_list_can_be_followed_by_its_links_to_the_end(volumes: MakeSite, database: Database, path: str, query: str) -> None:
     with database.write() as connection:
         for name in ("a", None, "a"):
             volume_id = str(builders.volume_row(connection, id=new_id(), name=name)["id"])

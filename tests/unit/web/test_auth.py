@@ -76,7 +76,9 @@ def test_the_scheme_is_read_in_any_case(users: Path, scheme: str) -> None:
     BasicAuth(users).identify(header("ann", "secret").replace("Basic", scheme), "req-1")
 
 
-@pytest.mark.parametrize(("name", "password"), [("ann", "wrong"), ("ann", ""), ("nobody", "secret"), ("nobody", "nobody"), ("", "")])
+@pytest.mark.parametrize(
+    ("name", "password"), [("ann", "wrong"), ("ann", ""), ("nobody", "secret"), ("nobody", "nobody"), ("", "")]
+)
 def test_a_wrong_password_and_an_unknown_user_are_told_alike(users: Path, name: str, password: str) -> None:
     with pytest.raises(Unauthorized) as told:
         BasicAuth(users).identify(header(name, password), "req-1")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from stillframe.errors import BadRequest
+from stillframe.web import paging
 from stillframe.web.route import Call, Route
 
 _KNOWN_QUERY = {
@@ -104,10 +105,7 @@ def _listed(call: Call) -> list[dict[str, Any]]:
             found = [server for server in found if str(server[name]).lower() == call.query[key].lower()]
     if "marker" in call.query:
         found = [server for server in found if server["id"] > call.query["marker"]]
-    limit = call.query.get("limit", "1000")
-    if not limit.isdigit():
-        raise BadRequest(f"limit must be a whole number, not {limit[:40]!r}")
-    return found[: min(int(limit) or 1000, 1000)]
+    return found[: min(paging.number(call, "limit", paging.MAX_LIMIT), paging.MAX_LIMIT)]
 
 
 def _paged(call: Call, found: list[dict[str, Any]], shown: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stillframe.errors import NotFound
-from stillframe.web import body
+from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
 _TEXT = {"type": ["string", "null"], "maxLength": 255}
@@ -34,7 +34,7 @@ def _view(call: Call, entry: dict[str, Any]) -> dict[str, Any]:
 
 def list_all(call: Call) -> dict[str, Any]:
     found = call.ask("list_attached", server_id=call.path["id"])
-    offset, limit = (int(call.query.get(name, default)) for name, default in (("offset", "0"), ("limit", "1000")))
+    offset, limit = paging.number(call, "offset", 0), paging.number(call, "limit", paging.MAX_LIMIT)
     return {"volumeAttachments": [_view(call, entry) for entry in found[offset : offset + limit]]}
 
 

@@ -70,7 +70,7 @@ def _finalize(world: World, operation: Operation, _args: Document) -> Document:
 
 
 def volume_entries(intent: Document, status: str, error: str | None = None) -> list[dict[str, Any]]:
-    """The set's ``volumes``, as the API shows them."""
+    """The set's ``volumes``, as the API shows them; ``consistency`` is the level of that one snapshot, once known."""
     return [
         {
             "volume_id": disk["volume_id"],
@@ -78,6 +78,7 @@ def volume_entries(intent: Document, status: str, error: str | None = None) -> l
             "method": "assisted",
             "status": status,
             "error": error,
+            "consistency": None,
         }
         for disk in intent["disks"]
     ]
@@ -100,6 +101,9 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
     if operation.intent["quiesce"] == "required" and consistency and consistency["level"] != "filesystem":
         # Past the switch there is no way back: the snapshots stay, say what they are, and the set says that it failed.
         status, told = "error", f"quiescing was required but did not hold: {consistency['degraded_reason']}"
+    entries = volume_entries(operation.intent, "available")
+    for entry, disk in zip(entries, operation.intent["disks"], strict=True):
+        entry["consistency"] = (switch.outcome_of(operation, disk["target"]) or {}).get("level")
     assisted_snapshots.change(
         connection,
         set_id,
@@ -107,7 +111,7 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
         fault=told,
         progress=100,
         consistency=consistency,
-        volumes=volume_entries(operation.intent, "available"),
+        volumes=entries,
     )
 
 

@@ -1,7 +1,7 @@
 """The steps every assisted snapshot shares: overlays, the switch, the thaw, the look afterwards.
 
 An intent's ``disks`` are ``{"volume_id", "snapshot_id", "target", "directory", "active", "overlay", "size"}``; ``size``
-is in bytes. ``running`` says whether the guest ran when the plan was made.
+is in bytes. ``active`` says whether the guest ran when the plan was made.
 """
 
 import os
@@ -30,7 +30,7 @@ from stillframe.host import files, hypervisor, qcow2, qemu_img
 from stillframe.journal.operation import Document, Operation, Verb
 
 THAW_SECONDS = 6.0
-LOST_OUTCOME = "the worker stopped before it could confirm that the freeze held until the switch"
+LOST_OUTCOME = "nobody could confirm that the freeze held until the switch: the worker or libvirt failed around it"
 
 
 def overlay_image(disk: Document) -> Image:

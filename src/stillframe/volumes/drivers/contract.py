@@ -32,6 +32,15 @@ class Driver(Protocol):
     def commit(self, volume_id: str, top: str, depth: int) -> None:
         """Merges ``top`` down into its backing file, durably; ``top`` stays as it is. May be repeated."""
 
+    def repair_leaks(self, volume_id: str, name: str) -> None:
+        """Gives back clusters an interrupted commit left unused in ``name``. May be repeated."""
+
+    def sweep(self) -> None:
+        """Removes trash that a crash left behind. May be repeated."""
+
+    def free(self) -> int:
+        """Bytes that are free on the share."""
+
     def files(self, volume_id: str) -> list[str]:
         """Names of the volume's chain files on the share."""
 

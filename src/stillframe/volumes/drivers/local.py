@@ -10,6 +10,7 @@ from stillframe.errors import BadImage, ChainConflict, ShareUnavailable
 from stillframe.host import files, qcow2, qemu_img
 
 MARKER = ".share-id"
+TRASH_SECONDS = 60.0
 
 
 class LocalDriver:
@@ -70,6 +71,20 @@ class LocalDriver:
                 raise ChainConflict(f"{base} backs {other} too: committing into it would change what {other} reads (I2)")
         with files.share_errors(self.share):
             qemu_img.commit(self.share, top, depth)
+
+    def repair_leaks(self, volume_id: str, name: str) -> None:
+        self.probe()
+        qemu_img.repair_leaks(self.share, names.check_belongs(name, volume_id), "qcow2")
+
+    def sweep(self) -> None:
+        self.probe()
+        for name in files.listing(self.share):
+            if names.is_trash(name) and files.age_seconds(self.share, name) > TRASH_SECONDS:
+                files.remove(self.share, name)
+
+    def free(self) -> int:
+        self.probe()
+        return files.free_bytes(self.share)
 
     def files(self, volume_id: str) -> list[str]:
         self.probe()

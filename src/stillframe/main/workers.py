@@ -1,0 +1,70 @@
+"""The two workers: what an API may call on them, how they begin and end. Only here are libvirt and the share needed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stillframe.compute import operations as compute_operations
+from stillframe.compute import reconcile
+from stillframe.compute import world as compute_world
+from stillframe.compute.manager import Manager as ComputeManager
+from stillframe.config import Settings
+from stillframe.db import services
+from stillframe.db.engine import Database
+from stillframe.host import private_libvirt
+from stillframe.journal.record import Journal, this_process
+from stillframe.journal.worker import Worker
+from stillframe.rpc.bus import Methods
+from stillframe.volumes import operations as volumes_operations
+from stillframe.volumes import world as volumes_world
+from stillframe.volumes.manager import Manager as VolumesManager
+
+
+@dataclass(frozen=True)
+class WorkerPart:
+    """One service's worker: what an API may call, and how it begins and ends."""
+
+    methods: Methods
+    start: Callable[[], None]
+    stop: Callable[[], None]
+
+
+def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
+    world = volumes_world.open_world(settings, database)
+    journal = Journal(database, "volumes", this_process(settings.host), settings.lease_seconds)
+
+    def on_timer() -> None:
+        _beat(settings, database, "stillframe-volumes")
+        world.driver.sweep()
+
+    worker = Worker(journal, volumes_operations.KINDS, world, settings.workers, on_timer)
+    return WorkerPart(VolumesManager(world, worker.wake).methods(), worker.start, worker.stop)
+
+
+def compute_worker(settings: Settings, database: Database) -> WorkerPart:
+    world = compute_world.open_world(settings, database)
+    journal = Journal(database, "compute", this_process(settings.host), settings.lease_seconds)
+    looked = reconcile.Reconciler(world)
+
+    def on_timer() -> None:
+        _beat(settings, database, "stillframe-compute")
+        world.guard.start()
+        looked.look()
+
+    worker = Worker(journal, compute_operations.KINDS, world, settings.workers, on_timer)
+
+    def stop() -> None:
+        worker.stop()
+        world.guard.close()
+        world.hypervisor.close()
+        if not settings.compute.libvirt_uri:
+            private_libvirt.stop(settings.state_dir / "libvirt")
+
+    return WorkerPart(ComputeManager(world, worker.wake).methods(), worker.start, stop)
+
+
+def _beat(settings: Settings, database: Database, binary: str) -> None:
+    with database.write() as connection:
+        services.beat(connection, binary, settings.host)
+
+
+MAKE = {"volumes": volumes_worker, "compute": compute_worker}
