@@ -68,7 +68,11 @@ def test_an_error_is_the_same_after_its_journey(kind: type[StillframeError], mes
     error = kind(message, **details)
     again = from_document(json.loads(json.dumps(error.to_document())))
     assert type(again) is kind
-    assert (again.message, again.details, str(again)) == (message, details, message)
+    assert (again.message, again.details, str(again)) == (message, details, str(error))
+
+
+def test_a_command_line_prints_the_message_and_what_to_do_next() -> None:
+    assert str(errors.Conflict("busy")) == f"busy\nhint: {errors.Conflict.hint}"
 
 
 def test_a_code_nobody_knows_becomes_the_base_kind() -> None:

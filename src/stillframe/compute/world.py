@@ -28,11 +28,13 @@ class World:
 
 
 def open_world(settings: Settings, database: Database) -> World:
-    """Makes the world of one compute worker; starts the private libvirt daemon unless a URI is configured."""
+    """Makes the world of one compute worker; starts the private libvirt daemon unless a URI is configured.
+
+    The watchdog is started by the worker's timer, which also looks whether it still runs.
+    """
     uri = settings.compute.libvirt_uri
     private = None if uri else settings.state_dir / "libvirt"
     connection = Hypervisor(uri) if private is None else private_libvirt.connect(private)
     connection.connection()
     guard = Guard(connection, private, settings.freeze_dir, settings.state_dir / "watchdog.log")
-    guard.start()
     return World(database, connection, StorageDoor(settings), guard, settings)

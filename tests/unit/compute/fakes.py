@@ -68,7 +68,8 @@ class Agent:
         monkeypatch.setattr(hypervisor, "guest_filesystems", self.list_filesystems)
         return self
 
-    def list_filesystems(self, _domain: Any) -> list[Filesystem]:
+    def list_filesystems(self, _domain: Any, seconds: int) -> list[Filesystem]:
+        assert seconds > 0
         if isinstance(self.filesystems, Exception):
             raise self.filesystems
         return self.filesystems

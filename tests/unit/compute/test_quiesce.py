@@ -89,9 +89,9 @@ def test_a_guest_somebody_else_has_frozen_is_left_alone(agent: Agent) -> None:
 
 def test_only_the_filesystems_on_the_sets_disks_are_chosen(agent: Agent) -> None:
     agent.filesystems = [*TWO, ("/other", "vdc1", ("vdc",)), ("/both", "dm-0", ("vda", "vdb"))]
-    assert preflight("vda", "vdb", "vdd").filesystems == Filesystems(
-        ("/both", "/data", "/"), {"vda": 2, "vdb": 2, "vdd": 0}
-    ) or set(preflight("vda", "vdb", "vdd").filesystems.mountpoints or ()) == {"/", "/data", "/both"}  # type: ignore[union-attr]
+    found = preflight("vda", "vdb", "vdd").filesystems
+    assert found is not None
+    assert sorted(found.mountpoints or ()) == ["/", "/both", "/data"]
 
 
 def test_every_disk_of_the_set_has_its_count(agent: Agent) -> None:

@@ -1,6 +1,7 @@
 """libvirt's errors in our words, with a fake domain in libvirt's place."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import libvirt
@@ -23,9 +24,14 @@ class Refusal(libvirt.libvirtError):  # type: ignore[misc]
 class Domain:
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer
+        self.agent_timeouts: list[int] = []
 
     def UUIDString(self) -> str:
         return SERVER
+
+    def agentSetResponseTimeout(self, seconds: int, flags: int) -> None:
+        assert flags == 0
+        self.agent_timeouts.append(seconds)
 
     def fsInfo(self) -> Any:
         if isinstance(self.answer, Exception):
@@ -108,12 +114,20 @@ def test_a_silent_agent_is_told_from_a_lost_libvirt(
 
 def test_filesystems_come_with_the_disks_they_lie_on() -> None:
     domain = Domain([("/", "vda1", "ext4", ["vda"]), ("/proc", "proc", "proc", None)])
-    assert hypervisor.guest_filesystems(domain) == [("/", "vda1", ("vda",)), ("/proc", "proc", ())]
+    assert hypervisor.guest_filesystems(domain, 5) == [("/", "vda1", ("vda",)), ("/proc", "proc", ())]
 
 
 def test_an_agent_that_cannot_list_filesystems_has_failed() -> None:
     with pytest.raises(AgentFailed):
-        hypervisor.guest_filesystems(Domain(Refusal(libvirt.VIR_ERR_OPERATION_INVALID)))
+        hypervisor.guest_filesystems(Domain(Refusal(libvirt.VIR_ERR_OPERATION_INVALID)), 5)
+
+
+@pytest.mark.parametrize("answer", [[], Refusal(libvirt.VIR_ERR_OPERATION_INVALID), LOST])
+def test_listing_filesystems_has_a_limit_only_while_it_lasts(answer: Any) -> None:
+    domain = Domain(answer)
+    with suppress(StillframeError):
+        hypervisor.guest_filesystems(domain, 5)
+    assert domain.agent_timeouts == [5, libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK]
 
 
 def test_a_server_that_vanishes_during_the_list_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
