@@ -88,6 +88,15 @@ def test_log_lines_as_json_carry_request_and_operation(services: Lab) -> None:
     assert any("is done" in line["message"] for line in ours)
 
 
+def test_a_serve_that_cannot_start_says_why_and_ends(tmp_path: Path) -> None:
+    command = [*PROGRAM, "serve", "--state-dir", str(tmp_path / "s"), "--libvirt-uri", "qemu+unix:///system?socket=/nosuch"]
+    command += ["--volumes-port", "0", "--compute-port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "libvirt" in done.stderr
+    assert "hint:" in done.stderr
+
+
 def test_sigterm_stops_everything_it_started(services: Lab) -> None:
     pid = int((services.stack.state_dir / "libvirt/run/libvirtd.pid").read_text())
     services.stack.stop()

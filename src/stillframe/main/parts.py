@@ -4,12 +4,15 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from stillframe.config import Settings
+from stillframe.db.engine import Database
 from stillframe.main import apis, state
-from stillframe.rpc.bus import InProcess, SocketBus, SocketServer
+from stillframe.rpc.bus import Bus, InProcess, SocketBus, SocketServer
+from stillframe.web.server import Server
 
 LOG = logging.getLogger(__name__)
 
@@ -18,42 +21,48 @@ def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
     """Runs everything in this process until SIGTERM or SIGINT."""
     from stillframe.main import workers
 
-    locks = state.Locks(_made(settings), state.PARTS)
-    database = state.prepare(settings)
-    # The workers are made after the APIs are bound, because the services learn each other's ports first.
-    methods: dict[str, dict[str, Callable[..., Any]]] = {"volumes": {}, "compute": {}}
-    servers = {name: apis.api(settings, database, name, InProcess(methods[name])) for name in methods}
-    volumes_url = f"http://{settings.volumes.listen}:{servers['volumes'].port}/v3"
-    compute_url = f"http://{settings.compute.listen}:{servers['compute'].port}/v2.1"
-    state.announce(settings, volumes_url, compute_url)
-    made = {name: workers.MAKE[name](settings, database) for name in methods}
-    for name, worker in made.items():
-        methods[name].update(worker.methods)
-    for server in servers.values():
-        server.start()
-    for worker in made.values():
-        worker.start()
-    ready(volumes_url, compute_url)
-    wait_for_signal()
-    for server in servers.values():
-        server.stop()
-    for worker in made.values():
-        worker.stop()
-    database.close()
+    with ExitStack() as running:
+        locks = state.Locks(_made(settings), state.PARTS)
+        database = state.prepare(settings)
+        running.callback(database.close)
+        # The workers are made after the APIs are bound, because the services learn each other's ports first.
+        methods: dict[str, dict[str, Callable[..., Any]]] = {"volumes": {}, "compute": {}}
+        servers = {name: _bound(running, settings, database, name, InProcess(methods[name])) for name in methods}
+        volumes_url = f"http://{settings.volumes.listen}:{servers['volumes'].port}/v3"
+        compute_url = f"http://{settings.compute.listen}:{servers['compute'].port}/v2.1"
+        state.announce(settings, volumes_url, compute_url)
+        made = {name: workers.MAKE[name](settings, database) for name in methods}
+        for name, worker in made.items():
+            methods[name].update(worker.methods)
+        for server in servers.values():
+            server.start()
+        for worker in made.values():
+            worker.start()
+            running.callback(worker.stop)
+        ready(volumes_url, compute_url)
+        wait_for_signal()
     del locks
+
+
+def _bound(running: ExitStack, settings: Settings, database: Database, service: str, bus: Bus) -> Server:
+    """Binds a REST service's port; whatever happens afterwards, its threads are stopped."""
+    server = apis.api(settings, database, service, bus)
+    running.callback(server.stop)
+    return server
 
 
 def serve_api(settings: Settings, service: str, ready: Callable[[str], None]) -> None:
     """Runs one REST service; its worker answers over a Unix socket in the state directory."""
-    locks = state.Locks(_made(settings), (f"api-{service}",))
-    database = state.prepare(settings)
-    state.announce(settings, *state.configured_urls(settings))
-    bus = SocketBus(service, settings.state_dir / f"{service}.sock")
-    server = apis.api(settings, database, service, bus)
-    server.start()
-    ready(f"port {server.port}")
-    wait_for_signal()
-    server.stop()
+    with ExitStack() as running:
+        locks = state.Locks(_made(settings), (f"api-{service}",))
+        database = state.prepare(settings)
+        running.callback(database.close)
+        state.announce(settings, *state.configured_urls(settings))
+        bus = SocketBus(service, settings.state_dir / f"{service}.sock")
+        server = _bound(running, settings, database, service, bus)
+        server.start()
+        ready(f"port {server.port}")
+        wait_for_signal()
     del locks
 
 
@@ -61,17 +70,19 @@ def serve_worker(settings: Settings, service: str, ready: Callable[[str], None])
     """Runs one worker."""
     from stillframe.main import workers
 
-    locks = state.Locks(_made(settings), (f"worker-{service}",))
-    database = state.prepare(settings)
-    state.announce(settings, *state.configured_urls(settings))
-    worker = workers.MAKE[service](settings, database)
-    path = settings.state_dir / f"{service}.sock"
-    server = SocketServer(path, worker.methods)
-    worker.start()
-    ready(f"socket {path}")
-    wait_for_signal()
-    server.close()
-    worker.stop()
+    with ExitStack() as running:
+        locks = state.Locks(_made(settings), (f"worker-{service}",))
+        database = state.prepare(settings)
+        running.callback(database.close)
+        state.announce(settings, *state.configured_urls(settings))
+        worker = workers.MAKE[service](settings, database)
+        path = settings.state_dir / f"{service}.sock"
+        server = SocketServer(path, worker.methods)
+        worker.start()
+        running.callback(worker.stop)
+        running.callback(server.close)
+        ready(f"socket {path}")
+        wait_for_signal()
     del locks
 
 

@@ -31,5 +31,7 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
+        """Ends the server, also one that was bound and never started: binding alone starts its threads."""
         self._server.stop()
-        self._thread.join(10)
+        if self._thread.ident is not None:
+            self._thread.join(10)

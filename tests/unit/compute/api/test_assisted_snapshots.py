@@ -1,0 +1,134 @@
+"""Assisted snapshots as clients ask for them and read them."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.compute.api import assisted_snapshots as api
+from stillframe.db import assisted_snapshots
+from stillframe.db.engine import Database
+from stillframe.errors import BadRequest, NotFound
+from stillframe.web.route import Call
+from tests.unit import builders
+from tests.unit.builders import OTHER_VOLUME, SERVER, SET, VOLUME, context, new_id
+from tests.unit.web.shell import SERVICES, Site
+
+ROW: dict[str, Any] = {
+    "id": SET,
+    "project_id": "demo",
+    "user_id": "u",
+    "name": "nightly",
+    "description": None,
+    "server_id": SERVER,
+    "metadata": {"k": "v"},
+    "status": "available",
+    "progress": 100,
+    "quiesce": "preferred",
+    "consistency": {"level": "filesystem"},
+    "volumes": [{"volume_id": VOLUME}],
+    "excluded_disks": [],
+    "created_at": datetime(2024, 1, 2, 3, 4, 5),
+}
+
+
+@pytest.fixture
+def asked(database: Database, tmp_path: Path) -> Any:
+    with database.write() as connection:
+        assisted_snapshots.insert(connection, ROW)
+
+    def make(path: dict[str, str], *roles: str, project: str = "demo", **more: Any) -> Call:
+        door = builders.door(database, tmp_path, {"create_assisted_snapshot": SET})
+        return builders.call(door, (2, 1), context(*roles, project=project), path=path, **more)
+
+    return make
+
+
+def test_a_set_is_shown_whole(asked: Any) -> None:
+    shown = api.show(asked({"set_id": SET}))["assisted_snapshot"]
+    kept = {key: value for key, value in ROW.items() if key not in ("project_id", "user_id", "created_at")}
+    assert shown == {**kept, "fault": None, "created_at": "2024-01-02T03:04:05.000000"}
+
+
+@pytest.mark.parametrize(
+    "path", [{"set_id": SET}, {"set_id": SET, "id": SERVER}, {"set_id": SET.upper(), "id": SERVER.upper()}]
+)
+def test_a_set_is_found_alone_and_below_its_server(asked: Any, path: dict[str, str]) -> None:
+    assert api.show(asked(path))["assisted_snapshot"]["id"] == SET
+
+
+@pytest.mark.parametrize(
+    "path", [{"set_id": VOLUME}, {"set_id": SET, "id": VOLUME}, {"set_id": "x"}, {"set_id": SET, "id": "x"}]
+)
+def test_a_set_that_is_not_there_or_another_servers_is_not_found(asked: Any, path: dict[str, str]) -> None:
+    with pytest.raises(NotFound):
+        api.show(asked(path))
+
+
+def test_a_set_of_another_project_is_not_found_but_by_admins_and_the_service(asked: Any) -> None:
+    with pytest.raises(NotFound):
+        api.show(asked({"set_id": SET}, "member", project="other"))
+    for role in ("admin", "service"):
+        api.show(asked({"set_id": SET}, role, project="other"))
+
+
+def test_lists_show_a_servers_sets_and_all_of_the_project(asked: Any, database: Database) -> None:
+    with database.write() as connection:
+        assisted_snapshots.insert(connection, {**ROW, "id": new_id(), "server_id": VOLUME})
+        assisted_snapshots.insert(connection, {**ROW, "id": new_id(), "project_id": "other"})
+    assert len(api.list_all(asked({}))["assisted_snapshots"]) == 2
+    assert [each["id"] for each in api.list_of_server(asked({"id": SERVER}))["assisted_snapshots"]] == [SET]
+    assert api.list_of_server(asked({"id": "x"}))["assisted_snapshots"] == []
+    link = api.list_all(asked({}, query={"limit": "1"}))["assisted_snapshots_links"][0]["href"]
+    assert "limit=1" in link
+
+
+def test_what_is_left_out_or_null_has_its_default(asked: Any) -> None:
+    for given in ({}, {"volumes": None, "quiesce": None, "name": None}):
+        call = asked({"id": SERVER}, body={"assisted_snapshot": given})
+        assert api.create(call)["assisted_snapshot"]["id"] == SET
+        wanted = {"volumes": "all", "quiesce": "preferred"}
+        assert call.door.bus.asked == [("create_assisted_snapshot", {"server_id": SERVER, "wanted": wanted})]
+
+
+def test_what_is_asked_for_is_given_on(asked: Any) -> None:
+    given = {"volumes": [VOLUME, OTHER_VOLUME], "quiesce": "required", "name": "n", "metadata": {"a": "b"}}
+    call = asked({"id": SERVER}, body={"assisted_snapshot": given})
+    api.create(call)
+    assert call.door.bus.asked[0][1]["wanted"] == given
+
+
+def test_more_volumes_than_a_set_may_hold_are_refused(asked: Any) -> None:
+    call = asked({"id": SERVER}, body={"assisted_snapshot": {"volumes": [new_id() for _ in range(129)]}})
+    with pytest.raises(BadRequest, match="at most 128"):
+        api.create(call)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"volumes": []},
+        {"volumes": "some"},
+        {"volumes": [VOLUME, VOLUME]},
+        {"volumes": [1]},
+        {"volumes": ["x" * 37]},
+        {"volumes": {"all": True}},
+        {"quiesce": "maybe"},
+        {"quiesce": True},
+        {"status": "available"},
+        {"consistency": {"level": "filesystem"}},
+        {"name": "a\nb"},
+    ],
+)
+def test_a_request_that_does_not_fit_never_reaches_the_worker(database: Database, tmp_path: Path, given: Any) -> None:
+    site = Site(database, tmp_path, SERVICES["compute"])
+    path = f"/v2.1/servers/{SERVER}/os-assisted-snapshots"
+    assert site.ask("POST", path, json={"assisted_snapshot": given}).status_code == 400
+    assert site.bus.asked == []
+
+
+def test_deleting_names_the_server_the_set_is_of(asked: Any) -> None:
+    call = asked({"set_id": SET.upper(), "id": SERVER})
+    api.delete(call)
+    assert call.door.bus.asked == [("delete_assisted_snapshot", {"server_id": SERVER, "set_id": SET})]

@@ -1,0 +1,140 @@
+"""What a set says of itself when its operation ends: never more than is known (I10)."""
+
+from typing import Any
+
+import pytest
+
+from stillframe.compute import operations as table
+from stillframe.compute.operations import assisted_snapshot, switch
+from stillframe.db import assisted_snapshots
+from stillframe.db.engine import Database
+from stillframe.db.rows import Row
+from stillframe.journal.operation import Document, Operation
+from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SET, SNAPSHOT, VOLUME
+
+CRASH = {"level": "crash", "degraded_reason": "why"}
+WHOLE = {"level": "filesystem", "degraded_reason": None}
+DISKS = [
+    {"volume_id": VOLUME, "snapshot_id": SNAPSHOT, "target": "vda"},
+    {"volume_id": OTHER_VOLUME, "snapshot_id": OTHER_SNAPSHOT, "target": "vdb"},
+]
+
+
+def operation(evidence: Document | None = None, **intent: Any) -> Operation:
+    asked = {"set_id": SET, "server_id": SERVER, "active": True, "quiesce": "preferred", "disks": DISKS, **intent}
+    steps = [{"verb": verb, "args": {}} for verb in assisted_snapshot.STEPS]
+    return Operation("op", "assisted_snapshot", "running", asked, steps, 3, evidence or {}, 1, 0, "req-1")
+
+
+@pytest.fixture
+def settled(database: Database) -> Any:
+    """Ends an operation and returns the set's row."""
+    row = {
+        "id": SET,
+        "project_id": "demo",
+        "user_id": "u",
+        "server_id": SERVER,
+        "metadata": {},
+        "status": "creating",
+        "progress": 0,
+        "quiesce": "preferred",
+        "volumes": [],
+        "excluded_disks": [],
+    }
+    with database.write() as connection:
+        assisted_snapshots.insert(connection, row)
+
+    def end(ended: Operation, outcome: str, fault: Document | None = None) -> Row:
+        with database.write() as connection:
+            assisted_snapshot.KIND.settle(connection, ended, outcome, fault)
+            found = assisted_snapshots.get(connection, SET, None)
+        assert found is not None
+        return found
+
+    return end
+
+
+def switched(outcome: Document, **disks: Document) -> Document:
+    return {"switch": {"switched": True, "outcome": outcome, "disks": disks}}
+
+
+def test_every_step_of_every_plan_is_known() -> None:
+    request = assisted_snapshot.request({"server_id": SERVER, "set_id": SET}, "req-1")
+    assert (request.id, request.resources) == (SET, [f"server:{SERVER}"])
+    assert [step["verb"] for step in request.plan] == list(assisted_snapshot.STEPS)
+    assert set(assisted_snapshot.STEPS) <= set(assisted_snapshot.KIND.verbs)
+    assert table.KINDS["assisted_snapshot"] is assisted_snapshot.KIND
+
+
+def test_there_is_no_way_back_once_the_disks_are_switched_and_one_before() -> None:
+    verbs = assisted_snapshot.KIND.verbs
+    assert {name: verb.no_return for name, verb in verbs.items() if verb.no_return != "never"} == {"switch": "done"}
+    for name in assisted_snapshot.STEPS[: assisted_snapshot.STEPS.index("switch") + 1]:
+        assert verbs[name].undo is not None, name
+
+
+def test_a_set_that_is_done_says_how_consistent_it_is(settled: Any) -> None:
+    row = settled(operation(switched(WHOLE, vda=WHOLE, vdb=CRASH)), "done")
+    assert (row["status"], row["progress"], row["consistency"], row["fault"]) == ("available", 100, WHOLE, None)
+    assert [entry["status"] for entry in row["volumes"]] == ["available", "available"]
+    assert [entry["consistency"] for entry in row["volumes"]] == ["filesystem", "crash"]
+
+
+@pytest.mark.parametrize("evidence", [{}, {"switch": {"switched": True}}])
+def test_an_outcome_nobody_saw_is_crash_consistent(settled: Any, evidence: Document) -> None:
+    row = settled(operation(evidence), "done")
+    assert (row["status"], row["consistency"]["level"]) == ("available", "crash")
+    assert row["consistency"]["degraded_reason"] == switch.LOST_OUTCOME
+    for disk in DISKS:
+        outcome = switch.outcome_of(operation(evidence), disk["target"])
+        assert outcome is not None
+        assert outcome["level"] == "crash"
+
+
+def test_a_server_that_did_not_run_is_exact(settled: Any) -> None:
+    ended = operation({"switch": {"switched": True, "outcome": None}}, active=False)
+    row = settled(ended, "done")
+    assert (row["status"], row["consistency"]) == ("available", None)
+    assert switch.outcome_of(ended, "vda") is None
+
+
+@pytest.mark.parametrize("evidence", [switched(CRASH, vda=CRASH, vdb=CRASH), {"switch": {"switched": True}}])
+def test_quiescing_that_was_required_and_did_not_hold_is_told_and_the_snapshots_stay(settled: Any, evidence: Document) -> None:
+    row = settled(operation(evidence, quiesce="required"), "done")
+    assert row["status"] == "error"
+    assert "did not hold" in row["fault"]
+    assert [entry["status"] for entry in row["volumes"]] == ["available", "available"]
+
+
+def test_quiescing_that_was_required_and_held_is_available(settled: Any) -> None:
+    assert settled(operation(switched(WHOLE, vda=WHOLE, vdb=WHOLE), quiesce="required"), "done")["status"] == "available"
+
+
+def test_required_on_a_server_that_did_not_run_is_available(settled: Any) -> None:
+    ended = operation({"switch": {"switched": True, "outcome": None}}, active=False, quiesce="required")
+    assert settled(ended, "done")["status"] == "available"
+
+
+def test_a_set_that_was_undone_says_why(settled: Any) -> None:
+    row = settled(operation(), "undone", {"message": "the share is full"})
+    assert (row["status"], row["fault"]) == ("error", "the share is full")
+    assert {(entry["status"], entry["error"]) for entry in row["volumes"]} == {("error", "the share is full")}
+
+
+def test_a_set_that_is_parked_past_the_switch_does_not_say_its_snapshots_failed(settled: Any) -> None:
+    row = settled(operation(switched(WHOLE)), "parked", {"message": "look"})
+    assert row["status"] == "error"
+    assert {entry["status"] for entry in row["volumes"]} == {"creating"}
+
+
+def test_progress_rises_with_the_steps_and_ends_below_a_hundred(database: Database, settled: Any) -> None:
+    assert assisted_snapshot.KIND.progressed is not None
+    shown = []
+    for step in range(len(assisted_snapshot.STEPS) + 1):
+        with database.write() as connection:
+            assisted_snapshot.KIND.progressed(connection, Operation(**{**vars(operation()), "step": step}))
+            found = assisted_snapshots.get(connection, SET, None)
+        assert found is not None
+        shown.append(found["progress"])
+    assert shown == sorted(set(shown))
+    assert shown[-1] < 100

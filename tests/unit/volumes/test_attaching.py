@@ -1,0 +1,127 @@
+"""Attachments: reserve, connect, complete, release; each may be repeated."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.db import attachments, volumes
+from stillframe.db.engine import Database
+from stillframe.db.rows import Page, Row
+from stillframe.errors import BadRequest, Conflict, NotFound
+from stillframe.journal import record
+from stillframe.volumes import attaching
+from stillframe.volumes.world import World
+from tests.unit import builders
+from tests.unit.builders import OTHER_VOLUME, SERVER, SET, VOLUME, context
+from tests.unit.volumes import fakes
+
+SERVICE, MEMBER = context("service", project="service"), context()
+CONNECTOR = {"host": "h"}
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    with database.write() as connection:
+        builders.volume_row(connection)
+    return fakes.world(database, tmp_path)
+
+
+def reserve(world: World, **more: Any) -> str:
+    return attaching.create(world, SERVICE, {"volume_uuid": VOLUME, "instance_uuid": SERVER, **more})
+
+
+def state(world: World) -> tuple[str, list[str]]:
+    """The volume's status, and its attachments'."""
+    with world.database.read() as connection:
+        volume = volumes.get(connection, VOLUME, None)
+        found: list[Row] = attachments.list_page(connection, None, Page())
+    assert volume is not None
+    return volume["status"], [row["status"] for row in found]
+
+
+def test_a_volume_goes_from_available_to_in_use_and_back(world: World) -> None:
+    attachment_id = reserve(world)
+    assert state(world) == ("reserved", ["reserved"])
+    attaching.update(world, SERVICE, attachment_id, CONNECTOR)
+    assert state(world) == ("attaching", ["attaching"])
+    attaching.complete(world, SERVICE, attachment_id)
+    assert state(world) == ("in-use", ["attached"])
+    assert attaching.delete(world, SERVICE, attachment_id) == []
+    assert state(world) == ("available", [])
+
+
+def test_every_call_may_be_repeated(world: World) -> None:
+    attachment_id = reserve(world)
+    assert reserve(world) == reserve(world, instance_uuid=SERVER.upper()) == attachment_id
+    for _ in range(2):
+        attaching.update(world, SERVICE, attachment_id, CONNECTOR)
+    for _ in range(2):
+        attaching.complete(world, SERVICE, attachment_id)
+        attaching.update(world, SERVICE, attachment_id, {"host": "other"})
+    assert state(world) == ("in-use", ["attached"])
+    with world.database.read() as connection:
+        row = attachments.get(connection, attachment_id, None)
+    assert row is not None
+    assert row["connector"] == CONNECTOR
+
+
+def test_a_reserved_volume_is_nobody_elses(world: World) -> None:
+    reserve(world)
+    with pytest.raises(BadRequest, match=SERVER):
+        attaching.create(world, SERVICE, {"volume_uuid": VOLUME, "instance_uuid": OTHER_VOLUME})
+
+
+def test_a_reservation_with_a_connector_is_attaching_at_once(world: World) -> None:
+    reserve(world, connector=CONNECTOR)
+    assert state(world) == ("attaching", ["attaching"])
+
+
+@pytest.mark.parametrize("status", ["creating", "deleting", "error", "error_deleting"])
+def test_a_volume_that_is_not_available_is_not_reserved(world: World, status: str) -> None:
+    with world.database.write() as connection:
+        volumes.change(connection, VOLUME, status=status)
+    with pytest.raises(BadRequest, match=status):
+        reserve(world)
+
+
+def test_a_volume_an_operation_holds_is_not_reserved(world: World) -> None:
+    with world.database.write() as connection:
+        record.submit(connection, record.Request("volumes", "k", {}, [], [f"volume:{VOLUME}"], "req-1"))
+    with pytest.raises(Conflict, match="busy"):
+        reserve(world)
+    assert state(world) == ("available", [])
+
+
+def test_an_attachment_without_a_connector_is_not_complete(world: World) -> None:
+    with pytest.raises(BadRequest, match="no connector"):
+        attaching.complete(world, SERVICE, reserve(world))
+
+
+def test_only_the_service_releases_what_a_server_still_has(world: World) -> None:
+    attachment_id = reserve(world, connector=CONNECTOR)
+    attaching.complete(world, SERVICE, attachment_id)
+    for who in (MEMBER, context("admin")):
+        with pytest.raises(Conflict, match="detach the volume through compute"):
+            attaching.delete(world, who, attachment_id)
+    assert state(world) == ("in-use", ["attached"])
+
+
+def test_a_reservation_may_be_given_back_by_its_project(world: World) -> None:
+    attaching.delete(world, MEMBER, reserve(world))
+    assert state(world) == ("available", [])
+
+
+def test_an_attachment_of_another_project_is_not_found(world: World) -> None:
+    attachment_id = reserve(world)
+    for wanted in (attachment_id, SET):
+        with pytest.raises(NotFound):
+            attaching.delete(world, context(project="other"), wanted)
+
+
+def test_the_hypervisor_is_always_told_the_file_that_is_active_now(world: World) -> None:
+    attachment_id = reserve(world)
+    assert attaching.connection_info(world, SERVICE, attachment_id)["name"] == f"volume-{VOLUME}"
+    with world.database.write() as connection:
+        volumes.change(connection, VOLUME, active_file="newer")
+    assert attaching.connection_info(world, SERVICE, attachment_id)["name"] == "newer"
