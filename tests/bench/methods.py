@@ -85,7 +85,7 @@ def _overlay(lab: Lab, target: str) -> Path:
 
 def _merge_back(lab: Lab, guest: Guest, targets: list[str]) -> None:
     for target in targets:
-        _virsh(guest, "blockcommit", guest.id, target, "--active", "--pivot", "--wait")
+        _virsh(guest, "blockcommit", guest.id, target, "--shallow", "--active", "--pivot", "--wait")
         _overlay(lab, target).unlink()
 
 

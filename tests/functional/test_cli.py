@@ -132,4 +132,8 @@ def test_shell_completion_names_every_command(desk: Lab) -> None:
 def test_operations_can_be_looked_at(desk: Lab) -> None:
     state = ["--state-dir", str(desk.stack.state_dir)]
     assert document(desk, PROGRAM, "operation", "list", *state) == []
+    ended = document(desk, PROGRAM, "operation", "list", "--all", *state)
+    taken = next(row["ID"] for row in ended if row["Kind"] == "assisted_snapshot")
+    shown = document(desk, PROGRAM, "operation", "show", *state, taken)
+    assert (shown["state"], json.loads(shown["evidence"])["switch"]["switched"]) == ("done", True)
     assert "there is no operation" in run(desk, PROGRAM, "operation", "show", *state, "x", code=1)

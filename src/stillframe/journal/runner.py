@@ -138,8 +138,11 @@ def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> 
         except (LostLease, Parked):
             raise
         except Exception as error:
-            LOG.warning("operation %s: step %s cannot be undone yet: %s", operation.id, step["verb"], error)
-            journal.postpone(current, _told(error, step))
+            told = _told(error, step)
+            if not told.may_retry and current.attempts >= ATTEMPTS_BEFORE_GIVING_UP:
+                raise Parked(f"step {step['verb']} cannot be undone: {told.message}") from error
+            LOG.warning("operation %s: step %s cannot be undone yet: %s", operation.id, step["verb"], told.message)
+            journal.postpone(current, told)
             return
         reached(f"{place}/undo-effect")
         current = journal.change(current, step=number)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from datetime import datetime
 from typing import Any
 
 from cliff.lister import Lister
@@ -59,6 +60,11 @@ class Show(ShowOne):
         if row is None:
             raise NotFound(f"there is no operation {parsed_args.operation}")
         names = tuple(row)
-        return names, tuple(
-            json.dumps(row[name], indent=1) if isinstance(row[name], dict | list) else row[name] for name in names
-        )
+        return names, tuple(_shown(row[name]) for name in names)
+
+
+def _shown(value: Any) -> Any:
+    """Documents as indented JSON, times as ISO 8601, the rest as it is."""
+    if isinstance(value, dict | list):
+        return json.dumps(value, indent=1)
+    return value.isoformat() if isinstance(value, datetime) else value

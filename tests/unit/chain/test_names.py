@@ -32,7 +32,7 @@ HOSTILE = [
     f".tmp.{VOLUME}.x",
     f"json:volume-{VOLUME}",
     f"nbd:volume-{VOLUME}",
-    f"volume-{VOLUME.replace('1', '١')}",
+    "volume-" + VOLUME.replace("1", "\u0661"),
     f"volume-{'A' * 8}-1111-4111-8111-111111111111",
 ]
 

@@ -1,6 +1,6 @@
 """Domains and their agent, guards and storage, as compute sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,7 +56,7 @@ class Agent:
     """The guest agent: what it can do, what is mounted, and the failures a test asks for, by command."""
 
     commands: tuple[str, ...] = ALL
-    filesystems: list[Filesystem] | Exception = field(default_factory=lambda: [("/", "vda1", ("vda",))])
+    filesystems: Sequence[Filesystem] | Exception = (("/", "vda1", ("vda",)),)
     failures: dict[str, Exception] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     frozen: int = 0
@@ -72,7 +72,7 @@ class Agent:
         assert seconds > 0
         if isinstance(self.filesystems, Exception):
             raise self.filesystems
-        return self.filesystems
+        return list(self.filesystems)
 
     def command(self, _domain: Any, command: str, arguments: Any, _timeout: int) -> Any:
         self.said.append(command)
@@ -85,7 +85,7 @@ class Agent:
         return self._behave(command, arguments)
 
     def _behave(self, command: str, arguments: Any) -> Any:
-        mounted = self.filesystems if isinstance(self.filesystems, list) else []
+        mounted = [] if isinstance(self.filesystems, Exception) else self.filesystems
         match command:
             case "guest-info":
                 return {"supported_commands": [{"name": name, "enabled": True} for name in self.commands]}

@@ -91,7 +91,8 @@ def test_memory_processors_and_the_agents_channel_are_read() -> None:
 
 def test_the_owner_is_read_from_our_own_metadata_first() -> None:
     own = f'<s:owner xmlns:s="{NAMESPACE}" project="p" user="u"/>'
-    nova = '<n:instance xmlns:n="http://openstack.org/xmlns/libvirt/nova/1.1"><n:owner><n:project uuid="q"/></n:owner></n:instance>'
+    space = 'xmlns:n="http://openstack.org/xmlns/libvirt/nova/1.1"'
+    nova = f'<n:instance {space}><n:owner><n:project uuid="q"/></n:owner></n:instance>'
     assert domain_xml.read(fakes.domain_xml(metadata=nova + own)).project_id == "p"
     assert domain_xml.read(fakes.domain_xml(metadata=own)).user_id == "u"
 

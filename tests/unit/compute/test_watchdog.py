@@ -21,10 +21,10 @@ class Thread:
 
     def __init__(self, target: Any, args: tuple[Any, ...], daemon: bool) -> None:
         assert daemon
-        self._run = lambda: target(*args)
+        self._target, self._arguments = target, args
 
     def start(self) -> None:
-        self._run()
+        self._target(*self._arguments)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,8 +140,17 @@ def test_a_file_is_durable_before_it_has_a_name_and_the_name_before_anybody_is_t
     real_link, real_unlink = os.link, os.unlink
     monkeypatch.setattr(files, "sync_file", lambda _share, name: calls.append(f"sync {name}"))
     monkeypatch.setattr(files, "sync_directory", lambda _share: calls.append("sync directory"))
-    monkeypatch.setattr(os, "link", lambda *paths, **more: (calls.append("link"), real_link(*paths, **more)))
-    monkeypatch.setattr(os, "unlink", lambda path: (calls.append("unlink"), real_unlink(path)))
+
+    def link(*paths: Any, **more: Any) -> None:
+        calls.append("link")
+        real_link(*paths, **more)
+
+    def unlink(path: Path) -> None:
+        calls.append("unlink")
+        real_unlink(path)
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "unlink", unlink)
     (tmp_path / ".tmp").write_bytes(b"")
     files.publish(tmp_path, ".tmp", "a")
     assert calls == ["sync .tmp", "link", "unlink", "sync directory"]

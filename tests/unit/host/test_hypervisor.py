@@ -143,4 +143,5 @@ def test_a_server_that_vanishes_during_the_list_is_left_out(monkeypatch: pytest.
     connected = hypervisor.Hypervisor("test:///default")
     monkeypatch.setattr(connected, "connection", Connection)
     monkeypatch.setattr(hypervisor, "view", view)
-    assert hypervisor.list_domains(connected) == ["here"]
+    found: list[Any] = list(hypervisor.list_domains(connected))
+    assert found == ["here"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_only_the_named_place_kills(killed: list[tuple[int, int]], monkeypatch: 
 
 def test_a_place_can_be_held_instead(killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[float] = []
-    monkeypatch.setattr(failpoints.time, "sleep", held.append)
+    monkeypatch.setattr(time, "sleep", held.append)
     ask(monkeypatch, f"{PLACE}:sleep=1.5")
     failpoints.reached(PLACE)
     assert (held, killed) == ([1.5], [])

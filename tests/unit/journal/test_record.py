@@ -9,6 +9,7 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.errors import Conflict, StepFailed
 from stillframe.journal import record, runner
+from stillframe.journal.operation import Operation
 from stillframe.journal.record import Journal, Owner, is_dead, this_process
 from tests.unit.journal.fakes import LEASE, Clock, Step, World, kind_of, owner, row_of, run_once, submit
 
@@ -46,7 +47,7 @@ def test_operations_on_one_resource_run_in_the_order_they_came(journal: Journal)
     other = submit(journal.database, ["one"], resources=["volume:b"])
     assert ids(journal) == [first, other]
     assert ids(journal) == []
-    (mine, _) = [record.Operation.from_row(row_of(journal.database, each)) for each in (first, other)]
+    (mine, _) = [Operation.from_row(row_of(journal.database, each)) for each in (first, other)]
     journal.finish(mine, kind_of(()), "done", None)
     assert ids(journal) == [second]
 
@@ -59,7 +60,7 @@ def test_an_operation_waits_for_all_of_its_resources(journal: Journal) -> None:
     for done, free in ((first, []), (second, [both]), (both, [behind])):
         if done in (first, both):
             ids(journal)
-        journal.finish(record.Operation.from_row(row_of(journal.database, done)), kind_of(()), "done", None)
+        journal.finish(Operation.from_row(row_of(journal.database, done)), kind_of(()), "done", None)
         assert ids(journal) == free
 
 

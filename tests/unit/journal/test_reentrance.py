@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -52,8 +53,8 @@ def ending(database: Database, clock: Clock, steps: Sequence[Step], world: World
 
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[Step, ...]:
-    faults = st.sampled_from(["none", "none", "none", "refuses", "lies", "half", "waits", "does not see"])
-    marks = st.sampled_from(["never", "never", "never", "start", "done"])
+    faults: Any = st.sampled_from(["none", "none", "none", "refuses", "lies", "half", "waits", "does not see"])
+    marks: Any = st.sampled_from(["never", "never", "never", "start", "done"])
     return tuple(
         Step(name, draw(st.booleans()), draw(st.booleans()), draw(marks), draw(faults))
         for name in NAMES[: draw(st.integers(1, 4))]
@@ -97,7 +98,7 @@ def test_an_operation_whose_steps_succeed_ends_with_all_of_them_done(
     shared: Database, clock: Clock, steps: tuple[Step, ...]
 ) -> None:
     willing = tuple(Step(step.name, step.sees, step.undoes, step.mark) for step in steps)
-    assert ending(shared, clock, willing, World()) == ("done", {step.name for step in steps})
+    assert ending(shared, clock, willing, World()) == ("done", frozenset(step.name for step in steps))
 
 
 @st.composite

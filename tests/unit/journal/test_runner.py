@@ -1,7 +1,7 @@
 """The runner: the order of steps, which way an error turns it, and that the world is believed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -308,7 +308,7 @@ def test_nothing_is_recorded_without_the_lease(journal: Journal, clock: Clock, v
     clock.now += LEASE + 1
     Journal(journal.database, "volumes", owner(2), LEASE).claim_all()
     before = row_of(journal.database, mine.id)
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "change": lambda: journal.change(mine, step=1),
         "finish": lambda: journal.finish(mine, kind_of(()), "done", None),
         "postpone": lambda: journal.postpone(mine, StepFailed("later")),

@@ -4,9 +4,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import Connection
 
 from stillframe.db.engine import Database
-from stillframe.journal.operation import Kind
+from stillframe.journal.operation import Document, Kind, Operation
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.worker import Worker
 from tests.unit.journal.fakes import KIND, LEASE, Step, World, owner, row_of, settle, submit
@@ -21,7 +22,12 @@ class Watched:
         self.database = database
         self.ended, self.looked = threading.Event(), threading.Event()
         journal = Journal(database, "volumes", this_process("here"), LEASE)
-        kind = Kind({"one": Step("one").verb()}, lambda *given: (settle(*given), self.ended.set())[0])
+
+        def end(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+            settle(connection, operation, outcome, fault)
+            self.ended.set()
+
+        kind = Kind({"one": Step("one").verb()}, end)
         self.worker = Worker(journal, {KIND: kind}, World(), 2, self.looked.set)
 
 

@@ -302,7 +302,7 @@ def test_finalizing_with_another_file_is_refused(world: World, active: str) -> N
     assert volume(world)["active_file"] == BASE
 
 
-def test_a_record_is_not_dropped_while_a_file_carries_it(taken: World, world: World) -> None:
+def test_a_record_is_not_dropped_while_a_file_carries_it(taken: World) -> None:
     with pytest.raises(Conflict, match="still on the share"):
         snapshotting.drop_metadata(taken, SERVICE, SNAPSHOT)
     assert snapshot(taken) is not None

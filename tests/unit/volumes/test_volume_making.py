@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.db import operations, quotas, volumes
+from stillframe.db import operations, quotas, volume_types, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, Conflict, NotFound, QuotaExceeded, ShareUnavailable
@@ -33,7 +33,7 @@ def world(database: Database, tmp_path: Path) -> World:
 
 def test_a_volume_is_planned_and_its_row_waits(database: Database, tmp_path: Path) -> None:
     with database.write() as connection:
-        volume_making.volume_types.ensure_default(connection)
+        volume_types.ensure_default(connection)
     world = fakes.world(database, tmp_path)
     volume_id = volume_making.create(world, MEMBER, {"size": 3, "name": "n"})
     ((row,), (operation,)) = everything(database)
@@ -51,9 +51,7 @@ def test_a_volume_is_planned_and_its_row_waits(database: Database, tmp_path: Pat
         ({"quota_gigabytes": 0}, 1, "gigabytes"),
     ],
 )
-def test_a_full_quota_refuses_a_volume(
-    world: World, tmp_path: Path, options: dict[str, int], size: int, told: str
-) -> None:
+def test_a_full_quota_refuses_a_volume(world: World, tmp_path: Path, options: dict[str, Any], size: int, told: str) -> None:
     with pytest.raises(QuotaExceeded, match=told):
         volume_making.create(fakes.world(world.database, tmp_path, **options), MEMBER, {"size": size})
     assert len(everything(world.database)[0]) == 1

@@ -42,7 +42,7 @@ def test_a_limit_above_the_largest_is_cut(door: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["limit", "offset"])
-@pytest.mark.parametrize("text", ["-1", "x", "", "1.5", "1e3", "٣", "²", " 1", "+1", "9" * 5000])
+@pytest.mark.parametrize("text", ["-1", "x", "", "1.5", "1e3", "\u0663", "²", " 1", "+1", "9" * 5000])
 def test_a_limit_or_offset_that_is_no_number_is_refused(door: Any, name: str, text: str) -> None:
     with pytest.raises(BadRequest, match=name):
         asked(door, **{name: text})

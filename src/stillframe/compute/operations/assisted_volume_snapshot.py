@@ -26,7 +26,11 @@ def _announce(_world: World, _operation: Operation, _args: Document) -> Document
 
 def _report_error(world: World, operation: Operation, _args: Document) -> None:
     """Block storage waits for a word: a failure is told, and the overlay stays its business."""
-    world.storage.report_snapshot(operation.intent["disks"][0]["snapshot_id"], "error", "90%")
+    snapshot_id = operation.intent["disks"][0]["snapshot_id"]
+    found = world.storage.snapshot(snapshot_id)
+    if found is None or found["status"] != "creating":
+        return  # told already, or nobody waits any more; Cinder refuses error after error
+    world.storage.report_snapshot(snapshot_id, "error", "90%")
 
 
 def _report(world: World, operation: Operation, _args: Document) -> Document:

@@ -1,0 +1,180 @@
+"""The command line's nouns: what they ask for and the columns they show."""
+
+import argparse
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stillframe.client.osc import assisted_snapshot as osc
+from stillframe.errors import StepFailed
+from tests.unit.builders import SERVER, SET, VOLUME
+
+OUTCOME = {"level": "filesystem", "frozen_ms": 123.4, "filesystems": 2, "flushed": True, "degraded_reason": None}
+FOUND: dict[str, Any] = {
+    "id": SET,
+    "server_id": SERVER,
+    "name": "nightly",
+    "description": None,
+    "status": "available",
+    "progress": 100,
+    "created_at": "2024-01-02T03:04:05.000000",
+    "quiesce": "preferred",
+    "consistency": OUTCOME,
+    "volumes": [{"volume_id": VOLUME, "status": "available", "error": None}],
+    "excluded_disks": [{"device": "/dev/vdz", "reason": "no volume"}],
+    "fault": None,
+    "metadata": {},
+}
+
+
+class Client:
+    """Finds everything under ``id of NAME`` and remembers what it was asked."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.found = {**FOUND, **changes}
+        self.asked: list[Any] = []
+
+    def find_server(self, name: str) -> str:
+        return f"id of {name}"
+
+    find_volume = find_server
+
+    def create(self, server: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append((server, wanted))
+        return {**FOUND, "status": "creating", "consistency": None}
+
+    def wait(self, set_id: str, _seconds: float, progressed: Any) -> dict[str, Any]:
+        self.asked.append(("wait", set_id))
+        for status, progress in (("creating", 10), ("creating", 10), (self.found["status"], 100)):
+            progressed({"status": status, "progress": progress})
+        return self.found
+
+    def list(self, server: str | None) -> "list[dict[str, Any]]":
+        self.asked.append(("list", server))
+        return [self.found]
+
+    def show(self, name: str) -> dict[str, Any]:
+        self.asked.append(("show", name))
+        return self.found
+
+    def delete(self, name: str) -> str:
+        self.asked.append(("delete", name))
+        return f"id of {name}"
+
+    def wait_gone(self, set_id: str, _seconds: float) -> None:
+        self.asked.append(("wait gone", set_id))
+
+
+def run(command: Any, client: Client, *arguments: str) -> Any:
+    app = SimpleNamespace(client_manager=SimpleNamespace(assisted_snapshot=client))
+    made = command(app, argparse.Namespace())
+    return made.take_action(made.get_parser("test").parse_args(list(arguments)))
+
+
+def shown(answer: Any) -> dict[str, Any]:
+    names, values = answer
+    return dict(zip(names, values, strict=True))
+
+
+def test_a_set_is_asked_for_with_its_defaults() -> None:
+    client = Client()
+    run(osc.Create, client, "web")
+    wanted: dict[str, Any] = {"name": None, "description": None, "metadata": {}, "volumes": "all", "quiesce": "preferred"}
+    assert client.asked == [("id of web", wanted)]
+
+
+def test_a_set_is_asked_for_with_everything() -> None:
+    client = Client()
+    options = ["--name", "n", "--description", "d", "--volume", "a", "--volume", "b", "--quiesce", "required"]
+    run(osc.Create, client, *options, "--property", "k=v=w", "--property", "l=", "web")
+    assert client.asked[0][1] == {
+        "name": "n",
+        "description": "d",
+        "metadata": {"k": "v=w", "l": ""},
+        "volumes": ["id of a", "id of b"],
+        "quiesce": "required",
+    }
+
+
+@pytest.mark.parametrize("options", [["--quiesce", "maybe", "web"], [], ["web", "more"]])
+def test_a_command_that_makes_no_sense_is_refused(options: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(osc.Create, Client(), *options)
+
+
+@pytest.mark.parametrize("text", ["k", "=v", ""])
+def test_a_property_without_a_key_or_a_value_is_refused(text: str) -> None:
+    client = Client()
+    with pytest.raises((argparse.ArgumentTypeError, SystemExit)):
+        run(osc.Create, client, "--property", text, "web")
+    assert client.asked == []
+
+
+def test_waiting_shows_the_end_and_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
+    client = Client()
+    assert shown(run(osc.Create, client, "--wait", "web"))["status"] == "available"
+    assert client.asked[-1] == ("wait", SET)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["assisted snapshot: creating 10 %", "assisted snapshot: available 100 %"]
+
+
+def test_a_set_that_failed_while_waited_for_is_an_error() -> None:
+    with pytest.raises(StepFailed, match=f"{SET} failed: the share is full"):
+        run(osc.Create, Client(status="error", fault="the share is full"), "--wait", "web")
+
+
+def test_a_set_is_shown_with_its_consistency_in_columns() -> None:
+    found = shown(run(osc.Show, Client(), "nightly"))
+    assert list(found) == [
+        "id",
+        "server_id",
+        "name",
+        "description",
+        "status",
+        "progress",
+        "created_at",
+        "quiesce",
+        "consistency",
+        "frozen_ms",
+        "filesystems",
+        "flushed",
+        "degraded_reason",
+        "volumes",
+        "excluded_disks",
+        "fault",
+    ]
+    assert (found["consistency"], found["frozen_ms"], found["filesystems"]) == ("filesystem", 123.4, 2)
+
+
+@pytest.mark.parametrize(("status", "word"), [("available", "exact"), ("creating", None), ("error", None)])
+def test_a_set_without_an_outcome_is_exact_only_when_it_is_there(status: str, word: str | None) -> None:
+    assert shown(run(osc.Show, Client(status=status, consistency=None), SET))["consistency"] == word
+
+
+def test_lists_are_lines_for_people_and_lists_for_programs() -> None:
+    found = shown(run(osc.Show, Client(), SET))
+    assert found["volumes"].human_readable() == f"volume_id={VOLUME}, status=available"
+    assert found["volumes"].machine_readable() == FOUND["volumes"]
+    assert found["excluded_disks"].human_readable() == "device=/dev/vdz, reason=no volume"
+
+
+def test_a_list_has_the_columns_written_here() -> None:
+    client = Client()
+    names, rows = run(osc.List, client)
+    assert names == ("ID", "Name", "Server ID", "Status", "Consistency", "Frozen ms", "Volumes", "Created At")
+    assert rows == [(SET, "nightly", SERVER, "available", "filesystem", 123.4, 1, FOUND["created_at"])]
+    run(osc.List, client, "--server", "web")
+    assert client.asked == [("list", None), ("list", "id of web")]
+
+
+def test_a_list_shows_sets_that_have_no_outcome_yet() -> None:
+    _, rows = run(osc.List, Client(consistency=None, status="creating"))
+    assert rows[0][4:6] == (None, None)
+
+
+def test_several_sets_are_deleted_and_waited_for_one_by_one() -> None:
+    client = Client()
+    run(osc.Delete, client, "a", "b")
+    run(osc.Delete, client, "--wait", "c")
+    assert client.asked == [("delete", "a"), ("delete", "b"), ("delete", "c"), ("wait gone", "id of c")]

@@ -1,0 +1,148 @@
+"""The client library: names to ids, and waiting."""
+
+from typing import Any
+
+import pytest
+
+from stillframe.client import assisted_snapshots
+from stillframe.client.assisted_snapshots import AssistedSnapshots
+from stillframe.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
+from tests.unit.builders import OTHER_VOLUME, SERVER, SET, VOLUME
+from tests.unit.client.fakes import Adapter, Answer, fault
+
+SERVERS = "GET /servers/detail"
+VOLUMES = "GET /volumes/detail"
+SETS = "GET /os-assisted-snapshots"
+ONE = f"GET /os-assisted-snapshots/{SET}"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(assisted_snapshots, "time", made)
+    return made
+
+
+def client(**answers: Any) -> tuple[AssistedSnapshots, Adapter, Adapter]:
+    compute, volumes = Adapter(answers.get("compute")), Adapter(answers.get("volumes"))
+    return AssistedSnapshots(compute, volumes), compute, volumes
+
+
+def named(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"id": identifier, "name": name} for identifier, name in pairs]
+
+
+def the_set(status: str = "available", **more: Any) -> Answer:
+    return Answer(200, {"assisted_snapshot": {"id": SET, "server_id": SERVER, "name": "n", "status": status, **more}})
+
+
+def test_a_server_and_a_volume_are_found_by_name_and_by_id() -> None:
+    servers = Answer(200, {"servers": named((SERVER, "web"), (SET, "db"))})
+    found = Answer(200, {"volumes": named((VOLUME, "data"), (OTHER_VOLUME, ""))})
+    made, _, _ = client(compute={SERVERS: servers}, volumes={VOLUMES: found})
+    assert made.find_server("web") == made.find_server(SERVER) == SERVER
+    assert made.find_volume("data") == made.find_volume(VOLUME) == VOLUME
+
+
+def test_a_name_nobody_has_is_not_found() -> None:
+    made, _, _ = client(compute={SERVERS: Answer(200, {"servers": named((SERVER, "web"))})})
+    with pytest.raises(NotFound, match="no server has the name or id 'we'"):
+        made.find_server("we")
+
+
+def test_a_name_several_have_is_refused_with_all_of_them() -> None:
+    made, _, _ = client(compute={SERVERS: Answer(200, {"servers": named((SERVER, "web"), (SET, "web"))})})
+    with pytest.raises(BadRequest, match=f"2 servers have the name 'web': {SERVER}, {SET}"):
+        made.find_server("web")
+
+
+def test_creating_sends_what_is_wanted() -> None:
+    path = f"/servers/{SERVER}/os-assisted-snapshots"
+    made, compute, _ = client(compute={f"POST {path}": the_set("creating")})
+    assert made.create(SERVER, {"name": "n"})["id"] == SET
+    assert compute.sent == [("POST", path, {"assisted_snapshot": {"name": "n"}})]
+
+
+def test_an_error_of_the_service_is_ours() -> None:
+    path = f"/servers/{SERVER}/os-assisted-snapshots"
+    made, _, _ = client(compute={f"POST {path}": fault(409, "busy")})
+    with pytest.raises(Conflict, match="busy"):
+        made.create(SERVER, {})
+
+
+def test_sets_are_listed_whole_or_of_one_server() -> None:
+    sets = Answer(200, {"assisted_snapshots": [{"id": SET}]})
+    made, compute, _ = client(compute={SETS: sets, f"GET /servers/{SERVER}/os-assisted-snapshots": sets})
+    assert made.list() == made.list(SERVER) == [{"id": SET}]
+    assert len(compute.sent) == 2
+
+
+def test_a_set_is_shown_by_its_id_and_else_by_its_name() -> None:
+    sets = Answer(200, {"assisted_snapshots": named((SET, "nightly"), (VOLUME, "other"))})
+    made, _, _ = client(compute={ONE: the_set(), SETS: sets})
+    assert made.show(SET)["name"] == "n"
+    assert made.show("nightly")["id"] == SET
+
+
+def test_a_name_of_no_set_or_of_several_is_refused() -> None:
+    sets = Answer(200, {"assisted_snapshots": named((SET, "a"), (VOLUME, "a"))})
+    made, _, _ = client(compute={SETS: sets})
+    with pytest.raises(NotFound):
+        made.show("b")
+    with pytest.raises(BadRequest, match="2 assisted snapshots have the name 'a'"):
+        made.show("a")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a?b=c", "a#b", "../../servers", "a b", "?status=error"])
+def test_a_name_is_never_read_as_a_part_of_the_address(name: str) -> None:
+    made, compute, _ = client(compute={SETS: Answer(200, {"assisted_snapshots": named((SET, name))})})
+    assert made.show(name)["id"] == SET
+    path = compute.sent[0][1].removeprefix("/os-assisted-snapshots/")
+    assert not set("/?# ") & set(path)
+
+
+def test_deleting_names_the_sets_server() -> None:
+    path = f"/servers/{SERVER}/os-assisted-snapshots/{SET}"
+    made, compute, _ = client(compute={ONE: the_set(), f"DELETE {path}": Answer(202)})
+    assert made.delete(SET) == SET
+    assert compute.sent[-1] == ("DELETE", path, None)
+
+
+@pytest.mark.parametrize("end", ["available", "error"])
+def test_waiting_ends_with_the_set_and_tells_every_look(clock: Clock, end: str) -> None:
+    made, _, _ = client(compute={ONE: [the_set("creating"), the_set("creating"), the_set(end)]})
+    seen: list[str] = []
+    assert made.wait(SET, 60, lambda found: seen.append(found["status"]))["status"] == end
+    assert seen == ["creating", "creating", end]
+    assert clock.now == pytest.approx(2 * assisted_snapshots.POLL_SECONDS)
+
+
+def test_waiting_has_an_end(clock: Clock) -> None:
+    made, _, _ = client(compute={ONE: the_set("creating")})
+    with pytest.raises(ServiceUnavailable, match="did not end within 5 s"):
+        made.wait(SET, 5, lambda _found: None)
+    assert 5 <= clock.now < 6
+
+
+def test_a_set_that_is_gone_is_what_a_deletion_waits_for() -> None:
+    looks = [the_set("deleting"), fault(404, "gone")]
+    made, _, _ = client(compute={ONE: looks, SETS: Answer(200, {"assisted_snapshots": []})})
+    made.wait_gone(SET, 60)
+    assert looks == []
+
+
+def test_a_deletion_that_failed_is_told() -> None:
+    made, _, _ = client(compute={ONE: [the_set("deleting"), the_set("error", fault="still attached")]})
+    with pytest.raises(BadRequest, match="was not deleted: still attached"):
+        made.wait_gone(SET, 60)

@@ -1,0 +1,126 @@
+"""Answers of the other service, in our words."""
+
+from typing import Any
+
+import pytest
+from keystoneauth1 import exceptions
+
+from stillframe.client.session import Endpoint, Session, error_of
+from stillframe.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    ServiceUnavailable,
+    StillframeError,
+    Unauthorized,
+)
+from stillframe.web import faults
+from tests.unit.client.fakes import Answer, fault
+
+ENDPOINT = Endpoint("volume", "http://localhost:1/v3", "service", "canary", "3.71")
+KINDS = {400: BadRequest, 401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
+
+
+@pytest.mark.parametrize(("status", "kind"), KINDS.items())
+def test_each_status_becomes_its_kind_with_the_services_own_words(status: int, kind: type[StillframeError]) -> None:
+    error = error_of(status, fault(status, "in its words"), "volume")
+    assert type(error) is kind
+    assert error.message == "in its words"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_service_in_trouble_may_be_asked_again(status: int) -> None:
+    error = error_of(status, fault(status, "m"), "volume")
+    assert isinstance(error, ServiceUnavailable)
+    assert error.may_retry
+
+
+@pytest.mark.parametrize("status", [*KINDS, 406, 413, 415])
+def test_what_is_the_callers_mistake_stays_one(status: int) -> None:
+    error = error_of(status, fault(status, "m"), "volume")
+    assert 400 <= error.status < 500
+    assert not error.may_retry
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(409),
+        Answer(409, text="<html>"),
+        Answer(409, {}),
+        Answer(409, {"a": {}, "b": {}}),
+        Answer(409, {"a": "text"}),
+        Answer(409, {"a": {"code": 409}}),
+        Answer(409, []),
+        Answer(409, None),
+        Answer(409, "text"),
+        Answer(409, {"a": None}),
+    ],
+)
+def test_an_error_that_is_no_fault_is_told_by_its_status(answer: Answer) -> None:
+    error = error_of(409, answer, "volume")
+    assert isinstance(error, Conflict)
+    assert error.message == "the volume service answered 409"
+
+
+@pytest.mark.parametrize("message", ["plain", "ends in [brackets]", "has [conflict: in] the middle", ""])
+def test_a_message_crosses_our_services_without_growing(message: str) -> None:
+    document = faults.of_error(Conflict(message))
+    for _ in range(3):
+        document = faults.of_error(error_of(409, Answer(409, document), "volume"))
+    assert document == faults.of_error(Conflict(message))
+
+
+class Adapter:
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+        self.sent: list[dict[str, Any]] = []
+
+    def request(self, path: str, method: str, **more: Any) -> Any:
+        self.sent.append({"path": path, "method": method, **more})
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+def session(answer: Any) -> tuple[Session, Adapter]:
+    made, adapter = Session(ENDPOINT), Adapter(answer)
+    vars(made)["_adapter"] = adapter
+    return made, adapter
+
+
+def test_a_call_carries_the_version_and_the_body() -> None:
+    made, adapter = session(Answer(200, {"a": 1}))
+    assert made.call("POST", "/volumes", {"b": 2}) == {"a": 1}
+    headers = {"OpenStack-API-Version": "volume 3.71"}
+    assert adapter.sent == [{"path": "/volumes", "method": "POST", "json": {"b": 2}, "headers": headers}]
+
+
+def test_an_answer_without_a_body_is_none() -> None:
+    assert session(Answer(202))[0].call("DELETE", "/volumes/x") is None
+
+
+def test_an_error_is_raised_as_its_kind() -> None:
+    with pytest.raises(NotFound, match="gone"):
+        session(fault(404, "gone"))[0].call("GET", "/volumes/x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        exceptions.ConnectFailure("refused"),
+        exceptions.ConnectTimeout("slow"),
+        exceptions.UnknownConnectionError("cut off in the middle", OSError()),
+        exceptions.ConnectionError("no"),
+    ],
+)
+def test_a_service_that_cannot_be_reached_or_breaks_off_may_be_asked_again(error: Exception) -> None:
+    with pytest.raises(ServiceUnavailable, match="volume service does not answer"):
+        session(error)[0].call("GET", "/volumes/x")
+
+
+def test_the_password_is_in_no_error() -> None:
+    with pytest.raises(ServiceUnavailable) as told:
+        session(exceptions.ConnectFailure("refused"))[0].call("GET", "/volumes/x")
+    assert "canary" not in repr(told.value) + told.value.message
