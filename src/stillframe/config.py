@@ -106,6 +106,9 @@ def load(files: Sequence[str] = (), overrides: dict[tuple[str | None, str], Any]
         for (group, name), value in (overrides or {}).items():
             if value is not None:
                 conf.set_override(name, value, group=group)
+        for group, options in GROUPS.items():
+            for option in options:  # oslo.config looks at a value only when it is read
+                _ = conf[option.dest] if group is None else conf[group][option.dest]
         return _settings(conf)
     except (cfg.Error, ValueError) as error:
         raise BadConfiguration(f"the configuration is not usable: {error}") from error

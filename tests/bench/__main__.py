@@ -23,7 +23,7 @@ PAGES = Path(__file__).parents[2] / "docs/reference/bench.md"
 
 def main() -> int:
     quick = "--quick" in sys.argv
-    sizes, rounds = ((1, 2), 1) if quick else ((1, 2, 4, 8), 5)
+    sizes, rounds = ((1, 2), 1) if quick else ((1, 2, 4, 8), 3)
     samples: report.Samples = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="stillframe-bench-") as directory:
         lab = open_lab(Path(directory))

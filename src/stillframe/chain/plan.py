@@ -16,7 +16,9 @@ def snapshot(chain: Chain, snapshot_id: str, max_depth: int) -> tuple[Step, ...]
             volume_id=chain.volume_id,
             depth=chain.depth,
         )
-    overlay = names.overlay_name(chain.volume_id, snapshot_id)
+    overlay = names.check_belongs(names.overlay_name(chain.volume_id, snapshot_id), chain.volume_id)
+    if overlay in {image.name for image in chain.images}:
+        raise Conflict(f"volume {chain.volume_id} has a snapshot {snapshot_id} already", volume_id=chain.volume_id)
     active = chain.active
     return (CreateOverlay(overlay, active.name, active.format, active.size), SetActive(overlay))
 

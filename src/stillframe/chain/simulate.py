@@ -36,6 +36,8 @@ def apply(world: World, step: Step) -> World:
                 raise ValueError(f"{top} is not backed by {base}")
             files[base] = replace(files[base], clusters={**files[base].clusters, **files[top].clusters})
         case SetActive(name=name):
+            if name not in files:
+                raise ValueError(f"{name} does not exist")
             return World(files, name)
         case Trash(name=name):
             if name == world.active or any(layer.backing == name for layer in files.values()):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from stillframe.client.session import error_of
 from stillframe.errors import BadRequest, NotFound, ServiceUnavailable
@@ -55,7 +56,9 @@ class AssistedSnapshots:
     def show(self, name_or_id: str) -> Document:
         """Returns the set of that id, or the only one of that name."""
         try:
-            found: Document = self._call(self._compute, "compute", "GET", f"/os-assisted-snapshots/{name_or_id}")
+            found: Document = self._call(
+                self._compute, "compute", "GET", f"/os-assisted-snapshots/{quote(name_or_id, safe='')}"
+            )
             return dict(found["assisted_snapshot"])
         except NotFound:
             named = [each for each in self.list() if each["name"] == name_or_id]

@@ -53,7 +53,7 @@ class Session:
         headers = {"OpenStack-API-Version": f"{self._endpoint.service} {self._endpoint.microversion}"}
         try:
             answer = self._adapter.request(path, method, json=body, headers=headers)
-        except exceptions.ConnectFailure as error:
+        except (exceptions.ConnectFailure, exceptions.ConnectionError) as error:
             raise ServiceUnavailable(f"the {self._endpoint.service} service does not answer: {error}") from error
         if answer.status_code >= 400:
             raise error_of(answer.status_code, answer, self._endpoint.service)
@@ -68,4 +68,4 @@ def error_of(status: int, answer: Any, service: str) -> StillframeError:
         message = f"the {service} service answered {status}"
     if status >= 500:
         return ServiceUnavailable(message)
-    return _BY_STATUS.get(status, StillframeError)(message)
+    return _BY_STATUS.get(status, BadRequest)(message)

@@ -39,7 +39,7 @@ class Disk:
         parsed = names.parse(self.name) if self.name else None
         if parsed:
             return parsed[0]
-        return self.serial if self.serial and names.parse(names.base_name(self.serial)) else None
+        return self.serial if self.serial and names.parse(names.base_name(self.serial)) == (self.serial, None) else None
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,13 @@ def _disk(element: etree._Element) -> Disk:
         format=driver.get("type", "raw") if driver is not None else "raw",
         serial=element.findtext("serial"),
         file=source.get("file") if source is not None else None,
+    )
+
+
+def names_text(xml: str, text: str) -> bool:
+    """Tells whether any attribute or text of the description holds ``text``, however XML writes it."""
+    return any(
+        text in held for element in _parse(xml).iter("*") for held in (*map(str, element.attrib.values()), element.text or "")
     )
 
 

@@ -164,9 +164,9 @@ class Window:
         began = time.monotonic()
         try:
             count = self._freeze()
-        except AgentFailed as error:
+        except StillframeError as error:
             self._settle(after_failure=True)
-            if not unfrozen_too:
+            if not unfrozen_too or not isinstance(error, AgentFailed):
                 raise
             switch()
             return crash_only(f"the freeze failed: {error.message}", self.flushed)
@@ -184,13 +184,13 @@ class Window:
     def _freeze(self) -> int:
         points = self.filesystems.mountpoints
         if points is None:
-            return int(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze", None, self.seconds))
+            return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze", None, self.seconds))
         arguments = {"mountpoints": list(points)}
-        return int(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze-list", arguments, self.seconds))
+        return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze-list", arguments, self.seconds))
 
     def _thaw(self) -> int | None:
         try:
-            return int(hypervisor.agent_command(self.domain, "guest-fsfreeze-thaw", None, self.seconds))
+            return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-thaw", None, self.seconds))
         except StillframeError as error:
             LOG.warning("the thaw of server %s failed, the watchdog goes on: %s", self.record.domain, error.message)
             return None
@@ -224,3 +224,10 @@ class Window:
             reason = f"the guest was thawed before the switch was done (the deadline is {self.seconds} s)"
         level = "crash" if reason else "filesystem"
         return Outcome(level, frozen_ms, count, reason, self.flushed, on_target)
+
+
+def _count(answer: Any) -> int:
+    """An agent's answer is a guest's word: anything but a number of filesystems is a failure."""
+    if not isinstance(answer, int) or isinstance(answer, bool) or answer < 0:
+        raise AgentFailed(f"the guest agent answered {str(answer)[:40]!r} where a number of filesystems was expected")
+    return answer

@@ -57,7 +57,8 @@ class Server:
 
     def names_file(self, path: str) -> bool:
         """Tells whether either description names the file as a disk's source or anywhere else in it (I4)."""
-        return any(path in xml for xml in (self.view.xml, self.view.inactive_xml or ""))
+        described = [xml for xml in (self.view.xml, self.view.inactive_xml) if xml]
+        return any(domain_xml.names_text(xml, path) for xml in described)
 
 
 def _server(world: World, view: DomainView) -> Server:

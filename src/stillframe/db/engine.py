@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
 
 from stillframe.errors import BadConfiguration
 
@@ -20,7 +19,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         if not url.startswith(("sqlite:///", "postgresql+psycopg://", "mysql+pymysql://")):
-            raise BadConfiguration(f"the database URL must name its driver in full, not {make_url(url).drivername!r}")
+            raise BadConfiguration(
+                "the database URL must name its driver in full: sqlite:///PATH, postgresql+psycopg://... or mysql+pymysql://..."
+            )
         self.engine = _open(url)
 
     @contextmanager

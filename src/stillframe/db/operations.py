@@ -61,8 +61,9 @@ def release_resources(connection: Connection, operation_id: str) -> None:
     connection.execute(update(held).where(held.c.operation_id == operation_id).values(unfinished=0))
 
 
-def renew(connection: Connection, owner: str, lease_until: float) -> None:
-    query = update(operations).where(operations.c.owner == owner, operations.c.state.in_(("running", "undoing")))
+def renew(connection: Connection, owner: str, ids: Sequence[str], lease_until: float) -> None:
+    query = update(operations).where(operations.c.owner == owner, operations.c.id.in_(ids))
+    query = query.where(operations.c.state.in_(("running", "undoing")))
     connection.execute(query.values(lease_until=lease_until))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection, CursorResult, Executable, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, CursorResult, Executable, Select, Table, case, false, select
 
 from stillframe.errors import BadRequest
 
@@ -37,26 +37,36 @@ def touched(connection: Connection, statement: Executable) -> int:
 
 
 def page(connection: Connection, table: Table, where: list[ColumnElement[bool]], wanted: Page) -> list[Row]:
-    """Returns one page of a list, newest first unless sorted otherwise. Raises BadRequest for an unknown marker."""
+    """Returns one page of a list, newest first unless sorted otherwise; rows without a value come last.
+
+    Raises BadRequest for a marker that is not in the list the caller may see.
+    """
     query: Select[Any] = select(table).where(*where)
     for name, value in wanted.filters.items():
         query = query.where(table.c[name] == value)
     sort = wanted.sort if wanted.sort[-1][0] == "seq" else (*wanted.sort, ("seq", True))
     if wanted.marker is not None:
-        query = query.where(_after(connection, table, wanted.marker, sort))
+        marked = one(connection, select(table).where(table.c.id == wanted.marker, *where))
+        if marked is None:
+            raise BadRequest(f"the marker {wanted.marker[:64]!r} was not found")
+        query = query.where(_after(table, marked, sort))
     for name, descending in sort:
-        query = query.order_by(table.c[name].desc() if descending else table.c[name].asc())
+        column = table.c[name]
+        if column.nullable:
+            query = query.order_by(case((column.is_(None), 1), else_=0))
+        query = query.order_by(column.desc() if descending else column.asc())
     return many(connection, query.limit(wanted.limit).offset(wanted.offset))
 
 
-def _after(connection: Connection, table: Table, marker: str, sort: tuple[tuple[str, bool], ...]) -> ColumnElement[bool]:
-    found = one(connection, select(table).where(table.c.id == marker))
-    if found is None:
-        raise BadRequest(f"the marker {marker!r} was not found")
-    condition: ColumnElement[bool] | None = None
+def _after(table: Table, marked: Row, sort: tuple[tuple[str, bool], ...]) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = false()
     for name, descending in reversed(sort):
-        column, value = table.c[name], found[name]
+        column, value = table.c[name], marked[name]
+        if value is None:
+            condition = column.is_(None) & condition
+            continue
         beyond = column < value if descending else column > value
-        condition = beyond if condition is None else beyond | ((column == value) & condition)
-    assert condition is not None
+        if column.nullable:
+            beyond = beyond | column.is_(None)
+        condition = beyond | ((column == value) & condition)
     return condition

@@ -229,7 +229,10 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
         raise AgentFailed(f"the guest agent failed {command}: {error}") from error
     if answer is None or len(answer) > AGENT_ANSWER_LIMIT:
         raise AgentFailed(f"the guest agent's answer to {command} is empty or too long")
-    return json.loads(answer).get("return")
+    try:
+        return json.loads(answer)["return"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AgentFailed(f"the guest agent's answer to {command} makes no sense") from error
 
 
 def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -44,6 +44,8 @@ def parse(name: str, start: bytes, length: int) -> Image:
         raise BadImage(f"{name} is encrypted or has internal snapshots")
     if size > _MAX_SIZE or l1_size * 8 > 32 << 20 or ref_clusters << bits > 8 << 20:
         raise BadImage(f"{name} has tables out of bounds")
+    if l1_at + l1_size * 8 > length or ref_at + (ref_clusters << bits) > length:
+        raise BadImage(f"{name} is cut off before its tables end")
     if l1_at % (1 << bits) or ref_at % (1 << bits):
         raise BadImage(f"{name} has tables that are not aligned")
     backing_format = _extensions(name, start, header_length, backing_at or 1 << bits)
@@ -93,14 +95,15 @@ def _backing(name: str, start: bytes, at: int, length: int) -> str | None:
     if not 0 < length <= 1023 or at + length > len(start):
         raise BadImage(f"{name} has a backing file name out of bounds")
     text = start[at : at + length].decode("ascii", errors="replace")
-    if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text) or text.startswith("."):
+    if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text) or not text[:1].isalnum():
         raise BadImage(f"{name} names {text!r} as its backing file, which is no plain file name (R8)")
     return text
 
 
 def holds_data(share: Path, name: str) -> bool:
     """Tells whether anything was ever written to the image: whether its first-level table names a table."""
-    start, _ = files.read_start(share, name, HEADER_BYTES)
+    start, length = files.read_start(share, name, HEADER_BYTES)
+    parse(name, start, length)
     l1_size, l1_at = struct.unpack_from(">IQ", start, 36)
     handle = files.open_regular(share, name)
     try:

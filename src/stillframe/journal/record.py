@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,12 +105,13 @@ class Journal:
         self.service = service
         self.owner = owner
         self.lease_seconds = lease_seconds
+        self._held: set[str] = set()
 
-    def claim_all(self, running: Collection[str] = ()) -> list[Operation]:
+    def claim_all(self) -> list[Operation]:
         """Takes every operation that is free and first in line, but none that runs in this process already."""
         taken = []
         with self.database.read() as connection:
-            candidates = [row for row in operations.claimable(connection, self.service) if row["id"] not in running]
+            candidates = [row for row in operations.claimable(connection, self.service) if row["id"] not in self._held]
         if not candidates:
             return []
         with self.database.write() as connection:
@@ -119,11 +120,24 @@ class Journal:
                     fresh = operations.get(connection, row["id"])
                     assert fresh is not None
                     taken.append(Operation.from_row(fresh))
+        self._held |= {operation.id for operation in taken}
         return taken
 
+    def let_go(self, operation: Operation) -> None:
+        """Nobody in this process works on the operation any more: its lease is not renewed, it may be claimed again."""
+        self._held.discard(operation.id)
+
     def renew(self) -> None:
+        """Keeps what this process works on."""
         with self.database.write() as connection:
-            operations.renew(connection, str(self.owner), time.time() + self.lease_seconds)
+            operations.renew(connection, str(self.owner), sorted(self._held), time.time() + self.lease_seconds)
+
+    def fresh(self, operation: Operation) -> Operation:
+        """Returns the operation as it is recorded now."""
+        with self.database.read() as connection:
+            row = operations.get(connection, operation.id)
+        assert row is not None
+        return Operation.from_row(row)
 
     def take_over(self) -> None:
         """At start: ends the leases of dead workers of this host, and looks at parked operations once more."""
@@ -167,6 +181,7 @@ class Journal:
             if operation.state != "undoing":  # going back keeps the error that turned it round
                 values["fault"] = error.to_document()
             self._change(connection, operation, values)
+        self.let_go(operation)
 
     def _change(self, connection: Connection, operation: Operation, values: dict[str, Any]) -> None:
         if not operations.change(connection, operation.id, str(self.owner), operation.epoch, **values):

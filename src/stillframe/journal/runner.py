@@ -25,6 +25,8 @@ def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
         except Exception as error:
             LOG.exception("operation %s (%s) met an error of the program", operation.id, operation.kind)
             _hand_back(journal, operation, error)
+        finally:
+            journal.let_go(operation)
 
 
 def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None:
@@ -56,7 +58,7 @@ def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) 
         except Exception as error:
             told = _told(error, step)
             LOG.warning("operation %s, step %s: %s", operation.id, step["verb"], told.message)
-            _give_up_or_wait(journal, kind, world, (current, number, told))
+            _give_up_or_wait(journal, kind, world, (journal.fresh(current), number, told))
             return
     journal.finish(current, kind, "done", None)
     LOG.info("operation %s (%s) is done", operation.id, operation.kind)
@@ -97,9 +99,14 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
     operation, number, error = failure
     try:
         past = _is_past_no_return(kind, world, operation)
+    except Parked:
+        raise
     except Exception as unknown:
         # The world does not say whether the step of no return was done: neither way may be taken yet.
-        journal.postpone(operation, _told(unknown, operation.plan[number]))
+        asked = _told(unknown, operation.plan[number])
+        if not asked.may_retry and operation.attempts >= ATTEMPTS_BEFORE_GIVING_UP:
+            raise Parked(f"nobody can tell whether there is a way back: {asked.message}") from unknown
+        journal.postpone(operation, asked)
         return
     patience = ATTEMPTS_PAST_NO_RETURN if past and not error.may_retry else ATTEMPTS_BEFORE_GIVING_UP
     if (past or error.may_retry) and operation.attempts < patience:

@@ -30,7 +30,6 @@ class Worker:
         self._wake = threading.Event()
         self._stopping = False
         self._ended = threading.Event()
-        self._running: set[str] = set()
         self._timer = threading.Thread(target=self._tick, name=f"{journal.service}-timer", daemon=True)
         self._loop = threading.Thread(target=self._work, name=f"{journal.service}-worker", daemon=True)
 
@@ -58,8 +57,7 @@ class Worker:
                 if time.monotonic() >= renew_due:
                     self.journal.renew()
                     renew_due = time.monotonic() + self.journal.lease_seconds / 3
-                for operation in self.journal.claim_all(self._running):
-                    self._running.add(operation.id)
+                for operation in self.journal.claim_all():
                     self._pool.submit(self._run, operation)
             except Exception:
                 LOG.exception("the %s worker could not look for work", self.journal.service)
@@ -67,11 +65,8 @@ class Worker:
             self._wake.clear()
 
     def _run(self, operation: Operation) -> None:
-        try:
-            run(self.journal, self.kinds[operation.kind], self.world, operation)
-        finally:
-            self._running.discard(operation.id)
-            self.wake()
+        run(self.journal, self.kinds[operation.kind], self.world, operation)
+        self.wake()
 
     def _tick(self) -> None:
         """Apart from the loop: what it asks may hang, and leases must be renewed all the same."""

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -55,7 +55,8 @@ def _row(context: Context, volume: Row, wanted: dict[str, Any]) -> Row:
 
 def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
+        found = datetime.fromisoformat(text)
+        return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
     except ValueError as error:
         raise BadRequest(f"created_at {text[:40]!r} is no ISO 8601 time") from error
 
@@ -142,6 +143,9 @@ def delete(world: World, context: Context, snapshot_id: str) -> None:
     steps = plan.delete_newest(chain, row["overlay"], allocated)
     with world.database.write() as connection:
         record.refuse_if_busy(connection, f"volume:{volume['id']}")
+        fresh = volumes.get(connection, volume["id"], None)
+        if fresh is None or (fresh["status"], fresh["active_file"]) != ("available", volume["active_file"]):
+            raise Conflict(f"volume {volume['id']} changed meanwhile; repeat the request")
         if not snapshots.move(connection, row["id"], (row["status"],), "deleting"):
             raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")
         request = {**row, "active": volume["active_file"]}

@@ -89,7 +89,7 @@ def _credentials(authorization: str | None) -> tuple[str, bytes]:
     try:
         name, _, password = base64.b64decode(text, validate=True).partition(b":")
         return name.decode(), password
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except (binascii.Error, ValueError) as error:
         raise Unauthorized("the Authorization header is not well formed") from error
 
 

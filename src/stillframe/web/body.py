@@ -1,6 +1,7 @@
 """Request bodies: small, strict JSON, checked against the route's schema before anything is touched."""
 
 import json
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -37,7 +38,9 @@ def parse(raw: bytes) -> Any:
     if len(raw) > LIMIT:
         raise TooLarge(f"the body is longer than {LIMIT} bytes")
     try:
-        return json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        document = json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constants, parse_float=_finite)
+        json.dumps(document, ensure_ascii=False).encode()  # half a character cannot be stored or answered
+        return document
     except RecursionError as error:
         raise BadRequest("the body is nested too deeply") from error
     except ValueError as error:
@@ -49,6 +52,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return document
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return float(text)
 
 
 def _no_constants(text: str) -> None:

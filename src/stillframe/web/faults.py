@@ -25,4 +25,5 @@ def body(status: int, message: str, **more: Any) -> dict[str, Any]:
 def of_error(error: StillframeError) -> dict[str, Any]:
     """Returns the fault body. 500s name no internals; everything else says what, why and what to do."""
     message = error.message if error.status != 500 else "the service met an unexpected error"
-    return body(error.status, f"{message} [{error.code}: {error.hint}]", **error.details)
+    details = error.details if error.status != 500 else {}
+    return body(error.status, f"{message} [{error.code}: {error.hint}]", **details)

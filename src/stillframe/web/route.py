@@ -42,7 +42,8 @@ class Call:
     @property
     def project(self) -> str | None:
         """The project whose rows are seen: None, all of them, for the service role and admins that ask for it."""
-        if self.context.is_service or (self.context.is_admin and "all_tenants" in self.query):
+        asked = self.query.get("all_tenants", "false").lower() in ("", "1", "true", "yes")
+        if self.context.is_service or (self.context.is_admin and asked):
             return None
         return self.context.project_id
 

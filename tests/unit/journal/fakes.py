@@ -1,7 +1,7 @@
 """Kinds of operation over a world that a test can look at and break; workers that die where they are told to."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,8 +136,8 @@ class DyingJournal(Journal):
         super().__init__(database, "volumes", worker, LEASE)
         self._world = world
 
-    def claim_all(self, running: Collection[str] = ()) -> list[Operation]:
-        found = super().claim_all(running)
+    def claim_all(self) -> list[Operation]:
+        found = super().claim_all()
         self._world.moment()
         return found
 

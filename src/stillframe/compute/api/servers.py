@@ -1,9 +1,11 @@
 """/servers: the servers libvirt has, as clients read them, and the power actions."""
 
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 from stillframe.errors import BadRequest
-from stillframe.web import paging
+from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
 _KNOWN_QUERY = {
@@ -105,26 +107,25 @@ def _listed(call: Call) -> list[dict[str, Any]]:
             found = [server for server in found if str(server[name]).lower() == call.query[key].lower()]
     if "marker" in call.query:
         found = [server for server in found if server["id"] > call.query["marker"]]
-    return found[: min(paging.number(call, "limit", paging.MAX_LIMIT), paging.MAX_LIMIT)]
+    return found
 
 
-def _paged(call: Call, found: list[dict[str, Any]], shown: list[dict[str, Any]]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"servers": shown}
-    if found and "limit" in call.query and len(found) == int(call.query["limit"]):
-        href = f"{call.collection_url}?limit={call.query['limit']}&marker={found[-1]['id']}"
-        answer["servers_links"] = [{"rel": "next", "href": href}]
+def _paged(call: Call, found: list[dict[str, Any]], show_one: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    limit = min(paging.number(call, "limit", paging.MAX_LIMIT) or paging.MAX_LIMIT, paging.MAX_LIMIT)
+    shown = found[:limit]
+    answer: dict[str, Any] = {"servers": [show_one(server) for server in shown]}
+    if len(found) > limit or (shown and len(shown) == limit and "limit" in call.query):
+        query = {**call.query, "limit": str(limit), "marker": shown[-1]["id"]}
+        answer["servers_links"] = [{"rel": "next", "href": f"{call.collection_url}?{urlencode(query)}"}]
     return answer
 
 
 def list_brief(call: Call) -> dict[str, Any]:
-    found = _listed(call)
-    brief = [{"id": each["id"], "name": each["name"], "links": _links(call, each["id"])} for each in found]
-    return _paged(call, found, brief)
+    return _paged(call, _listed(call), lambda each: {"id": each["id"], "name": each["name"], "links": _links(call, each["id"])})
 
 
 def list_detail(call: Call) -> dict[str, Any]:
-    found = _listed(call)
-    return _paged(call, found, [view(call, server) for server in found])
+    return _paged(call, _listed(call), lambda each: view(call, each))
 
 
 def show(call: Call) -> dict[str, Any]:
@@ -138,10 +139,10 @@ def _power(action: str) -> Any:
     return handler
 
 
+_REBOOT = body.wrapped("reboot", {"type": {"enum": ["HARD", "hard"]}}, ("type",))
+
+
 def reboot(call: Call) -> None:
-    kind = call.body["reboot"].get("type") if isinstance(call.body["reboot"], dict) else None
-    if str(kind).upper() != "HARD":
-        raise BadRequest('only {"reboot": {"type": "HARD"}} is possible')
     call.ask("power", server_id=call.path["id"], action="reboot")
 
 
@@ -154,5 +155,5 @@ ROUTES = (
     Route("POST", _ACTION, _power("stop"), _POLICY, 202, action="os-stop"),
     Route("POST", _ACTION, _power("pause"), _POLICY, 202, action="pause"),
     Route("POST", _ACTION, _power("unpause"), _POLICY, 202, action="unpause"),
-    Route("POST", _ACTION, reboot, _POLICY, 202, action="reboot"),
+    Route("POST", _ACTION, reboot, _POLICY, 202, _REBOOT, "reboot"),
 )

@@ -8,6 +8,7 @@ import pytest
 from stillframe.compute.api import servers
 from stillframe.db.engine import Database
 from stillframe.errors import BadRequest
+from stillframe.web.body import check
 from stillframe.web.route import Call, Version
 from tests.unit import builders
 from tests.unit.builders import SERVER, VOLUME, Bus, context
@@ -150,11 +151,13 @@ def test_unknown_parameters_are_refused(asked: Any) -> None:
 
 @pytest.mark.parametrize(("body", "hard"), [({"type": "HARD"}, True), ({"type": "SOFT"}, False), ({}, False), (None, False)])
 def test_only_a_hard_reboot_is_possible(asked: Any, body: Any, hard: bool) -> None:
-    call = asked()
-    object.__setattr__(call, "body", {"reboot": body})
+    route = next(route for route in servers.ROUTES if route.action == "reboot")
+    assert route.schema is not None
     if hard:
+        check({"reboot": body}, route.schema)
+        call = asked()
         servers.reboot(call)
         assert call.door.bus.asked == [("power", {"server_id": SERVER, "action": "reboot"})]
     else:
         with pytest.raises(BadRequest):
-            servers.reboot(call)
+            check({"reboot": body}, route.schema)
