@@ -32,7 +32,8 @@ def main() -> int:
             overheads = [measure(lab, disks, rounds, samples) for disks in sizes]
         finally:
             lab.clear()
-    text = report.page(samples, sizes, report.Totals(rss, cpu, statistics.median(overheads[-1]), sizes[-1], rounds))
+    most = {mode: statistics.median(each) for mode, each in overheads[-1].items()}
+    text = report.page(samples, sizes, report.Totals(rss, cpu, most, sizes[-1], rounds))
     sys.stdout.write(text)
     if not quick:
         PAGES.write_text(text)
@@ -54,10 +55,10 @@ def _cpu_seconds(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / 100
 
 
-def measure(lab: Lab, disks: int, rounds: int, samples: report.Samples) -> list[float]:
-    """One guest with that many disks: every mode, the methods in turn. Returns our milliseconds beyond agent and libvirt."""
+def measure(lab: Lab, disks: int, rounds: int, samples: report.Samples) -> dict[str, list[float]]:
+    """One guest with that many disks: every mode, the methods in turn. Returns our ms beyond agent and libvirt, by mode."""
     guest = lab.add_guest(disks, GuestOptions(name=f"bench{disks}", memory_mib=768))
-    overheads = []
+    overheads: dict[str, list[float]] = defaultdict(list)
     guest.execute("echo 90 >/proc/sys/vm/dirty_ratio; echo 80 >/proc/sys/vm/dirty_background_ratio")
     guest.execute("echo 0 >/proc/sys/vm/dirty_writeback_centisecs")
     for mode, interval in MODES.items():
@@ -69,8 +70,8 @@ def measure(lab: Lab, disks: int, rounds: int, samples: report.Samples) -> list[
                     _make_dirty(guest, disks)
                 sample: Sample = act(lab, guest)
                 samples[disks, mode, method].append(sample)
-                if method == "ours" and mode == "busy":
-                    overheads.append(sample.wall_ms - _switch_ms(lab, guest))
+                if method == "ours":
+                    overheads[mode].append(sample.wall_ms - _switch_ms(lab, guest))
     guest.destroy()
     lab.guests.remove(guest)
     sys.stdout.write(f"measured {disks} disks\n")

@@ -16,11 +16,11 @@ Samples = Mapping[tuple[int, str, str], list[Sample]] | dict[tuple[int, str, str
 
 @dataclass(frozen=True)
 class Totals:
-    """What is not a table: idle memory in MiB, idle CPU in percent of a core, our overhead in ms at ``disks`` disks."""
+    """What is not a table: idle memory in MiB, idle CPU in percent of a core, our overhead in ms by mode at ``disks`` disks."""
 
     rss_mib: float
     cpu_percent: float
-    overhead_ms: float
+    overhead_ms: Mapping[str, float]
     disks: int
     rounds: int
 
@@ -47,8 +47,9 @@ def page(samples: Samples, sizes: tuple[int, ...], totals: Totals) -> str:
     lines += [
         "## Cost of the services",
         "",
-        f"- From request to `available`, beyond the agent's and libvirt's own time, {totals.disks} disks, busy guest:"
-        f" {totals.overhead_ms:.0f} ms.",
+        f"- From request to `available`, beyond the agent's and libvirt's own time, {totals.disks} disks: "
+        + ", ".join(f"{mode} guest {overhead:.0f} ms" for mode, overhead in totals.overhead_ms.items())
+        + ". The emulated guest takes one of the cores.",
         f"- `stillframe serve`, idle: {totals.rss_mib:.0f} MiB resident, {totals.cpu_percent:.1f} % of one core.",
         "",
     ]

@@ -8,6 +8,8 @@ import random
 import sys
 import time
 
+import pytest
+
 from tests.crash.test_every_step import journal_is_empty
 from tests.support.content import DiskContent
 from tests.support.lab import Lab
@@ -16,9 +18,10 @@ from tests.support.stack import wait_for
 ROUNDS = int(os.environ.get("STILLFRAME_ROUNDS", "12"))
 
 
-def test_thrash(lab: Lab) -> None:
+def test_thrash(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("STILLFRAME_SEED", str(random.SystemRandom().randrange(1 << 32))))
-    sys.stderr.write(f"\nthrash: STILLFRAME_SEED={seed}, {ROUNDS} rounds\n")
+    with capfd.disabled():
+        sys.stderr.write(f"\nthrash: STILLFRAME_SEED={seed}, {ROUNDS} rounds\n")
     chance = random.Random(seed)
     known: dict[str, list[DiskContent]] = {}
     spare = lab.api.create_volume("spare")

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from stillframe.web.auth import write_users
+from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab
 from tests.support.stack import Api
 
@@ -170,6 +171,17 @@ def test_a_volume_of_another_project_or_server_is_not_attached(lab: Lab, strange
         assert lab.api.send("compute", "DELETE", f"{path}/{theirs}").status_code == 404
         in_use = lab.api.send("volume", "DELETE", f"/volumes/{lab.volumes[0]}")
         assert in_use.status_code == 400
+
+
+def test_a_volume_attached_elsewhere_is_refused_by_the_servers_name(lab: Lab) -> None:
+    other = lab.add_guest(0, GuestOptions(name="other"), boot=False)
+    path = f"/servers/{other.id}/os-volume_attachments"
+    with nothing_changes(lab):
+        answer = lab.api.send("compute", "POST", path, {"volumeAttachment": {"volumeId": lab.volumes[0]}})
+        assert (answer.status_code, lab.guest.id in answer.text) == (400, True), answer.text
+        status, text = take(lab, {"assisted_snapshot": {"volumes": [lab.volumes[0]]}}, other.id)
+        assert (status, lab.volumes[0] in text) == (400, True)
+        assert take(lab, {"assisted_snapshot": {}}, other.id)[0] == 400
 
 
 def test_a_tenant_cannot_take_a_volume_away_from_a_server(lab: Lab) -> None:

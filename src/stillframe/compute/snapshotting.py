@@ -10,6 +10,7 @@ from stillframe.compute import servers
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, switch
 from stillframe.compute.servers import Server
+from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
 from stillframe.context import Context
 from stillframe.db import assisted_snapshots
@@ -38,7 +39,7 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
     with world.database.read() as connection:
         record.refuse_if_busy(connection, f"server:{server.id}")
     chosen, excluded = _choose(world, server, wanted["volumes"])
-    disks = [_plan_disk(world, server, disk, info) for disk, info in chosen]
+    disks = side_by_side(lambda each: _plan_disk(world, server, *each), chosen)
     if server.view.active and wanted["quiesce"] == "required":
         ready = switch.check_ready(world, server, tuple(disk["target"] for disk in disks))
         if ready.reason is not None:

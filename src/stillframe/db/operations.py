@@ -86,12 +86,16 @@ def unpark(connection: Connection, service: str) -> None:
     connection.execute(query.values(state="running", lease_until=0.0, attempts=0))
 
 
+BACKGROUND = ("record_chain",)
+
+
 def on_resource(connection: Connection, resource: str) -> Row | None:
-    """Returns the oldest unfinished operation on the resource, or None."""
+    """Returns the oldest unfinished operation on the resource, or None. Background ones are in nobody's way: what is asked
+    meanwhile runs after them."""
     query = (
         select(operations)
         .join(held, held.c.operation_id == operations.c.id)
-        .where(held.c.resource == resource, held.c.unfinished == 1)
+        .where(held.c.resource == resource, held.c.unfinished == 1, operations.c.kind.not_in(BACKGROUND))
     )
     return one(connection, query.order_by(operations.c.seq))
 

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select, update
 from sqlalchemy import delete as sql_delete
 
+from stillframe.db import operations
 from stillframe.db.rows import Page, Row, many, one, page, touched
-from stillframe.db.tables import attachments, operation_resources, snapshots, volumes
+from stillframe.db.tables import attachments, snapshots, volumes
 
 
 def insert(connection: Connection, row: Row) -> None:
@@ -59,10 +60,8 @@ def delete(connection: Connection, volume_id: str) -> None:
 
 def busy_operation(connection: Connection, volume_id: str) -> str | None:
     """Returns the id of an unfinished operation on the volume, or None."""
-    query = select(operation_resources.c.operation_id).where(
-        operation_resources.c.resource == f"volume:{volume_id}", operation_resources.c.unfinished == 1
-    )
-    return connection.execute(query).scalars().first()
+    row = operations.on_resource(connection, f"volume:{volume_id}")
+    return str(row["id"]) if row else None
 
 
 def _mine(project_id: str | None) -> list[ColumnElement[bool]]:

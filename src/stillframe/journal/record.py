@@ -60,6 +60,7 @@ class Request:
     resources: Sequence[str]
     request_id: str
     id: str | None = None
+    not_before: float = 0.0  # seconds since the epoch; for what may wait until something more urgent is through
 
 
 def submit(connection: Connection, request: Request) -> str:
@@ -75,7 +76,7 @@ def submit(connection: Connection, request: Request) -> str:
         "step": 0,
         "evidence": {},
         "epoch": 0,
-        "lease_until": 0.0,
+        "lease_until": request.not_before,
         "attempts": 0,
         "bytes": 0,
         "request_id": request.request_id,

@@ -78,6 +78,7 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
     known = {**operation.evidence, step["verb"]: {**operation.evidence.get(step["verb"], {}), **evidence}}
     changed = journal.change(operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known))
     reached(f"{place}/record")
+    LOG.debug("operation %s: step %s is recorded", operation.id, step["verb"])
     return changed
 
 

@@ -10,7 +10,7 @@ from stillframe.db.engine import Database
 from stillframe.errors import Conflict, StepFailed
 from stillframe.journal import record, runner
 from stillframe.journal.operation import Operation
-from stillframe.journal.record import Journal, Owner, is_dead, this_process
+from stillframe.journal.record import Journal, LostLease, Owner, is_dead, this_process
 from tests.unit.journal.fakes import LEASE, Clock, Step, World, kind_of, owner, row_of, run_once, submit
 
 
@@ -108,6 +108,30 @@ def test_of_two_that_claim_the_same_operation_one_wins(journal: Journal, clock: 
         assert operations.claim(connection, seen, "a", clock.now + 1)
         assert not operations.claim(connection, seen, "b", clock.now + 1)
     assert row_of(journal.database, operation_id)["owner"] == "a"
+
+
+def test_of_two_that_take_over_the_same_operation_one_wins(journal: Journal, clock: Clock) -> None:
+    operation_id = submit(journal.database, ["one"])
+    ids(journal)
+    seen = row_of(journal.database, operation_id)
+    assert seen["state"] == "running"
+    with journal.database.write() as connection:
+        assert operations.claim(connection, seen, "a", clock.now + 1)
+        assert not operations.claim(connection, seen, "b", clock.now + 1)
+
+
+def test_a_worker_that_took_its_own_operation_up_again_records_nothing_under_the_old_lease(
+    journal: Journal, clock: Clock
+) -> None:
+    submit(journal.database, ["one"])
+    (old,) = journal.claim_all()
+    clock.now += LEASE + 1
+    assert journal.claim_all() == []  # it is being worked on, whatever the clock says
+    journal.let_go(old)
+    (new,) = journal.claim_all()
+    with pytest.raises(LostLease):
+        journal.change(old, step=1)
+    assert journal.change(new, step=1).step == 1
 
 
 def test_the_work_of_a_dead_worker_of_this_host_is_taken_over_at_once(journal: Journal) -> None:

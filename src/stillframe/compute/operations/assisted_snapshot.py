@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.compute.operations import switch
+from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
 from stillframe.db import assisted_snapshots
 from stillframe.errors import ChainConflict
@@ -29,12 +30,15 @@ def _never(_world: World, _operation: Operation, _args: Document) -> None:
 
 def _record(world: World, operation: Operation, _args: Document) -> Document:
     """Rows in "creating" at block storage; our ids make a repeat the same call."""
-    for disk in operation.intent["disks"]:
+
+    def record(disk: Document) -> None:
         made = world.storage.create_snapshot_metadata(disk["volume_id"], _document(operation, disk))
         if (made["file"]["overlay"], made["file"]["backing"]) != (disk["overlay"], disk["active"]):
             raise ChainConflict(
                 f"block storage says volume {disk['volume_id']} is {made['file']['backing']}, the guest has {disk['active']}"
             )
+
+    side_by_side(record, operation.intent["disks"])
     return {}
 
 
@@ -56,16 +60,17 @@ def _unrecord(world: World, operation: Operation, _args: Document) -> None:
 
 def _finalize(world: World, operation: Operation, _args: Document) -> Document:
     switched_at = operation.evidence["switch"].get("switched_at")
-    for disk in operation.intent["disks"]:
+
+    def finalize(disk: Document) -> None:
         document: Document = {"status": "available", "active_file": disk["overlay"]}
         outcome = switch.outcome_of(operation, disk["target"])
         if outcome is not None:
             document["consistency"] = {**outcome, "set_id": operation.intent["set_id"]}
         if switched_at is not None:
             document["created_at"] = datetime.fromtimestamp(switched_at, UTC).replace(tzinfo=None).isoformat()
-        known = world.storage.snapshot(disk["snapshot_id"])
-        if known is None or known["status"] != "available":
-            world.storage.finalize_snapshot_metadata(disk["snapshot_id"], document)
+        world.storage.finalize_snapshot_metadata(disk["snapshot_id"], document)
+
+    side_by_side(finalize, operation.intent["disks"])
     return {}
 
 

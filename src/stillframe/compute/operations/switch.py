@@ -6,7 +6,6 @@ is in bytes. ``active`` says whether the guest ran when the plan was made.
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stillframe.chain import names
@@ -15,6 +14,7 @@ from stillframe.compute import domain_xml, quiesce, servers
 from stillframe.compute.domain_xml import Description
 from stillframe.compute.quiesce import Outcome
 from stillframe.compute.servers import Server
+from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
 from stillframe.errors import (
     AgentFailed,
@@ -55,9 +55,7 @@ def _make_overlays(world: World, operation: Operation, _args: Document) -> Docum
         with files.share_errors(share):
             qemu_img.publish_overlay(share, overlay_image(disk), operation.id, disk["volume_id"])
 
-    with ThreadPoolExecutor(4) as pool:
-        for made in [pool.submit(make, disk) for disk in operation.intent["disks"]]:
-            made.result()
+    side_by_side(make, operation.intent["disks"])
     return {}
 
 

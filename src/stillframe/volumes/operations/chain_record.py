@@ -1,5 +1,6 @@
 """Writes the ``.info`` file beside a volume, from its rows, after its chain on the share was seen to be what they say."""
 
+import time
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,10 +12,14 @@ from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.volumes.world import World
 
+PAUSE_SECONDS = 0.5
+
 
 def request(volume_id: str, request_id: str) -> Request:
     plan = [{"verb": "write_info", "args": {"volume_id": volume_id}}]
-    return Request("volumes", "record_chain", {"volume_id": volume_id}, plan, [f"volume:{volume_id}"], request_id)
+    intent, resources = {"volume_id": volume_id}, [f"volume:{volume_id}"]
+    # The rows are right already; the file beside the volume may come after the other volumes of the set are finalized.
+    return Request("volumes", "record_chain", intent, plan, resources, request_id, not_before=time.time() + PAUSE_SECONDS)
 
 
 def info_document(active_file: str, rows: list[dict[str, Any]]) -> dict[str, str]:
