@@ -109,8 +109,8 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
             raise Parked(f"nobody can tell whether there is a way back: {asked.message}") from unknown
         journal.postpone(operation, asked)
         return
-    patience = ATTEMPTS_PAST_NO_RETURN if past and not error.may_retry else ATTEMPTS_BEFORE_GIVING_UP
-    if (past or error.may_retry) and operation.attempts < patience:
+    waits = error.may_retry and (past or operation.attempts < ATTEMPTS_BEFORE_GIVING_UP)
+    if waits or (past and operation.attempts < ATTEMPTS_PAST_NO_RETURN):
         journal.postpone(operation, error)
     elif past:
         raise Parked(f"step {operation.plan[number]['verb']} cannot be finished and there is no way back: {error.message}")
