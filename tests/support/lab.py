@@ -83,7 +83,9 @@ class Lab:
         found = admin.ok("volume", "GET", f"/snapshots/detail?volume_id={volume_id}&all_tenants=1")["snapshots"]
         overlays = {overlay_name(volume_id, each["id"]) for each in found if each["status"] == "available"}
         info = f"volume-{volume_id}.info"
-        wait_for(lambda: (info in files.listing(share)) == bool(overlays), "the .info file")
+        wait_for(
+            lambda: set((files.read_json(share, info) or {}).values()) == overlays, "the .info file, which follows the rows"
+        )
         active = files.read_json(share, info)["active"] if overlays else f"volume-{volume_id}"
         chain = qemu_img.read_chain(share, volume_id, active)
         assert {image.name for image in chain.images} == overlays | {f"volume-{volume_id}"}

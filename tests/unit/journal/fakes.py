@@ -106,7 +106,7 @@ class Step:
         return {"bytes": 1}
 
     def _undo(self, world: World, _operation: Operation, _args: Document) -> None:
-        world.moment()
+        world.moment(f"undoing {self.name}")
         world.log.append(f"undo {self.name}")
         world.facts.discard(self.name)
         world.moment()

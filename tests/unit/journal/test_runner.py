@@ -255,6 +255,13 @@ def test_an_undo_that_fails_is_tried_again_and_keeps_the_first_error(journal: Jo
     assert (row["state"], row["fault"]["message"]) == ("undone", "what went wrong")
 
 
+def test_an_undo_that_was_interrupted_goes_on_where_it_was(journal: Journal, clock: Clock) -> None:
+    world = World(dies_at={"undoing one"})
+    steps = (Step("one"), Step("two"), Step("three", fault="refuses"))
+    assert crash_then_continue(journal, clock, steps, world)["state"] == "undone"
+    assert world.log[-3:] == ["undo three", "undo two", "undo one"]
+
+
 def test_an_error_of_the_program_is_told_as_one_and_undone(journal: Journal) -> None:
     def broken(*_arguments: Any) -> Any:
         raise ZeroDivisionError("by hand")
