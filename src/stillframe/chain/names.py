@@ -19,6 +19,14 @@ def canonical_id(text: object, what: str = "id") -> str:
     raise BadRequest(f"the {what} {_shown(text)} is not a UUID")
 
 
+def lookup_id(text: str) -> str:
+    """The form in which an id from a path is looked up: canonical, or as it is where it is none and nothing can have it."""
+    try:
+        return canonical_id(text)
+    except BadRequest:
+        return text[:64]
+
+
 def _shown(text: object) -> str:
     return repr(text)[:80]
 

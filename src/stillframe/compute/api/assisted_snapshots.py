@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stillframe.chain.names import canonical_id
+from stillframe.chain.names import lookup_id
 from stillframe.db import assisted_snapshots
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, NotFound
@@ -71,21 +71,14 @@ def list_all(call: Call) -> dict[str, Any]:
 
 
 def list_of_server(call: Call) -> dict[str, Any]:
-    return _listing(call, _canonical(call.path["id"]))
-
-
-def _canonical(text: str) -> str:
-    try:
-        return canonical_id(text)
-    except BadRequest:
-        return text[:64]
+    return _listing(call, lookup_id(call.path["id"]))
 
 
 def read(call: Call, set_id: str) -> Row:
     """Returns the set's row. Raises NotFound."""
     with call.door.database.read() as connection:
-        row = assisted_snapshots.get(connection, _canonical(set_id), call.project_of_one)
-    if row is None or row["server_id"] != _canonical(call.path.get("id", row["server_id"])):
+        row = assisted_snapshots.get(connection, lookup_id(set_id), call.project_of_one)
+    if row is None or row["server_id"] != lookup_id(call.path.get("id", row["server_id"])):
         raise NotFound(f"Assisted snapshot {set_id} could not be found.")
     return row
 

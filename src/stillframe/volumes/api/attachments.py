@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from stillframe.chain.names import canonical_id
+from stillframe.chain.names import lookup_id
 from stillframe.db import attachments
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, NotFound
+from stillframe.errors import NotFound
 from stillframe.volumes.api.volumes import stamp
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
@@ -53,12 +53,8 @@ def _view(call: Call, row: Row) -> dict[str, Any]:
 
 
 def _read(call: Call, attachment_id: str) -> Row:
-    try:
-        wanted = canonical_id(attachment_id)
-    except BadRequest:
-        wanted = attachment_id[:64]
     with call.door.database.read() as connection:
-        row = attachments.get(connection, wanted, call.project_of_one)
+        row = attachments.get(connection, lookup_id(attachment_id), call.project_of_one)
     if row is None:
         raise NotFound(f"Volume attachment could not be found with filter: attachment_id = {attachment_id}.")
     return row

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stillframe.chain.names import canonical_id
+from stillframe.chain.names import lookup_id
 from stillframe.db import snapshots
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, NotFound
@@ -39,6 +39,18 @@ _CONSISTENCY = {
     "required": ["level"],
     "additionalProperties": False,
 }
+_CREATE_SNAPSHOT_METADATA = body.wrapped(
+    "os-create_snapshot_metadata",
+    {
+        "snapshot_id": {"type": ["string", "null"], "maxLength": 36},
+        "name": body.NAME,
+        "description": body.DESCRIPTION,
+        "metadata": body.METADATA,
+        "size": {"type": ["integer", "null"], "minimum": 1},
+        "created_at": {"type": ["string", "null"], "maxLength": 64},
+        "server_id": {"type": ["string", "null"], "maxLength": 36},
+    },
+)
 _FINALIZE = body.wrapped(
     "os-finalize_snapshot_metadata",
     {
@@ -89,12 +101,8 @@ def view(call: Call, row: Row) -> dict[str, Any]:
 
 def read(call: Call, snapshot_id: str) -> Row:
     """Returns the snapshot's row. Raises NotFound."""
-    try:
-        wanted = canonical_id(snapshot_id)
-    except BadRequest:
-        wanted = snapshot_id[:64]
     with call.door.database.read() as connection:
-        row = snapshots.get(connection, wanted, call.project_of_one)
+        row = snapshots.get(connection, lookup_id(snapshot_id), call.project_of_one)
     if row is None:
         raise NotFound(f"Snapshot {snapshot_id} could not be found.")
     return row
@@ -183,6 +191,16 @@ def delete_metadata_key(call: Call) -> None:
     call.ask("delete_snapshot_metadata_key", snapshot_id=snapshot_id, key=call.path["key"])
 
 
+def create_snapshot_metadata(call: Call) -> dict[str, Any]:
+    given = call.body["os-create_snapshot_metadata"]
+    wanted = {key: value for key, value in given.items() if value is not None}
+    volume_id = read_volume(call, call.path["id"])["id"]
+    snapshot_id = call.ask("create_snapshot_metadata", volume_id=volume_id, wanted=wanted)
+    row = read(call, snapshot_id)
+    file = {"overlay": row["overlay"], "backing": row["backing"], "backing_format": row["backing_format"]}
+    return {"snapshot": {**view(call, row), "file": file}}
+
+
 def finalize(call: Call) -> None:
     wanted = {key: value for key, value in call.body["os-finalize_snapshot_metadata"].items() if value is not None}
     call.ask("finalize_snapshot_metadata", snapshot_id=read(call, call.path["id"])["id"], wanted=wanted)
@@ -200,6 +218,15 @@ def report(call: Call) -> None:
 
 _ACTION = "/snapshots/{id}/action"
 ROUTES = (
+    Route(
+        "POST",
+        "/volumes/{id}/action",
+        create_snapshot_metadata,
+        "volume:create_snapshot_metadata",
+        202,
+        _CREATE_SNAPSHOT_METADATA,
+        action="os-create_snapshot_metadata",
+    ),
     Route("GET", "/snapshots", list_brief, "volume:get_snapshot"),
     Route("GET", "/snapshots/detail", list_detail, "volume:get_snapshot"),
     Route("GET", "/snapshots/{id}", show, "volume:get_snapshot"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stillframe.chain.names import canonical_id
+from stillframe.chain.names import lookup_id
 from stillframe.db import attachments, volume_types, volumes
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, NotFound
@@ -55,18 +55,6 @@ META = {
     "required": ["meta"],
     "additionalProperties": False,
 }
-_CREATE_SNAPSHOT_METADATA = body.wrapped(
-    "os-create_snapshot_metadata",
-    {
-        "snapshot_id": {"type": ["string", "null"], "maxLength": 36},
-        "name": body.NAME,
-        "description": body.DESCRIPTION,
-        "metadata": body.METADATA,
-        "size": {"type": ["integer", "null"], "minimum": 1},
-        "created_at": {"type": ["string", "null"], "maxLength": 64},
-        "server_id": {"type": ["string", "null"], "maxLength": 36},
-    },
-)
 
 
 def stamp(value: Any) -> str | None:
@@ -146,17 +134,10 @@ def _links(call: Call, volume_id: str) -> list[dict[str, str]]:
 def read(call: Call, volume_id: str) -> Row:
     """Returns the volume's row. Raises NotFound."""
     with call.door.database.read() as connection:
-        row = volumes.get(connection, _id(volume_id), call.project_of_one)
+        row = volumes.get(connection, lookup_id(volume_id), call.project_of_one)
     if row is None:
         raise NotFound(f"Volume {volume_id} could not be found.")
     return row
-
-
-def _id(text: str) -> str:
-    try:
-        return canonical_id(text)
-    except BadRequest:
-        return text[:64]  # no volume has such an id: 404, as for any other unknown one
 
 
 def _page(call: Call) -> tuple[Page, list[Row]]:
@@ -253,18 +234,6 @@ def delete_metadata_key(call: Call) -> None:
     call.ask("delete_volume_metadata_key", volume_id=read(call, call.path["id"])["id"], key=call.path["key"])
 
 
-def create_snapshot_metadata(call: Call) -> dict[str, Any]:
-    from stillframe.volumes.api import snapshots
-
-    given = call.body["os-create_snapshot_metadata"]
-    wanted = {key: value for key, value in given.items() if value is not None}
-    volume_id = read(call, call.path["id"])["id"]
-    snapshot_id = call.ask("create_snapshot_metadata", volume_id=volume_id, wanted=wanted)
-    row = snapshots.read(call, snapshot_id)
-    file = {"overlay": row["overlay"], "backing": row["backing"], "backing_format": row["backing_format"]}
-    return {"snapshot": {**snapshots.view(call, row), "file": file}}
-
-
 ROUTES = (
     Route("GET", "/volumes", list_brief, "volume:get"),
     Route("GET", "/volumes/detail", list_detail, "volume:get"),
@@ -279,13 +248,4 @@ ROUTES = (
     Route("GET", "/volumes/{id}/metadata/{key}", show_metadata_key, "volume:get"),
     Route("PUT", "/volumes/{id}/metadata/{key}", set_metadata_key, "volume:update", 200, META),
     Route("DELETE", "/volumes/{id}/metadata/{key}", delete_metadata_key, "volume:update", 200),
-    Route(
-        "POST",
-        "/volumes/{id}/action",
-        create_snapshot_metadata,
-        "volume:create_snapshot_metadata",
-        202,
-        _CREATE_SNAPSHOT_METADATA,
-        action="os-create_snapshot_metadata",
-    ),
 )
