@@ -9,7 +9,6 @@ from stillframe.db import snapshots as rows
 from stillframe.db.engine import Database
 from stillframe.errors import BadRequest, NotFound
 from stillframe.volumes.api import snapshots as api
-from stillframe.volumes.api import volumes as volumes_api
 from stillframe.web import body
 from stillframe.web.route import Call, Version
 from tests.unit import builders
@@ -103,7 +102,7 @@ def test_a_snapshot_is_asked_for_of_a_volume_that_was_found(asked: Any) -> None:
 
 def test_recording_a_snapshot_answers_with_the_files_it_is_about(asked: Any) -> None:
     call = asked((3, 71), "service", path={"id": VOLUME}, body={"os-create_snapshot_metadata": {"snapshot_id": SNAPSHOT}})
-    shown = volumes_api.create_snapshot_metadata(call)["snapshot"]
+    shown = api.create_snapshot_metadata(call)["snapshot"]
     assert shown["file"] == {
         "overlay": f"volume-{VOLUME}.{SNAPSHOT}",
         "backing": f"volume-{VOLUME}",
