@@ -41,6 +41,8 @@ def recover(lab: Lab) -> None:
 
 
 def restart(lab: Lab, place: Place) -> None:
+    if not lab.stack.running:  # the test before failed half-way
+        lab.stack.start()
     wait_for(lambda: journal_is_empty(lab), "the operations before")
     lab.stack.kill()
     lab.stack.start(place.failpoint)

@@ -12,8 +12,10 @@ import time
 from stillframe.errors import StepFailed
 
 VARIABLE = "STILLFRAME_FAILPOINT"
+ANSWER_SECONDS = 0.25  # so that the request which began the operation is answered before its process dies
 PHASES = ("before", "effect", "record")
-UNDO_PHASES = ("undo-before", "undo-effect", "undo-record")
+UNDO_ANSWER_SECONDS = 0.25  # so that the request which began the operation is answered before its process dies
+PHASES = ("undo-before", "undo-effect", "undo-record")
 
 
 def reached(name: str) -> None:
@@ -27,4 +29,5 @@ def reached(name: str) -> None:
         if effect.startswith("sleep="):
             time.sleep(float(effect.removeprefix("sleep=")))
         else:
+            time.sleep(ANSWER_SECONDS)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -4,6 +4,8 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
+
 from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
 from tests.unit.builders import OTHER_VOLUME, SERVER
@@ -49,6 +51,13 @@ def test_what_a_crash_left_half_written_is_no_record(tmp_path: Path) -> None:
     freeze_record.write(tmp_path, RECORD)
     os.rename(tmp_path / f"{SERVER}.json", tmp_path / f".tmp.{SERVER}.json")
     assert freeze_record.read_all(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"domain": "x"}', '{"domain": "x", "more": 1}', "\0"])
+def test_a_record_nobody_can_read_hides_no_other_one(tmp_path: Path, content: str) -> None:
+    freeze_record.write(tmp_path, RECORD)
+    (tmp_path / f"{OTHER_VOLUME}.json").write_text(content)
+    assert freeze_record.read_all(tmp_path) == [RECORD]
 
 
 def test_the_clock_of_deadlines_only_goes_forward() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stillframe.db.engine import Database
-from stillframe.errors import Parked, ShareUnavailable, StepFailed
+from stillframe.errors import StepFailed
 from stillframe.journal import runner
 from stillframe.journal.operation import Kind, Verb
 from stillframe.journal.record import Journal, LostLease
@@ -100,89 +100,6 @@ def test_a_world_that_does_not_answer_after_an_error_is_not_taken_for_undone(jou
     assert drive(journal.database, clock, steps, world, row["id"])["state"] == "done"
 
 
-def test_an_error_that_a_repeat_can_help_is_waited_out(journal: Journal, clock: Clock) -> None:
-    world = World()
-    steps = (Step("one"), Step("two", fault="waits"))
-    row = run(journal, steps, world)
-    assert (row["state"], row["owner"], row["attempts"]) == ("running", None, 1)
-    assert row["fault"]["message"] == "two waits"
-    assert "undo one" not in world.log
-    assert journal.claim_all() == []
-    assert drive(journal.database, clock, steps, world, row["id"])["state"] == "done"
-    assert row_of(journal.database, row["id"])["fault"] is None
-
-
-def test_the_wait_grows_and_stays_below_half_a_minute(journal: Journal, clock: Clock) -> None:
-    submit(journal.database, ["one"])
-    waits = []
-    for _ in range(12):
-        (operation,) = journal.claim_all()
-        journal.postpone(operation, StepFailed("later"))
-        waits.append(row_of(journal.database, operation.id)["lease_until"] - clock.now)
-        clock.now += 31
-    assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (0.25, 30)
-
-
-def test_an_error_that_no_repeat_helped_for_minutes_is_undone(journal: Journal, clock: Clock) -> None:
-    def away(*_arguments: Any) -> Any:
-        raise ShareUnavailable("away")
-
-    kind = Kind({"one": Verb(lambda *_: None, away)}, settle)
-    operation_id = submit(journal.database, ["one"])
-    began = clock.now
-    while row_of(journal.database, operation_id)["state"] in ("pending", "running"):
-        for operation in journal.claim_all():
-            runner.run(journal, kind, World(), operation)
-        clock.now += 1
-    row = row_of(journal.database, operation_id)
-    assert (row["state"], row["fault"]["message"]) == ("undone", "away")
-    assert 120 < clock.now - began < 900
-
-
-def test_past_no_return_an_error_that_a_repeat_can_help_never_turns_it_round(journal: Journal, clock: Clock) -> None:
-    def away(*_arguments: Any) -> Any:
-        raise ShareUnavailable("away")
-
-    kind = Kind({"one": Step("one", mark="done").verb(), "two": Verb(lambda *_: None, away)}, settle)
-    operation_id, world = submit(journal.database, ["one", "two"]), World()
-    for _ in range(3 * runner.ATTEMPTS_BEFORE_GIVING_UP):
-        for operation in journal.claim_all():
-            runner.run(journal, kind, world, operation)
-        clock.now += 31
-    row = row_of(journal.database, operation_id)
-    assert row["state"] in ("running", "parked")
-    assert "away" in row["fault"]["message"]
-    assert world.log == ["do one"]
-
-
-def test_a_world_that_needs_a_person_is_parked_also_when_it_is_asked_which_way_to_go(journal: Journal) -> None:
-    def park(*_arguments: Any) -> Any:
-        raise Parked("look at this")
-
-    kind = Kind(
-        {"one": Step("one", fault="refuses").verb(), "two": Verb(park, park, no_return="done")},
-        settle,
-    )
-    operation_id = submit(journal.database, ["one", "two"])
-    for operation in journal.claim_all():
-        runner.run(journal, kind, World(), operation)
-    assert row_of(journal.database, operation_id)["state"] == "parked"
-
-
-@pytest.mark.parametrize("mark", ["start", "done"])
-def test_past_no_return_a_failure_is_tried_again_and_then_parked(journal: Journal, clock: Clock, mark: Any) -> None:
-    world = World()
-    steps = (Step("one", mark=mark), Step("two", fault="refuses"))
-    row = run(journal, steps, world)
-    assert row["state"] == "running"
-    row = drive(journal.database, clock, steps, world, row["id"])
-    assert row["state"] == "parked"
-    assert "two" in row["fault"]["message"]
-    assert "undo one" not in world.log
-    assert world.log.count("do two") == runner.ATTEMPTS_PAST_NO_RETURN + 1
-
-
 def test_a_step_without_return_from_its_start_is_never_undone(journal: Journal) -> None:
     world = World()
     row = run(journal, (Step("one"), Step("two", mark="start", fault="half")), world)
@@ -195,44 +112,6 @@ def test_a_step_without_return_once_done_is_undone_while_it_is_not(journal: Jour
     row = run(journal, (Step("one"), Step("two", mark="done", fault="half")), world)
     assert row["state"] == "undone"
     assert world.facts == set()
-
-
-def parking(verb: str) -> Kind:
-    """A kind whose only step says in one of its functions that a person has to look."""
-
-    def park(*_arguments: Any) -> Any:
-        raise Parked("look at this")
-
-    def fail(*_arguments: Any) -> Any:
-        raise StepFailed("no")
-
-    functions = {
-        "done": Verb(park, fail),
-        "do": Verb(lambda *_: None, park),
-        "undo": Verb(lambda *_: None, fail, park),
-    }
-    return Kind({"one": functions[verb]}, settle)
-
-
-@pytest.mark.parametrize("verb", ["done", "do", "undo"])
-def test_a_parked_operation_keeps_its_resource_and_its_sentence(journal: Journal, verb: str) -> None:
-    first = submit(journal.database, ["one"], resources=["volume:a"])
-    second = submit(journal.database, ["one"], resources=["volume:a"])
-    for operation in journal.claim_all():
-        runner.run(journal, parking(verb), World(), operation)
-    row = row_of(journal.database, first)
-    assert (row["state"], row["owner"], row["fault"]["message"]) == ("parked", None, "look at this")
-    assert settled(journal.database, first) == {"parked": 1}
-    assert journal.claim_all() == []
-    assert row_of(journal.database, second)["state"] == "pending"
-
-
-def test_a_parked_operation_is_looked_at_again_when_a_worker_starts(journal: Journal, clock: Clock) -> None:
-    operation_id = submit(journal.database, ["one"])
-    for operation in journal.claim_all():
-        runner.run(journal, parking("do"), World(), operation)
-    world = World(facts={"one"})
-    assert drive(journal.database, clock, (Step("one"),), world, operation_id)["state"] == "done"
 
 
 def test_an_undo_that_fails_is_tried_again_and_keeps_the_first_error(journal: Journal, clock: Clock) -> None:

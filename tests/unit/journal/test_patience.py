@@ -1,0 +1,246 @@
+"""How long the runner waits, when it gives up, and what is parked until a person has looked."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from stillframe.db.engine import Database
+from stillframe.errors import Parked, ShareUnavailable, StepFailed, StillframeError
+from stillframe.journal import runner
+from stillframe.journal.operation import Document, Kind, Verb
+from stillframe.journal.record import Journal
+from tests.unit.journal.fakes import (
+    LEASE,
+    Clock,
+    Step,
+    World,
+    drive,
+    owner,
+    row_of,
+    run_once,
+    settle,
+    settled,
+    submit,
+)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock().install(monkeypatch)
+
+
+@pytest.fixture
+def journal(database: Database, clock: Clock) -> Journal:
+    return Journal(database, "volumes", owner(), LEASE)
+
+
+def run(journal: Journal, steps: Sequence[Step], world: World) -> dict[str, Any]:
+    operation_id = submit(journal.database, [step.name for step in steps])
+    run_once(journal, steps, world)
+    return row_of(journal.database, operation_id)
+
+
+def fails_so_often(times: int, error: type[StillframeError]) -> Callable[..., Any]:
+    left = [times]
+
+    def function(*_arguments: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+            raise error("not yet")
+        return {}
+
+    return function
+
+
+def to_its_end(journal: Journal, clock: Clock, kind: Kind, names: Sequence[str]) -> str:
+    operation_id = submit(journal.database, names)
+    for _ in range(60):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, World(), operation)
+        clock.now += 31
+    return str(row_of(journal.database, operation_id)["state"])
+
+
+def parking(verb: str) -> Kind:
+    """A kind whose only step says in one of its functions that a person has to look."""
+
+    def park(*_arguments: Any) -> Any:
+        raise Parked("look at this")
+
+    def fail(*_arguments: Any) -> Any:
+        raise StepFailed("no")
+
+    functions = {
+        "done": Verb(park, fail),
+        "do": Verb(lambda *_: None, park),
+        "undo": Verb(lambda *_: None, fail, park),
+    }
+    return Kind({"one": functions[verb]}, settle)
+
+
+def test_an_error_that_a_repeat_can_help_is_waited_out(journal: Journal, clock: Clock) -> None:
+    world = World()
+    steps = (Step("one"), Step("two", fault="waits"))
+    row = run(journal, steps, world)
+    assert (row["state"], row["owner"], row["attempts"]) == ("running", None, 1)
+    assert row["fault"]["message"] == "two waits"
+    assert "undo one" not in world.log
+    assert journal.claim_all() == []
+    assert drive(journal.database, clock, steps, world, row["id"])["state"] == "done"
+    assert row_of(journal.database, row["id"])["fault"] is None
+
+
+def test_the_wait_grows_and_stays_below_half_a_minute(journal: Journal, clock: Clock) -> None:
+    submit(journal.database, ["one"])
+    waits = []
+    for _ in range(12):
+        (operation,) = journal.claim_all()
+        journal.postpone(operation, StepFailed("later"))
+        waits.append(row_of(journal.database, operation.id)["lease_until"] - clock.now)
+        clock.now += 31
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (0.25, 30)
+
+
+def test_an_error_that_no_repeat_helped_for_minutes_is_undone(journal: Journal, clock: Clock) -> None:
+    def away(*_arguments: Any) -> Any:
+        raise ShareUnavailable("away")
+
+    kind = Kind({"one": Verb(lambda *_: None, away)}, settle)
+    operation_id = submit(journal.database, ["one"])
+    began = clock.now
+    while row_of(journal.database, operation_id)["state"] in ("pending", "running"):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, World(), operation)
+        clock.now += 1
+    row = row_of(journal.database, operation_id)
+    assert (row["state"], row["fault"]["message"]) == ("undone", "away")
+    assert 120 < clock.now - began < 900
+
+
+def test_past_no_return_an_error_that_a_repeat_can_help_never_turns_it_round(journal: Journal, clock: Clock) -> None:
+    def away(*_arguments: Any) -> Any:
+        raise ShareUnavailable("away")
+
+    kind = Kind({"one": Step("one", mark="done").verb(), "two": Verb(lambda *_: None, away)}, settle)
+    operation_id, world = submit(journal.database, ["one", "two"]), World()
+    for _ in range(3 * runner.ATTEMPTS_BEFORE_GIVING_UP):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, world, operation)
+        clock.now += 31
+    row = row_of(journal.database, operation_id)
+    assert row["state"] in ("running", "parked")
+    assert "away" in row["fault"]["message"]
+    assert world.log == ["do one"]
+
+
+def test_a_step_that_may_have_begun_and_needs_a_person_parks_the_operation(journal: Journal, clock: Clock) -> None:
+    looks = World()
+
+    def look(*_arguments: Any) -> None:
+        if looks.count("look") > 3:
+            raise Parked("look at this")
+
+    one = Step("one", sees=False, refuses_from=2)
+    kind = Kind({"one": one.verb(), "two": Verb(look, fails_so_often(1, ShareUnavailable), no_return="done")}, settle)
+    operation_id, world = submit(journal.database, ["one", "two"]), World()
+    for wanted in ("running", "parked"):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, world, operation)
+        assert row_of(journal.database, operation_id)["state"] == wanted
+        clock.now += 60
+    assert world.facts == {"one"}
+
+
+def test_a_step_that_cannot_have_begun_is_not_asked_which_way_to_go(journal: Journal) -> None:
+    def park(*_arguments: Any) -> Any:
+        raise Parked("look at this")
+
+    world = World()
+    kind = Kind({"one": Step("one", fault="half").verb(), "two": Verb(park, park, no_return="done")}, settle)
+    operation_id = submit(journal.database, ["one", "two"])
+    for operation in journal.claim_all():
+        runner.run(journal, kind, world, operation)
+    assert row_of(journal.database, operation_id)["state"] == "undone"
+    assert world.facts == set()
+
+
+def test_an_operation_parked_on_its_way_back_goes_on_back(journal: Journal, clock: Clock) -> None:
+    needs_a_person, refusals = [True], [True]
+    done: list[str] = []
+
+    def undo(*_arguments: Any) -> None:
+        if needs_a_person:
+            needs_a_person.clear()
+            raise Parked("look at this")
+        done.append("undone")
+
+    def refuse_once(*_arguments: Any) -> Document:
+        if refusals:
+            refusals.clear()
+            raise StepFailed("refused")
+        done.append("went on")
+        return {}
+
+    kind = Kind({"one": Verb(lambda *_: None, lambda *_: {}, undo), "two": Verb(lambda *_: None, refuse_once)}, settle)
+    operation_id = submit(journal.database, ["one", "two"])
+    for wanted in ("parked", "undone"):
+        worker = Journal(journal.database, "volumes", owner(), LEASE)
+        worker.take_over()
+        for operation in worker.claim_all():
+            runner.run(worker, kind, World(), operation)
+        assert row_of(journal.database, operation_id)["state"] == wanted
+    assert done == ["undone"]
+
+
+def test_patience_begins_anew_on_the_way_back(journal: Journal, clock: Clock) -> None:
+    away = fails_so_often(1000, ShareUnavailable)
+    kind = Kind({"one": Verb(lambda *_: None, away, fails_so_often(1, StepFailed))}, settle)
+    assert to_its_end(journal, clock, kind, ["one"]) == "undone"
+
+
+def test_patience_begins_anew_with_each_step(journal: Journal, clock: Clock) -> None:
+    kind = Kind(
+        {
+            "one": Verb(lambda *_: None, fails_so_often(runner.ATTEMPTS_PAST_NO_RETURN, ShareUnavailable)),
+            "two": Verb(lambda *_: None, lambda *_: {}, no_return="done"),
+            "three": Verb(lambda *_: None, fails_so_often(2, StepFailed)),
+        },
+        settle,
+    )
+    assert to_its_end(journal, clock, kind, ["one", "two", "three"]) == "done"
+
+
+@pytest.mark.parametrize("mark", ["start", "done"])
+def test_past_no_return_a_failure_is_tried_again_and_then_parked(journal: Journal, clock: Clock, mark: Any) -> None:
+    world = World()
+    steps = (Step("one", mark=mark), Step("two", fault="refuses"))
+    row = run(journal, steps, world)
+    assert row["state"] == "running"
+    row = drive(journal.database, clock, steps, world, row["id"])
+    assert row["state"] == "parked"
+    assert "two" in row["fault"]["message"]
+    assert "undo one" not in world.log
+    assert world.log.count("do two") == runner.ATTEMPTS_PAST_NO_RETURN + 1
+
+
+@pytest.mark.parametrize("verb", ["done", "do", "undo"])
+def test_a_parked_operation_keeps_its_resource_and_its_sentence(journal: Journal, verb: str) -> None:
+    first = submit(journal.database, ["one"], resources=["volume:a"])
+    second = submit(journal.database, ["one"], resources=["volume:a"])
+    for operation in journal.claim_all():
+        runner.run(journal, parking(verb), World(), operation)
+    row = row_of(journal.database, first)
+    assert (row["state"], row["owner"], row["fault"]["message"]) == ("parked", None, "look at this")
+    assert settled(journal.database, first) == {"parked": 1}
+    assert journal.claim_all() == []
+    assert row_of(journal.database, second)["state"] == "pending"
+
+
+def test_a_parked_operation_is_looked_at_again_when_a_worker_starts(journal: Journal, clock: Clock) -> None:
+    operation_id = submit(journal.database, ["one"])
+    for operation in journal.claim_all():
+        runner.run(journal, parking("do"), World(), operation)
+    world = World(facts={"one"})
+    assert drive(journal.database, clock, (Step("one"),), world, operation_id)["state"] == "done"
