@@ -14,8 +14,7 @@ from stillframe.errors import StepFailed
 VARIABLE = "STILLFRAME_FAILPOINT"
 ANSWER_SECONDS = 0.25  # so that the request which began the operation is answered before its process dies
 PHASES = ("before", "effect", "record")
-UNDO_ANSWER_SECONDS = 0.25  # so that the request which began the operation is answered before its process dies
-PHASES = ("undo-before", "undo-effect", "undo-record")
+UNDO_PHASES = ("undo-before", "undo-effect", "undo-record")
 
 
 def reached(name: str) -> None:
