@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +15,13 @@ import yaml
 from stillframe.web.auth import write_users
 from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab
-from tests.support.stack import Api
+from tests.support.stack import Api, wait_for
 
 NOBODY = "11111111-2222-4333-8444-555555555555"
 
 
 def everything(lab: Lab) -> dict[str, Any]:
     """Every row, every file name with its size in blocks, both descriptions of the guest."""
-    import sqlite3
-
     database: Any = sqlite3.connect(f"file:{lab.stack.state_dir}/stillframe.sqlite?mode=ro", uri=True)
     tables = ("volumes", "snapshots", "attachments", "assisted_snapshots", "operations", "quotas", "operation_resources")
     rows = {table: database.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables}
@@ -34,8 +33,17 @@ def everything(lab: Lab) -> dict[str, Any]:
     }
 
 
+def unfinished(lab: Lab) -> int:
+    """How many operations have not ended yet, the ``.info`` files of earlier snapshots among them."""
+    database: Any = sqlite3.connect(f"file:{lab.stack.state_dir}/stillframe.sqlite?mode=ro", uri=True)
+    count = database.execute("SELECT COUNT(*) FROM operations WHERE state IN ('pending', 'running', 'undoing')").fetchone()[0]
+    database.close()
+    return int(count)
+
+
 @contextmanager
 def nothing_changes(lab: Lab) -> Iterator[None]:
+    wait_for(lambda: not unfinished(lab), "the end of what was begun before")
     before = everything(lab)
     yield
     assert everything(lab) == before
@@ -283,6 +291,7 @@ def _replace(active: Path, way: str, aside: Path) -> None:
 
 def test_a_share_that_is_gone_or_full_is_503_and_changes_nothing(lab: Lab) -> None:
     share, aside = lab.stack.share, lab.directory / "share-aside"
+    wait_for(lambda: not unfinished(lab), "the end of what was begun before")
     before = everything(lab)
     share.rename(aside)
     try:

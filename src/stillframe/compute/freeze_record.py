@@ -3,12 +3,16 @@
 It needs neither database nor broker: the watchdog and a restarted worker read the same files.
 """
 
+import logging
 import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stillframe.errors import StillframeError
 from stillframe.host import files
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,15 @@ def read_all(directory: Path) -> list[FreezeRecord]:
     if not directory.is_dir():
         return []
     domains = [name.removesuffix(".json") for name in os.listdir(directory) if not name.startswith(".")]
-    return [record for record in (read(directory, domain) for domain in domains) if record is not None]
+    return [record for record in (_readable(directory, domain) for domain in domains) if record is not None]
+
+
+def _readable(directory: Path, domain: str) -> FreezeRecord | None:
+    try:
+        return read(directory, domain)
+    except (ValueError, TypeError, StillframeError) as error:
+        LOG.error("the freeze record of server %s cannot be read: %s", domain, error)
+        return None
 
 
 def clear(directory: Path, record: FreezeRecord) -> None:

@@ -10,6 +10,7 @@ from stillframe.db.rows import Row, many, one, touched
 from stillframe.db.tables import operation_resources as held
 from stillframe.db.tables import operations
 
+BACK = "on the way back"
 UNFINISHED = ("pending", "running", "undoing", "parked")
 CLAIMABLE = ("pending", "running", "undoing")
 
@@ -82,8 +83,10 @@ def free(connection: Connection, service: str, owner: str) -> None:
 
 def unpark(connection: Connection, service: str) -> None:
     """Lets parked operations be looked at once more; forward or back is decided from what is found."""
-    query = update(operations).where(operations.c.service == service, operations.c.state == "parked")
-    connection.execute(query.values(state="running", lease_until=0.0, attempts=0))
+    for row in many(connection, select(operations).where(operations.c.service == service, operations.c.state == "parked")):
+        state = "undoing" if BACK in row["evidence"] else "running"
+        query = update(operations).where(operations.c.id == row["id"])
+        connection.execute(query.values(state=state, lease_until=0.0, attempts=0))
 
 
 BACKGROUND = ("record_chain",)

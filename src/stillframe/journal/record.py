@@ -163,7 +163,9 @@ class Journal:
         """Ends the operation and lets the rows follow, in one transaction."""
         fault = error.to_document() if error else None
         with self.database.write() as connection:
-            self._change(connection, operation, {"state": outcome, "fault": fault, "owner": None})
+            known = operations.get(connection, operation.id)
+            assert known is not None
+            self._change(connection, operation, {"state": outcome, "fault": fault, "owner": None, **_way(known, outcome)})
             if outcome != "parked":
                 operations.release_resources(connection, operation.id)
             fresh = operations.get(connection, operation.id)
@@ -187,3 +189,9 @@ class Journal:
     def _change(self, connection: Connection, operation: Operation, values: dict[str, Any]) -> None:
         if not operations.change(connection, operation.id, str(self.owner), operation.epoch, **values):
             raise LostLease(operation.id)
+
+
+def _way(row: dict[str, Any], outcome: str) -> dict[str, Any]:
+    """What is parked on its way back goes on back (``operations.unpark``)."""
+    back = outcome == "parked" and row["state"] == "undoing"
+    return {"evidence": {**row["evidence"], operations.BACK: {}}} if back else {}

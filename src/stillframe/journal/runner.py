@@ -76,7 +76,10 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
         evidence = _do(verb, world, operation, step)
         reached(f"{place}/effect")
     known = {**operation.evidence, step["verb"]: {**operation.evidence.get(step["verb"], {}), **evidence}}
-    changed = journal.change(operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known))
+    renewed = {"attempts": 0} if number >= operation.step else {}  # a step done for the first time: patience begins anew
+    changed = journal.change(
+        operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known), **renewed
+    )
     reached(f"{place}/record")
     LOG.debug("operation %s: step %s is recorded", operation.id, step["verb"])
     return changed
@@ -117,14 +120,14 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
     else:
         # The step after the last recorded one may have begun before a crash: it is taken back too.
         begun = min(len(operation.plan), max(number, operation.step) + 1)
-        changed = journal.change(operation, state="undoing", step=begun, fault=error.to_document())
+        changed = journal.change(operation, state="undoing", step=begun, attempts=0, fault=error.to_document())
         _go_back(journal, kind, world, changed)
 
 
 def _is_past_no_return(kind: Kind, world: Any, operation: Operation) -> bool:
     """Tells whether a step that cannot be taken back was begun or done: by the record, and where that is silent, by the
     world itself. Raises when the world does not answer."""
-    for step in operation.plan:
+    for step in operation.plan[: operation.step + 1]:  # what comes later cannot have begun
         verb = kind.verbs[step["verb"]]
         if verb.no_return != "never" and step["verb"] in operation.evidence:
             return True
