@@ -102,6 +102,8 @@ def _draw_chains(stage: Stage, volumes: list[str]) -> None:
         volume = stage.api.volume(volume_id)
         path = f"/snapshots/detail?volume_id={volume_id}"
         names = {overlay_name(volume_id, each["id"]): each["name"] for each in stage.api.ok("volume", "GET", path)["snapshots"]}
+        # The file beside the volume follows the database within seconds; a reader of the share alone waits for it.
+        wait_for(lambda info=f"volume-{volume_id}.info": files.exists(share, info), "the .info file")  # type: ignore[misc]
         active = max(files.read_json(share, f"volume-{volume_id}.info").items(), key=lambda item: item[0] == "active")[1]
         tree = Tree(f"[bold]{volume['name']}[/] ({volume['size']} GiB, {volume['status']})")
         branch = tree

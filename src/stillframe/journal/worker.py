@@ -12,7 +12,7 @@ from stillframe.journal.record import Journal
 from stillframe.journal.runner import run
 
 LOG = logging.getLogger(__name__)
-IDLE_SECONDS = 2.0
+IDLE_SECONDS = 1.0
 TIMER_SECONDS = 10.0
 
 
@@ -39,7 +39,7 @@ class Worker:
         self._timer.start()
 
     def wake(self) -> None:
-        """Says that there may be something to do; it would be found within two seconds anyway."""
+        """Says that there may be something to do; it would be found within a second anyway."""
         self._wake.set()
 
     def stop(self) -> None:
