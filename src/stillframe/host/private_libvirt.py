@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -116,10 +117,20 @@ def _pid(directory: Path) -> int | None:
 def _wait(directory: Path) -> int:
     for _ in range(200):
         pid = _pid(directory)
-        if pid is not None and (directory / "run/libvirt-sock").exists():
+        if pid is not None and _listens(directory / "run/libvirt-sock"):
             return pid
         time.sleep(0.05)
     raise HypervisorUnavailable(f"libvirtd did not start; see {directory}/log/libvirtd.log")
+
+
+def _listens(path: Path) -> bool:
+    """Tells whether somebody accepts connections: the file is there a moment before the daemon listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _become_daemon(directory: Path) -> None:
