@@ -68,9 +68,8 @@ def connect(directory: Path) -> Hypervisor:
 def _start(directory: Path) -> int:
     (directory / "etc/qemu.conf").write_text(_QEMU_CONF)
     (directory / "etc/libvirtd.conf").write_text(_DAEMON_CONF + f'host_uuid = "{_host_uuid(directory)}"\n')
-    running = _pid(directory)
-    if running is not None:
-        return running
+    if _pid(directory) is not None:
+        return _wait(directory)
     (directory / "run/libvirt-sock").unlink(missing_ok=True)
     subprocess.Popen(
         [sys.executable, "-m", __name__, str(directory)],
