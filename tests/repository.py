@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_FORBIDDEN = re.compile(r"--(?:extra-)?index-url|--find-links|files\.pythonhosted|pypi\.org/simple|/home/\w+/|(?<![\w.])/work/")
+_FORBIDDEN = re.compile(
+    r"--(?:extra-)?index-url|--find-links|files\.pythonhosted|pypi\.org/simple|(?<![\w.])/(?:work|home)/\w+"
+)
 _ALLOWED = {"tests/repository.py"}
 MAX_LINES = 600
 
