@@ -1,8 +1,6 @@
 """qemu-img, one function per verb. No call exists here without explicit formats (I6)."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from stillframe.chain.image import Chain, Image
 from stillframe.chain.names import check_belongs, temporary_name
@@ -118,12 +116,6 @@ def convert_to_raw(share: Path, name: str, target: Path, depth: int) -> None:
 def version() -> str:
     """Returns qemu-img's version line."""
     return run(["qemu-img", "--version"], cwd=Path("/")).splitlines()[0]
-
-
-def measure(share: Path, name: str) -> dict[str, Any]:
-    """Returns qemu-img's own view of one layer (``info --output=json``), for people."""
-    found: dict[str, Any] = json.loads(run(["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", name], cwd=share))
-    return found
 
 
 def backing_of(share: Path, name: str) -> str | None:
