@@ -2,12 +2,12 @@
 PYTHON := .venv/bin/python
 SPHINX := .venv/bin/sphinx-build
 
-.PHONY: help setup demo test lint bench docs lock
+.PHONY: help setup setup-openstack demo test lint bench docs lock
 
 help:
 	@echo "make demo   show the main job on a real guest (installs what it needs)"
 	@echo "make test   run every check and test (installs what it needs)"
-	@echo "make setup  only install: system packages and .venv"
+	@echo "make setup  only install: system packages and .venv (setup-openstack: Keystone and Glance for the tests)"
 	@echo "make lint   ruff, mypy, import-linter and the repository's own rules"
 	@echo "make bench  measure against virsh, side by side; writes docs/reference/bench.md"
 	@echo "make docs   build the documentation into docs/_build"
@@ -15,6 +15,9 @@ help:
 
 setup:
 	@deploy/setup
+
+setup-openstack:
+	@deploy/setup-openstack
 
 demo: setup
 	@$(PYTHON) -m tests.demo
@@ -26,7 +29,7 @@ lint: setup
 	.venv/bin/lint-imports --no-logo
 	$(PYTHON) -m tests.repository
 
-test: lint docs
+test: lint docs setup-openstack
 	$(PYTHON) -m pytest
 
 bench: setup
@@ -40,3 +43,5 @@ lock:
 	    pyproject.toml --extra libvirt --extra osc --extra client -o requirements/run.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 	    pyproject.toml --extra libvirt --extra osc --extra client --group dev -o requirements/dev.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	    requirements/openstack.in -o requirements/openstack.txt
