@@ -48,11 +48,54 @@ COMPUTE_OPTS = [
     cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
     cfg.IntOpt("max_volumes_per_set", default=128, min=1, max=128, help="Most volumes in one assisted snapshot."),
 ]
+
+
+def _identity_opts(needs: str) -> list[cfg.Opt]:
+    """As whom a service signs in at Keystone. The secret stands in a file of its own, never here."""
+    return [
+        cfg.StrOpt("auth_url", help="Keystone's URL, e.g. https://keystone.example.org/v3."),
+        cfg.StrOpt("username", help=f"User Stillframe signs in as. {needs}"),
+        cfg.StrOpt("password_file", help="File that holds the user's password and nothing else; keep it at mode 0600."),
+        cfg.StrOpt("user_domain_name", default="Default", help="Domain of the user."),
+        cfg.StrOpt("project_name", default="service", help="Project the user acts in."),
+        cfg.StrOpt("project_domain_name", default="Default", help="Domain of the project."),
+        cfg.StrOpt("cafile", help="Certificates to trust. Default: those of the system."),
+        cfg.IntOpt("timeout_seconds", default=30, min=1, help="How long the service may be silent."),
+    ]
+
+
+AUTH_OPTS: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "strategy",
+        default="http_basic",
+        choices=[("http_basic", "users.yaml in state_dir"), ("keystone", "Keystone, as configured below [keystone]")],
+        help="Who vouches for callers.",
+    ),
+]
+KEYSTONE_OPTS: list[cfg.Opt] = [
+    cfg.StrOpt("www_authenticate_uri", help="Keystone's URL as callers are told it on a 401. Default: auth_url."),
+    *_identity_opts("It needs the role service."),
+    cfg.IntOpt("cache_seconds", default=60, min=0, max=300, help="How long a validated token is believed; 0: not at all."),
+]
+IMAGE_OPTS: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "auth_type",
+        default="none",
+        choices=[("none", "not at all; endpoint must be set"), ("password", "at Keystone, with the options below")],
+        help="How Stillframe signs in at the image service.",
+    ),
+    cfg.StrOpt("endpoint", help="URL of the image service. Default with password: the one in Keystone's catalog."),
+    cfg.StrOpt("region", help="Region of that catalog entry. Default: any."),
+    *_identity_opts("It needs the role admin, because it acts for every project."),
+]
 LOG_OPTS: list[cfg.Opt] = [cfg.BoolOpt("json", default=False, help="Log lines as JSON, with request and operation ids.")]
 GROUPS: dict[str | None, list[cfg.Opt]] = {
     None: DEFAULT_OPTS,
     "volumes": VOLUMES_OPTS,
     "compute": COMPUTE_OPTS,
+    "auth": AUTH_OPTS,
+    "keystone": KEYSTONE_OPTS,
+    "image": IMAGE_OPTS,
     "log": LOG_OPTS,
 }
 
@@ -74,6 +117,9 @@ class Settings:
     workers: int
     volumes: Any
     compute: Any
+    auth: Any
+    keystone: Any
+    image: Any
     log_json: bool
 
     @property
@@ -125,5 +171,8 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
         workers=conf.workers,
         volumes=conf.volumes,
         compute=conf.compute,
+        auth=conf.auth,
+        keystone=conf.keystone,
+        image=conf.image,
         log_json=conf.log.json,
     )
