@@ -93,6 +93,13 @@ class ShareUnavailable(StillframeError):
     hint = "Check the mount and the free space of the share, then repeat; nothing was changed."
 
 
+class BackupStoreUnavailable(StillframeError):
+    """Where backups lie does not answer, is full, or is not the store it was. Says nothing about what lies there."""
+
+    code, status, may_retry = "backup_store_unavailable", 503, True
+    hint = "Check the backup store: its mount or endpoint, its credentials and its free space; then repeat."
+
+
 class HypervisorUnavailable(StillframeError):
     code, status, may_retry = "hypervisor_unavailable", 503, True
     hint = "Check that libvirtd runs and the configured libvirt_uri is right; guests are not affected."
@@ -138,6 +145,13 @@ class BadImage(StillframeError):
 
     code, status = "bad_image", 409
     hint = "The file was not opened by QEMU. Restore it, or remove the volume."
+
+
+class BadBackup(StillframeError):
+    """A part of a backup is missing, damaged, or not what its manifest says. The message names the part."""
+
+    code, status = "bad_backup", 409
+    hint = "Nothing was restored from it. Use another backup of the volume, or bring the named object back from a copy."
 
 
 class AlreadyRunning(StillframeError):

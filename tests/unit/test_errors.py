@@ -20,6 +20,8 @@ DETAILS = st.dictionaries(st.text("abcdefghij_", min_size=1).map(lambda name: f"
 STABLE = {
     "agent_failed": 409,
     "already_running": 409,
+    "backup_store_unavailable": 503,
+    "bad_backup": 409,
     "bad_configuration": 500,
     "bad_image": 409,
     "bad_request": 400,
