@@ -154,6 +154,25 @@ class BadBackup(StillframeError):
     hint = "Nothing was restored from it. Use another backup of the volume, or bring the named object back from a copy."
 
 
+class ImageServiceUnavailable(StillframeError):
+    """The image service, or Keystone in front of it, does not answer or does not let us in."""
+
+    code, status, may_retry = "image_service_unavailable", 503, True
+    hint = "Check that the image service and Keystone run and that [image] in the configuration is right, then repeat."
+
+
+class ImageServiceNotConfigured(StillframeError):
+    code, status = "image_service_not_configured", 400
+    hint = "Ask the operator to name the image service below [image] in the configuration."
+
+
+class ImageNotUsable(StillframeError):
+    """An image of the image service cannot be used for this, or the image service does not take the image."""
+
+    code, status = "image_not_usable", 400
+    hint = "Choose an image that is active, unaltered and not too large, in the format it is declared to have."
+
+
 class AlreadyRunning(StillframeError):
     code, status = "already_running", 409
     hint = "Stop the named process first, or use another state directory."
