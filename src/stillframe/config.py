@@ -1,7 +1,7 @@
 """Configuration: the options of ``stillframe.conf``, loaded once and handed in as ``Settings``."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ DEFAULT_OPTS = [
     cfg.StrOpt("availability_zone", default="nova", help="The availability zone both services show."),
     cfg.StrOpt("host", help="The name of this host in service lists and operation leases. Default: its host name."),
     cfg.IntOpt("lease_seconds", default=30, min=5, help="How long an operation stays with a worker that fell silent."),
-    cfg.IntOpt("workers", default=4, min=1, max=64, help="Operations one worker process runs at once."),
+    cfg.IntOpt("workers", default=4, min=1, max=64, help="Operations one worker process runs at once, per share."),
+    cfg.ListOpt("enabled_backends", default=["local"], help="Sections below that describe a backend of block storage each."),
 ]
 VOLUMES_OPTS = [
     cfg.StrOpt("listen", default="127.0.0.1", help="Address the block storage API listens on."),
@@ -34,7 +35,32 @@ VOLUMES_OPTS = [
     cfg.IntOpt("quota_volumes", default=1000, min=-1, help="Volumes per project; -1 is unlimited."),
     cfg.IntOpt("quota_snapshots", default=10000, min=-1, help="Snapshots per project; -1 is unlimited."),
     cfg.IntOpt("quota_gigabytes", default=100000, min=-1, help="Virtual GiB of volumes per project; -1 is unlimited."),
+    cfg.IntOpt("quota_backups", default=1000, min=-1, help="Backups per project; -1 is unlimited."),
+    cfg.IntOpt("quota_backup_gigabytes", default=100000, min=-1, help="Virtual GiB of volumes in a project's backups."),
+    cfg.IntOpt("quota_snapshots_per_volume", default=-1, min=-1, help="Snapshots per volume; -1: max_chain_depth decides."),
     cfg.IntOpt("per_volume_gigabytes", default=65536, min=1, help="Largest volume in GiB."),
+    cfg.StrOpt("backup_url", help="Where backups lie: file:///DIRECTORY or s3://BUCKET/PREFIX. Default: backups in state_dir."),
+    cfg.StrOpt("backup_s3_endpoint", help="URL of the S3 service. Default: Amazon's."),
+    cfg.StrOpt("backup_s3_credentials_file", help="AWS credentials file for S3; keep it at mode 0600."),
+]
+BACKEND_OPTS = [
+    cfg.StrOpt("volume_driver", default="local", choices=["local", "nfs", "glusterfs"], help="What kind of share it is."),
+    cfg.StrOpt("volume_backend_name", help="What a volume type's extra spec of this name asks for. Default: the section."),
+    cfg.StrOpt("share_dir", help="local: the directory. Default: [volumes] share_dir."),
+    cfg.StrOpt("nfs_shares_config", help="nfs: file with one export per line, as Cinder's."),
+    cfg.StrOpt("nfs_mount_options", help="nfs: mount options for all exports, e.g. vers=4.2."),
+    cfg.StrOpt("nfs_mount_point_base", help="nfs: directory of the mount points. Default: mnt in state_dir."),
+    cfg.StrOpt("glusterfs_shares_config", help="glusterfs: file with one export per line, as Cinder's."),
+    cfg.StrOpt("glusterfs_mount_point_base", help="glusterfs: directory of the mount points. Default: mnt in state_dir."),
+    cfg.StrOpt(
+        "volume_format",
+        default="qcow2",
+        choices=[("qcow2", "thin, grows as it is written"), ("raw", "raw until its first snapshot, and again after its last")],
+        help="What new volumes are.",
+    ),
+    cfg.FloatOpt("max_over_subscription_ratio", default=20.0, min=1.0, help="Virtual GiB promised per GiB of the share."),
+    cfg.IntOpt("reserved_percentage", default=0, min=0, max=90, help="Part of the share that is never promised."),
+    cfg.FloatOpt("probe_seconds", default=5.0, min=0.5, help="How long the share may take to show that it is there."),
 ]
 COMPUTE_OPTS = [
     cfg.StrOpt("listen", default="127.0.0.1", help="Address the compute API listens on."),
@@ -92,6 +118,7 @@ LOG_OPTS: list[cfg.Opt] = [cfg.BoolOpt("json", default=False, help="Log lines as
 GROUPS: dict[str | None, list[cfg.Opt]] = {
     None: DEFAULT_OPTS,
     "volumes": VOLUMES_OPTS,
+    "local": BACKEND_OPTS,
     "compute": COMPUTE_OPTS,
     "auth": AUTH_OPTS,
     "keystone": KEYSTONE_OPTS,
@@ -121,6 +148,7 @@ class Settings:
     keystone: Any
     image: Any
     log_json: bool
+    backends: Mapping[str, Any]  # by section, in the order of enabled_backends
 
     @property
     def users_file(self) -> Path:
@@ -133,6 +161,10 @@ class Settings:
     @property
     def share_dir(self) -> Path:
         return Path(self.volumes.share_dir or self.state_dir / "share")
+
+    @property
+    def backup_url(self) -> str:
+        return self.volumes.backup_url or f"file://{self.state_dir / 'backups'}"
 
     @property
     def freeze_dir(self) -> Path:
@@ -149,18 +181,33 @@ def load(files: Sequence[str] = (), overrides: dict[tuple[str | None, str], Any]
         conf.register_opts(options, group=group)
     try:
         conf([], project="stillframe", default_config_files=list(files))
+        sections = _backend_sections(conf)
         for (group, name), value in (overrides or {}).items():
             if value is not None:
                 conf.set_override(name, value, group=group)
         for group, options in GROUPS.items():
             for option in options:  # oslo.config looks at a value only when it is read
                 _ = conf[option.dest] if group is None else conf[group][option.dest]
-        return _settings(conf)
+        return _settings(conf, sections)
     except (cfg.Error, ValueError) as error:
         raise BadConfiguration(f"the configuration is not usable: {error}") from error
 
 
-def _settings(conf: cfg.ConfigOpts) -> Settings:
+def _backend_sections(conf: cfg.ConfigOpts) -> list[str]:
+    """Registers and reads the options of every enabled backend. Raises BadConfiguration for a section that cannot be one."""
+    sections = list(dict.fromkeys(conf.enabled_backends))
+    for name in sections:
+        if not name.isidentifier() or (name in GROUPS and name != "local"):
+            raise BadConfiguration(f"enabled_backends names {name!r}, which cannot be a backend's section")
+        conf.register_opts(BACKEND_OPTS, group=name)
+        for option in BACKEND_OPTS:
+            _ = conf[name][option.dest]
+    if not sections:
+        raise BadConfiguration("enabled_backends names no backend")
+    return sections
+
+
+def _settings(conf: cfg.ConfigOpts, sections: Sequence[str]) -> Settings:
     state_dir = Path(conf.state_dir).resolve()
     return Settings(
         state_dir=state_dir,
@@ -175,4 +222,5 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
         keystone=conf.keystone,
         image=conf.image,
         log_json=conf.log.json,
+        backends={name: conf[name] for name in sections},
     )

@@ -47,14 +47,15 @@ def check(chain: Chain) -> Chain:
     below: Image | None = None
     for image in chain.images:
         names.check_belongs(image.name, chain.volume_id)
-        _check_link(chain.volume_id, image, below)
+        check_link(chain.volume_id, image, below)
         below = image
     if len({image.name for image in chain.images}) != chain.depth:
         raise ChainConflict(f"volume {chain.volume_id} has a loop in its backing chain")
     return chain
 
 
-def _check_link(volume_id: str, image: Image, below: Image | None) -> None:
+def check_link(volume_id: str, image: Image, below: Image | None) -> None:
+    """Raises ChainConflict unless ``image`` is backed by ``below`` and says so rightly."""
     expected = below.name if below else None
     if image.backing != expected:
         raise ChainConflict(

@@ -44,6 +44,11 @@ def info_name(volume_id: str) -> str:
     return f"volume-{volume_id}.info"
 
 
+def record_name(volume_id: str) -> str:
+    """What the database knows of the volume and its snapshots, kept beside its files: enough to rebuild the rows."""
+    return f"volume-{volume_id}.record"
+
+
 def temporary_name(volume_id: str, suffix: str) -> str:
     """A name nothing refers to, for a file that is not published yet."""
     return f".tmp.{volume_id}.{suffix}"

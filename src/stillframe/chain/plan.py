@@ -1,39 +1,173 @@
-"""From an observed chain and a request to a tuple of steps, or to a conflict that explains itself."""
+"""From an observed tree of files and a request to a tuple of steps, or to a conflict that explains itself."""
 
-from stillframe.chain import names
-from stillframe.chain.image import Chain, check
-from stillframe.chain.steps import Commit, CreateOverlay, SetActive, Step, Trash
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from stillframe.chain import merge, names
+from stillframe.chain.image import Image
+from stillframe.chain.steps import CreateOverlay, Record, Rename, Resize, Step, Trash
+from stillframe.chain.tree import Tree, check, with_image, without_image
 from stillframe.errors import Conflict
 
-
-def snapshot(chain: Chain, snapshot_id: str, max_depth: int) -> tuple[Step, ...]:
-    """A new overlay on the active file. Raises Conflict when the chain is as deep as it may become."""
-    check(chain)
-    if chain.depth >= max_depth:
-        raise Conflict(
-            f"volume {chain.volume_id} has {chain.depth} files in its chain, the most allowed is {max_depth};"
-            " delete a snapshot first",
-            volume_id=chain.volume_id,
-            depth=chain.depth,
-        )
-    overlay = names.check_belongs(names.overlay_name(chain.volume_id, snapshot_id), chain.volume_id)
-    if overlay in {image.name for image in chain.images}:
-        raise Conflict(f"volume {chain.volume_id} has a snapshot {snapshot_id} already", volume_id=chain.volume_id)
-    active = chain.active
-    return (CreateOverlay(overlay, active.name, active.format, active.size), SetActive(overlay))
+UNDO = "the undo of a revert"
+Visible = Callable[[str], Sequence[int]]  # of a file: bytes its reader finds in it, in what backs it, and so on down
 
 
-def delete_newest(chain: Chain, overlay: str, allocated: int) -> tuple[Step, ...]:
-    """Commits the newest snapshot's overlay down into its backing file, which becomes the active file.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and the tree as it is afterwards. Rows follow ``after`` in the transaction that ends it."""
 
-    ``allocated`` is what the overlay holds, in bytes. Raises Conflict when ``overlay`` is not the active file.
+    steps: tuple[Step, ...]
+    after: Tree
+
+
+def snapshot(tree: Tree, snapshot_id: str, max_depth: int) -> Plan:
+    """A new overlay on the active file, which holds the snapshot's data from here on. Raises Conflict for a chain that is as
+    deep as it may become."""
+    if snapshot_id in tree.snapshots:
+        raise Conflict(f"volume {tree.volume_id} has a snapshot {snapshot_id} already", volume_id=tree.volume_id)
+    steps, after = _overlay(tree, names.overlay_name(tree.volume_id, snapshot_id), tree.active, max_depth)
+    after = replace(after, snapshots={**tree.snapshots, snapshot_id: tree.active})
+    return Plan((*steps, _record(after)), after)
+
+
+def hold(tree: Tree, reason: str, overlay: str, max_depth: int) -> Plan:
+    """As ``snapshot``, but the data is held for something that is no snapshot, such as a backup's successor."""
+    steps, after = _overlay(tree, overlay, tree.active, max_depth)
+    after = replace(after, holds={**tree.holds, reason: tree.active})
+    return Plan((*steps, _record(after)), after)
+
+
+def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible) -> Plan:
+    """Deletes snapshots, in any order and several at once, with the least copying.
+
+    Raises Conflict naming the linked volumes that read one of them. What a branch, a backup or another volume still needs
+    stays as a file without a snapshot, and is merged when the need ends.
     """
-    check(chain)
-    if chain.active.name != overlay or chain.active.backing is None:
+    check(tree)
+    for snapshot_id in snapshot_ids:
+        linked = tree.shared.get(tree.snapshots[snapshot_id], ())
+        if linked:
+            raise Conflict(
+                f"snapshot {snapshot_id} cannot be deleted: {len(linked)} linked volumes read it, the first is {linked[0]}",
+                dependants=list(linked),
+            )
+    freed = [tree.snapshots[snapshot_id] for snapshot_id in snapshot_ids]
+    kept = {key: file for key, file in tree.snapshots.items() if key not in snapshot_ids}
+    return _release(replace(tree, snapshots=kept), freed, visible)
+
+
+def revert(tree: Tree, snapshot_id: str, overlay: str, removed: Collection[str], visible: Visible) -> Plan:
+    """A new active file on the snapshot's data; the file active so far is held until the revert can no more be undone.
+
+    ``removed`` are newer snapshots that go; their files stay as long as the undo does.
+    """
+    before = tree.active
+    steps, after = _overlay(tree, overlay, tree.snapshots[snapshot_id], 1 << 30)
+    kept = {key: file for key, file in tree.snapshots.items() if key not in removed}
+    older = [file for reason, file in tree.holds.items() if reason == UNDO]
+    after = replace(after, active=overlay, snapshots=kept, holds={**tree.holds, UNDO: before})
+    rest = _release(after, older, visible)
+    return Plan((*steps, *rest.steps), rest.after)
+
+
+def undo_revert(tree: Tree) -> Plan:
+    """Back to the file that was active before the revert. The caller has seen that nothing was written since."""
+    check(tree)
+    if UNDO not in tree.holds:
+        raise Conflict(f"volume {tree.volume_id} has no revert that can be undone", volume_id=tree.volume_id)
+    dropped = tree.active
+    after = replace(tree, active=tree.holds[UNDO], holds={key: f for key, f in tree.holds.items() if key != UNDO})
+    return Plan((_record(after), Trash(dropped)), without_image(after, dropped))
+
+
+def let_go(tree: Tree, reason: str, visible: Visible) -> Plan:
+    """Ends a hold: what was kept only for it is merged or removed."""
+    check(tree)
+    freed = [file for key, file in tree.holds.items() if key == reason]
+    return _release(replace(tree, holds={key: f for key, f in tree.holds.items() if key != reason}), freed, visible)
+
+
+def replace_active(tree: Tree, new: Image, visible: Visible) -> Plan:
+    """The volume's writes go to ``new``, which holds the whole content already; the file active so far goes."""
+    check(tree)
+    freed = [tree.active]
+    return _release(replace(with_image(tree, new), active=new.name), freed, visible)
+
+
+def extend(tree: Tree, size: int) -> Plan:
+    """Grows the active file to ``size`` bytes; what lies below keeps its size."""
+    check(tree)
+    active = tree.images[tree.active]
+    if size < active.size:
+        raise Conflict(f"volume {tree.volume_id} has {active.size} bytes and cannot shrink to {size}")
+    return Plan((Resize(tree.active, size),), with_image(tree, replace(active, size=size)))
+
+
+def _overlay(tree: Tree, name: str, backing: str, max_depth: int) -> tuple[tuple[Step, ...], Tree]:
+    check(tree)
+    depth = tree.path(backing).depth
+    if depth >= max_depth:
         raise Conflict(
-            f"only the newest snapshot of volume {chain.volume_id} can be deleted;"
-            f" its active file is {chain.active.name}, the snapshot's is {overlay}",
-            volume_id=chain.volume_id,
+            f"volume {tree.volume_id} has {depth} files in its chain, the most allowed is {max_depth};"
+            " delete a snapshot first",
+            volume_id=tree.volume_id,
+            depth=depth,
         )
-    base = chain.active.backing
-    return (Commit(overlay, base, allocated), SetActive(base), Trash(overlay))
+    names.check_belongs(name, tree.volume_id)
+    if name in tree.images:
+        raise Conflict(f"volume {tree.volume_id} has a file {name} already", volume_id=tree.volume_id)
+    size, below = tree.images[tree.active].size, tree.images[backing]
+    made = Image(name, "qcow2", size, below.name, below.format)
+    step = CreateOverlay(name, below.name, below.format, size)
+    return (step,), replace(with_image(tree, made), active=name)
+
+
+def _record(tree: Tree) -> Record:
+    return Record(tree.active, dict(tree.snapshots))
+
+
+def _release(tree: Tree, freed: Collection[str], visible: Visible) -> Plan:
+    """Removes or merges whatever is not needed any more after the references to ``freed`` were given up."""
+    steps: list[Step] = []
+    tree, leaves, freed = _trim(tree, freed)
+    if leaves:
+        steps += [_record(tree), *(Trash(name) for name in leaves)]
+    done: set[str] = set()
+    for name in sorted(freed):
+        run = merge.run_at(tree, name) if name in tree.images and name not in done else None
+        if run is not None:
+            done |= set(run.files)
+            merged = merge.plan(tree, run, visible(run.top))
+            tree = merged.after
+            steps += [*merged.steps, _record(tree), *(Trash(gone) for gone in merged.gone)]
+            if merged.rename is not None:
+                tree = merge.renamed(tree, merged.rename)
+                steps += [merged.rename, _record(tree)]
+    renamed, tree = _base_name(tree)
+    steps += renamed
+    return Plan(tuple(steps) or (_record(tree),), tree)
+
+
+def _trim(tree: Tree, freed: Collection[str]) -> tuple[Tree, list[str], set[str]]:
+    """Takes off the ends of branches that nobody needs, downwards. Returns what went, and what may be merged now."""
+    gone, candidates = [], set(freed)
+    while True:
+        leaf = next((name for name in sorted(candidates) if not tree.children(name) and not tree.reasons(name)), None)
+        if leaf is None:
+            return tree, gone, candidates
+        below = tree.parent(leaf)
+        tree, candidates = without_image(tree, leaf), candidates - {leaf}
+        gone.append(leaf)
+        if below is not None:
+            candidates.add(below)
+
+
+def _base_name(tree: Tree) -> tuple[list[Step], Tree]:
+    """A volume without snapshots is one file with the volume's own name again."""
+    base = names.base_name(tree.volume_id)
+    if len(tree.images) != 1 or tree.active == base or tree.reasons(tree.active)[1:]:
+        return [], tree
+    step = Rename(tree.active, base)
+    after = merge.renamed(tree, step)
+    return [step, _record(after)], after

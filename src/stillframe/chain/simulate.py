@@ -1,4 +1,4 @@
-"""Applies steps to chains held as values: what a plan would leave, without touching a file.
+"""Applies steps to files held as values: what a plan would leave, without touching a file.
 
 A layer maps cluster numbers to content; a cluster it does not hold is read from its backing file.
 """
@@ -6,7 +6,7 @@ A layer maps cluster numbers to content; a cluster it does not hold is read from
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from stillframe.chain.steps import Commit, CreateOverlay, SetActive, Step, Trash
+from stillframe.chain.steps import Commit, CreateOverlay, Pull, Record, Rename, Repoint, Resize, Step, Trash
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,20 @@ def apply(world: World, step: Step) -> World:
                 raise ValueError(f"{name} exists or {backing} does not")
             files[name] = Layer(backing)
         case Commit(top=top, base=base):
-            if files[top].backing != base:
+            if base not in _below(world, top):
                 raise ValueError(f"{top} is not backed by {base}")
-            files[base] = replace(files[base], clusters={**files[base].clusters, **files[top].clusters})
-        case SetActive(name=name):
+            files[base] = replace(files[base], clusters={**files[base].clusters, **between(world, top, base)})
+        case Pull(name=name, backing=backing):
+            files[name] = Layer(backing, between(world, name, backing))
+        case Repoint(name=name, backing=backing):
+            files[name] = replace(files[name], backing=backing)
+            if content(World(files, world.active), name) != content(world, name):
+                raise ValueError(f"{name} reads differently on {backing}")
+        case Rename(name=name, to=to):
+            if to in files or any(layer.backing in (name, to) for layer in files.values()):
+                raise ValueError(f"{to} exists, or {name} backs another file")
+            files[to] = files.pop(name)
+        case Record(active=name):
             if name not in files:
                 raise ValueError(f"{name} does not exist")
             return World(files, name)
@@ -43,7 +53,38 @@ def apply(world: World, step: Step) -> World:
             if name == world.active or any(layer.backing == name for layer in files.values()):
                 raise ValueError(f"{name} is in use")
             del files[name]
+        case Resize():
+            pass
     return World(files, world.active)
+
+
+def _below(world: World, name: str) -> list[str]:
+    found: list[str] = []
+    below = world.files[name].backing
+    while below is not None:
+        found.append(below)
+        below = world.files[below].backing
+    return found
+
+
+def between(world: World, top: str, base: str | None) -> dict[int, int]:
+    """The clusters a reader of ``top`` finds above ``base``."""
+    merged: dict[int, int] = {}
+    name: str | None = top
+    while name is not None and name != base:
+        merged = {**world.files[name].clusters, **merged}
+        name = world.files[name].backing
+    return merged
+
+
+def visible(world: World, top: str) -> list[int]:
+    """Clusters a reader of ``top`` finds in it, in what backs it, and so on."""
+    found, seen = [], set[int]()
+    for name in (top, *_below(world, top)):
+        clusters = set(world.files[name].clusters) - seen
+        found.append(len(clusters))
+        seen |= clusters
+    return found
 
 
 def write(world: World, cluster: int, value: int) -> World:

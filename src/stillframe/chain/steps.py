@@ -1,5 +1,6 @@
 """The vocabulary of chain steps, as values. They say what is to be done; hands that do it lie elsewhere."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ class CreateOverlay:
 
 @dataclass(frozen=True)
 class Commit:
-    """Copy what ``top`` holds down into ``base``, which backs it. ``bytes`` is what is copied at most."""
+    """Copy what lies in (``base``, ``top``] down into ``base``. ``bytes`` is what is copied at most. ``top`` keeps its
+    content; what it is backed by stays as it is until it is removed."""
 
     top: str
     base: str
@@ -24,10 +26,39 @@ class Commit:
 
 
 @dataclass(frozen=True)
-class SetActive:
-    """From here on ``name`` receives the volume's writes; recorded beside the files."""
+class Pull:
+    """Copy what lies between ``name`` and ``backing`` up into ``name``, which is backed by ``backing`` afterwards (by
+    nothing where that is None). ``bytes`` is what is copied at most."""
 
     name: str
+    backing: str | None
+    backing_format: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Repoint:
+    """Let ``name`` be backed by ``backing`` from here on. Copies nothing: both old and new backing read the same."""
+
+    name: str
+    backing: str
+    backing_format: str
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Give ``name``, which nothing is backed by, the name ``to``, which is free."""
+
+    name: str
+    to: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Write down beside the files what they are from here on: the active file, the file of each snapshot."""
+
+    active: str
+    snapshots: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -37,9 +68,30 @@ class Trash:
     name: str
 
 
-Step = CreateOverlay | Commit | SetActive | Trash
+@dataclass(frozen=True)
+class Resize:
+    """Grow ``name`` to ``size`` bytes."""
+
+    name: str
+    size: int
 
 
-def to_document(step: Step) -> dict[str, Any]:
-    """Returns ``{"verb": <class name>, "args": {...}}``, the form the journal stores."""
-    return {"verb": type(step).__name__, "args": asdict(step)}
+Step = CreateOverlay | Commit | Pull | Repoint | Rename | Record | Trash | Resize
+
+
+def cost(steps: Sequence[Step]) -> int:
+    """Bytes the steps copy at most."""
+    return sum(step.bytes for step in steps if isinstance(step, Commit | Pull))
+
+
+def to_documents(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Returns ``[{"verb": <class name>, "args": {...}}]``, the form the journal stores. A verb that comes again gets a
+    ``key`` of its own, by which its evidence is kept."""
+    seen: dict[str, int] = {}
+    documents = []
+    for step in steps:
+        verb = type(step).__name__
+        seen[verb] = seen.get(verb, 0) + 1
+        key = verb if seen[verb] == 1 else f"{verb}-{seen[verb]}"
+        documents.append({"verb": verb, "key": key, "args": {**asdict(step), "key": key}})
+    return documents

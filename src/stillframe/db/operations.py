@@ -15,10 +15,13 @@ UNFINISHED = ("pending", "running", "undoing", "parked")
 CLAIMABLE = ("pending", "running", "undoing")
 
 
-def insert(connection: Connection, row: Row, resources: Sequence[str]) -> None:
+def insert(connection: Connection, row: Row, resources: Sequence[str], shared: Sequence[str] = ()) -> None:
+    """``shared`` resources are only read: operations that share one run side by side."""
     connection.execute(operations.insert().values(row))
-    for resource in resources:
-        connection.execute(held.insert().values(operation_id=row["id"], resource=resource, unfinished=1))
+    for number, names in enumerate((resources, shared)):
+        for name in names:
+            values = {"operation_id": row["id"], "resource": name, "unfinished": 1, "shared": number}
+            connection.execute(held.insert().values(values))
 
 
 def get(connection: Connection, operation_id: str) -> Row | None:
@@ -33,6 +36,7 @@ def claimable(connection: Connection, service: str) -> list[Row]:
         .join(theirs, theirs.c.operation_id == first.c.id)
         .join(mine, mine.c.resource == theirs.c.resource)
         .where(mine.c.operation_id == operations.c.id, theirs.c.unfinished == 1, first.c.seq < operations.c.seq)
+        .where(mine.c.shared + theirs.c.shared < 2)
     )
     query = (
         select(operations)
@@ -92,15 +96,24 @@ def unpark(connection: Connection, service: str) -> None:
 BACKGROUND = ("record_chain",)
 
 
-def on_resource(connection: Connection, resource: str) -> Row | None:
-    """Returns the oldest unfinished operation on the resource, or None. Background ones are in nobody's way: what is asked
-    meanwhile runs after them."""
+def on_resource(connection: Connection, resource: str, shared: bool = False) -> Row | None:
+    """Returns the oldest unfinished operation on the resource, or None; with ``shared`` those that only read it are in
+    nobody's way. Background ones never are: what is asked meanwhile runs after them."""
     query = (
         select(operations)
         .join(held, held.c.operation_id == operations.c.id)
         .where(held.c.resource == resource, held.c.unfinished == 1, operations.c.kind.not_in(BACKGROUND))
     )
+    if shared:
+        query = query.where(held.c.shared == 0)
     return one(connection, query.order_by(operations.c.seq))
+
+
+def of_kind_on(connection: Connection, resource: str, kind: str) -> bool:
+    """Tells whether an operation of that kind has yet to begin on the resource."""
+    query = select(operations.c.seq).join(held, held.c.operation_id == operations.c.id)
+    query = query.where(held.c.resource == resource, operations.c.kind == kind, operations.c.state == "pending")
+    return connection.execute(query).first() is not None
 
 
 def unfinished(connection: Connection, service: str) -> list[Row]:

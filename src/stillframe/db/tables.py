@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Float,
@@ -55,6 +56,7 @@ volume_types = Table(
     Column("description", Text),
     Column("extra_specs", JSON, nullable=False),
     *_times(),
+    Column("is_public", Boolean, nullable=False),
 )
 
 volumes = Table(
@@ -71,7 +73,17 @@ volumes = Table(
     Column("format", String(16), nullable=False),
     Column("fault", Text),  # why the status is "error", for people
     *_times(),
+    Column("backend", String(64), nullable=False),  # the configuration section
+    Column("share", String(1024), nullable=False),  # the export, or the directory of a local backend
+    Column("base_format", String(16), nullable=False),  # of volume-<id>, the lowest file; never probed (I6)
+    Column("snapshot_id", String(36)),  # what it was made from
+    Column("source_volid", String(36)),
+    Column("bootable", Boolean, nullable=False),
+    Column("image_metadata", JSON(none_as_null=True)),
+    Column("linked_to", JSON(none_as_null=True)),  # {"volume_id", "file", "format"}: what a linked clone reads
+    Column("undo_file", String(255)),  # active before the last revert, while that can be undone
     Index("ix_volumes_project", "project_id", "seq"),
+    Index("ix_volumes_share", "share"),
 )
 
 snapshots = Table(
@@ -84,7 +96,7 @@ snapshots = Table(
     Column("status", String(32), nullable=False),
     Column("progress", String(8), nullable=False),
     Column("metadata", JSON, nullable=False),
-    Column("overlay", String(255), nullable=False),  # receives the writes made after the snapshot
+    Column("overlay", String(255)),  # receives the writes made after the snapshot; null at the tip of a branch that was left
     Column("backing", String(255), nullable=False),  # holds the snapshot's data
     Column("backing_format", String(16), nullable=False),
     Column("consistency", JSON(none_as_null=True)),  # null: taken with nothing attached, exact
@@ -137,6 +149,30 @@ shares = Table(
     Column("share_id", String(36), nullable=False),  # what the marker file on the share must say
 )
 
+backups = Table(
+    "backups",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    *_owned(),
+    Column("volume_id", String(36), nullable=False),  # the volume may be gone
+    Column("snapshot_id", String(36)),
+    Column("parent_id", String(36)),  # what an incremental one builds on
+    Column("status", String(32), nullable=False),
+    Column("size", Integer, nullable=False),  # GiB
+    Column("object_count", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),  # stored
+    Column("container", String(1024), nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("availability_zone", String(255), nullable=False),
+    Column("data_timestamp", DateTime, nullable=False),
+    Column("held_file", String(255)),  # the file of the volume that the next incremental one starts from
+    Column("fault", Text),
+    *_times(),
+    Index("ix_backups_project", "project_id", "seq"),
+    Index("ix_backups_volume", "volume_id", "seq"),
+    Index("ix_backups_parent", "parent_id"),
+)
+
 assisted_snapshots = Table(
     "assisted_snapshots",
     metadata,
@@ -185,5 +221,6 @@ operation_resources = Table(
     Column("operation_id", String(36), ForeignKey("operations.id"), primary_key=True),
     Column("resource", String(64), primary_key=True),  # "volume:<id>" or "server:<id>"
     Column("unfinished", Integer, nullable=False),
+    Column("shared", Integer, nullable=False),  # 1: others that only read go on beside it
     Index("ix_operation_resources_resource", "resource", "unfinished"),
 )

@@ -42,6 +42,32 @@ def usage(connection: Connection, project_id: str) -> tuple[int, int]:
     return int(found[0]), int(found[1])
 
 
+def linked_to(connection: Connection, volume_id: str) -> list[Row]:
+    """Returns the linked clones that read a file of the volume."""
+    query = select(volumes).where(volumes.c.linked_to["volume_id"].as_string() == volume_id)
+    return many(connection, query.order_by(volumes.c.seq))
+
+
+def on_share(connection: Connection, share: str) -> list[Row]:
+    return many(connection, select(volumes).where(volumes.c.share == share).order_by(volumes.c.seq))
+
+
+def provisioned(connection: Connection, share: str) -> int:
+    """Returns the virtual GiB of all volumes on a share."""
+    query = select(func.coalesce(func.sum(volumes.c.size), 0)).where(volumes.c.share == share)
+    return int(connection.execute(query).scalar_one())
+
+
+def raw_bases(connection: Connection, share: str) -> list[str]:
+    """Returns the ids of the volumes whose lowest file is raw: what lies in it is the guest's, never a header (R3)."""
+    query = select(volumes.c.id).where(volumes.c.share == share, volumes.c.base_format == "raw")
+    return list(connection.execute(query).scalars())
+
+
+def with_undo(connection: Connection) -> list[Row]:
+    return many(connection, select(volumes).where(volumes.c.undo_file.is_not(None)))
+
+
 def change(connection: Connection, volume_id: str, **values: Any) -> None:
     connection.execute(update(volumes).where(volumes.c.id == volume_id).values(**values))
 
@@ -58,9 +84,9 @@ def delete(connection: Connection, volume_id: str) -> None:
     connection.execute(sql_delete(volumes).where(volumes.c.id == volume_id))
 
 
-def busy_operation(connection: Connection, volume_id: str) -> str | None:
-    """Returns the id of an unfinished operation on the volume, or None."""
-    row = operations.on_resource(connection, f"volume:{volume_id}")
+def busy_operation(connection: Connection, volume_id: str, shared: bool = False) -> str | None:
+    """Returns the id of an unfinished operation on the volume, or None; see ``operations.on_resource``."""
+    row = operations.on_resource(connection, f"volume:{volume_id}", shared)
     return str(row["id"]) if row else None
 
 

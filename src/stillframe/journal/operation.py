@@ -48,6 +48,11 @@ class Verb:
     no_return: Literal["never", "start", "done"] = "never"
 
 
+def key(step: Document) -> str:
+    """The name a step's evidence is kept by, and its failpoints: its verb, or its own where a verb comes again."""
+    return str(step.get("key") or step["verb"])
+
+
 Settle = Callable[[Connection, Operation, str, Document | None], None]
 
 

@@ -60,6 +60,7 @@ class Request:
     resources: Sequence[str]
     request_id: str
     id: str | None = None
+    shared: Sequence[str] = ()  # resources that are only read
     not_before: float = 0.0  # seconds since the epoch; for what may wait until something more urgent is through
 
 
@@ -81,13 +82,13 @@ def submit(connection: Connection, request: Request) -> str:
         "bytes": 0,
         "request_id": request.request_id,
     }
-    operations.insert(connection, row, request.resources)
+    operations.insert(connection, row, request.resources, request.shared)
     return operation_id
 
 
-def refuse_if_busy(connection: Connection, resource: str) -> None:
-    """Raises Conflict naming the unfinished operation that holds the resource."""
-    row = operations.on_resource(connection, resource)
+def refuse_if_busy(connection: Connection, resource: str, shared: bool = False) -> None:
+    """Raises Conflict naming the unfinished operation that holds the resource; with ``shared`` for one that only reads."""
+    row = operations.on_resource(connection, resource, shared)
     if row is not None:
         raise Conflict(
             f"{resource.replace(':', ' ')} is busy: operation {row['id']} ({row['kind']}) is {row['state']}",

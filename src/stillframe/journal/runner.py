@@ -7,7 +7,7 @@ from stillframe.context import operation_log
 from stillframe.db import operations
 from stillframe.errors import Parked, StepFailed, StillframeError, from_document
 from stillframe.journal.failpoints import reached
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, Operation, Verb, key
 from stillframe.journal.record import Journal, LostLease
 
 LOG = logging.getLogger(__name__)
@@ -66,16 +66,17 @@ def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) 
 
 def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, number: int) -> Operation:
     step = operation.plan[number]
-    verb, place = kind.verbs[step["verb"]], f"{operation.kind}/{step['verb']}"
+    verb, name = kind.verbs[step["verb"]], key(step)
+    place = f"{operation.kind}/{name}"
     evidence = verb.done(world, operation, step["args"])
     if evidence is None:
-        if verb.no_return == "start" and step["verb"] not in operation.evidence:
+        if verb.no_return == "start" and name not in operation.evidence:
             # Recorded before it begins: half of it cannot be put back.
-            operation = journal.change(operation, evidence={**operation.evidence, step["verb"]: {}})
+            operation = journal.change(operation, evidence={**operation.evidence, name: {}})
         reached(f"{place}/before")
         evidence = _do(verb, world, operation, step)
         reached(f"{place}/effect")
-    known = {**operation.evidence, step["verb"]: {**operation.evidence.get(step["verb"], {}), **evidence}}
+    known = {**operation.evidence, name: {**operation.evidence.get(name, {}), **evidence}}
     renewed = {"attempts": 0} if number >= operation.step else {}  # a step done for the first time: patience begins anew
     changed = journal.change(
         operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known), **renewed
@@ -129,7 +130,7 @@ def _is_past_no_return(kind: Kind, world: Any, operation: Operation) -> bool:
     world itself. Raises when the world does not answer."""
     for step in operation.plan[: operation.step + 1]:  # what comes later cannot have begun
         verb = kind.verbs[step["verb"]]
-        if verb.no_return != "never" and step["verb"] in operation.evidence:
+        if verb.no_return != "never" and key(step) in operation.evidence:
             return True
         if verb.no_return == "done" and verb.done(world, operation, step["args"]) is not None:
             return True
@@ -140,7 +141,7 @@ def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> 
     current = operation
     for number in range(operation.step - 1, -1, -1):
         step = operation.plan[number]
-        undo, place = kind.verbs[step["verb"]].undo, f"{operation.kind}/{step['verb']}"
+        undo, place = kind.verbs[step["verb"]].undo, f"{operation.kind}/{key(step)}"
         if undo is None:
             continue
         try:

@@ -1,0 +1,89 @@
+"""Files that nobody needs, each with one file on top of it, become one file with the least copying.
+
+A run is such files from the lowest to the highest, and the needed file on top of them. One of them is kept: what lies
+above it is committed down into it, what lies below is pulled up into it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from stillframe.chain.image import Image
+from stillframe.chain.steps import Commit, Pull, Rename, Repoint, Step
+from stillframe.chain.tree import Tree, moved
+
+
+@dataclass(frozen=True)
+class Run:
+    """``files`` from the lowest to the highest; ``top`` is the needed file above them."""
+
+    files: tuple[str, ...]
+    top: str
+
+
+@dataclass(frozen=True)
+class Merge:
+    steps: tuple[Step, ...]
+    gone: tuple[str, ...]  # files to be removed afterwards
+    after: Tree
+    rename: Rename | None  # once they are: the active file gets the name of the lowest, which snapshots of it are known by
+
+
+def run_at(tree: Tree, name: str) -> Run | None:
+    """Returns the run that ``name`` is part of; None when it is needed, backs several files, is read by another volume, or
+    has nothing needed on top of it."""
+    if not _mergeable(tree, name):
+        return None
+    lowest = name
+    while (below := tree.parent(lowest)) is not None and _mergeable(tree, below):
+        lowest = below
+    files = [lowest]
+    while _mergeable(tree, above := tree.children(files[-1])[0]):
+        files.append(above)
+    needed = bool(tree.reasons(above)) or len(tree.children(above)) > 1
+    return Run(tuple(files), above) if needed else None
+
+
+def _mergeable(tree: Tree, name: str) -> bool:
+    return not tree.reasons(name) and len(tree.children(name)) == 1 and not tree.is_read_elsewhere(name)
+
+
+def plan(tree: Tree, run: Run, visible: Sequence[int]) -> Merge:
+    """``visible`` are the bytes a reader of the top finds in it, in the file below it, and so on."""
+    files = (*run.files, run.top)
+    weights = [visible[depth] if depth < len(visible) else 0 for depth in range(len(files))][::-1]
+    keep = _keeper(tree, files, weights)
+    kept, lowest = tree.images[files[keep]], tree.images[files[0]]
+    steps: list[Step] = []
+    if keep < len(files) - 1:
+        steps.append(Commit(run.top, kept.name, sum(weights[keep + 1 :])))
+        steps += [Repoint(child, kept.name, kept.format) for child in tree.children(run.top)]
+    if keep > 0:
+        steps.append(Pull(kept.name, lowest.backing, lowest.backing_format, sum(weights[:keep])))
+    after = _merged(tree, files, kept, lowest)
+    gone = tuple(name for name in reversed(files) if name != kept.name)
+    alone = kept.name == after.active and not after.children(kept.name)
+    return Merge(tuple(steps), gone, after, Rename(kept.name, lowest.name) if alone and keep > 0 else None)
+
+
+def renamed(tree: Tree, step: Rename) -> Tree:
+    """The tree after a file that backs nothing got another name."""
+    image = replace(tree.images[step.name], name=step.to)
+    rest = {name: other for name, other in tree.images.items() if name != step.name}
+    return moved(replace(tree, images={**rest, step.to: image}), step.name, step.to)
+
+
+def _keeper(tree: Tree, files: Sequence[str], weights: Sequence[int]) -> int:
+    """The file with the most in it stays; of equals the lowest. A raw file stays raw: nothing is pulled out of it."""
+    if tree.images[files[0]].format == "raw":
+        return 0
+    return max(range(len(files)), key=lambda place: (weights[place], -place))
+
+
+def _merged(tree: Tree, files: Sequence[str], kept: Image, lowest: Image) -> Tree:
+    top = files[-1]
+    size = max(tree.images[top].size, kept.size)
+    one = replace(kept, size=size, backing=lowest.backing, backing_format=lowest.backing_format)
+    images = {name: image for name, image in tree.images.items() if name not in files}
+    for child in tree.children(top):
+        images[child] = replace(images[child], backing=kept.name, backing_format=kept.format)
+    return moved(replace(tree, images={**images, kept.name: one}), top, kept.name)
