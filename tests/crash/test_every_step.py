@@ -10,7 +10,8 @@ import pytest
 
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, overlay_name
-from stillframe.host import qcow2, qemu_img
+from stillframe.host import copies, publish, qcow2
+from stillframe.host.copies import Source
 from tests.crash.places import Place, all_kinds_have_a_sample, places
 from tests.support.content import DiskContent
 from tests.support.lab import Lab, open_lab
@@ -91,7 +92,7 @@ def write_something(lab: Lab, volume_id: str, text: bytes) -> None:
 def content(lab: Lab, name: str) -> bytes:
     target = lab.directory / "flat.raw"
     target.unlink(missing_ok=True)
-    qemu_img.convert_to_raw(lab.stack.share, name, target, 8)
+    copies.copy_out(Source(name, "qcow2", 8), lab.stack.share, target, "raw", False)
     with target.open("rb") as flat:
         return flat.read(1 << 20)  # nothing was written beyond
 
@@ -219,7 +220,7 @@ def test_assisted_volume_snapshot(lab: Lab, place: Place) -> None:
     body = {"os-create_snapshot_metadata": {"name": "as Cinder does it"}}
     made = service.ok("volume", "POST", f"/volumes/{volume_id}/action", body)["snapshot"]
     overlay = Image(made["file"]["overlay"], "qcow2", 1 << 30, made["file"]["backing"], "qcow2")
-    qemu_img.publish_overlay(lab.stack.share, overlay, "test", volume_id)
+    publish.publish_overlay(lab.stack.share, overlay, "test", volume_id)
     restart(lab, place)
     service = lab.stack.service_api()
     info = {"snapshot_id": made["id"], "type": "qcow2", "new_file": overlay.name}

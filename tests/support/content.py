@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from stillframe.host import qemu_img
+from stillframe.host import copies
+from stillframe.host.copies import Source
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ def read_disk(share: Path, name: str) -> DiskContent:
     """Flattens the chain below ``name`` and reads the guest's counter and the filesystem's state from the copy."""
     with tempfile.TemporaryDirectory(dir=share.parent) as scratch:
         raw = Path(scratch) / "raw"
-        qemu_img.convert_to_raw(share, name, raw, 64)
+        copies.copy_out(Source(name, "qcow2", 64), share, raw, "raw", False)
         return read_raw(raw)
 
 

@@ -6,6 +6,8 @@ never have (encryption, internal snapshots, an external data file, unknown incom
 
 import os
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from stillframe.chain.image import Image
@@ -13,19 +15,47 @@ from stillframe.errors import BadImage
 from stillframe.host import files
 
 HEADER_BYTES = 1 << 16
+FORMATS = ("raw", "qcow2")
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
 _BACKING_FORMAT = 0xE2792ACA
 _DATA_FILE = 0x44415441
-_DIRTY = 1
+_DIRTY, _COMPRESSION = 1, 8
+_ZSTD = 1
 _MAX_SIZE = 1 << 56
-FORMATS = ("raw", "qcow2")
+_MAX_L1_BYTES = 32 << 20
+_PIECE = 1 << 20
+_ENTRY_OFFSET = 0x00FFFFFFFFFFFE00
+_ENTRY_COPIED = 1 << 63
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Where the first-level table lies: entries in use, offset, and the cluster size in bytes."""
+
+    entries: int
+    at: int
+    cluster: int
 
 
 def read(share: Path, name: str) -> Image:
     """Returns what the file's header says. Raises BadImage when QEMU must not see it, FileNotFoundError when it is gone."""
     start, length = files.read_start(share, name, HEADER_BYTES)
     return parse(name, start, length)
+
+
+def read_as(share: Path, name: str, format_: str) -> Image:
+    """As ``read`` for a file whose recorded format is ``format_``. A raw file is its length: its content is the
+    guest's and is never parsed (R3)."""
+    if format_ == "qcow2":
+        return read(share, name)
+    if format_ != "raw":
+        raise BadImage(f"{name} is recorded as {format_!r}, which is no image format of ours")
+    handle = files.open_regular(share, name)
+    try:
+        return Image(name, "raw", os.fstat(handle).st_size)
+    finally:
+        os.close(handle)
 
 
 def parse(name: str, start: bytes, length: int) -> Image:
@@ -42,12 +72,15 @@ def parse(name: str, start: bytes, length: int) -> Image:
         raise BadImage(f"{name} has an absurd cluster size (2^{bits} bytes)")
     if crypt or inner:
         raise BadImage(f"{name} is encrypted or has internal snapshots")
-    if size > _MAX_SIZE or l1_size * 8 > 32 << 20 or ref_clusters << bits > 8 << 20:
+    if size > _MAX_SIZE or l1_size * 8 > _MAX_L1_BYTES or ref_clusters << bits > 8 << 20:
         raise BadImage(f"{name} has tables out of bounds")
     if l1_at + l1_size * 8 > length or ref_at + (ref_clusters << bits) > length:
         raise BadImage(f"{name} is cut off before its tables end")
     if l1_at % (1 << bits) or ref_at % (1 << bits):
         raise BadImage(f"{name} has tables that are not aligned")
+    _check_places(name, l1_at, ref_at, size)
+    if l1_size < _entries_needed(size, bits):
+        raise BadImage(f"{name} has a first-level table too small for its {size} bytes")
     backing_format = _extensions(name, start, header_length, backing_at or 1 << bits)
     backing = _backing(name, start, backing_at, backing_len)
     if (backing is None) != (backing_format is None):
@@ -55,14 +88,29 @@ def parse(name: str, start: bytes, length: int) -> Image:
     return Image(name, "qcow2", size, backing, backing_format)
 
 
+def _check_places(name: str, l1_at: int, ref_at: int, size: int) -> None:
+    """A table in the first cluster would be the header itself: writing it would change what the file names."""
+    if ref_at == 0 or (l1_at == 0 and size) or (l1_at and l1_at == ref_at):
+        raise BadImage(f"{name} has tables that lie on its header or on each other")
+
+
+def _entries_needed(size: int, bits: int) -> int:
+    """Each entry covers one second-level table: a cluster of 8-byte entries of one cluster each."""
+    covered = 2 * bits - 3
+    return (size + (1 << covered) - 1) >> covered
+
+
 def _check_features(name: str, start: bytes) -> int:
     incompatible, _, _, order, header_length = _V3.unpack_from(start, _V2.size)
-    if incompatible & ~_DIRTY:
+    if incompatible & ~(_DIRTY | _COMPRESSION):
         raise BadImage(f"{name} has incompatible features {incompatible:#x}: an external data file, corruption or unknown")
     if order > 6:
         raise BadImage(f"{name} has an absurd refcount width")
-    if not 104 <= header_length <= 4096:
+    if not 104 <= header_length <= 4096 or header_length % 8:
         raise BadImage(f"{name} has an absurd header length ({header_length})")
+    compression = start[104] if header_length > 104 and len(start) > 104 else 0
+    if compression != (_ZSTD if incompatible & _COMPRESSION else 0):
+        raise BadImage(f"{name} has an unknown kind of compression ({compression})")
     return int(header_length)
 
 
@@ -100,14 +148,49 @@ def _backing(name: str, start: bytes, at: int, length: int) -> str | None:
     return text
 
 
+def tables(share: Path, name: str) -> Tables:
+    """Returns where the first-level table lies. Raises BadImage as ``read`` does."""
+    start, length = files.read_start(share, name, HEADER_BYTES)
+    size = parse(name, start, length).size
+    (bits,) = struct.unpack_from(">I", start, 20)
+    (at,) = struct.unpack_from(">Q", start, 40)
+    return Tables(_entries_needed(size, bits), at, 1 << bits)
+
+
 def holds_data(share: Path, name: str) -> bool:
     """Tells whether anything was ever written to the image: whether its first-level table names a table."""
-    start, length = files.read_start(share, name, HEADER_BYTES)
-    parse(name, start, length)
-    l1_size, l1_at = struct.unpack_from(">IQ", start, 36)
+    return any(any(piece) for piece in _first_level(share, name, tables(share, name)))
+
+
+def check_tables(share: Path, name: str) -> None:
+    """Raises BadImage when the first-level table names something that is no second-level table inside this file.
+
+    QEMU reads a table that lies past the end of its file as zeros: content would vanish without an error (qemu 7.2).
+    """
+    found = tables(share, name)
+    for piece in _first_level(share, name, found):
+        handle = files.open_regular(share, name)
+        try:
+            length = os.fstat(handle).st_size  # after the table was read: a file in use only grows
+        finally:
+            os.close(handle)
+        for (entry,) in struct.iter_unpack(">Q", piece):
+            if entry and not _is_table(entry, found.cluster, length):
+                raise BadImage(f"{name} has a table entry {entry:#x} that lies outside it")
+
+
+def _is_table(entry: int, cluster: int, length: int) -> bool:
+    at = entry & _ENTRY_OFFSET
+    if entry & ~(_ENTRY_OFFSET | _ENTRY_COPIED) or at % cluster:
+        return False
+    return at == 0 or cluster <= at <= length - cluster
+
+
+def _first_level(share: Path, name: str, found: Tables) -> Iterator[bytes]:
+    """Yields the first-level table in pieces of at most 1 MiB."""
     handle = files.open_regular(share, name)
     try:
-        table = os.pread(handle, min(l1_size * 8, 32 << 20), l1_at)
+        for at in range(found.at, found.at + found.entries * 8, _PIECE):
+            yield os.pread(handle, min(_PIECE, found.at + found.entries * 8 - at), at)
     finally:
         os.close(handle)
-    return any(table)

@@ -1,39 +1,200 @@
 """Starts outside programs: argument lists only, limits, a deadline, and death together with the worker."""
 
+import os
+import selectors
+import signal
 import subprocess
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from stillframe.errors import HostCommandFailed
 
 OUTPUT_LIMIT = 1 << 20
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_STDERR_KEPT = 2000
+
+Cancelled = Callable[[], bool]
+_cancelled: ContextVar[Cancelled | None] = ContextVar("cancelled", default=None)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one program: wall-clock and CPU seconds, address space in bytes."""
+    """Limits of one program: wall-clock and CPU seconds; address space, printed output and any file it writes in bytes."""
 
     seconds: float = 60.0
     cpu_seconds: int = 60
     address_space: int = 1 << 30
+    open_files: int = 256
+    output: int = OUTPUT_LIMIT
+    file_size: int | None = None
 
 
-def run(command: Sequence[str], *, cwd: Path, limits: Limits | None = None) -> str:
-    """Runs a program to its end and returns its standard output.
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended: its exit code and what it printed."""
 
-    ``prlimit`` bounds it, ``setpriv --pdeathsig`` makes it die with us (a merge must never go on behind the back of
-    the worker that takes over), umask 0117 keeps others out of new files, and its own session takes the whole group
-    down at the deadline. Raises HostCommandFailed with the program's own words.
+    code: int
+    output: str
+    complaint: str
+
+
+@contextmanager
+def cancelled_by(cancelled: Cancelled) -> Iterator[None]:
+    """Within this context of this thread, programs are stopped soon after ``cancelled`` answers True.
+
+    An operation asks for it once, around verbs that run for hours and need no parameter for it.
+    """
+    token = _cancelled.set(cancelled)
+    try:
+        yield
+    finally:
+        _cancelled.reset(token)
+
+
+def run(command: Sequence[str], *, cwd: Path, limits: Limits | None = None, cancelled: Cancelled | None = None) -> str:
+    """Runs a program to its end and returns its standard output. Raises HostCommandFailed with the program's own words."""
+    outcome = attempt(command, cwd=cwd, limits=limits, cancelled=cancelled)
+    if outcome.code != 0:
+        raise HostCommandFailed(explain(command, outcome), exit_code=outcome.code)
+    return outcome.output
+
+
+def attempt(command: Sequence[str], *, cwd: Path, limits: Limits | None = None, cancelled: Cancelled | None = None) -> Outcome:
+    """As ``run``, for a program whose exit code is an answer. Death by a signal, a limit or the deadline still raises."""
+    kept = bytearray()
+    return feed(command, kept, cwd=cwd, limits=limits, cancelled=cancelled)
+
+
+def feed(
+    command: Sequence[str],
+    taker: "bytearray | Callable[[bytes], None]",
+    *,
+    cwd: Path,
+    limits: Limits | None = None,
+    cancelled: Cancelled | None = None,
+) -> Outcome:
+    """As ``attempt``; standard output is handed to ``taker`` piece by piece and is not kept when that is a function.
+
+    ``prlimit`` bounds the program, ``setpriv --pdeathsig`` makes it die with us (a merge must never go on behind the
+    back of the worker that takes over), umask 0117 keeps others out of new files, and its own session takes the whole
+    group down at the deadline. A program that cannot be killed, because it waits in the kernel for a share, is given
+    up after ``GRACE_SECONDS``. Output beyond the limit is an error, never cut off.
     """
     bounds = limits or Limits()
-    guarded = [
+    child = _Child(command, bounds, cwd)
+    try:
+        return child.follow(taker, cancelled or _cancelled.get())
+    finally:
+        child.end()
+
+
+class _Child:
+    """One running program, its pipes and its deadline."""
+
+    def __init__(self, command: Sequence[str], bounds: Limits, cwd: Path) -> None:
+        self._name = " ".join(command[:2])
+        self._bounds = bounds
+        self._deadline = time.monotonic() + bounds.seconds
+        self._printed = 0
+        self._complaint = bytearray()
+        try:
+            self._process = subprocess.Popen(
+                _guarded(command, bounds),
+                cwd=cwd,
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                umask=0o117,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HostCommandFailed(f"{command[0]} cannot be started: {error}") from error
+
+    def follow(self, taker: "bytearray | Callable[[bytes], None]", cancelled: Cancelled | None) -> Outcome:
+        take = taker.extend if isinstance(taker, bytearray) else taker
+        assert self._process.stdout is not None and self._process.stderr is not None
+        with selectors.DefaultSelector() as pipes:
+            pipes.register(self._process.stdout, selectors.EVENT_READ, lambda piece: self._count(piece, take))
+            pipes.register(self._process.stderr, selectors.EVENT_READ, self._complain)
+            while pipes.get_map():
+                for key, _ in pipes.select(self._patience(cancelled)):
+                    _read(key, pipes)
+        code = self._wait(cancelled)
+        output = taker.decode(errors="replace") if isinstance(taker, bytearray) else ""
+        outcome = Outcome(code, output, _printable(bytes(self._complaint)))
+        if code < 0:
+            raise HostCommandFailed(f"{self._name} was killed by signal {-code}: {outcome.complaint}", signal=-code)
+        return outcome
+
+    def _patience(self, cancelled: Cancelled | None) -> float:
+        """Seconds until the next look; raises when there is no reason to wait longer."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise HostCommandFailed(f"{self._name} did not end within {self._bounds.seconds:g} s")
+        if cancelled is None:
+            return left
+        if cancelled():
+            raise HostCommandFailed(f"{self._name} was stopped because its operation was cancelled", cancelled=True)
+        return min(left, _POLL_SECONDS)
+
+    def _wait(self, cancelled: Cancelled | None) -> int:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(self._patience(cancelled))
+
+    def _count(self, piece: bytes, take: Callable[[bytes], None]) -> None:
+        self._printed += len(piece)
+        if self._printed > self._bounds.output:
+            raise HostCommandFailed(f"{self._name} printed more than {self._bounds.output} bytes")
+        take(piece)
+
+    def _complain(self, piece: bytes) -> None:
+        self._complaint += piece[: _STDERR_KEPT - len(self._complaint)]
+
+    def end(self) -> None:
+        """Kills what still runs of the group and closes the pipes; waits for it, but not for ever."""
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+        try:
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            threading.Thread(target=self._process.wait, name="reaper", daemon=True).start()
+            raise HostCommandFailed(
+                f"{self._name} (process {self._process.pid}) cannot be killed: it waits for its share", pid=self._process.pid
+            ) from error
+
+
+def _read(key: selectors.SelectorKey, pipes: selectors.BaseSelector) -> None:
+    pipe: IO[bytes] = key.fileobj  # type: ignore[assignment]
+    piece = os.read(pipe.fileno(), 1 << 16)
+    if piece:
+        key.data(piece)
+    else:
+        pipes.unregister(pipe)
+
+
+def _guarded(command: Sequence[str], bounds: Limits) -> list[str]:
+    file_size = [] if bounds.file_size is None else [f"--fsize={bounds.file_size}"]
+    return [
         "prlimit",
         "--core=0",
-        "--nofile=256",
+        f"--nofile={bounds.open_files}",
         f"--cpu={bounds.cpu_seconds}",
         f"--as={bounds.address_space}",
+        *file_size,
         "--",
         "setpriv",
         "--pdeathsig",
@@ -41,29 +202,13 @@ def run(command: Sequence[str], *, cwd: Path, limits: Limits | None = None) -> s
         "--",
         *command,
     ]
-    try:
-        done = subprocess.run(
-            guarded,
-            cwd=cwd,
-            env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=bounds.seconds,
-            umask=0o117,
-            start_new_session=True,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise HostCommandFailed(f"{command[0]} {command[1]} did not end within {bounds.seconds:g} s") from error
-    except OSError as error:
-        raise HostCommandFailed(f"{command[0]} cannot be started: {error}") from error
-    if done.returncode != 0:
-        raise HostCommandFailed(_explain(command, done.returncode, done.stderr))
-    return done.stdout[:OUTPUT_LIMIT].decode(errors="replace")
 
 
-def _explain(command: Sequence[str], code: int, stderr: bytes) -> str:
-    words = stderr[:2000].decode(errors="replace").strip()
-    printable = "".join(c if c.isprintable() else " " for c in words)
-    ending = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-    return f"{' '.join(command[:2])} {ending}: {printable or 'without a word'}"
+def explain(command: Sequence[str], outcome: Outcome) -> str:
+    """Says how a program ended, in its own words."""
+    return f"{' '.join(command[:2])} ended with {outcome.code}: {outcome.complaint or 'without a word'}"
+
+
+def _printable(words: bytes) -> str:
+    text = words.decode(errors="replace").strip()
+    return "".join(c if c.isprintable() else " " for c in text)

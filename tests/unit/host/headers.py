@@ -34,6 +34,7 @@ class Header:
     incompatible: int = 0
     refcount_order: int = 4
     header_length: int = 104
+    compression: int = 0
     extensions: list[tuple[int, bytes]] = field(default_factory=list)
     backing_at: int | None = None
     backing_length: int | None = None
@@ -62,6 +63,7 @@ class Header:
             0,
         )
         third = struct.pack(">QQQII", self.incompatible, 0, 0, self.refcount_order, self.header_length)
+        third += bytes([self.compression]) if length > 104 else b""
         fixed = (second + third).ljust(length, b"\0") if self.version == 3 else second
         return (fixed + room + self.backing).ljust(CLUSTER, b"\0")
 

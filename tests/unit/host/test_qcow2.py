@@ -71,10 +71,21 @@ def test_a_truncated_header_is_refused(length: int) -> None:
         qcow2.parse(NAME, overlay(BASE).start()[:length], length)
 
 
-@pytest.mark.parametrize("bit", [1, 2, 3, 4, 5, 31, 63])
+@pytest.mark.parametrize("bit", [1, 2, 4, 5, 31, 63])
 def test_every_incompatible_feature_but_dirty_is_refused(bit: int) -> None:
     assert "incompatible features" in refused(Header(incompatible=1 << bit))
     assert "incompatible features" in refused(Header(incompatible=1 << bit | 1))
+
+
+def test_zstd_compression_is_read_and_any_other_kind_refused() -> None:
+    def kind(number: int, incompatible: int) -> Header:
+        return Header(incompatible=incompatible, header_length=112, compression=number)
+
+    assert parsed(kind(1, 8)).size == GIB
+    assert parsed(kind(0, 0)).size == GIB
+    for number, incompatible in ((0, 8), (2, 8), (255, 8), (1, 0)):
+        assert "unknown kind of compression" in refused(kind(number, incompatible))
+    assert "unknown kind of compression" in refused(Header(incompatible=8))
 
 
 def test_an_external_data_file_is_refused_by_its_extension_alone() -> None:
@@ -163,8 +174,19 @@ def test_an_absurd_cluster_size_is_refused(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [9, 21])
 def test_the_smallest_and_the_largest_cluster_size_are_read(bits: int) -> None:
-    aligned = 1 << 21
-    assert parsed(Header(bits=bits, l1_at=aligned, ref_at=aligned)).size == GIB
+    header = Header(bits=bits, l1_at=1 << 21, ref_at=1 << 22, l1_entries=1 << 15)
+    assert parsed(header).size == GIB
+
+
+@pytest.mark.parametrize("changes", [{"ref_at": 0}, {"l1_at": 0}, {"l1_at": CLUSTER, "ref_at": CLUSTER}])
+def test_tables_on_the_header_or_on_each_other_are_refused(changes: dict[str, Any]) -> None:
+    assert "on its header or on each other" in refused(replace(Header(), **changes))
+
+
+def test_a_first_level_table_too_small_for_the_disk_is_refused() -> None:
+    assert parsed(Header(size=GIB, l1_entries=2)).size == GIB
+    assert "too small" in refused(Header(size=GIB + 1, l1_entries=2))
+    assert "too small" in refused(Header(size=GIB, l1_entries=1))
 
 
 @pytest.mark.parametrize(

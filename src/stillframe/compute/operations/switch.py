@@ -26,7 +26,7 @@ from stillframe.errors import (
     ShareUnavailable,
     StepFailed,
 )
-from stillframe.host import files, hypervisor, qcow2, qemu_img
+from stillframe.host import files, hypervisor, publish, qcow2, qemu_img
 from stillframe.journal.operation import Document, Operation, Verb
 
 THAW_SECONDS = 6.0
@@ -53,7 +53,7 @@ def _make_overlays(world: World, operation: Operation, _args: Document) -> Docum
         if files.free_bytes(share) < world.settings.volumes.minimum_free_mib << 20:
             raise ShareUnavailable(f"the share {share} is full")
         with files.share_errors(share):
-            qemu_img.publish_overlay(share, overlay_image(disk), operation.id, disk["volume_id"])
+            publish.publish_overlay(share, overlay_image(disk), operation.id, disk["volume_id"])
 
     side_by_side(make, operation.intent["disks"])
     return {}

@@ -7,7 +7,7 @@ from typing import Any
 from stillframe.chain import image, names
 from stillframe.chain.image import Chain, Image
 from stillframe.errors import BadImage, ChainConflict, ShareUnavailable
-from stillframe.host import files, qcow2, qemu_img
+from stillframe.host import files, publish, qcow2, qemu_img
 
 MARKER = ".share-id"
 TRASH_SECONDS = 60.0
@@ -48,7 +48,7 @@ class LocalDriver:
     def create(self, volume_id: str, size: int, token: str) -> None:
         self.probe_for_writing()
         with files.share_errors(self.share):
-            qemu_img.publish_base(self.share, Image(names.base_name(volume_id), "qcow2", size), token, volume_id)
+            publish.publish_base(self.share, Image(names.base_name(volume_id), "qcow2", size), token, volume_id)
 
     def chain(self, volume_id: str, active_file: str) -> Chain:
         self.probe()
@@ -60,17 +60,19 @@ class LocalDriver:
     def create_overlay(self, volume_id: str, image: Image, token: str) -> None:
         self.probe_for_writing()
         with files.share_errors(self.share):
-            qemu_img.publish_overlay(self.share, image, token, volume_id)
+            publish.publish_overlay(self.share, image, token, volume_id)
 
     def commit(self, volume_id: str, top: str, depth: int) -> None:
         self.probe()
         names.check_belongs(top, volume_id)
         base = qcow2.read(self.share, top).backing
+        if base is None:
+            raise ChainConflict(f"{top} has no backing file to commit into")
         for other in self._dependants(base):
             if other != top:
                 raise ChainConflict(f"{base} backs {other} too: committing into it would change what {other} reads (I2)")
         with files.share_errors(self.share):
-            qemu_img.commit(self.share, top, depth)
+            qemu_img.commit(self.share, top, base, depth)
 
     def repair_leaks(self, volume_id: str, name: str) -> None:
         self.probe()

@@ -124,7 +124,7 @@ def test_a_file_with_a_second_child_is_never_committed_into(
     driver: LocalDriver, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed: list[str] = []
-    monkeypatch.setattr(qemu_img, "commit", lambda _share, top, _depth: committed.append(top))
+    monkeypatch.setattr(qemu_img, "commit", lambda _share, top, _base, _depth: committed.append(top))
     driver.commit(VOLUME, SECOND, 3)
     clone = overlay_name(VOLUME, OTHER_VOLUME)
     (share / clone).write_bytes(overlay(FIRST.encode()).start().ljust(4 * CLUSTER, b"\0"))

@@ -1,0 +1,182 @@
+"""Copies of what a reader of a chain sees: into new files on the share, out of it for images and backups, and back in.
+
+qemu-img never syncs what it converts (finding 7, qemu 7.2): every file made here is fsynced here.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stillframe.chain.image import Image
+from stillframe.errors import HostCommandFailed, StepFailed
+from stillframe.host import files, image_command, inspection, publish, qcow2, qemu_img
+from stillframe.host.image_command import command, limits
+from stillframe.host.run import Limits, attempt, explain, run
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is read through its chain of ``depth`` files at most. ``directory`` None means the share itself."""
+
+    name: str
+    format: str
+    depth: int
+    directory: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A source that was looked at: how qemu-img is to name it, its files nearest first."""
+
+    path: str
+    images: tuple[Image, ...]
+    depth: int
+
+    @property
+    def format(self) -> str:
+        return self.images[0].format
+
+    @property
+    def size(self) -> int:
+        """QEMU counts in sectors: a raw file's last one is filled up with zeros."""
+        return (self.images[0].size + 511) // 512 * 512
+
+    def limits(self, size: int | None = None) -> Limits:
+        return limits(self.depth + 1, size=size)
+
+
+def _open(share: Path, source: Source) -> _Opened:
+    images = inspection.chain_of(source.directory or share, source.name, source.format)
+    path = source.name if source.directory is None else str(source.directory.absolute() / source.name)
+    return _Opened(path, images, max(source.depth, len(images)))
+
+
+def publish_copy(share: Path, source: Source, image: Image, token: str, volume_id: str) -> None:
+    """Publishes a full copy of ``source`` as ``image``: qcow2 or raw, of the same size or larger (the rest is zeros).
+
+    With ``image.backing`` the new file is an overlay on it that holds the whole content itself: nothing is read from the
+    backing file, now or later. May be repeated with the same token. Raises StepFailed when the source is larger than
+    ``image.size`` or the copy does not compare equal.
+    """
+    opened = _open(share, source)
+    if image.size < opened.size:
+        raise StepFailed(f"{source.name} has {opened.size} bytes and does not fit into the {image.size} of {image.name}")
+    temporary = publish.begin(share, image, token, volume_id)
+    if temporary is None:
+        return
+    if not _shared_blocks(share, source, image, temporary):
+        _copy(share, opened, image, temporary)
+        _verify(share, source, Source(temporary, image.format, source.depth))
+    qemu_img.resize(share, temporary, image.format, image.size)
+    qemu_img.check(share, temporary, image.format)
+    publish.finish(share, temporary, image)
+
+
+def _shared_blocks(share: Path, source: Source, image: Image, temporary: str) -> bool:
+    """Copies by reflink where that is the whole copy: one file, the same format, and nobody writing to it.
+
+    The kernel shares the very blocks, so there is nothing to compare.
+    """
+    directory = source.directory or share
+    alone = image.backing is None and inspection.chain_of(directory, source.name, source.format)[0].backing is None
+    if not alone or image.format != source.format or files.is_written(directory, source.name):
+        return False
+    with files.made_durable(share, temporary):
+        return files.reflink(directory, source.name, share / temporary)
+
+
+def _copy(share: Path, opened: _Opened, image: Image, temporary: str) -> None:
+    with files.made_durable(share, temporary):
+        if image.backing is None or image.backing_format is None:
+            words = command("convert", [opened.format, image.format], [opened.path, temporary])
+            run(words, cwd=share, limits=opened.limits(image.size))
+            return
+        # Of the source's size: convert leaves a tail as it is, resize fills it with zeros where the backing file is longer.
+        run(command("create", [image.format], [temporary, str(opened.size)]), cwd=share, limits=limits(1))
+        target = image_command.above_nothing(temporary, opened.size)
+        words = command("fill", [opened.format, image.format], [opened.path, target])
+        run(words, cwd=share, limits=opened.limits(image.size))
+        qemu_img.repoint(share, temporary, image.backing, image.backing_format)
+
+
+def _verify(share: Path, source: Source, copy: Source) -> None:
+    if not compare(share, source, copy):
+        files.remove(share, copy.name)
+        raise StepFailed(f"the copy of {source.name} differs from it")
+
+
+def compare(share: Path, a: Source, b: Source) -> bool:
+    """Tells whether both read the same; where one is longer, whether its rest is zeros."""
+    one, other = _open(share, a), _open(share, b)
+    words = command("compare", [one.format, other.format], [one.path, other.path])
+    outcome = attempt(words, cwd=share, limits=limits(one.depth + other.depth))
+    if outcome.code not in (0, 1):
+        raise HostCommandFailed(explain(words, outcome), exit_code=outcome.code)
+    return outcome.code == 0
+
+
+def copy_out(source: Source, share: Path, target: Path, format_: str, compress: bool) -> None:
+    """Writes what a reader of ``source`` sees into the one file ``target`` outside the share, which is replaced.
+
+    ``compress`` needs qcow2 and uses zstd. The file and its name are durable afterwards; a crash leaves a file that must
+    not be believed, so the caller gives it its real name later.
+    """
+    if compress and format_ != "qcow2":
+        raise StepFailed(f"a {format_} file cannot be compressed")
+    opened = _open(share, source)
+    options = ["-c", "-o", "compression_type=zstd"] if compress else []
+    _renew(target)
+    with files.made_durable(target.parent, target.name):
+        words = command("convert", [opened.format, format_], [*options, opened.path, str(target.absolute())])
+        run(words, cwd=share, limits=opened.limits(opened.size))
+    _expect(target.parent, Image(target.name, format_, opened.size))
+
+
+def copy_layer_out(share: Path, source: Source, target: Path, backing: str) -> None:
+    """Writes only what ``source``'s own file holds, not what is behind it, into ``target``, which is replaced.
+
+    ``target`` is a qcow2 overlay that names ``backing``, a qcow2 file beside it that need not be there now. A zero
+    cluster stays one, so it goes on hiding older data; what the layer does not hold is neither read nor stored
+    (qemu 7.2, ``convert -B``: seen with strace and ``map``, and tested). The target has the layer's cluster size,
+    so that no cluster of it is in part unallocated in the source.
+    """
+    opened = _open(share, source)
+    if opened.format != "qcow2":
+        raise StepFailed(f"{source.name} is {opened.format}: it is no layer of its own")
+    inspection.plain_name(backing)
+    cluster = qcow2.tables(source.directory or share, source.name).cluster
+    _renew(target)
+    path = str(target.absolute())
+    with files.made_durable(target.parent, target.name):
+        arguments = ["-o", f"cluster_size={cluster}", path, str(opened.size)]
+        run(command("create", ["qcow2"], arguments), cwd=share, limits=limits(1))
+        arguments = ["-B", backing, opened.path, image_command.above_nothing(path, opened.size)]
+        run(command("fill above", ["qcow2"] * 3, arguments), cwd=share, limits=opened.limits(opened.size))
+        qemu_img.repoint(target.parent, target.name, backing, "qcow2")
+    _expect(target.parent, Image(target.name, "qcow2", opened.size, backing, "qcow2"))
+
+
+def copy_in(source: Source, share: Path, temporary: str, format_: str) -> None:
+    """Converts a file from outside, its chain beside it, into the one file ``temporary`` on the share, which is replaced.
+
+    The source was looked at by the caller (``imports.inspect_import``) and is looked at again here. ``temporary`` is
+    durable afterwards and gets its name by ``publish.publish_as``.
+    """
+    opened = _open(share, replace(source, directory=source.directory or share))
+    inspection.plain_name(temporary)
+    _renew(share / temporary)
+    with files.made_durable(share, temporary):
+        words = command("convert", [opened.format, format_], [opened.path, temporary])
+        run(words, cwd=share, limits=opened.limits(opened.size))
+    _expect(share, Image(temporary, format_, opened.size))
+
+
+def _renew(target: Path) -> None:
+    files.remove(target.parent, target.name)
+    files.create_empty(target.parent, target.name)
+    files.sync_directory(target.parent)
+
+
+def _expect(directory: Path, image: Image) -> None:
+    found = qcow2.read_as(directory, image.name, image.format)
+    if found != image:
+        raise StepFailed(f"qemu-img made {found} where {image} was asked for")

@@ -1,0 +1,96 @@
+"""Where the content of a file lies in its chain: what a commit or a pull would copy, what an overlay holds."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stillframe.errors import HostCommandFailed, StepFailed
+from stillframe.host import inspection
+from stillframe.host.image_command import command, limits
+from stillframe.host.run import explain, feed
+
+MOST_EXTENTS = 4_000_000
+_MOST_OUTPUT = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A stretch of the disk, in bytes.
+
+    ``depth`` is the layer it is read from, 0 the file itself; ``data`` it may hold other than zeros; ``zero`` it reads as
+    zeros; ``present`` some layer of the chain holds it (a zero cluster is present, has no data, and hides older data).
+    """
+
+    start: int
+    length: int
+    depth: int
+    data: bool
+    zero: bool
+    present: bool
+
+
+def extents(share: Path, name: str, format_: str, depth: int, shared: bool = False) -> tuple[Extent, ...]:
+    """Returns the whole disk of ``name`` as extents in order, neighbours of the same kind joined.
+
+    ``shared`` also reads a file a guest has open (-U): what comes back is then true only roughly, good for a cost. The
+    output of qemu-img is read as it comes and never cut off. Raises StepFailed for more than ``MOST_EXTENTS`` extents.
+    """
+    images = inspection.chain_of(share, name, format_)
+    words = command("map", [format_], ["-U", name] if shared else [name])
+    reader = _Reader(name)
+    bounds = replace(limits(max(depth, len(images))), output=_MOST_OUTPUT)
+    outcome = feed(words, reader.take, cwd=share, limits=bounds)
+    if outcome.code != 0:
+        raise HostCommandFailed(explain(words, outcome), exit_code=outcome.code)
+    return reader.end()
+
+
+def allocated_in(found: Iterable[Extent], below: int, zeros: bool = True) -> int:
+    """Returns the bytes that layers of a depth less than ``below`` hold.
+
+    ``below`` 1 is what the file itself holds. Zero clusters count, because a pull writes them out; a commit does not
+    copy them: ``zeros`` False leaves them out.
+    """
+    return sum(each.length for each in found if each.present and each.depth < below and (zeros or each.data))
+
+
+class _Reader:
+    """Takes qemu-img's JSON array, one object to a line, without ever holding its text as a whole."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rest = b""
+        self._ended = False
+        self._found: list[Extent] = []
+
+    def take(self, piece: bytes) -> None:
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            self._line(line)
+
+    def end(self) -> tuple[Extent, ...]:
+        self._line(self._rest)
+        if not self._ended:
+            raise StepFailed(f"the map of {self._name} is cut off")
+        return tuple(self._found)
+
+    def _line(self, line: bytes) -> None:
+        text = line.strip().removeprefix(b"[")
+        self._ended = self._ended or text.endswith(b"]")
+        text = text.rstrip(b",]")
+        if text:
+            self._join(json.loads(text))
+
+    def _join(self, entry: dict[str, int]) -> None:
+        if not entry["length"]:
+            return  # an empty disk is reported as one empty extent
+        kind = (entry["depth"], bool(entry["data"]), bool(entry["zero"]), bool(entry["present"]))
+        if self._found:
+            last = self._found[-1]
+            if (last.depth, last.data, last.zero, last.present) == kind and last.start + last.length == entry["start"]:
+                self._found[-1] = Extent(last.start, last.length + entry["length"], *kind)
+                return
+        if len(self._found) >= MOST_EXTENTS:
+            raise StepFailed(f"{self._name} is in more than {MOST_EXTENTS} pieces")
+        self._found.append(Extent(entry["start"], entry["length"], *kind))
