@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from stillframe.config import Settings
-from stillframe.errors import Conflict, ImageNotUsable, NotFound
+from stillframe.errors import Conflict, ImageNotUsable, ImageServiceUnavailable, NotFound
 from stillframe.host import files
 from stillframe.volumes.image_session import CHUNK, ImageSession
 
@@ -202,10 +202,15 @@ class ImageDoor:
             return
 
     def _facts(self, image_id: str) -> ImageFacts:
+        path = _path(image_id)
         try:
-            return _facts_of(self._session.document("GET", _path(image_id)))
+            found = self._session.document("GET", path)
         except NotFound:
             raise _no_image(image_id) from None
+        named = isinstance(found, dict) and path.endswith(f"/{found.get('id')}".lower())
+        if not named or not isinstance(found.get("size"), int | None):
+            raise ImageServiceUnavailable(f"the image service answers {path} with something that is no image")
+        return _facts_of(found)
 
     def _visible(self, facts: ImageFacts, project_id: str) -> bool:
         if facts.owner in (None, project_id) or facts.visibility in ("public", "community"):
