@@ -1,0 +1,196 @@
+"""Backups in a directory, local or mounted. An object has its name only when it is whole and durable (4.2)."""
+
+import os
+import secrets
+import stat
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stillframe.errors import BackupStoreUnavailable, BadBackup, BadImage, NotFound
+from stillframe.host import files
+from stillframe.volumes.backups import keys, stream
+from stillframe.volumes.backups.stream import Tally, Written
+
+MARKER = ".backup-store"
+_TEMPORARY = ".tmp."
+
+
+class DirectoryRepository:
+    """See ``repository.Repository``. Files are ``<root>/<container>/volume-<VOLUME>/<name>``."""
+
+    def __init__(self, root: Path, container: str, store_id: str | None) -> None:
+        self._root = root
+        self._base = root / keys.check_container(container)
+        self._store_id = store_id
+
+    def prepare(self) -> str:
+        with self._working():
+            if not self._root.exists():
+                self._root.mkdir(parents=True)
+                self._root.chmod(0o2770)  # mkdir's own mode is cut by the umask and loses the setgid bit
+            found = self._read_marker()
+            if found is None:
+                found = str(uuid.uuid4())
+                files.write_json(self._root, MARKER, {"store_id": found})
+        return found
+
+    def probe(self) -> None:
+        with self._working():
+            os.listdir(self._root)  # a directory that is away has no marker either, but that is not what is wrong
+            if self._store_id is not None and self._read_marker() != self._store_id:
+                raise BackupStoreUnavailable(
+                    f"the directory {self._root} is not the backup store it was: its marker file {MARKER} is missing "
+                    "or another's"
+                )
+
+    def put(self, key: str, path: Path) -> Written:
+        keys.check(key)
+        with stream.opened(path) as source:
+            return self._store(key, iter(lambda: stream.read(source, path.parent, stream.PIECE), b""))
+
+    def put_bytes(self, key: str, data: bytes) -> Written:
+        return self._store(keys.check(key), iter([data]))
+
+    def get(self, key: str, target: Path, limit: int | None = None) -> Written:
+        return stream.save(key, self._pieces(key), target, limit)
+
+    def get_bytes(self, key: str, limit: int) -> bytes:
+        return stream.bounded(key, self._pieces(key), limit)
+
+    def list(self, prefix: str = "") -> Sequence[tuple[str, int]]:
+        return sorted((key, size) for key, whole, size in self._walk(prefix) if whole)
+
+    def unfinished(self, prefix: str = "") -> Sequence[str]:
+        return sorted({key for key, whole, _ in self._walk(prefix) if not whole})
+
+    def delete(self, key: str) -> None:
+        self.probe()
+        folder, name = self._split(key)
+        with self._working():
+            if not folder.is_dir():
+                return
+            self._drop_temporaries(folder, name)
+            files.remove(folder, name)
+            with suppress(OSError):  # not empty: other backups of the volume lie there
+                folder.rmdir()
+
+    def exists(self, key: str) -> bool:
+        keys.check(key)
+        return any(found == key for found, _ in self.list(key))
+
+    def _store(self, key: str, pieces: Iterator[bytes]) -> Written:
+        self.probe()
+        folder, name = self._split(key)
+        temporary = f"{_TEMPORARY}{name}.{secrets.token_hex(8)}"
+        with self._working():
+            self._make_folder(folder)
+            self._drop_temporaries(folder, name)
+            try:
+                files.create_empty(folder, temporary)
+                written = _fill(folder, temporary, pieces)
+                _rename(folder, temporary, name)
+                files.sync_directory(folder)
+            except BaseException:
+                with suppress(OSError):
+                    (folder / temporary).unlink(missing_ok=True)
+                raise
+        return written
+
+    def _pieces(self, key: str) -> Iterator[bytes]:
+        self.probe()
+        folder, name = self._split(key)
+        try:
+            with self._working():
+                handle = files.open_regular(folder, name)
+        except BackupStoreUnavailable as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise NotFound(f"the backup store holds no {key}") from error
+            raise
+        except BadImage as error:
+            raise BadBackup(f"{key}: {error.message}") from error
+        with os.fdopen(handle, "rb", buffering=0) as source:
+            while True:
+                with self._working():
+                    piece = source.read(stream.PIECE)
+                if not piece:
+                    return
+                yield piece
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, bool, int]]:
+        """Yields (key, whether it is whole, bytes) of every file that is, or was to become, an object."""
+        self.probe()
+        with self._working():
+            for folder in self._folders(prefix):
+                for entry in os.scandir(folder):
+                    whole = not entry.name.startswith(_TEMPORARY)
+                    name = entry.name if whole else entry.name.removeprefix(_TEMPORARY).rpartition(".")[0]
+                    key = f"{folder.name}/{name}"
+                    if keys.parse(key) is not None and key.startswith(prefix):
+                        with suppress(FileNotFoundError):
+                            yield key, whole, entry.stat(follow_symlinks=False).st_size
+
+    def _folders(self, prefix: str) -> Sequence[Path]:
+        """The folders a key with this prefix can lie in; a container that was never used has none."""
+        try:
+            found = [entry for entry in os.scandir(self._base) if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        return [Path(entry.path) for entry in found if f"{entry.name}/".startswith(prefix[: len(entry.name) + 1])]
+
+    def _split(self, key: str) -> tuple[Path, str]:
+        folder, _, name = keys.check(key).partition("/")
+        return self._base / folder, name
+
+    def _make_folder(self, folder: Path) -> None:
+        for made in (self._base, folder):
+            with suppress(FileExistsError):
+                made.mkdir()
+                made.chmod(0o2770)
+                files.sync_directory(made.parent)
+            if not stat.S_ISDIR(made.lstat().st_mode):
+                raise BadBackup(f"{made} is not a directory")
+
+    @staticmethod
+    def _drop_temporaries(folder: Path, name: str) -> None:
+        for entry in os.listdir(folder):
+            if entry.startswith(f"{_TEMPORARY}{name}."):
+                files.remove(folder, entry)
+
+    def _read_marker(self) -> str | None:
+        try:
+            found = files.read_json(self._root, MARKER)
+            return None if found is None else str(found["store_id"])
+        except (BadImage, ValueError, TypeError, KeyError) as error:
+            raise BackupStoreUnavailable(f"the marker file {self._root / MARKER} cannot be read: {error}") from error
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Whatever the operating system objects to, the store does not work: no answer never means "not there"."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"the backup directory {self._root} does not work: {error.strerror or error}"
+            raise BackupStoreUnavailable(reason) from error
+
+
+def _fill(folder: Path, name: str, pieces: Iterator[bytes]) -> Written:
+    """Writes all pieces into an empty file, durably."""
+    tally = Tally()
+    with files.made_durable(folder, name):
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(folder / name, flags), "wb", buffering=0) as sink:
+            for piece in pieces:
+                stream.write(sink, tally.add(piece))
+    return tally.written()
+
+
+def _rename(folder: Path, temporary: str, name: str) -> None:
+    """Replaces what had the name. A repeated rename on NFS may answer ENOENT though the first one worked."""
+    made = (folder / temporary).stat(follow_symlinks=False).st_ino
+    try:
+        os.rename(folder / temporary, folder / name)
+    except FileNotFoundError:
+        if (folder / name).stat(follow_symlinks=False).st_ino != made:
+            raise

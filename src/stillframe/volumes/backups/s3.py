@@ -1,0 +1,276 @@
+"""Backups in S3 or a store that speaks it. Imported only where one is configured: boto3 is the extra ``s3``.
+
+An object of S3 appears when its upload is completed, whole, or not at all. What a killed upload leaves are parts that no
+listing of objects shows; they take space until ``delete`` of the key, or the next ``put``, gives them up.
+"""
+
+import configparser
+import json
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stillframe.errors import BackupStoreUnavailable, BadConfiguration, NotFound
+from stillframe.volumes.backups import keys, stream
+from stillframe.volumes.backups.stream import Tally, Written
+
+try:
+    from boto3.session import Session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+except ImportError as error:
+    raise BadConfiguration("a backup store in S3 needs the extra s3: pip install 'stillframe[s3]'") from error
+
+MARKER = ".backup-store"
+PART = 16 << 20  # bytes; one part is in memory at a time
+_MOST_PARTS = 10000  # S3's limit
+_TRIES = 5
+_MAKING = threading.Lock()
+_SECRETS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in S3: ``<bucket>/<prefix>/<container>/<key>``; the store's marker lies at ``<bucket>/<prefix>``."""
+
+    bucket: str
+    prefix: str
+    container: str
+    store_id: str | None
+
+
+def connect(
+    endpoint: str | None, region: str | None, credentials_file: Path | None, environment: Mapping[str, str] | None
+) -> Any:
+    """Returns a boto3 client; sends nothing yet. Raises BadConfiguration for credentials or an endpoint that are none.
+
+    Without ``region`` it is AWS_REGION or AWS_DEFAULT_REGION, else us-east-1, which stores that know no regions accept.
+    The credentials must allow ListBucket, ListBucketMultipartUploads, GetObject, PutObject, DeleteObject and
+    AbortMultipartUpload.
+
+    Checksum headers are sent only where S3 demands them: by default boto3 (1.36 and later) adds one that many other
+    stores refuse. Instead every body is signed, so that the store itself refuses one that changed on its way.
+    """
+    if endpoint and "@" in endpoint:
+        raise BadConfiguration("the endpoint of the backup store holds more than a place; credentials belong into a file")
+    around = os.environ if environment is None else environment
+    found = _credentials(credentials_file, around)
+    place = region or around.get("AWS_REGION") or around.get("AWS_DEFAULT_REGION") or "us-east-1"
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": _TRIES},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"payload_signing_enabled": True, "addressing_style": "path" if endpoint else "auto"},
+    )
+    try:
+        with _MAKING:
+            return _session().client("s3", endpoint_url=endpoint, region_name=place, config=config, **found)
+    except (BotoCoreError, ValueError) as error:
+        raise BadConfiguration(f"the S3 client cannot be made: {type(error).__name__}, look at endpoint and region") from error
+
+
+@cache
+def _session() -> Session:
+    """One for all clients: it reads the description of S3 once, a third of a second of CPU. Not made for several threads."""
+    return Session()
+
+
+def _credentials(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
+    found = _read_credentials(file) if file else {name: environment.get(name.upper(), "") for name in _SECRETS}
+    if not found.get(_SECRETS[0]) or not found.get(_SECRETS[1]):
+        place = f"the file {file}" if file else "the environment"
+        raise BadConfiguration(f"{place} holds no aws_access_key_id and aws_secret_access_key for the backup store")
+    return {name: value for name, value in found.items() if value}
+
+
+def _read_credentials(file: Path) -> dict[str, str]:
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        with file.open() as opened:
+            if os.fstat(opened.fileno()).st_mode & 0o007:
+                raise BadConfiguration(f"others can read or change {file}, which holds the backup store's credentials")
+            parser.read_file(opened)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"the backup store's credentials cannot be read from {file}: {error}") from error
+    except configparser.Error:  # its text holds the line, which may be the secret
+        raise BadConfiguration(f"the backup store's credentials file {file} is no INI file") from None
+    section = parser["default"] if parser.has_section("default") else {}
+    return {name: section.get(name, "") for name in _SECRETS}
+
+
+class S3Repository:
+    """See ``repository.Repository``."""
+
+    def __init__(self, place: Place, client: Any) -> None:
+        self._place = place
+        self._client = client
+        self._top = f"{place.prefix}/" if place.prefix else ""
+        self._base = f"{self._top}{keys.check_container(place.container)}/"
+
+    def prepare(self) -> str:
+        found = self._read_marker()
+        if found is None:
+            found = str(uuid.uuid4())
+            with self._working(MARKER):
+                body = json.dumps({"store_id": found}).encode()
+                self._client.put_object(Bucket=self._place.bucket, Key=self._top + MARKER, Body=body)
+        return found
+
+    def probe(self) -> None:
+        if self._read_marker() != self._place.store_id and self._place.store_id is not None:
+            raise BackupStoreUnavailable(
+                f"{self._shown()} is not the backup store it was: its marker object {MARKER} is missing or another's"
+            )
+
+    def put(self, key: str, path: Path) -> Written:
+        name = self._name(key)
+        self.probe()
+        tally = Tally()
+        with stream.opened(path) as source, self._working(key):
+            self._give_up(key)
+            length = part_length(os.fstat(source.fileno()).st_size)
+            first = tally.add(stream.read(source, path.parent, length))
+            if len(first) < length:
+                self._client.put_object(Bucket=self._place.bucket, Key=name, Body=first)
+            else:
+                rest = iter(lambda: tally.add(stream.read(source, path.parent, length)), b"")
+                self._put_parts(name, first, rest)
+        return tally.written()
+
+    def put_bytes(self, key: str, data: bytes) -> Written:
+        name = self._name(key)
+        self.probe()
+        with self._working(key):
+            self._client.put_object(Bucket=self._place.bucket, Key=name, Body=data)
+        tally = Tally()
+        tally.add(data)
+        return tally.written()
+
+    def get(self, key: str, target: Path, limit: int | None = None) -> Written:
+        return stream.save(key, self._pieces(self._name(key), key), target, limit)
+
+    def get_bytes(self, key: str, limit: int) -> bytes:
+        return stream.bounded(key, self._pieces(self._name(key), key), limit)
+
+    def list(self, prefix: str = "") -> Sequence[tuple[str, int]]:
+        self.probe()
+        return sorted((key, entry["Size"]) for key, entry in self._each("list_objects_v2", "Contents", prefix))
+
+    def unfinished(self, prefix: str = "") -> Sequence[str]:
+        self.probe()
+        return sorted({key for key, _ in self._uploads(prefix)})
+
+    def delete(self, key: str) -> None:
+        name = self._name(key)
+        self.probe()
+        with self._working(key):
+            self._give_up(key)
+            self._client.delete_object(Bucket=self._place.bucket, Key=name)
+
+    def exists(self, key: str) -> bool:
+        return any(found == key for found, _ in self.list(keys.check(key)))
+
+    def _put_parts(self, name: str, first: bytes, rest: Iterator[bytes]) -> None:
+        target = {"Bucket": self._place.bucket, "Key": name}
+        target["UploadId"] = self._client.create_multipart_upload(**target)["UploadId"]
+        try:
+            parts = []
+            for number, body in enumerate(_chained(first, rest), 1):
+                answer = self._client.upload_part(**target, PartNumber=number, Body=body)
+                parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+            self._finish(target, parts)
+        except BaseException:
+            with suppress(BotoCoreError, ClientError):
+                self._client.abort_multipart_upload(**target)
+            raise
+
+    def _finish(self, target: Mapping[str, str], parts: Sequence[Mapping[str, Any]]) -> None:
+        self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+
+    def _give_up(self, key: str) -> None:
+        for found, entry in self._uploads(key):
+            if found == key:
+                self._client.abort_multipart_upload(Bucket=self._place.bucket, Key=self._name(key), UploadId=entry["UploadId"])
+
+    def _uploads(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        return self._each("list_multipart_uploads", "Uploads", prefix)
+
+    def _each(self, verb: str, field: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields (key, entry) of a listing, page by page, for what is named as a backup's object."""
+        with self._working(prefix):
+            pages = self._client.get_paginator(verb).paginate(Bucket=self._place.bucket, Prefix=self._base + prefix)
+            for page in pages:
+                for entry in page.get(field, ()):
+                    key = entry["Key"].removeprefix(self._base)
+                    if keys.parse(key) is not None:
+                        yield key, entry
+
+    def _pieces(self, name: str, shown: str) -> Iterator[bytes]:
+        """Yields an object; one whose connection breaks is taken up again where it broke, if it is still the same."""
+        if name != self._top + MARKER:
+            self.probe()
+        at, stuck, more = 0, 0, dict[str, str]()
+        while True:
+            begun = at
+            with self._working(shown):
+                try:
+                    answer = self._client.get_object(Bucket=self._place.bucket, Key=name, **more)
+                    for piece in answer["Body"].iter_chunks(stream.PIECE):
+                        at += len(piece)
+                        yield piece
+                    return
+                except (HTTPClientError, IncompleteReadError):
+                    stuck = 0 if at > begun else stuck + 1
+                    if not at or stuck == _TRIES:
+                        raise
+                more = {"Range": f"bytes={at}-", "IfMatch": answer["ETag"]}
+
+    def _read_marker(self) -> str | None:
+        try:
+            found = json.loads(stream.bounded(MARKER, self._pieces(self._top + MARKER, MARKER), 4096))
+            return str(found["store_id"])
+        except NotFound:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise BackupStoreUnavailable(f"the marker {MARKER} of {self._shown()} cannot be read: {error}") from error
+
+    def _name(self, key: str) -> str:
+        return self._base + keys.check(key)
+
+    def _shown(self) -> str:
+        place = f"s3://{self._place.bucket}/{self._place.prefix}".rstrip("/")
+        return f"{place} at {self._client.meta.endpoint_url}"
+
+    @contextmanager
+    def _working(self, key: str) -> Iterator[None]:
+        """Turns boto3's errors into ours. Only their codes are told: their texts may repeat parts of a request (R20)."""
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "unknown"))
+            if code == "NoSuchKey":
+                raise NotFound(f"the backup store holds no {key}") from error
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            reason = f"{error.operation_name} was answered with {status} {code}"
+            raise BackupStoreUnavailable(f"the backup store {self._shown()} refuses {key or 'a listing'}: {reason}") from error
+        except BotoCoreError as error:
+            reason = type(error).__name__
+            raise BackupStoreUnavailable(f"the backup store {self._shown()} does not answer: {reason}") from error
+
+
+def part_length(size: int) -> int:
+    """Bytes of one part, so that a file of ``size`` bytes has no more parts than S3 allows."""
+    return max(PART, -(-size // (_MOST_PARTS - 1)))
+
+
+def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest

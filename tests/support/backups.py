@@ -1,0 +1,98 @@
+"""A volume's backups made with qemu-img: a full one and two incremental ones, and what each must read as."""
+
+import subprocess
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from stillframe.volumes.backups import keys, manifest
+from stillframe.volumes.backups.manifest import Manifest, Source, StoredObject
+from stillframe.volumes.backups.repository import Repository
+
+MIB = 1 << 20
+VOLUME = "1a1a1a1a-1111-4111-8111-111111111111"
+FULL = "aaaaaaaa-0000-4000-8000-000000000001"
+FIRST = "bbbbbbbb-0000-4000-8000-000000000002"
+SECOND = "cccccccc-0000-4000-8000-000000000003"
+PARENTS = {FULL: None, FIRST: FULL, SECOND: FIRST}
+LAYERS = {FULL: 1, FIRST: 2, SECOND: 1}
+
+
+@dataclass
+class BackupSet:
+    """The files of three backups in ``directory``, and the content of the disk at each, by backup id."""
+
+    directory: Path
+    content: dict[str, bytes] = field(default_factory=dict)
+
+    def names(self, backup_id: str) -> tuple[str, ...]:
+        return keys.layer_names(backup_id, LAYERS[backup_id])
+
+    def store(self, repository: Repository) -> list[Manifest]:
+        """Puts everything into a store as the service does: each backup's files, then its manifest."""
+        return [self.store_one(repository, backup_id) for backup_id in PARENTS]
+
+    def store_one(self, repository: Repository, backup_id: str) -> Manifest:
+        objects = []
+        for name in self.names(backup_id):
+            written = repository.put(keys.object_key(VOLUME, name), self.directory / name)
+            objects.append(StoredObject(name, written.bytes, written.sha256))
+        made = Manifest(
+            backup_id,
+            VOLUME,
+            PARENTS[backup_id],
+            datetime(2026, 11, 23, 12, 0, 0, 5),
+            len(self.content[backup_id]),
+            Source("data of José", None, {"purpose": "ledger"}),
+            tuple(objects),
+        )
+        repository.put_bytes(keys.manifest_key(VOLUME, backup_id), manifest.serialise(made))
+        return made
+
+
+def make_backups(directory: Path) -> BackupSet:
+    """Writes the files. The disk has 8 MiB and is grown to 12 MiB before the last backup."""
+    made = BackupSet(directory)
+    content = bytearray(8 * MIB)
+    _run(directory, "qemu-img", "create", "-q", "-f", "qcow2", "volume", str(8 * MIB))
+    _write(directory, "volume", content, b"A", 0, 3 * MIB)
+    _write(directory, "volume", content, b"B", 5 * MIB, 70000)
+    compressed = ["-c", "-o", "compression_type=zstd"]
+    full = keys.top_name(FULL)
+    _run(directory, "qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", *compressed, "volume", full)
+    made.content[FULL] = bytes(content)
+    inner, first = made.names(FIRST)
+    _overlay(directory, inner, full, 8 * MIB)
+    _write(directory, inner, content, b"C", MIB, 100000)
+    _overlay(directory, first, inner, 8 * MIB)
+    _write(directory, first, content, b"D", MIB + 4096, 512)
+    made.content[FIRST] = bytes(content)
+    content.extend(bytes(4 * MIB))
+    (second,) = made.names(SECOND)
+    _overlay(directory, second, first, 12 * MIB)
+    _write(directory, second, content, b"E", 11 * MIB, 4096)
+    _run(directory, "qemu-io", "-f", "qcow2", "-c", f"write -z 0 {MIB}", second)
+    content[:MIB] = bytes(MIB)
+    made.content[SECOND] = bytes(content)
+    (directory / "volume").unlink()
+    return made
+
+
+def read_raw(directory: Path, name: str) -> bytes:
+    """Returns what a reader of a file and those below it sees."""
+    raw = directory / "raw"
+    _run(directory, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", name, raw.name)
+    return raw.read_bytes()
+
+
+def _overlay(directory: Path, name: str, backing: str, size: int) -> None:
+    _run(directory, "qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", "qcow2", name, str(size))
+
+
+def _write(directory: Path, name: str, content: bytearray, letter: bytes, at: int, length: int) -> None:
+    _run(directory, "qemu-io", "-f", "qcow2", "-c", f"write -P {letter[0]} {at} {length}", name)
+    content[at : at + length] = letter * length
+
+
+def _run(directory: Path, *command: str) -> None:
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
