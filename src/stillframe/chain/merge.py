@@ -55,7 +55,7 @@ def plan(tree: Tree, run: Run, visible: Sequence[int]) -> Merge:
     kept, lowest = tree.images[files[keep]], tree.images[files[0]]
     steps: list[Step] = []
     if keep < len(files) - 1:
-        steps.append(Commit(run.top, kept.name, sum(weights[keep + 1 :])))
+        steps.append(Commit(run.top, kept.name, kept.format, sum(weights[keep + 1 :])))
         steps += [Repoint(child, kept.name, kept.format) for child in tree.children(run.top)]
     if keep > 0:
         steps.append(Pull(kept.name, lowest.backing, lowest.backing_format, sum(weights[:keep])))

@@ -88,6 +88,15 @@ def let_go(tree: Tree, reason: str, visible: Visible) -> Plan:
     return _release(replace(tree, holds={key: f for key, f in tree.holds.items() if key != reason}), freed, visible)
 
 
+def tidy(tree: Tree, visible: Visible) -> Plan | None:
+    """Merges what nobody needs any more, such as what a linked clone held fast that is gone; None when there is nothing."""
+    check(tree)
+    loose = [name for name in tree.images if not tree.reasons(name) and tree.children(name)]
+    if not any(merge.run_at(tree, name) for name in loose):
+        return None
+    return _release(tree, loose, visible)
+
+
 def replace_active(tree: Tree, new: Image, visible: Visible) -> Plan:
     """The volume's writes go to ``new``, which holds the whole content already; the file active so far goes."""
     check(tree)
@@ -109,8 +118,7 @@ def _overlay(tree: Tree, name: str, backing: str, max_depth: int) -> tuple[tuple
     depth = tree.path(backing).depth
     if depth >= max_depth:
         raise Conflict(
-            f"volume {tree.volume_id} has {depth} files in its chain, the most allowed is {max_depth};"
-            " delete a snapshot first",
+            f"volume {tree.volume_id} has {depth} files in its chain, the most allowed is {max_depth}; delete a snapshot first",
             volume_id=tree.volume_id,
             depth=depth,
         )
@@ -124,7 +132,7 @@ def _overlay(tree: Tree, name: str, backing: str, max_depth: int) -> tuple[tuple
 
 
 def _record(tree: Tree) -> Record:
-    return Record(tree.active, dict(tree.snapshots))
+    return Record(tree.active, dict(tree.snapshots), {key: tree.overlay_of(key) for key in tree.snapshots})
 
 
 def _release(tree: Tree, freed: Collection[str], visible: Visible) -> Plan:
@@ -151,7 +159,8 @@ def _release(tree: Tree, freed: Collection[str], visible: Visible) -> Plan:
 
 def _trim(tree: Tree, freed: Collection[str]) -> tuple[Tree, list[str], set[str]]:
     """Takes off the ends of branches that nobody needs, downwards. Returns what went, and what may be merged now."""
-    gone, candidates = [], set(freed)
+    gone: list[str] = []
+    candidates = set(freed)
     while True:
         leaf = next((name for name in sorted(candidates) if not tree.children(name) and not tree.reasons(name)), None)
         if leaf is None:

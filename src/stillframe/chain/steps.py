@@ -22,6 +22,7 @@ class Commit:
 
     top: str
     base: str
+    base_format: str
     bytes: int
 
 
@@ -55,10 +56,12 @@ class Rename:
 
 @dataclass(frozen=True)
 class Record:
-    """Write down beside the files what they are from here on: the active file, the file of each snapshot."""
+    """Write down beside the files what they are from here on: the active file, the file that holds each snapshot's data, and
+    the overlay that received the writes after it (None at the tip of a branch that was left)."""
 
     active: str
     snapshots: Mapping[str, str]
+    overlays: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ volumes = Table(
     Column("image_metadata", JSON(none_as_null=True)),
     Column("linked_to", JSON(none_as_null=True)),  # {"volume_id", "file", "format"}: what a linked clone reads
     Column("undo_file", String(255)),  # active before the last revert, while that can be undone
+    Column("untidy", Boolean, nullable=False),  # may hold files that nobody needs any more
     Index("ix_volumes_project", "project_id", "seq"),
     Index("ix_volumes_share", "share"),
 )

@@ -12,7 +12,7 @@ from stillframe.db.tables import attachments, snapshots, volumes
 
 
 def insert(connection: Connection, row: Row) -> None:
-    connection.execute(volumes.insert().values(row))
+    connection.execute(volumes.insert().values({"bootable": False, "untidy": False, **row}))
 
 
 def get(connection: Connection, volume_id: str, project_id: str | None) -> Row | None:
@@ -66,6 +66,10 @@ def raw_bases(connection: Connection, share: str) -> list[str]:
 
 def with_undo(connection: Connection) -> list[Row]:
     return many(connection, select(volumes).where(volumes.c.undo_file.is_not(None)))
+
+
+def marked_untidy(connection: Connection) -> list[Row]:
+    return many(connection, select(volumes).where(volumes.c.untidy))
 
 
 def change(connection: Connection, volume_id: str, **values: Any) -> None:

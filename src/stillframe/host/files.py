@@ -7,7 +7,8 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,12 @@ def allocated(share: Path, name: str) -> int:
     return os.stat(share / name, follow_symlinks=False).st_blocks * 512
 
 
+def total_bytes(share: Path) -> int:
+    with share_errors(share):
+        found = os.statvfs(share)
+    return found.f_blocks * found.f_frsize
+
+
 def free_bytes(share: Path) -> int:
     with share_errors(share):
         found = os.statvfs(share)
@@ -102,16 +109,22 @@ def create_empty(share: Path, name: str) -> None:
 
 
 @contextmanager
-def made_durable(share: Path, name: str) -> Iterator[None]:
+def made_durable(share: Path, name: str) -> Iterator[Callable[[], None]]:
     """Fsyncs the file after the block, on a descriptor opened before it.
+
+    The block may call what it is given to have the writing-out begin while it does something else.
 
     Linux tells a failed write-back to descriptors that were open at that time, once each; qemu-img ends with 0 after
     some of them (finding 2, qemu 7.2), and a descriptor opened afterwards would hear nothing. When the block raises,
     its error is what counts.
     """
     handle = open_regular(share, name)
+    begun: list[Future[None]] = []
     try:
-        yield
+        with ThreadPoolExecutor(1, "fsync") as helper:
+            yield lambda: begun.append(helper.submit(os.fsync, handle))
+        for each in begun:
+            each.result()
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -149,6 +162,32 @@ def rename_over(share: Path, old: str, new: str) -> None:
     except FileNotFoundError:
         os.stat(share / new, follow_symlinks=False)
     sync_directory(share)
+
+
+def rename_new(share: Path, old: str, new: str) -> None:
+    """Gives ``old`` the name ``new`` durably, where no file has it. May be repeated: ``old`` gone is done.
+
+    link, unlink, fsync: never takes the place of another file. Raises FileExistsError, FileNotFoundError.
+    """
+    try:
+        os.link(share / old, share / new, follow_symlinks=False)
+    except FileExistsError:
+        if not exists(share, old):
+            return
+        if not os.path.samefile(share / old, share / new):
+            raise
+    except FileNotFoundError:
+        os.stat(share / new, follow_symlinks=False)
+    with suppress(FileNotFoundError):
+        os.unlink(share / old)
+    sync_directory(share)
+
+
+def make_share_directory(path: Path) -> None:
+    """Makes a share's directory with mode 2770, unless it is there."""
+    if not path.exists():
+        path.mkdir(parents=True)
+        path.chmod(0o2770)  # mkdir's own mode is cut by the umask and loses the setgid bit
 
 
 def share_mode(share: Path, name: str) -> None:

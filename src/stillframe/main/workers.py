@@ -14,6 +14,7 @@ from stillframe.host import private_libvirt
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.worker import Worker
 from stillframe.rpc.bus import Methods
+from stillframe.volumes import housekeeping
 from stillframe.volumes import operations as volumes_operations
 from stillframe.volumes import world as volumes_world
 from stillframe.volumes.manager import Manager as VolumesManager
@@ -34,7 +35,7 @@ def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
 
     def on_timer() -> None:
         _beat(settings, database, "stillframe-volumes")
-        world.driver.sweep()
+        housekeeping.look(world)
 
     worker = Worker(journal, volumes_operations.KINDS, world, settings.workers, on_timer)
     return WorkerPart(VolumesManager(world, worker.wake).methods(), worker.start, worker.stop)

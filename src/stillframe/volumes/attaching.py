@@ -12,7 +12,7 @@ from stillframe.db import attachments, volumes
 from stillframe.db.rows import Page, Row
 from stillframe.db.tables import now
 from stillframe.errors import BadRequest, Conflict, NotFound
-from stillframe.volumes import volume_making
+from stillframe.volumes import finding
 from stillframe.volumes.world import World
 
 
@@ -32,14 +32,14 @@ def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
     instance = wanted.get("instance_uuid")
     instance = names.canonical_id(instance, "instance_uuid") if instance else None
     with world.database.write() as connection:
-        volume = volume_making.seen(connection, context, wanted["volume_uuid"])
+        volume = finding.volume(connection, context, wanted["volume_uuid"])
         for row in attachments.of_volumes(connection, [volume["id"]])[volume["id"]]:
             if instance is not None and row["instance_id"] == instance:
                 return str(row["id"])
             raise BadRequest(
                 f"Invalid volume: volume {volume['id']} is {volume['status']}, attached to server {row['instance_id']}"
             )
-        volume_making.refuse_if_busy(connection, volume["id"])
+        finding.refuse_if_busy(connection, volume["id"], shared=True)
         status = "attaching" if wanted.get("connector") else "reserved"
         if not volumes.move(connection, volume["id"], ("available",), status):
             raise BadRequest(
@@ -103,7 +103,7 @@ def connection_info(world: World, context: Context, attachment_id: str) -> dict[
         row = seen(connection, context, attachment_id)
         volume = volumes.get(connection, row["volume_id"], None)
     assert volume is not None
-    return world.driver.connection_info(volume["active_file"], volume["format"])
+    return world.backends.pool(volume).connection_info(volume["active_file"], volume["format"])
 
 
 METHODS: Mapping[str, Any] = {

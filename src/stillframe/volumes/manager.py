@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stillframe.volumes import attaching, snapshotting, volume_making
+from stillframe.volumes import attaching, snapshotting, volume_changing, volume_making
 from stillframe.volumes.world import World
 
 
@@ -18,7 +18,7 @@ class Manager:
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """Returns every method by name; the first parameter of each is the caller's context."""
-        table = {**volume_making.METHODS, **snapshotting.METHODS, **attaching.METHODS}
+        table = {**volume_making.METHODS, **volume_changing.METHODS, **snapshotting.METHODS, **attaching.METHODS}
         return {name: partial(self._run, method) for name, method in table.items()}
 
     def _run(self, method: Callable[..., Any], context: Any, **parameters: Any) -> Any:

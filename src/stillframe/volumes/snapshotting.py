@@ -1,33 +1,27 @@
 """Requests about snapshots, as the worker takes them, the three metadata actions among them."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
 from stillframe.chain import names, plan
+from stillframe.chain.steps import cost
+from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, QuotaExceeded, ShareUnavailable
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, ShareUnavailable
 from stillframe.journal import record
-from stillframe.volumes import volume_making
+from stillframe.volumes import finding, trees, volume_changing
 from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations import snapshots as operations
 from stillframe.volumes.world import World
 
+DELETABLE = ("available", "error", "error_deleting")
 NOVA_REPORTS = {"creating": ("creating", "available", "error"), "deleting": ("deleting", "error_deleting")}
-
-
-def seen(connection: Connection, context: Context, snapshot_id: str) -> Row:
-    """Returns the snapshot's row. Raises NotFound, the same for a missing one and one of another project."""
-    project = None if context.sees_all_projects else context.project_id
-    row = snapshots.get(connection, names.canonical_id(snapshot_id, "snapshot id"), project)
-    if row is None:
-        raise NotFound(f"Snapshot {snapshot_id} could not be found.")
-    return row
 
 
 def _row(context: Context, volume: Row, wanted: dict[str, Any]) -> Row:
@@ -67,96 +61,121 @@ def create(world: World, context: Context, volume_id: str, wanted: dict[str, Any
     Raises BadRequest for an attached one: its server is asked for an assisted snapshot instead.
     """
     with world.database.read() as connection:
-        volume = volume_making.seen(connection, context, volume_id)
-        volume_making.refuse_if_busy(connection, volume["id"])
+        volume = finding.volume(connection, context, volume_id)
+        finding.refuse_if_busy(connection, volume["id"])
     if volume["status"] != "available":
         raise BadRequest(
             f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']};"
             " snapshot an attached volume with 'openstack assisted snapshot create --volume <volume> <server>'"
         )
-    world.driver.probe_for_writing()
-    chain = world.driver.chain(volume["id"], volume["active_file"])
+    world.share(volume).probe_for_writing()
     row = _row(context, volume, wanted)
-    steps = plan.snapshot(chain, row["id"], world.settings.volumes.max_chain_depth)
+    before = trees.observe(world, volume)
+    planned = plan.snapshot(before, row["id"], world.settings.volumes.max_chain_depth)
     with world.database.write() as connection:
-        # Looked at again inside the transaction: an attach or another operation may have come between.
-        fresh = volume_making.seen(connection, context, volume["id"])
-        record.refuse_if_busy(connection, f"volume:{volume['id']}")
-        if fresh["status"] != "available" or fresh["active_file"] != volume["active_file"]:
-            raise Conflict(f"volume {volume['id']} changed meanwhile; repeat the request")
-        _check_quota(world, connection, volume["project_id"])
+        fresh = volume_changing.unchanged(connection, volume)
+        finding.check_snapshot_quota(world, connection, volume)
         snapshots.insert(connection, row)
-        request = {**row, "active": volume["active_file"]}
-        record.submit(connection, operations.request("create_snapshot", request, steps, context.request_id))
+        record.submit(connection, operations.create_request(fresh, row["id"], before, planned, context.request_id))
     return str(row["id"])
-
-
-def _check_quota(world: World, connection: Connection, project_id: str) -> None:
-    allowed = volume_making.limits(world, connection, project_id)["snapshots"]
-    used = snapshots.count(connection, project_id, {})
-    if 0 <= allowed < used + 1:
-        raise QuotaExceeded(f"quota exceeded for snapshots: {used} used, 1 asked, {allowed} allowed")
 
 
 def update(world: World, context: Context, snapshot_id: str, changes: dict[str, Any]) -> None:
     with world.database.write() as connection:
-        row = seen(connection, context, snapshot_id)
+        row = finding.snapshot(connection, context, snapshot_id)
         snapshots.change(connection, row["id"], **changes)
+        chain_record.submit_once(connection, row["volume_id"], context.request_id)
 
 
 def set_metadata(world: World, context: Context, snapshot_id: str, metadata: dict[str, str], replace: bool) -> dict[str, str]:
     with world.database.write() as connection:
-        row = seen(connection, context, snapshot_id)
+        row = finding.snapshot(connection, context, snapshot_id)
         merged = metadata if replace else {**row["metadata"], **metadata}
         snapshots.change(connection, row["id"], metadata=merged)
+        chain_record.submit_once(connection, row["volume_id"], context.request_id)
     return merged
 
 
 def delete_metadata_key(world: World, context: Context, snapshot_id: str, key: str) -> None:
     with world.database.write() as connection:
-        row = seen(connection, context, snapshot_id)
+        row = finding.snapshot(connection, context, snapshot_id)
         if key not in row["metadata"]:
             raise NotFound(f"Snapshot {snapshot_id} has no metadata with key {key!r}.")
         kept = {name: value for name, value in row["metadata"].items() if name != key}
         snapshots.change(connection, row["id"], metadata=kept)
+        chain_record.submit_once(connection, row["volume_id"], context.request_id)
 
 
-def delete(world: World, context: Context, snapshot_id: str) -> None:
-    """Deletes the newest snapshot of a volume nothing is attached to; a failed one that has no file loses its row."""
+def delete(world: World, context: Context, snapshot_id: str, force: bool = False) -> None:
+    """Deletes a snapshot of a volume nothing is attached to; a failed one that has no file loses its row."""
+    delete_several(world, context, [snapshot_id], force)
+
+
+def delete_several(world: World, context: Context, snapshot_ids: Sequence[str], force: bool = False) -> None:
+    """Deletes snapshots of one volume in one plan, with the least copying. Raises BadRequest, Conflict listing what depends
+    on one of them, ShareUnavailable with numbers when there is no room for the merge."""
     with world.database.read() as connection:
-        row = seen(connection, context, snapshot_id)
-        volume = volumes.get(connection, row["volume_id"], None)
+        rows = [finding.snapshot(connection, context, snapshot_id) for snapshot_id in snapshot_ids]
+        volume = volumes.get(connection, rows[0]["volume_id"], None)
     assert volume is not None
-    if row["status"] not in ("available", "error", "error_deleting"):
-        raise BadRequest(f"Invalid snapshot: its status must be available or error, but it is {row['status']}")
-    if row["overlay"] not in world.driver.files(volume["id"]):
-        _drop_failed(world, row)
-        return
-    if volume["status"] != "available":
-        raise Conflict(
-            f"snapshot {row['id']} cannot be deleted while volume {volume['id']} is {volume['status']}; detach it first"
-        )
-    chain = world.driver.chain(volume["id"], volume["active_file"])
-    allocated = world.driver.allocated(row["overlay"])
-    if world.driver.free() < allocated:
-        raise ShareUnavailable(f"merging {row['overlay']} may need {allocated} bytes; {world.driver.free()} are free")
-    steps = plan.delete_newest(chain, row["overlay"], allocated)
-    with world.database.write() as connection:
-        record.refuse_if_busy(connection, f"volume:{volume['id']}")
-        fresh = volumes.get(connection, volume["id"], None)
-        if fresh is None or (fresh["status"], fresh["active_file"]) != ("available", volume["active_file"]):
-            raise Conflict(f"volume {volume['id']} changed meanwhile; repeat the request")
-        if not snapshots.move(connection, row["id"], (row["status"],), "deleting"):
-            raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")
-        request = {**row, "active": volume["active_file"]}
-        record.submit(connection, operations.request("delete_snapshot", request, steps, context.request_id))
+    for row in rows:
+        if row["status"] not in DELETABLE and not force:
+            raise BadRequest(f"Invalid snapshot: its status must be available or error, but it is {row['status']}")
+        if row["volume_id"] != volume["id"]:
+            raise BadRequest(f"snapshot {row['id']} is not one of volume {volume['id']}")
+    with world.database.read() as connection:
+        finding.refuse_if_busy(connection, volume["id"])
+    before = trees.observe(world, volume)
+    rows = [row for row in rows if not _dropped(world, before, row)]
+    if rows:
+        _delete(world, context, (volume, before), rows)
 
 
-def _drop_failed(world: World, row: Row) -> None:
+def _dropped(world: World, tree: Tree, row: Row) -> bool:
+    """A snapshot that failed has no data; only its row goes."""
+    if row["id"] in tree.snapshots:
+        return False
     if row["status"] != "error":
-        raise ChainConflict(f"the file {row['overlay']} of snapshot {row['id']} is missing")
+        raise ChainConflict(f"the file {row['backing']} of snapshot {row['id']} is missing")
     with world.database.write() as connection:
         snapshots.delete(connection, row["id"])
+    return True
+
+
+def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Sequence[Row]) -> None:
+    volume, before = found
+    if volume["status"] != "available":
+        raise Conflict(
+            f"snapshot {rows[0]['id']} cannot be deleted while volume {volume['id']} is {volume['status']}; detach it first"
+        )
+    ids = [row["id"] for row in rows]
+    planned = plan.delete(before, ids, volume_changing.visible(world, volume, before))
+    _check_space(world, volume, cost(planned.steps))
+    with world.database.write() as connection:
+        volume_changing.unchanged(connection, volume)
+        for row in rows:
+            if not snapshots.move(connection, row["id"], (row["status"],), "deleting"):
+                raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")
+        options = {"snapshot_ids": ids, "request_id": context.request_id}
+        record.submit(connection, operations.change_request("delete_snapshot", volume, before, planned, options))
+
+
+def _check_space(world: World, volume: Row, needed: int) -> None:
+    """A merge may need room for all it copies. Where nothing is copied, deleting works on a full share too."""
+    share = world.share(volume)
+    free = share.free()
+    if free < needed:
+        raise ShareUnavailable(
+            f"the merge may copy {needed} bytes; {free} are free on {volume['share']}", needed=needed, free=free
+        )
+
+
+def reset_status(world: World, context: Context, snapshot_id: str, status: str) -> None:
+    """``os-reset_status``: an administrator's word on a status that went wrong. It changes the row and nothing else."""
+    with world.database.write() as connection:
+        row = finding.snapshot(connection, context, snapshot_id)
+        record.refuse_if_busy(connection, f"volume:{row['volume_id']}")
+        snapshots.change(connection, row["id"], status=status, **({"fault": None} if status == "available" else {}))
 
 
 def create_metadata(world: World, context: Context, volume_id: str, wanted: dict[str, Any]) -> str:
@@ -165,7 +184,7 @@ def create_metadata(world: World, context: Context, volume_id: str, wanted: dict
     if wanted.get("snapshot_id"):
         wanted = {**wanted, "snapshot_id": names.canonical_id(wanted["snapshot_id"], "snapshot_id")}
     with world.database.write() as connection:
-        volume = volume_making.seen(connection, context, volume_id)
+        volume = finding.volume(connection, context, volume_id)
         known = snapshots.get(connection, wanted["snapshot_id"], None) if wanted.get("snapshot_id") else None
         if known is not None:
             if known["volume_id"] != volume["id"]:
@@ -185,13 +204,13 @@ def _check_may_record(world: World, connection: Connection, volume: Row, wanted:
     pending = [row["id"] for row in snapshots.of_volume(connection, volume["id"]) if row["status"] == "creating"]
     if pending:
         raise Conflict(f"snapshot {pending[0]} of volume {volume['id']} is still being taken", snapshot_id=pending[0])
-    _check_quota(world, connection, volume["project_id"])
+    finding.check_snapshot_quota(world, connection, volume)
 
 
 def finalize_metadata(world: World, context: Context, snapshot_id: str, wanted: dict[str, Any]) -> None:
     """``os-finalize_snapshot_metadata``: from "creating" to "available" or "error"; the same call again changes nothing."""
     with world.database.write() as connection:
-        row = seen(connection, context, snapshot_id)
+        row = finding.snapshot(connection, context, snapshot_id)
         if row["status"] == wanted["status"] and _is_repeat(row, wanted):
             return
         if row["status"] != "creating":
@@ -206,8 +225,9 @@ def finalize_metadata(world: World, context: Context, snapshot_id: str, wanted: 
         if wanted.get("created_at"):
             changes["created_at"] = _time(wanted["created_at"])
         snapshots.change(connection, row["id"], **changes)
-        volumes.change(connection, row["volume_id"], active_file=active)
-        record.submit(connection, chain_record.request(row["volume_id"], context.request_id))
+        volumes.change(connection, row["volume_id"], active_file=active, format="qcow2")
+        # The rows are right already; the files beside the volume may come after the other volumes of the set are finalized.
+        record.submit(connection, chain_record.request(row["volume_id"], context.request_id, chain_record.PAUSE_SECONDS))
 
 
 def _is_repeat(row: Row, wanted: dict[str, Any]) -> bool:
@@ -217,8 +237,9 @@ def _is_repeat(row: Row, wanted: dict[str, Any]) -> bool:
 def drop_metadata(world: World, context: Context, snapshot_id: str) -> None:
     """``os-snapshot_delete_metadata``: the row goes, storage stays. Refused while a file of the chain carries the snapshot."""
     with world.database.read() as connection:
-        row = seen(connection, context, snapshot_id)
-    if row["overlay"] in world.driver.files(row["volume_id"]):
+        row = finding.snapshot(connection, context, snapshot_id)
+        volume = volumes.get(connection, row["volume_id"], None)
+    if volume is not None and row["overlay"] in world.share(volume).files(row["volume_id"]):
         raise Conflict(f"the file {row['overlay']} of snapshot {row['id']} is still on the share")
     with world.database.write() as connection:
         snapshots.delete(connection, row["id"])
@@ -227,7 +248,7 @@ def drop_metadata(world: World, context: Context, snapshot_id: str) -> None:
 def update_status(world: World, context: Context, snapshot_id: str, status: str, progress: str | None) -> None:
     """``os-update_snapshot_status``: Nova's report. Raises BadRequest for a transition Cinder does not know."""
     with world.database.write() as connection:
-        row = seen(connection, context, snapshot_id)
+        row = finding.snapshot(connection, context, snapshot_id)
         if status not in NOVA_REPORTS.get(row["status"], ()):
             raise BadRequest(f"Provided snapshot status {status} not allowed for snapshot with status {row['status']}.")
         snapshots.change(connection, row["id"], status=status, **({"progress": progress} if progress else {}))
@@ -239,6 +260,8 @@ METHODS: Mapping[str, Any] = {
     "set_snapshot_metadata": set_metadata,
     "delete_snapshot_metadata_key": delete_metadata_key,
     "delete_snapshot": delete,
+    "delete_snapshots": delete_several,
+    "reset_snapshot_status": reset_status,
     "create_snapshot_metadata": create_metadata,
     "finalize_snapshot_metadata": finalize_metadata,
     "snapshot_delete_metadata": drop_metadata,

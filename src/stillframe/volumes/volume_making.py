@@ -1,153 +1,216 @@
-"""Requests about volumes, as the worker takes them: checks, one transaction, and the operation that follows."""
+"""Requests for new volumes, as the worker takes them: checks, one transaction, and the operation that follows."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.context import Context
-from stillframe.db import quotas, snapshots, volume_types, volumes
+from stillframe.db import volume_types, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, Conflict, NotFound, QuotaExceeded
+from stillframe.errors import BadImage, BadRequest, Conflict, NotFound
 from stillframe.journal import record
+from stillframe.journal.record import Request
+from stillframe.volumes import finding, placing
+from stillframe.volumes.backends import Pool
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.world import GIB, World
 
-DELETABLE = ("available", "error", "error_deleting")
+LINKED = "stillframe:linked_clone"  # extra spec of a volume type
 
 
-def seen(connection: Connection, context: Context, volume_id: str) -> Row:
-    """Returns the volume's row. Raises NotFound, the same for a volume that is missing and one of another project."""
-    project = None if context.sees_all_projects else context.project_id
-    row = volumes.get(connection, names.canonical_id(volume_id, "volume id"), project)
-    if row is None:
-        raise NotFound(f"Volume {volume_id} could not be found.")
-    return row
+@dataclass(frozen=True)
+class Making:
+    """A new volume as far as it is known: its source's share of the row, the pool, the operation that makes it."""
 
-
-def limits(world: World, connection: Connection, project_id: str) -> dict[str, int]:
-    """Returns the project's limits; -1 is unlimited."""
-    options = world.settings.volumes
-    return {
-        "volumes": options.quota_volumes,
-        "snapshots": options.quota_snapshots,
-        "gigabytes": options.quota_gigabytes,
-        "per_volume_gigabytes": options.per_volume_gigabytes,
-        **quotas.limits(connection, project_id),
-    }
+    pool: Pool
+    columns: Mapping[str, Any]
+    operation: Callable[[Row], Request]
+    source: Row | None = None  # the volume that is read
 
 
 def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
-    """Creates an empty qcow2 volume; ``wanted`` holds size (GiB), name, description, volume_type, metadata and
-    availability_zone. Returns its id. Raises BadRequest, QuotaExceeded, ShareUnavailable."""
-    world.driver.probe_for_writing()
+    """Creates a volume: empty, from ``snapshot_id`` or from ``source_volid``. ``wanted`` holds size (GiB; the source's where
+    it is missing), name, description, volume_type, metadata and availability_zone. Returns its id.
+
+    Raises BadRequest, NotFound, Conflict, QuotaExceeded, ShareUnavailable; nothing is changed then.
+    """
+    if wanted.get("snapshot_id"):
+        return _from_snapshot(world, context, wanted)
+    if wanted.get("source_volid"):
+        return _from_volume(world, context, wanted)
+    if wanted.get("size") is None:
+        raise BadRequest("size is missing: an empty volume needs one")
+    type_row = find_type(world, wanted)
+    pool = placing.choose(world, type_row, wanted["size"])
+    size = wanted["size"] * GIB
+    return insert(
+        world, context, wanted, type_row, Making(pool, {}, lambda row: operations.create_request(row, size, context.request_id))
+    )
+
+
+def find_type(world: World, wanted: Mapping[str, Any], default: str | None = None) -> Row:
+    """Returns the volume type asked for, else ``default`` (an id), else the default one. Raises BadRequest."""
+    name = wanted.get("volume_type") or default
+    with world.database.read() as connection:
+        found = volume_types.find(connection, name) if name else volume_types.default(connection)
+    if found is None:
+        raise BadRequest(f"volume type {name!r} could not be found")
+    return found
+
+
+def insert(world: World, context: Context, wanted: Mapping[str, Any], type_row: Row, making: Making) -> str:
+    """Writes the row and the operation in one transaction, quota and source looked at again inside it."""
     volume_id = str(uuid.uuid4())
+    row = {
+        "id": volume_id,
+        "project_id": context.project_id,
+        "user_id": context.user_id,
+        "name": wanted.get("name"),
+        "description": wanted.get("description"),
+        "size": wanted["size"],
+        "status": "creating",
+        "volume_type_id": type_row["id"],
+        "availability_zone": wanted.get("availability_zone") or world.settings.availability_zone,
+        "metadata": wanted.get("metadata") or {},
+        "active_file": names.base_name(volume_id),
+        "format": making.pool.options.volume_format,
+        "base_format": making.pool.options.volume_format,
+        "backend": making.pool.backend,
+        "share": making.pool.export.export,
+        "bootable": False,
+        **making.columns,
+    }
     with world.database.write() as connection:
-        type_row = volume_types.find(connection, wanted.get("volume_type") or volume_types.DEFAULT)
-        if type_row is None:
-            raise BadRequest(f"volume type {wanted['volume_type']!r} could not be found")
-        _check_quota(world, connection, context.project_id, wanted["size"])
-        volumes.insert(
-            connection,
-            {
-                "id": volume_id,
-                "project_id": context.project_id,
-                "user_id": context.user_id,
-                "name": wanted.get("name"),
-                "description": wanted.get("description"),
-                "size": wanted["size"],
-                "status": "creating",
-                "volume_type_id": type_row["id"],
-                "availability_zone": wanted.get("availability_zone") or world.settings.availability_zone,
-                "metadata": wanted.get("metadata") or {},
-                "active_file": names.base_name(volume_id),
-                "format": "qcow2",
-            },
-        )
-        record.submit(connection, operations.create_request(volume_id, wanted["size"] * GIB, context.request_id))
+        finding.check_size(world, connection, context.project_id, wanted["size"])
+        finding.check_quota(world, connection, context.project_id, {"volumes": 1, "gigabytes": wanted["size"]})
+        _check_source(connection, making, row)
+        volumes.insert(connection, row)
+        record.submit(connection, making.operation(row))
     return volume_id
 
 
-def _check_quota(world: World, connection: Connection, project_id: str, size: int) -> None:
-    allowed = limits(world, connection, project_id)
-    count, gigabytes = volumes.usage(connection, project_id)
-    if size > allowed["per_volume_gigabytes"]:
-        raise BadRequest(f"a volume of {size} GiB is larger than the allowed {allowed['per_volume_gigabytes']} GiB")
-    for resource, used, more in (("volumes", count, 1), ("gigabytes", gigabytes, size)):
-        if 0 <= allowed[resource] < used + more:
-            raise QuotaExceeded(f"quota exceeded for {resource}: {used} used, {more} asked, {allowed[resource]} allowed")
+def _check_source(connection: Connection, making: Making, row: Row) -> None:
+    if making.source is None:
+        return
+    fresh = volumes.get(connection, making.source["id"], None)
+    if fresh is None or fresh["active_file"] != making.source["active_file"] or fresh["status"] != making.source["status"]:
+        raise Conflict(f"volume {making.source['id']} changed meanwhile; repeat the request")
+    reads_active = row["snapshot_id"] is None if "snapshot_id" in row else True
+    finding.refuse_if_busy(connection, fresh["id"], shared=not reads_active)
 
 
-def update(world: World, context: Context, volume_id: str, changes: dict[str, Any]) -> None:
-    """Changes name, description or metadata."""
-    with world.database.write() as connection:
-        row = seen(connection, context, volume_id)
-        volumes.change(connection, row["id"], **changes)
+def _sized(wanted: dict[str, Any], source_size: int, what: str) -> dict[str, Any]:
+    size = wanted.get("size") or source_size
+    if size < source_size:
+        raise BadRequest(f"a volume of {size} GiB cannot hold {what}, which has {source_size} GiB")
+    return {**wanted, "size": size}
 
 
-def set_metadata(world: World, context: Context, volume_id: str, metadata: dict[str, str], replace: bool) -> dict[str, str]:
-    with world.database.write() as connection:
-        row = seen(connection, context, volume_id)
-        merged = metadata if replace else {**row["metadata"], **metadata}
-        volumes.change(connection, row["id"], metadata=merged)
-    return merged
+def _from_snapshot(world: World, context: Context, wanted: dict[str, Any]) -> str:
+    with world.database.read() as connection:
+        snapshot = finding.snapshot(connection, context, wanted["snapshot_id"])
+        source = volumes.get(connection, snapshot["volume_id"], None)
+    assert source is not None
+    placing.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
+    wanted = _sized(wanted, snapshot["size"], f"snapshot {snapshot['id']}")
+    type_row = find_type(world, wanted, source["volume_type_id"])
+    origin = {"volume_id": source["id"], "name": snapshot["backing"], "format": snapshot["backing_format"], "exclusive": False}
+    columns = {"snapshot_id": snapshot["id"], **_inherited(source)}
+    if type_row["extra_specs"].get(LINKED, "").lower() in ("true", "<is> true", "1", "yes"):
+        return _linked(world, context, wanted, (type_row, source, origin, columns))
+    return insert(world, context, wanted, type_row, _copying(world, context, wanted, (type_row, source, origin, columns)))
 
 
-def delete_metadata_key(world: World, context: Context, volume_id: str, key: str) -> None:
-    with world.database.write() as connection:
-        row = seen(connection, context, volume_id)
-        if key not in row["metadata"]:
-            raise NotFound(f"Volume {volume_id} has no metadata with key {key!r}.")
-        kept = {name: value for name, value in row["metadata"].items() if name != key}
-        volumes.change(connection, row["id"], metadata=kept)
+def _from_volume(world: World, context: Context, wanted: dict[str, Any]) -> str:
+    with world.database.read() as connection:
+        source = finding.volume(connection, context, wanted["source_volid"])
+    placing.refuse_unless(
+        source["status"],
+        ("available",),
+        f"volume {source['id']} (take a snapshot of an attached one and use that as the source)",
+    )
+    wanted = _sized(wanted, source["size"], f"volume {source['id']}")
+    type_row = find_type(world, wanted, source["volume_type_id"])
+    origin = {"volume_id": source["id"], "name": source["active_file"], "format": source["format"], "exclusive": True}
+    columns = {"source_volid": source["id"], **_inherited(source)}
+    return insert(world, context, wanted, type_row, _copying(world, context, wanted, (type_row, source, origin, columns)))
 
 
-def delete(world: World, context: Context, volume_id: str) -> None:
-    """Deletes a volume that nothing is attached to and that has no snapshots. Raises BadRequest, Conflict."""
-    with world.database.write() as connection:
-        row = seen(connection, context, volume_id)
-        dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
-        if dependants:
-            raise BadRequest(
-                f"Invalid volume: volume {row['id']} still has {len(dependants)} snapshots, the first is {dependants[0]};"
-                " delete them first",
-                snapshots=dependants[:100],
-            )
-        record.refuse_if_busy(connection, f"volume:{row['id']}")
-        if not volumes.move(connection, row["id"], DELETABLE, "deleting"):
-            raise BadRequest(
-                f"Invalid volume: the status of volume {row['id']} must be available or error, but it is {row['status']}"
-            )
-        request = operations.delete_request(row["id"], context.request_id)
-        request.intent["status_before"] = row["status"]
-        record.submit(connection, request)
+def _inherited(source: Row) -> dict[str, Any]:
+    return {"bootable": source["bootable"], "image_metadata": source["image_metadata"]}
 
 
-def set_quotas(world: World, context: Context, project_id: str, wanted: dict[str, int]) -> None:
-    with world.database.write() as connection:
-        quotas.set_limits(connection, project_id, wanted)
+_Parts = tuple[Row, Row, dict[str, Any], dict[str, Any]]  # type, source volume, what is read of it, columns
 
 
-def clear_quotas(world: World, context: Context, project_id: str) -> None:
-    with world.database.write() as connection:
-        quotas.clear(connection, project_id)
+def _same_pool(world: World, parts: _Parts) -> Pool:
+    """A copy lies on its source's share: nothing is copied between shares."""
+    type_row, source, _origin, _columns = parts
+    pool = world.backends.pool(source)
+    if pool not in world.backends.of_type(type_row["extra_specs"]):
+        raise BadRequest(
+            f"volume type {type_row['name']} asks for another backend than {source['backend']}, where its source lies;"
+            " upload the source to an image, or back it up and restore it, to move it"
+        )
+    return pool
 
 
-def refuse_if_busy(connection: Connection, volume_id: str) -> None:
-    """Raises Conflict naming the operation that holds the volume."""
-    busy = volumes.busy_operation(connection, volume_id)
-    if busy:
-        raise Conflict(f"volume {volume_id} is busy with operation {busy}", operation_id=busy)
+def _copying(world: World, context: Context, wanted: dict[str, Any], parts: _Parts) -> Making:
+    _type_row, source, origin, columns = parts
+    pool, size = _same_pool(world, parts), wanted["size"] * GIB
+    try:
+        needed = placing.content_bytes(pool.share(), origin["name"], origin["format"])
+    except FileNotFoundError as error:
+        raise BadImage(f"{origin['name']}, the source's file, is missing on the share") from error
+    placing.check_room(world, source, wanted["size"], needed)
+    return Making(pool, columns, lambda row: operations.copy_request(row, size, origin, context.request_id), source)
 
 
-METHODS: Mapping[str, Any] = {
-    "create_volume": create,
-    "update_volume": update,
-    "set_volume_metadata": set_metadata,
-    "delete_volume_metadata_key": delete_metadata_key,
-    "delete_volume": delete,
-    "set_quotas": set_quotas,
-    "clear_quotas": clear_quotas,
-}
+def _linked(world: World, context: Context, wanted: dict[str, Any], parts: _Parts) -> str:
+    """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
+    type_row, source, origin, columns = parts
+    pool, size = _same_pool(world, parts), wanted["size"] * GIB
+    placing.check_room(world, source, wanted["size"])
+    linked = {"volume_id": source["id"], "file": origin["name"], "format": origin["format"]}
+    made = {**columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}
+    making = Making(pool, made, lambda row: operations.link_request(row, size, context.request_id), source)
+    return insert(world, context, wanted, type_row, making)
+
+
+def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
+    """Takes over a file on a share as a new volume. ``wanted`` holds host (``HOST@BACKEND#EXPORT``), source_name, name,
+    description, volume_type, metadata, bootable. Raises BadImage for a file that is no sound image of its own."""
+    pool = _pool_of_host(world, wanted["host"])
+    name, share = wanted["source_name"], pool.share()
+    if "/" in name or name.startswith(".") or name not in share.listing():
+        raise NotFound(f"the share {pool.export.export} has no file {name!r}")
+    if names.parse(name) is not None:
+        with world.database.read() as connection:
+            if volumes.get(connection, str(names.parse(name)[0]), None):  # type: ignore[index]
+                raise BadRequest(f"{name} is a volume's file already")
+    image = share.image(name, "qcow2" if wanted.get("format") is None else wanted["format"])
+    if image.backing is not None:
+        raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
+    if share.dependants(name):
+        raise BadImage(
+            f"{name} backs {', '.join(share.dependants(name))}; take over the whole volume with 'stillframe rebuild'"
+        )
+    whole = {**wanted, "size": -(-image.size // GIB)}
+    columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
+    making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
+    return insert(world, context, whole, find_type(world, wanted), making)
+
+
+def _pool_of_host(world: World, host: str) -> Pool:
+    place = host.partition("@")[2]
+    for pool in world.backends.pools:
+        if place in (pool.name, pool.backend):
+            return pool
+    raise BadRequest(f"no enabled backend is {host!r}; GET /scheduler-stats/get_pools lists them")
+
+
+METHODS: Mapping[str, Any] = {"create_volume": create, "manage_volume": manage}

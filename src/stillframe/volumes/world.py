@@ -1,13 +1,14 @@
-"""What block storage's operations work on: the database, the driver, the door to compute."""
+"""What block storage's operations work on: the database, the backends, the door to compute, the backups' repository."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from stillframe.config import Settings
-from stillframe.db import shares
 from stillframe.db.engine import Database
+from stillframe.volumes.backends import Backends
 from stillframe.volumes.compute import ComputeDoor
-from stillframe.volumes.drivers import local
-from stillframe.volumes.drivers.contract import Driver
+from stillframe.volumes.drivers.contract import Share
 
 GIB = 1 << 30
 
@@ -17,19 +18,15 @@ class World:
     """Handed to every verb."""
 
     database: Database
-    driver: Driver
+    backends: Backends
     compute: ComputeDoor
     settings: Settings
 
+    def share(self, place: Mapping[str, Any]) -> Share:
+        """Returns the share a volume lies on: ``place`` is its row or an operation's intent, with backend and share."""
+        return self.backends.share(place)
+
 
 def open_world(settings: Settings, database: Database) -> World:
-    """Makes the world of one volumes worker; a share seen before must still carry the same marker."""
-    share = settings.share_dir
-    with database.read() as connection:
-        share_id = shares.known_id(connection, str(share))
-    if share_id is None:
-        share_id = local.prepare(share)
-        with database.write() as connection:
-            shares.remember(connection, str(share), share_id)
-    driver = local.LocalDriver(share, share_id, settings.volumes.minimum_free_mib << 20)
-    return World(database, driver, ComputeDoor(settings), settings)
+    """Makes the world of one volumes worker."""
+    return World(database, Backends(settings, database), ComputeDoor(settings), settings)

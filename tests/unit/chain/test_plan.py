@@ -197,7 +197,11 @@ def test_a_snapshot_is_an_empty_overlay_on_the_active_file_and_of_its_size() -> 
     found = plan.snapshot(ONE, OTHER_SNAPSHOT, 3)
     assert found.steps == (
         CreateOverlay(SECOND.name, FIRST.name, "qcow2", 3 * GIB),
-        Record(SECOND.name, {SNAPSHOT: BASE.name, OTHER_SNAPSHOT: FIRST.name}),
+        Record(
+            SECOND.name,
+            {SNAPSHOT: BASE.name, OTHER_SNAPSHOT: FIRST.name},
+            {SNAPSHOT: FIRST.name, OTHER_SNAPSHOT: SECOND.name},
+        ),
     )
     assert found.after == TWO
 
@@ -228,8 +232,8 @@ def test_a_snapshot_whose_overlay_would_be_no_file_of_the_volume_is_refused(host
 
 def test_the_newest_goes_down_into_its_base_when_that_holds_more() -> None:
     assert plan.delete(ONE, [SNAPSHOT], lambda _name: (10, 20)).steps == (
-        Commit(FIRST.name, BASE.name, 10),
-        Record(BASE.name, {}),
+        Commit(FIRST.name, BASE.name, "qcow2", 10),
+        Record(BASE.name, {}, {}),
         Trash(FIRST.name),
     )
 
@@ -237,23 +241,23 @@ def test_the_newest_goes_down_into_its_base_when_that_holds_more() -> None:
 def test_the_base_goes_up_into_the_newest_when_it_holds_less_and_gives_it_its_name() -> None:
     assert plan.delete(ONE, [SNAPSHOT], lambda _name: (20, 10)).steps == (
         Pull(FIRST.name, None, None, 10),
-        Record(FIRST.name, {}),
+        Record(FIRST.name, {}, {}),
         Trash(BASE.name),
         Rename(FIRST.name, BASE.name),
-        Record(BASE.name, {}),
+        Record(BASE.name, {}, {}),
     )
 
 
 def test_a_raw_base_is_never_pulled_up() -> None:
     raw = replace(ONE, images={BASE.name: replace(BASE, format="raw"), FIRST.name: replace(FIRST, backing_format="raw")})
-    assert plan.delete(raw, [SNAPSHOT], lambda _name: (20, 10)).steps[0] == Commit(FIRST.name, BASE.name, 20)
+    assert plan.delete(raw, [SNAPSHOT], lambda _name: (20, 10)).steps[0] == Commit(FIRST.name, BASE.name, "raw", 20)
 
 
 def test_what_lies_on_a_committed_file_is_repointed() -> None:
     assert plan.delete(TWO, [SNAPSHOT], lambda _name: (1, 2)).steps == (
-        Commit(FIRST.name, BASE.name, 1),
+        Commit(FIRST.name, BASE.name, "qcow2", 1),
         Repoint(SECOND.name, BASE.name, "qcow2"),
-        Record(SECOND.name, {OTHER_SNAPSHOT: BASE.name}),
+        Record(SECOND.name, {OTHER_SNAPSHOT: BASE.name}, {OTHER_SNAPSHOT: SECOND.name}),
         Trash(FIRST.name),
     )
 
@@ -274,7 +278,9 @@ def test_a_snapshot_that_a_linked_volume_reads_is_refused_naming_it() -> None:
 
 def test_nothing_below_what_another_volume_reads_is_merged() -> None:
     shared = replace(TWO, shared={FIRST.name: (OTHER_VOLUME,)})
-    assert plan.delete(shared, [SNAPSHOT], lambda _name: ()).steps == (Record(SECOND.name, {OTHER_SNAPSHOT: FIRST.name}),)
+    assert plan.delete(shared, [SNAPSHOT], lambda _name: ()).steps == (
+        Record(SECOND.name, {OTHER_SNAPSHOT: FIRST.name}, {OTHER_SNAPSHOT: SECOND.name}),
+    )
 
 
 def test_an_extension_grows_only_the_active_file_and_never_shrinks() -> None:

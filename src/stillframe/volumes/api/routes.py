@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from stillframe.volumes.api import attachments, limits, services, snapshots, types, volumes
+from stillframe.volumes.api import attachments, limits, services, snapshots, types, volume_actions, volumes
 from stillframe.web.route import Route, Service
 
 MINIMUM, MAXIMUM = (3, 0), (3, 71)
 
 ROUTES: tuple[Route, ...] = (
     *volumes.ROUTES,
+    *volume_actions.ROUTES,
     *snapshots.ROUTES,
     *attachments.ROUTES,
     *types.ROUTES,

@@ -72,6 +72,16 @@ _REPORT = body.wrapped(
 )
 
 
+_STATUS = ["available", "error", "creating", "deleting", "error_deleting"]
+_RESET = body.wrapped("os-reset_status", {"status": {"enum": _STATUS}}, ("status",))
+_FORCE = {
+    "type": "object",
+    "properties": {"os-force_delete": {"type": ["object", "null"], "maxProperties": 0}},
+    "required": ["os-force_delete"],
+    "additionalProperties": False,
+}
+
+
 def view(call: Call, row: Row) -> dict[str, Any]:
     shown = {
         "id": row["id"],
@@ -151,6 +161,15 @@ def update(call: Call) -> dict[str, Any]:
 
 def delete(call: Call) -> None:
     call.ask("delete_snapshot", snapshot_id=read(call, call.path["id"])["id"])
+
+
+def reset_status(call: Call) -> None:
+    status = call.body["os-reset_status"]["status"]
+    call.ask("reset_snapshot_status", snapshot_id=read(call, call.path["id"])["id"], status=status)
+
+
+def force_delete(call: Call) -> None:
+    call.ask("delete_snapshot", snapshot_id=read(call, call.path["id"])["id"], force=True)
 
 
 def show_metadata(call: Call) -> dict[str, Any]:
@@ -241,5 +260,23 @@ ROUTES = (
     Route("DELETE", "/snapshots/{id}/metadata/{key}", delete_metadata_key, "volume:update_snapshot", 200),
     Route("POST", _ACTION, finalize, "volume:finalize_snapshot_metadata", 202, _FINALIZE, "os-finalize_snapshot_metadata"),
     Route("POST", _ACTION, drop, "volume:snapshot_delete_metadata", 202, _DROP, "os-snapshot_delete_metadata"),
+    Route(
+        "POST",
+        _ACTION,
+        reset_status,
+        "volume_extension:snapshot_admin_actions:reset_status",
+        202,
+        _RESET,
+        "os-reset_status",
+    ),
+    Route(
+        "POST",
+        _ACTION,
+        force_delete,
+        "volume_extension:snapshot_admin_actions:force_delete",
+        202,
+        _FORCE,
+        "os-force_delete",
+    ),
     Route("POST", _ACTION, report, "volume:update_snapshot_status", 202, _REPORT, "os-update_snapshot_status"),
 )

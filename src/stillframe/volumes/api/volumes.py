@@ -6,13 +6,14 @@ from typing import Any
 from stillframe.chain.names import lookup_id
 from stillframe.db import attachments, volume_types, volumes
 from stillframe.db.rows import Page, Row
-from stillframe.errors import BadRequest, NotFound
+from stillframe.errors import BadRequest, Forbidden, NotFound
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
 _FILTERS = {"name": "name", "status": "status", "availability_zone": "availability_zone", "project_id": "project_id"}
 _SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "availability_zone")
-_SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id", "consistencygroup_id", "group_id")
+_SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id")
+_NEVER = ("consistencygroup_id", "group_id")
 _TEXT = {"type": ["string", "null"], "maxLength": 255}
 _CREATE = {
     "type": "object",
@@ -20,7 +21,7 @@ _CREATE = {
         "volume": {
             "type": "object",
             "properties": {
-                "size": {"type": ["integer", "string"], "pattern": r"^[0-9]{1,9}\Z", "minimum": 1, "maximum": 1 << 20},
+                "size": {"type": ["integer", "string", "null"], "pattern": r"^[0-9]{1,9}\Z", "minimum": 1, "maximum": 1 << 20},
                 "name": body.NAME,
                 "description": body.DESCRIPTION,
                 "display_name": body.NAME,
@@ -28,9 +29,8 @@ _CREATE = {
                 "metadata": body.METADATA,
                 "availability_zone": _TEXT,
                 "multiattach": {"type": ["boolean", "null"]},
-                **dict.fromkeys(_SOURCES, _TEXT),
+                **dict.fromkeys((*_SOURCES, *_NEVER), _TEXT),
             },
-            "required": ["size"],
             "additionalProperties": False,
         },
         "OS-SCH-HNT:scheduler_hints": {"type": ["object", "null"]},
@@ -80,12 +80,12 @@ def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str
         "name": row["name"],
         "description": row["description"],
         "volume_type": type_name,
-        "snapshot_id": None,
-        "source_volid": None,
+        "snapshot_id": row["snapshot_id"],
+        "source_volid": row["source_volid"],
         "metadata": row["metadata"],
         "links": _links(call, row["id"]),
         "user_id": row["user_id"],
-        "bootable": "false",
+        "bootable": "true" if row["bootable"] else "false",
         "encrypted": False,
         "replication_status": None,
         "consistencygroup_id": None,
@@ -93,8 +93,10 @@ def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str
         "attachments": [_attachment(entry) for entry in attached if entry["status"] == "attached"],
         "os-vol-tenant-attr:tenant_id": row["project_id"],
     }
+    if row["image_metadata"]:
+        view["volume_image_metadata"] = row["image_metadata"]
     if call.context.sees_all_projects:
-        view["os-vol-host-attr:host"] = f"{call.door.settings.host}@local#local"
+        view["os-vol-host-attr:host"] = f"{call.door.settings.host}@{row['backend']}#{row['share']}"
         view["migration_status"] = None
         view["os-vol-mig-status-attr:migstat"] = view["os-vol-mig-status-attr:name_id"] = None
     if row["fault"]:
@@ -176,12 +178,18 @@ def show(call: Call) -> dict[str, Any]:
 
 def create(call: Call) -> dict[str, Any]:
     wanted = {key: value for key, value in call.body["volume"].items() if value is not None}
-    unsupported = sorted(set(_SOURCES) & set(wanted))
+    unsupported = sorted(set(_NEVER) & set(wanted))
     if unsupported or wanted.pop("multiattach", False):
-        raise BadRequest(f"only empty volumes for one server can be created, not with {unsupported or ['multiattach']}")
-    wanted["size"] = int(wanted["size"])
-    if wanted["size"] < 1:
-        raise BadRequest("size must be at least 1 GiB")
+        raise BadRequest(f"volumes are for one server and in no group; refused: {unsupported or ['multiattach']}")
+    if "image_id" in wanted:
+        wanted.setdefault("imageRef", wanted.pop("image_id"))
+    sources = sorted(set(_SOURCES) & set(wanted))
+    if len(sources) > 1:
+        raise BadRequest(f"a volume has one source at most, not {', '.join(sources)}")
+    if "size" in wanted:
+        wanted["size"] = int(wanted["size"])
+        if wanted["size"] < 1:
+            raise BadRequest("size must be at least 1 GiB")
     if "display_name" in wanted:
         wanted.setdefault("name", wanted.pop("display_name"))
     volume_id = call.ask("create_volume", wanted=wanted)
@@ -198,7 +206,10 @@ def update(call: Call) -> dict[str, Any]:
 
 
 def delete(call: Call) -> None:
-    call.ask("delete_volume", volume_id=read(call, call.path["id"])["id"])
+    cascade, force = (call.query.get(name, "false").lower() in ("true", "1") for name in ("cascade", "force"))
+    if force and not call.context.is_admin:
+        raise Forbidden("force is for administrators")
+    call.ask("delete_volume", volume_id=read(call, call.path["id"])["id"], cascade=cascade, force=force)
 
 
 def show_metadata(call: Call) -> dict[str, Any]:

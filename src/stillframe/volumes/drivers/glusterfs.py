@@ -10,7 +10,7 @@ from stillframe.volumes.drivers.shares_config import Allowed, Export
 
 DEFAULT_OPTIONS = ("nosuid", "nodev", "noexec")
 _NAMES = """
-backup-volfile-servers backupvolfile-server transport volfile-server-transport log-level log-file direct-io-mode
+backup-volfile-servers backupvolfile-server transport log-level log-file direct-io-mode
 attribute-timeout entry-timeout negative-timeout gid-timeout background-qlen congestion-threshold reader-thread-count
 lru-limit invalidate-limit fetch-attempts use-readdirp acl selinux rw noatime relatime nosuid nodev noexec _netdev
 """  # See mount.glusterfs(8), GlusterFS 10.3.

@@ -7,8 +7,16 @@ from stillframe.volumes.operations import chain_record, snapshots, volumes
 
 KINDS: Mapping[str, Kind] = {
     "create_volume": volumes.CREATE,
+    "copy_volume": volumes.COPY,
+    "link_volume": volumes.LINK,
     "delete_volume": volumes.DELETE,
+    "extend_volume": volumes.EXTEND,
+    "manage_volume": volumes.MANAGE,
+    "unmanage_volume": volumes.UNMANAGE,
     "create_snapshot": snapshots.CREATE,
     "delete_snapshot": snapshots.DELETE,
+    "revert_volume": snapshots.REVERT,
+    "undo_revert": snapshots.UNDO,
+    "let_go": snapshots.LET_GO,
     "record_chain": chain_record.KIND,
 }

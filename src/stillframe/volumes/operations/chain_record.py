@@ -1,64 +1,74 @@
-"""Writes the ``.info`` file beside a volume, from its rows, after its chain on the share was seen to be what they say."""
+"""Writes what the rows know of a volume beside its files: the ``.info`` file as Cinder's drivers keep it, and the record,
+from which the rows can be made again when the database is lost."""
 
 import time
 from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.chain.image import Chain
-from stillframe.db import snapshots, volumes
-from stillframe.errors import ChainConflict
+from stillframe.chain import names
+from stillframe.db import operations, volumes
+from stillframe.errors import ChainConflict, NotFound
+from stillframe.journal import record as journal
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
+from stillframe.volumes import trees, volume_record
+from stillframe.volumes.operations.chain_steps import info_document
 from stillframe.volumes.world import World
 
 PAUSE_SECONDS = 0.5
 
 
-def request(volume_id: str, request_id: str) -> Request:
+def request(volume_id: str, request_id: str, pause: float = 0.0) -> Request:
     plan = [{"verb": "write_info", "args": {"volume_id": volume_id}}]
-    intent, resources = {"volume_id": volume_id}, [f"volume:{volume_id}"]
-    # The rows are right already; the file beside the volume may come after the other volumes of the set are finalized.
-    return Request("volumes", "record_chain", intent, plan, resources, request_id, not_before=time.time() + PAUSE_SECONDS)
+    intent, shared = {"volume_id": volume_id}, (f"volume:{volume_id}",)
+    due = time.time() + pause if pause else 0.0
+    return Request("volumes", "record_chain", intent, plan, [], request_id, shared=shared, not_before=due)
 
 
-def info_document(active_file: str, rows: list[dict[str, Any]]) -> dict[str, str]:
-    """The ``.info`` document: the active file, and each snapshot's overlay; empty for a volume without snapshots."""
-    known = {row["id"]: row["overlay"] for row in rows}
-    return {"active": active_file, **known} if known else {}
+def submit_once(connection: Connection, volume_id: str, request_id: str) -> None:
+    """As many changes as you like before it begins: one record."""
+    if not operations.of_kind_on(connection, f"volume:{volume_id}", "record_chain"):
+        journal.submit(connection, request(volume_id, request_id, PAUSE_SECONDS))
 
 
-def _wanted(world: World, volume_id: str) -> tuple[str, dict[str, str]]:
+def _wanted(world: World, volume_id: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Returns the volume's row and both documents."""
     with world.database.read() as connection:
         volume = volumes.get(connection, volume_id, None)
-        rows = snapshots.of_volume(connection, volume_id)
-    if volume is None:
-        raise ChainConflict(f"volume {volume_id} has no row any more")
-    available = [row for row in rows if row["status"] not in ("creating", "error")]
-    return volume["active_file"], info_document(volume["active_file"], available)
+        if volume is None:
+            raise NotFound(f"volume {volume_id} has no row any more")
+        document = volume_record.document(connection, volume)
+        rows = trees.needs(connection, volume)["snapshots"]
+    overlays = {row["id"]: row["overlay"] for row in rows if row["status"] != "error"}
+    return volume, info_document(volume["active_file"], overlays), document
 
 
 def _done(world: World, _operation: Operation, args: Document) -> Document | None:
-    _active, document = _wanted(world, args["volume_id"])
-    return {} if world.driver.read_info(args["volume_id"]) == document else None
+    try:
+        volume, info, document = _wanted(world, args["volume_id"])
+    except NotFound:
+        return {}
+    share = world.share(volume)
+    found = share.read_document(names.info_name(volume["id"])), share.read_document(names.record_name(volume["id"]))
+    return {} if found == (info, document) else None
 
 
 def _do(world: World, _operation: Operation, args: Document) -> Document:
-    active, document = _wanted(world, args["volume_id"])
-    _check_links(world.driver.chain(args["volume_id"], active), document)
-    world.driver.write_info(args["volume_id"], document)
+    volume, info, document = _wanted(world, args["volume_id"])
+    tree = trees.observe(world, volume)
+    for key, overlay in info.items():
+        if overlay not in tree.images:
+            raise ChainConflict(f"{overlay} of volume {volume['id']} ({key}) is missing on the share")
+    share = world.share(volume)
+    share.write_document(names.info_name(volume["id"]), info)
+    share.write_document(names.record_name(volume["id"]), document)
     return {}
 
 
-def _check_links(chain: Chain, document: dict[str, str]) -> None:
-    missing = set(document.values()) - {image.name for image in chain.images}
-    if missing:
-        raise ChainConflict(f"the chain of volume {chain.volume_id} lacks {', '.join(sorted(missing))}")
-
-
 def _settle(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
-    message = fault["message"] if fault and outcome != "done" else None
-    volumes.change(connection, operation.intent["volume_id"], fault=message)
+    if outcome != "done" and fault:
+        volumes.change(connection, operation.intent["volume_id"], fault=fault["message"])
 
 
 KIND = Kind({"write_info": Verb(_done, _do)}, _settle)

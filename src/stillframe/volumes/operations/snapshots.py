@@ -1,146 +1,96 @@
-"""Create a snapshot, or delete the newest one, with nothing attached: through qemu-img."""
+"""Everything that changes which files a volume is made of, with nothing attached: snapshots, reverts, ends of holds."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.chain.image import Image
-from stillframe.chain.steps import Step, to_document
+from stillframe.chain.plan import Plan
+from stillframe.chain.steps import to_documents
+from stillframe.chain.tree import Tree
 from stillframe.db import snapshots, volumes
+from stillframe.db.rows import Row
 from stillframe.errors import Conflict
+from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
-from stillframe.volumes.operations.chain_record import info_document
+from stillframe.volumes import trees
+from stillframe.volumes.operations import chain_record
+from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, MERGE, info_document, never, share_of
+from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.world import World
 
 
-def request(kind: str, snapshot: Document, steps: Sequence[Step], request_id: str) -> Request:
-    """``kind`` is create_snapshot or delete_snapshot; ``snapshot`` its row; ``steps`` a plan of ``chain.plan``."""
-    intent = {"snapshot_id": snapshot["id"], "volume_id": snapshot["volume_id"], "active_before": snapshot["active"]}
-    plan: list[Document] = [to_document(step) for step in steps]
-    if kind == "delete_snapshot":
-        plan.insert(0, {"verb": "CheckUnused", "args": {}})
-    return Request("volumes", kind, intent, plan, [f"volume:{snapshot['volume_id']}"], request_id)
+def planned(before: Tree, plan: Plan) -> dict[str, Any]:
+    """The part of an intent that comes from a plan: what ``.info`` said, and what rows become."""
+    overlays = {key: before.overlay_of(key) for key in before.snapshots}
+    return {"info_before": info_document(before.active, overlays), "after": trees.after_document(before, plan.after)}
 
 
-def _check_unused(world: World, operation: Operation, _args: Document) -> Document:
-    volume_id = operation.intent["volume_id"]
-    busy, servers = world.driver.in_use(volume_id), world.compute.servers_with(volume_id)
-    if busy or servers:
-        raise Conflict(f"volume {volume_id} is in use by {', '.join([*servers, *busy])}; detach it first")
+def create_request(volume: Row, snapshot_id: str, before: Tree, plan: Plan, request_id: str) -> Request:
+    intent = {"snapshot_ids": [snapshot_id], **planned(before, plan)}
+    return request(volume, Wanted("create_snapshot", to_documents(plan.steps), intent), request_id)
+
+
+def change_request(kind: str, volume: Row, before: Tree, plan: Plan, options: Document) -> Request:
+    """``kind`` is delete_snapshot, revert_volume, undo_revert or let_go; ``options`` hold request_id and what else the
+    intent needs (snapshot_ids)."""
+    looks = [step("check_unused")] + ([step("check_empty")] if kind == "undo_revert" else [])
+    rest = {key: value for key, value in options.items() if key != "request_id"}
+    wanted = Wanted(kind, [*looks, *to_documents(plan.steps)], {**rest, **planned(before, plan)})
+    return request(volume, wanted, options["request_id"])
+
+
+def _check_empty(world: World, operation: Operation, _args: Document) -> Document:
+    active = operation.intent["active_before"]
+    share = share_of(world, operation)
+    if active in share.files(operation.intent["volume_id"]) and share.holds_data(active):
+        raise Conflict(f"volume {operation.intent['volume_id']} was written to since the revert: it cannot be undone any more")
     return {}
 
 
-def _never(_world: World, _operation: Operation, _args: Document) -> None:
-    return None
-
-
-def _overlay_made(world: World, operation: Operation, args: Document) -> Document | None:
-    volume_id = operation.intent["volume_id"]
-    if args["name"] not in world.driver.files(volume_id):
-        return None
-    chain = world.driver.chain(volume_id, args["name"])
-    return {} if chain.active == _overlay(args) else None
-
-
-def _overlay(args: Document) -> Image:
-    return Image(args["name"], "qcow2", args["size"], args["backing"], args["backing_format"])
-
-
-def _make_overlay(world: World, operation: Operation, args: Document) -> Document:
-    world.driver.create_overlay(operation.intent["volume_id"], _overlay(args), operation.id)
-    return {}
-
-
-def _unmake_overlay(world: World, operation: Operation, args: Document) -> None:
-    world.driver.remove_temporary(operation.intent["volume_id"], operation.id)
-    world.driver.remove(operation.intent["volume_id"], args["name"])
-
-
-def _active_wanted(world: World, operation: Operation, active: str) -> dict[str, str]:
-    """The ``.info`` document with ``active`` as the active file."""
-    with world.database.read() as connection:
-        rows = snapshots.of_volume(connection, operation.intent["volume_id"])
-    own = operation.intent["snapshot_id"]
-    kept = [row for row in rows if row["status"] == "available" or (row["id"] == own and row["overlay"] == active)]
-    return info_document(active, kept)
-
-
-def _active_set(world: World, operation: Operation, args: Document) -> Document | None:
-    wanted = _active_wanted(world, operation, args["name"])
-    return {} if world.driver.read_info(operation.intent["volume_id"]) == wanted else None
-
-
-def _set_active(world: World, operation: Operation, args: Document) -> Document:
-    world.driver.write_info(operation.intent["volume_id"], _active_wanted(world, operation, args["name"]))
-    return {}
-
-
-def _unset_active(world: World, operation: Operation, _args: Document) -> None:
-    before = operation.intent["active_before"]
-    world.driver.write_info(operation.intent["volume_id"], _active_wanted(world, operation, before))
-
-
-def _committed(world: World, operation: Operation, args: Document) -> Document | None:
-    gone = args["top"] not in world.driver.files(operation.intent["volume_id"])
-    done = gone or "bytes" in operation.evidence.get("Commit", {})
-    return {"bytes": args["bytes"]} if done else None
-
-
-def _commit(world: World, operation: Operation, args: Document) -> Document:
-    volume_id = operation.intent["volume_id"]
-    depth = world.driver.chain(volume_id, args["top"]).depth
-    world.driver.commit(volume_id, args["top"], depth)
-    if operation.epoch > 1:
-        world.driver.repair_leaks(volume_id, args["base"])  # what the commit that was interrupted left (finding 8)
-    return {"bytes": args["bytes"]}
-
-
-def _trashed(world: World, operation: Operation, args: Document) -> Document | None:
-    return None if args["name"] in world.driver.files(operation.intent["volume_id"]) else {}
-
-
-def _trash(world: World, operation: Operation, args: Document) -> Document:
-    world.driver.remove(operation.intent["volume_id"], args["name"])
-    return {}
+def follow(connection: Connection, operation: Operation) -> None:
+    """Rows follow a plan that is done; the record beside the volume comes after them."""
+    trees.apply_after(connection, operation.intent["volume_id"], operation.intent["after"])
+    record.submit(connection, chain_record.request(operation.intent["volume_id"], operation.request_id))
 
 
 def _settle_create(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
-    snapshot_id, volume_id = operation.intent["snapshot_id"], operation.intent["volume_id"]
+    (snapshot_id,) = operation.intent["snapshot_ids"]
     if outcome == "done":
-        row = snapshots.get(connection, snapshot_id, None)
-        assert row is not None
         snapshots.change(connection, snapshot_id, status="available", progress="100%", fault=None)
-        volumes.change(connection, volume_id, active_file=row["overlay"])
+        follow(connection, operation)
         return
     snapshots.change(connection, snapshot_id, status="error", fault=fault["message"] if fault else None)
 
 
 def _settle_delete(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
-    snapshot_id, volume_id = operation.intent["snapshot_id"], operation.intent["volume_id"]
     if outcome == "done":
-        row = snapshots.get(connection, snapshot_id, None)
-        assert row is not None
-        volumes.change(connection, volume_id, active_file=row["backing"])
-        snapshots.delete(connection, snapshot_id)
+        follow(connection, operation)
         return
     status = "available" if outcome == "undone" else "error_deleting"
-    snapshots.change(connection, snapshot_id, status=status, fault=fault["message"] if fault else None)
+    for snapshot_id in operation.intent["snapshot_ids"]:
+        snapshots.change(connection, snapshot_id, status=status, fault=fault["message"] if fault else None)
 
 
-CREATE = Kind(
-    {
-        "CreateOverlay": Verb(_overlay_made, _make_overlay, _unmake_overlay),
-        "SetActive": Verb(_active_set, _set_active, _unset_active),
-    },
-    _settle_create,
-)
-DELETE = Kind(
-    {
-        "CheckUnused": Verb(_never, _check_unused),
-        "Commit": Verb(_committed, _commit, no_return="start"),
-        "SetActive": Verb(_active_set, _set_active),
-        "Trash": Verb(_trashed, _trash),
-    },
-    _settle_delete,
-)
+def _settle_revert(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+    if outcome == "done":
+        follow(connection, operation)
+    for snapshot_id in operation.intent["snapshot_ids"]:
+        snapshots.move(connection, snapshot_id, ("restoring", "deleting"), "available")
+    told = fault["message"] if fault and outcome != "done" else None
+    status = "error" if outcome == "parked" else operation.intent["status_before"]
+    volumes.move(connection, operation.intent["volume_id"], ("reverting", "error"), status, fault=told)
+
+
+def _settle_let_go(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+    if outcome == "done":
+        follow(connection, operation)
+    elif fault:
+        volumes.change(connection, operation.intent["volume_id"], fault=fault["message"])
+
+
+CREATE = Kind({"CreateOverlay": CREATE_OVERLAY, "Record": MERGE["Record"]}, _settle_create)
+DELETE = Kind({"check_unused": CHECK, **MERGE}, _settle_delete)
+REVERT = Kind({"check_unused": CHECK, "CreateOverlay": CREATE_OVERLAY, **MERGE}, _settle_revert)
+UNDO = Kind({"check_unused": CHECK, "check_empty": Verb(never, _check_empty), **MERGE}, _settle_revert)
+LET_GO = Kind({"check_unused": CHECK, **MERGE}, _settle_let_go)

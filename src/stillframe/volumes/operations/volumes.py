@@ -1,100 +1,177 @@
-"""Create and delete a volume."""
+"""Create a volume, empty or from another one's content; delete, extend, take over and give up a volume."""
+
+from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.chain.names import base_name
+from stillframe.chain import names
+from stillframe.chain.image import Image
 from stillframe.db import volumes
-from stillframe.errors import BadImage, Conflict
+from stillframe.db.rows import Row
+from stillframe.errors import BadImage
+from stillframe.host.copies import Source
+from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
+from stillframe.volumes.operations import chain_record
+from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, RESIZE, share_of, unmake
+from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.world import World
 
 
-def create_request(volume_id: str, size: int, request_id: str) -> Request:
-    """``size`` is in bytes."""
-    args = {"volume_id": volume_id, "size": size}
-    plan = [{"verb": "publish_base", "args": args}]
-    return Request("volumes", "create_volume", args, plan, [f"volume:{volume_id}"], request_id)
+def create_request(volume: Row, size: int, request_id: str) -> Request:
+    """An empty volume of ``size`` bytes."""
+    plan = [step("publish_base", name=volume["active_file"], size=size, format=volume["format"])]
+    return request(volume, Wanted("create_volume", plan), request_id)
 
 
-def delete_request(volume_id: str, request_id: str) -> Request:
-    args = {"volume_id": volume_id}
-    plan = [{"verb": "check_unused", "args": args}, {"verb": "remove_files", "args": args}]
-    return Request("volumes", "delete_volume", args, plan, [f"volume:{volume_id}"], request_id)
+def copy_request(volume: Row, size: int, source: Document, request_id: str) -> Request:
+    """A full copy; ``source`` is {"volume_id", "name", "format", "exclusive"}: whether the source receives writes."""
+    plan = [step("copy", name=volume["active_file"], size=size, format=volume["format"], source=source)]
+    other = [source["volume_id"]]
+    wanted = Wanted("copy_volume", plan, also=other) if source["exclusive"] else Wanted("copy_volume", plan, reads=other)
+    return request(volume, wanted, request_id)
 
 
-def _base_made(world: World, _operation: Operation, args: Document) -> Document | None:
-    if base_name(args["volume_id"]) not in world.driver.files(args["volume_id"]):
+def link_request(volume: Row, size: int, request_id: str) -> Request:
+    """An empty overlay on a snapshot's file of another volume: a linked clone."""
+    linked = volume["linked_to"]
+    args = {"name": volume["active_file"], "size": size, "backing": linked["file"], "backing_format": linked["format"]}
+    return request(volume, Wanted("link_volume", [step("CreateOverlay", **args)], reads=[linked["volume_id"]]), request_id)
+
+
+def delete_request(volume: Row, request_id: str) -> Request:
+    return request(volume, Wanted("delete_volume", [step("check_unused"), step("remove_files")]), request_id)
+
+
+def extend_request(volume: Row, size_gib: int, request_id: str) -> Request:
+    plan = [step("check_unused"), step("Resize", name=volume["active_file"], size=size_gib << 30)]
+    return request(volume, Wanted("extend_volume", plan, {"size": size_gib}), request_id)
+
+
+def manage_request(volume: Row, name: str, request_id: str) -> Request:
+    """``name`` is the file on the share that becomes the volume's base."""
+    plan = [step("adopt", name=name, to=volume["active_file"])]
+    return request(volume, Wanted("manage_volume", plan), request_id)
+
+
+def unmanage_request(volume: Row, request_id: str) -> Request:
+    plan = [step("check_unused"), step("give_back", name=volume["active_file"], to=f"unmanaged-{volume['id']}")]
+    return request(volume, Wanted("unmanage_volume", plan), request_id)
+
+
+def _image(args: Document) -> Image:
+    return Image(args["name"], args["format"], args["size"])
+
+
+def made(world: World, operation: Operation, args: Document) -> Document | None:
+    """Tells whether the file ``args`` name is there, as wanted."""
+    share, volume_id = share_of(world, operation), operation.intent["volume_id"]
+    if args["name"] not in share.files(volume_id):
         return None
-    found = world.driver.chain(args["volume_id"], base_name(args["volume_id"]))
-    if found.active.size != args["size"]:
-        raise BadImage(f"{found.active.name} exists with {found.active.size} bytes, not {args['size']}")
+    found = share.image(args["name"], args["format"])
+    if found != _image(args):
+        raise BadImage(f"{args['name']} exists with {found.size} bytes, not as the {args['size']} that were asked for")
     return {}
 
 
 def _make_base(world: World, operation: Operation, args: Document) -> Document:
-    world.driver.create(args["volume_id"], args["size"], operation.id)
+    share_of(world, operation).create(operation.intent["volume_id"], _image(args), operation.id)
     return {}
 
 
-def _unmake_base(world: World, operation: Operation, args: Document) -> None:
-    world.driver.remove_temporary(args["volume_id"], operation.id)
-    world.driver.remove(args["volume_id"], base_name(args["volume_id"]))
+def _copy(world: World, operation: Operation, args: Document) -> Document:
+    source = Source(args["source"]["name"], args["source"]["format"], 0)
+    share = share_of(world, operation)
+    share.copy(operation.intent["volume_id"], source, _image(args), operation.id)
+    return {"bytes": share.allocated(args["name"])}
 
 
-def _settle_create(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+def _files_gone(world: World, operation: Operation, _args: Document) -> Document | None:
+    share, volume_id = share_of(world, operation), operation.intent["volume_id"]
+    beside = [names.info_name(volume_id), names.record_name(volume_id)]
+    return None if share.files(volume_id) or any(share.read_document(name) for name in beside) else {}
+
+
+def _remove_files(world: World, operation: Operation, _args: Document) -> Document:
+    share, volume_id = share_of(world, operation), operation.intent["volume_id"]
+    for name in share.files(volume_id):
+        # An overlay before what backs it: remove() refuses a file that a header still names.
+        _remove_branch(share, volume_id, name)
+    for name in (names.info_name(volume_id), names.record_name(volume_id)):
+        share.write_document(name, {})
+    return {}
+
+
+def _remove_branch(share: Any, volume_id: str, name: str) -> None:
+    if name not in share.files(volume_id):
+        return
+    for above in share.dependants(name):
+        if (names.parse(above) or ("",))[0] == volume_id:
+            _remove_branch(share, volume_id, above)
+    share.remove(volume_id, name)
+
+
+def _adopted(world: World, operation: Operation, args: Document) -> Document | None:
+    found = share_of(world, operation).listing()
+    return {} if args["to"] in found and args["name"] not in found else None
+
+
+def _adopt(world: World, operation: Operation, args: Document) -> Document:
+    share_of(world, operation).adopt(operation.intent["volume_id"], args["name"], args["to"])
+    return {}
+
+
+def _unadopt(world: World, operation: Operation, args: Document) -> None:
+    share = share_of(world, operation)
+    if args["to"] in share.listing():
+        share.give_back(operation.intent["volume_id"], args["to"], args["name"])
+
+
+def _give_back(world: World, operation: Operation, args: Document) -> Document:
+    share, volume_id = share_of(world, operation), operation.intent["volume_id"]
+    for name in (names.info_name(volume_id), names.record_name(volume_id)):
+        share.write_document(name, {})
+    share.give_back(volume_id, args["name"], args["to"])
+    return {}
+
+
+def settle_create(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     status = "available" if outcome == "done" else "error"
-    volumes.move(
-        connection,
-        operation.intent["volume_id"],
-        ("creating", "error"),
-        status,
-        fault=fault["message"] if fault else None,
-    )
-
-
-def _never(_world: World, _operation: Operation, _args: Document) -> None:
-    return None
-
-
-def _check_unused(world: World, _operation: Operation, args: Document) -> Document:
-    volume_id = args["volume_id"]
-    busy = world.driver.in_use(volume_id)
-    if busy:
-        raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
-    servers = world.compute.servers_with(volume_id)
-    if servers:
-        raise Conflict(f"volume {volume_id} is named by the description of server {', '.join(servers)} (I4)")
-    return {}
-
-
-def _files_gone(world: World, _operation: Operation, args: Document) -> Document | None:
-    gone = not world.driver.files(args["volume_id"]) and not world.driver.read_info(args["volume_id"])
-    return {} if gone else None
-
-
-def _remove_files(world: World, _operation: Operation, args: Document) -> Document:
-    # Overlays before what backs them: remove() refuses a file that a header still names.
-    for name in sorted(world.driver.files(args["volume_id"]), reverse=True):
-        world.driver.remove(args["volume_id"], name)
-    world.driver.write_info(args["volume_id"], {})
-    return {}
+    told = fault["message"] if fault and outcome != "done" else None
+    volume_id = operation.intent["volume_id"]
+    volumes.move(connection, volume_id, ("creating", "downloading", "error"), status, fault=told)
+    if outcome == "done":
+        record.submit(connection, chain_record.request(volume_id, operation.request_id))
 
 
 def _settle_delete(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     volume_id = operation.intent["volume_id"]
     if outcome == "done":
+        row = volumes.get(connection, volume_id, None)
+        if row is not None and row["linked_to"]:  # what it held fast may be merged now
+            volumes.change(connection, row["linked_to"]["volume_id"], untidy=True)
         volumes.delete(connection, volume_id)
         return
     status = operation.intent.get("status_before", "available") if outcome == "undone" else "error_deleting"
-    volumes.move(connection, volume_id, ("deleting", "error_deleting"), status, fault=fault["message"] if fault else None)
+    allowed = ("deleting", "error_deleting", "unmanaging")
+    volumes.move(connection, volume_id, allowed, status, fault=fault["message"] if fault else None)
 
 
-CREATE = Kind({"publish_base": Verb(_base_made, _make_base, _unmake_base)}, _settle_create)
-DELETE = Kind(
-    {
-        "check_unused": Verb(_never, _check_unused),
-        "remove_files": Verb(_files_gone, _remove_files, no_return="start"),
-    },
-    _settle_delete,
-)
+def _settle_extend(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+    volume_id, before = operation.intent["volume_id"], operation.intent["status_before"]
+    status = {"done": before, "undone": before, "parked": "error_extending"}[outcome]
+    size = {"size": operation.intent["size"]} if outcome == "done" else {}
+    told = fault["message"] if fault and outcome != "done" else None
+    volumes.move(connection, volume_id, ("extending", "error_extending"), status, fault=told, **size)
+    if outcome == "done":
+        record.submit(connection, chain_record.request(volume_id, operation.request_id))
+
+
+CREATE = Kind({"publish_base": Verb(made, _make_base, unmake)}, settle_create)
+COPY = Kind({"copy": Verb(made, _copy, unmake)}, settle_create)
+LINK = Kind({"CreateOverlay": CREATE_OVERLAY}, settle_create)
+DELETE = Kind({"check_unused": CHECK, "remove_files": Verb(_files_gone, _remove_files, no_return="start")}, _settle_delete)
+EXTEND = Kind({"check_unused": CHECK, "Resize": RESIZE}, _settle_extend)
+MANAGE = Kind({"adopt": Verb(_adopted, _adopt, _unadopt)}, settle_create)
+UNMANAGE = Kind({"check_unused": CHECK, "give_back": Verb(_adopted, _give_back, no_return="start")}, _settle_delete)

@@ -1,5 +1,7 @@
 """Backends, trees of files, backups"""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -9,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 
-def _add(table: str, name: str, kind: sa.types.TypeEngine, default: str) -> None:
+def _add(table: str, name: str, kind: sa.types.TypeEngine[Any], default: str) -> None:
     """Adds a column that may not be null: rows that are there get ``default``, later ones must say."""
     with op.batch_alter_table(table) as batch:
         batch.add_column(sa.Column(name, kind, nullable=False, server_default=sa.text(default)))
@@ -31,6 +33,8 @@ def upgrade() -> None:
         batch.add_column(sa.Column("image_metadata", sa.JSON(none_as_null=True), nullable=True))
         batch.add_column(sa.Column("linked_to", sa.JSON(none_as_null=True), nullable=True))
         batch.add_column(sa.Column("undo_file", sa.String(length=255), nullable=True))
+    _add("volumes", "untidy", sa.Boolean(), "0" if op.get_bind().dialect.name == "sqlite" else "false")
+    with op.batch_alter_table("volumes") as batch:
         batch.create_index("ix_volumes_share", ["share"], unique=False)
     with op.batch_alter_table("snapshots") as batch:
         batch.alter_column("overlay", existing_type=sa.String(length=255), nullable=True)

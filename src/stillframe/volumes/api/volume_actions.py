@@ -1,0 +1,107 @@
+"""POST /volumes/{id}/action: what is done to a volume that is there."""
+
+from typing import Any
+
+from stillframe.volumes.api.volumes import read
+from stillframe.web import body
+from stillframe.web.route import Call, Route
+
+_TEXT = {"type": ["string", "null"], "maxLength": 255}
+_STATUS = ("available", "error", "creating", "deleting", "error_deleting", "in-use", "maintenance")
+_EXTEND = body.wrapped(
+    "os-extend",
+    {"new_size": {"type": ["integer", "string"], "pattern": r"^[0-9]{1,9}\Z", "minimum": 1, "maximum": 1 << 20}},
+    ("new_size",),
+)
+_REVERT = body.wrapped(
+    "revert",
+    {"snapshot_id": {"type": "string", "maxLength": 36}, "newer_snapshots": {"enum": ["keep", "remove", None]}},
+    ("snapshot_id",),
+)
+_RESET = body.wrapped(
+    "os-reset_status", {"status": {"enum": [*_STATUS, None]}, "attach_status": _TEXT, "migration_status": _TEXT}
+)
+_BOOTABLE = body.wrapped("os-set_bootable", {"bootable": {"type": ["boolean", "string"], "maxLength": 8}}, ("bootable",))
+_IMAGE_METADATA = body.wrapped("os-set_image_metadata", {"metadata": {**body.METADATA, "type": "object"}}, ("metadata",))
+_KEY = body.wrapped("os-unset_image_metadata", {"key": {"type": "string", "minLength": 1, "maxLength": 255}}, ("key",))
+
+
+def _empty(action: str) -> Any:
+    return {
+        "type": "object",
+        "properties": {action: {"type": ["object", "null"], "maxProperties": 0}},
+        "required": [action],
+        "additionalProperties": False,
+    }
+
+
+def _id(call: Call) -> str:
+    return str(read(call, call.path["id"])["id"])
+
+
+def extend(call: Call) -> None:
+    call.ask("extend_volume", volume_id=_id(call), new_size=int(call.body["os-extend"]["new_size"]))
+
+
+def revert(call: Call) -> None:
+    wanted = call.body["revert"]
+    call.ask("revert_volume", volume_id=_id(call), snapshot_id=wanted["snapshot_id"], newer=wanted.get("newer_snapshots"))
+
+
+def undo_revert(call: Call) -> None:
+    call.ask("undo_revert", volume_id=_id(call))
+
+
+def reset_status(call: Call) -> None:
+    status = call.body["os-reset_status"].get("status")
+    if status is not None:
+        call.ask("reset_volume_status", volume_id=_id(call), status=status)
+
+
+def force_delete(call: Call) -> None:
+    call.ask("delete_volume", volume_id=_id(call), cascade=True, force=True)
+
+
+def unmanage(call: Call) -> None:
+    call.ask("unmanage_volume", volume_id=_id(call))
+
+
+def set_bootable(call: Call) -> None:
+    given = call.body["os-set_bootable"]["bootable"]
+    call.ask("set_volume_bootable", volume_id=_id(call), bootable=str(given).lower() in ("true", "1", "yes", "on"))
+
+
+def set_image_metadata(call: Call) -> dict[str, Any]:
+    metadata = call.body["os-set_image_metadata"]["metadata"]
+    return {"metadata": call.ask("set_volume_image_metadata", volume_id=_id(call), metadata=metadata)}
+
+
+def unset_image_metadata(call: Call) -> None:
+    call.ask("unset_volume_image_metadata", volume_id=_id(call), key=call.body["os-unset_image_metadata"]["key"])
+
+
+def show_image_metadata(call: Call) -> dict[str, Any]:
+    return {"metadata": read(call, call.path["id"])["image_metadata"] or {}}
+
+
+_PATH = "/volumes/{id}/action"
+ROUTES = (
+    Route("POST", _PATH, extend, "volume:extend", 202, _EXTEND, "os-extend"),
+    Route("POST", _PATH, revert, "volume:revert_to_snapshot", 202, _REVERT, "revert", since=(3, 40)),
+    Route("POST", _PATH, undo_revert, "volume:revert_to_snapshot", 202, _empty("os-undo_revert"), "os-undo_revert"),
+    Route("POST", _PATH, reset_status, "volume_extension:volume_admin_actions:reset_status", 202, _RESET, "os-reset_status"),
+    Route(
+        "POST",
+        _PATH,
+        force_delete,
+        "volume_extension:volume_admin_actions:force_delete",
+        202,
+        _empty("os-force_delete"),
+        "os-force_delete",
+    ),
+    Route("POST", _PATH, unmanage, "volume_extension:volume_unmanage", 202, _empty("os-unmanage"), "os-unmanage"),
+    Route("POST", _PATH, set_bootable, "volume:update", 200, _BOOTABLE, "os-set_bootable"),
+    Route("POST", _PATH, set_image_metadata, "volume:update", 200, _IMAGE_METADATA, "os-set_image_metadata"),
+    Route("POST", _PATH, unset_image_metadata, "volume:update", 200, _KEY, "os-unset_image_metadata"),
+    Route("POST", _PATH, show_image_metadata, "volume:get", 200, _empty("os-show_image_metadata"), "os-show_image_metadata"),
+)

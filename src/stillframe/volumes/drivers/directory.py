@@ -1,0 +1,241 @@
+"""Image files in one directory: all that is done on a share, wherever it is mounted from. See ``contract.Share``."""
+
+import json
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stillframe.chain import names
+from stillframe.chain.image import Image
+from stillframe.errors import BadImage, ChainConflict, ShareUnavailable, StepFailed
+from stillframe.host import copies, extents, files, inspection, probe, publish, qcow2, qemu_img
+from stillframe.host.copies import Source
+
+MARKER = probe.MARKER
+TRASH_SECONDS = 60.0
+Opaque = Callable[[], Collection[str]]  # names of raw files, whose content is never read as a header (R3)
+
+
+@dataclass(frozen=True)
+class DirectoryShare:
+    """``share_id`` is what the marker must say; ``minimum_free`` bytes are always kept; ``opaque`` tells the raw files."""
+
+    path: Path
+    share_id: str
+    minimum_free: int
+    opaque: Opaque = tuple
+    prober: probe.Prober | None = field(default=None, compare=False)
+
+    def probe(self) -> None:
+        try:
+            found = json.loads(self.prober.check()) if self.prober else files.read_json(self.path, MARKER)
+        except (OSError, ValueError) as error:
+            raise ShareUnavailable(f"the share {self.path} does not show its marker file {MARKER}: {error}") from error
+        if not isinstance(found, dict) or found.get("share_id") != self.share_id:
+            raise ShareUnavailable(
+                f"the directory {self.path} is not the share it was: its marker file {MARKER} is missing or another's"
+            )
+
+    def probe_for_writing(self, needed: int = 0) -> None:
+        self.probe()
+        free = files.free_bytes(self.path)
+        if free < self.minimum_free + needed:
+            raise ShareUnavailable(
+                f"the share {self.path} is full: {free} bytes are free, {needed} are needed and {self.minimum_free} are kept",
+                free=free,
+                needed=needed,
+            )
+
+    def images(self, volume_id: str, base_format: str) -> Mapping[str, Image]:
+        found = {}
+        for name in self.files(volume_id):
+            format_ = base_format if name == names.base_name(volume_id) else "qcow2"
+            found[name] = qcow2.read_as(self.path, name, format_)
+        return found
+
+    def image(self, name: str, format_: str) -> Image:
+        self.probe()
+        return qcow2.read_as(self.path, name, format_)
+
+    def create(self, volume_id: str, image: Image, token: str) -> None:
+        self.probe_for_writing()
+        names.check_belongs(image.name, volume_id)
+        with files.share_errors(self.path):
+            publish.publish_base(self.path, image, token, volume_id)
+
+    def create_overlay(self, volume_id: str, image: Image, token: str) -> None:
+        self.probe_for_writing()
+        names.check_belongs(image.name, volume_id)
+        with files.share_errors(self.path):
+            publish.publish_overlay(self.path, image, token, volume_id)
+
+    def copy(self, volume_id: str, source: Source, image: Image, token: str) -> None:
+        self.probe_for_writing()
+        names.check_belongs(image.name, volume_id)
+        with files.share_errors(self.path):
+            copies.publish_copy(self.path, source, image, token, volume_id)
+
+    def copy_out(self, source: Source, target: Path, format_: str, compress: bool) -> None:
+        self.probe()
+        copies.copy_out(source, self.path, target, format_, compress)
+
+    def copy_layer_out(self, source: Source, target: Path, backing: str) -> None:
+        self.probe()
+        copies.copy_layer_out(self.path, source, target, backing)
+
+    def commit(self, volume_id: str, top: str, base: str) -> None:
+        self.probe()
+        between = self._between(volume_id, top, base)
+        for name in between[1:]:
+            self._refuse_others(name, between, "committing would change what {other} reads (I2)")
+        with files.share_errors(self.path):
+            qemu_img.commit(self.path, top, base, len(between))
+
+    def pull(self, volume_id: str, name: str, backing: str | None, backing_format: str | None) -> None:
+        self.probe()
+        names.check_belongs(name, volume_id)
+        with files.share_errors(self.path):
+            qemu_img.pull(self.path, name, backing, backing_format, inspection.MAX_DEPTH)
+
+    def repoint(self, volume_id: str, name: str, backing: str, backing_format: str) -> None:
+        self.probe()
+        names.check_belongs(name, volume_id)
+        names.check_belongs(backing, volume_id)
+        with files.share_errors(self.path):
+            qemu_img.repoint(self.path, name, backing, backing_format)
+
+    def rename(self, volume_id: str, name: str, to: str) -> None:
+        self.probe()
+        names.check_belongs(name, volume_id)
+        names.check_belongs(to, volume_id)
+        for dependant in self.dependants(name):
+            raise ChainConflict(f"{name} cannot be renamed: {dependant} is backed by it (I4)")
+        with files.share_errors(self.path):
+            files.rename_new(self.path, name, to)
+
+    def resize(self, volume_id: str, name: str, format_: str, size: int) -> None:
+        self.probe_for_writing()
+        names.check_belongs(name, volume_id)
+        with files.share_errors(self.path):
+            qemu_img.resize(self.path, name, format_, size)
+
+    def repair(self, volume_id: str, name: str, format_: str) -> None:
+        self.probe()
+        qemu_img.repair_all(self.path, names.check_belongs(name, volume_id), format_)
+
+    def visible(self, name: str, format_: str, shared: bool = False) -> Sequence[int]:
+        self.probe()
+        found = extents.extents(self.path, name, format_, inspection.MAX_DEPTH, shared)
+        weights: dict[int, int] = {}
+        for each in found:
+            if each.present:
+                weights[each.depth] = weights.get(each.depth, 0) + each.length
+        return [weights.get(depth, 0) for depth in range(max(weights, default=0) + 1)]
+
+    def holds_data(self, name: str) -> bool:
+        self.probe()
+        return qcow2.holds_data(self.path, name)
+
+    def sweep(self) -> None:
+        self.probe()
+        for name in files.listing(self.path):
+            if names.is_trash(name) and files.age_seconds(self.path, name) > TRASH_SECONDS:
+                files.remove(self.path, name)
+
+    def free(self) -> int:
+        self.probe()
+        return files.free_bytes(self.path)
+
+    def total(self) -> int:
+        self.probe()
+        return files.total_bytes(self.path)
+
+    def files(self, volume_id: str) -> list[str]:
+        self.probe()
+        return [name for name in files.listing(self.path) if (names.parse(name) or ("",))[0] == volume_id]
+
+    def listing(self) -> list[str]:
+        self.probe()
+        return files.listing(self.path)
+
+    def in_use(self, volume_id: str) -> list[str]:
+        return [name for name in self.files(volume_id) if files.is_locked(self.path, name)]
+
+    def remove(self, volume_id: str, name: str) -> None:
+        self.probe()
+        names.check_belongs(name, volume_id)
+        dependants = self.dependants(name)
+        if dependants:
+            raise ChainConflict(f"{name} cannot be removed: {', '.join(dependants)} is backed by it (I4)")
+        files.trash(self.path, name, names.trash_name(name))
+
+    def adopt(self, volume_id: str, name: str, to: str) -> None:
+        self.probe()
+        names.check_belongs(to, volume_id)
+        with files.share_errors(self.path):
+            files.rename_new(self.path, name, to)
+
+    def give_back(self, volume_id: str, name: str, to: str) -> None:
+        self.probe()
+        names.check_belongs(name, volume_id)
+        with files.share_errors(self.path):
+            files.rename_new(self.path, name, to)
+
+    def remove_temporary(self, volume_id: str, token: str) -> None:
+        self.probe()
+        files.remove(self.path, names.temporary_name(volume_id, token))
+
+    def read_document(self, name: str) -> dict[str, Any]:
+        self.probe()
+        try:
+            found = files.read_json(self.path, name) or {}
+        except ValueError as error:
+            raise BadImage(f"{name} on the share {self.path} is no JSON document: {error}") from error
+        if not isinstance(found, dict):
+            raise BadImage(f"{name} on the share {self.path} holds no JSON object")
+        return found
+
+    def write_document(self, name: str, document: Mapping[str, Any]) -> None:
+        self.probe()
+        with files.share_errors(self.path):
+            if document:
+                files.write_json(self.path, name, document)
+            else:
+                files.remove(self.path, name)
+
+    def allocated(self, name: str) -> int:
+        return files.allocated(self.path, name)
+
+    def dependants(self, name: str) -> list[str]:
+        opaque, found = self.opaque(), []
+        for other in files.listing(self.path):
+            if names.parse(other) is not None and other not in opaque and qemu_img.backing_of(self.path, other) == name:
+                found.append(other)
+        return found
+
+    def _between(self, volume_id: str, top: str, base: str) -> list[str]:
+        """The files from ``top`` down to ``base``, both included."""
+        found = [names.check_belongs(top, volume_id)]
+        while found[-1] != base:
+            below = qcow2.read(self.path, found[-1]).backing
+            if below is None or len(found) > inspection.MAX_DEPTH:
+                raise StepFailed(f"{top} is not backed by {base}")
+            found.append(names.check_belongs(below, volume_id))
+        return found
+
+    def _refuse_others(self, name: str, allowed: Collection[str], why: str) -> None:
+        for other in self.dependants(name):
+            if other not in allowed:
+                raise ChainConflict(f"{name} backs {other} too: {why.format(other=other)}")
+
+
+def prepare(path: Path) -> str:
+    """Makes the marker of a share on first use; returns the share's id. Raises ShareUnavailable."""
+    with files.share_errors(path):
+        found = files.read_json(path, MARKER)
+        if found is None:
+            found = {"share_id": str(uuid.uuid4())}
+            files.write_json(path, MARKER, found)
+    return str(found["share_id"])

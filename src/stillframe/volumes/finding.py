@@ -1,0 +1,100 @@
+"""Finds rows as a caller may see them, and says what a project may have."""
+
+from sqlalchemy import Connection
+
+from stillframe.chain import names
+from stillframe.context import Context
+from stillframe.db import backups, quotas, snapshots, volumes
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, Conflict, NotFound, QuotaExceeded
+from stillframe.volumes.world import World
+
+
+def volume(connection: Connection, context: Context, volume_id: str) -> Row:
+    """Returns the volume's row. Raises NotFound, the same for a volume that is missing and one of another project."""
+    row = volumes.get(connection, names.canonical_id(volume_id, "volume id"), _project(context))
+    if row is None:
+        raise NotFound(f"Volume {volume_id} could not be found.")
+    return row
+
+
+def snapshot(connection: Connection, context: Context, snapshot_id: str) -> Row:
+    """Returns the snapshot's row. Raises NotFound."""
+    row = snapshots.get(connection, names.canonical_id(snapshot_id, "snapshot id"), _project(context))
+    if row is None:
+        raise NotFound(f"Snapshot {snapshot_id} could not be found.")
+    return row
+
+
+def backup(connection: Connection, context: Context, backup_id: str) -> Row:
+    """Returns the backup's row. Raises NotFound."""
+    row = backups.get(connection, names.canonical_id(backup_id, "backup id"), _project(context))
+    if row is None:
+        raise NotFound(f"Backup {backup_id} could not be found.")
+    return row
+
+
+def _project(context: Context) -> str | None:
+    return None if context.sees_all_projects else context.project_id
+
+
+def limits(world: World, connection: Connection, project_id: str) -> dict[str, int]:
+    """Returns the project's limits; -1 is unlimited."""
+    options = world.settings.volumes
+    return {
+        "volumes": options.quota_volumes,
+        "snapshots": options.quota_snapshots,
+        "gigabytes": options.quota_gigabytes,
+        "backups": options.quota_backups,
+        "backup_gigabytes": options.quota_backup_gigabytes,
+        "snapshots_per_volume": options.quota_snapshots_per_volume,
+        "per_volume_gigabytes": options.per_volume_gigabytes,
+        **quotas.limits(connection, project_id),
+    }
+
+
+def used(connection: Connection, project_id: str) -> dict[str, int]:
+    """Returns what the project has of everything that has a limit."""
+    count, gigabytes = volumes.usage(connection, project_id)
+    backup_count, backup_gigabytes = backups.usage(connection, project_id)
+    return {
+        "volumes": count,
+        "gigabytes": gigabytes,
+        "snapshots": snapshots.count(connection, project_id, {}),
+        "backups": backup_count,
+        "backup_gigabytes": backup_gigabytes,
+    }
+
+
+def check_quota(world: World, connection: Connection, project_id: str, more: dict[str, int]) -> None:
+    """Raises QuotaExceeded naming the limit that ``more`` would break. Called in the transaction that takes it."""
+    allowed, has = limits(world, connection, project_id), used(connection, project_id)
+    for resource, asked in more.items():
+        if asked > 0 and 0 <= allowed[resource] < has[resource] + asked:
+            raise QuotaExceeded(
+                f"quota exceeded for {resource}: {has[resource]} used, {asked} asked, {allowed[resource]} allowed",
+                resource=resource,
+            )
+
+
+def check_size(world: World, connection: Connection, project_id: str, size: int) -> None:
+    """Raises BadRequest for a volume larger than one may be."""
+    largest = limits(world, connection, project_id)["per_volume_gigabytes"]
+    if 0 <= largest < size:
+        raise BadRequest(f"a volume of {size} GiB is larger than the allowed {largest} GiB")
+
+
+def check_snapshot_quota(world: World, connection: Connection, row: Row) -> None:
+    """Raises QuotaExceeded when the project, or this volume, may have no further snapshot."""
+    check_quota(world, connection, row["project_id"], {"snapshots": 1})
+    allowed = limits(world, connection, row["project_id"])["snapshots_per_volume"]
+    has = len(snapshots.of_volume(connection, row["id"]))
+    if 0 <= allowed < has + 1:
+        raise QuotaExceeded(f"quota exceeded for snapshots_per_volume: volume {row['id']} has {has}, {allowed} are allowed")
+
+
+def refuse_if_busy(connection: Connection, volume_id: str, shared: bool = False) -> None:
+    """Raises Conflict naming the operation that holds the volume; with ``shared`` one that only reads is in nobody's way."""
+    busy = volumes.busy_operation(connection, volume_id, shared)
+    if busy:
+        raise Conflict(f"volume {volume_id} is busy with operation {busy}", operation_id=busy)

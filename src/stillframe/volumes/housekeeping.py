@@ -1,0 +1,63 @@
+"""What block storage does by itself from time to time: ends undos that were overtaken, merges what nobody needs any more."""
+
+import logging
+from collections.abc import Iterator
+
+from stillframe.chain import plan
+from stillframe.chain.plan import Plan
+from stillframe.chain.tree import Tree
+from stillframe.context import new_request_id
+from stillframe.db import operations as journal
+from stillframe.db import volumes
+from stillframe.db.rows import Row
+from stillframe.errors import Conflict, StillframeError
+from stillframe.journal import record
+from stillframe.volumes import trees, volume_changing
+from stillframe.volumes.operations import snapshots as operations
+from stillframe.volumes.world import World
+
+LOG = logging.getLogger(__name__)
+
+
+def look(world: World) -> None:
+    """One look around; what fails is tried again at the next. Only volumes that nothing is attached to are changed."""
+    world.backends.sweep()
+    for row in _candidates(world):
+        try:
+            _tidy(world, row)
+        except StillframeError as error:
+            LOG.info("volume %s is left as it is for now: %s", row["id"], error.message)
+
+
+def _candidates(world: World) -> Iterator[Row]:
+    """Volumes with an undo, and those that linked clones read or read until the last look."""
+    with world.database.read() as connection:
+        rows = volumes.with_undo(connection) + volumes.marked_untidy(connection)
+    for row in {row["id"]: row for row in rows}.values():
+        with world.database.read() as connection:
+            busy = journal.on_resource(connection, f"volume:{row['id']}")
+        if row["status"] == "available" and busy is None:
+            yield row
+
+
+def _tidy(world: World, row: Row) -> None:
+    before = trees.observe(world, row)
+    found = _plan(world, row, before)
+    if found is None:
+        with world.database.write() as connection:
+            volumes.change(connection, row["id"], untidy=False)
+        return
+    options = {"request_id": new_request_id(), "snapshot_ids": []}
+    with world.database.write() as connection:
+        try:
+            volume_changing.unchanged(connection, row)
+        except Conflict:
+            return
+        record.submit(connection, operations.change_request("let_go", row, before, found, options))
+
+
+def _plan(world: World, row: Row, tree: Tree) -> Plan | None:
+    visible = volume_changing.visible(world, row, tree)
+    if plan.UNDO in tree.holds and world.share(row).holds_data(row["active_file"]):
+        return plan.let_go(tree, plan.UNDO, visible)
+    return plan.tidy(tree, visible)

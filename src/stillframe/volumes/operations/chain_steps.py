@@ -1,0 +1,165 @@
+"""The steps of a chain's plan, done offline through qemu-img: how each is seen to be done, done, and put back.
+
+Every operation's intent names volume_id, backend and share; ``before`` is the active file when it was planned.
+"""
+
+from collections.abc import Mapping
+
+from stillframe.chain import names
+from stillframe.chain.image import Image
+from stillframe.errors import Conflict
+from stillframe.journal.operation import Document, Operation, Verb
+from stillframe.volumes.drivers.contract import Share
+from stillframe.volumes.world import World
+
+
+def share_of(world: World, operation: Operation) -> Share:
+    return world.share(operation.intent)
+
+
+def never(_world: World, _operation: Operation, _args: Document) -> None:
+    """For steps that only look: they look again."""
+    return
+
+
+def check_unused(world: World, operation: Operation, _args: Document) -> Document:
+    volume_id = operation.intent["volume_id"]
+    busy = share_of(world, operation).in_use(volume_id)
+    if busy:
+        raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
+    servers = world.compute.servers_with(volume_id)
+    if servers:
+        raise Conflict(f"volume {volume_id} is named by the description of server {', '.join(servers)} (I4); detach it first")
+    return {}
+
+
+def _files(world: World, operation: Operation) -> list[str]:
+    return share_of(world, operation).files(operation.intent["volume_id"])
+
+
+def _overlay(args: Document) -> Image:
+    return Image(args["name"], "qcow2", args["size"], args["backing"], args["backing_format"])
+
+
+def _overlay_made(world: World, operation: Operation, args: Document) -> Document | None:
+    if args["name"] not in _files(world, operation):
+        return None
+    return {} if share_of(world, operation).image(args["name"], "qcow2") == _overlay(args) else None
+
+
+def _make_overlay(world: World, operation: Operation, args: Document) -> Document:
+    share_of(world, operation).create_overlay(operation.intent["volume_id"], _overlay(args), operation.id)
+    return {}
+
+
+def unmake(world: World, operation: Operation, args: Document) -> None:
+    """Takes back a file this operation made, and what an interrupted making left."""
+    share, volume_id = share_of(world, operation), operation.intent["volume_id"]
+    share.remove_temporary(volume_id, operation.id)
+    share.remove(volume_id, args["name"])
+
+
+def _recorded(world: World, operation: Operation, args: Document) -> Document | None:
+    found = share_of(world, operation).read_document(names.info_name(operation.intent["volume_id"]))
+    return {} if found == info_document(args["active"], args["overlays"]) else None
+
+
+def _record(world: World, operation: Operation, args: Document) -> Document:
+    _write_info(world, operation, info_document(args["active"], args["overlays"]))
+    return {}
+
+
+def _unrecord(world: World, operation: Operation, _args: Document) -> None:
+    _write_info(world, operation, operation.intent["info_before"])
+
+
+def _write_info(world: World, operation: Operation, document: Mapping[str, str]) -> None:
+    share_of(world, operation).write_document(names.info_name(operation.intent["volume_id"]), document)
+
+
+def info_document(active_file: str, overlays: Mapping[str, str | None]) -> dict[str, str]:
+    """The ``.info`` document as Cinder's file drivers keep it: the active file, and each snapshot's overlay; empty for a
+    volume without snapshots. The tip of a branch that was left has no overlay and stands only in the record."""
+    known = {key: overlay for key, overlay in overlays.items() if overlay is not None}
+    return {"active": active_file, **known} if overlays else {}
+
+
+def _committed(world: World, operation: Operation, args: Document) -> Document | None:
+    gone = args["top"] not in _files(world, operation)
+    done = gone or "bytes" in operation.evidence.get(args["key"], {})
+    return {"bytes": args["bytes"]} if done else None
+
+
+def _commit(world: World, operation: Operation, args: Document) -> Document:
+    share, volume_id = share_of(world, operation), operation.intent["volume_id"]
+    if args["key"] in operation.evidence and operation.epoch > 1:
+        # What a commit that was interrupted left: leaks after a kill, wrong counts after an I/O error (finding 8).
+        share.repair(volume_id, args["base"], args["base_format"])
+    share.commit(volume_id, args["top"], args["base"])
+    return {"bytes": args["bytes"]}
+
+
+def _pulled(world: World, operation: Operation, args: Document) -> Document | None:
+    if args["name"] not in _files(world, operation):
+        return {"bytes": args["bytes"]}  # it has its final name already
+    found = share_of(world, operation).image(args["name"], "qcow2")
+    return {"bytes": args["bytes"]} if found.backing == args["backing"] else None
+
+
+def _pull(world: World, operation: Operation, args: Document) -> Document:
+    share_of(world, operation).pull(operation.intent["volume_id"], args["name"], args["backing"], args["backing_format"])
+    return {"bytes": args["bytes"]}
+
+
+def _repointed(world: World, operation: Operation, args: Document) -> Document | None:
+    found = share_of(world, operation).image(args["name"], "qcow2")
+    return {} if (found.backing, found.backing_format) == (args["backing"], args["backing_format"]) else None
+
+
+def _repoint(world: World, operation: Operation, args: Document) -> Document:
+    share_of(world, operation).repoint(operation.intent["volume_id"], args["name"], args["backing"], args["backing_format"])
+    return {}
+
+
+def _renamed(world: World, operation: Operation, args: Document) -> Document | None:
+    found = _files(world, operation)
+    return {} if args["name"] not in found and args["to"] in found else None
+
+
+def _rename(world: World, operation: Operation, args: Document) -> Document:
+    share_of(world, operation).rename(operation.intent["volume_id"], args["name"], args["to"])
+    return {}
+
+
+def _trashed(world: World, operation: Operation, args: Document) -> Document | None:
+    return None if args["name"] in _files(world, operation) else {}
+
+
+def _trash(world: World, operation: Operation, args: Document) -> Document:
+    share_of(world, operation).remove(operation.intent["volume_id"], args["name"])
+    return {}
+
+
+def _resized(world: World, operation: Operation, args: Document) -> Document | None:
+    found = share_of(world, operation).image(args["name"], operation.intent["format"])
+    return {} if found.size >= args["size"] else None
+
+
+def _resize(world: World, operation: Operation, args: Document) -> Document:
+    share = share_of(world, operation)
+    share.resize(operation.intent["volume_id"], args["name"], operation.intent["format"], args["size"])
+    return {}
+
+
+CHECK = Verb(never, check_unused)
+CREATE_OVERLAY = Verb(_overlay_made, _make_overlay, unmake)
+RECORD = Verb(_recorded, _record, _unrecord)
+MERGE: Mapping[str, Verb] = {
+    "Record": RECORD,
+    "Commit": Verb(_committed, _commit, no_return="start"),
+    "Pull": Verb(_pulled, _pull, no_return="start"),
+    "Repoint": Verb(_repointed, _repoint, no_return="start"),
+    "Rename": Verb(_renamed, _rename, no_return="start"),
+    "Trash": Verb(_trashed, _trash, no_return="start"),
+}
+RESIZE = Verb(_resized, _resize, no_return="start")

@@ -1,0 +1,41 @@
+"""What every operation on a volume is made from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stillframe.db.rows import Row
+from stillframe.journal.operation import Document
+from stillframe.journal.record import Request
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """``also`` are further volumes the operation changes, ``reads`` volumes it only reads."""
+
+    kind: str
+    plan: Sequence[Document]
+    intent: Mapping[str, Any] = field(default_factory=dict)
+    also: Sequence[str] = ()
+    reads: Sequence[str] = ()
+    id: str | None = None
+
+
+def request(volume: Row, wanted: Wanted, request_id: str) -> Request:
+    """Makes the journal's request; the volume's row gives where its files lie and what it was before."""
+    intent = {
+        "volume_id": volume["id"],
+        "backend": volume["backend"],
+        "share": volume["share"],
+        "format": volume["format"],
+        "active_before": volume["active_file"],
+        "status_before": volume["status"],
+        **wanted.intent,
+    }
+    resources = [f"volume:{volume_id}" for volume_id in (volume["id"], *wanted.also)]
+    shared = [f"volume:{volume_id}" for volume_id in wanted.reads if f"volume:{volume_id}" not in resources]
+    return Request("volumes", wanted.kind, intent, list(wanted.plan), resources, request_id, wanted.id, tuple(shared))
+
+
+def step(verb: str, **args: Any) -> Document:
+    return {"verb": verb, "args": {"key": verb, **args}}

@@ -1,0 +1,264 @@
+"""Requests about volumes that exist, as the worker takes them: rename, extend, revert, delete, reset, give up."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.chain import names, plan
+from stillframe.chain.plan import Plan
+from stillframe.chain.tree import Tree
+from stillframe.context import Context
+from stillframe.db import attachments, quotas, snapshots, volumes
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, Conflict, NotFound
+from stillframe.journal import record
+from stillframe.journal.record import Request
+from stillframe.volumes import finding, placing, trees
+from stillframe.volumes.operations import chain_record
+from stillframe.volumes.operations import snapshots as chain_operations
+from stillframe.volumes.operations import volumes as operations
+from stillframe.volumes.world import World
+
+DELETABLE = ("available", "error", "error_deleting", "error_restoring", "error_extending")
+RESETTABLE = ("available", "error", "creating", "deleting", "error_deleting", "in-use", "maintenance")
+
+
+def update(world: World, context: Context, volume_id: str, changes: dict[str, Any]) -> None:
+    """Changes name, description or metadata."""
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        volumes.change(connection, row["id"], **changes)
+        chain_record.submit_once(connection, row["id"], context.request_id)
+
+
+def set_metadata(world: World, context: Context, volume_id: str, metadata: dict[str, str], replace: bool) -> dict[str, str]:
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        merged = metadata if replace else {**row["metadata"], **metadata}
+        volumes.change(connection, row["id"], metadata=merged)
+        chain_record.submit_once(connection, row["id"], context.request_id)
+    return merged
+
+
+def delete_metadata_key(world: World, context: Context, volume_id: str, key: str) -> None:
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        if key not in row["metadata"]:
+            raise NotFound(f"Volume {volume_id} has no metadata with key {key!r}.")
+        kept = {name: value for name, value in row["metadata"].items() if name != key}
+        volumes.change(connection, row["id"], metadata=kept)
+        chain_record.submit_once(connection, row["id"], context.request_id)
+
+
+def set_bootable(world: World, context: Context, volume_id: str, bootable: bool) -> None:
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        volumes.change(connection, row["id"], bootable=bootable)
+        chain_record.submit_once(connection, row["id"], context.request_id)
+
+
+def set_image_metadata(world: World, context: Context, volume_id: str, metadata: dict[str, str]) -> dict[str, str]:
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        merged = {**(row["image_metadata"] or {}), **metadata}
+        volumes.change(connection, row["id"], image_metadata=merged)
+        chain_record.submit_once(connection, row["id"], context.request_id)
+    return merged
+
+
+def unset_image_metadata(world: World, context: Context, volume_id: str, key: str) -> None:
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        if key not in (row["image_metadata"] or {}):
+            raise NotFound(f"Volume {volume_id} has no image metadata with key {key!r}.")
+        kept = {name: value for name, value in row["image_metadata"].items() if name != key}
+        volumes.change(connection, row["id"], image_metadata=kept or None)
+
+
+def delete(world: World, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
+    """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots go with it; ``force`` is for admins and
+    lets go of a volume in any status but in-use. Raises BadRequest, Conflict listing what depends on it."""
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
+        if dependants and not cascade:
+            raise BadRequest(
+                f"Invalid volume: volume {row['id']} still has {len(dependants)} snapshots, the first is {dependants[0]};"
+                " delete them first",
+                snapshots=dependants[:100],
+            )
+        refuse_if_linked(connection, row)
+        record.refuse_if_busy(connection, f"volume:{row['id']}")
+        allowed: Sequence[str] = DELETABLE
+        if force and not attachments.of_volumes(connection, [row["id"]])[row["id"]]:
+            allowed = (row["status"],)
+        if not volumes.move(connection, row["id"], allowed, "deleting"):
+            raise BadRequest(
+                f"Invalid volume: the status of volume {row['id']} must be available or error, but it is {row['status']}"
+            )
+        for snapshot_id in dependants:
+            snapshots.change(connection, snapshot_id, status="deleting")
+        record.submit(connection, operations.delete_request(row, context.request_id))
+
+
+def refuse_if_linked(connection: Connection, row: Row) -> None:
+    """Raises Conflict listing the linked clones that read a file of the volume."""
+    linked = [clone["id"] for clone in volumes.linked_to(connection, row["id"])]
+    if linked:
+        raise Conflict(
+            f"volume {row['id']} is read by {len(linked)} linked volumes, the first is {linked[0]}; delete them first",
+            dependants=linked[:100],
+        )
+
+
+def extend(world: World, context: Context, volume_id: str, new_size: int) -> None:
+    """Grows a volume nothing is attached to, to ``new_size`` GiB."""
+    with world.database.read() as connection:
+        row = finding.volume(connection, context, volume_id)
+    placing.refuse_unless(row["status"], ("available",), f"volume {row['id']}")
+    if new_size <= row["size"]:
+        raise BadRequest(f"new_size {new_size} must be more than the {row['size']} GiB volume {row['id']} has")
+    placing.check_room(world, row, new_size - row["size"])
+    before = trees.observe(world, row)
+    plan.extend(before, new_size << 30)
+    with world.database.write() as connection:
+        fresh = unchanged(connection, row)
+        finding.check_size(world, connection, row["project_id"], new_size)
+        finding.check_quota(world, connection, row["project_id"], {"gigabytes": new_size - row["size"]})
+        volumes.change(connection, row["id"], status="extending")
+        record.submit(connection, operations.extend_request(fresh, new_size, context.request_id))
+
+
+def unchanged(connection: Connection, row: Row) -> Row:
+    """Returns the row as it is now. Raises Conflict when it is not what was planned with, or an operation holds it.
+
+    Called inside the transaction: an attach or another operation may have come between."""
+    record.refuse_if_busy(connection, f"volume:{row['id']}")
+    fresh = volumes.get(connection, row["id"], None)
+    compared = ("status", "active_file", "format", "size", "undo_file")
+    if fresh is None or any(fresh[name] != row[name] for name in compared):
+        raise Conflict(f"volume {row['id']} changed meanwhile; repeat the request")
+    return fresh
+
+
+def revert(world: World, context: Context, volume_id: str, snapshot_id: str, newer: str | None) -> None:
+    """Lets the volume's writes start anew from a snapshot. ``newer`` says what becomes of newer snapshots, "keep" or
+    "remove"; without it only the newest snapshot, of the volume's size, is taken, as Cinder has it."""
+    with world.database.read() as connection:
+        row = finding.volume(connection, context, volume_id)
+        snapshot = finding.snapshot(connection, context, snapshot_id)
+        rows = snapshots.of_volume(connection, row["id"])
+    if snapshot["volume_id"] != row["id"]:
+        raise BadRequest(f"snapshot {snapshot['id']} is not one of volume {row['id']}")
+    placing.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
+    if row["status"] != "available":
+        raise Conflict(f"volume {row['id']} is {row['status']}; stop its server and detach it before it is reverted")
+    later = [other["id"] for other in rows if other["seq"] > snapshot["seq"]]
+    _check_standard_revert(row, snapshot, later, newer)
+    before = trees.observe(world, row)
+    removed = later if newer == "remove" else []
+    overlay = names.overlay_name(row["id"], str(uuid.uuid4()))
+    planned = plan.revert(before, snapshot["id"], overlay, removed, visible(world, row, before))
+    world.share(row).probe_for_writing()
+    with world.database.write() as connection:
+        unchanged(connection, row)
+        volumes.change(connection, row["id"], status="reverting")
+        snapshots.change(connection, snapshot["id"], status="restoring")
+        for removed_id in removed:
+            snapshots.change(connection, removed_id, status="deleting")
+        record.submit(connection, _change(context, "revert_volume", row, (before, planned), [snapshot["id"], *removed]))
+
+
+def _check_standard_revert(row: Row, snapshot: Row, later: Sequence[str], newer: str | None) -> None:
+    if newer is None and later:
+        raise BadRequest(
+            f"snapshot {snapshot['id']} is not the newest of volume {row['id']}; say what becomes of {len(later)} newer ones:"
+            ' {"revert": {"snapshot_id": ..., "newer_snapshots": "keep" or "remove"}}',
+            newer=list(later)[:100],
+        )
+    if newer is None and snapshot["size"] != row["size"]:
+        raise BadRequest(
+            f"volume {row['id']} has {row['size']} GiB, snapshot {snapshot['id']} {snapshot['size']}; with newer_snapshots"
+            " given the volume keeps its size"
+        )
+
+
+def _change(context: Context, kind: str, row: Row, trees_: tuple[Tree, Plan], snapshot_ids: Sequence[str]) -> Request:
+    options = {"snapshot_ids": list(snapshot_ids), "request_id": context.request_id}
+    return chain_operations.change_request(kind, row, trees_[0], trees_[1], options)
+
+
+def visible(world: World, row: Row, tree: Tree) -> plan.Visible:
+    """What a plan asks to weigh files: bytes that a reader finds in a file and in those below it."""
+    share = world.share(row)
+    return lambda name: share.visible(name, tree.images[name].format)
+
+
+def undo_revert(world: World, context: Context, volume_id: str) -> None:
+    """Back to before the last revert, as long as nothing was written since. Raises Conflict when there is nothing to undo."""
+    with world.database.read() as connection:
+        row = finding.volume(connection, context, volume_id)
+    if row["status"] != "available":
+        raise Conflict(f"volume {row['id']} is {row['status']}; detach it first")
+    before = trees.observe(world, row)
+    planned = plan.undo_revert(before)
+    if world.share(row).holds_data(row["active_file"]):
+        raise Conflict(f"volume {row['id']} was written to since the revert: it cannot be undone any more")
+    with world.database.write() as connection:
+        unchanged(connection, row)
+        volumes.change(connection, row["id"], status="reverting")
+        record.submit(connection, _change(context, "undo_revert", row, (before, planned), []))
+
+
+def reset_status(world: World, context: Context, volume_id: str, status: str) -> None:
+    """``os-reset_status``: an administrator's word on a status that went wrong. It changes the row and nothing else."""
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        record.refuse_if_busy(connection, f"volume:{row['id']}")
+        attached = attachments.of_volumes(connection, [row["id"]])[row["id"]]
+        if (status == "in-use") != bool(attached) and status in ("in-use", "available"):
+            raise BadRequest(f"volume {row['id']} has {len(attached)} attachments, so its status cannot be {status}")
+        volumes.change(connection, row["id"], status=status, **({"fault": None} if status == "available" else {}))
+
+
+def unmanage(world: World, context: Context, volume_id: str) -> None:
+    """Gives a volume up: its file stays on the share under another name, the row goes."""
+    with world.database.write() as connection:
+        row = finding.volume(connection, context, volume_id)
+        if snapshots.of_volume(connection, row["id"]) or row["linked_to"] or row["active_file"] != names.base_name(row["id"]):
+            raise BadRequest(f"volume {row['id']} is made of several files; delete its snapshots before it is given up")
+        refuse_if_linked(connection, row)
+        record.refuse_if_busy(connection, f"volume:{row['id']}")
+        if not volumes.move(connection, row["id"], ("available",), "unmanaging"):
+            raise BadRequest(f"Invalid volume: the status of volume {row['id']} must be available, but it is {row['status']}")
+        record.submit(connection, operations.unmanage_request(row, context.request_id))
+
+
+def set_quotas(world: World, context: Context, project_id: str, wanted: dict[str, int]) -> None:
+    with world.database.write() as connection:
+        quotas.set_limits(connection, project_id, wanted)
+
+
+def clear_quotas(world: World, context: Context, project_id: str) -> None:
+    with world.database.write() as connection:
+        quotas.clear(connection, project_id)
+
+
+METHODS: Mapping[str, Any] = {
+    "update_volume": update,
+    "set_volume_metadata": set_metadata,
+    "delete_volume_metadata_key": delete_metadata_key,
+    "set_volume_bootable": set_bootable,
+    "set_volume_image_metadata": set_image_metadata,
+    "unset_volume_image_metadata": unset_image_metadata,
+    "delete_volume": delete,
+    "extend_volume": extend,
+    "revert_volume": revert,
+    "undo_revert": undo_revert,
+    "reset_volume_status": reset_status,
+    "unmanage_volume": unmanage,
+    "set_quotas": set_quotas,
+    "clear_quotas": clear_quotas,
+}
