@@ -14,12 +14,17 @@ _operation: contextvars.ContextVar[str | None] = contextvars.ContextVar("operati
 
 @dataclass(frozen=True)
 class Context:
-    """The identity behind one request. ``roles`` are the role names the user holds in ``project_id``."""
+    """The identity behind one request. ``roles`` are the role names the user holds in ``project_id``.
+
+    ``with_service_token`` says that a service vouched for the user by a token of its own beside the user's: it may then do
+    for that user what only services may do, and still sees the user's project only.
+    """
 
     user_id: str
     project_id: str
     roles: tuple[str, ...]
     request_id: str
+    with_service_token: bool = False
 
     @property
     def is_admin(self) -> bool:
@@ -28,6 +33,11 @@ class Context:
     @property
     def is_service(self) -> bool:
         return "service" in self.roles
+
+    @property
+    def has_service_identity(self) -> bool:
+        """A service asks: for itself, or for a user."""
+        return self.is_service or self.with_service_token
 
     @property
     def sees_all_projects(self) -> bool:
@@ -39,11 +49,18 @@ class Context:
             "project_id": self.project_id,
             "roles": list(self.roles),
             "request_id": self.request_id,
+            "with_service_token": self.with_service_token,
         }
 
     @staticmethod
     def from_document(document: dict[str, Any]) -> "Context":
-        return Context(document["user_id"], document["project_id"], tuple(document["roles"]), document["request_id"])
+        return Context(
+            document["user_id"],
+            document["project_id"],
+            tuple(document["roles"]),
+            document["request_id"],
+            document.get("with_service_token", False),
+        )
 
 
 class LogContext(oslo_context.RequestContext):

@@ -39,7 +39,7 @@ class BadRequest(StillframeError):
 
 class Unauthorized(StillframeError):
     code, status = "unauthorized", 401
-    hint = "Send valid credentials; clouds.yaml in the state directory holds a working set."
+    hint = "Send valid credentials: those of clouds.yaml in the state directory, or a Keystone token if Keystone is configured."
 
 
 class Forbidden(StillframeError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from stillframe.client.identity import from_options
 from stillframe.client.session import Endpoint
 from stillframe.config import Settings
 from stillframe.errors import BadConfiguration
@@ -26,7 +27,8 @@ def service_endpoint(settings: Settings, service: str) -> Endpoint:
     url = known[service]
     if service == "volume" and settings.compute.storage_endpoint:
         url = settings.compute.storage_endpoint
-    return Endpoint(service, url, known["username"], known["password"], _MICROVERSION[service])
+    identity = from_options("keystone", settings.keystone) if settings.auth.strategy == "keystone" else None
+    return Endpoint(service, url, known["username"], known["password"], _MICROVERSION[service], identity)
 
 
 def write_private(path: Path, document: Any) -> None:
@@ -47,6 +49,16 @@ def cloud(volumes_url: str, compute_url: str, username: str, password: str) -> d
     return {
         "auth_type": "http_basic",
         "auth": {"endpoint": volumes_url, "username": username, "password": password},
+        "block_storage_endpoint_override": volumes_url,
+        "volume_endpoint_override": volumes_url,
+        "compute_endpoint_override": compute_url,
+    }
+
+
+def keystone_cloud(volumes_url: str, compute_url: str, auth_url: str) -> dict[str, Any]:
+    """Returns the entry of clouds.yaml for people whom Keystone knows; name and password come from their environment."""
+    return {
+        "auth": {"auth_url": auth_url},
         "block_storage_endpoint_override": volumes_url,
         "volume_endpoint_override": volumes_url,
         "compute_endpoint_override": compute_url,

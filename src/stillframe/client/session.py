@@ -7,6 +7,7 @@ from typing import Any
 from keystoneauth1 import adapter, exceptions, http_basic
 from keystoneauth1 import session as ks_session
 
+from stillframe.client.identity import Identity, sign_in
 from stillframe.errors import (
     BadRequest,
     Conflict,
@@ -29,35 +30,46 @@ _BY_STATUS: dict[int, type[StillframeError]] = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a service is and as whom it is called. ``service`` is "volume" or "compute"."""
+    """Where a service is and as whom it is called. ``service`` is "volume" or "compute".
+
+    With an ``identity`` it is called with tokens of Keystone, else with the name and the password.
+    """
 
     service: str
     url: str
     username: str
     password: str
     microversion: str
+    identity: Identity | None = None
 
 
 class Session:
     """Calls one endpoint. Connections are kept open between calls."""
 
     def __init__(self, endpoint: Endpoint, seconds: float = 30.0) -> None:
-        auth = http_basic.HTTPBasicAuth(endpoint=endpoint.url, username=endpoint.username, password=endpoint.password)
         self._endpoint = endpoint
-        self._adapter = adapter.Adapter(
-            ks_session.Session(auth=auth, timeout=seconds), endpoint_override=endpoint.url, raise_exc=False
-        )
+        self._adapter = adapter.Adapter(_open(endpoint, seconds), endpoint_override=endpoint.url, raise_exc=False)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Sends one request; returns the answer's document, or None. Raises an error of the answer's kind."""
         headers = {"OpenStack-API-Version": f"{self._endpoint.service} {self._endpoint.microversion}"}
         try:
             answer = self._adapter.request(path, method, json=body, headers=headers)
+        except exceptions.HttpError as error:  # never the service itself: raise_exc is off
+            service = self._endpoint.service
+            raise ServiceUnavailable(f"Keystone gives no token for the {service} service: {error}") from error
         except (exceptions.ConnectFailure, exceptions.ConnectionError) as error:
             raise ServiceUnavailable(f"the {self._endpoint.service} service does not answer: {error}") from error
         if answer.status_code >= 400:
             raise error_of(answer.status_code, answer, self._endpoint.service)
         return answer.json() if answer.content else None
+
+
+def _open(endpoint: Endpoint, seconds: float) -> ks_session.Session:
+    if endpoint.identity is not None:
+        return sign_in(endpoint.identity)
+    auth = http_basic.HTTPBasicAuth(endpoint=endpoint.url, username=endpoint.username, password=endpoint.password)
+    return ks_session.Session(auth=auth, timeout=seconds)
 
 
 def error_of(status: int, answer: Any, service: str) -> StillframeError:

@@ -8,7 +8,8 @@ from stillframe.rpc.bus import Bus
 from stillframe.volumes import policies as volumes_policies
 from stillframe.volumes.api import routes as volumes_routes
 from stillframe.web import application, observe
-from stillframe.web.auth import BasicAuth
+from stillframe.web.auth import Authenticator, BasicAuth
+from stillframe.web.keystone import KeystoneAuth
 from stillframe.web.policy import Enforcer
 from stillframe.web.route import Door
 from stillframe.web.server import Server
@@ -26,5 +27,12 @@ def api(settings: Settings, database: Database, service: str, bus: Bus) -> Serve
         "/healthcheck": observe.health_page(database, f"stillframe-{service}"),
         "/metrics": observe.metrics_page(database),
     }
-    made = application.make(table, Door(database, bus, settings), BasicAuth(settings.users_file), enforcer, pages)
+    made = application.make(table, Door(database, bus, settings), authenticator(settings), enforcer, pages)
     return Server(made, options.listen, options.port)
+
+
+def authenticator(settings: Settings) -> Authenticator:
+    """Who vouches for callers. Raises BadConfiguration when Keystone should and nobody says where it is."""
+    if settings.auth.strategy == "keystone":
+        return KeystoneAuth(settings.keystone)
+    return BasicAuth(settings.users_file)

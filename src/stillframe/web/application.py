@@ -10,7 +10,7 @@ import falcon
 from stillframe.context import Context, bind_log, new_request_id
 from stillframe.errors import BadRequest, NotFound, StillframeError, TooLarge
 from stillframe.web import body, faults, versions
-from stillframe.web.auth import BasicAuth
+from stillframe.web.auth import Authenticator
 from stillframe.web.policy import Enforcer
 from stillframe.web.route import Call, Door, Route, Service, Version
 
@@ -21,7 +21,7 @@ _PUBLIC = ("/", "/healthcheck", "/metrics")
 class _Shell:
     """Middleware: request id, who asks, which version, and the project id that may stand in the path."""
 
-    def __init__(self, service: Service, auth: BasicAuth) -> None:
+    def __init__(self, service: Service, auth: Authenticator) -> None:
         self._service = service
         self._auth = auth
 
@@ -34,9 +34,9 @@ class _Shell:
             return
         if not path.startswith(self._service.prefix + "/"):
             raise NotFound("The resource could not be found.")
-        req.context.user = self._auth.identify(req.get_header("Authorization"), req.context.request_id)
-        bind_log(req.context.user)
         headers = {name.lower(): value for name, value in req.headers.items()}
+        req.context.user = self._auth.identify(headers, req.context.request_id)
+        bind_log(req.context.user)
         req.context.version = versions.requested(self._service, headers)
         req.path = self._without_project(path, req.context.user)
 
@@ -52,6 +52,8 @@ class _Shell:
         resp.set_header("x-openstack-request-id", req.context.request_id)
         if self._service.name == "compute":
             resp.set_header("x-compute-request-id", req.context.request_id)
+        if str(resp.status).startswith("401"):
+            resp.set_header("WWW-Authenticate", self._auth.challenge)
         version: Version | None = getattr(req.context, "version", None)
         if version is not None:
             resp.set_header("OpenStack-API-Version", f"{self._service.name} {versions.show(version)}")
@@ -129,7 +131,7 @@ class _Document:
 def make(
     service: Service,
     door: Door,
-    auth: BasicAuth,
+    auth: Authenticator,
     enforcer: Enforcer,
     pages: dict[str, Callable[[falcon.Request, falcon.Response], None]],
 ) -> Callable[..., Any]:
@@ -164,8 +166,6 @@ def _version(service: Service, req: falcon.Request, resp: falcon.Response) -> No
 def _told(_req: falcon.Request, resp: falcon.Response, error: StillframeError, _params: object) -> None:
     resp.status = falcon.code_to_http_status(error.status)
     resp.media = faults.of_error(error)
-    if error.status == 401:
-        resp.set_header("WWW-Authenticate", 'Basic realm="stillframe"')
     if error.status == 503:
         resp.set_header("Retry-After", "5")
     if error.status == 500:

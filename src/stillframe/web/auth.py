@@ -1,4 +1,4 @@
-"""http_basic: users, roles and projects from ``users.yaml`` in the state directory; passwords as bcrypt hashes.
+"""Who sends a request. http_basic: users, roles and projects from ``users.yaml`` in the state directory, passwords hashed.
 
 bcrypt costs about 60 ms a check, so a successful one is remembered for a minute under a keyed digest; the passwords
 themselves are not kept.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import bcrypt
 import yaml
@@ -25,6 +25,19 @@ from stillframe.errors import BadConfiguration, Unauthorized
 
 REMEMBER_SECONDS = 60.0
 _REFUSED = "user name or password is wrong"
+
+
+Headers = Mapping[str, str]  # by name in lower case
+
+
+class Authenticator(Protocol):
+    """Tells who sends a request. ``challenge`` is what a 401 says in WWW-Authenticate."""
+
+    challenge: str
+
+    def identify(self, headers: Headers, request_id: str) -> Context:
+        """Returns the context of the user behind a request's headers. Raises Unauthorized."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class User:
 class BasicAuth:
     """Tells who sends a request. The users file is read again when it changes."""
 
+    challenge = 'Basic realm="stillframe"'
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._key = secrets.token_bytes(32)
@@ -48,9 +63,9 @@ class BasicAuth:
         self._stamp = 0.0
         self._decoy = bcrypt.hashpw(b"nobody", bcrypt.gensalt(10))
 
-    def identify(self, authorization: str | None, request_id: str) -> Context:
+    def identify(self, headers: Headers, request_id: str) -> Context:
         """Returns the context of the user behind an Authorization header. Raises Unauthorized."""
-        name, password = _credentials(authorization)
+        name, password = _credentials(headers.get("authorization"))
         user = self._current_users().get(name)
         if not self._matches(user, name, password):
             raise Unauthorized(_REFUSED)

@@ -27,7 +27,9 @@ class Enforcer:
 
     def check(self, rule: str, context: Context) -> None:
         """Raises Forbidden unless the rule exists and lets the caller through."""
-        credentials = {"user_id": context.user_id, "project_id": context.project_id, "roles": list(context.roles)}
+        # Of a service token only this one role counts: its user's other roles are not the caller's.
+        roles = [*context.roles, *(["service"] if context.with_service_token else [])]
+        credentials = {"user_id": context.user_id, "project_id": context.project_id, "roles": roles}
         target = {"project_id": context.project_id}
         if rule not in self._names or not self._enforcer.enforce(rule, target, credentials):
             raise Forbidden(f"policy does not allow {rule} to be performed")

@@ -14,7 +14,7 @@ from stillframe.errors import Unauthorized
 from stillframe.volumes import policies as volumes_policies
 from stillframe.volumes.api.routes import SERVICE as VOLUMES
 from stillframe.web import application
-from stillframe.web.auth import BasicAuth
+from stillframe.web.auth import BasicAuth, Headers
 from stillframe.web.policy import Enforcer
 from stillframe.web.route import Door, Service
 from tests.unit.builders import Bus, settings
@@ -29,7 +29,8 @@ class ByName(BasicAuth):
     def __init__(self) -> None:
         pass
 
-    def identify(self, authorization: str | None, request_id: str) -> Context:
+    def identify(self, headers: Headers, request_id: str) -> Context:
+        authorization = headers.get("authorization")
         if authorization is None:
             raise Unauthorized("who are you?")
         project, _, roles = authorization.rpartition(":")

@@ -56,8 +56,12 @@ def users(tmp_path: Path) -> Path:
     return path
 
 
-def header(name: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+def header(name: str, password: str) -> dict[str, str]:
+    return sent("Basic " + base64.b64encode(f"{name}:{password}".encode()).decode())
+
+
+def sent(text: str | None) -> dict[str, str]:
+    return {} if text is None else {"authorization": text}
 
 
 def change(path: Path, users: list[dict[str, Any]]) -> None:
@@ -73,7 +77,7 @@ def test_the_right_password_tells_who_it_is(users: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["basic", "BASIC"])
 def test_the_scheme_is_read_in_any_case(users: Path, scheme: str) -> None:
-    BasicAuth(users).identify(header("ann", "secret").replace("Basic", scheme), "req-1")
+    BasicAuth(users).identify(sent(header("ann", "secret")["authorization"].replace("Basic", scheme)), "req-1")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_a_strange_password_is_only_wrong(users: Path, password: str) -> None:
 )
 def test_a_header_that_is_missing_or_broken_is_unauthorized(users: Path, text: str | None) -> None:
     with pytest.raises(Unauthorized):
-        BasicAuth(users).identify(text, "req-1")
+        BasicAuth(users).identify(sent(text), "req-1")
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=40))
