@@ -42,3 +42,20 @@ def test_log_lines_carry_the_request_and_inside_an_operation_also_that() -> None
     outside = LogContext(request_id="req-2").to_dict()
     assert (inside["operation_id"], inside["request_id"]) == ("op", "req-2")
     assert outside["operation_id"] is None
+
+
+def test_a_service_token_beside_the_users_lets_the_user_see_no_more() -> None:
+    who = Context("somebody", "demo", ("member",), "req-1", with_service_token=True)
+    assert (who.has_service_identity, who.is_service, who.sees_all_projects) == (True, False, False)
+    assert Context.from_document(json.loads(json.dumps(who.to_document()))) == who
+
+
+def test_a_context_from_before_service_tokens_has_none() -> None:
+    document = context("member").to_document()
+    del document["with_service_token"]
+    assert not Context.from_document(document).with_service_token
+
+
+@pytest.mark.parametrize(("roles", "service"), [(("service",), True), (("member", "admin"), False)])
+def test_a_service_has_the_identity_of_one_without_another_token(roles: tuple[str, ...], service: bool) -> None:
+    assert context(*roles).has_service_identity is service

@@ -105,10 +105,17 @@ def announce(settings: Settings, volumes_url: str, compute_url: str) -> None:
     with _alone(settings):
         known = yaml.safe_load(path.read_text())
         credentials.write_private(path, {**known, "volume": volumes_url, "compute": compute_url})
-        clouds: dict[str, object] = {}
-        for cloud, name in ((credentials.CLOUD, "member"), (f"{credentials.CLOUD}-admin", "admin")):
-            clouds[cloud] = credentials.cloud(volumes_url, compute_url, name, known["people"][name])
-        credentials.write_private(settings.clouds_file, {"clouds": clouds})
+        credentials.write_private(
+            settings.clouds_file, {"clouds": _clouds(settings, volumes_url, compute_url, known["people"])}
+        )
+
+
+def _clouds(settings: Settings, volumes_url: str, compute_url: str, people: dict[str, str]) -> dict[str, object]:
+    if settings.auth.strategy == "keystone":
+        auth_url = settings.keystone.www_authenticate_uri or settings.keystone.auth_url
+        return {credentials.CLOUD: credentials.keystone_cloud(volumes_url, compute_url, auth_url)}
+    names = {credentials.CLOUD: "member", f"{credentials.CLOUD}-admin": "admin"}
+    return {cloud: credentials.cloud(volumes_url, compute_url, name, people[name]) for cloud, name in names.items()}
 
 
 def configured_urls(settings: Settings) -> tuple[str, str]:

@@ -62,3 +62,25 @@ def test_the_entry_of_clouds_yaml_needs_no_keystone() -> None:
     assert entry["auth"] == {"endpoint": "http://v/v3", "username": "member", "password": "p"}
     assert entry["compute_endpoint_override"] == "http://c/v2.1"
     assert entry["volume_endpoint_override"] == entry["block_storage_endpoint_override"] == "http://v/v3"
+
+
+def test_where_keystone_vouches_the_services_call_each_other_with_tokens(tmp_path: Path) -> None:
+    credentials.write_private(tmp_path / credentials.SERVICE_FILE, KNOWN)
+    keystone = {"auth_url": "http://k", "username": "stillframe", "password_file": str(tmp_path / "secret")}
+    overrides = {(None, "state_dir"): str(tmp_path), ("auth", "strategy"): "keystone"}
+    configured = config.load(overrides={**overrides, **{("keystone", name): value for name, value in keystone.items()}})
+    endpoint = credentials.service_endpoint(configured, "compute")
+    assert endpoint.identity is not None
+    assert (endpoint.url, endpoint.identity.username, endpoint.identity.auth_url) == (
+        "http://c/v2.1",
+        "stillframe",
+        "http://k/v3",
+    )
+    assert credentials.service_endpoint(settings(tmp_path), "compute").identity is None
+
+
+def test_the_entry_of_clouds_yaml_for_keystone_holds_no_credentials() -> None:
+    entry = credentials.keystone_cloud("http://v/v3", "http://c/v2.1", "http://k/v3")
+    assert entry["auth"] == {"auth_url": "http://k/v3"}
+    assert entry["compute_endpoint_override"] == "http://c/v2.1"
+    assert entry["volume_endpoint_override"] == entry["block_storage_endpoint_override"] == "http://v/v3"

@@ -120,6 +120,11 @@ def test_a_service_that_cannot_be_reached_or_breaks_off_may_be_asked_again(error
         session(error)[0].call("GET", "/volumes/x")
 
 
+def test_a_keystone_that_gives_no_token_may_be_asked_again() -> None:
+    with pytest.raises(ServiceUnavailable, match="Keystone gives no token for the volume service"):
+        session(exceptions.Unauthorized("wrong password"))[0].call("GET", "/volumes/x")
+
+
 def test_the_password_is_in_no_error() -> None:
     with pytest.raises(ServiceUnavailable) as told:
         session(exceptions.ConnectFailure("refused"))[0].call("GET", "/volumes/x")

@@ -28,7 +28,8 @@ from stillframe.errors import (
 )
 from stillframe.volumes import image_session
 from stillframe.volumes.images import ImageDoor, NewImage
-from tests.unit.volumes.image_site import IMAGE, answer, document, door
+from tests.unit.http_site import answer
+from tests.unit.volumes.image_site import IMAGE, document, door
 
 CONTENT = b"abcd"
 SHA512 = hashlib.sha512(CONTENT).hexdigest()
