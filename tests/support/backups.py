@@ -1,12 +1,15 @@
-"""A volume's backups made with qemu-img: a full one and two incremental ones, and what each must read as."""
+"""A volume's backups: a full one and two incremental ones, and what each must read as."""
 
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from stillframe.host import copies
+from stillframe.host.copies import Source
 from stillframe.volumes.backups import keys, manifest
-from stillframe.volumes.backups.manifest import Manifest, Source, StoredObject
+from stillframe.volumes.backups.manifest import Manifest, StoredObject
 from stillframe.volumes.backups.repository import Repository
 
 MIB = 1 << 20
@@ -43,7 +46,7 @@ class BackupSet:
             PARENTS[backup_id],
             datetime(2026, 11, 23, 12, 0, 0, 5),
             len(self.content[backup_id]),
-            Source("data of José", None, {"purpose": "ledger"}),
+            manifest.Source("data of José", None, {"purpose": "ledger"}),
             tuple(objects),
         )
         repository.put_bytes(keys.manifest_key(VOLUME, backup_id), manifest.serialise(made))
@@ -51,30 +54,36 @@ class BackupSet:
 
 
 def make_backups(directory: Path) -> BackupSet:
-    """Writes the files. The disk has 8 MiB and is grown to 12 MiB before the last backup."""
-    made = BackupSet(directory)
+    """Makes a volume of four files, backs it up with what the service uses, and removes the volume.
+
+    The disk has 8 MiB and is grown to 12 MiB before the last backup.
+    """
+    share, out = directory / "share", directory / "backups"
+    for each in (share, out):
+        each.mkdir()
+    made = BackupSet(out)
     content = bytearray(8 * MIB)
-    _run(directory, "qemu-img", "create", "-q", "-f", "qcow2", "volume", str(8 * MIB))
-    _write(directory, "volume", content, b"A", 0, 3 * MIB)
-    _write(directory, "volume", content, b"B", 5 * MIB, 70000)
-    compressed = ["-c", "-o", "compression_type=zstd"]
-    full = keys.top_name(FULL)
-    _run(directory, "qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", *compressed, "volume", full)
+    _run(share, "qemu-img", "create", "-q", "-f", "qcow2", "base", str(8 * MIB))
+    _write(share, "base", content, b"A", 0, 3 * MIB)
+    _write(share, "base", content, b"B", 5 * MIB, 70000)
+    copies.copy_out(Source("base", "qcow2", 1), share, out / keys.top_name(FULL), "qcow2", True)
     made.content[FULL] = bytes(content)
     inner, first = made.names(FIRST)
-    _overlay(directory, inner, full, 8 * MIB)
-    _write(directory, inner, content, b"C", MIB, 100000)
-    _overlay(directory, first, inner, 8 * MIB)
-    _write(directory, first, content, b"D", MIB + 4096, 512)
+    _overlay(share, "one", "base", 8 * MIB)
+    _write(share, "one", content, b"C", MIB, 100000)
+    copies.copy_layer_out(share, Source("one", "qcow2", 2), out / inner, keys.top_name(FULL))
+    _overlay(share, "two", "one", 8 * MIB)
+    _write(share, "two", content, b"D", MIB + 4096, 512)
+    copies.copy_layer_out(share, Source("two", "qcow2", 3), out / first, inner)
     made.content[FIRST] = bytes(content)
     content.extend(bytes(4 * MIB))
-    (second,) = made.names(SECOND)
-    _overlay(directory, second, first, 12 * MIB)
-    _write(directory, second, content, b"E", 11 * MIB, 4096)
-    _run(directory, "qemu-io", "-f", "qcow2", "-c", f"write -z 0 {MIB}", second)
+    _overlay(share, "three", "two", 12 * MIB)
+    _write(share, "three", content, b"E", 11 * MIB, 4096)
+    _run(share, "qemu-io", "-f", "qcow2", "-c", f"write -z 0 {MIB}", "three")
     content[:MIB] = bytes(MIB)
+    copies.copy_layer_out(share, Source("three", "qcow2", 4), out / keys.top_name(SECOND), first)
     made.content[SECOND] = bytes(content)
-    (directory / "volume").unlink()
+    shutil.rmtree(share)
     return made
 
 
