@@ -1,0 +1,92 @@
+"""Looks at a file somebody uploaded before QEMU does: only what it was declared to be, only raw and qcow2 (R6, R7, R13)."""
+
+import os
+from pathlib import Path
+
+from stillframe.chain.image import Image
+from stillframe.errors import BadImage
+from stillframe.host import files, inspection, qcow2
+
+_HEAD_BYTES = 1 << 16
+_SECTOR = 512
+# Offset and mark of what QEMU 7.2 knows besides raw (block/*.c, their probe functions).
+_MAGICS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"QFI\xfb", "qcow or qcow2"),
+    (0, b"KDMV", "VMDK"),
+    (0, b"COWD", "VMDK"),
+    (0x40, b"\x7f\x10\xda\xbe", "VDI"),
+    (0, b"vhdxfile", "VHDX"),
+    (0, b"conectix", "VHD"),
+    (0, b"QED\0", "QED"),
+    (0, b"LUKS\xba\xbe", "LUKS"),
+    (0, b"WithoutFreeSpace", "Parallels"),
+    (0, b"WithouFreSpacExt", "Parallels"),
+    (0, b"Bochs Virtual HD Image", "Bochs"),
+    (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "cloop"),
+)
+# Marks near the end of the file: a fixed VHD has nothing but its footer, a DMG nothing but its trailer.
+_FOOTERS: tuple[tuple[bytes, str], ...] = ((b"conectix", "VHD"), (b"koly", "DMG"))
+
+
+def inspect_import(path: Path, declared: str, most_bytes: int) -> Image:
+    """Returns what an uploaded file declared as ``declared`` is, when it may be converted.
+
+    Accepted are qcow2 without a backing file, and raw that has the mark of no other format: a file with one is an attempt
+    to have it opened as something else later. ISO 9660 is raw here; it names no other file and QEMU has no driver for it.
+    The virtual size is at least one byte and at most ``most_bytes``, so that however well the file is compressed it
+    cannot fill the share. Raises BadImage.
+    """
+    directory, name = path.parent, path.name
+    try:
+        image = _inspect(directory, name, declared)
+    except FileNotFoundError as error:
+        raise BadImage(f"the image file {name} does not exist") from error
+    if image.backing is not None:
+        raise BadImage(f"the image names {image.backing!r} as its backing file; only whole images are accepted")
+    if not 0 < image.size <= most_bytes:
+        raise BadImage(
+            f"the image has a virtual size of {image.size} bytes; between 1 and {most_bytes} are accepted", size=image.size
+        )
+    return image
+
+
+def _inspect(directory: Path, name: str, declared: str) -> Image:
+    # Where the file lies is ours to say, so its name is checked as strictly as on a share.
+    inspection.plain_name(name)
+    if declared == "raw":
+        foreign = foreign_format(directory, name)
+        if foreign is not None:
+            raise BadImage(f"the image is declared raw but has the mark of {foreign}")
+    elif declared != "qcow2":
+        raise BadImage(f"images of the format {declared!r} are not accepted; raw and qcow2 are")
+    return inspection.alone(directory, name, declared)
+
+
+def foreign_format(directory: Path, name: str) -> str | None:
+    """Returns which format other than raw a file has the mark of, or None. Raises BadImage for what is no regular file."""
+    handle = files.open_regular(directory, name)
+    try:
+        length = os.fstat(handle).st_size
+        head = os.pread(handle, _HEAD_BYTES, 0)
+        tail = os.pread(handle, _SECTOR, max(0, length - _SECTOR))
+    finally:
+        os.close(handle)
+    for at, mark, format_ in _MAGICS:
+        if head[at : at + len(mark)] == mark:
+            return format_
+    for mark, format_ in _FOOTERS:
+        # VHD footers of before 2004 have 511 bytes, so the mark stands one byte later.
+        if tail.startswith(mark) or tail[1:].startswith(mark):
+            return format_
+    return "VMDK" if _describes_vmdk(head) else None
+
+
+def _describes_vmdk(head: bytes) -> bool:
+    """A VMDK descriptor is a text: comments and blank lines, then ``version=`` (vmdk_probe, qemu 7.2)."""
+    if head.lower().startswith(b"# disk descriptorfile"):
+        return True
+    for line in head.split(b"\n"):
+        text = line.strip(b" \t\r")
+        if text and not text.startswith(b"#"):
+            return text.lower().startswith(b"version")
+    return False
