@@ -40,7 +40,9 @@ VOLUMES_OPTS = [
     cfg.IntOpt("quota_snapshots_per_volume", default=-1, min=-1, help="Snapshots per volume; -1: max_chain_depth decides."),
     cfg.IntOpt("per_volume_gigabytes", default=65536, min=1, help="Largest volume in GiB."),
     cfg.StrOpt("backup_url", help="Where backups lie: file:///DIRECTORY or s3://BUCKET/PREFIX. Default: backups in state_dir."),
+    cfg.StrOpt("staging_dir", help="Where files lie on their way to and from images and backups. Default: staging in state_dir."),
     cfg.StrOpt("backup_s3_endpoint", help="URL of the S3 service. Default: Amazon's."),
+    cfg.StrOpt("backup_s3_region", help="Region of the S3 service."),
     cfg.StrOpt("backup_s3_credentials_file", help="AWS credentials file for S3; keep it at mode 0600."),
 ]
 BACKEND_OPTS = [
@@ -71,6 +73,13 @@ COMPUTE_OPTS = [
     cfg.FloatOpt("freeze_deadline_seconds", default=10.0, min=1.0, help="The watchdog thaws the guest after this long."),
     cfg.IntOpt("agent_timeout_seconds", default=2, min=1, help="How long the guest agent may take to answer a ping."),
     cfg.IntOpt("flush_timeout_seconds", default=10, min=0, help="How long the flush before a freeze may take; 0: none."),
+    cfg.BoolOpt(
+        "hasten_freeze",
+        default=True,
+        help="Sets /sys/kernel/rcu_expedited inside a Linux guest for the time of a freeze, where its agent can; the former"
+        " value is put back after the thaw. The freeze is several times shorter; meanwhile the guest's kernel interrupts"
+        " all of its CPUs more often. Turn it off for guests with real-time work.",
+    ),
     cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
     cfg.IntOpt("max_volumes_per_set", default=128, min=1, max=128, help="Most volumes in one assisted snapshot."),
 ]
@@ -164,7 +173,11 @@ class Settings:
 
     @property
     def backup_url(self) -> str:
-        return self.volumes.backup_url or f"file://{self.state_dir / 'backups'}"
+        return str(self.volumes.backup_url or (self.state_dir / "backups").as_uri())
+
+    @property
+    def staging_dir(self) -> Path:
+        return Path(self.volumes.staging_dir or self.state_dir / "staging")
 
     @property
     def freeze_dir(self) -> Path:

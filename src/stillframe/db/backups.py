@@ -28,6 +28,11 @@ def of_volume(connection: Connection, volume_id: str) -> list[Row]:
     return many(connection, select(backups).where(backups.c.volume_id == volume_id).order_by(backups.c.seq))
 
 
+def with_objects(connection: Connection, stored_id: str) -> list[Row]:
+    """Returns the rows whose objects carry that id in the store: more than one where a backup was imported again."""
+    return many(connection, select(backups).where(backups.c.stored_id == stored_id))
+
+
 def children(connection: Connection, backup_ids: Sequence[str]) -> dict[str, list[str]]:
     """Returns by backup the incremental ones that build on it."""
     found: dict[str, list[str]] = {backup_id: [] for backup_id in backup_ids}

@@ -166,6 +166,7 @@ backups = Table(
     Column("metadata", JSON, nullable=False),
     Column("availability_zone", String(255), nullable=False),
     Column("data_timestamp", DateTime, nullable=False),
+    Column("stored_id", String(36), nullable=False),  # the id its objects carry in the store
     Column("held_file", String(255)),  # the file of the volume that the next incremental one starts from
     Column("fault", Text),
     *_times(),

@@ -11,8 +11,10 @@ from stillframe.db import operations as journal
 from stillframe.db import volumes
 from stillframe.db.rows import Row
 from stillframe.errors import Conflict, StillframeError
+from stillframe.host import staging
 from stillframe.journal import record
 from stillframe.volumes import trees, volume_changing
+from stillframe.volumes.backups import chain, repository
 from stillframe.volumes.operations import snapshots as operations
 from stillframe.volumes.world import World
 
@@ -22,11 +24,34 @@ LOG = logging.getLogger(__name__)
 def look(world: World) -> None:
     """One look around; what fails is tried again at the next. Only volumes that nothing is attached to are changed."""
     world.backends.sweep()
+    staging.sweep(world.settings.staging_dir, lambda: _live(world))
     for row in _candidates(world):
         try:
             _tidy(world, row)
         except StillframeError as error:
             LOG.info("volume %s is left as it is for now: %s", row["id"], error.message)
+
+
+def sweep_backups(world: World) -> None:
+    """Removes objects of backups that were never finished and that no operation is making."""
+    try:
+        store = world.repository(repository.DEFAULT_CONTAINER)
+        for key in chain.incomplete(store, None, lambda: _live_backups(world)):
+            LOG.info("removing %s: its backup was never finished", key)
+            store.delete(key)
+    except StillframeError as error:
+        LOG.info("the backup store is left as it is for now: %s", error.message)
+
+
+def _live(world: World) -> list[str]:
+    with world.database.read() as connection:
+        return [row["id"] for row in journal.unfinished(connection, "volumes")]
+
+
+def _live_backups(world: World) -> list[str]:
+    with world.database.read() as connection:
+        rows = journal.unfinished(connection, "volumes")
+    return [row["intent"]["backup"]["stored_id"] for row in rows if "backup" in row["intent"]]
 
 
 def _candidates(world: World) -> Iterator[Row]:

@@ -5,8 +5,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stillframe.volumes import attaching, snapshotting, volume_changing, volume_making
+from stillframe.volumes import (
+    attaching,
+    backing_up,
+    imaging,
+    managing,
+    snapshotting,
+    typing_volumes,
+    volume_changing,
+    volume_making,
+)
 from stillframe.volumes.world import World
+
+ROOMS = (volume_making, volume_changing, snapshotting, attaching, imaging, backing_up, managing, typing_volumes)
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,7 @@ class Manager:
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """Returns every method by name; the first parameter of each is the caller's context."""
-        table = {**volume_making.METHODS, **volume_changing.METHODS, **snapshotting.METHODS, **attaching.METHODS}
+        table = {name: method for room in ROOMS for name, method in room.METHODS.items()}
         return {name: partial(self._run, method) for name, method in table.items()}
 
     def _run(self, method: Callable[..., Any], context: Any, **parameters: Any) -> Any:

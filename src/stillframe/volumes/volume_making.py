@@ -11,7 +11,7 @@ from stillframe.chain import names
 from stillframe.context import Context
 from stillframe.db import volume_types, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadImage, BadRequest, Conflict, NotFound
+from stillframe.errors import BadImage, BadRequest, Conflict
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.volumes import finding, placing
@@ -181,36 +181,4 @@ def _linked(world: World, context: Context, wanted: dict[str, Any], parts: _Part
     return insert(world, context, wanted, type_row, making)
 
 
-def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
-    """Takes over a file on a share as a new volume. ``wanted`` holds host (``HOST@BACKEND#EXPORT``), source_name, name,
-    description, volume_type, metadata, bootable. Raises BadImage for a file that is no sound image of its own."""
-    pool = _pool_of_host(world, wanted["host"])
-    name, share = wanted["source_name"], pool.share()
-    if "/" in name or name.startswith(".") or name not in share.listing():
-        raise NotFound(f"the share {pool.export.export} has no file {name!r}")
-    if names.parse(name) is not None:
-        with world.database.read() as connection:
-            if volumes.get(connection, str(names.parse(name)[0]), None):  # type: ignore[index]
-                raise BadRequest(f"{name} is a volume's file already")
-    image = share.image(name, "qcow2" if wanted.get("format") is None else wanted["format"])
-    if image.backing is not None:
-        raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
-    if share.dependants(name):
-        raise BadImage(
-            f"{name} backs {', '.join(share.dependants(name))}; take over the whole volume with 'stillframe rebuild'"
-        )
-    whole = {**wanted, "size": -(-image.size // GIB)}
-    columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
-    making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
-    return insert(world, context, whole, find_type(world, wanted), making)
-
-
-def _pool_of_host(world: World, host: str) -> Pool:
-    place = host.partition("@")[2]
-    for pool in world.backends.pools:
-        if place in (pool.name, pool.backend):
-            return pool
-    raise BadRequest(f"no enabled backend is {host!r}; GET /scheduler-stats/get_pools lists them")
-
-
-METHODS: Mapping[str, Any] = {"create_volume": create, "manage_volume": manage}
+METHODS: Mapping[str, Any] = {"create_volume": create}

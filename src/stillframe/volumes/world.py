@@ -1,14 +1,19 @@
-"""What block storage's operations work on: the database, the backends, the door to compute, the backups' repository."""
+"""What block storage's operations work on: the database, the backends, the doors to compute and images, the backup store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stillframe.config import Settings
+from stillframe.db import shares
 from stillframe.db.engine import Database
 from stillframe.volumes.backends import Backends
+from stillframe.volumes.backups import repository
+from stillframe.volumes.backups.repository import Repository, Store
 from stillframe.volumes.compute import ComputeDoor
 from stillframe.volumes.drivers.contract import Share
+from stillframe.volumes.images import ImageDoor
 
 GIB = 1 << 30
 
@@ -20,13 +25,30 @@ class World:
     database: Database
     backends: Backends
     compute: ComputeDoor
+    images: ImageDoor
     settings: Settings
 
     def share(self, place: Mapping[str, Any]) -> Share:
         """Returns the share a volume lies on: ``place`` is its row or an operation's intent, with backend and share."""
         return self.backends.share(place)
 
+    def repository(self, container: str) -> Repository:
+        """Returns the backup store, seen to be the one it was. Raises BackupStoreUnavailable, BadConfiguration."""
+        options, url = self.settings.volumes, self.settings.backup_url
+        credentials = Path(options.backup_s3_credentials_file) if options.backup_s3_credentials_file else None
+        store = Store(url, options.backup_s3_endpoint, options.backup_s3_region, credentials)
+        with self.database.read() as connection:
+            known = shares.known_id(connection, url)
+        found = repository.make(store, container, known)
+        if known is None:
+            share_id = found.prepare()
+            with self.database.write() as connection:
+                shares.remember(connection, url, share_id)
+            return repository.make(store, container, share_id)
+        found.probe()
+        return found
+
 
 def open_world(settings: Settings, database: Database) -> World:
     """Makes the world of one volumes worker."""
-    return World(database, Backends(settings, database), ComputeDoor(settings), settings)
+    return World(database, Backends(settings, database), ComputeDoor(settings), ImageDoor(settings), settings)

@@ -2,12 +2,20 @@
 
 from typing import Any
 
-from stillframe.db import quotas, snapshots, volumes
+from stillframe.db import backups, quotas, snapshots, volumes
 from stillframe.errors import BadRequest, Forbidden
 from stillframe.web.route import Call, Route
 
 _LIMIT = {"type": ["integer", "null"], "minimum": -1, "maximum": (1 << 31) - 1}
-_RESOURCES = ("volumes", "snapshots", "gigabytes", "per_volume_gigabytes")
+_RESOURCES = (
+    "volumes",
+    "snapshots",
+    "gigabytes",
+    "backups",
+    "backup_gigabytes",
+    "snapshots_per_volume",
+    "per_volume_gigabytes",
+)
 _UPDATE = {
     "type": "object",
     "properties": {
@@ -30,8 +38,9 @@ def _defaults(call: Call) -> dict[str, int]:
         "snapshots": options.quota_snapshots,
         "gigabytes": options.quota_gigabytes,
         "per_volume_gigabytes": options.per_volume_gigabytes,
-        "backups": 0,
-        "backup_gigabytes": 0,
+        "snapshots_per_volume": options.quota_snapshots_per_volume,
+        "backups": options.quota_backups,
+        "backup_gigabytes": options.quota_backup_gigabytes,
         "groups": 0,
     }
 
@@ -40,7 +49,9 @@ def _limits_and_usage(call: Call, project_id: str) -> tuple[dict[str, int], dict
     with call.door.database.read() as connection:
         allowed = {**_defaults(call), **quotas.limits(connection, project_id)}
         count, gigabytes = volumes.usage(connection, project_id)
+        backup_count, backup_gigabytes = backups.usage(connection, project_id)
         used = {"volumes": count, "gigabytes": gigabytes, "snapshots": snapshots.count(connection, project_id, {})}
+        used |= {"backups": backup_count, "backup_gigabytes": backup_gigabytes}
     return allowed, used
 
 
@@ -50,13 +61,13 @@ def limits(call: Call) -> dict[str, Any]:
         "maxTotalVolumes": allowed["volumes"],
         "maxTotalSnapshots": allowed["snapshots"],
         "maxTotalVolumeGigabytes": allowed["gigabytes"],
-        "maxTotalBackups": 0,
-        "maxTotalBackupGigabytes": 0,
+        "maxTotalBackups": allowed["backups"],
+        "maxTotalBackupGigabytes": allowed["backup_gigabytes"],
         "totalVolumesUsed": used["volumes"],
         "totalSnapshotsUsed": used["snapshots"],
         "totalGigabytesUsed": used["gigabytes"],
-        "totalBackupsUsed": 0,
-        "totalBackupGigabytesUsed": 0,
+        "totalBackupsUsed": used["backups"],
+        "totalBackupGigabytesUsed": used["backup_gigabytes"],
     }
     return {"limits": {"rate": [], "absolute": absolute}}
 

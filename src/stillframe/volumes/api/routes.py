@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from stillframe.volumes.api import attachments, limits, services, snapshots, types, volume_actions, volumes
+from stillframe.volumes.api import (
+    attachments,
+    backups,
+    limits,
+    manage,
+    pools,
+    services,
+    snapshots,
+    types,
+    volume_actions,
+    volumes,
+)
 from stillframe.web.route import Route, Service
 
 MINIMUM, MAXIMUM = (3, 0), (3, 71)
@@ -13,6 +24,9 @@ ROUTES: tuple[Route, ...] = (
     *snapshots.ROUTES,
     *attachments.ROUTES,
     *types.ROUTES,
+    *backups.ROUTES,
+    *manage.ROUTES,
+    *pools.ROUTES,
     *limits.ROUTES,
     *services.ROUTES,
 )

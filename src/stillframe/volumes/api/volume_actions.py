@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stillframe.volumes.api.volumes import read
+from stillframe.errors import Forbidden
+from stillframe.volumes.api.volumes import read, stamp
 from stillframe.web import body
 from stillframe.web.route import Call, Route
 
@@ -23,6 +24,18 @@ _RESET = body.wrapped(
 )
 _BOOTABLE = body.wrapped("os-set_bootable", {"bootable": {"type": ["boolean", "string"], "maxLength": 8}}, ("bootable",))
 _IMAGE_METADATA = body.wrapped("os-set_image_metadata", {"metadata": {**body.METADATA, "type": "object"}}, ("metadata",))
+_UPLOAD = body.wrapped(
+    "os-volume_upload_image",
+    {
+        "image_name": {"type": "string", "minLength": 1, "maxLength": 255},
+        "force": {"type": ["boolean", "string", "null"], "maxLength": 8},
+        "disk_format": {"enum": ["raw", "qcow2", None]},
+        "container_format": {"enum": ["bare", None]},
+        "visibility": {"enum": ["public", "private", "shared", "community", None]},
+        "protected": {"type": ["boolean", "null"]},
+    },
+    ("image_name",),
+)
 _KEY = body.wrapped("os-unset_image_metadata", {"key": {"type": "string", "minLength": 1, "maxLength": 255}}, ("key",))
 
 
@@ -62,6 +75,25 @@ def force_delete(call: Call) -> None:
     call.ask("delete_volume", volume_id=_id(call), cascade=True, force=True)
 
 
+def upload(call: Call) -> dict[str, Any]:
+    wanted = {key: value for key, value in call.body["os-volume_upload_image"].items() if value is not None}
+    if wanted.get("visibility") == "public" and not call.context.is_admin:
+        raise Forbidden("only an administrator may make an image public")
+    row = read(call, call.path["id"])
+    found = call.ask("upload_volume", volume_id=row["id"], wanted=wanted)
+    shown = {
+        "id": row["id"],
+        "updated_at": stamp(row["updated_at"]),
+        "status": "uploading",
+        "display_description": row["description"],
+        "size": row["size"],
+        **{key: value for key, value in found.items() if key not in ("visibility", "protected")},
+    }
+    if call.version >= (3, 1):
+        shown |= {"visibility": found["visibility"], "protected": found["protected"]}
+    return {"os-volume_upload_image": shown}
+
+
 def unmanage(call: Call) -> None:
     call.ask("unmanage_volume", volume_id=_id(call))
 
@@ -99,6 +131,7 @@ ROUTES = (
         _empty("os-force_delete"),
         "os-force_delete",
     ),
+    Route("POST", _PATH, upload, "volume:upload_image", 202, _UPLOAD, "os-volume_upload_image"),
     Route("POST", _PATH, unmanage, "volume_extension:volume_unmanage", 202, _empty("os-unmanage"), "os-unmanage"),
     Route("POST", _PATH, set_bootable, "volume:update", 200, _BOOTABLE, "os-set_bootable"),
     Route("POST", _PATH, set_image_metadata, "volume:update", 200, _IMAGE_METADATA, "os-set_image_metadata"),

@@ -13,6 +13,7 @@ from stillframe.web.route import Call, Route
 _FILTERS = {"name": "name", "status": "status", "availability_zone": "availability_zone", "project_id": "project_id"}
 _SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "availability_zone")
 _SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id")
+_MAKERS = {"imageRef": "create_volume_from_image", "backup_id": "create_volume_from_backup"}
 _NEVER = ("consistencygroup_id", "group_id")
 _TEXT = {"type": ["string", "null"], "maxLength": 255}
 _CREATE = {
@@ -192,7 +193,8 @@ def create(call: Call) -> dict[str, Any]:
             raise BadRequest("size must be at least 1 GiB")
     if "display_name" in wanted:
         wanted.setdefault("name", wanted.pop("display_name"))
-    volume_id = call.ask("create_volume", wanted=wanted)
+    method = next((_MAKERS[source] for source in sources if source in _MAKERS), "create_volume")
+    volume_id = call.ask(method, wanted=wanted)
     return {"volume": views(call, [read(call, volume_id)])[0]}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from stillframe.journal.operation import Kind
-from stillframe.volumes.operations import chain_record, snapshots, volumes
+from stillframe.volumes.operations import backups, chain_record, images, snapshots, volumes
 
 KINDS: Mapping[str, Kind] = {
     "create_volume": volumes.CREATE,
@@ -18,5 +18,10 @@ KINDS: Mapping[str, Kind] = {
     "revert_volume": snapshots.REVERT,
     "undo_revert": snapshots.UNDO,
     "let_go": snapshots.LET_GO,
+    "image_to_volume": images.IMPORT,
+    "volume_to_image": images.UPLOAD,
+    "create_backup": backups.CREATE,
+    "restore_backup": backups.RESTORE,
+    "delete_backup": backups.DELETE,
     "record_chain": chain_record.KIND,
 }

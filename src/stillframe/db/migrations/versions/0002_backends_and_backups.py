@@ -58,6 +58,7 @@ def upgrade() -> None:
         sa.Column("metadata", sa.JSON(), nullable=False),
         sa.Column("availability_zone", sa.String(length=255), nullable=False),
         sa.Column("data_timestamp", sa.DateTime(), nullable=False),
+        sa.Column("stored_id", sa.String(length=36), nullable=False),
         sa.Column("held_file", sa.String(length=255), nullable=True),
         sa.Column("fault", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(), nullable=False),

@@ -1,0 +1,45 @@
+"""Private directories for files on their way: of downloads, uploads and backups. Never on a share (R16)."""
+
+import os
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from stillframe.errors import ShareUnavailable
+from stillframe.host import files
+
+
+def make(base: Path, name: str) -> Path:
+    """Returns a new, empty directory of mode 0700; what an interrupted try left under that name is removed.
+
+    Raises ShareUnavailable when it cannot be made."""
+    with files.share_errors(base):
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove(base, name)
+        path = base / name
+        path.mkdir(mode=0o700)
+    return path
+
+
+def remove(base: Path, name: str) -> None:
+    """Removes a directory of ``make`` with all in it; one that is gone is fine."""
+    shutil.rmtree(base / name, ignore_errors=True)
+
+
+def require_room(base: Path, needed: int) -> None:
+    """Raises ShareUnavailable, with numbers, unless ``needed`` bytes are free where ``base`` lies."""
+    place = base
+    while not place.exists():
+        place = place.parent
+    free = files.free_bytes(place)
+    if free < needed:
+        raise ShareUnavailable(f"{base} has {free} bytes free, {needed} are needed there on the way", free=free, needed=needed)
+
+
+def sweep(base: Path, live: Callable[[], Collection[str]]) -> None:
+    """Removes directories of operations that ended; ``live`` is asked after the look, so that a new one is in it."""
+    found = os.listdir(base) if base.is_dir() else []
+    kept = set(live()) if found else set()
+    for name in found:
+        if name not in kept:
+            remove(base, name)

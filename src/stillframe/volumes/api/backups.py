@@ -1,0 +1,195 @@
+"""/backups: the requests clients send, and the view they read."""
+
+from typing import Any
+
+from stillframe.chain.names import lookup_id
+from stillframe.db import backups
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, NotFound
+from stillframe.volumes.api.volumes import read as read_volume
+from stillframe.volumes.api.volumes import stamp
+from stillframe.web import body, paging
+from stillframe.web.route import Call, Route
+
+_FILTERS = {"name": "name", "status": "status", "volume_id": "volume_id", "project_id": "project_id"}
+_SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "volume_id")
+_ID = {"type": ["string", "null"], "maxLength": 36}
+_CREATE = body.wrapped(
+    "backup",
+    {
+        "volume_id": {"type": "string", "maxLength": 36},
+        "name": body.NAME,
+        "description": body.DESCRIPTION,
+        "container": {"type": ["string", "null"], "maxLength": 63, "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"},
+        "incremental": {"type": ["boolean", "string", "null"], "maxLength": 8},
+        "force": {"type": ["boolean", "string", "null"], "maxLength": 8},
+        "snapshot_id": _ID,
+        "metadata": body.METADATA,
+        "availability_zone": {"type": ["string", "null"], "maxLength": 255},
+    },
+    ("volume_id",),
+)
+_UPDATE = body.wrapped(
+    "backup", {"name": body.NAME, "description": body.DESCRIPTION, "metadata": body.METADATA}, minProperties=1
+)
+_RESTORE = body.wrapped("restore", {"volume_id": _ID, "name": body.NAME})
+_IMPORT = body.wrapped(
+    "backup-record",
+    {
+        "backup_service": {"type": "string", "minLength": 1, "maxLength": 255},
+        "backup_url": {"type": "string", "minLength": 1, "maxLength": 48 << 10},
+    },
+    ("backup_service", "backup_url"),
+)
+_RESET = body.wrapped("os-reset_status", {"status": {"enum": ["available", "error"]}}, ("status",))
+_FORCE = {
+    "type": "object",
+    "properties": {"os-force_delete": {"type": ["object", "null"], "maxProperties": 0}},
+    "required": ["os-force_delete"],
+    "additionalProperties": False,
+}
+
+
+def _links(call: Call, backup_id: str) -> list[dict[str, str]]:
+    return [
+        {"rel": "self", "href": f"{call.base_url}/backups/{backup_id}"},
+        {"rel": "bookmark", "href": f"{call.base_url.rpartition('/v3')[0]}/backups/{backup_id}"},
+    ]
+
+
+def view(call: Call, row: Row, has_dependents: bool) -> dict[str, Any]:
+    shown = {
+        "id": row["id"],
+        "status": row["status"],
+        "size": row["size"],
+        "object_count": row["object_count"],
+        "availability_zone": row["availability_zone"],
+        "container": row["container"],
+        "created_at": stamp(row["created_at"]),
+        "updated_at": stamp(row["updated_at"]),
+        "name": row["name"],
+        "description": row["description"],
+        "fail_reason": row["fault"],
+        "volume_id": row["volume_id"],
+        "links": _links(call, row["id"]),
+        "is_incremental": row["parent_id"] is not None,
+        "has_dependent_backups": has_dependents,
+        "snapshot_id": row["snapshot_id"],
+        "data_timestamp": stamp(row["data_timestamp"]),
+    }
+    for since, name, value in (
+        ((3, 18), "os-backup-project-attr:project_id", row["project_id"]),
+        ((3, 43), "metadata", row["metadata"]),
+        ((3, 56), "user_id", row["user_id"]),
+        ((3, 64), "encryption_key_id", None),
+    ):
+        if call.version >= since:
+            shown[name] = value
+    return shown
+
+
+def read(call: Call, backup_id: str) -> Row:
+    """Returns the backup's row. Raises NotFound."""
+    with call.door.database.read() as connection:
+        row = backups.get(connection, lookup_id(backup_id), call.project_of_one)
+    if row is None:
+        raise NotFound(f"Backup {backup_id} could not be found.")
+    return row
+
+
+def _list(call: Call, detail: bool) -> dict[str, Any]:
+    page = paging.wanted(call, _FILTERS, _SORTABLE)
+    with call.door.database.read() as connection:
+        rows = backups.list_page(connection, call.project, page)
+        children = backups.children(connection, [row["id"] for row in rows])
+    shown = [view(call, row, bool(children[row["id"]])) for row in rows]
+    if not detail:
+        shown = [{key: entry[key] for key in ("id", "name", "links")} for entry in shown]
+    answer = {"backups": shown, **paging.links(call, page, rows, "backups_links")}
+    if call.version >= (3, 45) and call.query.get("with_count", "").lower() == "true":
+        with call.door.database.read() as connection:
+            answer["count"] = backups.count(connection, call.project, dict(page.filters))
+    return answer
+
+
+def list_brief(call: Call) -> dict[str, Any]:
+    return _list(call, detail=False)
+
+
+def list_detail(call: Call) -> dict[str, Any]:
+    return _list(call, detail=True)
+
+
+def show(call: Call) -> dict[str, Any]:
+    row = read(call, call.path["id"])
+    with call.door.database.read() as connection:
+        children = backups.children(connection, [row["id"]])[row["id"]]
+    return {"backup": view(call, row, bool(children))}
+
+
+def _brief(call: Call, backup_id: str) -> dict[str, Any]:
+    row = read(call, backup_id)
+    return {"backup": {"id": row["id"], "name": row["name"], "links": _links(call, row["id"])}}
+
+
+def create(call: Call) -> dict[str, Any]:
+    wanted = {key: value for key, value in call.body["backup"].items() if value is not None}
+    wanted.pop("force", None)
+    wanted["incremental"] = str(wanted.get("incremental", False)).lower() in ("true", "1", "yes", "on")
+    wanted["volume_id"] = read_volume(call, wanted["volume_id"])["id"]
+    return _brief(call, call.ask("create_backup", wanted=wanted))
+
+
+def update(call: Call) -> dict[str, Any]:
+    changes = {key: value for key, value in call.body["backup"].items() if key != "metadata" or value is not None}
+    backup_id = read(call, call.path["id"])["id"]
+    call.ask("update_backup", backup_id=backup_id, changes=changes)
+    return _brief(call, backup_id)
+
+
+def delete(call: Call) -> None:
+    call.ask("delete_backup", backup_id=read(call, call.path["id"])["id"])
+
+
+def restore(call: Call) -> dict[str, Any]:
+    wanted = call.body["restore"]
+    backup_id = read(call, call.path["id"])["id"]
+    found = call.ask("restore_backup", backup_id=backup_id, volume_id=wanted.get("volume_id"), name=wanted.get("name"))
+    return {"restore": found}
+
+
+def export_record(call: Call) -> dict[str, Any]:
+    row = read(call, call.path["id"])
+    if row["status"] != "available":
+        raise BadRequest(f"Invalid backup: the status must be available, but it is {row['status']}")
+    return {"backup-record": call.ask("export_backup", backup_id=row["id"])}
+
+
+def import_record(call: Call) -> dict[str, Any]:
+    given = call.body["backup-record"]
+    return _brief(call, call.ask("import_backup", backup_service=given["backup_service"], backup_url=given["backup_url"]))
+
+
+def reset_status(call: Call) -> None:
+    status = call.body["os-reset_status"]["status"]
+    call.ask("reset_backup_status", backup_id=read(call, call.path["id"])["id"], status=status)
+
+
+def force_delete(call: Call) -> None:
+    call.ask("delete_backup", backup_id=read(call, call.path["id"])["id"], force=True)
+
+
+_ACTION = "/backups/{id}/action"
+ROUTES = (
+    Route("GET", "/backups", list_brief, "backup:get"),
+    Route("GET", "/backups/detail", list_detail, "backup:get"),
+    Route("GET", "/backups/{id}", show, "backup:get"),
+    Route("POST", "/backups", create, "backup:create", 202, _CREATE),
+    Route("PUT", "/backups/{id}", update, "backup:update", 200, _UPDATE, since=(3, 9)),
+    Route("DELETE", "/backups/{id}", delete, "backup:delete", 202),
+    Route("POST", "/backups/{id}/restore", restore, "backup:restore", 202, _RESTORE),
+    Route("GET", "/backups/{id}/export_record", export_record, "backup:export_import"),
+    Route("POST", "/backups/import_record", import_record, "backup:export_import", 201, _IMPORT),
+    Route("POST", _ACTION, reset_status, "backup:admin_actions", 202, _RESET, "os-reset_status"),
+    Route("POST", _ACTION, force_delete, "backup:admin_actions", 202, _FORCE, "os-force_delete"),
+)

@@ -1,0 +1,87 @@
+"""Requests about files on a share that are no volumes of ours yet, as the worker takes them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stillframe.chain import names
+from stillframe.context import Context
+from stillframe.db import volumes
+from stillframe.errors import BadImage, BadRequest, NotFound
+from stillframe.volumes import volume_making
+from stillframe.volumes.backends import Pool
+from stillframe.volumes.operations import volumes as operations
+from stillframe.volumes.volume_making import Making
+from stillframe.volumes.world import GIB, World
+
+
+def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
+    """Takes over a file on a share as a new volume. ``wanted`` holds host (``HOST@BACKEND#EXPORT``), source_name, format
+    ("qcow2" where it is missing), name, description, volume_type, metadata, bootable, availability_zone.
+
+    A file of a whole volume with snapshots is taken over with ``stillframe rebuild``. Raises BadImage for a file that is
+    no sound image standing alone.
+    """
+    pool = find_pool(world, wanted["host"])
+    name, share = wanted["source_name"], pool.share()
+    if "/" in name or name.startswith(".") or name not in share.listing():
+        raise NotFound(f"the share {pool.export.export} has no file {name!r}")
+    _refuse_ours(world, name)
+    image = share.image(name, wanted.get("format") or "qcow2")
+    if image.backing is not None:
+        raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
+    above = share.dependants(name)
+    if above:
+        raise BadImage(f"{name} backs {', '.join(above)}; take over the whole volume with 'stillframe rebuild'")
+    if image.size % GIB:
+        raise BadImage(f"{name} has {image.size} bytes, which are no whole GiB; grow it with 'qemu-img resize' first")
+    whole = {**wanted, "size": image.size // GIB}
+    columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
+    making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
+    return volume_making.insert(world, context, whole, volume_making.find_type(world, wanted), making)
+
+
+def _refuse_ours(world: World, name: str) -> None:
+    parsed = names.parse(name)
+    with world.database.read() as connection:
+        if parsed is not None and volumes.get(connection, parsed[0], None) is not None:
+            raise BadRequest(f"{name} is a file of volume {parsed[0]} already")
+
+
+def find_pool(world: World, host: str) -> Pool:
+    """Returns the pool a client means by ``HOST@BACKEND#EXPORT`` or ``HOST@BACKEND``. Raises BadRequest."""
+    place = host.partition("@")[2]
+    for pool in world.backends.pools:
+        if place in (pool.name, pool.backend):
+            return pool
+    raise BadRequest(f"no enabled backend is {host!r}; GET /scheduler-stats/get_pools lists them")
+
+
+def manageable(world: World, context: Context, host: str) -> list[dict[str, Any]]:
+    """Returns the image files on a share, with whether and why not each can be taken over."""
+    share = find_pool(world, host).share()
+    found = []
+    for name in share.listing():
+        if name.startswith(".") or name.endswith((".info", ".record")):
+            continue
+        found.append(_entry(world, share, name))
+    return found
+
+
+def _entry(world: World, share: Any, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"reference": {"source-name": name}, "size": None, "safe_to_manage": False}
+    entry |= {"reason_not_safe": None, "cinder_id": None, "extra_info": None}
+    try:
+        image = share.image(name, "qcow2")
+        entry["size"] = -(-image.size // GIB)
+        _refuse_ours(world, name)
+        if image.backing is not None or share.dependants(name):
+            return {**entry, "reason_not_safe": "part of a chain"}
+        return {**entry, "safe_to_manage": image.size % GIB == 0}
+    except BadImage as error:
+        return {**entry, "reason_not_safe": error.message}
+    except BadRequest:
+        parsed = names.parse(name)
+        return {**entry, "reason_not_safe": "already managed", "cinder_id": parsed[0] if parsed else None}
+
+
+METHODS: Mapping[str, Any] = {"manage_volume": manage, "manageable_volumes": manageable}
