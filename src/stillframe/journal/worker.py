@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from stillframe.journal.operation import Kind, Operation
@@ -16,17 +17,27 @@ IDLE_SECONDS = 1.0
 TIMER_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
+class Lanes:
+    """How many operations run side by side. ``of`` names an operation's lane, which has ``threads`` of its own: what one
+    lane waits for, such as a share that does not answer, holds up no other."""
+
+    threads: int
+    of: Callable[[Operation], str] = lambda _operation: ""
+
+
 class Worker:
     """Runs the operations of one service. ``on_timer`` is called about every ten seconds, and once at the start."""
 
     def __init__(
-        self, journal: Journal, kinds: Mapping[str, Kind], world: Any, threads: int, on_timer: Callable[[], None]
+        self, journal: Journal, kinds: Mapping[str, Kind], world: Any, lanes: Lanes, on_timer: Callable[[], None]
     ) -> None:
         self.journal = journal
         self.kinds = kinds
         self.world = world
         self.on_timer = on_timer
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{journal.service}-operation")
+        self._lanes = lanes
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._ended = threading.Event()
@@ -48,7 +59,8 @@ class Worker:
         self._ended.set()
         self._wake.set()
         self._loop.join()
-        self._pool.shutdown(wait=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=True)
 
     def _work(self) -> None:
         renew_due = 0.0
@@ -58,11 +70,18 @@ class Worker:
                     self.journal.renew()
                     renew_due = time.monotonic() + self.journal.lease_seconds / 3
                 for operation in self.journal.claim_all():
-                    self._pool.submit(self._run, operation)
+                    self._pool(operation).submit(self._run, operation)
             except Exception:
                 LOG.exception("the %s worker could not look for work", self.journal.service)
             self._wake.wait(IDLE_SECONDS)
             self._wake.clear()
+
+    def _pool(self, operation: Operation) -> ThreadPoolExecutor:
+        lane = self._lanes.of(operation)
+        if lane not in self._pools:
+            prefix = f"{self.journal.service}-operation-{len(self._pools)}"
+            self._pools[lane] = ThreadPoolExecutor(self._lanes.threads, thread_name_prefix=prefix)
+        return self._pools[lane]
 
     def _run(self, operation: Operation) -> None:
         run(self.journal, self.kinds[operation.kind], self.world, operation)

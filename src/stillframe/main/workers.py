@@ -1,5 +1,6 @@
 """The two workers: what an API may call on them, how they begin and end. Only here are libvirt and the share needed."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,12 +13,15 @@ from stillframe.db import services
 from stillframe.db.engine import Database
 from stillframe.host import private_libvirt
 from stillframe.journal.record import Journal, this_process
-from stillframe.journal.worker import Worker
+from stillframe.journal.worker import Lanes, Worker
 from stillframe.rpc.bus import Methods
 from stillframe.volumes import housekeeping
 from stillframe.volumes import operations as volumes_operations
 from stillframe.volumes import world as volumes_world
 from stillframe.volumes.manager import Manager as VolumesManager
+
+
+SWEEP_EVERY = 60  # looks of the timer, ten seconds each
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,16 @@ class WorkerPart:
 
 def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
     world = volumes_world.open_world(settings, database)
+    rounds = itertools.count()
     journal = Journal(database, "volumes", this_process(settings.host), settings.lease_seconds)
 
     def on_timer() -> None:
         _beat(settings, database, "stillframe-volumes")
         housekeeping.look(world)
+        if next(rounds) % SWEEP_EVERY == 0:
+            housekeeping.sweep_backups(world)
 
-    worker = Worker(journal, volumes_operations.KINDS, world, settings.workers, on_timer)
+    worker = Worker(journal, volumes_operations.KINDS, world, Lanes(settings.workers, world.lane), on_timer)
     return WorkerPart(VolumesManager(world, worker.wake).methods(), worker.start, worker.stop)
 
 
@@ -51,7 +58,7 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
         world.guard.start()
         looked.look()
 
-    worker = Worker(journal, compute_operations.KINDS, world, settings.workers, on_timer)
+    worker = Worker(journal, compute_operations.KINDS, world, Lanes(settings.workers), on_timer)
 
     def stop() -> None:
         worker.stop()

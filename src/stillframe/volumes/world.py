@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.config import Settings
-from stillframe.db import shares
+from stillframe.db import shares, volumes
 from stillframe.db.engine import Database
+from stillframe.journal.operation import Operation
 from stillframe.volumes.backends import Backends
 from stillframe.volumes.backups import repository
 from stillframe.volumes.backups.repository import Repository, Store
@@ -31,6 +32,15 @@ class World:
     def share(self, place: Mapping[str, Any]) -> Share:
         """Returns the share a volume lies on: ``place`` is its row or an operation's intent, with backend and share."""
         return self.backends.share(place)
+
+    def lane(self, operation: Operation) -> str:
+        """The share an operation works on: one that hangs holds up its own operations only."""
+        place = operation.intent.get("share")
+        if place is None and "volume_id" in operation.intent:
+            with self.database.read() as connection:
+                row = volumes.get(connection, operation.intent["volume_id"], None)
+            place = row["share"] if row else None
+        return str(place or "")
 
     def repository(self, container: str) -> Repository:
         """Returns the backup store, seen to be the one it was. Raises BackupStoreUnavailable, BadConfiguration."""

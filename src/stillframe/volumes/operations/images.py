@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from stillframe.chain.image import Image
 from stillframe.db import volumes
 from stillframe.db.rows import Row
-from stillframe.host import staging
+from stillframe.host import imports, staging
 from stillframe.host.copies import Source
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
@@ -44,8 +44,6 @@ def _import(world: World, operation: Operation, args: Document) -> Document:
     directory = staged(world, operation)
     staging.require_room(directory, 0)
     facts = world.images.download(args["image_id"], args["project_id"], directory / "image", size + (64 << 20))
-    from stillframe.host import imports
-
     found = imports.inspect_import(directory / "image", facts.disk_format or "", size)
     source = Source(found.name, found.format, 1, directory)
     share.copy(operation.intent["volume_id"], source, Image(args["name"], args["format"], size), operation.id)
