@@ -133,6 +133,13 @@ class Parked(StillframeError):
     hint = "Read the message, put the named thing right, and restart the worker: it looks again."
 
 
+class Cancelled(StillframeError):
+    """Somebody asked for the operation to be given up; it ends without going back or on."""
+
+    code, status = "cancelled", 409
+    hint = "What is left is said in the message; asking for the deletion again finishes it."
+
+
 class HostCommandFailed(StillframeError):
     """An outside program ended with an error, a signal, or not in time."""
 

@@ -47,11 +47,16 @@ def _mergeable(tree: Tree, name: str) -> bool:
     return not tree.reasons(name) and len(tree.children(name)) == 1 and not tree.is_read_elsewhere(name)
 
 
-def plan(tree: Tree, run: Run, visible: Sequence[int]) -> Merge:
-    """``visible`` are the bytes a reader of the top finds in it, in the file below it, and so on."""
+def plan(tree: Tree, run: Run, visible: Sequence[int], running: bool = False) -> Merge:
+    """``visible`` are the bytes a reader of the top finds in it, in the file below it, and so on.
+
+    With ``running`` a guest has the active chain open. libvirt (9.0) pulls into the active file only, so a run below
+    another file goes down; and the active file keeps the name it has until nobody has it open.
+    """
     files = (*run.files, run.top)
     weights = [visible[depth] if depth < len(visible) else 0 for depth in range(len(files))][::-1]
-    keep = _keeper(tree, files, weights)
+    open_ = {image.name for image in tree.path(tree.active).images} if running else set()
+    keep = 0 if run.top in open_ and run.top != tree.active else _keeper(tree, files, weights)
     kept, lowest = tree.images[files[keep]], tree.images[files[0]]
     steps: list[Step] = []
     if keep < len(files) - 1:
@@ -61,7 +66,7 @@ def plan(tree: Tree, run: Run, visible: Sequence[int]) -> Merge:
         steps.append(Pull(kept.name, lowest.backing, lowest.backing_format, sum(weights[:keep])))
     after = _merged(tree, files, kept, lowest)
     gone = tuple(name for name in reversed(files) if name != kept.name)
-    alone = kept.name == after.active and not after.children(kept.name)
+    alone = kept.name == after.active and not after.children(kept.name) and kept.name not in open_
     return Merge(tuple(steps), gone, after, Rename(kept.name, lowest.name) if alone and keep > 0 else None)
 
 

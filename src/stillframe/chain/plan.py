@@ -38,8 +38,8 @@ def hold(tree: Tree, reason: str, overlay: str, max_depth: int) -> Plan:
     return Plan((*steps, _record(after)), after)
 
 
-def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible) -> Plan:
-    """Deletes snapshots, in any order and several at once, with the least copying.
+def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible, running: bool = False) -> Plan:
+    """Deletes snapshots, in any order and several at once, with the least copying. ``running``: a guest has the volume open.
 
     Raises Conflict naming the linked volumes that read one of them. What a branch, a backup or another volume still needs
     stays as a file without a snapshot, and is merged when the need ends.
@@ -54,7 +54,7 @@ def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible) -> Plan:
             )
     freed = [tree.snapshots[snapshot_id] for snapshot_id in snapshot_ids]
     kept = {key: file for key, file in tree.snapshots.items() if key not in snapshot_ids}
-    return _release(replace(tree, snapshots=kept), freed, visible)
+    return _release(replace(tree, snapshots=kept), freed, visible, running)
 
 
 def revert(tree: Tree, snapshot_id: str, overlay: str, removed: Collection[str], visible: Visible) -> Plan:
@@ -81,20 +81,23 @@ def undo_revert(tree: Tree) -> Plan:
     return Plan((_record(after), Trash(dropped)), without_image(after, dropped))
 
 
-def let_go(tree: Tree, reason: str, visible: Visible) -> Plan:
+def let_go(tree: Tree, reason: str, visible: Visible, running: bool = False) -> Plan:
     """Ends a hold: what was kept only for it is merged or removed."""
     check(tree)
     freed = [file for key, file in tree.holds.items() if key == reason]
-    return _release(replace(tree, holds={key: f for key, f in tree.holds.items() if key != reason}), freed, visible)
+    kept = {key: file for key, file in tree.holds.items() if key != reason}
+    return _release(replace(tree, holds=kept), freed, visible, running)
 
 
-def tidy(tree: Tree, visible: Visible) -> Plan | None:
-    """Merges what nobody needs any more, such as what a linked clone held fast that is gone; None when there is nothing."""
+def tidy(tree: Tree, visible: Visible, running: bool = False) -> Plan | None:
+    """Merges what nobody needs any more, such as what a linked clone held fast that is gone, and gives a lone file its name
+    back; None when there is nothing to do."""
     check(tree)
     loose = [name for name in tree.images if not tree.reasons(name) and tree.children(name)]
-    if not any(merge.run_at(tree, name) for name in loose):
+    renames = [] if running else _base_name(tree)[0]
+    if not renames and not any(merge.run_at(tree, name) for name in loose):
         return None
-    return _release(tree, loose, visible)
+    return _release(tree, loose, visible, running)
 
 
 def replace_active(tree: Tree, new: Image, visible: Visible) -> Plan:
@@ -135,7 +138,7 @@ def _record(tree: Tree) -> Record:
     return Record(tree.active, dict(tree.snapshots), {key: tree.overlay_of(key) for key in tree.snapshots})
 
 
-def _release(tree: Tree, freed: Collection[str], visible: Visible) -> Plan:
+def _release(tree: Tree, freed: Collection[str], visible: Visible, running: bool = False) -> Plan:
     """Removes or merges whatever is not needed any more after the references to ``freed`` were given up."""
     steps: list[Step] = []
     tree, leaves, freed = _trim(tree, freed)
@@ -146,14 +149,15 @@ def _release(tree: Tree, freed: Collection[str], visible: Visible) -> Plan:
         run = merge.run_at(tree, name) if name in tree.images and name not in done else None
         if run is not None:
             done |= set(run.files)
-            merged = merge.plan(tree, run, visible(run.top))
+            merged = merge.plan(tree, run, visible(run.top), running)
             tree = merged.after
             steps += [*merged.steps, _record(tree), *(Trash(gone) for gone in merged.gone)]
             if merged.rename is not None:
                 tree = merge.renamed(tree, merged.rename)
                 steps += [merged.rename, _record(tree)]
-    renamed, tree = _base_name(tree)
-    steps += renamed
+    if not running:
+        renamed, tree = _base_name(tree)
+        steps += renamed
     return Plan(tuple(steps) or (_record(tree),), tree)
 
 

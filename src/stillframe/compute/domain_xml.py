@@ -1,6 +1,7 @@
 """Reads and makes domain XML. Pure; entities and network are off because the text may come from anywhere (R22)."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lxml import etree
@@ -24,6 +25,9 @@ class Disk:
     format: str
     serial: str | None
     file: str | None
+    backing: tuple[str, ...] = ()  # of a running domain: the files behind it as libvirt knows them, nearest first
+    mirror: str | None = None  # the file an active commit copies into
+    mirror_ready: bool = False
 
     @property
     def name(self) -> str | None:
@@ -80,6 +84,7 @@ def read(xml: str) -> Description:
 
 def _disk(element: etree._Element) -> Disk:
     source, driver, target = element.find("source"), element.find("driver"), element.find("target")
+    mirror = element.find("mirror")
     assert target is not None
     return Disk(
         target=target.get("dev", ""),
@@ -89,7 +94,24 @@ def _disk(element: etree._Element) -> Disk:
         format=driver.get("type", "raw") if driver is not None else "raw",
         serial=element.findtext("serial"),
         file=source.get("file") if source is not None else None,
+        backing=tuple(_backing(element)),
+        mirror=_mirror(element),
+        mirror_ready=mirror is not None and mirror.get("ready") == "yes",
     )
+
+
+def _backing(element: etree._Element) -> Iterator[str]:
+    below = element.find("backingStore")
+    while below is not None:
+        source = below.find("source")
+        if source is not None and source.get("file"):
+            yield str(source.get("file"))
+        below = below.find("backingStore")
+
+
+def _mirror(element: etree._Element) -> str | None:
+    found = element.find("mirror/source")
+    return found.get("file") if found is not None else None
 
 
 def names_text(xml: str, text: str) -> bool:
@@ -128,6 +150,21 @@ def disk_element(xml: str, target: str) -> str:
         if found is not None and found.get("dev") == target:
             return etree.tostring(element, encoding="unicode")
     raise StepFailed(f"the domain has no disk {target}")
+
+
+def with_file(xml: str, target: str, path: str, format_: str) -> str:
+    """Returns the disk element of ``target`` with another file and format, for a definition that is to be changed."""
+    disk = etree.fromstring(disk_element(xml, target))
+    source, driver = disk.find("source"), disk.find("driver")
+    if source is None or driver is None:
+        raise StepFailed(f"disk {target} is no file")
+    source.set("file", path)
+    driver.set("type", format_)
+    for gone in (*disk.findall("backingStore"), *disk.findall("mirror"), *source.findall("slices")):
+        parent = gone.getparent()
+        if parent is not None:
+            parent.remove(gone)
+    return etree.tostring(disk, encoding="unicode")
 
 
 def snapshot(switches: dict[str, str], all_targets: list[str]) -> str:

@@ -16,6 +16,10 @@ RULES = [
     RuleDefault("os_compute_api:os-assisted-snapshots:create", MEMBER, "Take an assisted snapshot"),
     RuleDefault("os_compute_api:os-assisted-snapshots:delete", MEMBER, "Delete an assisted snapshot"),
     RuleDefault("os_compute_api:os-assisted-volume-snapshots:create", SERVICE, "Switch one volume to its new overlay"),
+    RuleDefault(
+        "os_compute_api:os-assisted-volume-snapshots:delete", SERVICE, "Merge files of an attached volume; cancel that"
+    ),
+    RuleDefault("os_compute_api:os-assisted-volumes", SERVICE, "See which server has a volume, grow its disk, name its file"),
 ]
 
 

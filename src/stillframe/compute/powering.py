@@ -58,7 +58,8 @@ def power(world: World, context: Context, server_id: str, action: str) -> None:
     """
     server = servers.find(world, context, server_id)
     with world.database.read() as connection:
-        record.refuse_if_busy(connection, f"server:{server.id}")
+        # A merge goes on, or is finished offline, whatever the guest does; only a start must wait for it.
+        record.refuse_if_busy(connection, f"server:{server.id}", shared=action != "start")
     status = status_of(server)
     if action not in _ALLOWED:
         raise BadRequest(f"unknown power action {action!r}")

@@ -171,7 +171,7 @@ def _read_chain(world: World, share: Path, volume_id: str, active: str) -> image
 
 
 def delete(world: World, context: Context, server_id: str, set_id: str) -> None:
-    """Starts to delete every snapshot of a set. Raises Conflict naming what is in the way, before anything is deleted."""
+    """Starts to delete every snapshot of a set; under a running server they are merged live. Raises Conflict."""
     row = find(world, context, set_id, server_id)
     if row["status"] in ("creating", "deleting"):
         raise Conflict(f"assisted snapshot {row['id']} is {row['status']}")
@@ -179,30 +179,12 @@ def delete(world: World, context: Context, server_id: str, set_id: str) -> None:
     for entry in row["volumes"]:
         found = world.storage.snapshot(entry["snapshot_id"])
         if found is not None:
-            _check_deletable(world, entry)
             present.append(entry["snapshot_id"])
     with world.database.write() as connection:
         record.refuse_if_busy(connection, f"set:{row['id']}")
-        record.refuse_if_busy(connection, f"server:{row['server_id']}")
+        record.refuse_if_busy(connection, f"server:{row['server_id']}", shared=True)
         assisted_snapshots.change(connection, row["id"], status="deleting")
         record.submit(connection, delete_set.request(row["id"], row["server_id"], present, context.request_id))
-
-
-def _check_deletable(world: World, entry: dict[str, Any]) -> None:
-    volume = world.storage.volume(entry["volume_id"])
-    if volume["status"] != "available":
-        raise Conflict(
-            f"snapshot {entry['snapshot_id']} cannot be deleted while volume {volume['id']} is {volume['status']};"
-            " detach the volume first",
-            volume_id=volume["id"],
-        )
-    newest = world.storage.newest_snapshot(volume["id"])
-    if newest is not None and newest["id"] != entry["snapshot_id"]:
-        raise Conflict(
-            f"snapshot {entry['snapshot_id']} of volume {volume['id']} is not its newest, {newest['id']} is;"
-            " delete the newer ones first",
-            volume_id=volume["id"],
-        )
 
 
 def find(world: World, context: Context, set_id: str, server_id: str | None) -> dict[str, Any]:

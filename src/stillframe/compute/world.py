@@ -1,8 +1,9 @@
 """What compute's operations work on: the database, libvirt, the door to block storage, the watchdog."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stillframe.compute.guard import Guard
+from stillframe.compute.merges import Merges
 from stillframe.compute.quiesce import Times
 from stillframe.compute.storage import StorageDoor
 from stillframe.config import Settings
@@ -20,11 +21,17 @@ class World:
     storage: StorageDoor
     guard: Guard
     settings: Settings
+    merges: Merges = field(default_factory=Merges)
 
     @property
     def times(self) -> Times:
         options = self.settings.compute
-        return Times(options.freeze_deadline_seconds, options.agent_timeout_seconds, options.flush_timeout_seconds)
+        return Times(
+            deadline=options.freeze_deadline_seconds,
+            agent=options.agent_timeout_seconds,
+            flush=options.flush_timeout_seconds,
+            hasten=options.hasten_freeze,
+        )
 
 
 def open_world(settings: Settings, database: Database) -> World:

@@ -5,7 +5,7 @@ from typing import Any
 
 from stillframe.context import operation_log
 from stillframe.db import operations
-from stillframe.errors import Parked, StepFailed, StillframeError, from_document
+from stillframe.errors import Cancelled, Parked, StepFailed, StillframeError, from_document
 from stillframe.journal.failpoints import reached
 from stillframe.journal.operation import Document, Kind, Operation, Verb, key
 from stillframe.journal.record import Journal, LostLease
@@ -102,6 +102,9 @@ def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Documen
 
 def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, StillframeError]) -> None:
     operation, number, error = failure
+    if isinstance(error, Cancelled):  # what was begun stays as it is; the rows say what that means
+        journal.finish(operation, kind, "undone", error)
+        return
     try:
         past = _is_past_no_return(kind, world, operation)
     except Parked:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stillframe.journal.operation import Kind, Operation
@@ -23,6 +23,7 @@ class Lanes:
     lane waits for, such as a share that does not answer, holds up no other."""
 
     threads: int
+    limits: Mapping[str, int] = field(default_factory=dict)  # of lanes that have another number of threads
     of: Callable[[Operation], str] = lambda _operation: ""
 
 
@@ -80,7 +81,8 @@ class Worker:
         lane = self._lanes.of(operation)
         if lane not in self._pools:
             prefix = f"{self.journal.service}-operation-{len(self._pools)}"
-            self._pools[lane] = ThreadPoolExecutor(self._lanes.threads, thread_name_prefix=prefix)
+            threads = self._lanes.limits.get(lane, self._lanes.threads)
+            self._pools[lane] = ThreadPoolExecutor(threads, thread_name_prefix=prefix)
         return self._pools[lane]
 
     def _run(self, operation: Operation) -> None:

@@ -12,6 +12,7 @@ from stillframe.config import Settings
 from stillframe.db import services
 from stillframe.db.engine import Database
 from stillframe.host import private_libvirt
+from stillframe.journal.operation import Operation
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.worker import Lanes, Worker
 from stillframe.rpc.bus import Methods
@@ -44,7 +45,7 @@ def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
         if next(rounds) % SWEEP_EVERY == 0:
             housekeeping.sweep_backups(world)
 
-    worker = Worker(journal, volumes_operations.KINDS, world, Lanes(settings.workers, world.lane), on_timer)
+    worker = Worker(journal, volumes_operations.KINDS, world, Lanes(settings.workers, of=world.lane), on_timer)
     return WorkerPart(VolumesManager(world, worker.wake).methods(), worker.start, worker.stop)
 
 
@@ -58,7 +59,13 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
         world.guard.start()
         looked.look()
 
-    worker = Worker(journal, compute_operations.KINDS, world, Lanes(settings.workers), on_timer)
+    worker = Worker(
+        journal,
+        compute_operations.KINDS,
+        world,
+        Lanes(settings.workers, {"merge_volume": settings.compute.max_merges}, _compute_lane),
+        on_timer,
+    )
 
     def stop() -> None:
         worker.stop()
@@ -68,6 +75,11 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
             private_libvirt.stop(settings.state_dir / "libvirt")
 
     return WorkerPart(ComputeManager(world, worker.wake).methods(), worker.start, stop)
+
+
+def _compute_lane(operation: Operation) -> str:
+    """Merges take hours where they must; they have threads of their own, as many as may run at once."""
+    return operation.kind if operation.kind == "merge_volume" else ""
 
 
 def _beat(settings: Settings, database: Database, binary: str) -> None:

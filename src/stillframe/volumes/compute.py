@@ -1,10 +1,13 @@
 """Block storage's door to compute: its public REST API, as the service user."""
 
+import json
 from typing import Any
+from urllib.parse import quote
 
 from stillframe.client.credentials import service_endpoint
 from stillframe.client.session import Session
 from stillframe.config import Settings
+from stillframe.errors import NotFound
 
 
 class ComputeDoor:
@@ -14,14 +17,49 @@ class ComputeDoor:
         self._settings = settings
         self._session: Session | None = None
 
-    def servers_with(self, volume_id: str) -> list[str]:
-        """Returns the servers whose live or inactive description names the volume. Raises ServiceUnavailable."""
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
         if self._session is None:
             self._session = Session(service_endpoint(self._settings, "compute"))
+        return self._session.call(method, path, body)
+
+    def server_of(self, volume_id: str) -> dict[str, Any] | None:
+        """Returns ``{"id", "active", "file"}`` of the server that has the volume, or None. Raises ServiceUnavailable."""
+        try:
+            found: dict[str, Any] = self._call("GET", f"/os-assisted-volumes/{volume_id}")["server"]
+        except NotFound:
+            return None
+        return found
+
+    def resize(self, volume_id: str, size: int) -> None:
+        self._call("POST", f"/os-assisted-volumes/{volume_id}/action", {"resize": {"size": size}})
+
+    def switch_file(self, volume_id: str, name: str, format_: str) -> None:
+        """Lets the definition of the stopped server name another file. Raises Conflict when it runs."""
+        wanted = {"switch_file": {"name": name, "format": format_}}
+        self._call("POST", f"/os-assisted-volumes/{volume_id}/action", wanted)
+
+    def merge(self, snapshot_id: str, delete_info: dict[str, Any]) -> None:
+        """Nova's call. With an ``id`` it may be repeated and asked about."""
+        query = quote(json.dumps(delete_info), safe="")
+        self._call("DELETE", f"/os-assisted-volume-snapshots/{snapshot_id}?delete_info={query}")
+
+    def merge_status(self, merge_id: str) -> dict[str, Any] | None:
+        """Returns ``{"status", "bytes_done", "bytes_total", "fault"}``; None for one that was never asked for."""
+        try:
+            found: dict[str, Any] = self._call("GET", f"/os-assisted-volume-snapshots/{merge_id}")["merge"]
+        except NotFound:
+            return None
+        return found
+
+    def cancel_merge(self, merge_id: str) -> None:
+        self._call("POST", f"/os-assisted-volume-snapshots/{merge_id}/action", {"cancel": {}})
+
+    def servers_with(self, volume_id: str) -> list[str]:
+        """Returns the servers whose live or inactive description names the volume. Raises ServiceUnavailable."""
         found: list[dict[str, Any]] = []
         path: str | None = "/servers/detail?all_tenants=1"
         while path is not None:
-            page = self._session.call("GET", path)
+            page = self._call("GET", path)
             found += page["servers"]
             links = page.get("servers_links", [])
             path = f"/servers/detail?{links[0]['href'].partition('?')[2]}" if links else None

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 
-from stillframe.chain import plan
+from stillframe.chain import names, plan
 from stillframe.chain.plan import Plan
 from stillframe.chain.tree import Tree
 from stillframe.context import new_request_id
@@ -16,6 +16,7 @@ from stillframe.journal import record
 from stillframe.volumes import trees, volume_changing
 from stillframe.volumes.backups import chain, repository
 from stillframe.volumes.operations import snapshots as operations
+from stillframe.volumes.operations.hands import hand_for
 from stillframe.volumes.world import World
 
 LOG = logging.getLogger(__name__)
@@ -61,14 +62,17 @@ def _candidates(world: World) -> Iterator[Row]:
     for row in {row["id"]: row for row in rows}.values():
         with world.database.read() as connection:
             busy = journal.on_resource(connection, f"volume:{row['id']}")
-        if row["status"] == "available" and busy is None:
+        if row["status"] in ("available", "in-use") and busy is None:
             yield row
 
 
 def _tidy(world: World, row: Row) -> None:
     before = trees.observe(world, row)
-    found = _plan(world, row, before)
+    hand = hand_for(world, row)
+    found = _plan(world, row, before, hand.running)
     if found is None:
+        if row["status"] == "in-use" and row["active_file"] != names.base_name(row["id"]):
+            return  # it gets its name when nobody has it open
         with world.database.write() as connection:
             volumes.change(connection, row["id"], untidy=False)
         return
@@ -78,11 +82,11 @@ def _tidy(world: World, row: Row) -> None:
             volume_changing.unchanged(connection, row)
         except Conflict:
             return
-        record.submit(connection, operations.change_request("let_go", row, before, found, options))
+        record.submit(connection, operations.change_request("let_go", row, (before, found, hand), options))
 
 
-def _plan(world: World, row: Row, tree: Tree) -> Plan | None:
+def _plan(world: World, row: Row, tree: Tree, running: bool) -> Plan | None:
     visible = volume_changing.visible(world, row, tree)
     if plan.UNDO in tree.holds and world.share(row).holds_data(row["active_file"]):
-        return plan.let_go(tree, plan.UNDO, visible)
-    return plan.tidy(tree, visible)
+        return plan.let_go(tree, plan.UNDO, visible, running)
+    return plan.tidy(tree, visible, running)

@@ -8,6 +8,7 @@ from typing import Any
 from stillframe.volumes import (
     attaching,
     backing_up,
+    chain_view,
     imaging,
     managing,
     snapshotting,
@@ -17,7 +18,17 @@ from stillframe.volumes import (
 )
 from stillframe.volumes.world import World
 
-ROOMS = (volume_making, volume_changing, snapshotting, attaching, imaging, backing_up, managing, typing_volumes)
+ROOMS = (
+    volume_making,
+    volume_changing,
+    snapshotting,
+    attaching,
+    imaging,
+    backing_up,
+    managing,
+    typing_volumes,
+    chain_view,
+)
 
 
 @dataclass(frozen=True)

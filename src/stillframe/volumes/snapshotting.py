@@ -18,6 +18,7 @@ from stillframe.journal import record
 from stillframe.volumes import finding, trees, volume_changing
 from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations import snapshots as operations
+from stillframe.volumes.operations.hands import hand_for
 from stillframe.volumes.world import World
 
 DELETABLE = ("available", "error", "error_deleting")
@@ -106,12 +107,17 @@ def delete_metadata_key(world: World, context: Context, snapshot_id: str, key: s
         chain_record.submit_once(connection, row["volume_id"], context.request_id)
 
 
-def delete(world: World, context: Context, snapshot_id: str, force: bool = False) -> None:
-    """Deletes a snapshot of a volume nothing is attached to; a failed one that has no file loses its row."""
-    delete_several(world, context, [snapshot_id], force)
+def delete(world: World, context: Context, snapshot_id: str, force: bool = False, bandwidth_mib: int = 0) -> None:
+    """Deletes a snapshot, under a running server where there is one; a failed one that has no file loses its row.
+
+    ``bandwidth_mib`` limits a live merge to so many MiB a second; 0: as compute is configured.
+    """
+    delete_several(world, context, [snapshot_id], force, bandwidth_mib)
 
 
-def delete_several(world: World, context: Context, snapshot_ids: Sequence[str], force: bool = False) -> None:
+def delete_several(
+    world: World, context: Context, snapshot_ids: Sequence[str], force: bool = False, bandwidth_mib: int = 0
+) -> None:
     """Deletes snapshots of one volume in one plan, with the least copying. Raises BadRequest, Conflict listing what depends
     on one of them, ShareUnavailable with numbers when there is no room for the merge."""
     with world.database.read() as connection:
@@ -128,7 +134,7 @@ def delete_several(world: World, context: Context, snapshot_ids: Sequence[str], 
     before = trees.observe(world, volume)
     rows = [row for row in rows if not _dropped(world, before, row)]
     if rows:
-        _delete(world, context, (volume, before), rows)
+        _delete(world, context, (volume, before), rows, bandwidth_mib)
 
 
 def _dropped(world: World, tree: Tree, row: Row) -> bool:
@@ -142,14 +148,11 @@ def _dropped(world: World, tree: Tree, row: Row) -> bool:
     return True
 
 
-def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Sequence[Row]) -> None:
+def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Sequence[Row], bandwidth_mib: int) -> None:
     volume, before = found
-    if volume["status"] != "available":
-        raise Conflict(
-            f"snapshot {rows[0]['id']} cannot be deleted while volume {volume['id']} is {volume['status']}; detach it first"
-        )
+    hand = hand_for(world, volume, bandwidth_mib)
     ids = [row["id"] for row in rows]
-    planned = plan.delete(before, ids, volume_changing.visible(world, volume, before))
+    planned = plan.delete(before, ids, volume_changing.visible(world, volume, before), hand.running)
     _check_space(world, volume, cost(planned.steps))
     with world.database.write() as connection:
         volume_changing.unchanged(connection, volume)
@@ -157,7 +160,7 @@ def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Seque
             if not snapshots.move(connection, row["id"], (row["status"],), "deleting"):
                 raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")
         options = {"snapshot_ids": ids, "request_id": context.request_id}
-        record.submit(connection, operations.change_request("delete_snapshot", volume, before, planned, options))
+        record.submit(connection, operations.change_request("delete_snapshot", volume, (before, planned, hand), options))
 
 
 def _check_space(world: World, volume: Row, needed: int) -> None:

@@ -19,6 +19,7 @@ from stillframe.volumes import finding, placing, trees
 from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations import snapshots as chain_operations
 from stillframe.volumes.operations import volumes as operations
+from stillframe.volumes.operations.hands import Hand, hand_for
 from stillframe.volumes.world import World
 
 DELETABLE = ("available", "error", "error_deleting", "error_restoring", "error_extending")
@@ -114,15 +115,15 @@ def refuse_if_linked(connection: Connection, row: Row) -> None:
 
 
 def extend(world: World, context: Context, volume_id: str, new_size: int) -> None:
-    """Grows a volume nothing is attached to, to ``new_size`` GiB."""
+    """Grows a volume to ``new_size`` GiB; one that is attached grows under its server, which sees it at once."""
     with world.database.read() as connection:
         row = finding.volume(connection, context, volume_id)
-    placing.refuse_unless(row["status"], ("available",), f"volume {row['id']}")
+    placing.refuse_unless(row["status"], ("available", "in-use"), f"volume {row['id']}")
     if new_size <= row["size"]:
         raise BadRequest(f"new_size {new_size} must be more than the {row['size']} GiB volume {row['id']} has")
     placing.check_room(world, row, new_size - row["size"])
-    before = trees.observe(world, row)
-    plan.extend(before, new_size << 30)
+    hand_for(world, row)
+    plan.extend(trees.observe(world, row), new_size << 30)
     with world.database.write() as connection:
         fresh = unchanged(connection, row)
         finding.check_size(world, connection, row["project_id"], new_size)
@@ -153,8 +154,12 @@ def revert(world: World, context: Context, volume_id: str, snapshot_id: str, new
     if snapshot["volume_id"] != row["id"]:
         raise BadRequest(f"snapshot {snapshot['id']} is not one of volume {row['id']}")
     placing.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
-    if row["status"] != "available":
-        raise Conflict(f"volume {row['id']} is {row['status']}; stop its server and detach it before it is reverted")
+    hand = hand_for(world, row)
+    if hand.running:
+        raise Conflict(
+            f"volume {row['id']} is open in server {hand.server['id'] if hand.server else ''}, which runs; stop the server"
+            " (openstack server stop) and repeat: a stopped server's volume is reverted where it is"
+        )
     later = [other["id"] for other in rows if other["seq"] > snapshot["seq"]]
     _check_standard_revert(row, snapshot, later, newer)
     before = trees.observe(world, row)
@@ -168,7 +173,8 @@ def revert(world: World, context: Context, volume_id: str, snapshot_id: str, new
         snapshots.change(connection, snapshot["id"], status="restoring")
         for removed_id in removed:
             snapshots.change(connection, removed_id, status="deleting")
-        record.submit(connection, _change(context, "revert_volume", row, (before, planned), [snapshot["id"], *removed]))
+        plans = (before, planned, hand)
+        record.submit(connection, _change(context, "revert_volume", row, plans, [snapshot["id"], *removed]))
 
 
 def _check_standard_revert(row: Row, snapshot: Row, later: Sequence[str], newer: str | None) -> None:
@@ -185,23 +191,24 @@ def _check_standard_revert(row: Row, snapshot: Row, later: Sequence[str], newer:
         )
 
 
-def _change(context: Context, kind: str, row: Row, trees_: tuple[Tree, Plan], snapshot_ids: Sequence[str]) -> Request:
+def _change(context: Context, kind: str, row: Row, plans: tuple[Tree, Plan, Hand], snapshot_ids: Sequence[str]) -> Request:
     options = {"snapshot_ids": list(snapshot_ids), "request_id": context.request_id}
-    return chain_operations.change_request(kind, row, trees_[0], trees_[1], options)
+    return chain_operations.change_request(kind, row, plans, options)
 
 
 def visible(world: World, row: Row, tree: Tree) -> plan.Visible:
     """What a plan asks to weigh files: bytes that a reader finds in a file and in those below it."""
-    share = world.share(row)
-    return lambda name: share.visible(name, tree.images[name].format)
+    share, shared = world.share(row), row["status"] == "in-use"
+    return lambda name: share.visible(name, tree.images[name].format, shared)
 
 
 def undo_revert(world: World, context: Context, volume_id: str) -> None:
     """Back to before the last revert, as long as nothing was written since. Raises Conflict when there is nothing to undo."""
     with world.database.read() as connection:
         row = finding.volume(connection, context, volume_id)
-    if row["status"] != "available":
-        raise Conflict(f"volume {row['id']} is {row['status']}; detach it first")
+    hand = hand_for(world, row)
+    if hand.running:
+        raise Conflict(f"volume {row['id']} is open in a running server; stop it first")
     before = trees.observe(world, row)
     planned = plan.undo_revert(before)
     if world.share(row).holds_data(row["active_file"]):
@@ -209,7 +216,7 @@ def undo_revert(world: World, context: Context, volume_id: str) -> None:
     with world.database.write() as connection:
         unchanged(connection, row)
         volumes.change(connection, row["id"], status="reverting")
-        record.submit(connection, _change(context, "undo_revert", row, (before, planned), []))
+        record.submit(connection, _change(context, "undo_revert", row, (before, planned, hand), []))
 
 
 def reset_status(world: World, context: Context, volume_id: str, status: str) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from stillframe.errors import BadRequest
 from stillframe.web import body
 from stillframe.web.route import Call, Route
 
@@ -31,6 +32,50 @@ def create(call: Call) -> dict[str, Any]:
     return {"snapshot": {"id": wanted["create_info"].get("id"), "volumeId": wanted["volume_id"]}}
 
 
+_FILE = {"type": ["string", "null"], "minLength": 1, "maxLength": 255}
+_DELETE_INFO = {
+    "type": "object",
+    "properties": {
+        "volume_id": {"type": "string", "minLength": 1, "maxLength": 36},
+        "type": {"enum": ["qcow2", None]},
+        "file_to_merge": _FILE,
+        "merge_target_file": _FILE,
+        "id": {"type": ["string", "null"], "maxLength": 36},
+        "bandwidth_mib": {"type": ["integer", "null"], "minimum": 0, "maximum": 1 << 20},
+    },
+    "required": ["volume_id"],
+    "additionalProperties": False,
+}
+
+
+def delete(call: Call) -> None:
+    """Nova's call: the files to merge stand in the query, as JSON."""
+    text = call.query.get("delete_info", "")
+    info = body.parse(text.encode())
+    body.check(info, _DELETE_INFO)
+    if set(call.query) - {"delete_info"}:
+        raise BadRequest(f"unknown query keys: {sorted(set(call.query) - {'delete_info'})}")
+    if info.get("merge_target_file") and not info.get("file_to_merge"):
+        raise BadRequest("merge_target_file needs file_to_merge")
+    call.ask("merge_volume", snapshot_id=call.path["id"], delete_info=info)
+
+
+def show_merge(call: Call) -> dict[str, Any]:
+    """How a merge goes that was asked for with an ``id`` in its delete_info; not part of Nova."""
+    return {"merge": call.ask("merge_status", operation_id=call.path["id"])}
+
+
+def cancel(call: Call) -> None:
+    call.ask("cancel_merge", operation_id=call.path["id"])
+
+
+_CANCEL = {
+    "type": "object",
+    "properties": {"cancel": {"type": ["object", "null"], "maxProperties": 0}},
+    "required": ["cancel"],
+    "additionalProperties": False,
+}
+_RULE = "os_compute_api:os-assisted-volume-snapshots:delete"
 ROUTES = (
     Route(
         "POST",
@@ -40,4 +85,7 @@ ROUTES = (
         200,
         _CREATE,
     ),
+    Route("DELETE", "/os-assisted-volume-snapshots/{id}", delete, _RULE, 204),
+    Route("GET", "/os-assisted-volume-snapshots/{id}", show_merge, _RULE),
+    Route("POST", "/os-assisted-volume-snapshots/{id}/action", cancel, _RULE, 202, _CANCEL, "cancel"),
 )

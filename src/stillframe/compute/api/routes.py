@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from stillframe.compute.api import assisted_snapshots, assisted_volume_snapshots, flavors, servers, volume_attachments
+from stillframe.compute.api import (
+    assisted_snapshots,
+    assisted_volume_snapshots,
+    assisted_volumes,
+    flavors,
+    servers,
+    volume_attachments,
+)
 from stillframe.web.route import Route, Service
 
 MINIMUM, MAXIMUM = (2, 1), (2, 100)
@@ -13,6 +20,7 @@ ROUTES: tuple[Route, ...] = (
     *volume_attachments.ROUTES,
     *assisted_snapshots.ROUTES,
     *assisted_volume_snapshots.ROUTES,
+    *assisted_volumes.ROUTES,
 )
 
 

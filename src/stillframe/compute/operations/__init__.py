@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, volumes
+from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, merge, volumes
 from stillframe.journal.operation import Kind
 
 KINDS: Mapping[str, Kind] = {
@@ -10,5 +10,6 @@ KINDS: Mapping[str, Kind] = {
     "detach_volume": volumes.DETACH,
     "assisted_snapshot": assisted_snapshot.KIND,
     "assisted_volume_snapshot": assisted_volume_snapshot.KIND,
+    "merge_volume": merge.KIND,
     "delete_assisted_snapshot": delete_set.KIND,
 }

@@ -5,6 +5,7 @@ from typing import Any
 from stillframe.volumes.api import (
     attachments,
     backups,
+    chains,
     limits,
     manage,
     pools,
@@ -25,6 +26,7 @@ ROUTES: tuple[Route, ...] = (
     *attachments.ROUTES,
     *types.ROUTES,
     *backups.ROUTES,
+    *chains.ROUTES,
     *manage.ROUTES,
     *pools.ROUTES,
     *limits.ROUTES,

@@ -4,11 +4,12 @@ Every operation's intent names volume_id, backend and share; ``before`` is the a
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import Conflict
-from stillframe.journal.operation import Document, Operation, Verb
+from stillframe.journal.operation import Document, Operation, Verb, key
 from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.world import World
 
@@ -24,6 +25,7 @@ def never(_world: World, _operation: Operation, _args: Document) -> None:
 
 def check_unused(world: World, operation: Operation, _args: Document) -> Document:
     volume_id = operation.intent["volume_id"]
+    _end_renames(share_of(world, operation), operation)
     busy = share_of(world, operation).in_use(volume_id)
     if busy:
         raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
@@ -31,6 +33,21 @@ def check_unused(world: World, operation: Operation, _args: Document) -> Documen
     if servers:
         raise Conflict(f"volume {volume_id} is named by the description of server {', '.join(servers)} (I4); detach it first")
     return {}
+
+
+def _end_renames(share: Share, operation: Operation) -> None:
+    """A crash between link and unlink leaves a file with two names, which nobody may open: the old name goes first."""
+    begun = [step for step in operation.plan if "to" in step["args"] and key(step) in operation.evidence]
+    for step in begun:
+        args, volume_id = step["args"], operation.intent["volume_id"]
+        if {args["name"], args["to"]} <= set(share.listing()):
+            (share.rename if step["verb"] == "Rename" else share.give_back)(volume_id, args["name"], args["to"])
+
+
+def half_published(world: World, operation: Operation) -> bool:
+    """Tells whether a crash left what this operation makes under its temporary name: making it again ends that."""
+    temporary = names.temporary_name(operation.intent["volume_id"], operation.id)
+    return temporary in share_of(world, operation).listing()
 
 
 def _files(world: World, operation: Operation) -> list[str]:
@@ -42,7 +59,7 @@ def _overlay(args: Document) -> Image:
 
 
 def _overlay_made(world: World, operation: Operation, args: Document) -> Document | None:
-    if args["name"] not in _files(world, operation):
+    if args["name"] not in _files(world, operation) or half_published(world, operation):
         return None
     return {} if share_of(world, operation).image(args["name"], "qcow2") == _overlay(args) else None
 
@@ -85,9 +102,7 @@ def info_document(active_file: str, overlays: Mapping[str, str | None]) -> dict[
 
 
 def _committed(world: World, operation: Operation, args: Document) -> Document | None:
-    gone = args["top"] not in _files(world, operation)
-    done = gone or "bytes" in operation.evidence.get(args["key"], {})
-    return {"bytes": args["bytes"]} if done else None
+    return {"bytes": args["bytes"]} if args["top"] not in _files(world, operation) else None
 
 
 def _commit(world: World, operation: Operation, args: Document) -> Document:
@@ -151,15 +166,34 @@ def _resize(world: World, operation: Operation, args: Document) -> Document:
     return {}
 
 
+def _built_upon(verb: Verb) -> Verb:
+    """Once such a step is recorded, which comes after it was durable, the share is not asked for it again.
+
+    Later steps of the same plan hide it: they give a removed file's name to another file, remove a file that was pointed
+    elsewhere, write the document again. Asked for, it would look undone, and doing it again would remove the wrong file.
+    """
+
+    def done(world: World, operation: Operation, args: Document) -> Document | None:
+        known = operation.evidence.get(args["key"], {})
+        if "durable" in known:
+            return known
+        found: Document | None = verb.done(world, operation, args)
+        return None if found is None else {**found, "durable": True}
+
+    def do(world: World, operation: Operation, args: Document) -> Document:
+        return {**verb.do(world, operation, args), "durable": True}
+
+    return replace(verb, done=done, do=do)
+
+
 CHECK = Verb(never, check_unused)
 CREATE_OVERLAY = Verb(_overlay_made, _make_overlay, unmake)
-RECORD = Verb(_recorded, _record, _unrecord)
 MERGE: Mapping[str, Verb] = {
-    "Record": RECORD,
-    "Commit": Verb(_committed, _commit, no_return="start"),
-    "Pull": Verb(_pulled, _pull, no_return="start"),
-    "Repoint": Verb(_repointed, _repoint, no_return="start"),
-    "Rename": Verb(_renamed, _rename, no_return="start"),
-    "Trash": Verb(_trashed, _trash, no_return="start"),
+    "Record": _built_upon(Verb(_recorded, _record, _unrecord)),
+    "Commit": _built_upon(Verb(_committed, _commit, no_return="start")),
+    "Pull": _built_upon(Verb(_pulled, _pull, no_return="start")),
+    "Repoint": _built_upon(Verb(_repointed, _repoint, no_return="start")),
+    "Rename": _built_upon(Verb(_renamed, _rename, no_return="start")),
+    "Trash": _built_upon(Verb(_trashed, _trash, no_return="start")),
 }
 RESIZE = Verb(_resized, _resize, no_return="start")

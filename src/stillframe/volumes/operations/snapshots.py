@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from stillframe.chain import names
 from stillframe.chain.plan import Plan
 from stillframe.chain.steps import to_documents
 from stillframe.chain.tree import Tree
@@ -16,6 +17,8 @@ from stillframe.journal.record import Request
 from stillframe.volumes import trees
 from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, MERGE, info_document, never, share_of
+from stillframe.volumes.operations.hands import Hand, documents
+from stillframe.volumes.operations.live_steps import LIVE
 from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.world import World
 
@@ -31,12 +34,15 @@ def create_request(volume: Row, snapshot_id: str, before: Tree, plan: Plan, requ
     return request(volume, Wanted("create_snapshot", to_documents(plan.steps), intent), request_id)
 
 
-def change_request(kind: str, volume: Row, before: Tree, plan: Plan, options: Document) -> Request:
-    """``kind`` is delete_snapshot, revert_volume, undo_revert or let_go; ``options`` hold request_id and what else the
-    intent needs (snapshot_ids)."""
-    looks = [step("check_unused")] + ([step("check_empty")] if kind == "undo_revert" else [])
+def change_request(kind: str, volume: Row, plans: tuple[Tree, Plan, Hand], options: Document) -> Request:
+    """``kind`` is delete_snapshot, revert_volume, undo_revert or let_go; ``plans`` the tree before, the plan and the hand
+    that does it; ``options`` hold request_id and what else the intent needs (snapshot_ids)."""
+    before, plan, hand = plans
+    steps = documents(volume, before, plan.steps, hand)
+    if kind == "undo_revert":
+        steps.insert(1, step("check_empty"))
     rest = {key: value for key, value in options.items() if key != "request_id"}
-    wanted = Wanted(kind, [*looks, *to_documents(plan.steps)], {**rest, **planned(before, plan)})
+    wanted = Wanted(kind, steps, {**rest, **planned(before, plan)})
     return request(volume, wanted, options["request_id"])
 
 
@@ -66,10 +72,34 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
 def _settle_delete(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     if outcome == "done":
         follow(connection, operation)
+        _mark_untidy(connection, operation)
         return
-    status = "available" if outcome == "undone" else "error_deleting"
+    follow_as_far(connection, operation)
+    merged = bool(fault and fault["details"].get("merged"))
+    status = "available" if outcome == "undone" and not merged else "error_deleting"
     for snapshot_id in operation.intent["snapshot_ids"]:
-        snapshots.change(connection, snapshot_id, status=status, fault=fault["message"] if fault else None)
+        told = fault["message"] if fault else None
+        snapshots.change(connection, snapshot_id, status=status, progress="100%", fault=told)
+
+
+def follow_as_far(connection: Connection, operation: Operation) -> None:
+    """A plan of several merges that stopped between two: rows follow what was recorded last."""
+    made = [each["args"] for each in operation.plan if each["verb"] == "Record" and each.get("key") in operation.evidence]
+    if not made or not [each for each in operation.plan if each["verb"] in ("Trash", "Commit", "Pull", "MergeLive")]:
+        return
+    volume_id, last = operation.intent["volume_id"], made[-1]
+    volumes.change(connection, volume_id, active_file=last["active"])
+    for snapshot_id, file in last["snapshots"].items():
+        snapshots.change(connection, snapshot_id, backing=file, overlay=last["overlays"][snapshot_id])
+    record.submit(connection, chain_record.request(volume_id, operation.request_id))
+
+
+def _mark_untidy(connection: Connection, operation: Operation) -> None:
+    """A lone file that has not its own name yet gets it when nobody has it open any more."""
+    after = operation.intent["after"]
+    alone = not after["snapshots"] and not after["holds"]
+    if alone and after["active"] != names.base_name(operation.intent["volume_id"]):
+        volumes.change(connection, operation.intent["volume_id"], untidy=True)
 
 
 def _settle_revert(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
@@ -85,12 +115,14 @@ def _settle_revert(connection: Connection, operation: Operation, outcome: str, f
 def _settle_let_go(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     if outcome == "done":
         follow(connection, operation)
-    elif fault:
+        return
+    follow_as_far(connection, operation)
+    if fault:
         volumes.change(connection, operation.intent["volume_id"], fault=fault["message"])
 
 
 CREATE = Kind({"CreateOverlay": CREATE_OVERLAY, "Record": MERGE["Record"]}, _settle_create)
-DELETE = Kind({"check_unused": CHECK, **MERGE}, _settle_delete)
-REVERT = Kind({"check_unused": CHECK, "CreateOverlay": CREATE_OVERLAY, **MERGE}, _settle_revert)
-UNDO = Kind({"check_unused": CHECK, "check_empty": Verb(never, _check_empty), **MERGE}, _settle_revert)
-LET_GO = Kind({"check_unused": CHECK, **MERGE}, _settle_let_go)
+DELETE = Kind({"check_unused": CHECK, **MERGE, **LIVE}, _settle_delete)
+REVERT = Kind({"check_unused": CHECK, "CreateOverlay": CREATE_OVERLAY, **MERGE, **LIVE}, _settle_revert)
+UNDO = Kind({"check_unused": CHECK, "check_empty": Verb(never, _check_empty), **MERGE, **LIVE}, _settle_revert)
+LET_GO = Kind({"check_unused": CHECK, **MERGE, **LIVE}, _settle_let_go)

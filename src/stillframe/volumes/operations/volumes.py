@@ -14,7 +14,8 @@ from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.volumes.operations import chain_record
-from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, RESIZE, share_of, unmake
+from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, RESIZE, half_published, share_of, unmake
+from stillframe.volumes.operations.live_steps import RESIZE_LIVE
 from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.world import World
 
@@ -45,7 +46,10 @@ def delete_request(volume: Row, request_id: str) -> Request:
 
 
 def extend_request(volume: Row, size_gib: int, request_id: str) -> Request:
-    plan = [step("check_unused"), step("Resize", name=volume["active_file"], size=size_gib << 30)]
+    args = {"name": volume["active_file"], "size": size_gib << 30}
+    plan = [step("check_unused"), step("Resize", **args)]
+    if volume["status"] == "in-use":
+        plan = [step("ResizeLive", **args)]
     return request(volume, Wanted("extend_volume", plan, {"size": size_gib}), request_id)
 
 
@@ -67,7 +71,7 @@ def _image(args: Document) -> Image:
 def made(world: World, operation: Operation, args: Document) -> Document | None:
     """Tells whether the file ``args`` name is there, as wanted."""
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
-    if args["name"] not in share.files(volume_id):
+    if args["name"] not in share.files(volume_id) or half_published(world, operation):
         return None
     found = share.image(args["name"], args["format"])
     if found != _image(args):
@@ -172,6 +176,6 @@ CREATE = Kind({"publish_base": Verb(made, _make_base, unmake)}, settle_create)
 COPY = Kind({"copy": Verb(made, _copy, unmake)}, settle_create)
 LINK = Kind({"CreateOverlay": CREATE_OVERLAY}, settle_create)
 DELETE = Kind({"check_unused": CHECK, "remove_files": Verb(_files_gone, _remove_files, no_return="start")}, _settle_delete)
-EXTEND = Kind({"check_unused": CHECK, "Resize": RESIZE}, _settle_extend)
+EXTEND = Kind({"check_unused": CHECK, "Resize": RESIZE, "ResizeLive": RESIZE_LIVE}, _settle_extend)
 MANAGE = Kind({"adopt": Verb(_adopted, _adopt, _unadopt)}, settle_create)
 UNMANAGE = Kind({"check_unused": CHECK, "give_back": Verb(_adopted, _give_back, no_return="start")}, _settle_delete)

@@ -1,0 +1,38 @@
+"""os-assisted-volumes: what block storage asks of the server that has a volume. Not part of Nova."""
+
+from typing import Any
+
+from stillframe.errors import NotFound
+from stillframe.web import body
+from stillframe.web.route import Call, Route
+
+_RESIZE = body.wrapped("resize", {"size": {"type": "integer", "minimum": 512, "maximum": 1 << 60}}, ("size",))
+_SWITCH = body.wrapped(
+    "switch_file",
+    {"name": {"type": "string", "minLength": 1, "maxLength": 255}, "format": {"enum": ["qcow2", "raw"]}},
+    ("name", "format"),
+)
+
+
+def show(call: Call) -> dict[str, Any]:
+    found = call.ask("server_of_volume", volume_id=call.path["id"])
+    if found is None:
+        raise NotFound(f"no server has volume {call.path['id'][:64]}")
+    return {"server": found}
+
+
+def resize(call: Call) -> None:
+    call.ask("resize_disk", volume_id=call.path["id"], size=call.body["resize"]["size"])
+
+
+def switch_file(call: Call) -> None:
+    wanted = call.body["switch_file"]
+    call.ask("switch_disk_file", volume_id=call.path["id"], name=wanted["name"], format_=wanted["format"])
+
+
+_PATH, _RULE = "/os-assisted-volumes/{id}", "os_compute_api:os-assisted-volumes"
+ROUTES = (
+    Route("GET", _PATH, show, _RULE),
+    Route("POST", f"{_PATH}/action", resize, _RULE, 202, _RESIZE, "resize"),
+    Route("POST", f"{_PATH}/action", switch_file, _RULE, 202, _SWITCH, "switch_file"),
+)

@@ -1,0 +1,196 @@
+"""Requests about single disks that block storage makes: merge live, cancel, grow, name another file for a stopped server."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stillframe.chain import names
+from stillframe.compute import domain_xml, servers
+from stillframe.compute.domain_xml import Disk
+from stillframe.compute.operations import merge
+from stillframe.compute.servers import Server
+from stillframe.compute.world import World
+from stillframe.context import Context
+from stillframe.db import operations
+from stillframe.errors import BadImage, BadRequest, ChainConflict, Conflict, NotFound
+from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img
+from stillframe.journal import record
+
+MIB = 1 << 20
+
+
+def server_of(world: World, context: Context, volume_id: str) -> dict[str, Any] | None:
+    """Returns ``{"id", "active", "file"}`` of the server whose descriptions name the volume, or None."""
+    wanted = names.canonical_id(volume_id, "volume_id")
+    for server in servers.list_everything(world):
+        disk = server.disk_of(wanted)
+        if disk is not None:
+            return {"id": server.id, "active": server.view.active, "file": disk.name}
+    return None
+
+
+def merge_volume(world: World, context: Context, snapshot_id: str, delete_info: dict[str, Any]) -> str:
+    """Nova's call: ``file_to_merge`` goes down into ``merge_target_file``; without a target what lies above
+    ``file_to_merge`` (None: everything) is pulled into the active file. Our block storage gives an ``id`` too, which makes
+    a repeat the same merge, and ``bandwidth_mib``. Returns the operation's id. Errors are 400, as in Nova."""
+    known = _known(world, delete_info.get("id"))
+    if known is not None:
+        return known
+    try:
+        intent = _plan(world, snapshot_id, delete_info)
+    except (BadImage, ChainConflict, Conflict, NotFound) as error:
+        raise BadRequest(error.message, **error.details) from error
+    with world.database.write() as connection:
+        record.refuse_if_busy(connection, f"server:{intent['server_id']}", shared=True)
+        record.refuse_if_busy(connection, f"merge:{intent['volume_id']}")
+        return record.submit(connection, merge.request(intent, delete_info.get("id"), context.request_id))
+
+
+def _known(world: World, operation_id: str | None) -> str | None:
+    if operation_id is None:
+        return None
+    wanted = names.canonical_id(operation_id, "id")
+    with world.database.read() as connection:
+        row = operations.get(connection, wanted)
+    if row is not None and row["kind"] != "merge_volume":
+        raise BadRequest(f"the id {wanted} is another operation's")
+    return wanted if row is not None else None
+
+
+def _plan(world: World, snapshot_id: str, given: dict[str, Any]) -> dict[str, Any]:
+    server, disk, share = _attached(world, given["volume_id"])
+    volume_id = str(disk.volume_id)
+    servers.check_same(server, disk)
+    try:
+        images = qemu_img.read_chain(share, volume_id, str(disk.name), disk.format).images
+    except FileNotFoundError as error:
+        raise ChainConflict(f"{error.filename} of volume {volume_id} is missing on {share}") from error
+    chain, formats = [image.name for image in images], {image.name: image.format for image in images}
+    common = {
+        "server_id": server.id,
+        "volume_id": volume_id,
+        "snapshot_id": names.canonical_id(snapshot_id, "snapshot_id"),
+        "target": disk.target,
+        "directory": str(share),
+        "active": disk.name,
+        "bandwidth": (given.get("bandwidth_mib") or world.settings.compute.merge_bandwidth_mib) * MIB,
+    }
+    into, merged = given.get("merge_target_file"), given.get("file_to_merge")
+    for name in (into, merged):
+        if name is not None:
+            names.check_belongs(name, volume_id)
+            if name not in chain:
+                raise BadRequest(f"{name} is not part of the chain {' <- '.join(chain)} of volume {volume_id}")
+    if into is None:
+        return {**common, **_pull_intent(chain, formats, merged)}
+    return {**common, **_commit_intent(chain, formats, str(merged), into)}
+
+
+def _pull_intent(chain: list[str], formats: dict[str, str], backing: str | None) -> dict[str, Any]:
+    if len(chain) < 2 or backing == chain[-1]:
+        raise BadRequest("nothing lies between the active file and the file that is to stay behind it")
+    first = chain.index(backing) + 1 if backing is not None else 0
+    gone = chain[first:-1]
+    if not gone:
+        raise BadRequest(f"the active file is backed by {backing} already")
+    old = chain[-2]
+    return {
+        "kind": "pull",
+        "backing": backing,
+        "backing_format": formats[backing] if backing else None,
+        "old_backing": old,
+        "old_format": formats[old],
+        "gone": gone,
+    }
+
+
+def _commit_intent(chain: list[str], formats: dict[str, str], top: str, base: str) -> dict[str, Any]:
+    if chain.index(base) >= chain.index(top):
+        raise BadRequest(f"{base} does not back {top}")
+    place = chain.index(top)
+    return {
+        "kind": "commit",
+        "top": top,
+        "base": base,
+        "base_format": formats[base],
+        "above": chain[place + 1] if place + 1 < len(chain) else None,
+        "gone": chain[chain.index(base) + 1 : place + 1],
+    }
+
+
+def _attached(world: World, volume_id: str) -> tuple[Server, Disk, Path]:
+    wanted = names.canonical_id(volume_id, "volume_id")
+    for server in servers.list_everything(world):
+        disk = server.disk_of(wanted)
+        if disk is not None and disk.file is not None:
+            return server, disk, Path(str(disk.directory))
+    raise NotFound(f"no server has volume {wanted}")
+
+
+def merge_status(world: World, context: Context, operation_id: str) -> dict[str, Any]:
+    """Returns ``{"id", "status", "bytes_done", "bytes_total", "fault"}``; status is running, done, cancelled, error or
+    parked. Raises NotFound."""
+    with world.database.read() as connection:
+        row = operations.get(connection, names.lookup_id(operation_id))
+    if row is None or row["kind"] != "merge_volume":
+        raise NotFound(f"Merge {operation_id} could not be found.")
+    done, total = world.merges.progress(row["id"])
+    fault = row["fault"]
+    words = {"done": "done", "undone": "error", "parked": "parked"}
+    status = words.get(row["state"], "running")
+    if status == "error" and fault and fault["code"] == "cancelled":
+        status = "cancelled"
+    return {"id": row["id"], "status": status, "bytes_done": done, "bytes_total": total, "fault": fault}
+
+
+def cancel_merge(world: World, context: Context, operation_id: str) -> None:
+    """Gives a merge up. Raises NotFound, Conflict when it has ended."""
+    found = merge_status(world, context, operation_id)
+    if found["status"] != "running":
+        raise Conflict(f"merge {operation_id} is {found['status']}")
+    world.merges.give_up(found["id"])
+
+
+def resize_disk(world: World, context: Context, volume_id: str, size: int) -> None:
+    """Grows the active file of an attached volume to ``size`` bytes, and what a running guest sees. May be repeated."""
+    server, disk, share = _attached(world, volume_id)
+    with world.database.read() as connection:
+        record.refuse_if_busy(connection, f"server:{server.id}")
+    now = qcow2.read_as(share, str(disk.name), disk.format).size
+    if now > size:
+        raise ChainConflict(f"{disk.file} has {now} bytes already, more than {size}")
+    if server.view.active:
+        block_jobs.resize(world.hypervisor.domain(server.id), disk.target, size)
+    else:
+        qemu_img.resize(share, str(disk.name), disk.format, size)
+    found = qcow2.read_as(share, str(disk.name), disk.format).size
+    if found != size:
+        raise ChainConflict(f"{disk.file} has {found} bytes after it was grown to {size}")
+
+
+def switch_file(world: World, context: Context, volume_id: str, name: str, format_: str) -> None:
+    """Lets the definition of a stopped server name another active file of the volume. May be repeated.
+
+    Raises Conflict for a server that runs."""
+    server, disk, share = _attached(world, volume_id)
+    names.check_belongs(name, str(disk.volume_id))
+    if server.view.active:
+        raise Conflict(f"server {server.id} runs; the file of its disk {disk.target} can be changed only while it is stopped")
+    if disk.name == name:
+        return
+    if not files.exists(share, name):
+        raise ChainConflict(f"{name} is not on the share {share}")
+    xml = server.view.inactive_xml or server.view.xml
+    path = os.path.join(str(share), name)
+    hypervisor.update_definition(world.hypervisor.domain(server.id), domain_xml.with_file(xml, disk.target, path, format_))
+
+
+METHODS: Mapping[str, Any] = {
+    "server_of_volume": server_of,
+    "merge_volume": merge_volume,
+    "merge_status": merge_status,
+    "cancel_merge": cancel_merge,
+    "resize_disk": resize_disk,
+    "switch_disk_file": switch_file,
+}

@@ -1,0 +1,398 @@
+"""One live merge of a running server's disk, as block storage asks for it: a commit down, or a pull into the active file.
+
+The intent holds server_id, volume_id, snapshot_id, target, directory, active (the active file when it was asked for), kind
+("commit" or "pull") and bandwidth (bytes a second). A commit has top, base, base_format and above (the file on top of
+``top``; None when top is the active file); a pull has backing and backing_format (None: nothing stays behind it) and
+old_backing, old_format. ``gone`` are the files nothing may name afterwards.
+
+The truth is the chain, never the job (I8). When the guest stops on the way the merge is finished offline.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.compute import domain_xml, servers
+from stillframe.compute.domain_xml import Disk
+from stillframe.compute.servers import Server
+from stillframe.compute.world import World
+from stillframe.errors import (
+    Cancelled,
+    Conflict,
+    HypervisorUnavailable,
+    NotFound,
+    Parked,
+    ShareUnavailable,
+    StepFailed,
+    StillframeError,
+)
+from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img
+from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.record import Request
+
+POLL_SECONDS = 0.1
+HOLD_SECONDS = 10.0
+DEPTH = 200
+
+
+def request(intent: Document, operation_id: str | None, request_id: str) -> Request:
+    work = {"pull": "pull", "commit": "commit" if intent.get("above") else "commit_active"}[intent["kind"]]
+    plan = [{"verb": verb, "args": {}} for verb in ("look", work, "verify", "report")]
+    resources, shared = [f"merge:{intent['volume_id']}"], (f"server:{intent['server_id']}",)
+    return Request("compute", "merge_volume", intent, plan, resources, request_id, operation_id, shared)
+
+
+def _never(_world: World, _operation: Operation, _args: Document) -> None:
+    return None
+
+
+def _looked(_world: World, operation: Operation, _args: Document) -> Document | None:
+    """Once: afterwards the disk is on its way."""
+    return operation.evidence.get("look")
+
+
+def _look(world: World, operation: Operation, _args: Document) -> Document:
+    """Everything is as planned and nobody else works on the disk; after this there is only forward."""
+    intent = operation.intent
+    server, disk = _disk(world, operation)
+    if disk.name != intent["active"]:
+        raise Conflict(f"the active file of volume {intent['volume_id']} is {disk.name}, not {intent['active']}")
+    servers.check_same(server, disk)
+    if server.view.active:
+        job = block_jobs.find(world.hypervisor.domain(server.id), disk.target)
+        if job is not None:
+            raise Conflict(f"another program runs a block job on disk {disk.target} of server {server.id}; wait for its end")
+    return {}
+
+
+def _disk(world: World, operation: Operation) -> tuple[Server, Disk]:
+    server = servers.look(world, operation.intent["server_id"])
+    disk = next((each for each in server.live.disks if each.target == operation.intent["target"]), None)
+    if disk is None or disk.volume_id != operation.intent["volume_id"]:
+        raise Parked(
+            f"server {server.id} has no disk {operation.intent['target']} with volume {operation.intent['volume_id']} any"
+            " more; attach it again, or restart the services when it is back"
+        )
+    return server, disk
+
+
+def _share(operation: Operation) -> Path:
+    return Path(operation.intent["directory"])
+
+
+def _path(operation: Operation, name: str) -> str:
+    return os.path.join(operation.intent["directory"], name)
+
+
+# --- commit of a file between base and active file
+
+
+def _committed(world: World, operation: Operation, _args: Document) -> Document | None:
+    """The header of the file above says what it is backed by, and libvirt's own chain says so too."""
+    intent = operation.intent
+    if qcow2.read(_share(operation), intent["above"]).backing != intent["base"]:
+        return None
+    try:
+        server, disk = _disk(world, operation)
+    except NotFound:
+        return {}
+    if server.view.active and _path(operation, intent["top"]) in disk.backing:
+        return None
+    return {}
+
+
+def _commit(world: World, operation: Operation, _args: Document) -> Document:
+    intent = operation.intent
+
+    def start(domain: Any) -> None:
+        top, base = _path(operation, intent["top"]), _path(operation, intent["base"])
+        block_jobs.commit(domain, intent["target"], top, base, intent["bandwidth"])
+
+    def offline(_domain: Any) -> None:
+        share = _share(operation)
+        qemu_img.repair_all(share, intent["base"], intent["base_format"])
+        qemu_img.commit(share, intent["top"], intent["base"], DEPTH)
+        qemu_img.repoint(share, intent["above"], intent["base"], intent["base_format"])
+
+    _run_job(world, operation, start, offline, lambda: _committed(world, operation, {}) is not None)
+    return {"bytes": world.merges.progress(operation.id)[1]}
+
+
+# --- commit of the active file, and pivot
+
+
+def _pivoted(world: World, operation: Operation, _args: Document) -> Document | None:
+    wanted = _path(operation, operation.intent["base"])
+    try:
+        server, _disk_now = _disk(world, operation)
+    except NotFound:
+        return None
+    named = {each.file for found in server.descriptions if (each := found.disk_of(operation.intent["volume_id"]))}
+    return {} if named == {wanted} else None
+
+
+def _commit_active(world: World, operation: Operation, _args: Document) -> Document:
+    intent = operation.intent
+
+    def start(domain: Any) -> None:
+        block_jobs.commit(domain, intent["target"], None, _path(operation, intent["base"]), intent["bandwidth"])
+
+    def offline(domain: Any) -> None:
+        share = _share(operation)
+        if _pivoted(world, operation, {}) is None:
+            qemu_img.repair_all(share, intent["base"], intent["base_format"])
+            qemu_img.commit(share, intent["active"], intent["base"], DEPTH)
+            _define(world, operation, domain, intent["base"], intent["base_format"])
+
+    def ended() -> bool:
+        _server, disk = _disk(world, operation)
+        if disk.mirror_ready:
+            _pivot(world, operation)
+        return _pivoted(world, operation, {}) is not None
+
+    _run_job(world, operation, start, offline, ended)
+    return {"bytes": world.merges.progress(operation.id)[1]}
+
+
+def _pivot(world: World, operation: Operation) -> None:
+    """While the guest is still, top and base read the same: whichever libvirt remembers after a crash is right (D4)."""
+    domain = world.hypervisor.domain(operation.intent["server_id"])
+
+    _held(world, operation, domain, lambda: _switch(world, operation, domain))
+
+
+def _switch(world: World, operation: Operation, domain: Any) -> None:
+    """Returns when libvirt has the base as the active file, live and in the definition. An error of the call does not mean
+    that nothing happened (finding 13): the description is read until it says one or the other."""
+    failed: StillframeError | None = None
+    try:
+        block_jobs.pivot(domain, operation.intent["target"])
+    except (StepFailed, HypervisorUnavailable) as error:
+        failed = error
+    end = time.monotonic() + HOLD_SECONDS - 2
+    while time.monotonic() < end:
+        try:
+            if _pivoted(world, operation, {}) is not None:
+                return
+            if failed is not None and _disk(world, operation)[1].mirror is not None:
+                raise failed
+        except HypervisorUnavailable as error:
+            if error is failed:
+                raise
+        time.sleep(POLL_SECONDS)
+    raise HypervisorUnavailable(f"libvirt does not show the pivot of disk {operation.intent['target']}")
+
+
+def _held(world: World, operation: Operation, domain: Any, act: Callable[[], None]) -> None:
+    """Does something while the guest is suspended. The watchdog lets it run again whatever becomes of us."""
+    server_id = operation.intent["server_id"]
+    with world.merges.turn(server_id):
+        if not hypervisor.view(domain).running:
+            act()  # paused by somebody else, and still so
+            return
+        record = world.guard.arm_hold(server_id, operation.id, HOLD_SECONDS)
+        try:
+            hypervisor.hold(domain)
+            act()
+        finally:
+            if world.guard.try_thaw(record):
+                world.guard.disarm(record)
+
+
+def _define(world: World, operation: Operation, domain: Any, name: str, format_: str) -> None:
+    """Lets a stopped server's definition name another active file."""
+    server = servers.look(world, operation.intent["server_id"])
+    xml = server.view.inactive_xml or server.view.xml
+    hypervisor.update_definition(domain, domain_xml.with_file(xml, operation.intent["target"], _path(operation, name), format_))
+
+
+# --- pull into the active file
+
+
+def _pulled(_world: World, operation: Operation, args: Document) -> Document | None:
+    """A header that names the new backing file is not enough: the tables behind it may still be in QEMU's memory when QEMU
+    dies (finding 1). Only a flush afterwards makes it true, and that is recorded."""
+    known = operation.evidence.get("pull", {})
+    return known if known.get("flushed") else None
+
+
+def _pull(world: World, operation: Operation, _args: Document) -> Document:
+    intent = operation.intent
+    share = _share(operation)
+
+    def start(domain: Any) -> None:
+        _note_run(world, operation, hypervisor.run_id(domain))
+        backing = _path(operation, intent["backing"]) if intent["backing"] else None
+        block_jobs.pull(domain, intent["target"], backing, intent["bandwidth"])
+
+    def offline(_domain: Any) -> None:
+        if qcow2.read(share, intent["active"]).backing != intent["old_backing"]:
+            qemu_img.repoint(share, intent["active"], intent["old_backing"], intent["old_format"])
+        qemu_img.pull(share, intent["active"], intent["backing"], intent["backing_format"], DEPTH)
+
+    def ended() -> bool:
+        if qcow2.read(share, intent["active"]).backing != intent["backing"]:
+            return False
+        server, _disk_now = _disk(world, operation)
+        if not server.view.active:
+            return False  # finished offline, from the old backing file again
+        _barrier(world, operation)
+        return True
+
+    _run_job(world, operation, start, offline, ended)
+    _note_run(world, operation, None)
+    return {"flushed": True, "bytes": world.merges.progress(operation.id)[1]}
+
+
+def _barrier(world: World, operation: Operation) -> None:
+    """The flush after a pull: a suspended guest's disks are flushed. Only the QEMU that pulled can do it."""
+    domain = world.hypervisor.domain(operation.intent["server_id"])
+    known = files.read_json(_notes(world), f"{operation.id}.json") if _notes(world).is_dir() else None
+    if known is not None and known["run"] != hypervisor.run_id(domain):
+        raise Parked(
+            f"server {operation.intent['server_id']} was started again between the end of a pull and its flush: what volume"
+            f" {operation.intent['volume_id']} reads may be old. Stop the server; the services then merge it anew from"
+            f" {operation.intent['old_backing']}, which is kept"
+        )
+    _held(world, operation, domain, lambda: None)
+
+
+def _notes(world: World) -> Path:
+    return world.settings.state_dir / "merges"
+
+
+def _note_run(world: World, operation: Operation, run: int | None) -> None:
+    """Durable before the job begins: which start of the guest holds what the pull has not written out."""
+    directory = _notes(world)
+    if run is None:
+        if directory.is_dir():
+            files.remove(directory, f"{operation.id}.json")
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.write_json(directory, f"{operation.id}.json", {"run": run}, mode=0o600)
+
+
+# --- what all three share
+
+
+def _run_job(
+    world: World,
+    operation: Operation,
+    start: Callable[[Any], None],
+    offline: Callable[[Any], None],
+    ended: Callable[[], bool],
+) -> None:
+    """Starts the job or takes up the one that runs, and stays until the chain shows that it is done. A guest that stopped is
+    merged offline; nobody starts it meanwhile, because the operation holds the server. Raises Cancelled, ShareUnavailable
+    when the share is full, StepFailed for a job that ended without its work done."""
+    domain = world.hypervisor.domain(operation.intent["server_id"])
+    target, began = operation.intent["target"], False
+    while True:
+        if not hypervisor.view(domain).active:
+            _wait_closed(operation)
+            offline(domain)
+            return
+        if world.merges.is_unwanted(operation.id):
+            _give_up(world, operation, domain)
+        job = _find(domain, target)
+        if job is not None:
+            world.merges.tell(operation.id, job.done, job.total)
+        if (job is None or job.is_active_commit) and ended():
+            return
+        if job is None:
+            if not hypervisor.view(domain).active:
+                continue
+            if began:
+                _explain(operation)
+            start(domain)
+            began = True
+        time.sleep(POLL_SECONDS)
+
+
+def _find(domain: Any, target: str) -> block_jobs.Job | None:
+    """A guest that stops between two looks has no job; that is seen at the next look."""
+    try:
+        return block_jobs.find(domain, target)
+    except StepFailed:
+        if hypervisor.view(domain).active:
+            raise
+        return None
+
+
+def _wait_closed(operation: Operation) -> None:
+    """QEMU's locks go with it, but a moment later."""
+    end = time.monotonic() + 10
+    while files.is_locked(_share(operation), operation.intent["active"]):
+        if time.monotonic() > end:
+            raise Conflict(f"{operation.intent['active']} is open in some program though its server is stopped")
+        time.sleep(POLL_SECONDS)
+
+
+def _explain(operation: Operation) -> None:
+    free = files.free_bytes(_share(operation))
+    if free < 16 << 20:
+        raise ShareUnavailable(
+            f"the merge stopped: {operation.intent['directory']} has {free} bytes free; it goes on with more"
+        )
+    raise StepFailed(f"the block job on disk {operation.intent['target']} ended before its work was done; see QEMU's log")
+
+
+def _give_up(world: World, operation: Operation, domain: Any) -> None:
+    if _find(domain, operation.intent["target"]) is not None:
+        block_jobs.abort(domain, operation.intent["target"])
+    world.merges.forget(operation.id)
+    merged = operation.intent["kind"] == "commit"
+    raise Cancelled(
+        f"the merge of volume {operation.intent['volume_id']} was cancelled; "
+        + (
+            f"part of it is in {operation.intent['base']} already, so the snapshot cannot be used any more, only deleted"
+            if merged
+            else "the snapshot is as it was"
+        ),
+        merged=merged,
+    )
+
+
+def _verify(world: World, operation: Operation, _args: Document) -> Document:
+    """Nothing names the files that go: no description, no header (I4). Then block storage may remove them."""
+    share = _share(operation)
+    for server in servers.list_everything(world):
+        for name in operation.intent["gone"]:
+            if server.names_file(_path(operation, name)):
+                raise Parked(f"{name} is still named by the description of server {server.id} after the merge")
+    kept = [name for name in files.listing(share) if name not in operation.intent["gone"]]
+    for name in kept:
+        below = qemu_img.backing_of(share, name) if name.startswith(f"volume-{operation.intent['volume_id']}") else None
+        if below in operation.intent["gone"]:
+            raise Parked(f"{name} is still backed by {below} after the merge")
+    return {}
+
+
+def _report(world: World, operation: Operation, _args: Document) -> Document:
+    """Cinder waits for this word; our own block storage asks by itself."""
+    snapshot_id = operation.intent["snapshot_id"]
+    found = world.storage.snapshot(snapshot_id) if snapshot_id else None
+    if found is not None and found["status"] == "deleting":
+        world.storage.report_snapshot(snapshot_id, "deleting", "90%")
+    return {}
+
+
+def _settle(_connection: Connection, _operation: Operation, _outcome: str, _fault: Document | None) -> None:
+    """Compute keeps no row of it."""
+
+
+KIND = Kind(
+    {
+        "look": Verb(_looked, _look),
+        "commit": Verb(_committed, _commit, no_return="start"),
+        "commit_active": Verb(_pivoted, _commit_active, no_return="start"),
+        "pull": Verb(_pulled, _pull, no_return="start"),
+        "verify": Verb(_never, _verify),
+        "report": Verb(_never, _report),
+    },
+    _settle,
+)

@@ -1,0 +1,13 @@
+"""/volumes/{id}/stillframe-chain: the files a volume is made of. Not Cinder's; names on a share hold ids only."""
+
+from typing import Any
+
+from stillframe.volumes.api.volumes import read
+from stillframe.web.route import Call, Route
+
+
+def show(call: Call) -> dict[str, Any]:
+    return {"chain": call.ask("show_chain", volume_id=read(call, call.path["id"])["id"])}
+
+
+ROUTES = (Route("GET", "/volumes/{id}/stillframe-chain", show, "volume:get"),)

@@ -1,0 +1,148 @@
+"""What the doctor can find: every kind with what it means and what to do, and one finding as a value. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``means``: why it matters. ``advice``: what a person does; what ``--fix`` does itself is said by the plan."""
+
+    means: str
+    advice: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "marker_missing": Kind(
+        "The directory does not show that it is the share: it may be the empty place a share is mounted at.",
+        "Mount the share. If it is the right one and only the marker was lost, write its id back into .share-id.",
+    ),
+    "marker_foreign": Kind(
+        "Another share is mounted here than the one the volumes were made on. Nothing on it was judged.",
+        "Mount the right share.",
+    ),
+    "share_open": Kind(
+        "Everybody on this host may read the volumes, or put files of their own between them.",
+        "Give the directory to the group of the service and the hypervisor: chmod 2770 DIRECTORY.",
+    ),
+    "share_not_enabled": Kind(
+        "No enabled backend has this share, so nothing can be done with its volumes.",
+        "Name the share in the configuration again, below one of enabled_backends.",
+    ),
+    "orphan_file": Kind(
+        "No row knows this file, so nothing reads it or will remove it. It takes room.",
+        "--fix gives it a name nobody looks at, once it is proven that nobody needs it. Remove it when nothing is missed.",
+    ),
+    "unknown_volume": Kind(
+        "This database never had the volume: it is another database's, or was lost with one, or was put here by hand.",
+        "'stillframe manage-share' adds it to this database. If it is another installation's, leave it alone.",
+    ),
+    "row_without_file": Kind(
+        "The volume has a row and not one file: its content is not on this share.",
+        "Look for the files elsewhere, or restore a backup; or set it to error and delete it.",
+    ),
+    "missing_file": Kind(
+        "A file that a row names is not there. What it held is lost unless somebody moved it.",
+        "Look for it, also among .orphan. and .trash. names, and put it back under its name. Do not start the server before.",
+    ),
+    "unsafe_file": Kind(
+        "QEMU must not see this file: its header is damaged or hostile, or it is no plain file with one name.",
+        "Restore it from a backup, or remove the volume. A second name (hard link) has to go.",
+    ),
+    "wrong_backing": Kind(
+        "The file is read on top of something that is not of its volume: its content is wrong, or it does not open.",
+        "Find out what it was made on (the snapshot's row says), check with a copy, then 'qemu-img rebase -u'.",
+    ),
+    "wrong_backing_format": Kind(
+        "The header calls the file below by another format than it has: read so, every byte of it is wrong.",
+        "If the row is right: 'qemu-img rebase -u -f qcow2 -F FORMAT -b BACKING FILE', with nothing attached.",
+    ),
+    "snapshot_not_behind": Kind(
+        "What this snapshot holds according to its row is not what lies behind its overlay.",
+        "Do not delete or revert to it. Compare both files with a backup; then correct the header or the row.",
+    ),
+    "wrong_size": Kind(
+        "The guest would see a disk of another size than the volume has.",
+        "If the file is larger, extend the volume to the next size. If smaller, growing it got lost: 'qemu-img resize'.",
+    ),
+    "wrong_mode": Kind(
+        "Others may read what the guest wrote, or the hypervisor's user cannot open it.",
+        "--fix gives it mode 0660.",
+    ),
+    "leaked_clusters": Kind(
+        "The file holds clusters that nothing refers to, as an interrupted merge leaves them. They take room, no more.",
+        "--fix gives them back while nobody has the file open.",
+    ),
+    "corruption": Kind(
+        "The file's own tables contradict each other: some of its content is or will be wrong.",
+        "Stop the server, copy the file away, then 'qemu-img check -r all' on it and compare; or restore a backup.",
+    ),
+    "info_differs": Kind(
+        "The .info file, which other tools and a rebuild read, does not say what the rows say.",
+        "--fix writes it from the rows where the files agree with them.",
+    ),
+    "record_differs": Kind(
+        "The .record file does not say what the rows say: a rebuild from it would lose or invent something.",
+        "--fix writes it from the rows where the files agree with them.",
+    ),
+    "old_temporary": Kind(
+        "Something that was interrupted left this file. Nobody takes it up again.",
+        "--fix removes it once it is proven that nobody needs it.",
+    ),
+    "transitional_status": Kind(
+        "The status says that something is under way, and no operation is.",
+        "Compare the volume with its files ('stillframe chain show'), then reset the status as an administrator.",
+    ),
+    "parked_operation": Kind(
+        "An operation stopped because what it found fits neither before nor after. Its volume or server is locked.",
+        "Read the message, put the named thing right, restart the worker. See the how-to on parked operations.",
+    ),
+    "abandoned_repair": Kind(
+        "A doctor died while it repaired. What it did is in its undo log; its volume is locked.",
+        "--fix releases the lock. Every repair is one step, so nothing is half done.",
+    ),
+    "maybe_frozen": Kind(
+        "The guest was frozen and nobody has confirmed that it was thawed: programs in it that write may stand still.",
+        "See the how-to on frozen guests; 'virsh domfsthaw' does no harm.",
+    ),
+    "guest_frozen": Kind(
+        "The guest's agent says that its filesystems are frozen, and no record of ours says why.",
+        "If nobody else is taking a backup of it now: 'virsh domfsthaw SERVER'.",
+    ),
+    "descriptions_differ": Kind(
+        "After a restart the guest would open another file than now: what it writes now would be missing.",
+        "Correct the inactive description (virsh edit) before the server stops.",
+    ),
+    "wrong_active_file": Kind(
+        "The guest writes to another file than the one recorded: the next start or snapshot would use the wrong one.",
+        "Do not stop or start the server. If its file is the newer one, the row has to follow: ask for help with both names.",
+    ),
+    "attached_without_disk": Kind(
+        "The volume counts as attached, and the server has no such disk.",
+        "Detach it through compute; if that does not work, delete the attachment as an administrator.",
+    ),
+    "disk_without_attachment": Kind(
+        "A server has this volume, and the rows do not know: the volume could be given to a second one.",
+        "Attach it through compute, or take the disk out of the server's description.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not fit. ``what`` names the thing and the cause; ``facts`` is what a repair needs to know."""
+
+    kind: str
+    what: str
+    share: str | None = None
+    volume_id: str | None = None
+    snapshot_id: str | None = None
+    file: str | None = None
+    server_id: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The finding for programs, with what it means and what to do."""
+        shown = {key: value for key, value in asdict(self).items() if key != "facts"}
+        return {**shown, "means": KINDS[self.kind].means, "advice": KINDS[self.kind].advice}

@@ -1,0 +1,59 @@
+"""Servers against rows: which file each one has, now and after a restart, and whether it may be frozen. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from stillframe.volumes.doctor.findings import Finding
+from stillframe.volumes.doctor.seen import DiskSeen, ServerSeen, World
+
+
+def judge(world: World) -> Iterator[Finding]:
+    """Yields what does not fit between libvirt, the freeze records and the rows."""
+    recorded = {freeze.server_id for freeze in world.guests.freezes}
+    for freeze in world.guests.freezes:
+        if freeze.overdue or freeze.operation_id not in world.known.running:
+            what = f"server {freeze.server_id} may still be frozen, since operation {freeze.operation_id}"
+            yield Finding("maybe_frozen", what, server_id=freeze.server_id)
+    for server in world.guests.servers:
+        if server.frozen and server.id not in recorded:
+            what = f"the agent of server {server.id} ({server.name}) says that its filesystems are frozen"
+            yield Finding("guest_frozen", what, server_id=server.id)
+        if server.id not in world.known.busy:
+            yield from _disks(world, server)
+
+
+def _disks(world: World, server: ServerSeen) -> Iterator[Finding]:
+    if server.inactive is not None:
+        yield from _descriptions(world, server, server.inactive)
+    held = {disk.volume_id: disk for disk in (*server.disks, *(server.inactive or ())) if _is_ours(world, disk)}
+    held |= {disk.volume_id: disk for disk in server.disks if _is_ours(world, disk)}
+    for volume_id, disk in held.items():
+        assert volume_id is not None
+        known = world.known.volumes[volume_id]
+        if disk.name != known.row["active_file"]:
+            what = f"server {server.id} has {disk.name} as {disk.target} for volume {volume_id}, recorded is"
+            what += f" {known.row['active_file']}"
+            yield Finding("wrong_active_file", what, known.row["share"], volume_id, file=disk.name, server_id=server.id)
+        if not any(row["instance_id"] == server.id for row in known.attachments):
+            what = f"server {server.id} has volume {volume_id} as {disk.target}, and there is no attachment"
+            yield Finding("disk_without_attachment", what, known.row["share"], volume_id, server_id=server.id)
+    for volume_id, known in world.known.volumes.items():
+        attached = [row for row in known.attachments if row["instance_id"] == server.id and row["status"] == "attached"]
+        if attached and volume_id not in held and volume_id not in world.unsettled:
+            what = f"volume {volume_id} is attached to server {server.id}, which has no such disk"
+            yield Finding("attached_without_disk", what, known.row["share"], volume_id, server_id=server.id)
+
+
+def _is_ours(world: World, disk: DiskSeen) -> bool:
+    return disk.volume_id in world.known.volumes and disk.volume_id not in world.unsettled
+
+
+def _descriptions(world: World, server: ServerSeen, inactive: Sequence[DiskSeen]) -> Iterator[Finding]:
+    later = {disk.target: disk for disk in inactive}
+    for disk in server.disks:
+        other = later.get(disk.target)
+        if disk.volume_id in world.unsettled or (other is not None and other.path == disk.path):
+            continue
+        if disk.volume_id in world.known.volumes:
+            then = other.name if other else "nothing"
+            what = f"disk {disk.target} of server {server.id} is {disk.name} now and would be {then} after a restart"
+            yield Finding("descriptions_differ", what, None, disk.volume_id, file=disk.name, server_id=server.id)

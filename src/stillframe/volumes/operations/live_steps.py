@@ -1,0 +1,103 @@
+"""The steps that need the server a volume is attached to: merges of open files, another file in a definition, growth."""
+
+import time
+import uuid
+
+from stillframe.db import snapshots
+from stillframe.errors import Cancelled, Conflict, Parked, ServiceUnavailable
+from stillframe.journal.operation import Document, Operation, Verb
+from stillframe.volumes.operations.chain_steps import never, share_of
+from stillframe.volumes.world import World
+
+POLL_SECONDS = 0.25
+
+
+def merge_id(operation_id: str, key: str) -> str:
+    """The id compute knows a step's merge by: the same step again is the same merge."""
+    return str(uuid.uuid5(uuid.UUID(operation_id), key))
+
+
+def _merged(world: World, operation: Operation, args: Document) -> Document | None:
+    found = world.compute.merge_status(merge_id(operation.id, args["key"]))
+    return {"bytes": args["bytes"]} if found is not None and found["status"] == "done" else None
+
+
+def _merge(world: World, operation: Operation, args: Document) -> Document:
+    """Asks compute and stays until it has ended. What it ended with is compute's word, which has looked at the chain."""
+    wanted = merge_id(operation.id, args["key"])
+    ids = operation.intent.get("snapshot_ids") or [operation.intent["volume_id"]]
+    info = {"volume_id": operation.intent["volume_id"], "type": "qcow2", "id": wanted, **args["info"]}
+    world.compute.merge(ids[0], {**info, "bandwidth_mib": args["bandwidth_mib"]})
+    shown = -1
+    while True:
+        found = world.compute.merge_status(wanted)
+        if found is None:
+            raise ServiceUnavailable(f"compute does not know merge {wanted} any more")
+        if found["status"] == "done":
+            return {"bytes": args["bytes"]}
+        if found["status"] != "running":
+            _told(found)
+        shown = _show(world, operation, found, shown)
+        time.sleep(POLL_SECONDS)
+
+
+def _told(found: Document) -> None:
+    fault = found["fault"] or {"message": "compute did not say why", "details": {}}
+    if found["status"] == "parked":
+        raise Parked(fault["message"])
+    # Given up, or refused before anything was merged: the snapshot's rows say what is left.
+    raise Cancelled(fault["message"], merged=bool(fault["details"].get("merged")))
+
+
+def _show(world: World, operation: Operation, found: Document, shown: int) -> int:
+    total = found["bytes_total"]
+    percent = min(99, found["bytes_done"] * 100 // total) if total else 0
+    if percent != shown:
+        with world.database.write() as connection:
+            for snapshot_id in operation.intent.get("snapshot_ids", []):
+                snapshots.change(connection, snapshot_id, progress=f"{percent}%")
+    return int(percent)
+
+
+def _check_stopped(world: World, operation: Operation, _args: Document) -> Document:
+    volume_id = operation.intent["volume_id"]
+    server = world.compute.server_of(volume_id)
+    if server is not None and server["active"]:
+        raise Conflict(f"server {server['id']} was started meanwhile; repeat the request")
+    busy = share_of(world, operation).in_use(volume_id)
+    if busy:
+        raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
+    return {}
+
+
+def _switched(world: World, operation: Operation, args: Document) -> Document | None:
+    server = world.compute.server_of(operation.intent["volume_id"])
+    return {} if server is None or server["file"] == args["name"] else None
+
+
+def _switch(world: World, operation: Operation, args: Document) -> Document:
+    world.compute.switch_file(operation.intent["volume_id"], args["name"], args["format"])
+    return {}
+
+
+def _unswitch(world: World, operation: Operation, _args: Document) -> None:
+    if world.compute.server_of(operation.intent["volume_id"]) is not None:
+        world.compute.switch_file(operation.intent["volume_id"], operation.intent["active_before"], operation.intent["format"])
+
+
+def _resized(world: World, operation: Operation, args: Document) -> Document | None:
+    found = share_of(world, operation).image(args["name"], operation.intent["format"])
+    return {} if found.size >= args["size"] else None
+
+
+def _resize(world: World, operation: Operation, args: Document) -> Document:
+    world.compute.resize(operation.intent["volume_id"], args["size"])
+    return {}
+
+
+LIVE = {
+    "MergeLive": Verb(_merged, _merge, no_return="start"),
+    "check_stopped": Verb(never, _check_stopped),
+    "SwitchFile": Verb(_switched, _switch, _unswitch),
+}
+RESIZE_LIVE = Verb(_resized, _resize)
