@@ -1,0 +1,85 @@
+"""What lies in a share's directory, entry by entry and unopened; and small texts written beside it, durably."""
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillframe.host import files
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One directory entry, links not followed. ``mode`` are the permission bits; ``length`` and ``allocated`` bytes;
+    ``changed`` the time of the inode's last change, which a rename or a write moves, in seconds since the epoch."""
+
+    name: str
+    mode: int
+    regular: bool
+    links: int
+    length: int
+    allocated: int
+    changed: float
+
+
+def look(directory: Path) -> Mapping[str, Entry]:
+    """Returns every entry by name; what goes away meanwhile is left out. Raises ShareUnavailable."""
+    found = {}
+    for name in files.listing(directory):
+        with files.share_errors(directory):
+            try:
+                found[name] = _entry(name, os.stat(directory / name, follow_symlinks=False))
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def _entry(name: str, found: os.stat_result) -> Entry:
+    mode, regular = stat.S_IMODE(found.st_mode), stat.S_ISREG(found.st_mode)
+    return Entry(name, mode, regular, found.st_nlink, found.st_size, found.st_blocks * 512, found.st_ctime)
+
+
+def directory_mode(directory: Path) -> int:
+    """Returns the permission bits of the directory itself. Raises ShareUnavailable."""
+    with files.share_errors(directory):
+        return stat.S_IMODE(os.stat(directory).st_mode)
+
+
+def set_mode(directory: Path, name: str, mode: int) -> None:
+    """Gives a regular file other permission bits. Raises BadImage for what is none, FileNotFoundError."""
+    handle = files.open_regular(directory, name)
+    try:
+        os.fchmod(handle, mode)
+    finally:
+        os.close(handle)
+
+
+def read_text(directory: Path, name: str) -> str | None:
+    """Returns a small text as it is (what is no UTF-8 escaped), None when there is no such file."""
+    try:
+        start, _ = files.read_start(directory, name, 1 << 20)
+    except FileNotFoundError:
+        return None
+    return start.decode(errors="surrogateescape")
+
+
+def write_text(directory: Path, name: str, text: str) -> None:
+    """Replaces a small text, as ``read_text`` returned it, atomically and durably, mode 0660."""
+    temporary = f".tmp.{name}"
+    files.remove(directory, temporary)
+    files.create_empty(directory, temporary)
+    (directory / temporary).write_bytes(text.encode(errors="surrogateescape"))
+    files.sync_file(directory, temporary)
+    files.rename_over(directory, temporary, name)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds one line to a text of mode 0600, which is made when it is missing; durable when it returns."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(handle, line.encode() + b"\n")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    files.sync_directory(path.parent)

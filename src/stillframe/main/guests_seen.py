@@ -1,0 +1,81 @@
+"""What libvirt and the freeze records say of this host's servers, as the doctor's values. Starts nothing."""
+
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from stillframe.compute import domain_xml, freeze_record
+from stillframe.config import Settings
+from stillframe.errors import AgentFailed, StillframeError
+from stillframe.host import hypervisor, private_libvirt
+from stillframe.host.hypervisor import DomainView, Hypervisor
+from stillframe.volumes.doctor.seen import DiskSeen, FreezeSeen, GuestsSeen, ServerSeen
+
+AGENT_SECONDS = 3
+# File names as a share has them, wherever in a description they stand.
+_NAMES = re.compile(r"\.(?:tmp|trash|orphan)\.[A-Za-z0-9._-]+|volume-[A-Za-z0-9._-]+")
+
+
+def look(settings: Settings) -> GuestsSeen:
+    """Asks libvirt. Where our own daemon does not run, its descriptions are read from its files instead."""
+    freezes = _freezes(settings)
+    private = None if settings.compute.libvirt_uri else settings.state_dir / "libvirt"
+    connection = Hypervisor(settings.compute.libvirt_uri or private_libvirt.uri(settings.state_dir / "libvirt"))
+    try:
+        views = hypervisor.list_domains(connection)
+        servers = [_server(connection, view) for view in views]
+    except StillframeError as error:
+        return _from_files(private, freezes) if private else GuestsSeen(False, error.message, freezes=freezes)
+    finally:
+        connection.close()
+    texts = [text for view in views for text in (view.xml, view.inactive_xml) if text]
+    return GuestsSeen(True, "", servers, _mentioned(texts), freezes)
+
+
+def _from_files(private: Path, freezes: Sequence[FreezeSeen]) -> GuestsSeen:
+    """Ours does not run: what it would say lies in its directories, one description a file, live ones in run."""
+    if not private.is_dir():
+        return GuestsSeen(
+            False, "compute never ran over this state directory, and no libvirt_uri is configured", freezes=freezes
+        )
+    try:
+        texts = [path.read_text() for place in ("etc/qemu", "run/qemu") for path in (private / place).glob("*.xml")]
+    except OSError as error:
+        return GuestsSeen(False, f"the descriptions below {private} cannot be read: {error}", freezes=freezes)
+    why = "libvirt does not run; its descriptions were read from its files, and no agent was asked"
+    return GuestsSeen(True, why, (), _mentioned(texts), freezes)
+
+
+def _mentioned(texts: Sequence[str]) -> frozenset[str]:
+    return frozenset(name for text in texts for name in _NAMES.findall(html.unescape(text)))
+
+
+def _freezes(settings: Settings) -> list[FreezeSeen]:
+    now = freeze_record.boot_seconds()
+    return [
+        FreezeSeen(each.domain, each.operation, each.deadline < now) for each in freeze_record.read_all(settings.freeze_dir)
+    ]
+
+
+def _server(connection: Hypervisor, view: DomainView) -> ServerSeen:
+    described = domain_xml.read(view.xml)
+    inactive = domain_xml.read(view.inactive_xml) if view.inactive_xml else None
+    ours = any(disk.volume_id for disk in described.disks)
+    frozen = _frozen(connection, view.uuid) if view.running and ours and described.has_agent_channel else None
+    return ServerSeen(
+        view.uuid, view.name, view.running, _disks(described), _disks(inactive) if inactive is not None else None, frozen
+    )
+
+
+def _disks(described: domain_xml.Description) -> list[DiskSeen]:
+    return [DiskSeen(disk.target, disk.file, disk.name, disk.volume_id) for disk in described.disks]
+
+
+def _frozen(connection: Hypervisor, server_id: str) -> bool | None:
+    """Asks the agent; None when it does not answer."""
+    try:
+        status = hypervisor.agent_command(connection.domain(server_id), "guest-fsfreeze-status", None, AGENT_SECONDS)
+    except AgentFailed:
+        return None
+    return bool(status == "frozen")
