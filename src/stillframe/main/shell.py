@@ -1,4 +1,4 @@
-"""The command line: ``stillframe serve``, ``api``, ``worker``, ``operation`` and ``assisted-snapshot``."""
+"""The command line: ``stillframe serve`` and what operators and users type beside it."""
 
 import logging
 import sys
@@ -18,6 +18,8 @@ COMMANDS = {
     "worker": "stillframe.main.services:Worker",
     "operation list": "stillframe.main.operations:List",
     "operation show": "stillframe.main.operations:Show",
+    "doctor": "stillframe.main.doctor:Doctor",
+    "chain show": "stillframe.main.chain:Show",
     "assisted-snapshot create": "stillframe.client.osc.assisted_snapshot:Create",
     "assisted-snapshot list": "stillframe.client.osc.assisted_snapshot:List",
     "assisted-snapshot show": "stillframe.client.osc.assisted_snapshot:Show",
