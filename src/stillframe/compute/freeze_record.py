@@ -17,12 +17,18 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FreezeRecord:
-    """``deadline`` is in seconds of CLOCK_BOOTTIME, which no clock change moves; ``worker`` the pid that froze."""
+    """``deadline`` is in seconds of CLOCK_BOOTTIME, which no clock change moves; ``worker`` the pid that froze.
+
+    ``rcu_expedited`` is what this knob of the guest's kernel is put back to after the thaw (see ``hasten``); None: it was
+    not touched.
+    """
 
     domain: str
     operation: str
     deadline: float
     worker: int
+    rcu_expedited: str | None = None
+    suspended: bool = False  # not frozen by its agent but held by the hypervisor, for the length of a pivot or a flush
 
 
 def boot_seconds() -> float:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from stillframe.compute import freeze_record
@@ -31,8 +32,9 @@ class Guard:
         with self._lock:
             self._running()
 
-    def arm(self, domain: str, operation: str, seconds: float) -> FreezeRecord:
-        """Makes "may be frozen" durable and hands it to the watchdog, which thaws after ``seconds`` at the latest.
+    def arm(self, domain: str, operation: str, seconds: float, rcu_expedited: str | None) -> FreezeRecord:
+        """Makes "may be frozen" durable and hands it to the watchdog, which thaws after ``seconds`` at the latest, and then
+        puts the guest's knob back to ``rcu_expedited`` unless that is None.
 
         Raises Conflict while an earlier freeze of this guest is not known to be over, ServiceUnavailable when no
         watchdog can be armed: then nothing may be frozen.
@@ -40,18 +42,42 @@ class Guard:
         earlier = freeze_record.read(self._directory, domain)
         if earlier is not None and not try_thaw(self._hypervisor, self._directory, earlier):
             raise Conflict(f"server {domain} may still be frozen by operation {earlier.operation}; it is being thawed")
-        record = FreezeRecord(domain, operation, freeze_record.boot_seconds() + seconds, os.getpid())
-        freeze_record.write(self._directory, record)
+        record = FreezeRecord(domain, operation, freeze_record.boot_seconds() + seconds, os.getpid(), rcu_expedited)
         try:
-            with self._lock:
-                answer = self._running().ask(f"arm {domain}", ANSWER_SECONDS)
+            self._hand_over(record)
         except ServiceUnavailable:
             freeze_record.clear(self._directory, record)
             raise
-        if answer != f"armed {domain}":
-            freeze_record.clear(self._directory, record)
-            raise ServiceUnavailable(f"the watchdog would not be armed for server {domain}: {answer}")
         return record
+
+    def arm_hold(self, domain: str, operation: str, seconds: float) -> FreezeRecord:
+        """As ``arm`` for a guest that is about to be suspended: the watchdog lets it run again after ``seconds`` at the latest,
+        or when this worker dies."""
+        earlier = freeze_record.read(self._directory, domain)
+        if earlier is not None and not try_thaw(self._hypervisor, self._directory, earlier):
+            raise Conflict(f"server {domain} may still be frozen by operation {earlier.operation}; it is being thawed")
+        deadline = freeze_record.boot_seconds() + seconds
+        record = FreezeRecord(domain, operation, deadline, os.getpid(), None, suspended=True)
+        try:
+            self._hand_over(record)
+        except ServiceUnavailable:
+            freeze_record.clear(self._directory, record)
+            raise
+        return record
+
+    def renew(self, record: FreezeRecord, seconds: float) -> FreezeRecord:
+        """Moves the deadline to ``seconds`` from now, before the freeze begins. Raises ServiceUnavailable; the record stays,
+        because the guest may have been changed already."""
+        later = replace(record, deadline=freeze_record.boot_seconds() + seconds)
+        self._hand_over(later)
+        return later
+
+    def _hand_over(self, record: FreezeRecord) -> None:
+        freeze_record.write(self._directory, record)
+        with self._lock:
+            answer = self._running().ask(f"arm {record.domain}", ANSWER_SECONDS)
+        if answer != f"armed {record.domain}":
+            raise ServiceUnavailable(f"the watchdog would not be armed for server {record.domain}: {answer}")
 
     def disarm(self, record: FreezeRecord) -> None:
         """After a thaw that the agent confirmed: the record goes, the watchdog lets go."""

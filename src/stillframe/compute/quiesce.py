@@ -1,15 +1,17 @@
 """Quiesces a guest around one switch: what is asked of the agent, in which order, and what may be claimed afterwards.
 
-Before the window: ping, what the agent can do, which filesystems lie on the set's disks, a flush, the watchdog.
-Inside it: freeze, one switch, thaw. Nothing else. After it: the agent's own word that the guest is thawed.
+Before the window: ping, what the agent can do, which filesystems lie on the set's disks, a flush, the watchdog, and what
+makes the freeze short. Inside it: freeze, one switch, thaw. Nothing else. After it: the agent's own word that the guest
+is thawed, and what was changed for the freeze is put back.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from stillframe.compute import freeze_record, hasten, thaw
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.guard import Guard
 from stillframe.errors import AgentFailed, ServiceUnavailable, StillframeError
@@ -51,8 +53,13 @@ class Outcome:
     degraded_reason: str | None
     flushed: bool
     on_target: Mapping[str, int] = field(default_factory=dict)
+    hastened: bool = False
 
     def document(self) -> dict[str, Any]:
+        """The document of the set."""
+        return {**self._shared(), "hastened": self.hastened}
+
+    def _shared(self) -> dict[str, Any]:
         return {
             "level": self.level,
             "frozen_ms": self.frozen_ms,
@@ -63,7 +70,7 @@ class Outcome:
 
     def for_target(self, target: str) -> dict[str, Any]:
         """The document of one disk's snapshot: a disk without a filesystem is never called more than crash-consistent."""
-        own = self.document()
+        own = self._shared()
         if self.level == "filesystem" and self.on_target:
             own["filesystems"] = self.on_target.get(target, 0)
             if own["filesystems"] == 0:
@@ -73,11 +80,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Times:
-    """Limits in seconds: the freeze deadline, the agent's ping, the flush (0: none)."""
+    """Limits in seconds: the freeze deadline, the agent's ping, the flush (0: none); and whether to hasten the freeze."""
 
     deadline: float
     agent: int
     flush: int
+    hasten: bool
 
 
 def crash_only(reason: str, flushed: bool = False) -> Outcome:
@@ -142,9 +150,24 @@ def frozen(guard: Guard, domain: Any, operation: str, ready: Preflight, times: T
     """Arms the watchdog and returns the window, not yet entered. Raises ServiceUnavailable, Conflict."""
     assert ready.filesystems is not None
     flushed = flush(domain, ready.commands, times.flush)
-    record = guard.arm(domain.UUIDString(), operation, times.deadline)
+    former = hasten.former_value(domain, ready.commands, times.agent) if times.hasten else None
+    record = guard.arm(domain.UUIDString(), operation, times.deadline, former)
     reached("quiesce/armed")
-    return Window(guard, domain, record, ready.filesystems, max(1, int(times.deadline)), flushed)
+    hastened = False
+    if former is not None:
+        hastened = hasten.begin(domain, times.agent)
+        reached("quiesce/hastened")
+        if record.deadline - freeze_record.boot_seconds() < times.deadline / 2:
+            record = guard.renew(record, times.deadline)  # a slow agent must not eat up the time of the freeze
+    return Window(guard, domain, record, ready.filesystems, max(1, int(times.deadline)), Prepared(flushed, hastened))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the guest did before the freeze, to make it short."""
+
+    flushed: bool
+    hastened: bool
 
 
 @dataclass(frozen=True)
@@ -156,7 +179,7 @@ class Window:
     record: FreezeRecord
     filesystems: Filesystems
     seconds: int
-    flushed: bool
+    prepared: Prepared
 
     def around(self, switch: Callable[[], None], unfrozen_too: bool) -> Outcome:
         """Runs the switch inside the window. When the freeze fails, the switch runs all the same if ``unfrozen_too``,
@@ -169,7 +192,9 @@ class Window:
             if not unfrozen_too or not isinstance(error, AgentFailed):
                 raise
             switch()
-            return crash_only(f"the freeze failed: {error.message}", self.flushed)
+            return replace(
+                crash_only(f"the freeze failed: {error.message}", self.prepared.flushed), hastened=self.prepared.hastened
+            )
         reached("quiesce/frozen")
         try:
             switch()
@@ -196,11 +221,11 @@ class Window:
             return None
 
     def _settle(self, after_failure: bool) -> None:
-        """Takes the record away once the agent says thawed; until then the watchdog keeps it."""
+        """Takes the record away once the agent says thawed and the guest is as before; until then the watchdog keeps it."""
         try:
             if after_failure and not self.guard.try_thaw(self.record):
                 return
-            if not after_failure and not self._says_thawed():
+            if not after_failure and not (self._says_thawed() and self._as_before()):
                 return
             self.guard.disarm(self.record)
         except ServiceUnavailable as error:
@@ -210,6 +235,13 @@ class Window:
         try:
             return bool(hypervisor.agent_command(self.domain, "guest-fsfreeze-status", None, self.seconds) == "thawed")
         except StillframeError:
+            return False
+
+    def _as_before(self) -> bool:
+        try:
+            return thaw.as_before(self.domain, self.record)
+        except StillframeError as error:
+            LOG.warning("server %s: %s", self.record.domain, error.message)
             return False
 
     def _judge(self, count: int, thawed: int | None, frozen_ms: float) -> Outcome:
@@ -223,7 +255,7 @@ class Window:
         elif thawed < count:
             reason = f"the guest was thawed before the switch was done (the deadline is {self.seconds} s)"
         level = "crash" if reason else "filesystem"
-        return Outcome(level, frozen_ms, count, reason, self.flushed, on_target)
+        return Outcome(level, frozen_ms, count, reason, self.prepared.flushed, on_target, self.prepared.hastened)
 
 
 def _count(answer: Any) -> int:

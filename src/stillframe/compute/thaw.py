@@ -1,9 +1,10 @@
-"""Thaws a guest and believes only the agent's own word for it (I7)."""
+"""Thaws a guest and believes only the agent's own word for it (I7); then puts back what was changed for the freeze."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
-from stillframe.compute import freeze_record
+from stillframe.compute import freeze_record, hasten
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.errors import AgentFailed, NotFound, StillframeError
 from stillframe.host import hypervisor
@@ -11,18 +12,22 @@ from stillframe.host.hypervisor import Hypervisor
 
 LOG = logging.getLogger(__name__)
 AGENT_SECONDS = 3
+PUT_BACK_SECONDS = 60.0  # past the deadline; a guest that is thawed must not be refused snapshots for ever
 
 
 def try_thaw(connection: Hypervisor, directory: Path, record: FreezeRecord) -> bool:
-    """Sends one thaw, reads the status back, and removes the record when the guest is thawed or runs no more.
+    """Sends one thaw, reads the status back, and removes the record when the guest is thawed and as before, or runs no more.
 
     A late answer to an earlier freeze comes first in the channel, so a status read after the thaw is the last word
-    (finding 3). Returns whether the guest is known not to be frozen.
+    (finding 3). Returns whether there is nothing left to do.
     """
     if freeze_record.read(directory, record.domain) != record:
         return True
     try:
-        if not _is_thawed(connection, record.domain):
+        domain = _running(connection, record.domain)
+        if record.suspended:
+            hypervisor.go_on(domain)
+        elif domain is not None and not (_is_thawed(domain) and as_before(domain, record)):
             return False
     except StillframeError as error:
         LOG.warning("server %s may still be frozen: %s", record.domain, error.message)
@@ -31,15 +36,32 @@ def try_thaw(connection: Hypervisor, directory: Path, record: FreezeRecord) -> b
     return True
 
 
-def _is_thawed(connection: Hypervisor, domain_id: str) -> bool:
+def as_before(domain: Any, record: FreezeRecord) -> bool:
+    """After the thaw: puts the guest's knob back, if it was touched. False: the agent did not do it, and is to be asked
+    again; but no longer than PUT_BACK_SECONDS past the deadline. Raises HypervisorUnavailable."""
+    if record.rcu_expedited is None:
+        return True
+    try:
+        hasten.put_back(domain, record.rcu_expedited, AGENT_SECONDS)
+    except AgentFailed as error:
+        if freeze_record.boot_seconds() < record.deadline + PUT_BACK_SECONDS:
+            LOG.info("%s of server %s is still to be put back: %s", hasten.KNOB, record.domain, error.message)
+            return False
+        LOG.error("%s of server %s could not be put back to 0: %s", hasten.KNOB, record.domain, error.message)
+    return True
+
+
+def _running(connection: Hypervisor, domain_id: str) -> Any | None:
     try:
         domain = connection.domain(domain_id)
-        if not hypervisor.view(domain).active:
-            return True
+        return domain if hypervisor.view(domain).active else None
     except NotFound:
-        return True
+        return None
+
+
+def _is_thawed(domain: Any) -> bool:
     try:
         hypervisor.agent_command(domain, "guest-fsfreeze-thaw", None, AGENT_SECONDS)
     except AgentFailed as error:
-        LOG.info("thaw of server %s: %s", domain_id, error.message)
+        LOG.info("thaw of server %s: %s", domain.UUIDString(), error.message)
     return bool(hypervisor.agent_command(domain, "guest-fsfreeze-status", None, AGENT_SECONDS) == "thawed")

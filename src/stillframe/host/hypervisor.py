@@ -176,6 +176,12 @@ def detach_device(domain: Any, xml: str, *, live: bool, config: bool) -> None:
         domain.detachDeviceFlags(xml, _affect(live, config))
 
 
+def update_definition(domain: Any, disk_xml: str) -> None:
+    """Replaces a disk of the same target in a domain's definition; what runs is not touched."""
+    with translated(f"server {domain.UUIDString()}"):
+        domain.updateDeviceFlags(disk_xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+
 def _affect(live: bool, config: bool) -> int:
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if live else 0
     return int(flags | (libvirt.VIR_DOMAIN_AFFECT_CONFIG if config else 0))
@@ -195,6 +201,28 @@ def power(domain: Any, action: str) -> None:
     """Changes the power state. ``action`` is a key of POWER."""
     with translated(f"server {domain.UUIDString()}"):
         POWER[action](domain)
+
+
+def hold(domain: Any) -> None:
+    """Suspends a running guest; QEMU drains and flushes its disks before this returns (qemu 7.2, vm_stop)."""
+    with translated(f"server {domain.UUIDString()}"):
+        domain.suspend()
+
+
+def go_on(domain: Any | None) -> None:
+    """Lets a guest that ``hold`` suspended run again; one that is gone, runs, or was paused by an I/O error is left alone."""
+    if domain is None:
+        return
+    with translated(f"server {domain.UUIDString()}"):
+        state, reason = domain.state()
+        if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_USER:
+            domain.resume()
+
+
+def run_id(domain: Any) -> int:
+    """Returns the number libvirt gave to this start of the domain; -1 for one that does not run."""
+    with translated(f"server {domain.UUIDString()}"):
+        return int(domain.ID())
 
 
 def define(hypervisor: Hypervisor, xml: str) -> str:
