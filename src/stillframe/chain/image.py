@@ -40,13 +40,18 @@ class Chain:
         return len(self.images)
 
 
-def check(chain: Chain) -> Chain:
-    """Returns the chain if it is valid; raises ChainConflict naming the first file that is not."""
+def check(chain: Chain, foundation: str | None = None) -> Chain:
+    """Returns the chain if it is valid; raises ChainConflict naming the first file that is not.
+
+    ``foundation`` is the other volume's file that the lowest file of a linked clone is backed by."""
     if not chain.images:
         raise ChainConflict(f"volume {chain.volume_id} has no file")
     below: Image | None = None
     for image in chain.images:
         names.check_belongs(image.name, chain.volume_id)
+        if below is None and foundation is not None and image.backing == foundation:
+            below = image  # what lies below is the other volume's
+            continue
         check_link(chain.volume_id, image, below)
         below = image
     if len({image.name for image in chain.images}) != chain.depth:

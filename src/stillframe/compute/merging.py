@@ -63,7 +63,9 @@ def _plan(world: World, snapshot_id: str, given: dict[str, Any]) -> dict[str, An
     volume_id = str(disk.volume_id)
     servers.check_same(server, disk)
     try:
-        images = qemu_img.read_chain(share, volume_id, str(disk.name), disk.format).images
+        known = world.storage.attachment(volume_id, server.id)
+        foundation = known["connection_info"].get("foundation") if known and known["connection_info"] else None
+        images = qemu_img.read_chain(share, volume_id, str(disk.name), disk.format, foundation).images
     except FileNotFoundError as error:
         raise ChainConflict(f"{error.filename} of volume {volume_id} is missing on {share}") from error
     chain, formats = [image.name for image in images], {image.name: image.format for image in images}

@@ -10,6 +10,7 @@ from stillframe.compute import servers
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, switch
 from stillframe.compute.servers import Server
+from stillframe.compute.shares import place_of
 from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
 from stillframe.context import Context
@@ -129,12 +130,12 @@ def _plan_disk(world: World, server: Server, disk: Disk, info: dict[str, Any]) -
     """Checks one disk against block storage and the share; returns the intent's entry for it."""
     servers.check_same(server, disk)
     volume_id, share = str(disk.volume_id), Path(str(disk.directory))
-    if disk.name != info["name"] or str(share) != info["export"]:
+    place = place_of(world.settings, info)
+    if disk.name != info["name"] or share != place:
         raise ChainConflict(
-            f"volume {volume_id} is {disk.file} in server {server.id}, but block storage records"
-            f" {info['export']}/{info['name']}"
+            f"volume {volume_id} is {disk.file} in server {server.id}, but block storage records {place}/{info['name']}"
         )
-    chain = _read_chain(world, share, volume_id, str(disk.name))
+    chain = _read_chain(world, share, (volume_id, str(disk.name)), info.get("foundation"))
     volume = world.storage.volume(volume_id)
     if volume["os-vol-tenant-attr:tenant_id"] != server.project_id:
         raise NotFound(f"Volume {volume_id} could not be found.")
@@ -154,12 +155,12 @@ def _plan_disk(world: World, server: Server, disk: Disk, info: dict[str, Any]) -
     }
 
 
-def _read_chain(world: World, share: Path, volume_id: str, active: str) -> image.Chain:
-    options = world.settings.volumes
+def _read_chain(world: World, share: Path, place: tuple[str, str], foundation: str | None = None) -> image.Chain:
+    options, (volume_id, active) = world.settings.volumes, place
     if files.free_bytes(share) < options.minimum_free_mib << 20:
         raise ShareUnavailable(f"the share {share} is full: less than {options.minimum_free_mib} MiB are free")
     try:
-        chain = image.check(qemu_img.read_chain(share, volume_id, active))
+        chain = image.check(qemu_img.read_chain(share, volume_id, active, "qcow2", foundation), foundation)
     except FileNotFoundError as error:
         raise ShareUnavailable(f"{error.filename} of volume {volume_id} is not on the share {share}") from error
     if chain.depth >= options.max_chain_depth:
@@ -207,6 +208,11 @@ def create_for_volume(world: World, _context: Context, volume_id: str, create_in
         record.submit(connection, assisted_volume_snapshot.request(intent, _context.request_id))
 
 
+def _foundation(world: World, server: Server, volume_id: str) -> str | None:
+    known = world.storage.attachment(volume_id, server.id)
+    return known["connection_info"].get("foundation") if known and known["connection_info"] else None
+
+
 def _plan_for_volume(world: World, volume_id: str, create_info: dict[str, str]) -> dict[str, Any]:
     wanted = names.canonical_id(volume_id, "volume_id")
     server = next((each for each in servers.list_everything(world) if each.live.disk_of(wanted)), None)
@@ -217,7 +223,7 @@ def _plan_for_volume(world: World, volume_id: str, create_info: dict[str, str]) 
         raise BadRequest(f"volume {wanted} is not a qcow2 file in server {server.id}")
     servers.check_same(server, disk)
     share = Path(str(disk.directory))
-    chain = _read_chain(world, share, wanted, str(disk.name))
+    chain = _read_chain(world, share, (wanted, str(disk.name)), _foundation(world, server, wanted))
     snapshot_id = names.canonical_id(create_info["snapshot_id"], "snapshot_id")
     entry = {
         "volume_id": wanted,

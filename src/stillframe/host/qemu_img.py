@@ -18,15 +18,19 @@ from stillframe.host.run import attempt, explain, run
 _CORRUPT, _LEAKS = 2, 3
 
 
-def read_chain(share: Path, volume_id: str, active: str, format_: str = "qcow2") -> Chain:
-    """Reads the headers from the active file, whose recorded format is ``format_``, down to the base.
+def read_chain(share: Path, volume_id: str, active: str, format_: str = "qcow2", foundation: str | None = None) -> Chain:
+    """Reads the headers from the active file, whose recorded format is ``format_``, down to the volume's lowest file.
 
-    Raises BadImage, ShareUnavailable, FileNotFoundError.
+    ``foundation`` is the other volume's file that a linked clone is recorded to read: there the volume's own files end, and
+    what is below is only looked at. Raises BadImage, ShareUnavailable, FileNotFoundError.
     """
     images: list[Image] = []
     name: str | None = check_belongs(active, volume_id)
     recorded: str | None = format_
     while name is not None and recorded is not None:
+        if name == foundation:
+            inspection.chain_of(share, name, recorded)
+            break
         if len(images) > inspection.MAX_DEPTH or any(image.name == name for image in images):
             raise BadImage(f"the backing chain of volume {volume_id} does not end")
         image = qcow2.read_as(share, check_belongs(name, volume_id), recorded)

@@ -103,7 +103,9 @@ def connection_info(world: World, context: Context, attachment_id: str) -> dict[
         row = seen(connection, context, attachment_id)
         volume = volumes.get(connection, row["volume_id"], None)
     assert volume is not None
-    return world.backends.pool(volume).connection_info(volume["active_file"], volume["format"])
+    info = world.backends.pool(volume).connection_info(volume["active_file"], volume["format"])
+    # Compute believes no header that names another volume's file, unless this says so.
+    return {**info, "foundation": volume["linked_to"]["file"] if volume["linked_to"] else None}
 
 
 METHODS: Mapping[str, Any] = {

@@ -11,12 +11,13 @@ from stillframe.chain import names, plan
 from stillframe.chain.steps import cost
 from stillframe.chain.tree import Tree
 from stillframe.context import Context
+from stillframe.db import operations as journal
 from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, ShareUnavailable
 from stillframe.journal import record
-from stillframe.volumes import finding, trees, volume_changing
-from stillframe.volumes.operations import chain_record
+from stillframe.volumes import explaining, finding, trees, volume_changing
+from stillframe.volumes.operations import chain_record, live_steps
 from stillframe.volumes.operations import snapshots as operations
 from stillframe.volumes.operations.hands import hand_for
 from stillframe.volumes.world import World
@@ -163,6 +164,41 @@ def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Seque
         record.submit(connection, operations.change_request("delete_snapshot", volume, (before, planned, hand), options))
 
 
+def explain(world: World, context: Context, snapshot_id: str) -> dict[str, Any]:
+    """What a deletion would do, without doing it: ``{"method", "steps": [{"step", "file", "into", "bytes"}], "bytes",
+    "seconds", "why", "dependants", "possible"}``. ``seconds`` is a guess at RATE_MIB a second, or the configured limit."""
+    with world.database.read() as connection:
+        row = finding.snapshot(connection, context, snapshot_id)
+        volume = volumes.get(connection, row["volume_id"], None)
+    assert volume is not None
+    try:
+        hand = hand_for(world, volume)
+        before = trees.observe(world, volume)
+        if row["id"] not in before.snapshots:
+            raise Conflict(f"snapshot {row['id']} is {row['status']} and holds no data; only its row goes")
+        planned = plan.delete(before, [row["id"]], volume_changing.visible(world, volume, before), hand.running)
+    except (Conflict, ChainConflict) as error:
+        return explaining.refused(error)
+    return explaining.document(before, planned, row["id"], hand.running)
+
+
+def cancel_deletion(world: World, context: Context, snapshot_id: str) -> None:
+    """Gives up a deletion that merges under a running server. A merge down that has begun leaves the snapshot
+    ``error_deleting``: it can only be deleted; a pull leaves it as it was. Raises Conflict when nothing can be given up."""
+    with world.database.read() as connection:
+        row = finding.snapshot(connection, context, snapshot_id)
+        busy = journal.on_resource(connection, f"volume:{row['volume_id']}")
+    if busy is None or busy["kind"] != "delete_snapshot" or row["id"] not in busy["intent"]["snapshot_ids"]:
+        raise Conflict(f"snapshot {row['id']} is {row['status']}; no deletion of it is under way")
+    for each in busy["plan"]:
+        wanted = live_steps.merge_id(busy["id"], each.get("key", ""))
+        found = world.compute.merge_status(wanted) if each["verb"] == "MergeLive" else None
+        if found is not None and found["status"] == "running":
+            world.compute.cancel_merge(wanted)
+            return
+    raise Conflict(f"the deletion of snapshot {row['id']} copies nothing under a running server now; it ends by itself")
+
+
 def _check_space(world: World, volume: Row, needed: int) -> None:
     """A merge may need room for all it copies. Where nothing is copied, deleting works on a full share too."""
     share = world.share(volume)
@@ -264,6 +300,8 @@ METHODS: Mapping[str, Any] = {
     "delete_snapshot_metadata_key": delete_metadata_key,
     "delete_snapshot": delete,
     "delete_snapshots": delete_several,
+    "explain_snapshot": explain,
+    "cancel_snapshot_deletion": cancel_deletion,
     "reset_snapshot_status": reset_status,
     "create_snapshot_metadata": create_metadata,
     "finalize_snapshot_metadata": finalize_metadata,

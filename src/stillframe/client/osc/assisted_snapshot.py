@@ -26,6 +26,11 @@ class _Lines(FormattableColumn):  # type: ignore[type-arg]
         return "\n".join(", ".join(f"{key}={value}" for key, value in entry.items() if value) for entry in self._value)
 
 
+def step_lines(steps: list[Document]) -> FormattableColumn:  # type: ignore[type-arg]
+    """A list of mappings as a column."""
+    return _Lines(steps)
+
+
 def _columns(found: Document) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     outcome = found["consistency"] or {}
     shown = {
@@ -44,7 +49,7 @@ def _columns(found: Document) -> tuple[tuple[str, ...], tuple[Any, ...]]:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Any]:
+def progress(title: str) -> Iterator[Any]:
     """Yields a function to call with the set as it goes on: a bar on a terminal, a line per change otherwise."""
     if sys.stderr.isatty():
         columns = (
@@ -111,7 +116,7 @@ class Create(_Base, ShowOne):
         }
         found = client.create(client.find_server(parsed_args.server), wanted)
         if parsed_args.wait:
-            with _progress("assisted snapshot") as progressed:
+            with progress("assisted snapshot") as progressed:
                 found = client.wait(found["id"], WAIT_SECONDS, progressed)
             if found["status"] == "error":
                 raise StepFailed(f"assisted snapshot {found['id']} failed: {found['fault']}")

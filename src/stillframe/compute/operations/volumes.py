@@ -9,6 +9,7 @@ from stillframe.chain import image
 from stillframe.compute import domain_xml, servers
 from stillframe.compute.domain_xml import Description
 from stillframe.compute.servers import Server
+from stillframe.compute.shares import share_directory
 from stillframe.compute.world import World
 from stillframe.errors import BadRequest, ChainConflict, NotFound, StepFailed
 from stillframe.host import hypervisor, qemu_img
@@ -50,7 +51,7 @@ def _release(world: World, operation: Operation, _args: Document) -> None:
 def _connected(world: World, operation: Operation, _args: Document) -> Document | None:
     server_id, volume_id = _ids(operation)
     known = world.storage.attachment(volume_id, server_id)
-    return _source(known["connection_info"]) if known and known["connection_info"] else None
+    return _source(world, known["connection_info"]) if known and known["connection_info"] else None
 
 
 def _connect(world: World, operation: Operation, _args: Document) -> Document:
@@ -61,14 +62,13 @@ def _connect(world: World, operation: Operation, _args: Document) -> Document:
         "multipath": False,
         "mountpoint": f"/dev/{operation.intent['target']}",
     }
-    return _source(world.storage.connect(operation.evidence["reserve"]["attachment_id"], connector))
+    return _source(world, world.storage.connect(operation.evidence["reserve"]["attachment_id"], connector))
 
 
-def _source(info: Document) -> Document:
-    """Where the hypervisor finds the active file. Only file shares of this host are known here."""
-    if info["driver_volume_type"] != "local":
-        raise StepFailed(f"the volume is on a {info['driver_volume_type']} backend, which this host cannot attach")
-    return {"directory": info["export"], "name": info["name"], "format": info["format"]}
+def _source(world: World, info: Document) -> Document:
+    """Where the hypervisor finds the active file, the share mounted on this host."""
+    directory = str(share_directory(world.settings, info))
+    return {"directory": directory, "name": info["name"], "format": info["format"], "foundation": info.get("foundation")}
 
 
 def _has(description: Description | None, volume_id: str) -> bool:
@@ -86,7 +86,9 @@ def _plug(world: World, operation: Operation, _args: Document) -> Document:
     source = operation.evidence["connect"]
     share = Path(source["directory"])
     # What QEMU is about to open is looked at first, whole chain (I6).
-    image.check(qemu_img.read_chain(share, volume_id, source["name"]))
+    foundation = source.get("foundation")
+    chain = qemu_img.read_chain(share, volume_id, source["name"], source["format"], foundation)
+    image.check(chain, foundation)
     xml = domain_xml.volume_disk(volume_id, str(share / source["name"]), source["format"], operation.intent["target"])
     server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
     live = server.view.active and not _has(server.live, volume_id)

@@ -142,7 +142,12 @@ def list_detail(call: Call) -> dict[str, Any]:
 
 
 def show(call: Call) -> dict[str, Any]:
-    return {"snapshot": view(call, read(call, call.path["id"]))}
+    """With ``?explain=1`` also what a deletion would do; see ``stillframe.volumes.explaining``."""
+    row = read(call, call.path["id"])
+    shown = view(call, row)
+    if call.query.get("explain", "").lower() in ("1", "true"):
+        shown["deletion"] = call.ask("explain_snapshot", snapshot_id=row["id"])
+    return {"snapshot": shown}
 
 
 def create(call: Call) -> dict[str, Any]:
@@ -160,7 +165,25 @@ def update(call: Call) -> dict[str, Any]:
 
 
 def delete(call: Call) -> None:
-    call.ask("delete_snapshot", snapshot_id=read(call, call.path["id"])["id"])
+    """``?bandwidth_mib=N`` limits a merge under a running server to N MiB a second."""
+    text = call.query.get("bandwidth_mib", "0")
+    if not text.isdecimal() or len(text) > 7:
+        raise BadRequest(f"bandwidth_mib must be a number of MiB a second, not {text[:20]!r}")
+    call.ask("delete_snapshot", snapshot_id=read(call, call.path["id"])["id"], bandwidth_mib=int(text))
+
+
+def cancel_deletion(call: Call) -> None:
+    call.ask("cancel_snapshot_deletion", snapshot_id=read(call, call.path["id"])["id"])
+
+
+def delete_several(call: Call) -> None:
+    """Several snapshots of one volume as one plan, with the least copying."""
+    ids = call.body["os-delete_snapshots"]["snapshot_ids"]
+    volume_id = read_volume(call, call.path["id"])["id"]
+    rows = [read(call, snapshot_id) for snapshot_id in ids]
+    if [row for row in rows if row["volume_id"] != volume_id] or len({row["id"] for row in rows}) != len(rows):
+        raise BadRequest(f"snapshot_ids must be different snapshots of volume {volume_id}")
+    call.ask("delete_snapshots", snapshot_ids=[row["id"] for row in rows])
 
 
 def reset_status(call: Call) -> None:
@@ -235,6 +258,17 @@ def report(call: Call) -> None:
     call.ask("update_snapshot_status", snapshot_id=snapshot_id, status=wanted["status"], progress=wanted.get("progress"))
 
 
+_CANCEL = {
+    "type": "object",
+    "properties": {"os-cancel_deletion": {"type": ["object", "null"], "maxProperties": 0}},
+    "required": ["os-cancel_deletion"],
+    "additionalProperties": False,
+}
+_SEVERAL = body.wrapped(
+    "os-delete_snapshots",
+    {"snapshot_ids": {"type": "array", "items": {"type": "string", "maxLength": 36}, "minItems": 1, "maxItems": 200}},
+    ("snapshot_ids",),
+)
 _ACTION = "/snapshots/{id}/action"
 ROUTES = (
     Route(
@@ -278,5 +312,7 @@ ROUTES = (
         _FORCE,
         "os-force_delete",
     ),
+    Route("POST", _ACTION, cancel_deletion, "volume:delete_snapshot", 202, _CANCEL, "os-cancel_deletion"),
+    Route("POST", "/volumes/{id}/action", delete_several, "volume:delete_snapshot", 202, _SEVERAL, "os-delete_snapshots"),
     Route("POST", _ACTION, report, "volume:update_snapshot_status", 202, _REPORT, "os-update_snapshot_status"),
 )

@@ -1,0 +1,67 @@
+"""``snapshot explain|delete|cancel``: what deleting a snapshot would do, doing it under a running server, giving it up."""
+
+import argparse
+from typing import Any
+
+from cliff.command import Command
+from cliff.show import ShowOne
+
+from stillframe.client.osc.assisted_snapshot import progress, step_lines
+from stillframe.client.snapshots import Snapshots
+
+WAIT_SECONDS = 24 * 3600.0
+
+
+class _Base(Command):
+    auth_required = True
+
+    @property
+    def _client(self) -> Snapshots:
+        app: Any = self.app
+        return Snapshots(app.client_manager.sdk_connection.block_storage)
+
+
+class Explain(_Base, ShowOne):
+    """Say what deleting a snapshot would do, how many bytes it would copy and why this way, without doing it"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("snapshot", metavar="<snapshot>", help="Snapshot (name or ID)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        found = self._client.explain(parsed_args.snapshot)
+        shown = {**found, "steps": step_lines(found["steps"])}
+        return tuple(shown), tuple(shown.values())
+
+
+class Delete(_Base):
+    """Delete snapshots; those of one volume with the least copying, under a running server too"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("snapshots", metavar="<snapshot>", nargs="+", help="Snapshot (name or ID)")
+        parser.add_argument(
+            "--bandwidth", type=int, default=0, metavar="<MiB/s>", help="Limit of a live merge; 0: as configured"
+        )
+        parser.add_argument("--wait", action="store_true", help="Wait until they are gone")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        client = self._client
+        ids = client.delete(parsed_args.snapshots, parsed_args.bandwidth)
+        for snapshot_id in ids if parsed_args.wait else []:
+            with progress(f"snapshot {snapshot_id}") as progressed:
+                client.wait_gone(snapshot_id, WAIT_SECONDS, progressed)
+
+
+class Cancel(_Base):
+    """Give up the deletion of a snapshot that merges under a running server"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("snapshot", metavar="<snapshot>", help="Snapshot (name or ID)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        self._client.cancel(parsed_args.snapshot)

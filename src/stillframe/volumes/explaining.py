@@ -1,0 +1,78 @@
+"""A plan in words: what would be done, with which files, how many bytes, about how long, and why this way. Pure."""
+
+from typing import Any
+
+from stillframe.chain.plan import Plan
+from stillframe.chain.steps import Commit, Pull, Rename, Repoint, Step, Trash, cost
+from stillframe.chain.tree import Tree
+from stillframe.errors import StillframeError
+
+RATE_MIB = 100  # a guess for disks nobody measured
+
+
+def refused(error: StillframeError) -> dict[str, Any]:
+    """The answer for a snapshot that cannot be deleted now."""
+    return {
+        "possible": False,
+        "method": None,
+        "steps": [],
+        "bytes": 0,
+        "seconds": 0,
+        "why": error.message,
+        "dependants": error.details.get("dependants", []),
+    }
+
+
+def document(before: Tree, plan: Plan, snapshot_id: str, running: bool) -> dict[str, Any]:
+    """See ``snapshotting.explain``."""
+    copied = cost(plan.steps)
+    shown = [found for each in plan.steps if (found := _shown(each, before)) is not None]
+    return {
+        "possible": True,
+        "method": _method(plan, before, running),
+        "steps": shown,
+        "bytes": copied,
+        "seconds": round(copied / (RATE_MIB << 20), 1),
+        "why": _why(before, plan, snapshot_id, running),
+        "dependants": [],
+    }
+
+
+def _method(plan: Plan, before: Tree, running: bool) -> str:
+    for step in plan.steps:
+        if isinstance(step, Commit):
+            pivots = running and step.top == before.active
+            return "active commit and pivot" if pivots else "block commit" if running else "offline commit"
+        if isinstance(step, Pull):
+            return "block pull" if running else "offline pull"
+    return "remove" if any(isinstance(step, Trash) for step in plan.steps) else "record only"
+
+
+def _shown(step: Step, before: Tree) -> dict[str, Any] | None:
+    match step:
+        case Commit():
+            return {"step": "commit", "file": step.top, "into": step.base, "bytes": step.bytes}
+        case Pull():
+            return {"step": "pull", "file": before.images[step.name].backing, "into": step.name, "bytes": step.bytes}
+        case Repoint():
+            return {"step": "repoint", "file": step.name, "into": step.backing, "bytes": 0}
+        case Rename():
+            return {"step": "rename", "file": step.name, "into": step.to, "bytes": 0}
+        case Trash():
+            return {"step": "remove", "file": step.name, "into": None, "bytes": 0}
+    return None
+
+
+def _why(before: Tree, plan: Plan, snapshot_id: str, running: bool) -> str:
+    file = before.snapshots[snapshot_id]
+    merges = [step for step in plan.steps if isinstance(step, Commit | Pull)]
+    if file in plan.after.images and not merges:
+        kept = [*plan.after.reasons(file), *(f"{child} is backed by it" for child in plan.after.children(file))]
+        return f"{file} stays, without a snapshot, because {'; '.join(kept) or 'another volume reads above it'}"
+    if not merges:
+        return f"nothing is backed by {file}, so it is only removed"
+    if isinstance(merges[0], Pull):
+        return f"{file} holds less than the file above it, so its content goes up: {cost(merges)} bytes are copied"
+    deeper = running and merges[0].top != before.active
+    reason = "libvirt pulls into the active file only, so this goes down" if deeper else "what lies above it holds no more"
+    return f"the content above {file} goes down into {merges[0].base}, because {reason}: {cost(merges)} bytes are copied"
