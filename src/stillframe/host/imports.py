@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage
-from stillframe.host import files, inspection, qcow2
+from stillframe.host import files, inspection
 
 _HEAD_BYTES = 1 << 16
 _SECTOR = 512
