@@ -1,6 +1,7 @@
 """Reads and makes domain XML. Pure; entities and network are off because the text may come from anywhere (R22)."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -115,9 +116,14 @@ def _mirror(element: etree._Element) -> str | None:
 
 
 def names_text(xml: str, text: str) -> bool:
-    """Tells whether any attribute or text of the description holds ``text``, however XML writes it."""
+    """Tells whether any attribute or text of the description holds the path ``text``, however XML writes it.
+
+    A volume's name begins those of its overlays: what goes on after it is another file's name."""
+    wanted = re.compile(re.escape(text) + r"(?![.\w-])")
     return any(
-        text in held for element in _parse(xml).iter("*") for held in (*map(str, element.attrib.values()), element.text or "")
+        wanted.search(held)
+        for element in _parse(xml).iter("*")
+        for held in (*map(str, element.attrib.values()), element.text or "")
     )
 
 
