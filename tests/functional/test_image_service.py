@@ -23,7 +23,7 @@ from stillframe.errors import (
     NotFound,
 )
 from stillframe.volumes.images import ImageDoor, NewImage
-from tests.support.glance import Glance, glance
+from tests.support.glance import Glance, glance, glance_without_keystone
 from tests.support.keystone import Keystone, keystone
 
 MIB = 1 << 20
@@ -325,6 +325,18 @@ def test_an_endpoint_that_is_configured_wins_over_the_catalog(site: Site) -> Non
         site.door(endpoint="http://127.0.0.1:1").show(image_id, site.demo)
     with pytest.raises(ImageServiceUnavailable, match="catalog"):
         site.door(region="elsewhere").show(image_id, site.demo)
+
+
+def test_a_glance_without_keystone_needs_its_endpoint_only(tmp_path: Path, raw: Path) -> None:
+    with glance_without_keystone(tmp_path) as url:
+        door = ImageDoor(config.load(overrides={("image", "endpoint"): url}))
+        image_id = door.create(NewImage(str(uuid.uuid4()), "made of a volume", "raw", "bare", "demo"))
+        door.upload(image_id, raw)
+        door.download(image_id, "demo", tmp_path / "target", LIMIT)
+        assert (tmp_path / "target").read_bytes() == raw.read_bytes()
+        with pytest.raises(NotFound):
+            door.show(image_id, "other")
+        door.delete(image_id)
 
 
 def test_what_is_not_configured_is_said(site: Site) -> None:
