@@ -85,7 +85,7 @@ def delete(world: World, context: Context, attachment_id: str) -> list[dict[str,
     """Releases the volume; returns what attachments remain. Only the service may release what a server still has."""
     with world.database.write() as connection:
         row = seen(connection, context, attachment_id)
-        if row["status"] == "attached" and row["instance_id"] and not context.is_service:
+        if row["status"] == "attached" and row["instance_id"] and not context.has_service_identity:
             raise Conflict(
                 f"attachment {row['id']} is in use by server {row['instance_id']}; detach the volume through compute",
                 server_id=row["instance_id"],

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from stillframe.context import Context
 from stillframe.db import attachments, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
@@ -105,6 +106,13 @@ def test_only_the_service_releases_what_a_server_still_has(world: World) -> None
         with pytest.raises(Conflict, match="detach the volume through compute"):
             attaching.delete(world, who, attachment_id)
     assert state(world) == ("in-use", ["attached"])
+
+
+def test_a_service_that_acts_for_a_user_releases_too(world: World) -> None:
+    attachment_id = reserve(world, connector=CONNECTOR)
+    attaching.complete(world, SERVICE, attachment_id)
+    attaching.delete(world, Context("somebody", "demo", ("member",), "req-1", with_service_token=True), attachment_id)
+    assert state(world) == ("available", [])
 
 
 def test_a_reservation_may_be_given_back_by_its_project(world: World) -> None:
