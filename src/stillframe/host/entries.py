@@ -11,8 +11,11 @@ from stillframe.host import files
 
 @dataclass(frozen=True)
 class Entry:
-    """One directory entry, links not followed. ``mode`` are the permission bits; ``length`` and ``allocated`` bytes;
-    ``changed`` the time of the inode's last change, which a rename or a write moves, in seconds since the epoch."""
+    """One directory entry, links not followed. ``mode`` are the permission bits; ``length`` and ``allocated`` bytes.
+
+    ``changed`` is the time of the inode's last change, which a rename moves too, ``written`` that of the content's, both
+    in seconds since the epoch.
+    """
 
     name: str
     mode: int
@@ -21,6 +24,7 @@ class Entry:
     length: int
     allocated: int
     changed: float
+    written: float = 0.0
 
 
 def look(directory: Path) -> Mapping[str, Entry]:
@@ -37,7 +41,7 @@ def look(directory: Path) -> Mapping[str, Entry]:
 
 def _entry(name: str, found: os.stat_result) -> Entry:
     mode, regular = stat.S_IMODE(found.st_mode), stat.S_ISREG(found.st_mode)
-    return Entry(name, mode, regular, found.st_nlink, found.st_size, found.st_blocks * 512, found.st_ctime)
+    return Entry(name, mode, regular, found.st_nlink, found.st_size, found.st_blocks * 512, found.st_ctime, found.st_mtime)
 
 
 def directory_mode(directory: Path) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -50,10 +49,9 @@ class Doctor(Command):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
-        logging.disable(logging.ERROR)  # what there is to say is said once, below
         try:
             settings = config.load(parsed_args.config_file, {(None, "state_dir"): parsed_args.state_dir})
-            database = _open(settings)
+            database = open_database(settings)
             try:
                 if parsed_args.undo:
                     return self._undo(settings, database, Path(parsed_args.undo), parsed_args)
@@ -129,7 +127,7 @@ class Doctor(Command):
         self.app.stderr.write(words + "\n")
 
 
-def _open(settings: Settings) -> Database:
+def open_database(settings: Settings) -> Database:
     """Opens the database as it is; never makes one. Raises NotFound."""
     path = settings.database.removeprefix("sqlite:///")
     if path != settings.database and not Path(path).exists():

@@ -19,6 +19,8 @@ COMMANDS = {
     "operation list": "stillframe.main.operations:List",
     "operation show": "stillframe.main.operations:Show",
     "doctor": "stillframe.main.doctor:Doctor",
+    "rebuild": "stillframe.main.rebuild:Rebuild",
+    "manage-share": "stillframe.main.rebuild:ManageShare",
     "chain show": "stillframe.main.chain:Show",
     "snapshot explain": "stillframe.client.osc.snapshot:Explain",
     "snapshot delete": "stillframe.client.osc.snapshot:Delete",

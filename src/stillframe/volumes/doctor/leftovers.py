@@ -69,7 +69,7 @@ def _named(known: VolumeKnown) -> list[str]:
 
 
 def _temporaries(world: World, share: ShareSeen) -> Iterator[Finding]:
-    at_work = world.known.busy | world.known.parked
+    at_work = world.known.busy | world.known.parked | world.unsettled
     for name, entry in share.entries.items():
         if not name.startswith(_TEMPORARY) or world.now - entry.changed < world.older_than:
             continue
@@ -109,8 +109,9 @@ def _unknown(world: World, share: ShareSeen) -> Iterator[Finding]:
 
 
 def _modes(world: World, share: ShareSeen) -> Iterator[Finding]:
+    wanted = needed(world, share)
     for name, entry in share.entries.items():
-        ours = name == ".share-id" or (owner(name) in world.known.volumes and not name.startswith("."))
+        ours = name == ".share-id" or name in wanted or (is_document(name) and owner(name) in world.known.volumes)
         if ours and entry.regular and entry.mode != MODE and owner(name) not in world.unsettled:
             what = f"{name} on {share.export} has mode {entry.mode:04o}, not {MODE:04o}"
             yield Finding("wrong_mode", what, share.export, owner(name), file=name, facts={"mode": entry.mode})

@@ -25,7 +25,7 @@ _CHAIN = (
     "wrong_active_file",
 )
 # Locks are released first; a mode is set before a document of it is written anew.
-_ORDER = ("release", "quarantine", "remove", "give_back_leaks", "set_mode", "write_document")
+_ORDER = ("release", "set_mode", "write_document", "give_back_leaks", "quarantine", "remove")
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,13 @@ def text(world: World, findings: Sequence[Finding], width: int) -> str:
             lines += _wrapped(words, width)
     lines += [line for trouble in world.troubles for line in _wrapped(f"Not looked at: {trouble}", width, "")]
     lines += [line for note in _notes(world) for line in _wrapped(f"Note: {note}", width, "")]
-    count = f"{len(findings)} findings" if len(findings) != 1 else "1 finding"
-    volumes = f"{len(world.known.volumes)} volumes on {len(world.shares)} shares"
-    return "\n".join([*lines, f"{count if findings else 'nothing found'}: {volumes}, {len(world.guests.servers)} servers"])
+    looked = f"{_count(len(world.known.volumes), 'volume')}, {_count(len(world.shares), 'share')}"
+    looked += f", {_count(len(world.guests.servers), 'server')}"
+    return "\n".join([*lines, f"{_count(len(findings), 'finding') if findings else 'nothing found'}; looked at {looked}"])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _wrapped(words: str, width: int, indent: str = "   ") -> list[str]:

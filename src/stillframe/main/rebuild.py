@@ -1,0 +1,162 @@
+"""``stillframe rebuild`` and ``manage-share``: rows from a share, into a new database or beside those that are there."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cliff.command import Command
+
+from stillframe import config
+from stillframe.chain.names import base_name
+from stillframe.config import Settings
+from stillframe.db import volumes
+from stillframe.db.engine import Database
+from stillframe.errors import BadConfiguration, BadRequest, ShareUnavailable, StillframeError
+from stillframe.host import mounts
+from stillframe.host.qcow2 import FORMATS
+from stillframe.main import state
+from stillframe.main.doctor import open_database
+from stillframe.volumes import rebuilding
+from stillframe.volumes.backends import Backends, Pool
+from stillframe.volumes.doctor.looking import directory
+from stillframe.volumes.rebuilding import Found
+from stillframe.volumes.rebuilt_rows import Given
+
+DONE, REFUSED, BLIND = 0, 1, 2
+
+
+class _FromShare(Command):
+    """Options both commands have."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help="may be repeated")
+        parser.add_argument("--state-dir", metavar="DIR")
+        parser.add_argument("--share", required=True, metavar="PATH", help="directory of the share, or its export")
+        parser.add_argument("--backend", metavar="NAME", help="the backend's section, where several have this share")
+        parser.add_argument("--project", metavar="ID", help="project of volumes without a record (default: default_project)")
+        parser.add_argument("--user", default="admin", metavar="ID", help="user of volumes without a record")
+        parser.add_argument(
+            "--base-format", choices=FORMATS, help="what volume-<id> is where neither a record nor a header says so"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        parser.add_argument("-f", "--format", choices=("text", "json"), default="text")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        try:
+            settings = config.load(parsed_args.config_file, {(None, "state_dir"): parsed_args.state_dir})
+            found = self.run_over(settings, parsed_args)
+        except StillframeError as error:
+            self.app.stderr.write(f"{error}\n")
+            return BLIND
+        shown = json.dumps(_document(found), indent=1) if parsed_args.format == "json" else _text(found, parsed_args.dry_run)
+        self.app.stdout.write(shown + "\n")
+        return REFUSED if found.refused else DONE
+
+    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Found:
+        raise NotImplementedError
+
+
+class Rebuild(_FromShare):
+    """Make a lost database again from a share: from the records beside the volumes, their headers and .info files
+
+    Ends with 0 when every volume was taken, 1 when some were refused because they are not sound, 2 when nothing could be
+    done. The services must not run over the state directory.
+    """
+
+    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Found:
+        if parsed.dry_run:
+            return _find(settings, Database(settings.database), parsed, frozenset())[0]
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        locks = state.Locks(settings.state_dir, state.PARTS)
+        database = state.prepare(settings)
+        try:
+            if _known(database):
+                raise BadRequest("the database has volumes; 'stillframe manage-share' adds to them what it does not know")
+            return _take(settings, database, parsed, frozenset())
+        finally:
+            database.close()
+            del locks
+
+
+class ManageShare(_FromShare):
+    """Add the volumes of a share that the database does not know, such as those of Cinder's NFS driver
+
+    Works while the services run. Ends as 'stillframe rebuild' does. Whoever managed the volumes before must stop to.
+    """
+
+    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Found:
+        database = open_database(settings)
+        try:
+            known = _known(database)
+            return _find(settings, database, parsed, known)[0] if parsed.dry_run else _take(settings, database, parsed, known)
+        finally:
+            database.close()
+
+
+def _known(database: Database) -> frozenset[str]:
+    with database.read() as connection:
+        return frozenset(row["id"] for row in volumes.list_all(connection))
+
+
+def _find(
+    settings: Settings, database: Database, parsed: argparse.Namespace, known: frozenset[str]
+) -> tuple[Found, Path, Given]:
+    pool, path = _pool(Backends(settings, database), parsed)
+    project = parsed.project or settings.compute.default_project
+    given = Given(pool.backend, pool.export.export, settings.availability_zone, project, parsed.user)
+    return rebuilding.find(path, given, parsed.base_format, known), path, given
+
+
+def _take(settings: Settings, database: Database, parsed: argparse.Namespace, known: frozenset[str]) -> Found:
+    found, path, given = _find(settings, database, parsed, known)
+    rebuilding.insert(database, path, given, found)
+    return found
+
+
+def _pool(backends: Backends, parsed: argparse.Namespace) -> tuple[Pool, Path]:
+    """Returns the enabled backend's pool that has the share, and the share's directory."""
+    wanted = str(Path(parsed.share).absolute())
+    for pool in backends.pools:
+        if parsed.backend not in (None, pool.backend):
+            continue
+        mounted = mounts.mount_point(pool.mount_point_base, pool.export.export)
+        if pool.export.export in (parsed.share, wanted) or str(mounted) == wanted:
+            path = directory(pool)
+            if path is None:
+                raise ShareUnavailable(f"there is no directory {wanted}")
+            return pool, path
+    raise BadConfiguration(
+        f"no enabled backend has the share {parsed.share}: its volumes could not be used. Name it in the configuration first,"
+        f" such as 'share_dir = {wanted}' below [{parsed.backend or 'local'}], and give that with --config-file"
+    )
+
+
+def _document(found: Found) -> dict[str, Any]:
+    taken = [
+        {
+            "id": each.volume["id"],
+            "name": each.volume["name"],
+            "project_id": each.volume["project_id"],
+            "size": each.volume["size"],
+            "active_file": each.volume["active_file"],
+            "snapshots": [row["id"] for row in each.snapshots],
+            "notes": list(each.notes),
+        }
+        for each in found.rebuilt
+    ]
+    return {"volumes": taken, "refused": dict(found.refused), "known": list(found.known)}
+
+
+def _text(found: Found, dry: bool) -> str:
+    lines = []
+    for each in found.rebuilt:
+        row = each.volume
+        named = f" {row['name']!r}" if row["name"] else ""
+        lines.append(f"{row['id']}{named}: {row['size']} GiB, project {row['project_id']}, {len(each.snapshots)} snapshots")
+        lines += [f"   {note}" for note in each.notes]
+    lines += [f"refused: {base_name(volume_id)}: {why}" for volume_id, why in found.refused.items()]
+    verb = "would be taken" if dry else "taken"
+    return "\n".join([*lines, f"{len(found.rebuilt)} {verb}, {len(found.refused)} refused, {len(found.known)} known already"])

@@ -1,0 +1,341 @@
+"""The rows of a volume from what lies on its share: its record, its .info file, the headers of its files. Pure.
+
+Headers are believed before .info, .info before the record: each is written before the next. What none of them knows
+(operations, attachments, when a row was changed) begins anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from stillframe.chain import names, plan
+from stillframe.chain.image import Image
+from stillframe.chain.tree import Tree, check
+from stillframe.db.rows import Row
+from stillframe.errors import BadImage, ChainConflict
+from stillframe.host.qcow2 import FORMATS
+
+GIB = 1 << 30
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What lies on a share of one volume. ``info`` and ``record`` are empty where there is none; ``times`` are the files'
+    last changes; ``problem`` is why a header is not believed."""
+
+    volume_id: str
+    images: Mapping[str, Image]
+    info: Document
+    record: Document
+    times: Mapping[str, datetime]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the operator says, and where the share is in the configuration."""
+
+    backend: str
+    share: str
+    zone: str
+    project_id: str
+    user_id: str
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The rows of one volume; ``type_name`` None: the default type. ``notes`` say what was decided on the way."""
+
+    volume: Row
+    type_name: str | None
+    snapshots: Sequence[Row]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def rebuild(source: Source, given: Given, foundation: Image | None) -> Rebuilt:
+    """Returns the rows. ``foundation`` is the file a linked clone reads, None where there is none. Raises BadImage or
+    ChainConflict for a volume that is not sound."""
+    if source.problem is not None:
+        raise BadImage(source.problem)
+    if not source.images:
+        raise ChainConflict(f"volume {source.volume_id} has a record and no file")
+    made = _from_record(source, given) if source.record else _from_names(source, given)
+    made = _with_newer(source, made)
+    _check(source, made, foundation)
+    return made
+
+
+def _check(source: Source, made: Rebuilt, foundation: Image | None) -> None:
+    row = made.volume
+    held = {snapshot["id"]: snapshot["backing"] for snapshot in made.snapshots}
+    holds = {plan.UNDO: row["undo_file"]} if row["undo_file"] else {}
+    check(Tree(row["id"], source.images, row["active_file"], held, holds, foundation=foundation))
+    active = source.images[row["active_file"]]
+    if active.format != row["format"]:
+        raise ChainConflict(f"{active.name} is recorded as {row['format']!r}, its header says {active.format!r}")
+    if active.size > row["size"] * GIB:
+        raise ChainConflict(f"{active.name} has {active.size} bytes, more than the {row['size']} GiB of its volume (R12)")
+    if -(-active.size // GIB) != row["size"]:
+        raise ChainConflict(f"{active.name} has {active.size} bytes, less than the {row['size']} GiB of its volume (R12)")
+
+
+def _from_record(source: Source, given: Given) -> Rebuilt:
+    recorded, notes = source.record["volume"], list[str]()
+    active = source.info.get("active", recorded["active_file"])
+    if active not in source.images:
+        raise ChainConflict(f"{active}, the active file of volume {source.volume_id}, is missing")
+    if active != recorded["active_file"]:
+        notes.append(f"the record is older than .info: {active} is active, not {recorded['active_file']}")
+    snapshots = [row for each in source.record["snapshots"] if (row := _recorded_snapshot(source, each, notes)) is not None]
+    known = {row["id"] for row in snapshots}
+    for snapshot_id, overlay in source.info.items():
+        if snapshot_id != "active" and snapshot_id not in known:
+            snapshots.append(_snapshot(source, recorded, snapshot_id, overlay))
+            notes.append(f"snapshot {snapshot_id} is newer than the record: its name and metadata are not known")
+    image = source.images[active]
+    volume = {name: recorded[name] for name in _COPIED}
+    volume |= {
+        "created_at": datetime.fromisoformat(recorded["created_at"]),
+        "active_file": active,
+        "format": image.format,
+        "size": max(recorded["size"], -(-image.size // GIB)),  # it grew after the record was written
+        **_place(given),
+    }
+    if volume["size"] != recorded["size"]:
+        notes.append(f"the volume has {volume['size']} GiB, the record says {recorded['size']}")
+    if volume["undo_file"] not in source.images:
+        volume["undo_file"] = None
+    return Rebuilt(volume, recorded["volume_type"], snapshots, notes)
+
+
+_COPIED = (
+    "id",
+    "project_id",
+    "user_id",
+    "name",
+    "description",
+    "availability_zone",
+    "metadata",
+    "base_format",
+    "snapshot_id",
+    "source_volid",
+    "bootable",
+    "image_metadata",
+    "linked_to",
+    "undo_file",
+)
+
+
+def _place(given: Given) -> dict[str, Any]:
+    return {"backend": given.backend, "share": given.share, "status": "available"}
+
+
+def _recorded_snapshot(source: Source, each: Document, notes: list[str]) -> Row | None:
+    """The row of a snapshot in the record; None for one that was deleted after the record was written."""
+    overlay = source.info.get(each["id"], each["overlay"])
+    if source.info and overlay is not None and each["id"] not in source.info:
+        notes.append(f"snapshot {each['id']} is in the record and not in .info: it was deleted")
+        return None
+    row = {**each, "created_at": datetime.fromisoformat(each["created_at"]), "overlay": overlay}
+    row |= {"status": "available", "progress": "100%"}
+    if overlay is not None:
+        row |= _behind(source, each["id"], overlay)
+    elif each["backing"] not in source.images:
+        raise ChainConflict(f"{each['backing']}, which holds snapshot {each['id']}, is missing")
+    return row
+
+
+def _behind(source: Source, snapshot_id: str, overlay: str) -> dict[str, Any]:
+    """Where the snapshot's data is: behind its overlay, as the header says."""
+    image = source.images.get(overlay)
+    if image is None:
+        raise ChainConflict(f"{overlay}, the overlay of snapshot {snapshot_id}, is missing")
+    if image.backing not in source.images:
+        raise ChainConflict(f"{overlay} names {image.backing} as its backing file, which is no file of its volume (I1)")
+    return {"backing": image.backing, "backing_format": image.backing_format}
+
+
+def _snapshot(source: Source, volume: Document, snapshot_id: str, overlay: str) -> Row:
+    """The row of a snapshot nobody wrote down but in a file's name."""
+    behind = _behind(source, snapshot_id, overlay)
+    backing = source.images[behind["backing"]]
+    return {
+        "id": snapshot_id,
+        "project_id": volume["project_id"],
+        "user_id": volume["user_id"],
+        "name": None,
+        "description": None,
+        "volume_id": source.volume_id,
+        "size": -(-backing.size // GIB),
+        "status": "available",
+        "progress": "100%",
+        "metadata": {},
+        "overlay": overlay,
+        "consistency": None,
+        "server_id": None,
+        "created_at": source.times[backing.name],  # nothing was written to it afterwards
+        **behind,
+    }
+
+
+def _from_names(source: Source, given: Given) -> Rebuilt:
+    """A volume of Cinder's file drivers: .info if there are snapshots, else one file; or overlays in one straight line."""
+    info = source.info or _straight(source)
+    active = info["active"]
+    if active not in source.images:
+        raise ChainConflict(f"{active}, the active file of volume {source.volume_id}, is missing")
+    image, base = source.images[active], source.images.get(names.base_name(source.volume_id))
+    volume: Row = {
+        "id": source.volume_id,
+        "project_id": given.project_id,
+        "user_id": given.user_id,
+        "name": None,
+        "description": None,
+        "size": -(-image.size // GIB),
+        "availability_zone": given.zone,
+        "metadata": {},
+        "active_file": active,
+        "format": image.format,
+        "base_format": base.format if base else "qcow2",
+        "snapshot_id": None,
+        "source_volid": None,
+        "bootable": False,
+        "image_metadata": None,
+        "linked_to": None,
+        "undo_file": None,
+        "created_at": min(source.times.values()),
+        **_place(given),
+    }
+    made = {key: _snapshot(source, volume, key, overlay) for key, overlay in info.items() if key != "active"}
+    depth = {name: number for number, name in enumerate(_path(source, active))}
+    snapshots = sorted(made.values(), key=lambda row: -depth.get(row["backing"], len(depth)))
+    return Rebuilt(volume, None, snapshots)
+
+
+def _path(source: Source, name: str) -> list[str]:
+    """A file and those below it."""
+    found = [name]
+    while (below := source.images[found[-1]].backing) in source.images and below not in found:
+        found.append(str(below))
+    return found
+
+
+def _straight(source: Source) -> dict[str, str]:
+    """What .info would say, from the names alone: every overlay is the one of the snapshot in its name."""
+    backed = {image.backing for image in source.images.values()}
+    tips = [name for name in source.images if name not in backed]
+    if len(tips) != 1:
+        raise ChainConflict(
+            f"volume {source.volume_id} has no .info file and {len(tips)} files nothing stands on: which is active nobody knows"
+        )
+    overlays = {snapshot_id: name for name in source.images if (snapshot_id := (names.parse(name) or ("", None))[1])}
+    return {"active": tips[0], **overlays}
+
+
+def _with_newer(source: Source, made: Rebuilt) -> Rebuilt:
+    """Overlays above the active file that nobody wrote down: the volume was snapshotted and the service died.
+
+    A guest may have written into them, and reading through an empty one changes nothing: so the last of them is active.
+    """
+    volume, snapshots, notes = dict(made.volume), list(made.snapshots), list(made.notes)
+    known = {row["overlay"] for row in snapshots} | {volume["active_file"], volume["undo_file"]}
+    while True:
+        active = volume["active_file"]
+        above = [image for image in source.images.values() if image.backing == active and image.name not in known]
+        if not above:
+            return Rebuilt(volume, made.type_name, snapshots, notes)
+        if len(above) > 1:
+            raise ChainConflict(f"{len(above)} files nobody wrote down stand on {active}: which is active nobody knows")
+        snapshot_id = (names.parse(above[0].name) or ("", None))[1]
+        if snapshot_id is None or snapshot_id in {row["id"] for row in snapshots}:
+            raise ChainConflict(f"{above[0].name} stands on the active file {active}, and nothing says why")
+        snapshots.append(_snapshot(source, volume, snapshot_id, above[0].name))
+        volume |= {"active_file": above[0].name, "format": above[0].format}
+        known.add(above[0].name)
+        notes.append(f"{above[0].name} stands on {active} and is in no record: taken as the newest snapshot's overlay")
+
+
+_TEXT = (str, type(None))
+_VOLUME_SHAPE: Mapping[str, Any] = {
+    "id": str,
+    "project_id": str,
+    "user_id": str,
+    "name": _TEXT,
+    "description": _TEXT,
+    "size": int,
+    "availability_zone": str,
+    "metadata": dict,
+    "active_file": str,
+    "format": str,
+    "base_format": str,
+    "snapshot_id": _TEXT,
+    "source_volid": _TEXT,
+    "bootable": bool,
+    "image_metadata": (dict, type(None)),
+    "linked_to": (dict, type(None)),
+    "undo_file": _TEXT,
+    "created_at": str,
+    "volume_type": str,
+}
+_SNAPSHOT_SHAPE: Mapping[str, Any] = {
+    "id": str,
+    "project_id": str,
+    "user_id": str,
+    "name": _TEXT,
+    "description": _TEXT,
+    "volume_id": str,
+    "size": int,
+    "metadata": dict,
+    "overlay": _TEXT,
+    "backing": str,
+    "backing_format": str,
+    "consistency": (dict, type(None)),
+    "server_id": _TEXT,
+    "created_at": str,
+}
+
+
+def check_record(record: Any, volume_id: str) -> None:
+    """Raises BadImage for a record that is not one of this volume: a share is written to by more than one program."""
+    name = names.record_name(volume_id)
+    if not isinstance(record, dict) or record.get("version") != 1 or not isinstance(record.get("snapshots"), list):
+        raise BadImage(f"{name} is no record of version 1")
+    _check_shape(record.get("volume"), _VOLUME_SHAPE, name)
+    volume = record["volume"]
+    if volume["id"] != volume_id or volume["base_format"] not in FORMATS:
+        raise BadImage(f"{name} is the record of another volume, or of a format that is none of ours")
+    if volume["linked_to"] is not None:
+        _check_shape(volume["linked_to"], {"volume_id": str, "file": str, "format": str}, name)
+    for each in record["snapshots"]:
+        _check_shape(each, _SNAPSHOT_SHAPE, name)
+        if each["volume_id"] != volume_id:
+            raise BadImage(f"{name} holds a snapshot of another volume")
+    for each in (volume, *record["snapshots"]):
+        try:
+            datetime.fromisoformat(each["created_at"])
+        except ValueError as error:
+            raise BadImage(f"{name} holds a time that is none") from error
+
+
+def _check_shape(found: Any, shape: Mapping[str, Any], name: str) -> None:
+    if not isinstance(found, dict):
+        raise BadImage(f"{name} is damaged: a part of it is no object")
+    for key, kind in shape.items():
+        if key not in found or not isinstance(found[key], kind):
+            raise BadImage(f"{name} is damaged: {key!r} is missing or of another kind")
+    unknown = set(found) - set(shape) - {"backend", "share"}
+    if unknown:
+        raise BadImage(f"{name} holds {sorted(unknown)[0]!r:.60}, which this version does not know")
+
+
+def check_info(info: Any, volume_id: str) -> None:
+    """Raises BadImage for an .info document that is not one of this volume."""
+    name = names.info_name(volume_id)
+    if not isinstance(info, dict) or (info and "active" not in info):
+        raise BadImage(f"{name} names no active file")
+    for key, file in info.items():
+        if key != "active" and names.parse(names.overlay_name(volume_id, key)) is None:
+            raise BadImage(f"{name} holds the key {key!r:.60}, which is no snapshot's id")
+        names.check_belongs(str(file), volume_id)

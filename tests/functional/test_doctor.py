@@ -1,0 +1,655 @@
+"""The doctor on a real share, database and libvirt: each kind of finding is made, told, and where it is safe mended and
+put back."""
+
+import fcntl
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.compute import freeze_record
+from stillframe.compute.freeze_record import FreezeRecord
+from stillframe.db import attachments, operations, snapshots, volumes
+from stillframe.host import files, hypervisor
+from stillframe.volumes.doctor import holding
+from stillframe.volumes.doctor.findings import KINDS
+from tests.support import qemu_io
+from tests.support.desk import Desk
+from tests.support.lab import open_lab
+from tests.support.stack import PROGRAM, wait_for
+
+NOW = ("--older-than", "0")
+FIX = ("--fix", "--yes", *NOW)
+TOLD: set[str] = set()  # kinds seen by the tests of this module
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    made = open_lab(tmp_path_factory.mktemp("doctor"))
+    try:
+        yield Desk(made)
+    finally:
+        made.clear()
+
+
+@pytest.fixture(autouse=True)
+def clean(desk: Desk) -> Iterator[None]:
+    """Every test begins and ends with nothing to find."""
+    yield
+    if not desk.lab.stack.running:
+        desk.lab.stack.start()
+    for volume in desk.api.ok("volume", "GET", "/volumes/detail")["volumes"]:
+        with desk.database().write() as connection:
+            volumes.delete(connection, volume["id"])
+    for name in files.listing(desk.share):
+        if name != ".share-id":
+            (desk.share / name).unlink()
+    assert desk.document(*NOW)["findings"] == []
+
+
+def found(desk: Desk, *arguments: str) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = desk.document(*NOW, *arguments)["findings"]
+    TOLD.update(each["kind"] for each in told)
+    return told
+
+
+def one(desk: Desk, kind: str) -> dict[str, Any]:
+    """The only finding there is."""
+    told = found(desk)
+    assert [each["kind"] for each in told] == [kind], told
+    assert told[0]["means"] == KINDS[kind].means
+    return told[0]
+
+
+def fixed(desk: Desk) -> dict[str, Any]:
+    """Repairs all there is; returns the answer of a command that found nothing afterwards."""
+    said = desk.run(["doctor"], *FIX, "-f", "json")
+    answer: dict[str, Any] = json.loads(said.out)
+    assert (said.code, answer["left"], answer["not_repaired"]) == (0, [], []), answer
+    assert all(each["trouble"] is None for each in answer["repaired"])
+    return answer
+
+
+def undone(desk: Desk, log: str) -> list[Any]:
+    said = desk.run(["doctor"], "--undo", log, "--yes", "-f", "json")
+    assert said.code == 0, said
+    outcomes: list[Any] = json.loads(said.out)
+    return outcomes
+
+
+def refused(desk: Desk) -> str:
+    """Asks for repairs and sees that nothing was changed; returns the only reason given."""
+    before = state_of(desk)
+    answer = desk.document(*FIX)
+    assert answer["plan"] == [] and state_of(desk) == before
+    (told,) = answer["not_repaired"]
+    return str(told["why"])
+
+
+def state_of(desk: Desk) -> dict[str, tuple[str, int]]:
+    """Names, content and modes of everything on the share."""
+    return {
+        name: (hashlib.sha256((desk.share / name).read_bytes()).hexdigest(), (desk.share / name).stat().st_mode)
+        for name in files.listing(desk.share)
+    }
+
+
+def qemu_img(desk: Desk, *arguments: str) -> None:
+    subprocess.run(["qemu-img", *arguments], cwd=desk.share, check=True, capture_output=True)
+
+
+def overlay_on(desk: Desk, backing: str, name: str) -> Path:
+    qemu_img(desk, "create", "-q", "-f", "qcow2", "-b", backing, "-F", "qcow2", name)
+    (desk.share / name).chmod(0o660)
+    return desk.share / name
+
+
+def change_row(desk: Desk, volume_id: str, **values: Any) -> None:
+    with desk.database().write() as connection:
+        volumes.change(connection, volume_id, **values)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[None]:
+    """Holds the lock QEMU holds on a file it has open."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0)
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, lock)
+        yield
+    finally:
+        os.close(handle)
+
+
+def domain(desk: Desk, disks: dict[str, tuple[str, str]], server_id: str | None = None) -> str:
+    """Defines a domain without an operating system; ``disks`` maps targets to (volume id, file). Returns its id."""
+    described = "".join(
+        f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{desk.share}/{name}'/>"
+        f"<target dev='{target}' bus='virtio'/><serial>{volume_id}</serial></disk>"
+        for target, (volume_id, name) in disks.items()
+    )
+    return hypervisor.define(
+        desk.lab.stack.hypervisor,
+        f"<domain type='qemu'><name>doctor</name><uuid>{server_id or uuid.uuid4()}</uuid><memory unit='MiB'>32</memory>"
+        "<os><type arch='x86_64' machine='pc'>hvm</type></os><devices>"
+        f"<emulator>/usr/bin/qemu-system-x86_64</emulator>{described}</devices></domain>",
+    )
+
+
+@pytest.fixture
+def undefine(desk: Desk) -> Iterator[None]:
+    """Takes every domain away after a test."""
+    yield
+    for each in desk.lab.stack.hypervisor.connection().listAllDomains():
+        if each.isActive():
+            each.destroy()
+        each.undefine()
+
+
+def test_a_sound_share_gives_nothing(desk: Desk) -> None:
+    volume_id = desk.volume()
+    for name in ("one", "two"):
+        desk.snapshot(volume_id, name)
+    clone = desk.api.ok("volume", "POST", "/volumes", {"volume": {"source_volid": volume_id, "name": "copy"}})["volume"]
+    wait_for(lambda: desk.api.volume(clone["id"])["status"] == "available", "the clone")
+    desk.settle()
+    said = desk.run(["doctor"], *NOW)
+    assert (said.code, said.out) == (0, "nothing found; looked at 2 volumes, 1 share, 0 servers\n")
+
+
+def test_an_orphan_is_put_aside_and_put_back(desk: Desk) -> None:
+    volume_id = desk.volume()
+    orphan = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    qemu_io.write(desk.share, orphan.name, b"something")
+    before = state_of(desk)
+    assert one(desk, "orphan_file")["file"] == orphan.name
+    answer = fixed(desk)
+    assert not orphan.exists() and (desk.share / f".orphan.{orphan.name}").exists()
+    assert [each["file"] for each in desk.document()["put_aside"]] == [f".orphan.{orphan.name}"]
+    undone(desk, answer["undo_log"])
+    assert state_of(desk) == before
+    assert undone(desk, answer["undo_log"]) == []
+    (command,) = [
+        line["command"] for line in map(json.loads, Path(answer["undo_log"]).read_text().splitlines()) if "did" in line
+    ]
+    fixed(desk)
+    subprocess.run(["bash", "-c", command], check=True)  # what the log says to type does the same
+    assert state_of(desk) == before
+
+
+def test_orphans_on_orphans_go_from_the_top(desk: Desk) -> None:
+    volume_id = desk.volume()
+    lower = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    upper = overlay_on(desk, lower.name, f"volume-{volume_id}.{uuid.uuid4()}")
+    answer = fixed(desk)
+    assert [each["file"] for each in answer["repaired"]] == [upper.name, lower.name]
+
+
+def test_an_orphan_that_is_open_stays(desk: Desk) -> None:
+    volume_id = desk.volume()
+    orphan = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    with opened(orphan):
+        assert refused(desk) == "a program has it open"
+
+
+def test_an_orphan_that_another_file_names_stays(desk: Desk) -> None:
+    volume_id, stranger = desk.volume(), str(uuid.uuid4())
+    orphan = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    overlay_on(desk, orphan.name, f"volume-{stranger}.{uuid.uuid4()}")
+    assert {each["kind"] for each in found(desk)} == {"orphan_file", "unknown_volume"}
+    assert "names it" in refused(desk)
+
+
+@pytest.mark.usefixtures("undefine")
+@pytest.mark.parametrize("services", ["running", "stopped"])
+def test_an_orphan_that_a_server_names_stays(desk: Desk, services: str) -> None:
+    volume_id, other = desk.volume(), str(uuid.uuid4())
+    orphan = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    domain(desk, {"vda": (other, orphan.name)})
+    if services == "stopped":
+        desk.lab.stack.stop()
+    answer = desk.document(*FIX)
+    assert [each["why"] for each in answer["not_repaired"]] == ["a server's description names it"]
+    assert orphan.exists()
+    if services == "stopped":
+        desk.lab.stack.start()
+
+
+def test_it_works_while_the_services_do_not_run(desk: Desk) -> None:
+    volume_id = desk.volume()
+    orphan = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    desk.lab.stack.stop()
+    before = state_of(desk)
+    answer = fixed(desk)
+    assert "its files" in answer["servers"]["note"] and not orphan.exists()
+    undone(desk, answer["undo_log"])
+    assert state_of(desk) == before
+
+
+def test_what_is_left_of_a_deleted_volume_is_put_aside(desk: Desk) -> None:
+    volume_id = desk.volume()
+    kept = {name: (desk.share / name).read_bytes() for name in files.listing(desk.share) if volume_id in name}
+    desk.api.ok("volume", "DELETE", f"/volumes/{volume_id}")
+    wait_for(lambda: desk.api.send("volume", "GET", f"/volumes/{volume_id}").status_code == 404, "the deletion")
+    for name, content in kept.items():
+        (desk.share / name).write_bytes(content)
+    assert sorted((each["kind"], each["file"]) for each in found(desk)) == [("orphan_file", name) for name in sorted(kept)]
+    fixed(desk)
+    assert {name for name in files.listing(desk.share) if volume_id in name} == {f".orphan.{name}" for name in kept}
+
+
+def test_volumes_nobody_here_ever_had_are_left_alone(desk: Desk) -> None:
+    stranger = f"volume-{uuid.uuid4()}"
+    qemu_img(desk, "create", "-q", "-f", "qcow2", stranger, "1G")
+    overlay_on(desk, stranger, f"{stranger}.{uuid.uuid4()}")
+    assert "2 files" in one(desk, "unknown_volume")["what"]
+    before = state_of(desk)
+    assert desk.document(*FIX)["plan"] == [] and state_of(desk) == before
+
+
+def test_a_missing_file(desk: Desk) -> None:
+    volume_id = desk.volume()
+    overlay = desk.overlay(volume_id, desk.snapshot(volume_id))
+    overlay.unlink()
+    assert one(desk, "missing_file")["file"] == overlay.name
+    assert desk.document(*FIX)["plan"] == []
+
+
+def test_a_row_without_any_file(desk: Desk) -> None:
+    volume_id = desk.volume()
+    (desk.share / f"volume-{volume_id}").unlink()
+    assert one(desk, "row_without_file")["volume_id"] == volume_id
+
+
+def test_a_file_that_must_not_be_opened(desk: Desk) -> None:
+    volume_id = desk.volume()
+    path = desk.share / f"volume-{volume_id}"
+    os.link(path, desk.share / "second-name")
+    assert "one name" in one(desk, "unsafe_file")["what"]
+    (desk.share / "second-name").unlink()
+    path.write_bytes(b"no header" * 1000)
+    assert "not a qcow2 file" in one(desk, "unsafe_file")["what"]
+
+
+def test_a_wrong_backing_file(desk: Desk) -> None:
+    volume_id, other = desk.volume(), desk.volume("other")
+    overlay = desk.overlay(volume_id, desk.snapshot(volume_id))
+    qemu_img(desk, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"volume-{other}", overlay.name)
+    assert other in one(desk, "wrong_backing")["what"]
+    qemu_img(desk, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"volume-{volume_id}.{uuid.uuid4()}", overlay.name)
+    told = found(desk)
+    assert {each["kind"] for each in told} == {"wrong_backing", "snapshot_not_behind"}
+
+
+def test_a_wrong_backing_format(desk: Desk) -> None:
+    volume_id = desk.volume()
+    overlay = desk.overlay(volume_id, desk.snapshot(volume_id))
+    qemu_img(desk, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", f"volume-{volume_id}", overlay.name)
+    assert "'raw'" in one(desk, "wrong_backing_format")["what"]
+
+
+def test_a_snapshot_whose_data_is_elsewhere(desk: Desk) -> None:
+    volume_id = desk.volume()
+    desk.snapshot(volume_id)
+    second = desk.snapshot(volume_id)
+    overlay = desk.overlay(volume_id, second)
+    qemu_img(desk, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"volume-{volume_id}", overlay.name)
+    assert one(desk, "snapshot_not_behind")["snapshot_id"] == second
+
+
+def test_a_wrong_virtual_size(desk: Desk) -> None:
+    volume_id = desk.volume()
+    qemu_img(desk, "resize", "-q", "-f", "qcow2", f"volume-{volume_id}", "2G")
+    assert str(2 << 30) in one(desk, "wrong_size")["what"]
+
+
+def second_level(path: Path) -> tuple[int, int]:
+    """Offsets of the first second-level table and of the first refcount block."""
+    start = path.read_bytes()[: 1 << 20]
+    (l1_at,), (ref_at,) = struct.unpack_from(">Q", start, 40), struct.unpack_from(">Q", start, 48)
+    (l2,), (block,) = struct.unpack_from(">Q", start, l1_at), struct.unpack_from(">Q", start, ref_at)
+    return l2 & ~(1 << 63), block
+
+
+def put(path: Path, at: int, value: bytes) -> None:
+    with path.open("r+b") as handle:
+        handle.seek(at)
+        handle.write(value)
+
+
+def leak(desk: Desk, volume_id: str) -> Path:
+    """Writes to the volume and forgets what was written: its cluster is counted, and nothing names it."""
+    path = desk.share / f"volume-{volume_id}"
+    qemu_io.write(desk.share, path.name, b"forgotten")
+    put(path, second_level(path)[0], bytes(8))
+    return path
+
+
+def test_leaked_clusters_are_given_back(desk: Desk) -> None:
+    volume_id = desk.volume()
+    path = leak(desk, volume_id)
+    assert "1 clusters" in one(desk, "leaked_clusters")["what"]
+    with opened(path):
+        assert refused(desk) == "a program has it open"
+    change_row(desk, volume_id, status="in-use")
+    assert "'in-use'" in refused(desk)
+    change_row(desk, volume_id, status="available")
+    assert desk.document(*NOW, "--quick")["findings"] == []
+    answer = fixed(desk)
+    qemu_img(desk, "check", "-q", "-f", "qcow2", path.name)
+    (outcome,) = undone(desk, answer["undo_log"])
+    assert "nothing to put back" in outcome["trouble"]
+
+
+def test_corruption_is_told_and_left_alone(desk: Desk) -> None:
+    volume_id = desk.volume()
+    path = desk.share / f"volume-{volume_id}"
+    qemu_io.write(desk.share, path.name, b"counted")
+    table, block = second_level(path)
+    (entry,) = struct.unpack(">Q", path.read_bytes()[table : table + 8])
+    put(path, block + (entry & 0x00FFFFFFFFFFFE00) // 65536 * 2, bytes(2))
+    assert "corruptions" in one(desk, "corruption")["what"]
+    before = state_of(desk)
+    assert desk.document(*FIX)["plan"] == [] and state_of(desk) == before
+
+
+def test_a_wrong_mode_is_set_right_and_put_back(desk: Desk) -> None:
+    volume_id = desk.volume()
+    path = desk.share / f"volume-{volume_id}"
+    path.chmod(0o644)
+    assert "0644" in one(desk, "wrong_mode")["what"]
+    answer = fixed(desk)
+    assert path.stat().st_mode & 0o7777 == 0o660
+    undone(desk, answer["undo_log"])
+    assert path.stat().st_mode & 0o7777 == 0o644
+
+
+@pytest.mark.parametrize("content", [None, b"{", b'{"active": "volume-x"}', b"\xff\xfe"])
+@pytest.mark.parametrize("kind", ["info", "record"])
+def test_documents_are_written_from_the_rows_and_put_back(desk: Desk, kind: str, content: bytes | None) -> None:
+    volume_id = desk.volume()
+    desk.snapshot(volume_id)
+    path = desk.share / f"volume-{volume_id}.{kind}"
+    right = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    assert one(desk, f"{kind}_differs")["file"] == path.name
+    answer = fixed(desk)
+    assert path.read_bytes() == right
+    undone(desk, answer["undo_log"])
+    assert (path.read_bytes() if path.exists() else None) == content
+
+
+def test_documents_are_not_written_while_the_files_do_not_fit(desk: Desk) -> None:
+    volume_id = desk.volume()
+    overlay = desk.overlay(volume_id, desk.snapshot(volume_id))
+    overlay.unlink()
+    (desk.share / f"volume-{volume_id}.info").unlink()
+    assert {each["kind"] for each in found(desk)} == {"missing_file", "info_differs"}
+    assert refused(desk) == "the files do not agree with the rows"
+
+
+def test_an_undo_refuses_what_was_changed_since(desk: Desk) -> None:
+    volume_id = desk.volume()
+    orphan = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    (desk.share / f"volume-{volume_id}.record").write_text("{")
+    answer = fixed(desk)
+    (desk.share / f".orphan.{orphan.name}").unlink()
+    (desk.share / f"volume-{volume_id}.record").write_text('{"newer": 1}')
+    said = desk.run(["doctor"], "--undo", answer["undo_log"], "--yes", "-f", "json")
+    told = {each["did"].partition(" ")[0]: each["trouble"] for each in json.loads(said.out)}
+    assert said.code == 1 and "not there any more" in told["rename"] and "written anew" in told["write"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "foreign"])
+def test_a_share_that_is_not_itself_is_not_judged(desk: Desk, kind: str) -> None:
+    volume_id = desk.volume()
+    marker, hidden = desk.share / ".share-id", desk.share / f"volume-{volume_id}"
+    content, data = marker.read_bytes(), hidden.read_bytes()
+    hidden.unlink()
+    if kind == "missing":
+        marker.unlink()
+    else:
+        marker.write_text(json.dumps({"share_id": str(uuid.uuid4())}))
+        marker.chmod(0o660)
+    one(desk, f"marker_{kind}")
+    marker.write_bytes(content)
+    marker.chmod(0o660)
+    hidden.write_bytes(data)
+
+
+def test_left_overs_are_removed_when_they_are_old(desk: Desk) -> None:
+    volume_id = desk.volume()
+    overlay = desk.overlay(volume_id, desk.snapshot(volume_id))
+    desk.lab.stack.stop()  # it removes trash itself
+    for name in (f".tmp.{volume_id}.{uuid.uuid4()}", f".trash.volume-{volume_id}.{uuid.uuid4()}", ".tmp.volume-x"):
+        (desk.share / name).write_text("left over")
+    assert desk.document()["findings"] == []
+    assert [each["kind"] for each in found(desk)] == ["old_temporary"] * 3
+    answer = fixed(desk)
+    assert not [name for name in files.listing(desk.share) if name.startswith((".tmp", ".trash"))]
+    assert all("cannot be put back" in each["trouble"] for each in undone(desk, answer["undo_log"]))
+    overlay.rename(desk.share / f".trash.{overlay.name}")
+    assert {each["kind"] for each in found(desk)} == {"missing_file", "old_temporary"}
+    assert "is missing and asked for" in refused(desk)
+
+
+def test_a_directory_open_to_everybody(desk: Desk) -> None:
+    desk.share.chmod(0o2777)
+    assert "2777" in one(desk, "share_open")["what"]
+    desk.share.chmod(0o2770)
+
+
+def test_a_share_that_is_not_enabled(desk: Desk) -> None:
+    volume_id = desk.volume()
+    change_row(desk, volume_id, share="/srv/elsewhere")
+    kinds = {each["kind"] for each in found(desk)}
+    assert kinds == {"share_not_enabled", "orphan_file"}
+    change_row(desk, volume_id, share=str(desk.share))
+
+
+def test_statuses_that_nothing_will_end(desk: Desk) -> None:
+    volume_id = desk.volume()
+    snapshot_id = desk.snapshot(volume_id)
+    change_row(desk, volume_id, status="extending")
+    assert one(desk, "transitional_status")["volume_id"] == volume_id
+    change_row(desk, volume_id, status="available")
+    with desk.database().write() as connection:
+        snapshots.change(connection, snapshot_id, status="deleting")
+    assert one(desk, "transitional_status")["snapshot_id"] == snapshot_id
+    with desk.database().write() as connection:
+        snapshots.change(connection, snapshot_id, status="available")
+
+
+def operation(desk: Desk, volume_id: str, **changes: Any) -> str:
+    """Inserts an unfinished operation on a volume."""
+    row = holding._row(str(uuid.uuid4()), "elsewhere:1:1", {"volume_id": volume_id}) | changes
+    with desk.database().write() as connection:
+        operations.insert(connection, row, [f"volume:{volume_id}"])
+    return str(row["id"])
+
+
+def forget(desk: Desk, operation_id: str) -> None:
+    with desk.database().write() as connection:
+        row = operations.get(connection, operation_id)
+        assert row is not None
+        operations.change(connection, operation_id, row["owner"], row["epoch"], state="done")
+        operations.release_resources(connection, operation_id)
+
+
+def test_a_parked_operation_and_nothing_of_its_volume_is_touched(desk: Desk) -> None:
+    volume_id = desk.volume()
+    fault = {"code": "parked", "message": "neither before nor after", "details": {}}
+    parked = operation(desk, volume_id, service="volumes", kind="extend_volume", state="parked", fault=fault)
+    assert "neither before nor after" in one(desk, "parked_operation")["what"]
+    (desk.share / f"volume-{volume_id}").chmod(0o644)
+    assert {each["kind"] for each in found(desk)} == {"parked_operation", "wrong_mode"}
+    assert refused(desk) == "an operation on the volume has not ended"
+    forget(desk, parked)
+    fixed(desk)
+
+
+def test_a_volume_with_an_operation_is_not_judged(desk: Desk) -> None:
+    volume_id = desk.volume()
+    (desk.share / f"volume-{volume_id}").chmod(0o644)
+    under_way = operation(desk, volume_id, service="compute", kind="assisted_snapshot", lease_until=9e9)
+    answer = desk.document(*FIX)
+    assert (answer["findings"], answer["not_judged"], answer["plan"]) == ([], [volume_id], [])
+    forget(desk, under_way)
+
+
+def test_a_doctor_that_died_left_its_hold(desk: Desk) -> None:
+    volume_id = desk.volume()
+    owner = f"{os.uname().nodename}:4194304:1"
+    operation(desk, volume_id, owner=owner)
+    refusal = desk.api.send("volume", "POST", f"/volumes/{volume_id}/action", {"os-extend": {"new_size": 2}})
+    assert refusal.status_code == 409 and "repair" in refusal.text
+    one(desk, "abandoned_repair")
+    fixed(desk)
+    desk.api.ok("volume", "POST", f"/volumes/{volume_id}/action", {"os-extend": {"new_size": 2}})
+    wait_for(lambda: desk.api.volume(volume_id)["size"] == 2, "the extension")
+    desk.settle()
+
+
+def test_a_repair_holds_its_volume(desk: Desk) -> None:
+    volume_id = desk.volume()
+    with holding.held(desk.database(), "here", [volume_id], {"says": "a test"}):
+        refusal = desk.api.send("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume_id}})
+        assert refusal.status_code == 409 and "busy with operation" in refusal.text
+        with pytest.raises(Exception, match="repair"), holding.held(desk.database(), "here", [volume_id], {}):
+            pass
+    desk.snapshot(volume_id)
+
+
+@pytest.mark.usefixtures("undefine")
+def test_servers_against_rows(desk: Desk) -> None:
+    volume_id, server_id = desk.volume(), str(uuid.uuid4())
+    base = f"volume-{volume_id}"
+    domain(desk, {"vda": (volume_id, base)}, server_id)
+    assert one(desk, "disk_without_attachment")["server_id"] == server_id
+    row = {"id": str(uuid.uuid4()), "project_id": "demo", "volume_id": volume_id, "instance_id": server_id}
+    with desk.database().write() as connection:
+        attachments.insert(connection, {**row, "status": "attached", "mode": "rw"})
+        volumes.change(connection, volume_id, status="in-use")
+    assert found(desk) == []
+    domain(desk, {"vda": (volume_id, f"{base}.{uuid.uuid4()}")}, server_id)
+    assert one(desk, "wrong_active_file")["server_id"] == server_id
+    domain(desk, {}, server_id)
+    assert one(desk, "attached_without_disk")["volume_id"] == volume_id
+
+
+@pytest.mark.usefixtures("undefine")
+def test_a_server_that_would_open_another_file_after_a_restart(desk: Desk) -> None:
+    volume_id, server_id = desk.volume(), str(uuid.uuid4())
+    base = f"volume-{volume_id}"
+    snapshot_id = desk.snapshot(volume_id)
+    domain(desk, {"vda": (volume_id, f"{base}.{snapshot_id}")}, server_id)
+    row = {"id": str(uuid.uuid4()), "project_id": "demo", "volume_id": volume_id, "instance_id": server_id}
+    with desk.database().write() as connection:
+        attachments.insert(connection, {**row, "status": "attached", "mode": "rw"})
+        volumes.change(connection, volume_id, status="in-use")
+    desk.lab.stack.hypervisor.domain(server_id).createWithFlags(1)  # VIR_DOMAIN_START_PAUSED
+    assert found(desk) == []
+    domain(desk, {"vda": (volume_id, base)}, server_id)
+    assert one(desk, "descriptions_differ")["server_id"] == server_id
+
+
+def test_a_guest_nobody_confirmed_to_be_thawed(desk: Desk) -> None:
+    desk.lab.stack.stop()
+    record = FreezeRecord(str(uuid.uuid4()), str(uuid.uuid4()), freeze_record.boot_seconds() - 1, 1)
+    freeze_record.write(desk.state / "freeze", record)
+    assert one(desk, "maybe_frozen")["server_id"] == record.domain
+    freeze_record.clear(desk.state / "freeze", record)
+
+
+def test_a_guest_frozen_by_somebody_else(tmp_path: Path) -> None:
+    lab = open_lab(tmp_path)
+    try:
+        desk, guest = Desk(lab), lab.add_guest(1)
+        assert found(desk) == []
+        assert guest.agent("guest-fsfreeze-freeze") > 0
+        assert one(desk, "guest_frozen")["server_id"] == guest.id
+        guest.agent("guest-fsfreeze-thaw")
+        assert found(desk) == []
+    finally:
+        lab.clear()
+
+
+def test_what_cannot_be_looked_at_ends_with_two(desk: Desk, tmp_path: Path) -> None:
+    volume_id = desk.volume()
+    aside = desk.share.with_name("elsewhere")
+    desk.share.rename(aside)
+    said = desk.run(["doctor"], *NOW, "-f", "json")
+    answer = json.loads(said.out)
+    assert (said.code, answer["findings"]) == (2, [])
+    assert "does not exist" in answer["not_looked_at"][0]
+    aside.rename(desk.share)
+    assert (desk.share / f"volume-{volume_id}").exists()
+    none = subprocess.run([*PROGRAM, "doctor", "--state-dir", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert none.returncode == 2 and "there is no database" in none.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_done_without_a_yes(desk: Desk) -> None:
+    volume_id = desk.volume()
+    (desk.share / f"volume-{volume_id}").chmod(0o640)
+    before = state_of(desk)
+    command = [*PROGRAM, "doctor", "--state-dir", str(desk.state), "--fix"]
+    said = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert said.returncode == 1 and "chmod 0660" in said.stdout and "say --yes" in said.stderr
+    assert state_of(desk) == before
+    answered = _on_a_terminal(command, b"n\n")
+    assert "Do this? [y/N]" in answered and state_of(desk) == before
+    answered = _on_a_terminal(command, b"y\n")
+    assert "done: chmod" in answered and "0 findings are left" in answered
+
+
+def _on_a_terminal(command: list[str], answer: bytes) -> str:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    os.close(theirs)
+    os.write(ours, answer)
+    out, _ = process.communicate(timeout=60)
+    os.close(ours)
+    return out.decode()
+
+
+def test_a_busy_service_is_never_mistaken_for_a_broken_one(desk: Desk) -> None:
+    ids, stop = [desk.volume(f"busy-{number}") for number in range(2)], threading.Event()
+
+    def work(volume_id: str) -> None:
+        api = desk.lab.stack.api()
+        while not stop.is_set():
+            made = api.send("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume_id}})
+            if made.status_code == 202:
+                path = f"/snapshots/{made.json()['snapshot']['id']}"
+                while api.send("volume", "DELETE", path).status_code not in (202, 404):
+                    pass
+
+    workers = [threading.Thread(target=work, args=(volume_id,)) for volume_id in ids]
+    for worker in workers:
+        worker.start()
+    try:
+        told = [desk.document("--fix", "--yes", *NOW) for _ in range(12)]
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+    assert [answer["findings"] for answer in told] == [[]] * 12
+    assert any(answer["not_judged"] for answer in told)
+    desk.settle()
+
+
+def test_every_kind_was_made_and_told() -> None:
+    assert set(KINDS) == TOLD, set(KINDS) - TOLD
