@@ -1,5 +1,6 @@
 """Assisted snapshots: the set taken of one server at one instant."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select, update
@@ -25,6 +26,25 @@ def measured(connection: Connection) -> list[dict[str, Any]]:
     """Returns the consistency document of every set that has one."""
     query = select(assisted_snapshots.c.consistency).where(assisted_snapshots.c.consistency.is_not(None))
     return [row["consistency"] for row in many(connection, query) if row["consistency"]]
+
+
+def made_by_policies(connection: Connection) -> list[Row]:
+    """Returns every set that a policy made, oldest first."""
+    query = select(assisted_snapshots).where(assisted_snapshots.c.policy_id.is_not(None))
+    return many(connection, query.order_by(assisted_snapshots.c.seq))
+
+
+def failed_of(connection: Connection, policy_ids: Sequence[str]) -> list[Row]:
+    """Returns the sets in "error" that one of the policies made, oldest first."""
+    query = select(assisted_snapshots).where(
+        assisted_snapshots.c.policy_id.in_(policy_ids), assisted_snapshots.c.status == "error"
+    )
+    return many(connection, query.order_by(assisted_snapshots.c.seq))
+
+
+def newest_of_server(connection: Connection, server_id: str) -> Row | None:
+    query = select(assisted_snapshots).where(assisted_snapshots.c.server_id == server_id)
+    return one(connection, query.order_by(assisted_snapshots.c.seq.desc()).limit(1))
 
 
 def change(connection: Connection, set_id: str, **values: Any) -> None:

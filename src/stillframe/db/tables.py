@@ -190,8 +190,39 @@ assisted_snapshots = Table(
     Column("excluded_disks", JSON, nullable=False),
     Column("fault", Text),
     *_times(),
+    Column("policy_id", String(36)),  # which policy made it; no request can set it
+    Column("warnings", JSON(none_as_null=True)),  # sentences
+    Column("retired_at", DateTime),  # when its policy first let it go
     Index("ix_assisted_project", "project_id", "seq"),
     Index("ix_assisted_server", "server_id", "seq"),
+    Index("ix_assisted_policy", "policy_id", "seq"),
+)
+
+snapshot_policies = Table(
+    "snapshot_policies",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    *_owned(),
+    Column("server_id", String(36), nullable=False),
+    Column("schedule", String(128)),  # cron's five fields; null: nothing is taken
+    Column("timezone", String(64), nullable=False),
+    Column("quiesce", String(16), nullable=False),
+    Column("volumes", JSON, nullable=False),  # "all" or ids
+    Column("keep_last", Integer, nullable=False),  # 0: the rule is off
+    Column("keep_hourly", Integer, nullable=False),
+    Column("keep_daily", Integer, nullable=False),
+    Column("keep_weekly", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("next_run", DateTime),  # when something is to be done; moved by whoever does it, before it is done
+    Column("due_at", DateTime),  # the time of the run that was begun and is not through
+    Column("last_run", DateTime),
+    Column("last_set_id", String(36)),
+    Column("last_error", Text),
+    Column("retention_note", Text),  # what stood in the way of the last deletion, or why it was not by the rules
+    *_times(),
+    Index("ix_policies_project", "project_id", "seq"),
+    Index("ix_policies_server", "server_id", "seq"),
+    Index("ix_policies_due", "next_run"),
 )
 
 operations = Table(
