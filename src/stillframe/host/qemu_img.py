@@ -57,6 +57,7 @@ def leaked_clusters(share: Path, name: str, format_: str) -> int:
 
 def repair_leaks(share: Path, name: str, format_: str) -> None:
     """Gives back clusters that an interrupted commit left unused in its base (finding 8). Raises BadImage when damaged."""
+    check(share, name, format_)
     _repair(share, name, format_, "leaks")
 
 

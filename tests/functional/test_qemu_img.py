@@ -1,0 +1,402 @@
+"""Every verb that makes or changes an image, on real files: content compared byte by byte, modes, refusals, repeats."""
+
+import os
+import stat
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stillframe.chain.image import Image
+from stillframe.chain.names import base_name, overlay_name, temporary_name
+from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, StepFailed
+from stillframe.host import extents, files, publish, qcow2, qemu_img
+from stillframe.host.extents import Extent, allocated_in
+from tests.support.layers import KIB, MIB, Layers
+from tests.unit.builders import OTHER_SNAPSHOT, SNAPSHOT, VOLUME
+
+BASE, OVERLAY = base_name(VOLUME), overlay_name(VOLUME, SNAPSHOT)
+FORMATS = pytest.mark.parametrize("format_", ["raw", "qcow2"])
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Layers:
+    return Layers(tmp_path)
+
+
+@pytest.fixture(params=["raw", "qcow2"])
+def tower(request: pytest.FixtureRequest, tmp_path: Path) -> Layers:
+    """base <- one <- two <- top, the base in either format."""
+    made = Layers(tmp_path)
+    made.tower(request.param)
+    return made
+
+
+@contextmanager
+def opened(share: Path, name: str) -> Iterator[None]:
+    """Holds an image open for writing as a guest does, its locks included."""
+    holder = subprocess.Popen(["qemu-io", "-f", "qcow2", name], cwd=share, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        while not files.is_written(share, name):
+            assert holder.poll() is None, "qemu-io did not open the image"
+            time.sleep(0.01)
+        yield
+    finally:
+        holder.communicate(b"q\n")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@FORMATS
+def test_a_base_is_published_empty_of_the_exact_size_and_sparse(tmp_path: Path, format_: str) -> None:
+    image = Image(BASE, format_, 64 * MIB + 512)
+    publish.publish_base(tmp_path, image, "token", VOLUME)
+    assert qcow2.read_as(tmp_path, BASE, format_) == image
+    assert os.listdir(tmp_path) == [BASE]
+    assert files.allocated(tmp_path, BASE) < MIB
+    assert not any(Layers(tmp_path).read(BASE, format_))
+
+
+@FORMATS
+def test_publishing_a_base_may_be_repeated_and_never_touches_another_file(tmp_path: Path, format_: str) -> None:
+    image = Image(BASE, format_, MIB)
+    publish.publish_base(tmp_path, image, "token", VOLUME)
+    inode = (tmp_path / BASE).stat().st_ino
+    publish.publish_base(tmp_path, image, "token", VOLUME)
+    with pytest.raises(StepFailed, match="another file"):
+        publish.publish_base(tmp_path, Image(BASE, format_, 2 * MIB), "token", VOLUME)
+    assert (tmp_path / BASE).stat().st_ino == inode
+    assert os.listdir(tmp_path) == [BASE]
+
+
+@FORMATS
+def test_an_overlay_is_published_on_either_format_and_reads_as_what_backs_it(layers: Layers, format_: str) -> None:
+    layers.base(BASE, format_, MIB)
+    layers.write(BASE, 0, 128 * KIB, 7)
+    image = Image(OVERLAY, "qcow2", 2 * MIB, BASE, format_)
+    for _ in range(2):
+        publish.publish_overlay(layers.share, image, "token", VOLUME)
+    assert qcow2.read(layers.share, OVERLAY) == image
+    assert layers.read(OVERLAY, "qcow2") == layers.content[BASE].ljust(2 * MIB, b"\0")
+    assert set(os.listdir(layers.share)) == {BASE, OVERLAY}
+
+
+def test_an_overlay_on_a_file_a_guest_has_open_is_published(layers: Layers) -> None:
+    layers.base(BASE, "qcow2", MIB)
+    with opened(layers.share, BASE):
+        publish.publish_overlay(layers.share, Image(OVERLAY, "qcow2", MIB, BASE, "qcow2"), "token", VOLUME)
+    assert qcow2.read(layers.share, OVERLAY).backing == BASE
+
+
+def test_what_an_interrupted_try_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / temporary_name(VOLUME, "token")).write_bytes(b"half")
+    publish.publish_base(tmp_path, Image(BASE, "qcow2", MIB), "token", VOLUME)
+    assert os.listdir(tmp_path) == [BASE]
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_every_new_file_has_mode_0660_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        publish.publish_base(tmp_path, Image(BASE, "qcow2", MIB), "token", VOLUME)
+        publish.publish_overlay(tmp_path, Image(OVERLAY, "qcow2", MIB, BASE, "qcow2"), "token", VOLUME)
+    finally:
+        os.umask(old)
+    assert {mode(path) for path in tmp_path.iterdir()} == {0o660}
+
+
+def test_a_file_made_elsewhere_is_published_when_it_is_what_was_said(layers: Layers) -> None:
+    temporary = temporary_name(VOLUME, "token")
+    layers.base(temporary, "qcow2", MIB)
+    layers.write(temporary, 0, 512, 9)
+    for _ in range(2):
+        publish.publish_as(layers.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
+    assert os.listdir(layers.share) == [BASE]
+    assert mode(layers.share / BASE) == 0o660
+    assert layers.read(BASE, "qcow2") == layers.content[temporary]
+
+
+def test_a_file_that_is_not_what_was_said_is_not_published(layers: Layers) -> None:
+    temporary = temporary_name(VOLUME, "token")
+    layers.base(temporary, "qcow2", MIB)
+    with pytest.raises(StepFailed, match="was asked for"):
+        publish.publish_as(layers.share, Image(BASE, "qcow2", 2 * MIB), "token", VOLUME)
+    assert os.listdir(layers.share) == []
+    with pytest.raises(StepFailed, match="does not exist"):
+        publish.publish_as(layers.share, Image(BASE, "qcow2", 2 * MIB), "token", VOLUME)
+
+
+def test_a_file_is_not_published_in_the_place_of_another(layers: Layers) -> None:
+    temporary = temporary_name(VOLUME, "token")
+    layers.base(temporary, "qcow2", MIB)
+    layers.base(BASE, "qcow2", MIB)
+    with pytest.raises(StepFailed, match="exists already"):
+        publish.publish_as(layers.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
+    assert set(os.listdir(layers.share)) == {temporary, BASE}
+
+
+def test_publishing_goes_on_after_a_crash_between_link_and_unlink(layers: Layers) -> None:
+    temporary = temporary_name(VOLUME, "token")
+    layers.base(temporary, "qcow2", MIB)
+    os.link(layers.share / temporary, layers.share / BASE)
+    publish.publish_as(layers.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
+    assert os.listdir(layers.share) == [BASE]
+
+
+def test_a_damaged_file_is_not_published(layers: Layers) -> None:
+    temporary = temporary_name(VOLUME, "token")
+    layers.base(temporary, "qcow2", MIB)
+    layers.write(temporary, 0, MIB, 9)
+    damage(layers.share / temporary)
+    with pytest.raises(BadImage, match="damaged"):
+        publish.publish_as(layers.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
+    assert os.listdir(layers.share) == [temporary]
+
+
+@pytest.mark.parametrize(("top", "base"), [("top", "two"), ("top", "one"), ("top", "base"), ("two", "base"), ("one", "base")])
+def test_a_commit_moves_the_content_down_and_changes_nothing_else(tower: Layers, top: str, base: str) -> None:
+    names = ["base", "one", "two", "top"]
+    between = names[names.index(base) : names.index(top)]
+    tower.content.update(dict.fromkeys(between, tower.content[top]))
+    for _ in range(2):
+        qemu_img.commit(tower.share, top, base, 4)
+        # A file between base and top reads through the changed base: its own name is not to be used any more.
+        tower.check(*[name for name in names if name not in between[1:]])
+        tower.check_clean()
+
+
+@FORMATS
+def test_a_commit_grows_the_base(layers: Layers, format_: str) -> None:
+    layers.base("base", format_, MIB)
+    layers.overlay("top", "base", 3 * MIB)
+    layers.write("top", 2 * MIB, 64 * KIB, 5)
+    layers.content["base"] = layers.content["top"]
+    qemu_img.commit(layers.share, "top", "base", 2)
+    layers.check()
+    assert qcow2.read_as(layers.share, "base", format_).size == 3 * MIB
+
+
+@pytest.mark.parametrize("base", ["top", "other", "missing", "json:{}", "../base"])
+def test_nothing_is_committed_into_a_file_that_is_not_behind_the_top(tower: Layers, base: str) -> None:
+    tower.base("other", "qcow2", 4 * MIB)
+    with pytest.raises(StepFailed, match="is not behind top"):
+        qemu_img.commit(tower.share, "top", base, 4)
+    tower.check()
+
+
+@pytest.mark.parametrize(("name", "backing"), [("top", "one"), ("top", "base"), ("top", None), ("one", None), ("two", "one")])
+def test_a_pull_changes_what_backs_a_file_and_no_content(tower: Layers, name: str, backing: str | None) -> None:
+    format_ = tower.formats[backing] if backing else None
+    for _ in range(2):
+        qemu_img.pull(tower.share, name, backing, format_, 4)
+        assert qcow2.read(tower.share, name) == Image(name, "qcow2", 4 * MIB, backing, format_)
+        tower.check()
+        tower.check_clean()
+
+
+def test_a_file_pulled_from_all_reads_the_same_without_them(tower: Layers) -> None:
+    qemu_img.pull(tower.share, "top", None, None, 4)
+    for name in ("base", "one", "two"):
+        (tower.share / name).unlink()
+    tower.check("top")
+
+
+@pytest.mark.parametrize(("backing", "format_"), [("top", "qcow2"), ("other", "qcow2"), ("one", "raw"), ("json:{}", "qcow2")])
+def test_nothing_is_pulled_down_to_what_is_not_behind(tower: Layers, backing: str, format_: str) -> None:
+    tower.base("other", "qcow2", 4 * MIB)
+    with pytest.raises(StepFailed, match="is not behind top"):
+        qemu_img.pull(tower.share, "top", backing, format_, 4)
+    tower.check()
+
+
+def test_pointing_to_a_base_that_took_everything_changes_no_content(tower: Layers) -> None:
+    qemu_img.commit(tower.share, "two", "base", 4)
+    for _ in range(2):
+        qemu_img.repoint(tower.share, "top", "base", tower.formats["base"])
+        tower.check("top")
+    (tower.share / "one").unlink()
+    (tower.share / "two").unlink()
+    tower.check("top")
+    tower.check_clean("top")
+
+
+@pytest.mark.parametrize("backing", ["json:{}", "/etc/passwd", "a/b", "-x", "", "nbd:x", "a\nb"])
+def test_a_header_is_never_pointed_at_what_is_no_plain_file_name(tower: Layers, backing: str) -> None:
+    with pytest.raises(BadImage, match="plain file name"):
+        qemu_img.repoint(tower.share, "top", backing, "qcow2")
+    tower.check()
+
+
+@FORMATS
+def test_a_disk_grows_with_zeros_and_is_never_made_smaller(layers: Layers, format_: str) -> None:
+    layers.base("base", format_, MIB)
+    layers.write("base", 0, MIB, 3)
+    layers.content["base"] = layers.content["base"].ljust(5 * MIB, b"\0")
+    for _ in range(2):
+        qemu_img.resize(layers.share, "base", format_, 5 * MIB)
+        layers.check()
+    with pytest.raises(ChainConflict, match="cut off"):
+        qemu_img.resize(layers.share, "base", format_, 5 * MIB - 512)
+    layers.check()
+
+
+def test_an_overlay_smaller_than_what_backs_it_grows_with_zeros_not_with_old_data(layers: Layers) -> None:
+    layers.base("base", "raw", 2 * MIB)
+    layers.write("base", 0, 2 * MIB, 3)
+    layers.overlay("top", "base", MIB)
+    qemu_img.resize(layers.share, "top", "qcow2", 4 * MIB)
+    assert layers.read("top") == b"\3" * MIB + b"\0" * 3 * MIB
+
+
+def test_extents_say_which_layer_each_stretch_is_read_from(layers: Layers) -> None:
+    layers.base("base", "qcow2", 4 * MIB)
+    layers.write("base", 0, 2 * MIB, 1)
+    layers.overlay("top", "base")
+    layers.write("top", MIB, 64 * KIB, 2)
+    layers.zero("top", 0, 128 * KIB)
+    found = extents.extents(layers.share, "top", "qcow2", 2)
+    assert found == (
+        Extent(0, 128 * KIB, 0, data=False, zero=True, present=True),
+        Extent(128 * KIB, MIB - 128 * KIB, 1, data=True, zero=False, present=True),
+        Extent(MIB, 64 * KIB, 0, data=True, zero=False, present=True),
+        Extent(MIB + 64 * KIB, MIB - 64 * KIB, 1, data=True, zero=False, present=True),
+        Extent(2 * MIB, 2 * MIB, 1, data=False, zero=True, present=False),
+    )
+    assert allocated_in(found, 1) == 192 * KIB
+    assert allocated_in(found, 1, zeros=False) == 64 * KIB
+    assert allocated_in(found, 2) == 2 * MIB
+    assert allocated_in(found, 0) == 0
+
+
+def test_extents_of_a_raw_file_and_of_an_empty_disk(layers: Layers) -> None:
+    layers.base("raw", "raw", 2 * MIB)
+    layers.write("raw", 0, MIB, 1)
+    assert extents.extents(layers.share, "raw", "raw", 1)[0] == Extent(0, MIB, 0, data=True, zero=False, present=True)
+    layers.base("empty", "qcow2", 0)
+    assert extents.extents(layers.share, "empty", "qcow2", 1) == ()
+
+
+def test_a_map_larger_than_one_pipe_buffer_comes_whole(layers: Layers) -> None:
+    layers.base("base", "qcow2", 8 * MIB, "cluster_size=4096")
+    commands = [word for at in range(0, 8 * MIB, 16 * KIB) for word in ("-c", f"write -P 1 {at} 4096")]
+    words = ["qemu-io", "-t", "unsafe", "-f", "qcow2", *commands, "base"]
+    subprocess.run(words, cwd=layers.share, check=True, stdout=subprocess.DEVNULL)
+    found = extents.extents(layers.share, "base", "qcow2", 1)
+    assert len(found) == 2 * 512
+    assert sum(each.length for each in found) == 8 * MIB
+    assert allocated_in(found, 1) == 2 * MIB
+
+
+def test_extents_of_a_file_a_guest_writes_need_shared(layers: Layers) -> None:
+    layers.base("base", "qcow2", MIB)
+    layers.write("base", 0, 64 * KIB, 1)
+    with opened(layers.share, "base"):
+        with pytest.raises(HostCommandFailed, match="lock"):
+            extents.extents(layers.share, "base", "qcow2", 1)
+        assert allocated_in(extents.extents(layers.share, "base", "qcow2", 1, shared=True), 1) == 64 * KIB
+
+
+def test_a_file_a_guest_has_open_is_not_changed(tower: Layers) -> None:
+    with opened(tower.share, "top"):
+        for verb in (
+            lambda: qemu_img.commit(tower.share, "top", "two", 4),
+            lambda: qemu_img.commit(tower.share, "two", "one", 4),
+            lambda: qemu_img.pull(tower.share, "top", None, None, 4),
+            lambda: qemu_img.repoint(tower.share, "top", "one", "qcow2"),
+            lambda: qemu_img.resize(tower.share, "top", "qcow2", 8 * MIB),
+            lambda: qemu_img.repair_all(tower.share, "top", "qcow2"),
+            lambda: qemu_img.repair_leaks(tower.share, "top", "qcow2"),
+        ):
+            with pytest.raises(HostCommandFailed, match="lock"):
+                verb()
+    tower.check()
+
+
+def damage(path: Path) -> None:
+    """Says of the last cluster in use that nothing uses it: corruption, because the next write would take it again."""
+    _set_refcount(path, path.stat().st_size // (64 * KIB) - 1, 0)
+
+
+def leak(path: Path) -> None:
+    """Appends a cluster that is counted as used and that nothing refers to."""
+    with path.open("r+b") as file:
+        clusters = -(-path.stat().st_size // (64 * KIB))
+        file.truncate((clusters + 1) * 64 * KIB)
+    _set_refcount(path, clusters, 1)
+
+
+def _set_refcount(path: Path, cluster: int, count: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(48)
+        (table,) = struct.unpack(">Q", file.read(8))
+        file.seek(table)
+        (block,) = struct.unpack(">Q", file.read(8))
+        file.seek(block + 2 * cluster)
+        file.write(struct.pack(">H", count))
+
+
+def test_leaks_are_counted_and_given_back(tower: Layers) -> None:
+    assert qemu_img.leaked_clusters(tower.share, "top", "qcow2") == 0
+    leak(tower.share / "top")
+    qemu_img.check(tower.share, "top", "qcow2")
+    assert qemu_img.leaked_clusters(tower.share, "top", "qcow2") == 1
+    qemu_img.repair_leaks(tower.share, "top", "qcow2")
+    assert qemu_img.leaked_clusters(tower.share, "top", "qcow2") == 0
+    tower.check()
+
+
+def test_damage_is_told_and_repaired_only_when_asked(tower: Layers) -> None:
+    damage(tower.share / "top")
+    for look in (qemu_img.check, qemu_img.leaked_clusters, qemu_img.repair_leaks):
+        with pytest.raises(BadImage, match="top is damaged"):
+            look(tower.share, "top", "qcow2")
+    qemu_img.repair_all(tower.share, "top", "qcow2")
+    qemu_img.check(tower.share, "top", "qcow2")
+    tower.check()
+
+
+def test_a_raw_file_has_nothing_to_check_or_repair(layers: Layers) -> None:
+    layers.base("raw", "raw", MIB)
+    qemu_img.check(layers.share, "raw", "raw")
+    qemu_img.repair_all(layers.share, "raw", "raw")
+    qemu_img.repair_leaks(layers.share, "raw", "raw")
+    assert qemu_img.leaked_clusters(layers.share, "raw", "raw") == 0
+
+
+def test_a_check_opens_no_other_file(tower: Layers) -> None:
+    """What backs a file may be missing or in use; a layer is checked by itself."""
+    (tower.share / "two").unlink()
+    qemu_img.check(tower.share, "top", "qcow2")
+
+
+def test_a_deep_chain_of_a_large_disk_can_be_read_and_merged(layers: Layers) -> None:
+    """Finding 12: with 1 GiB of address space this fails from 30 layers of a 1 TiB disk on."""
+    size, depth = 1 << 40, 40
+    publish.publish_base(layers.share, Image("layer-0", "qcow2", size), "token", VOLUME)
+    for number in range(1, depth):
+        image = Image(f"layer-{number}", "qcow2", size, f"layer-{number - 1}", "qcow2")
+        publish.publish_overlay(layers.share, image, "token", VOLUME)
+        words = ["qemu-io", "-f", "qcow2", "-c", f"write -P {number} {number}G 4k", image.name]
+        subprocess.run(words, cwd=layers.share, check=True, stdout=subprocess.DEVNULL)
+    found = extents.extents(layers.share, f"layer-{depth - 1}", "qcow2", depth)
+    assert {each.depth for each in found if each.data} == set(range(depth - 1))
+    qemu_img.commit(layers.share, f"layer-{depth - 1}", "layer-0", depth)
+    merged = extents.extents(layers.share, "layer-0", "qcow2", 1)
+    assert [each.start for each in merged if each.data] == [number << 30 for number in range(1, depth)]
+
+
+def test_a_chain_is_read_from_its_active_file_down(layers: Layers) -> None:
+    other = overlay_name(VOLUME, OTHER_SNAPSHOT)
+    layers.base(BASE, "raw", MIB)
+    assert qemu_img.read_chain(layers.share, VOLUME, BASE, "raw").images == (Image(BASE, "raw", MIB),)
+    layers.overlay(other, BASE)
+    layers.overlay(OVERLAY, other)
+    found = qemu_img.read_chain(layers.share, VOLUME, OVERLAY)
+    assert [image.name for image in found.images] == [BASE, other, OVERLAY]
+    assert [image.format for image in found.images] == ["raw", "qcow2", "qcow2"]
