@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from stillframe.chain.names import overlay_name
 from stillframe.db.engine import Database
 from stillframe.main import shell
 from tests.support.lab import Lab
-from tests.support.stack import Api, wait_for
+from tests.support.stack import PROGRAM, Api, wait_for
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ def stillframe(*arguments: str) -> Said:
     with redirect_stdout(out), redirect_stderr(complaint):
         code = shell.main(arguments)
     return Said(code, out.getvalue(), complaint.getvalue())
+
+
+def stillframe_apart(*arguments: str) -> Said:
+    """Runs a command of ``stillframe`` as a process of its own, for those that lock a state directory until they end."""
+    done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return Said(done.returncode, done.stdout, done.stderr)
 
 
 class Desk:

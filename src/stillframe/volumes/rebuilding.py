@@ -65,7 +65,7 @@ def _source(path: Path, listed: Mapping[str, Entry], volume_id: str, base_format
     times = {name: datetime.fromtimestamp(listed[name].written, UTC).replace(tzinfo=None) for name in own}
     try:
         info, record = _documents(path, volume_id)
-        images = _images(path, own, volume_id, record["volume"]["base_format"] if record else base_format)
+        images = _images(path, own, volume_id, record["volume"]["base_format"] if record else None, base_format)
     except (BadImage, FileNotFoundError) as error:
         return Source(volume_id, {}, {}, {}, times, getattr(error, "message", str(error)))
     return Source(volume_id, images, info, record, times)
@@ -83,15 +83,16 @@ def _documents(path: Path, volume_id: str) -> tuple[dict[str, Any], dict[str, An
     return info, record
 
 
-def _images(path: Path, own: Sequence[str], volume_id: str, base_format: str | None) -> dict[str, Image]:
+def _images(path: Path, own: Sequence[str], volume_id: str, recorded: str | None, otherwise: str | None) -> dict[str, Image]:
     """Headers of overlays first: what the base is stands in the header above it, if nowhere else."""
     base = names.base_name(volume_id)
     found = {name: inspection.alone(path, name, "qcow2") for name in own if name != base}
     if base in own:
-        said = {str(image.backing_format) for image in found.values() if image.backing == base}
-        if len(said) > 1 or (base_format is not None and said - {base_format} and said):
-            raise BadImage(f"{base} is called {', '.join(sorted(said))} by the headers above it, and {base_format} elsewhere")
-        format_ = next(iter(said), base_format)
+        above = {str(image.backing_format) for image in found.values() if image.backing == base}
+        said = sorted(above | ({recorded} if recorded else set()))
+        if len(said) > 1:
+            raise BadImage(f"{base} is {' in one place and '.join(said)} in another, by the headers above it and the record")
+        format_ = said[0] if said else otherwise
         if format_ is None:
             raise BadImage(f"nothing says whether {base} is raw or qcow2; say so with --base-format, it is never guessed (I6)")
         found[base] = inspection.alone(path, base, format_)

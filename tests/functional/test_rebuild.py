@@ -1,0 +1,459 @@
+"""The database is lost; the shares are not. What comes back is held against what was lost, column by column, and used."""
+
+import json
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.chain.names import overlay_name
+from stillframe.db import snapshots, volume_types, volumes
+from stillframe.db.engine import Database
+from stillframe.db.tables import snapshots as snapshots_table
+from stillframe.db.tables import volumes as volumes_table
+from stillframe.host import copies, files
+from stillframe.host.copies import Source
+from tests.support.desk import Desk, Said, stillframe_apart
+from tests.support.lab import Lab, open_lab
+from tests.support.stack import wait_for
+
+# What a share does not know, as docs/how-to/rebuild-the-database.md says: order and time of the last change; the type's id
+# is new where the type had to be made again, so its name is compared.
+LOST = {"seq", "updated_at", "volume_type_id"}
+CONFIGURATION = """
+[DEFAULT]
+enabled_backends = local, rawfiles
+[volumes]
+share_dir = {0}/qcow2
+[rawfiles]
+share_dir = {0}/raw
+volume_format = raw
+volume_backend_name = rawfiles
+"""
+
+
+class Story(Desk):
+    """A varied history, and what a reader of each volume and snapshot finds at its beginning."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        super().__init__(lab)
+        self.directory = directory
+        self.content: dict[str, bytes] = {}
+
+    @property
+    def share(self) -> Path:
+        return self.directory / "qcow2"
+
+    @property
+    def raw_share(self) -> Path:
+        return self.directory / "raw"
+
+    def make(self, **wanted: Any) -> str:
+        made = self.api.ok("volume", "POST", "/volumes", {"volume": {"size": 1, **wanted}})["volume"]["id"]
+        wait_for(lambda: self.api.volume(made)["status"] == "available", "the volume")
+        self.settle()
+        return str(made)
+
+    def take(self, volume_id: str, **wanted: Any) -> str:
+        body = {"snapshot": {"volume_id": volume_id, **wanted}}
+        made = self.api.ok("volume", "POST", "/snapshots", body)["snapshot"]["id"]
+        wait_for(lambda: self.api.snapshot(made)["status"] == "available", "the snapshot")
+        self.settle()
+        self.content[made] = self.content[volume_id]
+        return str(made)
+
+    def act(self, volume_id: str, **action: Any) -> None:
+        name, body = next(iter(action.items()))
+        self.api.ok("volume", "POST", f"/volumes/{volume_id}/action", {name.replace("__", "-"): body})
+        wait_for(lambda: self.api.volume(volume_id)["status"] == "available", name)
+        self.settle()
+
+    def remove(self, kind: str, resource_id: str) -> None:
+        self.api.ok("volume", "DELETE", f"/{kind}/{resource_id}")
+        wait_for(lambda: self.api.send("volume", "GET", f"/{kind}/{resource_id}").status_code == 404, "the deletion")
+        self.settle()
+
+    def row(self, volume_id: str) -> dict[str, Any]:
+        with self.database().read() as connection:
+            found = volumes.get(connection, volume_id, None)
+        assert found is not None
+        return found
+
+    def write(self, volume_id: str, text: bytes) -> None:
+        row = self.row(volume_id)
+        source = self.directory / "pattern"
+        source.write_bytes(text.ljust(512, b"."))
+        command = ["qemu-io", "-f", row["format"], "-c", f"write -s {source} 0 512", row["active_file"]]
+        subprocess.run(command, cwd=row["share"], check=True, capture_output=True)
+        self.content[volume_id] = text
+
+    def read(self, share: Path, name: str, format_: str) -> bytes:
+        target = self.directory / "read"
+        copies.copy_out(Source(name, format_, 64), share, target, "raw", False)
+        with target.open("rb") as handle:
+            return handle.read(512).rstrip(b".\0")
+
+    def check_content(self) -> None:
+        """Every volume and every snapshot reads as it was written."""
+        with self.database().read() as connection:
+            rows = volumes.list_all(connection)
+            found = {row["id"]: self.read(Path(row["share"]), row["active_file"], row["format"]) for row in rows}
+            for row in rows:
+                for each in snapshots.of_volume(connection, row["id"]):
+                    found[each["id"]] = self.read(Path(row["share"]), each["backing"], each["backing_format"])
+        assert found == {key: self.content[key] for key in found}
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    for name in ("qcow2", "raw"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o2770)
+    made = open_lab(tmp_path, CONFIGURATION.format(tmp_path))
+    found = Story(made, tmp_path)
+    try:
+        yield found
+    finally:
+        made.clear()
+        found.lab.clear()
+
+
+def history(story: Story) -> dict[str, str]:
+    """Makes volumes and snapshots in every shape; returns their ids by the names used here."""
+    admin = story.lab.stack.api("stillframe-admin")
+    for name, specs in (("linked", {"stillframe:linked_clone": "true"}), ("raw", {"volume_backend_name": "rawfiles"})):
+        admin.ok("volume", "POST", "/types", {"volume_type": {"name": name, "extra_specs": specs}})
+    ids = {"data": story.make(name="data", description="with an é", metadata={"k": "v"}, volume_type="local")}
+    data = ids["data"]
+    story.write(data, b"one")
+    ids["first"] = story.take(data, name="first", description="before", metadata={"a": "b"})
+    story.write(data, b"two")
+    ids["second"] = story.take(data, name="second")
+    story.write(data, b"three")
+    ids["third"] = story.take(data)
+    story.act(data, os__extend={"new_size": 2})
+    story.act(data, revert={"snapshot_id": ids["first"], "newer_snapshots": "keep"})
+    story.content[data] = b"one"
+    story.write(data, b"another branch")
+    ids["fourth"] = story.take(data, name="fourth")
+    story.remove("snapshots", ids["second"])
+    ids["clone"] = story.make(snapshot_id=ids["first"], volume_type="linked", name="clone", size=3)
+    story.content[ids["clone"]] = b"one"
+    ids["copy"] = story.make(snapshot_id=ids["fourth"], size=2)
+    story.content[ids["copy"]] = b"another branch"
+    ids["undoable"] = story.make(name="undoable")
+    story.write(ids["undoable"], b"old")
+    ids["back"] = story.take(ids["undoable"], name="back")
+    story.write(ids["undoable"], b"new")
+    story.act(ids["undoable"], revert={"snapshot_id": ids["back"]})
+    story.content[ids["undoable"]] = b"old"
+    ids["raw"] = story.make(volume_type="raw", name="raw")
+    story.write(ids["raw"], b"QFI\xfb: a raw volume may hold anything")
+    ids["raw snapshot"] = story.take(ids["raw"], name="of raw")
+    story.act(data, os__set_bootable={"bootable": True})
+    admin.ok("volume", "POST", f"/volumes/{data}/action", {"os-set_image_metadata": {"metadata": {"os_type": "linux"}}})
+    story.settle()
+    return ids
+
+
+def rows(database: Database) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Every volume and snapshot row by id, without what is lost; the type by its name."""
+    with database.read() as connection:
+        types = {row["id"]: row["name"] for row in volume_types.list_all(connection)}
+        found = volumes.list_all(connection)
+        taken = [each for row in found for each in snapshots.of_volume(connection, row["id"])]
+        volume_rows = {row["id"]: {**_kept(row), "type": types[row["volume_type_id"]]} for row in found}
+    return volume_rows, {row["id"]: _kept(row) for row in taken}
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in LOST}
+
+
+def lose_and_rebuild(story: Story) -> None:
+    """The state directory is gone; another one is made from the shares."""
+    configuration = story.directory / "stillframe.conf"
+    story.lab.clear()
+    shutil.rmtree(story.state)
+    state = story.directory / "new-state"
+    options = ["--config-file", str(configuration), "--state-dir", str(state)]
+    planned = stillframe_apart("rebuild", *options, "--share", str(story.share), "--dry-run")
+    assert planned.code == 0 and "4 would be taken, 0 refused" in planned.out and not state.exists(), planned
+    done = stillframe_apart("rebuild", *options, "--share", str(story.share), "-f", "json")
+    assert done.code == 0 and json.loads(done.out)["refused"] == {}, done
+    again = stillframe_apart("rebuild", *options, "--share", str(story.share))
+    assert again.code == 2 and "manage-share" in again.complaint
+    added = stillframe_apart("manage-share", *options, "--share", str(story.raw_share))
+    assert added.code == 0 and "1 taken, 0 refused" in added.out, added
+    story.lab.stack.state_dir = state
+
+
+def test_the_rebuilt_rows_are_those_that_were_lost(story: Story) -> None:
+    ids = history(story)
+    story.check_content()
+    before = rows(story.database())
+    assert {row["status"] for kind in before for row in kind.values()} == {"available"}
+    assert before[0][ids["undoable"]]["undo_file"] and before[0][ids["clone"]]["linked_to"]
+    assert before[0][ids["raw"]]["base_format"] == "raw" and len(before[1]) == 5
+    lose_and_rebuild(story)
+    assert rows(story.database()) == before
+    assert set(next(iter(before[0].values()))) | LOST == set(volumes_table.c.keys()) | {"type"}
+    assert set(next(iter(before[1].values()))) | LOST == set(snapshots_table.c.keys()) | {"volume_type_id"}
+    order = [row["id"] for row in ordered(story.database())]
+    assert order == sorted(order, key=list(before[0]).index), "volumes come in the order they were made in"
+
+
+def ordered(database: Database) -> list[dict[str, Any]]:
+    with database.read() as connection:
+        return [row for row in volumes.list_all(connection) if row["share"].endswith("qcow2")]
+
+
+def test_everything_works_on_a_rebuilt_database(story: Story) -> None:
+    ids = history(story)
+    lose_and_rebuild(story)
+    story.lab.stack.start()
+    story.settle()
+    said = story.run(["doctor"], "--config-file", str(story.directory / "stillframe.conf"), "--older-than", "0")
+    assert (said.code, said.out.partition(";")[0]) == (0, "nothing found"), said
+    story.check_content()
+    story.act(ids["undoable"], os__undo_revert=None)
+    story.content[ids["undoable"]] = b"new"
+    refusal = story.api.send("volume", "DELETE", f"/snapshots/{ids['first']}")
+    assert refusal.status_code == 409 and ids["clone"] in refusal.text
+    story.act(ids["data"], revert={"snapshot_id": ids["third"], "newer_snapshots": "keep"})
+    story.content[ids["data"]] = b"three"
+    story.act(ids["data"], os__extend={"new_size": 3})
+    story.write(ids["data"], b"after the loss")
+    ids["fifth"] = story.take(ids["data"], name="fifth")
+    ids["from fifth"] = story.make(snapshot_id=ids["fifth"], size=3)
+    story.content[ids["from fifth"]] = b"after the loss"
+    story.act(ids["raw"], revert={"snapshot_id": ids["raw snapshot"]})
+    story.check_content()
+    for name in ("third", "fifth", "fourth", "raw snapshot", "back"):
+        story.remove("snapshots", ids[name])
+        story.check_content()
+    story.remove("volumes", ids["clone"])
+    story.remove("snapshots", ids["first"])
+    for name in ("data", "copy", "undoable", "raw", "from fifth"):
+        story.remove("volumes", ids[name])
+    assert files.listing(story.share) == [".share-id"] == files.listing(story.raw_share)
+
+
+def test_a_snapshot_newer_than_the_record_comes_back(story: Story) -> None:
+    """The service died between the switch and the writing of the record: the overlay holds what the guest wrote since."""
+    volume_id = story.make(name="late")
+    story.write(volume_id, b"before")
+    record, snapshot_id = (story.share / f"volume-{volume_id}.record").read_bytes(), str(uuid.uuid4())
+    overlay = overlay_name(volume_id, snapshot_id)
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"volume-{volume_id}", overlay]
+    subprocess.run(command, cwd=story.share, check=True)
+    with story.database().write() as connection:
+        volumes.change(connection, volume_id, active_file=overlay)
+    story.write(volume_id, b"after")
+    (story.share / f"volume-{volume_id}.record").write_bytes(record)
+    story.lab.clear()
+    done, database = rebuild(story.directory, story.share, story.directory / "again")
+    (taken,) = json.loads(done.out)["volumes"]
+    assert (taken["active_file"], taken["snapshots"], len(taken["notes"])) == (overlay, [snapshot_id], 1)
+    volume_rows, snapshot_rows = rows(database)
+    assert story.read(story.share, volume_rows[volume_id]["active_file"], "qcow2") == b"after"
+    assert story.read(story.share, snapshot_rows[snapshot_id]["backing"], "qcow2") == b"before"
+
+
+def rebuild(directory: Path, share: Path, state: Path, *more: str, code: int = 0) -> tuple[Said, Database]:
+    """Rebuilds a share into a state directory of its own, configured for it."""
+    configuration = directory / f"{state.name}.conf"
+    configuration.write_text(f"[volumes]\nshare_dir = {share}\n")
+    options = ["--config-file", str(configuration), "--state-dir", str(state), "--share", str(share), "-f", "json"]
+    said = stillframe_apart("rebuild", *options, *more)
+    assert said.code == code, said
+    return said, Database(f"sqlite:///{state}/stillframe.sqlite")
+
+
+def qemu_img(share: Path, *arguments: str) -> None:
+    subprocess.run(["qemu-img", *arguments], cwd=share, check=True, capture_output=True)
+
+
+class Cinder:
+    """A share as Cinder's NFS driver leaves it: no records, no marker, .info where there are or were snapshots."""
+
+    def __init__(self, share: Path) -> None:
+        self.share = share
+        share.mkdir()
+        share.chmod(0o2770)
+        self.ids = {name: str(uuid.uuid4()) for name in ("merged", "a", "b", "alone", "straight", "s1", "s2")}
+        base = self.base("merged", "raw", "1G")
+        # a and b were taken, then b was deleted: Cinder pulls, and the file named after b carries a.
+        top = self.overlay("merged", base, "raw", "b")
+        (share / f"{base}.info").write_text(json.dumps({"active": top, self.ids["a"]: top}))
+        self.base("alone", "raw", "2G")
+        base = self.base("straight", "qcow2", "3G")
+        self.overlay("straight", self.overlay("straight", base, "qcow2", "s1"), "qcow2", "s2")
+
+    def base(self, name: str, format_: str, size: str) -> str:
+        self.ids.setdefault(name, str(uuid.uuid4()))
+        made = f"volume-{self.ids[name]}"
+        qemu_img(self.share, "create", "-q", "-f", format_, made, size)
+        return made
+
+    def overlay(self, name: str, backing: str, format_: str, snapshot: str) -> str:
+        self.ids.setdefault(snapshot, str(uuid.uuid4()))
+        made = f"volume-{self.ids[name]}.{self.ids[snapshot]}"
+        qemu_img(self.share, "create", "-q", "-u", "-f", "qcow2", "-F", format_, "-b", backing, made, "3G")
+        return made
+
+
+@pytest.fixture
+def cinder(tmp_path: Path) -> Cinder:
+    return Cinder(tmp_path / "cinder")
+
+
+def test_a_share_of_cinders_becomes_rows(tmp_path: Path, cinder: Cinder) -> None:
+    ids = cinder.ids
+    with (cinder.share / f"volume-{ids['alone']}").open("r+b") as disk:
+        disk.write(b"QFI\xfb\0\0\0\3")  # a guest's own; it stays raw
+    said, database = rebuild(tmp_path, cinder.share, tmp_path / "first", code=1)
+    answer = json.loads(said.out)
+    assert list(answer["refused"]) == [ids["alone"]] and "--base-format" in answer["refused"][ids["alone"]]
+    options = ["--project", "tenant", "--user", "someone", "--base-format", "raw"]
+    said, database = rebuild(tmp_path, cinder.share, tmp_path / "second", *options)
+    volume_rows, snapshot_rows = rows(database)
+    shown = {
+        name: tuple(volume_rows[ids[name]][key] for key in ("size", "format", "base_format", "name", "project_id", "user_id"))
+        for name in ("merged", "alone", "straight")
+    }
+    assert shown == {
+        "merged": (3, "qcow2", "raw", None, "tenant", "someone"),
+        "alone": (2, "raw", "raw", None, "tenant", "someone"),
+        "straight": (3, "qcow2", "qcow2", None, "tenant", "someone"),
+    }
+    base, straight = f"volume-{ids['merged']}", f"volume-{ids['straight']}"
+    assert {
+        key: (row["overlay"], row["backing"], row["backing_format"], row["size"]) for key, row in snapshot_rows.items()
+    } == {
+        ids["a"]: (f"{base}.{ids['b']}", base, "raw", 1),
+        ids["s1"]: (f"{straight}.{ids['s1']}", straight, "qcow2", 3),
+        ids["s2"]: (f"{straight}.{ids['s2']}", f"{straight}.{ids['s1']}", "qcow2", 3),
+    }
+    assert volume_rows[ids["straight"]]["active_file"] == f"{straight}.{ids['s2']}"
+
+
+def spoil_absolute(cinder: Cinder) -> None:
+    base = cinder.base("bad", "qcow2", "1G")
+    cinder.overlay("bad", str(cinder.share / base), "qcow2", "x")
+
+
+def spoil_foreign(cinder: Cinder) -> None:
+    base = cinder.base("bad", "qcow2", "1G")
+    top = cinder.overlay("bad", f"volume-{cinder.ids['straight']}", "qcow2", "x")
+    (cinder.share / f"{base}.info").write_text(json.dumps({"active": top}))
+
+
+def spoil_gone(cinder: Cinder) -> None:
+    base = cinder.base("bad", "qcow2", "1G")
+    (cinder.share / f"{base}.info").write_text(json.dumps({"active": f"{base}.{uuid.uuid4()}"}))
+
+
+def spoil_branches(cinder: Cinder) -> None:
+    base = cinder.base("bad", "qcow2", "1G")
+    cinder.overlay("bad", base, "qcow2", "x")
+    cinder.overlay("bad", base, "qcow2", "y")
+
+
+def spoil_info(cinder: Cinder) -> None:
+    (cinder.share / f"{cinder.base('bad', 'qcow2', '1G')}.info").write_text('{"active": "../../etc/passwd"}')
+
+
+def spoil_half_info(cinder: Cinder) -> None:
+    (cinder.share / f"{cinder.base('bad', 'qcow2', '1G')}.info").write_text('{"active": "vol')
+
+
+def spoil_link(cinder: Cinder) -> None:
+    base = cinder.base("bad", "qcow2", "1G")
+    (cinder.share / base).rename(cinder.share / "elsewhere")
+    (cinder.share / base).symlink_to("elsewhere")
+
+
+def spoil_record(cinder: Cinder) -> None:
+    (cinder.share / f"{cinder.base('bad', 'qcow2', '1G')}.record").write_text('{"version": 1, "volume": {}, "snapshots": []}')
+
+
+def spoil_shrunk(cinder: Cinder) -> None:
+    base = cinder.base("bad", "qcow2", "8G")
+    cinder.overlay("bad", base, "qcow2", "x")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (spoil_absolute, "no plain file name"),
+        (spoil_foreign, "no file of its volume"),
+        (spoil_gone, "is missing"),
+        (spoil_branches, "which is active nobody knows"),
+        (spoil_info, "is not a file of volume"),
+        (spoil_half_info, "no JSON document"),
+        (spoil_link, "symbolic link"),
+        (spoil_record, "is damaged"),
+        (spoil_shrunk, "the disk would shrink"),
+    ],
+    ids=lambda given: given.__name__ if callable(given) else "",
+)
+def test_a_volume_that_is_not_sound_is_refused_and_the_others_are_taken(
+    tmp_path: Path, cinder: Cinder, spoil: Any, told: str
+) -> None:
+    spoil(cinder)
+    said, database = rebuild(tmp_path, cinder.share, tmp_path / "state", "--base-format", "qcow2", code=1)
+    refused = json.loads(said.out)["refused"]
+    assert told in refused[cinder.ids["bad"]]
+    assert set(rows(database)[0]) == {cinder.ids[name] for name in ("merged", "straight")}
+
+
+def test_a_share_of_cinders_is_managed_while_the_services_run(tmp_path: Path, cinder: Cinder) -> None:
+    for path in cinder.share.iterdir():
+        path.chmod(0o644)
+    configuration = f"[DEFAULT]\nenabled_backends = local, theirs\n[theirs]\nshare_dir = {cinder.share}\n"
+    lab = open_lab(tmp_path, configuration)
+    try:
+        desk = Desk(lab)
+        own = desk.volume("own")
+        config = ("--config-file", str(tmp_path / "stillframe.conf"))
+        told = desk.document(*config, "--older-than", "0")["findings"]
+        assert sorted(each["kind"] for each in told) == ["unknown_volume"] * 3
+        options = (*config, "--share", str(cinder.share), "--base-format", "raw", "--project", "demo", "-f", "json")
+        assert len(json.loads(desk.run(["manage-share"], *options, "--dry-run").out)["volumes"]) == 3
+        assert [volume["id"] for volume in desk.api.ok("volume", "GET", "/volumes")["volumes"]] == [own]
+        said = desk.run(["manage-share"], *options)
+        assert said.code == 0 and len(json.loads(said.out)["volumes"]) == 3, said
+        again = json.loads(desk.run(["manage-share"], *options).out)
+        assert (again["volumes"], sorted(again["known"])) == (
+            [],
+            sorted(cinder.ids[n] for n in ("merged", "alone", "straight")),
+        )
+        desk.settle()
+        assert {each["kind"] for each in desk.document(*config)["findings"]} == {"wrong_mode"}
+        _use(desk, cinder, config)
+    finally:
+        lab.clear()
+
+
+def _use(desk: Desk, cinder: Cinder, config: tuple[str, ...]) -> None:
+    """What was managed is used: snapshots of it are taken and deleted in any order, and it goes at last."""
+    api, ids = desk.api, cinder.ids
+    assert json.loads(desk.run(["doctor"], *config, "--fix", "--yes", "-f", "json").out)["left"] == []
+    for name in ("alone", "straight", "merged"):
+        desk.snapshot(ids[name], f"ours of {name}")
+    found = api.ok("volume", "GET", "/snapshots/detail")["snapshots"]
+    assert len(found) == 6
+    for each in found:
+        api.ok("volume", "DELETE", f"/snapshots/{each['id']}")
+        wait_for(lambda key=each["id"]: api.send("volume", "GET", f"/snapshots/{key}").status_code == 404, "the deletion")  # type: ignore[misc]
+        desk.settle()
+    for name in ("alone", "straight", "merged"):
+        api.ok("volume", "DELETE", f"/volumes/{ids[name]}")
+    wait_for(lambda: len(api.ok("volume", "GET", "/volumes")["volumes"]) == 1, "the deletions")
+    desk.settle()
+    assert files.listing(cinder.share) == [".share-id"]
