@@ -31,6 +31,13 @@ VOLUMES_OPTS = [
     cfg.PortOpt("port", default=8776, help="Port of the block storage API; 0 takes a free one."),
     cfg.StrOpt("share_dir", help="Directory of the local backend. Default: share in state_dir."),
     cfg.IntOpt("max_chain_depth", default=64, min=2, max=200, help="Most files in one backing chain, snapshots + 1."),
+    cfg.IntOpt(
+        "chain_depth_warning",
+        default=32,
+        min=2,
+        max=200,
+        help="Files in one backing chain from which on a set that is taken carries a warning.",
+    ),
     cfg.IntOpt("minimum_free_mib", default=64, min=1, help="Free space in MiB below which nothing new is created."),
     cfg.IntOpt("quota_volumes", default=1000, min=-1, help="Volumes per project; -1 is unlimited."),
     cfg.IntOpt("quota_snapshots", default=10000, min=-1, help="Snapshots per project; -1 is unlimited."),
@@ -40,7 +47,9 @@ VOLUMES_OPTS = [
     cfg.IntOpt("quota_snapshots_per_volume", default=-1, min=-1, help="Snapshots per volume; -1: max_chain_depth decides."),
     cfg.IntOpt("per_volume_gigabytes", default=65536, min=1, help="Largest volume in GiB."),
     cfg.StrOpt("backup_url", help="Where backups lie: file:///DIRECTORY or s3://BUCKET/PREFIX. Default: backups in state_dir."),
-    cfg.StrOpt("staging_dir", help="Where files lie on their way to and from images and backups. Default: staging in state_dir."),
+    cfg.StrOpt(
+        "staging_dir", help="Where files lie on their way to and from images and backups. Default: staging in state_dir."
+    ),
     cfg.StrOpt("backup_s3_endpoint", help="URL of the S3 service. Default: Amazon's."),
     cfg.StrOpt("backup_s3_region", help="Region of the S3 service."),
     cfg.StrOpt("backup_s3_credentials_file", help="AWS credentials file for S3; keep it at mode 0600."),
@@ -83,7 +92,15 @@ COMPUTE_OPTS = [
     cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
     cfg.IntOpt("max_merges", default=2, min=1, max=64, help="Live merges of snapshots that run at once on this host."),
     cfg.IntOpt("merge_bandwidth_mib", default=0, min=0, help="MiB a second one live merge may copy; 0: no limit."),
-    cfg.StrOpt("mount_point_base", help="Where NFS and GlusterFS shares are mounted on this host. Default: as block storage says."),
+    cfg.StrOpt(
+        "mount_point_base", help="Where NFS and GlusterFS shares are mounted on this host. Default: as block storage says."
+    ),
+    cfg.BoolOpt(
+        "merge_oldest_at_soft_limit",
+        default=False,
+        help="At [volumes] chain_depth_warning the oldest set that a snapshot policy made is deleted, whatever the policy"
+        " keeps; never one that is labelled keep.",
+    ),
     cfg.IntOpt("max_volumes_per_set", default=128, min=1, max=128, help="Most volumes in one assisted snapshot."),
 ]
 

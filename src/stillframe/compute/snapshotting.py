@@ -1,12 +1,15 @@
 """Requests about assisted snapshots: everything that can be known beforehand is checked here, before anything is touched."""
 
+import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from stillframe.chain import image, names
-from stillframe.compute import servers
+from stillframe.compute import retention, servers
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, switch
 from stillframe.compute.servers import Server
@@ -14,7 +17,8 @@ from stillframe.compute.shares import place_of
 from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
 from stillframe.context import Context
-from stillframe.db import assisted_snapshots
+from stillframe.db import assisted_snapshots, operations
+from stillframe.db.tables import now
 from stillframe.errors import (
     BadRequest,
     ChainConflict,
@@ -27,14 +31,16 @@ from stillframe.errors import (
 from stillframe.host import files, qemu_img
 from stillframe.journal import record
 
+LOG = logging.getLogger(__name__)
 GIB = 1 << 30
 
 
 def create(world: World, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
     """Plans an assisted snapshot and starts it; returns the set's id.
 
-    ``wanted`` holds name, description, metadata, volumes ("all" or ids) and quiesce. Raises NotFound, BadRequest,
-    Conflict (another set runs), QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
+    ``wanted`` holds name, description, metadata, volumes ("all" or ids) and quiesce. A policy gives ``policy_id`` too, and
+    a ``set_id``, which makes a repeat the same set. Raises NotFound, BadRequest, Conflict (another set runs),
+    QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
     """
     server = servers.find(world, context, server_id)
     with world.database.read() as connection:
@@ -46,7 +52,8 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
         if ready.reason is not None:
             raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.reason}")
     intent = {
-        "set_id": str(uuid.uuid4()),
+        "set_id": wanted.get("set_id") or str(uuid.uuid4()),
+        "policy_id": wanted.get("policy_id"),
         "server_id": server.id,
         "active": server.view.active,
         "quiesce": wanted["quiesce"],
@@ -54,6 +61,7 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
         "description": wanted.get("description"),
         "metadata": wanted.get("metadata") or {},
         "disks": disks,
+        "warnings": _warnings(world, disks),
     }
     _store(world, context, server, intent, excluded)
     return str(intent["set_id"])
@@ -61,6 +69,8 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
 
 def _store(world: World, context: Context, server: Server, intent: dict[str, Any], excluded: list[dict[str, str]]) -> None:
     with world.database.write() as connection:
+        if operations.get(connection, intent["set_id"]) is not None:
+            return
         record.refuse_if_busy(connection, f"server:{server.id}")
         assisted_snapshots.insert(
             connection,
@@ -77,9 +87,26 @@ def _store(world: World, context: Context, server: Server, intent: dict[str, Any
                 "quiesce": intent["quiesce"],
                 "volumes": assisted_snapshot.volume_entries(intent, "creating"),
                 "excluded_disks": excluded,
+                "policy_id": intent["policy_id"],
+                "warnings": intent["warnings"] or None,
             },
         )
         record.submit(connection, assisted_snapshot.request(intent, context.request_id))
+
+
+def _warnings(world: World, disks: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns a sentence for each volume whose chain is as deep as the soft limit or deeper; the log has them too."""
+    options = world.settings.volumes
+    told = [
+        f"volume {disk['volume_id']} has {disk['depth']} files in its chain before this snapshot; from"
+        f" {options.chain_depth_warning} on reads become slow, at {options.max_chain_depth} snapshots are refused:"
+        " delete old ones, or let a snapshot policy do it"
+        for disk in disks
+        if disk["depth"] >= options.chain_depth_warning
+    ]
+    for sentence in told:
+        LOG.warning("%s", sentence)
+    return told
 
 
 def _choose(world: World, server: Server, volumes: Any) -> tuple[list[tuple[Disk, dict[str, Any]]], list[dict[str, str]]]:
@@ -152,6 +179,7 @@ def _plan_disk(world: World, server: Server, disk: Disk, info: dict[str, Any]) -
         "active": disk.name,
         "overlay": names.overlay_name(volume_id, snapshot_id),
         "size": chain.active.size,
+        "depth": chain.depth,
     }
 
 
@@ -171,8 +199,11 @@ def _read_chain(world: World, share: Path, place: tuple[str, str], foundation: s
     return chain
 
 
-def delete(world: World, context: Context, server_id: str, set_id: str) -> None:
-    """Starts to delete every snapshot of a set; under a running server they are merged live. Raises Conflict."""
+def delete(world: World, context: Context, server_id: str, set_id: str, policy_id: str | None = None) -> None:
+    """Starts to delete every snapshot of a set; under a running server they are merged live. Raises Conflict.
+
+    With ``policy_id`` in that policy's name: a set that it did not make, or that is labelled ``keep`` by now, is a Conflict.
+    """
     row = find(world, context, set_id, server_id)
     if row["status"] in ("creating", "deleting"):
         raise Conflict(f"assisted snapshot {row['id']} is {row['status']}")
@@ -184,8 +215,18 @@ def delete(world: World, context: Context, server_id: str, set_id: str) -> None:
     with world.database.write() as connection:
         record.refuse_if_busy(connection, f"set:{row['id']}")
         record.refuse_if_busy(connection, f"server:{row['server_id']}", shared=True)
+        if policy_id is not None:
+            _retire(connection, row["id"], policy_id)
         assisted_snapshots.change(connection, row["id"], status="deleting")
         record.submit(connection, delete_set.request(row["id"], row["server_id"], present, context.request_id))
+
+
+def _retire(connection: Connection, set_id: str, policy_id: str) -> None:
+    """Looked at in the transaction that decides: a label that was set a moment ago counts."""
+    row = assisted_snapshots.get(connection, set_id, None)
+    if row is None or row["policy_id"] != policy_id or retention.is_labelled(row["metadata"]):
+        raise Conflict(f"assisted snapshot {set_id} is not for policy {policy_id} to delete: it is labelled, gone or another's")
+    assisted_snapshots.change(connection, set_id, retired_at=row["retired_at"] or now())
 
 
 def find(world: World, context: Context, set_id: str, server_id: str | None) -> dict[str, Any]:
