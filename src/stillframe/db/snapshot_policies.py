@@ -39,10 +39,10 @@ def due(connection: Connection, now: datetime) -> list[Row]:
     return many(connection, query.order_by(policies.c.next_run, policies.c.seq))
 
 
-def claim(connection: Connection, row: Row, until: datetime) -> bool:
+def claim(connection: Connection, row: Row, now: datetime, until: datetime) -> bool:
     """Takes the run of a row that was read before: nobody else finds it due before ``until``. False: somebody else did."""
     query = update(policies).where(policies.c.id == row["id"], policies.c.enabled, policies.c.next_run == row["next_run"])
-    values = {"next_run": until, "due_at": row["due_at"] or row["next_run"]}
+    values = {"next_run": until, "due_at": row["due_at"] or row["next_run"], "trying_since": row["trying_since"] or now}
     return touched(connection, query.values(**values, **_UNTOUCHED)) == 1
 
 

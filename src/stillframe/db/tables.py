@@ -215,10 +215,12 @@ snapshot_policies = Table(
     Column("enabled", Boolean, nullable=False),
     Column("next_run", DateTime),  # when something is to be done; moved by whoever does it, before it is done
     Column("due_at", DateTime),  # the time of the run that was begun and is not through
+    Column("trying_since", DateTime),  # when that run was begun
     Column("last_run", DateTime),
     Column("last_set_id", String(36)),
     Column("last_error", Text),
-    Column("retention_note", Text),  # what stood in the way of the last deletion, or why it was not by the rules
+    Column("retention_error", Text),  # what stands in the way of the next deletion
+    Column("retention_note", Text),  # which set was deleted last although a rule kept it, and why
     *_times(),
     Index("ix_policies_project", "project_id", "seq"),
     Index("ix_policies_server", "server_id", "seq"),

@@ -10,6 +10,7 @@ from stillframe.db.rows import Page, Row
 from tests.unit.builders import SERVER, SET, VOLUME, new_id
 
 NOON = datetime(2026, 11, 24, 12)
+SOON = NOON + timedelta(seconds=7)
 LATER = NOON + timedelta(minutes=1)
 POLICY = "8b8b8b8b-8888-4888-8888-888888888888"
 ROW: Row = {
@@ -46,7 +47,7 @@ def row_of(database: Database) -> Row:
 
 def claim(database: Database, row: Row) -> bool:
     with database.write() as connection:
-        return snapshot_policies.claim(connection, row, LATER)
+        return snapshot_policies.claim(connection, row, SOON, LATER)
 
 
 def due(database: Database, now: datetime) -> list[str]:
@@ -58,7 +59,7 @@ def test_a_run_is_taken_by_one_of_those_who_read_it(database: Database) -> None:
     read = row_of(database)
     assert [claim(database, read), claim(database, read)] == [True, False]
     taken = row_of(database)
-    assert (taken["next_run"], taken["due_at"], taken["updated_at"]) == (LATER, NOON, None)
+    assert (taken["next_run"], taken["due_at"], taken["trying_since"], taken["updated_at"]) == (LATER, NOON, SOON, None)
 
 
 def test_a_run_that_is_taken_again_is_the_same_run(database: Database) -> None:
