@@ -25,7 +25,7 @@ def never(_world: World, _operation: Operation, _args: Document) -> None:
 
 def check_unused(world: World, operation: Operation, _args: Document) -> Document:
     volume_id = operation.intent["volume_id"]
-    _end_renames(share_of(world, operation), operation)
+    end_links(share_of(world, operation), operation)
     busy = share_of(world, operation).in_use(volume_id)
     if busy:
         raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
@@ -35,11 +35,13 @@ def check_unused(world: World, operation: Operation, _args: Document) -> Documen
     return {}
 
 
-def _end_renames(share: Share, operation: Operation) -> None:
+def end_links(share: Share, operation: Operation) -> None:
     """A crash between link and unlink leaves a file with two names, which nobody may open: the old name goes first."""
+    volume_id = operation.intent["volume_id"]
+    share.remove_temporary(volume_id, operation.id)
     begun = [step for step in operation.plan if "to" in step["args"] and key(step) in operation.evidence]
     for step in begun:
-        args, volume_id = step["args"], operation.intent["volume_id"]
+        args = step["args"]
         if {args["name"], args["to"]} <= set(share.listing()):
             (share.rename if step["verb"] == "Rename" else share.give_back)(volume_id, args["name"], args["to"])
 
@@ -166,7 +168,7 @@ def _resize(world: World, operation: Operation, args: Document) -> Document:
     return {}
 
 
-def _built_upon(verb: Verb) -> Verb:
+def built_upon(verb: Verb) -> Verb:
     """Once such a step is recorded, which comes after it was durable, the share is not asked for it again.
 
     Later steps of the same plan hide it: they give a removed file's name to another file, remove a file that was pointed
@@ -189,11 +191,11 @@ def _built_upon(verb: Verb) -> Verb:
 CHECK = Verb(never, check_unused)
 CREATE_OVERLAY = Verb(_overlay_made, _make_overlay, unmake)
 MERGE: Mapping[str, Verb] = {
-    "Record": _built_upon(Verb(_recorded, _record, _unrecord)),
-    "Commit": _built_upon(Verb(_committed, _commit, no_return="start")),
-    "Pull": _built_upon(Verb(_pulled, _pull, no_return="start")),
-    "Repoint": _built_upon(Verb(_repointed, _repoint, no_return="start")),
-    "Rename": _built_upon(Verb(_renamed, _rename, no_return="start")),
-    "Trash": _built_upon(Verb(_trashed, _trash, no_return="start")),
+    "Record": built_upon(Verb(_recorded, _record, _unrecord)),
+    "Commit": built_upon(Verb(_committed, _commit, no_return="start")),
+    "Pull": built_upon(Verb(_pulled, _pull, no_return="start")),
+    "Repoint": built_upon(Verb(_repointed, _repoint, no_return="start")),
+    "Rename": built_upon(Verb(_renamed, _rename, no_return="start")),
+    "Trash": built_upon(Verb(_trashed, _trash, no_return="start")),
 }
 RESIZE = Verb(_resized, _resize, no_return="start")

@@ -6,7 +6,7 @@ import uuid
 from stillframe.db import snapshots
 from stillframe.errors import Cancelled, Conflict, Parked, ServiceUnavailable
 from stillframe.journal.operation import Document, Operation, Verb
-from stillframe.volumes.operations.chain_steps import never, share_of
+from stillframe.volumes.operations.chain_steps import built_upon, end_links, never, share_of
 from stillframe.volumes.world import World
 
 POLL_SECONDS = 0.25
@@ -64,6 +64,7 @@ def _check_stopped(world: World, operation: Operation, _args: Document) -> Docum
     server = world.compute.server_of(volume_id)
     if server is not None and server["active"]:
         raise Conflict(f"server {server['id']} was started meanwhile; repeat the request")
+    end_links(share_of(world, operation), operation)
     busy = share_of(world, operation).in_use(volume_id)
     if busy:
         raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
@@ -98,6 +99,6 @@ def _resize(world: World, operation: Operation, args: Document) -> Document:
 LIVE = {
     "MergeLive": Verb(_merged, _merge, no_return="start"),
     "check_stopped": Verb(never, _check_stopped),
-    "SwitchFile": Verb(_switched, _switch, _unswitch),
+    "SwitchFile": built_upon(Verb(_switched, _switch, _unswitch)),
 }
 RESIZE_LIVE = Verb(_resized, _resize)

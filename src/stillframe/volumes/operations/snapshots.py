@@ -11,12 +11,11 @@ from stillframe.chain.tree import Tree
 from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import Conflict
-from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.volumes import trees
-from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, MERGE, info_document, never, share_of
+from stillframe.volumes.operations.following import follow, follow_as_far
 from stillframe.volumes.operations.hands import Hand, documents
 from stillframe.volumes.operations.live_steps import LIVE
 from stillframe.volumes.operations.request import Wanted, request, step
@@ -54,12 +53,6 @@ def _check_empty(world: World, operation: Operation, _args: Document) -> Documen
     return {}
 
 
-def follow(connection: Connection, operation: Operation) -> None:
-    """Rows follow a plan that is done; the record beside the volume comes after them."""
-    trees.apply_after(connection, operation.intent["volume_id"], operation.intent["after"])
-    record.submit(connection, chain_record.request(operation.intent["volume_id"], operation.request_id))
-
-
 def _settle_create(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     (snapshot_id,) = operation.intent["snapshot_ids"]
     if outcome == "done":
@@ -82,18 +75,6 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
         snapshots.change(connection, snapshot_id, status=status, progress="100%", fault=told)
 
 
-def follow_as_far(connection: Connection, operation: Operation) -> None:
-    """A plan of several merges that stopped between two: rows follow what was recorded last."""
-    made = [each["args"] for each in operation.plan if each["verb"] == "Record" and each.get("key") in operation.evidence]
-    if not made or not [each for each in operation.plan if each["verb"] in ("Trash", "Commit", "Pull", "MergeLive")]:
-        return
-    volume_id, last = operation.intent["volume_id"], made[-1]
-    volumes.change(connection, volume_id, active_file=last["active"])
-    for snapshot_id, file in last["snapshots"].items():
-        snapshots.change(connection, snapshot_id, backing=file, overlay=last["overlays"][snapshot_id])
-    record.submit(connection, chain_record.request(volume_id, operation.request_id))
-
-
 def _mark_untidy(connection: Connection, operation: Operation) -> None:
     """A lone file that has not its own name yet gets it when nobody has it open any more."""
     after = operation.intent["after"]
@@ -105,6 +86,8 @@ def _mark_untidy(connection: Connection, operation: Operation) -> None:
 def _settle_revert(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     if outcome == "done":
         follow(connection, operation)
+        # Where newer snapshots went with the revert, nobody needs their files once it is undone.
+        volumes.change(connection, operation.intent["volume_id"], untidy=True)
     for snapshot_id in operation.intent["snapshot_ids"]:
         snapshots.move(connection, snapshot_id, ("restoring", "deleting"), "available")
     told = fault["message"] if fault and outcome != "done" else None
