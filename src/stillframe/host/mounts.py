@@ -4,22 +4,21 @@ import fcntl
 import hashlib
 import os
 import re
+import resource
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from stillframe.errors import HostCommandFailed, ShareUnavailable
-from stillframe.host.run import Limits, run
+from stillframe.host.run import Limits, attempt
 
 Kind = Literal["nfs", "glusterfs"]
 FAMILIES: dict[Kind, tuple[str, ...]] = {"nfs": ("nfs", "nfs4"), "glusterfs": ("fuse.glusterfs",)}
 MOUNT_SECONDS = 30.0
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")
-_ENDED = re.compile(r"ended with (\d+): (.*)\Z", re.DOTALL)
-_TIMED_OUT = ("124", "137")
 
 
 @dataclass(frozen=True)
@@ -98,22 +97,28 @@ def _mount(kind: Kind, export: str, point: Path, options: Sequence[str]) -> None
     except OSError as error:
         raise ShareUnavailable(f"the mount point {point} cannot be made: {error.strerror}") from error
     with_options = ["-o", ",".join(options)] if options else []
-    # The GlusterFS client is a process that stays and inherits the limits of its starter, which are meant for qemu-img.
-    unbound = ["prlimit", "--nofile=1048576", "--cpu=unlimited", "--as=unlimited", "--"] if kind == "glusterfs" else []
-    command = [*unbound, "mount", "-t", kind, *with_options, "--", export, str(point)]
-    _run(command, f"the share {export} cannot be mounted at {point}")
+    try:
+        _run(["mount", "-t", kind, *with_options, "--", export, str(point)], f"the share {export} cannot be mounted at {point}")
+    except ShareUnavailable:
+        with suppress(ShareUnavailable):
+            unmount(point)  # a client of GlusterFS that found no volume may leave a dead mount behind
+        raise
 
 
 def _run(command: list[str], failure: str) -> None:
-    """Runs mount or umount; ``timeout`` ends its helper programs too, and host.run ends ``timeout``."""
-    seconds = f"{MOUNT_SECONDS:g}"
     try:
-        run(["timeout", "--kill-after=2", seconds, *command], cwd=Path("/"), limits=Limits(seconds=MOUNT_SECONDS + 5))
+        outcome = attempt(command, cwd=Path("/"), limits=_limits())
     except HostCommandFailed as error:
-        ended = _ENDED.search(error.message)
-        if ended is None or ended[1] in _TIMED_OUT:
-            raise ShareUnavailable(f"{failure}: no answer within {seconds} s") from error
-        raise ShareUnavailable(f"{failure}: {ended[2]}") from error
+        raise ShareUnavailable(f"{failure}: {error.message}") from error
+    if outcome.code != 0:
+        raise ShareUnavailable(f"{failure}: {outcome.complaint or f'{command[0]} ended with {outcome.code}'}")
+
+
+def _limits() -> Limits:
+    """Only time is bound: the client of GlusterFS is a process that stays, with the limits of the mount that started it."""
+    names = (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)
+    cpu_seconds, address_space, open_files = (resource.getrlimit(name)[1] for name in names)
+    return Limits(MOUNT_SECONDS, cpu_seconds, address_space, open_files)
 
 
 @contextmanager
