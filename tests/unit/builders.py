@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from stillframe import config
 from stillframe.config import Settings
 from stillframe.context import Context
-from stillframe.db import snapshots, volume_types, volumes
+from stillframe.db import backups, snapshots, volume_types, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.db.tables import now
@@ -21,7 +21,9 @@ OTHER_VOLUME = "2b2b2b2b-2222-4222-8222-222222222222"
 SNAPSHOT = "3c3c3c3c-3333-4333-8333-333333333333"
 OTHER_SNAPSHOT = "4d4d4d4d-4444-4444-8444-444444444444"
 SERVER = "5e5e5e5e-5555-4555-8555-555555555555"
+BACKUP = "7a7a7a7a-7777-4777-8777-777777777777"
 SET = "6f6f6f6f-6666-4666-8666-666666666666"
+SHARE = "/srv/share"
 GIB = 1 << 30
 
 
@@ -90,6 +92,9 @@ def volume_row(connection: Connection, **changes: Any) -> Row:
         "metadata": {},
         "active_file": f"volume-{volume_id}",
         "format": "qcow2",
+        "backend": "local",
+        "share": SHARE,
+        "base_format": "qcow2",
         **changes,
     }
     volumes.insert(connection, row)
@@ -120,5 +125,32 @@ def snapshot_row(connection: Connection, **changes: Any) -> Row:
     }
     snapshots.insert(connection, row)
     found = snapshots.get(connection, snapshot_id, None)
+    assert found is not None
+    return found
+
+
+def backup_row(connection: Connection, **changes: Any) -> Row:
+    """Inserts a backup of ``VOLUME`` (or ``volume_id``) and returns its row."""
+    backup_id = changes.get("id", BACKUP)
+    row = {
+        "id": backup_id,
+        "project_id": "demo",
+        "user_id": "somebody",
+        "name": "nightly",
+        "description": None,
+        "volume_id": VOLUME,
+        "status": "available",
+        "size": 1,
+        "object_count": 1,
+        "bytes": 4096,
+        "container": "backups",
+        "metadata": {},
+        "availability_zone": "nova",
+        "data_timestamp": now(),
+        "stored_id": backup_id,
+        **changes,
+    }
+    backups.insert(connection, row)
+    found = backups.get(connection, backup_id, None)
     assert found is not None
     return found

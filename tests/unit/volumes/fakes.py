@@ -1,54 +1,62 @@
-"""A share that is only names, and a world of block storage over it."""
+"""A world of block storage over a share in memory."""
 
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
-from stillframe.chain.image import Chain, Image
+from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
+from stillframe.db import shares
 from stillframe.db.engine import Database
-from stillframe.errors import ShareUnavailable
+from stillframe.errors import ServiceUnavailable
+from stillframe.volumes.backends import Backends
 from stillframe.volumes.world import World
-from tests.unit.builders import GIB, VOLUME, settings
+from tests.unit.builders import GIB, SHARE, VOLUME, settings
+from tests.unit.volumes.memory_share import File, MemoryShare
 
 
-class Driver:
-    """The files of ``VOLUME``, base first. ``meanwhile`` happens while the share is looked at."""
+class Compute:
+    """Knows which servers' descriptions name a volume."""
 
-    def __init__(self, *overlays: str) -> None:
-        self.names = [base_name(VOLUME), *overlays]
-        self.full = False
-        self.meanwhile: Callable[[], object] = lambda: None
+    def __init__(self) -> None:
+        self.servers: dict[str, list[str]] = {}
+        self.silent = False
 
-    def probe(self) -> None:
-        if self.full:
-            raise ShareUnavailable("the share is full")
-
-    probe_for_writing = probe
-
-    def free(self) -> int:
-        return 0 if self.full else 1 << 40
-
-    def files(self, volume_id: str) -> list[str]:
-        return self.names if volume_id == VOLUME else []
-
-    def allocated(self, _name: str) -> int:
-        return 4096
-
-    def chain(self, volume_id: str, active_file: str) -> Chain:
-        images: list[Image] = []
-        for name in self.names[: self.names.index(active_file) + 1]:
-            below = images[-1].name if images else None
-            images.append(Image(name, "qcow2", GIB, below, "qcow2" if below else None))
-        self.meanwhile()
-        return Chain(volume_id, tuple(images))
-
-    def connection_info(self, active_file: str, format_: str) -> dict[str, Any]:
-        return {"driver_volume_type": "local", "export": "/srv", "name": active_file, "format": format_}
+    def servers_with(self, volume_id: str) -> list[str]:
+        if self.silent:
+            raise ServiceUnavailable("compute does not answer")
+        return self.servers.get(volume_id, [])
 
 
-def world(database: Database, state_dir: Path, driver: Driver | None = None, **options: Any) -> World:
+def share(*overlays: str, volume_id: str = VOLUME) -> MemoryShare:
+    """The files of one volume, each overlay on the one before it."""
+    made, below = MemoryShare(), base_name(volume_id)
+    made.entries[below] = File(Image(below, "qcow2", GIB))
+    for name in overlays:
+        made.entries[name] = File(Image(name, "qcow2", GIB, below, "qcow2"))
+        below = name
+    return made
+
+
+def world(database: Database, state_dir: Path, memory: MemoryShare | None = None, **options: Any) -> World:
     """``options`` are of the volumes section."""
-    door: Any = SimpleNamespace(servers_with=lambda _volume_id: [])
-    return World(database, cast("Any", driver or Driver()), door, settings(state_dir, **options))
+    loaded = settings(state_dir, **{"share_dir": SHARE, **options})
+    backends = Backends(loaded, database)
+    for pool in backends.pools:
+        pool._open = memory or share()
+    with database.write() as connection:
+        for url in (SHARE, loaded.backup_url):
+            if shares.known_id(connection, url) is None:
+                shares.remember(connection, url, "known")
+    return World(database, backends, cast("Any", Compute()), cast("Any", None), loaded)
+
+
+def memory(world: World) -> MemoryShare:
+    found = world.backends.pools[0].share()
+    assert isinstance(found, MemoryShare)
+    return found
+
+
+def compute(world: World) -> Compute:
+    found: Any = world.compute
+    assert isinstance(found, Compute)
+    return found

@@ -1,0 +1,204 @@
+"""Block storage run to the end of its journal, and what every volume and snapshot must hold meanwhile.
+
+Requests go through the functions the API calls, operations through the runner with the verbs the service has; only the
+share is in memory. A worker may be killed at any moment; the next one takes over.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stillframe.chain import names, plan
+from stillframe.context import Context
+from stillframe.db import operations, snapshots, volumes
+from stillframe.db.rows import Row
+from stillframe.journal import runner
+from stillframe.volumes import housekeeping, snapshotting, trees, volume_changing, volume_making
+from stillframe.volumes.operations import KINDS, chain_record
+from stillframe.volumes.world import World
+from tests.unit.builders import context
+from tests.unit.journal.fakes import LEASE, Clock, Crash, DyingJournal, owner
+from tests.unit.journal.fakes import World as Moments
+from tests.unit.volumes import fakes
+from tests.unit.volumes.memory_share import MARKER, MemoryShare
+
+Content = dict[int, int]
+MEMBER = context()
+SERVICE = context("service", project="service")
+HIDDEN = ("record_chain", "let_go")
+
+
+@dataclass
+class Site:
+    """``model`` maps a volume's or a snapshot's id to what it must read as."""
+
+    world: World
+    clock: Clock
+    model: dict[str, Content] = field(default_factory=dict)
+    member: Context = MEMBER
+    workers: int = 0
+
+    @property
+    def path(self) -> Path:
+        return Path(str(self.world.database.engine.url.database))
+
+    @property
+    def share(self) -> MemoryShare:
+        return fakes.memory(self.world)
+
+    def row(self, volume_id: str) -> Row:
+        with self.world.database.read() as connection:
+            found = volumes.get(connection, volume_id, None)
+        assert found is not None
+        return found
+
+    def snapshot_row(self, snapshot_id: str) -> Row | None:
+        with self.world.database.read() as connection:
+            return snapshots.get(connection, snapshot_id, None)
+
+    # requests, and the model that follows them
+
+    def volume(self, **wanted: Any) -> str:
+        made = volume_making.create(self.world, self.member, {"size": 1, **wanted})
+        self.end()
+        source = wanted.get("snapshot_id") or wanted.get("source_volid")
+        self.model[made] = dict(self.model[source]) if source else {}
+        return made
+
+    def write(self, volume_id: str, cluster: int, value: int) -> None:
+        self.share.write(self.row(volume_id)["active_file"], cluster, value)
+        self.model[volume_id] = {**self.model[volume_id], cluster: value}
+
+    def snapshot(self, volume_id: str) -> str:
+        made = snapshotting.create(self.world, self.member, volume_id, {})
+        self.end()
+        self.model[made] = dict(self.model[volume_id])
+        return made
+
+    def revert(self, volume_id: str, snapshot_id: str, newer: str | None = "keep") -> None:
+        volume_changing.revert(self.world, self.member, volume_id, snapshot_id, newer)
+        self.end()
+        self.model[volume_id] = dict(self.model[snapshot_id])
+
+    # running
+
+    def end(self, crashes: frozenset[int] = frozenset()) -> int:
+        """Runs the journal to its end; a worker dies at the moments numbered. Returns how many moments there were."""
+        moments = Moments(crashes=crashes)
+        self.share.moment = lambda _what: moments.moment()
+        try:
+            for _ in range(200):
+                self.clock.now += 2 * LEASE
+                self.workers += 1
+                journal = DyingJournal(self.world.database, owner(self.workers), moments)
+                try:
+                    journal.take_over()
+                    while claimed := journal.claim_all():
+                        for operation in claimed:
+                            runner.run(journal, KINDS[operation.kind], self.world, operation)
+                except Crash:
+                    continue
+                if not self.unfinished() or all(row["state"] == "parked" for row in self.unfinished()):
+                    return moments.moments
+        finally:
+            self.share.moment = lambda _what: None
+        raise AssertionError(f"the journal does not end: {self.unfinished()}")
+
+    def unfinished(self) -> list[Row]:
+        with self.world.database.read() as connection:
+            return operations.unfinished(connection, "volumes")
+
+    def newest(self) -> Row:
+        """The newest operation somebody asked for."""
+        with self.world.database.read() as connection:
+            rows = operations.newest(connection, 50)
+        return next(row for row in rows if row["kind"] not in HIDDEN)
+
+    def settle(self) -> None:
+        """Lets block storage tidy up until there is nothing more to do."""
+        for _ in range(20):
+            housekeeping.look(self.world)
+            if not self.unfinished():
+                return
+            self.end()
+        raise AssertionError("housekeeping does not come to an end")
+
+    # looking
+
+    def seen(self) -> dict[str, Content]:
+        """What the share holds of each volume and each snapshot there is."""
+        with self.world.database.read() as connection:
+            rows = [row for row in volumes.list_all(connection) if row["status"] == "available"]
+            found = {row["id"]: self.share.content(row["active_file"]) for row in rows}
+            for row in rows:
+                for snapshot in snapshots.of_volume(connection, row["id"]):
+                    if snapshot["status"] == "available":
+                        found[snapshot["id"]] = self.share.content(snapshot["backing"])
+        return found
+
+    def check(self) -> None:
+        """Everything reads as it must, rows and headers agree, the documents are right, and nothing lies about."""
+        assert [row["fault"] for row in self.unfinished()] == []
+        self.world.backends.sweep()
+        seen = self.seen()
+        assert seen == {key: value for key, value in self.model.items() if key in seen}
+        wanted = {MARKER}
+        with self.world.database.read() as connection:
+            rows = volumes.list_all(connection)
+        for row in rows:
+            if row["status"] == "available":
+                wanted |= self._check_volume(row)
+        assert set(self.share.listing()) == wanted
+        assert [name for name, file in self.share.entries.items() if file.leaks] == []
+
+    def _check_volume(self, row: Row) -> set[str]:
+        tree = trees.observe(self.world, row)
+        operation: Any = None
+        verb = chain_record.KIND.verbs["write_info"]
+        assert verb.done(self.world, operation, {"volume_id": row["id"]}) == {}, "the documents beside the volume are old"
+        if not row["undo_file"] and not row["untidy"]:
+            assert plan.tidy(tree, lambda _name: ()) is None, f"nobody needs some of {sorted(tree.images)}"
+        return {*tree.images, names.record_name(row["id"]), *([names.info_name(row["id"])] if tree.snapshots else [])}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A site as it was once: the database's bytes and the share's files."""
+
+    database: bytes
+    share: dict[str, Any]
+    model: dict[str, Content]
+
+
+def save(site: Site) -> Saved:
+    site.world.database.close()  # writes the log back into the one file
+    held = {name: vars(site.share)[name] for name in ("entries", "documents", "opened")}
+    return Saved(site.path.read_bytes(), copy.deepcopy(held), copy.deepcopy(site.model))
+
+
+def restore(site: Site, saved: Saved) -> None:
+    site.world.database.close()
+    for path in site.path.parent.glob(f"{site.path.name}-*"):
+        path.unlink()
+    site.path.write_bytes(saved.database)
+    vars(site.share).update(copy.deepcopy(saved.share))
+    site.model = copy.deepcopy(saved.model)
+
+
+def each_moment(site: Site, act: Callable[[], None], after: Callable[[], None]) -> int:
+    """Does ``act``, which submits an operation, kills the worker once at each moment of it, and looks ``after`` each.
+
+    Returns the number of moments; zero would prove nothing.
+    """
+    begun = save(site)
+    act()
+    moments = site.end()
+    after()
+    for moment in range(1, moments + 1):
+        restore(site, begun)
+        act()
+        site.end(frozenset({moment}))
+        after()
+    return moments
