@@ -14,7 +14,12 @@ RULES = [
     RuleDefault("os_compute_api:os-volumes-attachments:delete", MEMBER, "Detach a volume"),
     RuleDefault("os_compute_api:os-assisted-snapshots:index", READER, "List and show assisted snapshots"),
     RuleDefault("os_compute_api:os-assisted-snapshots:create", MEMBER, "Take an assisted snapshot"),
+    RuleDefault("os_compute_api:os-assisted-snapshots:update", MEMBER, "Name, describe and label an assisted snapshot"),
     RuleDefault("os_compute_api:os-assisted-snapshots:delete", MEMBER, "Delete an assisted snapshot"),
+    RuleDefault("os_compute_api:os-snapshot-policies:index", READER, "List and show snapshot policies"),
+    RuleDefault("os_compute_api:os-snapshot-policies:create", MEMBER, "Make a snapshot policy"),
+    RuleDefault("os_compute_api:os-snapshot-policies:update", MEMBER, "Change a snapshot policy"),
+    RuleDefault("os_compute_api:os-snapshot-policies:delete", MEMBER, "Delete a snapshot policy"),
     RuleDefault("os_compute_api:os-assisted-volume-snapshots:create", SERVICE, "Switch one volume to its new overlay"),
     RuleDefault(
         "os_compute_api:os-assisted-volume-snapshots:delete", SERVICE, "Merge files of an attached volume; cancel that"

@@ -28,9 +28,11 @@ def measured(connection: Connection) -> list[dict[str, Any]]:
     return [row["consistency"] for row in many(connection, query) if row["consistency"]]
 
 
-def made_by_policies(connection: Connection) -> list[Row]:
-    """Returns every set that a policy made, oldest first."""
-    query = select(assisted_snapshots).where(assisted_snapshots.c.policy_id.is_not(None))
+def made_by_policies(connection: Connection, server_id: str) -> list[Row]:
+    """Returns every set of the server that a policy made, oldest first."""
+    query = select(assisted_snapshots).where(
+        assisted_snapshots.c.server_id == server_id, assisted_snapshots.c.policy_id.is_not(None)
+    )
     return many(connection, query.order_by(assisted_snapshots.c.seq))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stillframe.compute import operations as compute_operations
-from stillframe.compute import reconcile
+from stillframe.compute import reconcile, scheduling
 from stillframe.compute import world as compute_world
 from stillframe.compute.manager import Manager as ComputeManager
 from stillframe.config import Settings
@@ -20,7 +20,6 @@ from stillframe.volumes import housekeeping
 from stillframe.volumes import operations as volumes_operations
 from stillframe.volumes import world as volumes_world
 from stillframe.volumes.manager import Manager as VolumesManager
-
 
 SWEEP_EVERY = 60  # looks of the timer, ten seconds each
 
@@ -57,6 +56,7 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
     def on_timer() -> None:
         _beat(settings, database, "stillframe-compute")
         world.guard.start()
+        scheduler.look()
         looked.look()
 
     worker = Worker(
@@ -66,8 +66,10 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
         Lanes(settings.workers, {"merge_volume": settings.compute.max_merges}, _compute_lane),
         on_timer,
     )
+    scheduler = scheduling.Scheduler(world, worker.wake)
 
     def stop() -> None:
+        scheduler.close()
         worker.stop()
         world.guard.close()
         world.hypervisor.close()

@@ -126,7 +126,8 @@ def test_sets_are_found_by_the_policy_that_made_them(database: Database) -> None
     with database.write() as connection:
         for set_id, status, policy in ((SET, "available", POLICY), (VOLUME, "error", POLICY), (SERVER, "error", None)):
             assisted_snapshots.insert(connection, {**base, "id": set_id, "status": status, "policy_id": policy})
-        assert [row["id"] for row in assisted_snapshots.made_by_policies(connection)] == [SET, VOLUME]
+        assert [row["id"] for row in assisted_snapshots.made_by_policies(connection, SERVER)] == [SET, VOLUME]
+        assert assisted_snapshots.made_by_policies(connection, VOLUME) == []
         assert [row["id"] for row in assisted_snapshots.failed_of(connection, [POLICY])] == [VOLUME]
         assert assisted_snapshots.failed_of(connection, []) == []
         newest = assisted_snapshots.newest_of_server(connection, SERVER)

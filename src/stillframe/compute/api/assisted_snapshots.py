@@ -9,14 +9,19 @@ from stillframe.errors import BadRequest, NotFound
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
-_FILTERS = {"name": "name", "status": "status", "server_id": "server_id"}
+_FILTERS = {"name": "name", "status": "status", "server_id": "server_id", "policy_id": "policy_id"}
 _SORTABLE = ("created_at", "name", "status", "id", "server_id")
+_RESERVED = {"not": {"pattern": "^stillframe:"}}  # what we say of a set, nobody else says in our name
+_LABELS = {
+    "name": body.NAME,
+    "description": body.DESCRIPTION,
+    "metadata": {**body.METADATA, "propertyNames": {**body.METADATA["propertyNames"], **_RESERVED}},
+}
+_UPDATE = body.wrapped("assisted_snapshot", _LABELS, minProperties=1)
 _CREATE = body.wrapped(
     "assisted_snapshot",
     {
-        "name": body.NAME,
-        "description": body.DESCRIPTION,
-        "metadata": body.METADATA,
+        **_LABELS,
         "volumes": {
             "oneOf": [
                 {"enum": ["all", None]},
@@ -49,6 +54,8 @@ def view(row: Row) -> dict[str, Any]:
         "volumes": row["volumes"],
         "excluded_disks": row["excluded_disks"],
         "fault": row["fault"],
+        "policy_id": row["policy_id"],
+        "warnings": row["warnings"] or [],
     }
 
 
@@ -96,6 +103,15 @@ def create(call: Call) -> dict[str, Any]:
     return {"assisted_snapshot": view(read(call, set_id))}
 
 
+def update(call: Call) -> dict[str, Any]:
+    row = read(call, call.path["set_id"])
+    changes = dict(call.body["assisted_snapshot"])
+    if "metadata" in changes:
+        changes["metadata"] = changes["metadata"] or {}
+    call.ask("change_assisted_snapshot", set_id=row["id"], changes=changes)
+    return {"assisted_snapshot": view(read(call, row["id"]))}
+
+
 def delete(call: Call) -> None:
     row = read(call, call.path["set_id"])
     call.ask("delete_assisted_snapshot", server_id=row["server_id"], set_id=row["id"])
@@ -107,6 +123,7 @@ _DELETE = "os_compute_api:os-assisted-snapshots:delete"
 ROUTES = (
     Route("GET", "/os-assisted-snapshots", list_all, _INDEX),
     Route("GET", "/os-assisted-snapshots/{set_id}", show, _INDEX),
+    Route("PUT", "/os-assisted-snapshots/{set_id}", update, "os_compute_api:os-assisted-snapshots:update", 200, _UPDATE),
     Route("GET", _OF_SERVER, list_of_server, _INDEX),
     Route("GET", f"{_OF_SERVER}/{{set_id}}", show, _INDEX),
     Route("POST", _OF_SERVER, create, "os_compute_api:os-assisted-snapshots:create", 202, _CREATE),

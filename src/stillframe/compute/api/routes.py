@@ -8,6 +8,7 @@ from stillframe.compute.api import (
     assisted_volumes,
     flavors,
     servers,
+    snapshot_policies,
     volume_attachments,
 )
 from stillframe.web.route import Route, Service
@@ -19,6 +20,7 @@ ROUTES: tuple[Route, ...] = (
     *flavors.ROUTES,
     *volume_attachments.ROUTES,
     *assisted_snapshots.ROUTES,
+    *snapshot_policies.ROUTES,
     *assisted_volume_snapshots.ROUTES,
     *assisted_volumes.ROUTES,
 )

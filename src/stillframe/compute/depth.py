@@ -1,0 +1,27 @@
+"""How deep the chains of a server's volumes are now."""
+
+from pathlib import Path
+
+from stillframe.compute import servers
+from stillframe.compute.world import World
+from stillframe.host import qemu_img
+
+
+def deep_volumes(world: World, server_id: str) -> dict[str, int]:
+    """Returns, by id, how many files the chains have that reach the soft limit. Only chains that lie in files are looked at.
+
+    Raises NotFound when the server is gone, and what reading a chain raises.
+    """
+    limit = world.settings.volumes.chain_depth_warning
+    server = servers.look(world, server_id)
+    known = {entry["volume_id"]: entry["connection_info"] or {} for entry in world.storage.attachments_of(server_id)}
+    found: dict[str, int] = {}
+    for disk in server.live.disks:
+        info = known.get(str(disk.volume_id))
+        if info is None or disk.kind != "file" or disk.format != "qcow2":
+            continue
+        place, volume_id = Path(str(disk.directory)), str(disk.volume_id)
+        depth = qemu_img.read_chain(place, volume_id, str(disk.name), disk.format, info.get("foundation")).depth
+        if depth >= limit:
+            found[volume_id] = depth
+    return found
