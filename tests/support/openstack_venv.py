@@ -19,8 +19,10 @@ START_SECONDS = 90.0
 
 # The services read their own configuration from sys.argv, so it must be empty. One thread, because SQLite answers
 # "database is locked" to several. The port is bound by us and handed over, so that nobody can take it in between.
+# Whoever started it may be killed: then it ends too (PR_SET_PDEATHSIG, SIGTERM).
 _SERVE = """
-import importlib, socket, sys
+import ctypes, importlib, socket, sys
+ctypes.CDLL(None).prctl(1, 15)
 module, handle, limit = sys.argv[1:]
 sys.argv = [module]
 import waitress
