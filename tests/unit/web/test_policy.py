@@ -118,6 +118,18 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
             ),
         ),
         "os_compute_api:os-assisted-snapshots:create": (WRITE, ("POST /servers/{id}/os-assisted-snapshots",)),
+        "os_compute_api:os-assisted-snapshots:update": (WRITE, ("PUT /os-assisted-snapshots/{set_id}",)),
+        "os_compute_api:os-snapshot-policies:index": (
+            READ,
+            (
+                "GET /os-snapshot-policies",
+                "GET /os-snapshot-policies/{policy_id}",
+                "GET /servers/{id}/os-snapshot-policies",
+            ),
+        ),
+        "os_compute_api:os-snapshot-policies:create": (WRITE, ("POST /servers/{id}/os-snapshot-policies",)),
+        "os_compute_api:os-snapshot-policies:update": (WRITE, ("PUT /os-snapshot-policies/{policy_id}",)),
+        "os_compute_api:os-snapshot-policies:delete": (WRITE, ("DELETE /os-snapshot-policies/{policy_id}",)),
         "os_compute_api:os-assisted-snapshots:delete": (WRITE, ("DELETE /servers/{id}/os-assisted-snapshots/{set_id}",)),
         "os_compute_api:os-assisted-volume-snapshots:create": ({"service"}, ("POST /os-assisted-volume-snapshots",)),
     },

@@ -15,6 +15,7 @@ from tests.unit import builders
 from tests.unit.builders import OTHER_VOLUME, SERVER, SET, VOLUME, context, new_id
 from tests.unit.web.shell import SERVICES, Site
 
+POLICY = "8b8b8b8b-8888-4888-8888-888888888888"
 ROW: dict[str, Any] = {
     "id": SET,
     "project_id": "demo",
@@ -48,7 +49,18 @@ def asked(database: Database, tmp_path: Path) -> Any:
 def test_a_set_is_shown_whole(asked: Any) -> None:
     shown = api.show(asked({"set_id": SET}))["assisted_snapshot"]
     kept = {key: value for key, value in ROW.items() if key not in ("project_id", "user_id", "created_at")}
-    assert shown == {**kept, "fault": None, "created_at": "2024-01-02T03:04:05.000000"}
+    told: dict[str, Any] = {"fault": None, "policy_id": None, "warnings": []}
+    assert shown == {**kept, **told, "created_at": "2024-01-02T03:04:05.000000"}
+
+
+def test_a_set_says_which_policy_made_it_and_what_it_warns_of(asked: Any, database: Database) -> None:
+    made = {**ROW, "id": new_id(), "policy_id": POLICY, "warnings": ["deep"]}
+    with database.write() as connection:
+        assisted_snapshots.insert(connection, made)
+    shown = api.show(asked({"set_id": made["id"]}))["assisted_snapshot"]
+    assert (shown["policy_id"], shown["warnings"]) == (POLICY, ["deep"])
+    listed = api.list_all(asked({}, query={"policy_id": POLICY}))["assisted_snapshots"]
+    assert [each["id"] for each in listed] == [made["id"]]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +131,11 @@ def test_more_volumes_than_a_set_may_hold_are_refused(asked: Any) -> None:
         {"status": "available"},
         {"consistency": {"level": "filesystem"}},
         {"name": "a\nb"},
+        {"policy_id": POLICY},
+        {"set_id": SET},
+        {"warnings": []},
+        {"metadata": {"stillframe:policy": POLICY}},
+        {"metadata": {"stillframe:": ""}},
     ],
 )
 def test_a_request_that_does_not_fit_never_reaches_the_worker(database: Database, tmp_path: Path, given: Any) -> None:
@@ -132,3 +149,43 @@ def test_deleting_names_the_server_the_set_is_of(asked: Any) -> None:
     call = asked({"set_id": SET.upper(), "id": SERVER})
     api.delete(call)
     assert call.door.bus.asked == [("delete_assisted_snapshot", {"server_id": SERVER, "set_id": SET})]
+
+
+def test_labels_are_given_on_and_the_set_is_answered(asked: Any) -> None:
+    given = {"name": "n", "description": None, "metadata": {"keep": "true", "a": "b"}}
+    call = asked({"set_id": SET.upper()}, body={"assisted_snapshot": given})
+    assert api.update(call)["assisted_snapshot"]["id"] == SET
+    assert call.door.bus.asked == [("change_assisted_snapshot", {"set_id": SET, "changes": given})]
+
+
+def test_metadata_that_is_null_is_none(asked: Any) -> None:
+    call = asked({"set_id": SET}, body={"assisted_snapshot": {"metadata": None}})
+    api.update(call)
+    assert call.door.bus.asked[0][1]["changes"] == {"metadata": {}}
+
+
+def test_another_projects_set_is_not_labelled(asked: Any) -> None:
+    call = asked({"set_id": SET}, "member", project="other", body={"assisted_snapshot": {"name": "mine"}})
+    with pytest.raises(NotFound):
+        api.update(call)
+    assert call.door.bus.asked == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"status": "available"},
+        {"policy_id": POLICY},
+        {"policy_id": None},
+        {"retired_at": None},
+        {"metadata": {"keep": True}},
+        {"metadata": {"stillframe:policy": POLICY}},
+        {"metadata": ["keep"]},
+        {"name": 5},
+    ],
+)
+def test_a_label_that_does_not_fit_never_reaches_the_worker(database: Database, tmp_path: Path, given: Any) -> None:
+    site = Site(database, tmp_path, SERVICES["compute"])
+    assert site.ask("PUT", f"/v2.1/os-assisted-snapshots/{SET}", json={"assisted_snapshot": given}).status_code == 400
+    assert site.bus.asked == []
