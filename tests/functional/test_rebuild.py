@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from stillframe.chain.names import overlay_name
-from stillframe.db import snapshots, volume_types, volumes
+from stillframe.db import backups, snapshots, volume_types, volumes
 from stillframe.db.engine import Database
+from stillframe.db.rows import Page
 from stillframe.db.tables import snapshots as snapshots_table
 from stillframe.db.tables import volumes as volumes_table
 from stillframe.host import copies, files
@@ -21,14 +22,17 @@ from tests.support.desk import Desk, Said, stillframe_apart
 from tests.support.lab import Lab, open_lab
 from tests.support.stack import wait_for
 
-# What a share does not know, as docs/how-to/rebuild-the-database.md says: order and time of the last change; the type's id
-# is new where the type had to be made again, so its name is compared.
-LOST = {"seq", "updated_at", "volume_type_id"}
+# What a share does not know, as docs/how-to/rebuild-the-database.md says: order and time of the last change, and whether the
+# files were looked at since something was let go; the type's id is new, so its name is compared.
+LOST = {"seq", "updated_at", "volume_type_id", "untidy"}
+LOST_OF_BACKUPS = {"seq", "updated_at", "name", "description", "metadata", "snapshot_id", "held_file"}
+LOST_OF_BACKUPS |= {"created_at", "data_timestamp"}  # a manifest says when it was written
 CONFIGURATION = """
 [DEFAULT]
 enabled_backends = local, rawfiles
 [volumes]
 share_dir = {0}/qcow2
+backup_url = file://{0}/backups
 [rawfiles]
 share_dir = {0}/raw
 volume_format = raw
@@ -53,7 +57,8 @@ class Story(Desk):
         return self.directory / "raw"
 
     def make(self, **wanted: Any) -> str:
-        made = self.api.ok("volume", "POST", "/volumes", {"volume": {"size": 1, **wanted}})["volume"]["id"]
+        plain = {"volume_type": "plain", "size": 1}
+        made = self.api.ok("volume", "POST", "/volumes", {"volume": {**plain, **wanted}})["volume"]["id"]
         wait_for(lambda: self.api.volume(made)["status"] == "available", "the volume")
         self.settle()
         return str(made)
@@ -62,6 +67,14 @@ class Story(Desk):
         body = {"snapshot": {"volume_id": volume_id, **wanted}}
         made = self.api.ok("volume", "POST", "/snapshots", body)["snapshot"]["id"]
         wait_for(lambda: self.api.snapshot(made)["status"] == "available", "the snapshot")
+        self.settle()
+        self.content[made] = self.content[volume_id]
+        return str(made)
+
+    def back_up(self, volume_id: str, **wanted: Any) -> str:
+        body = {"backup": {"volume_id": volume_id, **wanted}}
+        made = self.api.ok("volume", "POST", "/backups", body)["backup"]["id"]
+        wait_for(lambda: self.api.ok("volume", "GET", f"/backups/{made}")["backup"]["status"] == "available", "the backup")
         self.settle()
         self.content[made] = self.content[volume_id]
         return str(made)
@@ -125,9 +138,11 @@ def story(tmp_path: Path) -> Iterator[Story]:
 def history(story: Story) -> dict[str, str]:
     """Makes volumes and snapshots in every shape; returns their ids by the names used here."""
     admin = story.lab.stack.api("stillframe-admin")
-    for name, specs in (("linked", {"stillframe:linked_clone": "true"}), ("raw", {"volume_backend_name": "rawfiles"})):
+    types = {"linked": {"stillframe:linked_clone": "true"}, "raw": {"volume_backend_name": "rawfiles"}}
+    types["plain"] = {"volume_backend_name": "local"}
+    for name, specs in types.items():
         admin.ok("volume", "POST", "/types", {"volume_type": {"name": name, "extra_specs": specs}})
-    ids = {"data": story.make(name="data", description="with an é", metadata={"k": "v"}, volume_type="local")}
+    ids = {"data": story.make(name="data", description="with an é", metadata={"k": "v"})}
     data = ids["data"]
     story.write(data, b"one")
     ids["first"] = story.take(data, name="first", description="before", metadata={"a": "b"})
@@ -154,6 +169,11 @@ def history(story: Story) -> dict[str, str]:
     ids["raw"] = story.make(volume_type="raw", name="raw")
     story.write(ids["raw"], b"QFI\xfb: a raw volume may hold anything")
     ids["raw snapshot"] = story.take(ids["raw"], name="of raw")
+    story.write(ids["copy"], b"backed up")
+    ids["full"] = story.back_up(ids["copy"], name="full")
+    story.write(ids["copy"], b"backed up again")
+    ids["incremental"] = story.back_up(ids["copy"], incremental=True)
+    story.write(ids["copy"], b"not backed up")
     story.act(data, os__set_bootable={"bootable": True})
     admin.ok("volume", "POST", f"/volumes/{data}/action", {"os-set_image_metadata": {"metadata": {"os_type": "linux"}}})
     story.settle()
@@ -170,6 +190,12 @@ def rows(database: Database) -> tuple[dict[str, dict[str, Any]], dict[str, dict[
     return volume_rows, {row["id"]: _kept(row) for row in taken}
 
 
+def backup_rows(database: Database) -> dict[str, dict[str, Any]]:
+    with database.read() as connection:
+        found = backups.list_page(connection, None, Page())
+    return {row["id"]: {key: value for key, value in row.items() if key not in LOST_OF_BACKUPS} for row in found}
+
+
 def _kept(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in LOST}
 
@@ -183,26 +209,28 @@ def lose_and_rebuild(story: Story) -> None:
     options = ["--config-file", str(configuration), "--state-dir", str(state)]
     planned = stillframe_apart("rebuild", *options, "--share", str(story.share), "--dry-run")
     assert planned.code == 0 and "4 would be taken, 0 refused" in planned.out and not state.exists(), planned
-    done = stillframe_apart("rebuild", *options, "--share", str(story.share), "-f", "json")
-    assert done.code == 0 and json.loads(done.out)["refused"] == {}, done
+    done = stillframe_apart("rebuild", *options, "--share", str(story.share), "--backups", "-f", "json")
+    answer = json.loads(done.out)
+    assert (done.code, answer["refused"], answer["refused_backups"], len(answer["backups"])) == (0, {}, {}, 2), done
     again = stillframe_apart("rebuild", *options, "--share", str(story.share))
     assert again.code == 2 and "manage-share" in again.complaint
     added = stillframe_apart("manage-share", *options, "--share", str(story.raw_share))
-    assert added.code == 0 and "1 taken, 0 refused" in added.out, added
+    assert added.code == 0 and "volumes: 1 taken, 0 refused" in added.out, added
     story.lab.stack.state_dir = state
 
 
 def test_the_rebuilt_rows_are_those_that_were_lost(story: Story) -> None:
     ids = history(story)
     story.check_content()
-    before = rows(story.database())
+    before, kept = rows(story.database()), backup_rows(story.database())
     assert {row["status"] for kind in before for row in kind.values()} == {"available"}
     assert before[0][ids["undoable"]]["undo_file"] and before[0][ids["clone"]]["linked_to"]
     assert before[0][ids["raw"]]["base_format"] == "raw" and len(before[1]) == 5
     lose_and_rebuild(story)
     assert rows(story.database()) == before
+    assert backup_rows(story.database()) == kept and len(kept) == 2
     assert set(next(iter(before[0].values()))) | LOST == set(volumes_table.c.keys()) | {"type"}
-    assert set(next(iter(before[1].values()))) | LOST == set(snapshots_table.c.keys()) | {"volume_type_id"}
+    assert set(next(iter(before[1].values()))) | LOST == set(snapshots_table.c.keys()) | LOST
     order = [row["id"] for row in ordered(story.database())]
     assert order == sorted(order, key=list(before[0]).index), "volumes come in the order they were made in"
 
@@ -232,19 +260,25 @@ def test_everything_works_on_a_rebuilt_database(story: Story) -> None:
     ids["from fifth"] = story.make(snapshot_id=ids["fifth"], size=3)
     story.content[ids["from fifth"]] = b"after the loss"
     story.act(ids["raw"], revert={"snapshot_id": ids["raw snapshot"]})
+    for name in ("incremental", "full"):
+        ids[f"from {name}"] = story.make(backup_id=ids[name], size=2)
+        story.content[ids[f"from {name}"]] = story.content[ids[name]]
     story.check_content()
+    ids["next"] = story.back_up(ids["copy"])
     for name in ("third", "fifth", "fourth", "raw snapshot", "back"):
         story.remove("snapshots", ids[name])
         story.check_content()
     story.remove("volumes", ids["clone"])
     story.remove("snapshots", ids["first"])
-    for name in ("data", "copy", "undoable", "raw", "from fifth"):
+    for name in ("data", "copy", "undoable", "raw", "from fifth", "from full", "from incremental"):
         story.remove("volumes", ids[name])
     assert files.listing(story.share) == [".share-id"] == files.listing(story.raw_share)
 
 
 def test_a_snapshot_newer_than_the_record_comes_back(story: Story) -> None:
     """The service died between the switch and the writing of the record: the overlay holds what the guest wrote since."""
+    types = {"name": "plain", "extra_specs": {"volume_backend_name": "local"}}
+    story.lab.stack.api("stillframe-admin").ok("volume", "POST", "/types", {"volume_type": types})
     volume_id = story.make(name="late")
     story.write(volume_id, b"before")
     record, snapshot_id = (story.share / f"volume-{volume_id}.record").read_bytes(), str(uuid.uuid4())

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,25 @@ from stillframe.host import mounts
 from stillframe.host.qcow2 import FORMATS
 from stillframe.main import state
 from stillframe.main.doctor import open_database
-from stillframe.volumes import rebuilding
+from stillframe.volumes import rebuilding, rebuilt_backups
 from stillframe.volumes.backends import Backends, Pool
+from stillframe.volumes.backups.repository import DEFAULT_CONTAINER
 from stillframe.volumes.doctor.looking import directory
 from stillframe.volumes.rebuilding import Found
+from stillframe.volumes.rebuilt_backups import Listed
 from stillframe.volumes.rebuilt_rows import Given
+from stillframe.volumes.world import open_world
 
 DONE, REFUSED, BLIND = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What the shares and the backup store gave; ``new_backups`` are the ids of those that had no row."""
+
+    volumes: Found
+    backups: Listed
+    new_backups: Sequence[str]
 
 
 class _FromShare(Command):
@@ -40,6 +54,13 @@ class _FromShare(Command):
         parser.add_argument(
             "--base-format", choices=FORMATS, help="what volume-<id> is where neither a record nor a header says so"
         )
+        parser.add_argument(
+            "--backups",
+            nargs="?",
+            const=DEFAULT_CONTAINER,
+            metavar="CONTAINER",
+            help=f"also the backups in this container of the configured store (default: {DEFAULT_CONTAINER})",
+        )
         parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
         parser.add_argument("-f", "--format", choices=("text", "json"), default="text")
         return parser
@@ -47,15 +68,15 @@ class _FromShare(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         try:
             settings = config.load(parsed_args.config_file, {(None, "state_dir"): parsed_args.state_dir})
-            found = self.run_over(settings, parsed_args)
+            taken = self.run_over(settings, parsed_args)
         except StillframeError as error:
             self.app.stderr.write(f"{error}\n")
             return BLIND
-        shown = json.dumps(_document(found), indent=1) if parsed_args.format == "json" else _text(found, parsed_args.dry_run)
+        shown = json.dumps(_document(taken), indent=1) if parsed_args.format == "json" else _text(taken, parsed_args.dry_run)
         self.app.stdout.write(shown + "\n")
-        return REFUSED if found.refused else DONE
+        return REFUSED if taken.volumes.refused or taken.backups.refused else DONE
 
-    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Found:
+    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Taken:
         raise NotImplementedError
 
 
@@ -66,9 +87,11 @@ class Rebuild(_FromShare):
     done. The services must not run over the state directory.
     """
 
-    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Found:
+    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Taken:
+        unmade = Database(settings.database)  # not opened: nothing is made before the share is found
+        _pool(Backends(settings, unmade), parsed)
         if parsed.dry_run:
-            return _find(settings, Database(settings.database), parsed, frozenset())[0]
+            return _take(settings, unmade, parsed, frozenset())
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         locks = state.Locks(settings.state_dir, state.PARTS)
         database = state.prepare(settings)
@@ -84,14 +107,13 @@ class Rebuild(_FromShare):
 class ManageShare(_FromShare):
     """Add the volumes of a share that the database does not know, such as those of Cinder's NFS driver
 
-    Works while the services run. Ends as 'stillframe rebuild' does. Whoever managed the volumes before must stop to.
+    Works while the services run. Ends as 'stillframe rebuild' does. Whoever managed the volumes before must have stopped.
     """
 
-    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Found:
+    def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Taken:
         database = open_database(settings)
         try:
-            known = _known(database)
-            return _find(settings, database, parsed, known)[0] if parsed.dry_run else _take(settings, database, parsed, known)
+            return _take(settings, database, parsed, _known(database))
         finally:
             database.close()
 
@@ -101,19 +123,25 @@ def _known(database: Database) -> frozenset[str]:
         return frozenset(row["id"] for row in volumes.list_all(connection))
 
 
-def _find(
-    settings: Settings, database: Database, parsed: argparse.Namespace, known: frozenset[str]
-) -> tuple[Found, Path, Given]:
+def _take(settings: Settings, database: Database, parsed: argparse.Namespace, known: frozenset[str]) -> Taken:
+    """Finds what is to be taken and, unless it is a dry run, takes it."""
     pool, path = _pool(Backends(settings, database), parsed)
     project = parsed.project or settings.compute.default_project
     given = Given(pool.backend, pool.export.export, settings.availability_zone, project, parsed.user)
-    return rebuilding.find(path, given, parsed.base_format, known), path, given
-
-
-def _take(settings: Settings, database: Database, parsed: argparse.Namespace, known: frozenset[str]) -> Found:
-    found, path, given = _find(settings, database, parsed, known)
+    found = rebuilding.find(path, given, parsed.base_format, known)
+    listed = _backups(settings, database, parsed)
+    if parsed.dry_run:
+        return Taken(found, listed, list(listed.found))
     rebuilding.insert(database, path, given, found)
-    return found
+    return Taken(found, listed, rebuilt_backups.insert(database, listed, parsed.backups or "", given))
+
+
+def _backups(settings: Settings, database: Database, parsed: argparse.Namespace) -> Listed:
+    if not parsed.backups:
+        return Listed({}, {})
+    if parsed.dry_run:
+        raise BadRequest("--dry-run does not look at backups: their store is remembered when it is first asked")
+    return rebuilt_backups.find(open_world(settings, database).repository(parsed.backups))
 
 
 def _pool(backends: Backends, parsed: argparse.Namespace) -> tuple[Pool, Path]:
@@ -134,8 +162,8 @@ def _pool(backends: Backends, parsed: argparse.Namespace) -> tuple[Pool, Path]:
     )
 
 
-def _document(found: Found) -> dict[str, Any]:
-    taken = [
+def _document(taken: Taken) -> dict[str, Any]:
+    shown = [
         {
             "id": each.volume["id"],
             "name": each.volume["name"],
@@ -145,18 +173,23 @@ def _document(found: Found) -> dict[str, Any]:
             "snapshots": [row["id"] for row in each.snapshots],
             "notes": list(each.notes),
         }
-        for each in found.rebuilt
+        for each in taken.volumes.rebuilt
     ]
-    return {"volumes": taken, "refused": dict(found.refused), "known": list(found.known)}
+    refused = {"refused": dict(taken.volumes.refused), "refused_backups": dict(taken.backups.refused)}
+    return {"volumes": shown, "known": list(taken.volumes.known), "backups": list(taken.new_backups), **refused}
 
 
-def _text(found: Found, dry: bool) -> str:
-    lines = []
+def _text(taken: Taken, dry: bool) -> str:
+    lines, found = list[str](), taken.volumes
     for each in found.rebuilt:
         row = each.volume
         named = f" {row['name']!r}" if row["name"] else ""
         lines.append(f"{row['id']}{named}: {row['size']} GiB, project {row['project_id']}, {len(each.snapshots)} snapshots")
         lines += [f"   {note}" for note in each.notes]
     lines += [f"refused: {base_name(volume_id)}: {why}" for volume_id, why in found.refused.items()]
+    lines += [f"refused: backup {backup_id}: {why}" for backup_id, why in taken.backups.refused.items()]
     verb = "would be taken" if dry else "taken"
-    return "\n".join([*lines, f"{len(found.rebuilt)} {verb}, {len(found.refused)} refused, {len(found.known)} known already"])
+    lines.append(f"volumes: {len(found.rebuilt)} {verb}, {len(found.refused)} refused, {len(found.known)} known already")
+    if taken.backups.found or taken.backups.refused:
+        lines.append(f"backups: {len(taken.new_backups)} {verb}, {len(taken.backups.refused)} refused")
+    return "\n".join(lines)

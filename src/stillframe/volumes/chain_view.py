@@ -182,11 +182,19 @@ def _why(seen: Seen, name: str) -> str:
         return "; ".join(reasons)
     if len(needed["files"]) > 1:
         return f"{len(needed['files'])} files stand on it"
-    if seen.tree.is_read_elsewhere(name):
+    if _is_read_above(seen.tree, name):
         return "a file above it is read by a linked volume"
     if needed["files"]:
         return "nobody needs it; it is merged when the volume is tidied, with nothing attached"
     return "nobody needs it: 'stillframe doctor' tells more"
+
+
+def _is_read_above(tree: Tree, name: str) -> bool:
+    """Tells whether a linked volume reads a file above this one; ends also where the files form a loop."""
+    above = [name]
+    for each in above:
+        above += [child for child in tree.children(each) if child not in above]
+    return any(tree.shared.get(each) for each in above)
 
 
 METHODS: Mapping[str, Any] = {"show_chain": show}

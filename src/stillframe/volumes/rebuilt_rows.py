@@ -5,7 +5,7 @@ Headers are believed before .info, .info before the record: each is written befo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -63,15 +63,16 @@ def rebuild(source: Source, given: Given, foundation: Image | None) -> Rebuilt:
         raise ChainConflict(f"volume {source.volume_id} has a record and no file")
     made = _from_record(source, given) if source.record else _from_names(source, given)
     made = _with_newer(source, made)
-    _check(source, made, foundation)
-    return made
+    tree = _checked(source, made, foundation)
+    loose = [name for name in tree.images if not tree.reasons(name) and tree.children(name)]
+    return replace(made, volume={**made.volume, "untidy": bool(loose)})
 
 
-def _check(source: Source, made: Rebuilt, foundation: Image | None) -> None:
+def _checked(source: Source, made: Rebuilt, foundation: Image | None) -> Tree:
     row = made.volume
     held = {snapshot["id"]: snapshot["backing"] for snapshot in made.snapshots}
     holds = {plan.UNDO: row["undo_file"]} if row["undo_file"] else {}
-    check(Tree(row["id"], source.images, row["active_file"], held, holds, foundation=foundation))
+    tree = check(Tree(row["id"], source.images, row["active_file"], held, holds, foundation=foundation))
     active = source.images[row["active_file"]]
     if active.format != row["format"]:
         raise ChainConflict(f"{active.name} is recorded as {row['format']!r}, its header says {active.format!r}")
@@ -79,6 +80,7 @@ def _check(source: Source, made: Rebuilt, foundation: Image | None) -> None:
         raise ChainConflict(f"{active.name} has {active.size} bytes, more than the {row['size']} GiB of its volume (R12)")
     if -(-active.size // GIB) != row["size"]:
         raise ChainConflict(f"{active.name} has {active.size} bytes, less than the {row['size']} GiB of its volume (R12)")
+    return tree
 
 
 def _from_record(source: Source, given: Given) -> Rebuilt:

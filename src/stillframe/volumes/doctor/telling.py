@@ -47,7 +47,9 @@ def _notes(world: World) -> Iterator[str]:
         aside = leftovers.quarantined(share)
         if aside:
             taken = sum(share.entries[name].allocated for name in aside)
-            yield f"{len(aside)} orphans are put aside on {share.export} ({taken} bytes), the first is {aside[0]}"
+            are = "is" if len(aside) == 1 else "are"
+            more = "" if len(aside) == 1 else ", the first is"
+            yield f"{_count(len(aside), 'orphan')} {are} put aside on {share.export} ({taken} bytes){more}: {aside[0]}"
 
 
 def plan_text(plan: Plan, width: int) -> str:

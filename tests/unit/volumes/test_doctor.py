@@ -1,0 +1,461 @@
+"""From what was seen to findings, from findings to a plan: every rule on values alone."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.chain import plan as chain_plan
+from stillframe.chain.image import Image
+from stillframe.host.entries import Entry
+from stillframe.volumes.doctor import judging, repairs, telling
+from stillframe.volumes.doctor.findings import KINDS, Finding
+from stillframe.volumes.doctor.leftovers import MODE, owner
+from stillframe.volumes.doctor.seen import (
+    DiskSeen,
+    FileSeen,
+    FreezeSeen,
+    GuestsSeen,
+    Known,
+    ServerSeen,
+    ShareSeen,
+    VolumeKnown,
+    World,
+)
+from tests.unit.builders import GIB, OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SET, SNAPSHOT, VOLUME
+
+BASE = f"volume-{VOLUME}"
+FIRST, SECOND = f"{BASE}.{SNAPSHOT}", f"{BASE}.{OTHER_SNAPSHOT}"
+OTHER = f"volume-{OTHER_VOLUME}"
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC).timestamp()
+LONG_AGO = datetime(2026, 5, 1)
+
+
+def file(name: str, backing: str | None = None, **more: Any) -> FileSeen:
+    size, format_ = more.pop("size", GIB), more.pop("format", "qcow2")
+    said = more.pop("said", "qcow2" if backing else None)
+    return FileSeen(Image(name, format_, size, backing, said), names=backing, **more)
+
+
+def entry(name: str, **more: Any) -> Entry:
+    given: dict[str, Any] = {"mode": MODE, "regular": True, "links": 1, "length": 100, "allocated": 4096, "changed": 0.0}
+    return Entry(name, **(given | more))
+
+
+def row(volume_id: str = VOLUME, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": volume_id,
+        "name": "data",
+        "size": 1,
+        "status": "available",
+        "active_file": f"volume-{volume_id}",
+        "base_format": "qcow2",
+        "undo_file": None,
+        "linked_to": None,
+        "share": "/share",
+        "created_at": LONG_AGO,
+        "updated_at": None,
+    } | changes
+
+
+def snapshot(snapshot_id: str = SNAPSHOT, backing: str = BASE, overlay: str | None = FIRST, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": snapshot_id,
+        "size": 1,
+        "status": "available",
+        "overlay": overlay,
+        "backing": backing,
+        "backing_format": "qcow2",
+        "created_at": LONG_AGO,
+        "updated_at": None,
+    } | changes
+
+
+def volume(changes: dict[str, Any] | None = None, *snapshots: dict[str, Any], **more: Any) -> VolumeKnown:
+    found = row(**(changes or {}))
+    given: dict[str, Any] = {"holds": {}, "linked": {}, "attachments": (), "info": {}, "record": {}}
+    return VolumeKnown(found, snapshots, **(given | more))
+
+
+def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> World:
+    """One share with these files; ``more`` are fields of share, known and world, told apart by their names."""
+    names = [*files, ".share-id", *more.pop("also", ())]
+    share = {"export": "/share", "backend": "local", "path": Path("/share"), "known": "1", "marker": "1", "mode": 0o2770}
+    share |= {"entries": {name: entry(name) for name in names}, "files": files, "documents": {}}
+    known: dict[str, Any] = {"volumes": {each.row["id"]: each for each in volumes}, "backups": (), "operations": ()}
+    known |= dict.fromkeys(("busy", "parked", "lived", "abandoned"), frozenset())
+    whole: dict[str, Any] = {"guests": GuestsSeen(True, ""), "unsettled": frozenset(), "enabled": frozenset(("/share",))}
+    whole["now"] = NOW
+    for key, value in more.items():
+        next(fields for fields in (share, known, whole) if key in fields)[key] = value
+    return World([ShareSeen(**share)], Known(**known), **whole)
+
+
+def judged(*given: Any, **more: Any) -> list[Finding]:
+    return judging.judge(world(*given, **more))
+
+
+def kinds(*given: Any, **more: Any) -> list[str]:
+    return [finding.kind for finding in judged(*given, **more)]
+
+
+CHAIN = {BASE: file(BASE), FIRST: file(FIRST, BASE)}
+SNAPPED = volume({"active_file": FIRST}, snapshot())
+
+
+def test_what_fits_gives_nothing() -> None:
+    assert kinds(CHAIN, SNAPPED) == []
+    assert kinds({BASE: file(BASE)}, volume()) == []
+    assert kinds({}) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "known", "kind"),
+    [
+        ({FIRST: file(FIRST, BASE)}, SNAPPED, ["missing_file", "wrong_backing"]),
+        ({}, SNAPPED, ["row_without_file"]),
+        ({BASE: file(BASE)}, SNAPPED, ["missing_file"]),
+        ({**CHAIN, BASE: FileSeen(problem="hostile")}, SNAPPED, ["unsafe_file"]),
+        ({**CHAIN, FIRST: file(FIRST, OTHER)}, SNAPPED, ["wrong_backing"]),
+        ({**CHAIN, FIRST: file(FIRST, FIRST)}, SNAPPED, ["wrong_backing", "snapshot_not_behind"]),
+        ({**CHAIN, FIRST: file(FIRST)}, SNAPPED, ["snapshot_not_behind"]),
+        ({**CHAIN, FIRST: file(FIRST, BASE, said="raw")}, SNAPPED, ["wrong_backing_format"]),
+        ({**CHAIN, BASE: file(BASE, format="raw")}, SNAPPED, ["wrong_backing_format"] * 2),
+        ({**CHAIN, BASE: file(BASE, size=2 * GIB)}, SNAPPED, ["wrong_size"] * 2),
+        ({**CHAIN, FIRST: file(FIRST, BASE, size=2 * GIB)}, SNAPPED, ["wrong_size"]),
+        ({**CHAIN, FIRST: file(FIRST, BASE, leaks=3)}, SNAPPED, ["leaked_clusters"]),
+        ({**CHAIN, FIRST: file(FIRST, BASE, leaks=3, damage="bad")}, SNAPPED, ["corruption"]),
+        (CHAIN, volume({"active_file": BASE}, snapshot()), ["snapshot_not_behind"]),
+        (
+            CHAIN,
+            volume({"active_file": FIRST, "undo_file": SECOND}, snapshot(), holds={chain_plan.UNDO: SECOND}),
+            ["missing_file"],
+        ),
+        (CHAIN, volume({"active_file": FIRST}, linked={SECOND: (OTHER_VOLUME,)}), ["missing_file"]),
+        (CHAIN, volume({"active_file": FIRST}, snapshot(), snapshot(SET, SECOND, None)), ["missing_file"]),
+    ],
+)
+def test_rows_against_files(files: dict[str, FileSeen], known: VolumeKnown, kind: list[str]) -> None:
+    assert kinds(files, known) == kind
+
+
+@pytest.mark.parametrize("status", ["creating", "error", "deleting", "error_deleting"])
+def test_a_volume_that_was_not_made_or_goes_needs_no_file(status: str) -> None:
+    assert [kind for kind in kinds({}, volume({"status": status})) if kind != "transitional_status"] == []
+
+
+def test_a_snapshot_that_failed_needs_no_file_and_one_set_to_error_does() -> None:
+    assert kinds({BASE: file(BASE)}, volume({}, snapshot(status="error"))) == []
+    assert kinds(CHAIN, volume({"active_file": FIRST}, snapshot(status="error"))) == []
+    lost = {FIRST: file(FIRST, BASE)}
+    assert "missing_file" in kinds(lost, volume({"active_file": FIRST}, snapshot(status="error")))
+
+
+def test_a_linked_clone_stands_on_another_volumes_file() -> None:
+    linked = {"volume_id": OTHER_VOLUME, "file": OTHER, "format": "qcow2"}
+    clone, source = volume({"linked_to": linked}), volume({"volume_id": OTHER_VOLUME}, linked={OTHER: (VOLUME,)})
+    files = {BASE: file(BASE, OTHER), OTHER: file(OTHER)}
+    assert kinds(files, clone, source) == []
+    assert kinds({BASE: file(BASE, OTHER)}, clone) == ["wrong_backing"]
+    assert kinds({**files, BASE: file(BASE, OTHER, said="raw")}, clone, source) == ["wrong_backing_format"]
+
+
+def test_an_orphan_is_what_no_row_needs_directly_or_from_below() -> None:
+    (found,) = judged({**CHAIN, SECOND: file(SECOND, FIRST)}, SNAPPED)
+    assert (found.kind, found.file) == ("orphan_file", SECOND)
+    hidden = volume({"active_file": SECOND}, snapshot(OTHER_SNAPSHOT, FIRST, SECOND))
+    assert kinds({**CHAIN, SECOND: file(SECOND, FIRST)}, hidden) == [], "a file below one that is needed is needed"
+    creating = volume({}, snapshot(status="creating"))
+    assert "orphan_file" not in kinds(CHAIN, creating), "a row that is being made names it already"
+
+
+def test_files_of_unknown_volumes_are_orphans_only_if_the_volume_lived_here() -> None:
+    files = {OTHER: FileSeen(), f"{OTHER}.{SNAPSHOT}": file(f"{OTHER}.{SNAPSHOT}", OTHER)}
+    assert kinds(files) == ["unknown_volume"]
+    gone = kinds(files, lived=frozenset((OTHER_VOLUME,)), also=[f"{OTHER}.info", f"{OTHER}.record"])
+    assert gone == ["orphan_file"] * 4
+    linked = {"volume_id": OTHER_VOLUME, "file": OTHER, "format": "qcow2"}
+    clone = volume({"linked_to": linked})
+    used = {BASE: file(BASE, OTHER), OTHER: FileSeen()}
+    (told,) = judged(used, clone)
+    assert told.kind == "unknown_volume" and "read by a volume of ours" in told.what
+    assert kinds(used, clone, lived=frozenset((OTHER_VOLUME,))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "volume_id"),
+    [
+        (BASE, VOLUME),
+        (FIRST, VOLUME),
+        (f"{BASE}.info", VOLUME),
+        (f"{BASE}.record", VOLUME),
+        (f".tmp.{VOLUME}.{SNAPSHOT}", VOLUME),
+        (f".tmp.{BASE}.info", VOLUME),
+        (f".trash.{FIRST}", VOLUME),
+        (f".orphan.{FIRST}", VOLUME),
+        (".tmp..share-id", None),
+        (f"unmanaged-{VOLUME}", None),
+        (f"{BASE}.other", None),
+    ],
+)
+def test_whose_a_name_is(name: str, volume_id: str | None) -> None:
+    assert owner(name) == volume_id
+
+
+def test_a_left_over_is_old_and_of_no_operation_that_may_take_it_up() -> None:
+    name = f".tmp.{VOLUME}.{SET}"
+    assert kinds({}, also=[name]) == ["old_temporary"]
+    young = {name: entry(name, changed=NOW - 60), ".share-id": entry(".share-id")}
+    assert kinds({}, entries=young) == []
+    for state in ("busy", "parked"):
+        assert kinds({}, also=[name], **{state: frozenset((SET,))}) == []
+    assert kinds({}, also=[name], unsettled=frozenset((VOLUME,))) == []
+
+
+def test_what_is_not_settled_is_not_judged() -> None:
+    files = {**CHAIN, SECOND: file(SECOND, FIRST)}
+    broken = volume({"active_file": SET, "status": "extending"}, snapshot(status="deleting"))
+    assert len(kinds(files, broken)) > 3
+    assert kinds(files, broken, unsettled=frozenset((VOLUME,))) == []
+
+
+def test_modes_of_what_is_ours() -> None:
+    modes = {name: entry(name, mode=0o644) for name in (BASE, ".share-id", f"{BASE}.record", OTHER, "something-else")}
+    found = judged({BASE: file(BASE), OTHER: FileSeen()}, volume(), entries=modes)
+    assert sorted(each.file or "" for each in found if each.kind == "wrong_mode") == [".share-id", BASE, f"{BASE}.record"]
+
+
+@pytest.mark.parametrize(("marker", "kind"), [(None, "marker_missing"), ("2", "marker_foreign")])
+def test_a_share_that_is_not_itself_says_nothing_else(marker: str | None, kind: str) -> None:
+    assert kinds({}, volume(), marker=marker) == [kind]
+    assert kinds({}, marker=marker, known=None) == []
+
+
+def test_a_share_in_no_backend() -> None:
+    assert kinds({}, volume({"share": "/lost"})) == ["share_not_enabled"]
+    assert kinds({}, volume({"share": "/silent"}), enabled=frozenset(("/share", "/silent"))) == []
+
+
+def test_documents_against_rows() -> None:
+    known = volume({}, info={"active": BASE}, record={"version": 1})
+    right = {f"{BASE}.info": f'{{"active": "{BASE}"}}', f"{BASE}.record": '{"version":1}'}
+    assert kinds({BASE: file(BASE)}, known, documents=right) == []
+    assert kinds({BASE: file(BASE)}, known) == ["info_differs", "record_differs"]
+    torn = {f"{BASE}.info": "{", f"{BASE}.record": '{"version": 2}'}
+    told = [each.what for each in judged({BASE: file(BASE)}, known, documents=torn)]
+    assert "no JSON" in told[0] and "something else" in told[1]
+    stray = judged({BASE: file(BASE)}, volume(), documents={f"{BASE}.info": f'{{"active": "{BASE}"}}'})
+    assert "should not be there" in stray[0].what
+
+
+@pytest.mark.parametrize(
+    ("changes", "attachments", "stuck"),
+    [
+        ({"status": "extending"}, 0, True),
+        ({"status": "available"}, 0, False),
+        ({"status": "in-use"}, 1, False),
+        ({"status": "reserved"}, 0, True),
+        ({"status": "reserved"}, 1, False),
+        ({"status": "attaching"}, 1, True),
+        ({"status": "attaching", "updated_at": datetime(2026, 6, 1, 11, 59)}, 1, False),
+        ({"status": "detaching", "updated_at": datetime(2026, 6, 1, 11, 59)}, 0, True),
+        ({"status": "maintenance"}, 0, False),
+    ],
+)
+def test_statuses_nothing_will_end(changes: dict[str, Any], attachments: int, stuck: bool) -> None:
+    held = tuple({"instance_id": SERVER, "status": "attaching"} for _ in range(attachments))
+    given = ({BASE: file(BASE)}, volume(changes, attachments=held))
+    assert (kinds(*given) == ["transitional_status"]) == stuck
+    for state in ("busy", "parked"):
+        assert kinds(*given, **{state: frozenset((VOLUME,))}) == []
+
+
+def test_snapshots_and_backups_that_nothing_will_end() -> None:
+    young = snapshot(status="creating", updated_at=datetime(2026, 6, 1, 11, 59))
+    assert kinds({BASE: file(BASE)}, volume({}, young)) == []
+    assert kinds({BASE: file(BASE)}, volume({}, snapshot(status="creating"))) == ["transitional_status"]
+    backup = {"id": SET, "status": "restoring", "volume_id": VOLUME}
+    assert kinds({}, backups=[backup]) == ["transitional_status"]
+    assert kinds({}, backups=[backup], busy=frozenset((SET,))) == []
+
+
+def operation(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": SET,
+        "service": "volumes",
+        "kind": "k",
+        "state": "parked",
+        "fault": None,
+        "intent": {"volume_id": VOLUME},
+    } | changes
+
+
+def test_operations() -> None:
+    (found,) = judged({}, operations=[operation(fault={"message": "neither nor"})])
+    assert (found.kind, found.volume_id) == ("parked_operation", VOLUME) and "neither nor" in found.what
+    assert kinds({}, operations=[operation(state="running")]) == []
+    own = operation(service="doctor", state="running")
+    assert kinds({}, operations=[own]) == []
+    assert kinds({}, operations=[own], abandoned=frozenset((SET,))) == ["abandoned_repair"]
+
+
+def disk(name: str = BASE, target: str = "vda", volume_id: str | None = VOLUME) -> DiskSeen:
+    return DiskSeen(target, f"/share/{name}", name, volume_id)
+
+
+def server(disks: list[DiskSeen], inactive: list[DiskSeen] | None = None, **more: Any) -> GuestsSeen:
+    freezes = more.pop("freezes", ())
+    return GuestsSeen(True, "", [ServerSeen(SERVER, "web", True, disks, inactive, **more)], freezes=freezes)
+
+
+ATTACHED = volume({"status": "in-use"}, attachments=({"instance_id": SERVER, "status": "attached"},))
+
+
+@pytest.mark.parametrize(
+    ("known", "guests", "expected"),
+    [
+        (ATTACHED, server([disk()], [disk()]), []),
+        (ATTACHED, server([disk()]), []),
+        (ATTACHED, server([disk()], [disk(FIRST)]), ["descriptions_differ"]),
+        (ATTACHED, server([disk()], []), ["descriptions_differ"]),
+        (ATTACHED, server([disk(FIRST)], [disk(FIRST)]), ["wrong_active_file"]),
+        (ATTACHED, server([], []), ["attached_without_disk"]),
+        (ATTACHED, server([], [disk()]), []),
+        (volume(), server([disk()], [disk()]), ["disk_without_attachment"]),
+        (volume(), server([disk("x.img", volume_id=None)], []), []),
+        (ATTACHED, server([disk()], [disk()], frozen=True), ["guest_frozen"]),
+        (ATTACHED, server([disk()], [disk()], frozen=True, freezes=[FreezeSeen(SERVER, SET, False)]), ["maybe_frozen"]),
+    ],
+)
+def test_servers_against_rows(known: VolumeKnown, guests: GuestsSeen, expected: list[str]) -> None:
+    assert kinds({BASE: file(BASE)}, known, guests=guests) == expected
+
+
+def test_a_freeze_under_way_is_nothing_to_find_until_it_is_overdue() -> None:
+    running = [operation(state="running")]
+    assert kinds({}, guests=server([], [], freezes=[FreezeSeen(SERVER, SET, False)]), operations=running) == []
+    assert kinds({}, guests=server([], [], freezes=[FreezeSeen(SERVER, SET, True)]), operations=running) == ["maybe_frozen"]
+
+
+def test_a_server_with_an_operation_is_not_judged() -> None:
+    assert kinds({BASE: file(BASE)}, ATTACHED, guests=server([disk(FIRST)], []), busy=frozenset((SERVER,))) == []
+
+
+def planned(*given: Any, **more: Any) -> tuple[list[str], list[str]]:
+    """What would be repaired, by verb, and why the rest is not."""
+    seen = world(*given, **more)
+    found = repairs.plan(seen, judging.judge(seen))
+    return [f"{repair.verb} {repair.finding.file}" for repair in found.repairs], [why for _finding, why in found.refused]
+
+
+ORPHANED = {**CHAIN, SECOND: file(SECOND, FIRST)}
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"guests": GuestsSeen(False, "libvirt is away")}, "not known: libvirt is away"),
+        ({"guests": GuestsSeen(True, "", mentioned=frozenset((SECOND,)))}, "description names it"),
+        ({"also": [f".orphan.{SECOND}"]}, "is there already"),
+        ({"parked": frozenset((VOLUME,))}, "has not ended"),
+    ],
+)
+def test_an_orphan_stays_unless_it_is_proven_one(more: dict[str, Any], why: str) -> None:
+    assert planned(ORPHANED, SNAPPED) == ([f"quarantine {SECOND}"], [])
+    done, refused = planned(ORPHANED, SNAPPED, **more)
+    assert done == [] and len(refused) == 1 and why in refused[0]
+
+
+def test_an_orphan_that_is_open_or_named_stays() -> None:
+    assert planned({**ORPHANED, SECOND: file(SECOND, FIRST, locked=True)}, SNAPPED) == ([], ["a program has it open"])
+    named = {**ORPHANED, f"{OTHER}.{SET}": FileSeen(names=SECOND)}
+    assert planned(named, SNAPPED) == ([], [f"the header of {OTHER}.{SET} names it"])
+
+
+def test_orphans_go_from_the_top_and_none_below_one_that_stays() -> None:
+    third = f"{BASE}.{SET}"
+    tower = {**ORPHANED, third: file(third, SECOND)}
+    assert planned(tower, SNAPPED) == ([f"quarantine {third}", f"quarantine {SECOND}"], [])
+    stays = {**tower, third: file(third, SECOND, locked=True)}
+    assert planned(stays, SNAPPED) == ([], ["a program has it open", f"the header of {third} names it"])
+
+
+def test_trash_that_holds_what_is_asked_for_stays() -> None:
+    trash = f".trash.{FIRST}"
+    assert planned(CHAIN, SNAPPED, also=[trash]) == ([f"remove {trash}"], [])
+    done, (why,) = planned({BASE: file(BASE)}, SNAPPED, also=[trash])
+    assert done == [] and f"{FIRST}, whose content it holds, is missing" in why
+
+
+def test_leaks_are_given_back_only_while_nobody_can_open_the_file() -> None:
+    leaking = {BASE: file(BASE, leaks=1)}
+    assert planned(leaking, volume()) == ([f"give_back_leaks {BASE}"], [])
+    assert planned({BASE: file(BASE, leaks=1, locked=True)}, volume())[1] == ["a program has it open"]
+    assert "'in-use'" in planned(leaking, ATTACHED)[1][0]
+    linked = {"volume_id": VOLUME, "file": BASE, "format": "qcow2"}
+    clone = volume({"volume_id": OTHER_VOLUME, "linked_to": linked, "status": "in-use"}, attachments=({"instance_id": None},))
+    files = {**leaking, OTHER: file(OTHER, BASE)}
+    done, (why,) = planned(files, volume({}, linked={BASE: (OTHER_VOLUME,)}), clone)
+    assert done == [] and OTHER_VOLUME in why
+
+
+def test_documents_are_written_only_where_the_files_agree() -> None:
+    known = volume({}, record={"version": 1})
+    assert planned({BASE: file(BASE)}, known) == ([f"write_document {BASE}.record"], [])
+    assert planned({BASE: file(BASE, size=2 * GIB)}, known) == ([], ["the files do not agree with the rows"])
+
+
+def test_what_only_a_person_can_settle_is_in_no_plan() -> None:
+    for kind in set(KINDS) - set(repairs._MAKE):
+        assert repairs.plan(world({}), [Finding(kind, "something")]) == repairs.Plan([], [])
+
+
+def test_locks_are_released_before_anything_else_and_removal_comes_last() -> None:
+    name = f".tmp.{OTHER_VOLUME}.{SET}"
+    own = operation(service="doctor", state="running", id=SERVER, intent={"volume_id": None})
+    seen = world(
+        {**ORPHANED, BASE: file(BASE, leaks=1)},
+        replace(SNAPPED, record={"version": 1}),
+        also=[name],
+        operations=[own],
+        abandoned=frozenset((SERVER,)),
+    )
+    verbs = [repair.verb for repair in repairs.plan(seen, judging.judge(seen)).repairs]
+    assert verbs == ["release", "write_document", "give_back_leaks", "quarantine", "remove"]
+
+
+def test_people_are_told_what_it_is_what_it_means_and_what_to_do() -> None:
+    seen = world(ORPHANED, SNAPPED, also=[f".orphan.{SET}"])
+    findings = judging.judge(seen)
+    text = telling.text(seen, findings, 2000)
+    assert text.splitlines()[:4] == [
+        "1. orphan_file",
+        f"   {findings[0].what}",
+        f"   {KINDS['orphan_file'].means}",
+        f"   Do: {KINDS['orphan_file'].advice}",
+    ]
+    assert f"1 orphan is put aside on /share (4096 bytes): .orphan.{SET}" in text
+    assert text.splitlines()[-1] == "1 finding; looked at 1 volume, 1 share, 0 servers"
+    assert max(map(len, telling.text(seen, findings, 60).splitlines())) < 140, "only names are longer than asked for"
+    blind = replace(world({}), guests=GuestsSeen(False, "away"), troubles=["the share /x does not answer"])
+    assert telling.text(blind, [], 100).splitlines() == [
+        "Not looked at: the share /x does not answer",
+        "Note: servers were not looked at: away",
+        "nothing found; looked at 0 volumes, 1 share, 0 servers",
+    ]
+
+
+def test_programs_are_told_the_same() -> None:
+    seen = world({**ORPHANED, SECOND: file(SECOND, FIRST, locked=True)}, SNAPPED)
+    findings = judging.judge(seen)
+    told = telling.document(seen, findings, repairs.plan(seen, findings))
+    assert told["findings"][0]["kind"] == "orphan_file" and told["findings"][0]["file"] == SECOND
+    assert (told["plan"], told["not_repaired"][0]["why"]) == ([], "a program has it open")
+    assert "plan" not in telling.document(seen, findings, None)
+
+
+def test_the_page_explains_every_kind() -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/doctor.md").read_text()
+    assert [kind for kind in KINDS if f"`{kind}`" not in page] == []
