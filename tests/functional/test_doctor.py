@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import struct
 import subprocess
 import threading
@@ -20,6 +21,7 @@ from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.db import attachments, operations, snapshots, volumes
 from stillframe.host import files, hypervisor
+from stillframe.journal.failpoints import VARIABLE
 from stillframe.volumes.doctor import holding
 from stillframe.volumes.doctor.findings import KINDS
 from tests.support import qemu_io
@@ -520,6 +522,32 @@ def test_a_doctor_that_died_left_its_hold(desk: Desk) -> None:
     desk.settle()
 
 
+@pytest.mark.parametrize("place", ["before", "effect"])
+@pytest.mark.parametrize("verb", ["set_mode", "write_document", "give_back_leaks", "quarantine", "remove"])
+def test_a_doctor_killed_in_a_repair_leaves_nothing_half_done(desk: Desk, verb: str, place: str) -> None:
+    volume_id = desk.volume()
+    leak(desk, volume_id)
+    overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    (desk.share / f"volume-{volume_id}").chmod(0o644)
+    (desk.share / f"volume-{volume_id}.record").write_text("{")
+    (desk.share / f".tmp.{volume_id}.left").write_text("left over")
+    before, logs = state_of(desk), set(desk.state.glob("*.undo.jsonl"))
+    command = [*PROGRAM, "doctor", "--state-dir", str(desk.state), *FIX]
+    killed = subprocess.run(command, env={**os.environ, VARIABLE: f"doctor/{verb}/{place}"}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (first,) = set(desk.state.glob("*.undo.jsonl")) - logs
+    second = fixed(desk)["undo_log"]
+    for log in (second, str(first)):  # the last run is reversed first
+        if log is not None:
+            desk.run(["doctor"], "--undo", log, "--yes")
+    after = state_of(desk)
+    gone = {f".tmp.{volume_id}.left", f"volume-{volume_id}"}  # removed for good; leaks given back
+    assert {name: found for name, found in after.items() if name not in gone} == {
+        name: found for name, found in before.items() if name not in gone
+    }
+    assert after[f"volume-{volume_id}"][1] == before[f"volume-{volume_id}"][1]
+
+
 def test_a_repair_holds_its_volume(desk: Desk) -> None:
     volume_id = desk.volume()
     with holding.held(desk.database(), "here", [volume_id], {"says": "a test"}):
@@ -575,6 +603,8 @@ def test_a_guest_frozen_by_somebody_else(tmp_path: Path) -> None:
     lab = open_lab(tmp_path)
     try:
         desk, guest = Desk(lab), lab.add_guest(1)
+        lab.api.take(guest.id, quiesce="required")
+        desk.settle()
         assert found(desk) == []
         assert guest.agent("guest-fsfreeze-freeze") > 0
         assert one(desk, "guest_frozen")["server_id"] == guest.id

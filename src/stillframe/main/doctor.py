@@ -136,7 +136,7 @@ def open_database(settings: Settings) -> Database:
 
 
 def _look(settings: Settings, database: Database, options: Options) -> tuple[World, list[Finding]]:
-    world = looking.look(settings, database, lambda: guests_seen.look(settings), options)
+    world = looking.look(settings, database, lambda busy: guests_seen.look(settings, busy), options)
     return world, judging.judge(world)
 
 

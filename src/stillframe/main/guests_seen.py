@@ -17,14 +17,17 @@ AGENT_SECONDS = 3
 _NAMES = re.compile(r"\.(?:tmp|trash|orphan)\.[A-Za-z0-9._-]+|volume-[A-Za-z0-9._-]+")
 
 
-def look(settings: Settings) -> GuestsSeen:
-    """Asks libvirt. Where our own daemon does not run, its descriptions are read from its files instead."""
+def look(settings: Settings, busy: frozenset[str]) -> GuestsSeen:
+    """Asks libvirt. Where our own daemon does not run, its descriptions are read from its files instead.
+
+    The agents of ``busy`` servers are not asked: an operation may be about to freeze or thaw them.
+    """
     freezes = _freezes(settings)
     private = None if settings.compute.libvirt_uri else settings.state_dir / "libvirt"
     connection = Hypervisor(settings.compute.libvirt_uri or private_libvirt.uri(settings.state_dir / "libvirt"))
     try:
         views = hypervisor.list_domains(connection)
-        servers = [_server(connection, view) for view in views]
+        servers = [_server(connection, view, busy) for view in views]
     except StillframeError as error:
         return _from_files(private, freezes) if private else GuestsSeen(False, error.message, freezes=freezes)
     finally:
@@ -58,11 +61,11 @@ def _freezes(settings: Settings) -> list[FreezeSeen]:
     ]
 
 
-def _server(connection: Hypervisor, view: DomainView) -> ServerSeen:
+def _server(connection: Hypervisor, view: DomainView, busy: frozenset[str]) -> ServerSeen:
     described = domain_xml.read(view.xml)
     inactive = domain_xml.read(view.inactive_xml) if view.inactive_xml else None
-    ours = any(disk.volume_id for disk in described.disks)
-    frozen = _frozen(connection, view.uuid) if view.running and ours and described.has_agent_channel else None
+    asked = view.running and described.has_agent_channel and view.uuid not in busy
+    frozen = _frozen(connection, view.uuid) if asked and any(disk.volume_id for disk in described.disks) else None
     return ServerSeen(
         view.uuid, view.name, view.running, _disks(described), _disks(inactive) if inactive is not None else None, frozen
     )

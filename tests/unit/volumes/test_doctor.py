@@ -82,7 +82,14 @@ def volume(changes: dict[str, Any] | None = None, *snapshots: dict[str, Any], **
 def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> World:
     """One share with these files; ``more`` are fields of share, known and world, told apart by their names."""
     names = [*files, ".share-id", *more.pop("also", ())]
-    share = {"export": "/share", "backend": "local", "path": Path("/share"), "known": "1", "marker": "1", "mode": 0o2770}
+    share: dict[str, Any] = {
+        "export": "/share",
+        "backend": "local",
+        "path": Path("/share"),
+        "known": "1",
+        "marker": "1",
+        "mode": 0o2770,
+    }
     share |= {"entries": {name: entry(name) for name in names}, "files": files, "documents": {}}
     known: dict[str, Any] = {"volumes": {each.row["id"]: each for each in volumes}, "backups": (), "operations": ()}
     known |= dict.fromkeys(("busy", "parked", "lived", "abandoned"), frozenset())

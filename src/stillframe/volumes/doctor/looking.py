@@ -27,7 +27,7 @@ from stillframe.volumes.operations.chain_steps import info_document
 SERVICE = "doctor"  # of the operations by which a repair holds a volume
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _EVERYTHING = Page(limit=1 << 31)
-Guests = Callable[[], GuestsSeen]
+Guests = Callable[[frozenset[str]], GuestsSeen]  # given the ids of what operations are at work on
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def look(settings: Settings, database: Database, guests: Guests, options: Option
             continue
         if share is not None:
             seen.append(share)
-    asked = guests()
+    asked = guests(before.busy)
     after = _known(settings, database)
     return World(
         seen,
@@ -75,13 +75,13 @@ def _known(settings: Settings, database: Database) -> Known:
     with database.read() as connection:
         under_way = [row for service in ("volumes", "compute", SERVICE) for row in operations.unfinished(connection, service)]
         gone = [row for row in under_way if row["service"] == SERVICE and is_dead(row["owner"], settings.host)]
-        still = [row for row in under_way if row["state"] == "parked" or row in gone]
+        still = [row for row in under_way if row["state"] == "parked"]
         found = {row["id"]: volume_known(connection, row) for row in volumes.list_all(connection)}
         return Known(
             found,
             backups.list_page(connection, None, _EVERYTHING),
             under_way,
-            _with_attached(_mentioned([row for row in under_way if row not in still]), found),
+            _with_attached(_mentioned([row for row in under_way if row not in still and row not in gone]), found),
             _with_attached(_mentioned(still), found),
             frozenset(holds.volumes_ever(connection)),
             frozenset(row["id"] for row in gone),

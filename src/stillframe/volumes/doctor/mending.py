@@ -10,6 +10,7 @@ from stillframe.db import volumes
 from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict, StillframeError
 from stillframe.host import entries, files, qemu_img
+from stillframe.journal.failpoints import reached
 from stillframe.volumes.doctor import holding
 from stillframe.volumes.doctor.looking import volume_known
 from stillframe.volumes.doctor.repairs import Plan, Repair
@@ -59,8 +60,10 @@ def _one(place: Place, repair: Repair, log: UndoLog) -> None:
         _check_unchanged(place, repair)
         name = str(repair.finding.file)
         number = log.begin(repair, share)
+        reached(f"doctor/{repair.verb}/before")
         try:
             _VERBS[repair.verb](share.path, name, repair.args)
+            reached(f"doctor/{repair.verb}/effect")
         except (StillframeError, OSError) as error:
             log.end(number, f"failed: {error}")
             raise
