@@ -259,6 +259,7 @@ def _with_newer(source: Source, made: Rebuilt) -> Rebuilt:
         notes.append(f"{above[0].name} stands on {active} and is in no record: taken as the newest snapshot's overlay")
 
 
+_MOST_TEXT, _MOST_GIB = 1024, 1 << 26  # a share's column is the widest; 2^56 bytes are the most a header may say
 _TEXT = (str, type(None))
 _VOLUME_SHAPE: Mapping[str, Any] = {
     "id": str,
@@ -312,13 +313,26 @@ def check_record(record: Any, volume_id: str) -> None:
         _check_shape(volume["linked_to"], {"volume_id": str, "file": str, "format": str}, name)
     for each in record["snapshots"]:
         _check_shape(each, _SNAPSHOT_SHAPE, name)
-        if each["volume_id"] != volume_id:
-            raise BadImage(f"{name} holds a snapshot of another volume")
+        if each["volume_id"] != volume_id or names.parse(names.overlay_name(volume_id, each["id"])) is None:
+            raise BadImage(f"{name} holds a snapshot of another volume, or one without an id")
     for each in (volume, *record["snapshots"]):
-        try:
-            datetime.fromisoformat(each["created_at"])
-        except ValueError as error:
-            raise BadImage(f"{name} holds a time that is none") from error
+        _check_values(each, name)
+
+
+def _check_values(row: Document, name: str) -> None:
+    """What a database would refuse, or cut off."""
+    long = [key for key, value in row.items() if isinstance(value, str) and len(value) > _MOST_TEXT and key != "description"]
+    pairs = [*row["metadata"].items(), *((row.get("image_metadata") or {}).items())]
+    if long or not all(isinstance(key, str) and isinstance(value, str) for key, value in pairs):
+        raise BadImage(f"{name} holds a text that is too long, or metadata that is no text")
+    if not 0 < row["size"] <= _MOST_GIB:
+        raise BadImage(f"{name} holds the size {row['size']}")
+    try:
+        when = datetime.fromisoformat(row["created_at"])
+    except ValueError as error:
+        raise BadImage(f"{name} holds a time that is none") from error
+    if when.tzinfo is not None:
+        raise BadImage(f"{name} holds a time with a zone; times are UTC without one")
 
 
 def _check_shape(found: Any, shape: Mapping[str, Any], name: str) -> None:
