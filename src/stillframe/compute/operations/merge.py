@@ -31,6 +31,7 @@ from stillframe.errors import (
     StillframeError,
 )
 from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img
+from stillframe.journal.failpoints import reached
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 
@@ -197,7 +198,9 @@ def _held(world: World, operation: Operation, domain: Any, act: Callable[[], Non
         record = world.guard.arm_hold(server_id, operation.id, HOLD_SECONDS)
         try:
             hypervisor.hold(domain)
+            reached("merge/held")
             act()
+            reached("merge/acted")
         finally:
             if world.guard.try_thaw(record):
                 world.guard.disarm(record)
@@ -240,6 +243,7 @@ def _pull(world: World, operation: Operation, _args: Document) -> Document:
         server, _disk_now = _disk(world, operation)
         if not server.view.active:
             return False  # finished offline, from the old backing file again
+        reached("merge/pulled")
         _barrier(world, operation)
         return True
 
