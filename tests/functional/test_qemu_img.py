@@ -4,9 +4,7 @@ import os
 import stat
 import struct
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from stillframe.chain.names import base_name, overlay_name, temporary_name
 from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, StepFailed
 from stillframe.host import extents, files, publish, qcow2, qemu_img
 from stillframe.host.extents import Extent, allocated_in
-from tests.support.layers import KIB, MIB, Layers
+from tests.support.layers import KIB, MIB, Layers, opened
 from tests.unit.builders import OTHER_SNAPSHOT, SNAPSHOT, VOLUME
 
 BASE, OVERLAY = base_name(VOLUME), overlay_name(VOLUME, SNAPSHOT)
@@ -34,19 +32,6 @@ def tower(request: pytest.FixtureRequest, tmp_path: Path) -> Layers:
     made = Layers(tmp_path)
     made.tower(request.param)
     return made
-
-
-@contextmanager
-def opened(share: Path, name: str) -> Iterator[None]:
-    """Holds an image open for writing as a guest does, its locks included."""
-    holder = subprocess.Popen(["qemu-io", "-f", "qcow2", name], cwd=share, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    try:
-        while not files.is_written(share, name):
-            assert holder.poll() is None, "qemu-io did not open the image"
-            time.sleep(0.01)
-        yield
-    finally:
-        holder.communicate(b"q\n")
 
 
 def mode(path: Path) -> int:
@@ -304,7 +289,7 @@ def test_extents_of_a_file_a_guest_writes_need_shared(layers: Layers) -> None:
 
 def test_a_file_a_guest_has_open_is_not_changed(tower: Layers) -> None:
     with opened(tower.share, "top"):
-        for verb in (
+        verbs: list[Callable[[], None]] = [
             lambda: qemu_img.commit(tower.share, "top", "two", 4),
             lambda: qemu_img.commit(tower.share, "two", "one", 4),
             lambda: qemu_img.pull(tower.share, "top", None, None, 4),
@@ -312,7 +297,8 @@ def test_a_file_a_guest_has_open_is_not_changed(tower: Layers) -> None:
             lambda: qemu_img.resize(tower.share, "top", "qcow2", 8 * MIB),
             lambda: qemu_img.repair_all(tower.share, "top", "qcow2"),
             lambda: qemu_img.repair_leaks(tower.share, "top", "qcow2"),
-        ):
+        ]
+        for verb in verbs:
             with pytest.raises(HostCommandFailed, match="lock"):
                 verb()
     tower.check()

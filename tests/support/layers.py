@@ -5,6 +5,8 @@ The files are written and read with qemu-io and qemu-img directly, never through
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +98,20 @@ class Layers:
 
     def _do(self, *words: str) -> None:
         subprocess.run(words, cwd=self.share, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def opened(share: Path, name: str, format_: str = "qcow2") -> Iterator[None]:
+    """Holds an image and all behind it open, the image for writing, as a guest does, locks included."""
+    holder = subprocess.Popen(["qemu-io", "-f", format_, name], cwd=share, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdin is not None and holder.stdout is not None
+    try:
+        holder.stdin.write(b"length\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline(), "qemu-io did not open the image"
+        yield
+    finally:
+        holder.communicate(b"q\n")
 
 
 def _first_difference(found: bytes, expected: bytes) -> int:
