@@ -1,0 +1,195 @@
+"""Block storage in this process, without HTTP and without threads: requests go to the manager, operations run to their end.
+
+The share, the database and the backup store lie in memory where the machine has room for that: what is looked for here is
+the content of files, not what a disk does with them.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import select, update
+
+from stillframe import config
+from stillframe.config import Settings
+from stillframe.context import Context
+from stillframe.db.engine import Database
+from stillframe.db.rows import Row, many
+from stillframe.db.tables import backups, operations, snapshots, volumes
+from stillframe.errors import StillframeError
+from stillframe.host import files
+from stillframe.journal.record import Journal, this_process
+from stillframe.journal.runner import run
+from stillframe.main import state
+from stillframe.volumes import housekeeping
+from stillframe.volumes.compute import ComputeDoor
+from stillframe.volumes.manager import Manager
+from stillframe.volumes.operations import KINDS
+from stillframe.volumes.world import World, open_world
+
+HOST = "here"
+THIN, THICK, LINKED = "thin", "thick", "linked"  # volume types: qcow2, raw, an overlay on another volume's snapshot
+MOST_FILES = 6  # in one chain
+_MEMORY = Path("/dev/shm")
+_ROUNDS = 200
+
+
+class NoServers:
+    """A compute service whose servers name no volume."""
+
+    def servers_with(self, _volume_id: str) -> list[str]:
+        return []
+
+
+@contextmanager
+def fast_directory() -> Iterator[Path]:
+    """A directory in memory, or on disk where less than 1 GiB of memory may be used so."""
+    roomy = _MEMORY.is_dir() and files.free_bytes(_MEMORY) > 1 << 30
+    with tempfile.TemporaryDirectory(prefix="stillframe-", dir=_MEMORY if roomy else None) as name:
+        yield Path(name)
+
+
+def settings(directory: Path) -> Settings:
+    """Two backends in ``directory``: qcow2 files, and raw ones until their first snapshot."""
+    file = directory / "stillframe.conf"
+    if not file.exists():
+        sections = "".join(
+            f"[{name}]\nvolume_driver = local\nshare_dir = {directory}/{name}\nvolume_format = {format_}\n"
+            "max_over_subscription_ratio = 100000\n"
+            for name, format_ in ((THIN, "qcow2"), (THICK, "raw"))
+        )
+        file.write_text(f"[DEFAULT]\nhost = {HOST}\nenabled_backends = {THIN},{THICK}\n{sections}")
+    overrides: dict[tuple[str | None, str], Any] = {
+        (None, "state_dir"): str(directory / "state"),
+        ("volumes", "max_chain_depth"): MOST_FILES,
+    }
+    return config.load([str(file)], overrides)
+
+
+def prepare(directory: Path) -> None:
+    """Makes the database and the volume types; a copy of the directory is as good, at the same place."""
+    found = settings(directory)
+    state.Locks(found.state_dir, ())
+    database = state.prepare(found)
+    block = Block(directory, database)
+    for name, specs in (
+        (THIN, {"volume_backend_name": THIN}),
+        (THICK, {"volume_backend_name": THICK}),
+        (LINKED, {"stillframe:linked_clone": "true"}),
+    ):
+        block.call("create_type", wanted={"name": name, "extra_specs": specs})
+    block.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request got: its result, or why it was refused."""
+
+    result: Any = None
+    error: StillframeError | None = None
+
+    @property
+    def refused(self) -> bool:
+        return self.error is not None
+
+
+class Block:
+    """Block storage over a directory that ``prepare`` made."""
+
+    def __init__(self, directory: Path, database: Database | None = None) -> None:
+        found = settings(directory)
+        self.directory = directory
+        self.database = database or Database(found.database)
+        self.world: World = replace(open_world(found, self.database), compute=cast("ComputeDoor", NoServers()))
+        self.journal = Journal(self.database, "volumes", this_process(HOST), 30)
+        self._methods = Manager(self.world, lambda: None).methods()
+        self._context = Context("somebody", "demo", ("member", "reader"), "req-1")
+
+    def close(self) -> None:
+        self.database.close()
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        """Calls a method of the manager as the API does. Raises its error."""
+        return self._methods[method](self._context, **parameters)
+
+    def ask(self, method: str, **parameters: Any) -> Answer:
+        """Calls a method and runs what follows. Refusals are 400, 409 and 413: anything else raises."""
+        answer = self.attempt(method, **parameters)
+        self.drain()
+        return answer
+
+    def attempt(self, method: str, **parameters: Any) -> Answer:
+        """As ``ask``, without running anything."""
+        try:
+            return Answer(self.call(method, **parameters))
+        except StillframeError as error:
+            if error.status not in (400, 409, 413):
+                raise
+            return Answer(error=error)
+
+    def drain(self) -> None:
+        """Runs operations until none is left; what may wait waits no more."""
+        for _ in range(_ROUNDS):
+            taken = self.journal.claim_all()
+            if not taken and not self._hasten():
+                return
+            for operation in taken:
+                run(self.journal, KINDS[operation.kind], self.world, operation)
+        raise AssertionError(f"operations without an end: {self.failed()}")
+
+    def _hasten(self) -> bool:
+        waiting = (operations.c.state.in_(("pending", "running", "undoing")), operations.c.lease_until > 0)
+        with self.database.read() as connection:
+            if connection.execute(select(operations.c.id).where(*waiting)).first() is None:
+                return False
+        time.sleep(0.001)
+        with self.database.write() as connection:
+            connection.execute(update(operations).where(*waiting).values(lease_until=0.0))
+        return True
+
+    def look_around(self) -> None:
+        """What the worker does by itself from time to time."""
+        housekeeping.look(self.world)
+        self.drain()
+
+    def failed(self) -> list[str]:
+        """Operations that did not end as they should, in words."""
+        with self.database.read() as connection:
+            rows = many(connection, select(operations).where(operations.c.state != "done"))
+        return [f"{row['kind']} is {row['state']}: {(row['fault'] or {}).get('message')}" for row in rows]
+
+    def volumes(self) -> dict[str, Row]:
+        return self._by_id(volumes)
+
+    def snapshots(self) -> dict[str, Row]:
+        return self._by_id(snapshots)
+
+    def backups(self) -> dict[str, Row]:
+        return self._by_id(backups)
+
+    def _by_id(self, table: Any) -> dict[str, Row]:
+        with self.database.read() as connection:
+            return {row["id"]: row for row in many(connection, select(table).order_by(table.c.seq))}
+
+    def share(self, name: str) -> Path:
+        return self.directory / name
+
+    @property
+    def shares(self) -> Sequence[Path]:
+        return [path for name in (THIN, THICK) if (path := self.share(name)).is_dir()]
+
+    def stored(self, row: Row) -> Path:
+        """The file in the backup store that reads as a backup, through those beside it."""
+        (found,) = self.directory.joinpath("state/backups").rglob(f"backup-{row['stored_id']}.qcow2")
+        return found
+
+
+def fresh_copy(template: Path, directory: Path) -> None:
+    """Puts the directory back to what ``prepare`` made."""
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(template, directory)
