@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stillframe.chain.names import overlay_name
 from stillframe.compute import domain_xml, freeze_record
-from stillframe.host import files, hypervisor, qcow2, qemu_img
+from stillframe.host import files, hypervisor, qemu_img
 from tests.support.content import DiskContent, of_one_instant, read_disk
 from tests.support.guest.build import build
 from tests.support.guest.domain import Guest, GuestOptions
@@ -51,9 +50,13 @@ class Lab:
         return [self.snapshot_data(entry["volume_id"], entry["snapshot_id"]) for entry in found["volumes"]]
 
     def snapshot_data(self, volume_id: str, snapshot_id: str) -> DiskContent:
-        backing = qcow2.read(self.stack.share, overlay_name(volume_id, snapshot_id)).backing
-        assert backing is not None
-        return read_disk(self.stack.share, backing)
+        return read_disk(self.stack.share, self.snapshot_file(volume_id, snapshot_id))
+
+    def snapshot_file(self, volume_id: str, snapshot_id: str) -> str:
+        """The file that holds a snapshot's data, by the chain that block storage shows."""
+        admin = self.stack.api("stillframe-admin")
+        chain = admin.ok("volume", "GET", f"/volumes/{volume_id}/stillframe-chain")["chain"]
+        return next(str(each["name"]) for each in chain["files"] if snapshot_id in {held["id"] for held in each["snapshots"]})
 
     def check_one_instant(self, found: dict[str, Any]) -> list[DiskContent]:
         contents = self.frozen_data(found)
@@ -69,7 +72,9 @@ class Lab:
         expected = {".share-id"}
         for volume in admin.ok("volume", "GET", "/volumes/detail?all_tenants=1")["volumes"]:
             expected |= self._check_volume(admin, volume)
-        assert set(files.listing(share)) == expected
+        wait_for(
+            lambda: set(files.listing(share)) == expected, f"a share without strange files; expected {sorted(expected)}", 20
+        )
         for guest in self.guests:
             view = hypervisor.view(guest.domain)
             assert view.inactive_xml is not None
@@ -77,22 +82,30 @@ class Lab:
             assert [disk.file for disk in live] == [disk.file for disk in inactive]
 
     def _check_volume(self, admin: Api, volume: dict[str, Any]) -> set[str]:
+        """Rows and headers agree, nothing hidden is left without a reason, every file checks clean; returns its names."""
         share, volume_id = self.stack.share, volume["id"]
         if volume["status"] == "error":
             return set()
         found = admin.ok("volume", "GET", f"/snapshots/detail?volume_id={volume_id}&all_tenants=1")["snapshots"]
-        overlays = {overlay_name(volume_id, each["id"]) for each in found if each["status"] == "available"}
-        info = f"volume-{volume_id}.info"
+        snapshots = {each["id"] for each in found if each["status"] == "available"}
+        info, record = f"volume-{volume_id}.info", f"volume-{volume_id}.record"
         wait_for(
-            lambda: set((files.read_json(share, info) or {}).values()) == overlays, "the .info file, which follows the rows"
+            lambda: set((files.read_json(share, info) or {"active": ""}).keys()) == {"active"} | snapshots,
+            "the .info file, which follows the rows",
         )
-        active = files.read_json(share, info)["active"] if overlays else f"volume-{volume_id}"
-        chain = qemu_img.read_chain(share, volume_id, active)
-        assert {image.name for image in chain.images} == overlays | {f"volume-{volume_id}"}
-        for image in chain.images:
-            if not files.is_locked(share, image.name):
-                qemu_img.check(share, image.name, "qcow2")
-        return {image.name for image in chain.images} | ({info} if overlays else set())
+        wait_for(
+            lambda: {each["id"] for each in (files.read_json(share, record) or {"snapshots": []})["snapshots"]} == snapshots,
+            "the record, which follows the rows",
+        )
+        chain = admin.ok("volume", "GET", f"/volumes/{volume_id}/stillframe-chain")["chain"]
+        assert chain["problem"] is None, chain
+        assert not [each for each in chain["files"] if each["problem"]], chain
+        names = {str(each["name"]) for each in chain["files"]}
+        for each in chain["files"]:
+            if not files.is_locked(share, each["name"]):
+                qemu_img.check(share, each["name"], each["format"])
+        wait_for(lambda: files.exists(share, record), "the record")
+        return names | {record} | ({info} if snapshots else set())
 
     def clear(self) -> None:
         for guest in self.guests:
