@@ -1,0 +1,234 @@
+"""Requests about sets: what a policy adds to them, deep chains, and whose sets a policy may delete."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.chain.image import Chain, Image
+from stillframe.chain.names import overlay_name
+from stillframe.compute import depth, labelling, snapshotting
+from stillframe.compute.world import World
+from stillframe.context import Context
+from stillframe.db import assisted_snapshots, operations
+from stillframe.db.engine import Database
+from stillframe.db.rows import Page, Row
+from stillframe.errors import Conflict, NotFound
+from stillframe.host import files, qemu_img
+from tests.unit.builders import GIB, SERVER, SET, SHARE, VOLUME, context, new_id
+from tests.unit.compute import fakes
+
+POLICY = "8b8b8b8b-8888-4888-8888-888888888888"
+ASKED: dict[str, Any] = {"volumes": "all", "quiesce": "preferred"}
+
+
+def chain_of(count: int) -> Chain:
+    """The base and ``count - 1`` overlays."""
+    images = [Image(f"volume-{VOLUME}", "qcow2", GIB)]
+    for _ in range(count - 1):
+        images.append(Image(overlay_name(VOLUME, new_id()), "qcow2", GIB, images[-1].name, "qcow2"))
+    return Chain(VOLUME, tuple(images))
+
+
+class Storage(fakes.Storage):
+    """Knows every snapshot."""
+
+    def snapshot(self, snapshot_id: str) -> dict[str, Any]:
+        return {"id": snapshot_id, "status": "available"}
+
+
+@pytest.fixture
+def make(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], World]:
+    """Makes a world with one stopped server, whose only volume has a chain of that many files."""
+
+    def made(count: int) -> World:
+        chain = chain_of(count)
+        monkeypatch.setattr(qemu_img, "read_chain", lambda *_arguments: chain)
+        monkeypatch.setattr(files, "free_bytes", lambda _share: 100 * GIB)
+        info = {"driver_volume_type": "local", "export": SHARE, "name": chain.active.name}
+        volume = {"id": VOLUME, "size": 1, "os-vol-tenant-attr:tenant_id": "demo", "status": "in-use"}
+        storage = Storage([{"volume_id": VOLUME, "connection_info": info}], {VOLUME: volume})
+        xml = fakes.domain_xml(fakes.disk_xml("vda", f"{SHARE}/{chain.active.name}", VOLUME))
+        return fakes.world(database, tmp_path, [fakes.view(xml, active=False)], monkeypatch, storage)
+
+    return made
+
+
+def row_of(world: World, set_id: str) -> Row:
+    with world.database.read() as connection:
+        found = assisted_snapshots.get(connection, set_id, None)
+    assert found is not None
+    return found
+
+
+def taken(world: World, **more: Any) -> Row:
+    return row_of(world, snapshotting.create(world, context(), SERVER, {**ASKED, **more}))
+
+
+@pytest.mark.parametrize(("count", "warns"), [(1, False), (31, False), (32, True), (63, True)])
+def test_a_set_of_a_deep_chain_warns(make: Callable[[int], World], count: int, warns: bool) -> None:
+    warnings = taken(make(count))["warnings"]
+    if not warns:
+        assert warnings is None
+        return
+    assert len(warnings) == 1
+    assert all(word in warnings[0] for word in (VOLUME, f"has {count} files", "from 32 on", "at 64", "delete old ones"))
+
+
+def test_the_log_warns_too(make: Callable[[int], World], caplog: pytest.LogCaptureFixture) -> None:
+    found = taken(make(40))
+    assert found["warnings"][0] in caplog.text
+
+
+def test_at_the_hard_limit_nothing_is_taken(make: Callable[[int], World]) -> None:
+    world = make(64)
+    with pytest.raises(Conflict, match="has 64 files in its chain, the most allowed is 64; delete a snapshot first"):
+        snapshotting.create(world, context(), SERVER, ASKED)
+    with world.database.read() as connection:
+        assert assisted_snapshots.list_page(connection, None, Page()) == []
+
+
+def test_a_users_set_is_of_no_policy_and_a_policys_set_has_the_id_it_gave(make: Callable[[int], World]) -> None:
+    world = make(1)
+    assert taken(world, policy_id=POLICY, set_id=SET)["policy_id"] == POLICY
+    with world.database.write() as connection:
+        operations.release_resources(connection, SET)
+    mine = taken(world)
+    assert mine["policy_id"] is None
+    assert mine["id"] != SET
+
+
+def test_a_set_with_an_id_that_is_known_is_that_set(make: Callable[[int], World]) -> None:
+    world = make(1)
+    first = taken(world, policy_id=POLICY, set_id=SET)
+    with world.database.write() as connection:
+        operations.release_resources(connection, SET)
+    assert taken(world, policy_id=POLICY, set_id=SET, name="another") == first
+    with world.database.read() as connection:
+        assert len(assisted_snapshots.list_page(connection, None, Page())) == 1
+
+
+def test_two_that_make_the_same_set_at_once_make_one(make: Callable[[int], World], monkeypatch: pytest.MonkeyPatch) -> None:
+    world, real = make(1), snapshotting._choose
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr(snapshotting, "_choose", real)
+        snapshotting.create(world, context(), SERVER, {**ASKED, "set_id": SET, "policy_id": POLICY})
+        return real(*arguments)
+
+    monkeypatch.setattr(snapshotting, "_choose", meanwhile)
+    assert taken(world, set_id=SET, policy_id=POLICY)["id"] == SET
+    with world.database.read() as connection:
+        assert len(assisted_snapshots.list_page(connection, None, Page())) == 1
+
+
+def stored(world: World, **changes: Any) -> str:
+    row = {
+        "id": new_id(),
+        "project_id": "demo",
+        "user_id": "u",
+        "server_id": SERVER,
+        "metadata": {},
+        "status": "available",
+        "progress": 100,
+        "quiesce": "preferred",
+        "volumes": [{"volume_id": VOLUME, "snapshot_id": new_id()}],
+        "excluded_disks": [],
+        "policy_id": POLICY,
+        **changes,
+    }
+    with world.database.write() as connection:
+        assisted_snapshots.insert(connection, row)
+    return str(row["id"])
+
+
+def test_a_policys_deletion_says_when_it_first_let_the_set_go(make: Callable[[int], World]) -> None:
+    world = make(1)
+    set_id = stored(world)
+    snapshotting.delete(world, context(), SERVER, set_id, POLICY)
+    first = row_of(world, set_id)
+    assert (first["status"], first["retired_at"] is not None) == ("deleting", True)
+    with world.database.write() as connection:
+        assisted_snapshots.change(connection, set_id, status="error")
+        for row in operations.unfinished(connection, "compute"):
+            operations.release_resources(connection, row["id"])
+    snapshotting.delete(world, context(), SERVER, set_id, POLICY)
+    assert row_of(world, set_id)["retired_at"] == first["retired_at"]
+
+
+def test_a_users_deletion_asks_for_no_label_and_retires_nothing(make: Callable[[int], World]) -> None:
+    world = make(1)
+    set_id = stored(world, metadata={"keep": "true"})
+    snapshotting.delete(world, context(), SERVER, set_id)
+    assert (row_of(world, set_id)["status"], row_of(world, set_id)["retired_at"]) == ("deleting", None)
+
+
+@pytest.mark.parametrize("changes", [{"metadata": {"keep": ""}}, {"policy_id": None}, {"policy_id": SERVER}], ids=str)
+def test_a_set_that_is_not_the_policys_to_delete_stays(make: Callable[[int], World], changes: dict[str, Any]) -> None:
+    world = make(1)
+    set_id = stored(world, **changes)
+    with pytest.raises(Conflict, match="not for policy"):
+        snapshotting.delete(world, context(), SERVER, set_id, POLICY)
+    assert row_of(world, set_id)["status"] == "available"
+    with world.database.read() as connection:
+        assert operations.unfinished(connection, "compute") == []
+
+
+def test_a_label_of_the_last_moment_counts(make: Callable[[int], World], monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make(1)
+    set_id = stored(world)
+    real = Storage.snapshot
+
+    def label_then_answer(self: Storage, snapshot_id: str) -> dict[str, Any]:
+        labelling.change(world, context(), set_id, {"metadata": {"keep": "true"}})
+        return real(self, snapshot_id)
+
+    monkeypatch.setattr(Storage, "snapshot", label_then_answer)
+    with pytest.raises(Conflict, match="labelled"):
+        snapshotting.delete(world, context(), SERVER, set_id, POLICY)
+    assert row_of(world, set_id)["status"] == "available"
+
+
+# Labels
+
+
+def test_a_label_changes_what_is_named_and_no_more(make: Callable[[int], World]) -> None:
+    world = make(1)
+    set_id = stored(world, name="n", description="d", metadata={"a": "b"})
+    before = row_of(world, set_id)
+    labelling.change(world, context(), set_id, {"metadata": {"keep": "true"}})
+    after = row_of(world, set_id)
+    assert after == {**before, "metadata": {"keep": "true"}, "updated_at": after["updated_at"]}
+
+
+@pytest.mark.parametrize("who", [context(project="other"), context("reader", project="other")])
+def test_another_projects_set_is_not_labelled(make: Callable[[int], World], who: Context) -> None:
+    world = make(1)
+    set_id = stored(world)
+    with pytest.raises(NotFound):
+        labelling.change(world, who, set_id, {"metadata": {"keep": "true"}})
+    assert row_of(world, set_id)["metadata"] == {}
+
+
+def test_a_set_that_is_being_deleted_cannot_be_labelled(make: Callable[[int], World]) -> None:
+    world = make(1)
+    set_id = stored(world, status="deleting")
+    with pytest.raises(Conflict, match="too late"):
+        labelling.change(world, context(), set_id, {"metadata": {"keep": "true"}})
+
+
+# Depth
+
+
+@pytest.mark.parametrize(("count", "found"), [(31, {}), (32, {VOLUME: 32}), (40, {VOLUME: 40})])
+def test_volumes_at_the_soft_limit_are_found(make: Callable[[int], World], count: int, found: dict[str, int]) -> None:
+    assert depth.deep_volumes(make(count), SERVER) == found
+
+
+def test_disks_that_are_no_volumes_of_the_server_are_not_looked_at(make: Callable[[int], World]) -> None:
+    world = make(40)
+    world.storage.attachments = []  # type: ignore[attr-defined]
+    assert depth.deep_volumes(world, SERVER) == {}
+    with pytest.raises(NotFound):
+        depth.deep_volumes(world, VOLUME)
