@@ -69,11 +69,11 @@ class Site:
     def arrange(self, kind: str, size: int = 48) -> str:
         """Makes a chain whose ``kind`` of merge is the one chosen; returns the snapshot to delete."""
         self.clear()
-        few, many = 4, size
-        plan = {"commit": (many, few, few), "commit_active": (many, few), "pull": (few, many)}[kind]
+        copied, many = size // 4, size
+        plan = {"commit": (many, copied, 4), "commit_active": (many, copied), "pull": (copied, many)}[kind]
         ids = []
         for number, count in enumerate(plan):
-            self.write(number * 3, count, 65 + number)
+            self.write(number * (copied - 3), count, 65 + number)  # each hides a little of the one before
             if number < len(plan) - 1:
                 ids.append(self.take())
         return ids[0]

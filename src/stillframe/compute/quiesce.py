@@ -85,7 +85,7 @@ class Times:
     deadline: float
     agent: int
     flush: int
-    hasten: bool
+    hasten: bool = False
 
 
 def crash_only(reason: str, flushed: bool = False) -> Outcome:

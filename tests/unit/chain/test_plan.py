@@ -70,7 +70,7 @@ class Model:
         return not self.world.files[self.tree.active].clusters
 
 
-def act(model: Model, action: Action) -> None:
+def act(model: Model, action: Action) -> None:  # noqa: C901 -- one arm an action
     verb, number, value = action
     tree, key = model.tree, IDS[number % 7]
     if verb == "write":
@@ -189,7 +189,10 @@ FIRST = Image(overlay_name(VOLUME, SNAPSHOT), "qcow2", 3 * GIB, BASE.name, "qcow
 SECOND = Image(overlay_name(VOLUME, OTHER_SNAPSHOT), "qcow2", 3 * GIB, FIRST.name, "qcow2")
 ONE = Tree(VOLUME, {BASE.name: BASE, FIRST.name: FIRST}, FIRST.name, {SNAPSHOT: BASE.name})
 TWO = replace(
-    ONE, images={**ONE.images, SECOND.name: SECOND}, active=SECOND.name, snapshots={SNAPSHOT: BASE.name, OTHER_SNAPSHOT: FIRST.name}
+    ONE,
+    images={**ONE.images, SECOND.name: SECOND},
+    active=SECOND.name,
+    snapshots={SNAPSHOT: BASE.name, OTHER_SNAPSHOT: FIRST.name},
 )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from stillframe.chain.simulate import Layer, World, apply, content, write
-from stillframe.chain.steps import Commit, CreateOverlay, SetActive, Step, Trash
+from stillframe.chain.steps import Commit, CreateOverlay, Record, Step, Trash
 
 WORLD = World({"base": Layer(None, {1: 10, 2: 20}), "top": Layer("base", {2: 21})}, "top")
 
@@ -21,14 +21,14 @@ def test_a_write_goes_to_the_active_file_only() -> None:
 
 
 def test_a_commit_copies_down_and_leaves_the_top_as_it_is() -> None:
-    after = apply(WORLD, Commit("top", "base", 1))
+    after = apply(WORLD, Commit("top", "base", "qcow2", 1))
     assert content(after, "base") == {1: 10, 2: 21}
     assert after.files["top"] == WORLD.files["top"]
     assert after.active == "top"
 
 
 def test_a_new_overlay_reads_as_what_is_behind_it() -> None:
-    after = apply(apply(WORLD, CreateOverlay("new", "top", "qcow2", 1)), SetActive("new"))
+    after = apply(apply(WORLD, CreateOverlay("new", "top", "qcow2", 1)), Record("new", {}, {}))
     assert after.active == "new"
     assert content(after, "new") == content(WORLD, "top")
 
@@ -42,9 +42,9 @@ def test_trash_takes_the_file_away() -> None:
     [
         CreateOverlay("top", "base", "qcow2", 1),
         CreateOverlay("new", "missing", "qcow2", 1),
-        Commit("top", "other", 1),
-        Commit("base", "top", 1),
-        Commit("missing", "base", 1),
+        Commit("top", "other", "qcow2", 1),
+        Commit("base", "top", "qcow2", 1),
+        Commit("missing", "base", "qcow2", 1),
         Trash("top"),
         Trash("base"),
     ],
@@ -56,11 +56,11 @@ def test_what_a_share_would_refuse_is_refused(step: Step) -> None:
 
 def test_a_file_that_is_missing_cannot_become_the_active_one() -> None:
     with pytest.raises((ValueError, KeyError)):
-        apply(WORLD, SetActive("missing"))
+        apply(WORLD, Record("missing", {}, {}))
 
 
 def test_applying_a_step_leaves_the_world_before_untouched() -> None:
     before = {name: (layer.backing, dict(layer.clusters)) for name, layer in WORLD.files.items()}
-    for step in (CreateOverlay("new", "top", "qcow2", 1), Commit("top", "base", 1), SetActive("base")):
+    for step in (CreateOverlay("new", "top", "qcow2", 1), Commit("top", "base", "qcow2", 1), Record("base", {}, {})):
         apply(WORLD, step)
     assert {name: (layer.backing, dict(layer.clusters)) for name, layer in WORLD.files.items()} == before

@@ -1,22 +1,29 @@
-"""The form in which the journal stores a step."""
+"""The form in which the journal stores a plan."""
 
 import json
 
-import pytest
+from stillframe.chain.steps import Commit, CreateOverlay, Pull, Record, Trash, cost, to_documents
 
-from stillframe.chain.steps import Commit, CreateOverlay, SetActive, Step, Trash, to_document
-
-
-@pytest.mark.parametrize(
-    ("step", "args"),
-    [
-        (CreateOverlay("a", "b", "qcow2", 7), {"name": "a", "backing": "b", "backing_format": "qcow2", "size": 7}),
-        (Commit("a", "b", 9), {"top": "a", "base": "b", "bytes": 9}),
-        (SetActive("a"), {"name": "a"}),
-        (Trash("a"), {"name": "a"}),
-    ],
+STEPS = (
+    CreateOverlay("a", "b", "qcow2", 7),
+    Commit("a", "b", "raw", 9),
+    Trash("a"),
+    Record("b", {"s": "b"}, {"s": None}),
+    Trash("c"),
 )
-def test_a_step_is_stored_as_its_verb_and_its_arguments(step: Step, args: dict[str, object]) -> None:
-    document = to_document(step)
-    assert document == {"verb": type(step).__name__, "args": args}
-    assert json.loads(json.dumps(document)) == document
+
+
+def test_a_step_is_stored_as_its_verb_and_its_arguments() -> None:
+    documents = to_documents(STEPS)
+    assert [each["verb"] for each in documents] == ["CreateOverlay", "Commit", "Trash", "Record", "Trash"]
+    assert documents[1]["args"] == {"top": "a", "base": "b", "base_format": "raw", "bytes": 9, "key": "Commit"}
+    assert json.loads(json.dumps(documents)) == documents
+
+
+def test_a_verb_that_comes_again_has_a_key_of_its_own() -> None:
+    assert [each["key"] for each in to_documents(STEPS)] == ["CreateOverlay", "Commit", "Trash", "Record", "Trash-2"]
+    assert all(each["key"] == each["args"]["key"] for each in to_documents(STEPS))
+
+
+def test_only_commits_and_pulls_copy() -> None:
+    assert cost((*STEPS, Pull("a", None, None, 4))) == 13

@@ -38,6 +38,7 @@ from stillframe.journal.record import Request
 POLL_SECONDS = 0.1
 HOLD_SECONDS = 10.0
 DEPTH = 200
+NOT_RUNNING = -1
 
 
 def request(intent: Document, operation_id: str | None, request_id: str) -> Request:
@@ -213,6 +214,15 @@ def _define(world: World, operation: Operation, domain: Any, name: str, format_:
     hypervisor.update_definition(domain, domain_xml.with_file(xml, operation.intent["target"], _path(operation, name), format_))
 
 
+def _forget_chain(world: World, operation: Operation, domain: Any) -> None:
+    """libvirt (9.0) writes the chain it knew of a running disk into the definition too; what was merged offline is not in it
+    any more, and at the next start libvirt reads the headers anew."""
+    server = servers.look(world, operation.intent["server_id"])
+    disk = next((each for each in (server.inactive or server.live).disks if each.target == operation.intent["target"]), None)
+    if server.inactive is not None and disk is not None and disk.backing and disk.name is not None:
+        _define(world, operation, domain, disk.name, disk.format)
+
+
 # --- pull into the active file
 
 
@@ -244,25 +254,29 @@ def _pull(world: World, operation: Operation, _args: Document) -> Document:
         if not server.view.active:
             return False  # finished offline, from the old backing file again
         reached("merge/pulled")
-        _barrier(world, operation)
-        return True
+        return _barrier(world, operation)
 
     _run_job(world, operation, start, offline, ended)
     _note_run(world, operation, None)
     return {"flushed": True, "bytes": world.merges.progress(operation.id)[1]}
 
 
-def _barrier(world: World, operation: Operation) -> None:
-    """The flush after a pull: a suspended guest's disks are flushed. Only the QEMU that pulled can do it."""
+def _barrier(world: World, operation: Operation) -> bool:
+    """The flush after a pull: a suspended guest's disks are flushed. Only the QEMU that pulled can do it; False: it is gone,
+    and the pull is made again offline."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
     known = files.read_json(_notes(world), f"{operation.id}.json") if _notes(world).is_dir() else None
-    if known is not None and known["run"] != hypervisor.run_id(domain):
+    now = hypervisor.run_id(domain)
+    if now == NOT_RUNNING:
+        return False
+    if known is not None and known["run"] != now:
         raise Parked(
             f"server {operation.intent['server_id']} was started again between the end of a pull and its flush: what volume"
             f" {operation.intent['volume_id']} reads may be old. Stop the server; the services then merge it anew from"
             f" {operation.intent['old_backing']}, which is kept"
         )
     _held(world, operation, domain, lambda: None)
+    return True
 
 
 def _notes(world: World) -> Path:
@@ -299,6 +313,7 @@ def _run_job(
         if not hypervisor.view(domain).active:
             _wait_closed(operation)
             offline(domain)
+            _forget_chain(world, operation, domain)
             return
         if world.merges.is_unwanted(operation.id):
             _give_up(world, operation, domain)
