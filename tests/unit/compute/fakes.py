@@ -1,13 +1,15 @@
 """Domains and their agent, guards and storage, as compute sees them."""
 
+import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.world import World
 from stillframe.config import Settings
@@ -27,7 +29,12 @@ ALL = (
     "guest-fsfreeze-freeze",
     "guest-fsfreeze-freeze-list",
     "guest-fsfreeze-thaw",
+    "guest-file-open",
+    "guest-file-read",
+    "guest-file-write",
+    "guest-file-close",
 )
+HANDLE = 1000
 Filesystem = tuple[str, str, tuple[str, ...]]
 
 
@@ -53,13 +60,18 @@ def view(xml: str, inactive: str | None = None, state: int = 1, active: bool = T
 
 @dataclass
 class Agent:
-    """The guest agent: what it can do, what is mounted, and the failures a test asks for, by command."""
+    """The guest agent: what it can do, what is mounted, and the failures a test asks for, by command.
+
+    ``knob`` is what its one file holds; None: there is no such file. What is written reaches it when the file is closed.
+    """
 
     commands: tuple[str, ...] = ALL
     filesystems: Sequence[Filesystem] | Exception = (("/", "vda1", ("vda",)),)
     failures: dict[str, Exception] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     frozen: int = 0
+    knob: str | None = "0"
+    written: str | None = None
     said: list[str] = field(default_factory=list)
     asked: dict[str, Any] = field(default_factory=dict)
 
@@ -104,6 +116,20 @@ class Agent:
                 return {"pid": 7}
             case "guest-exec-status":
                 return {"exited": True, "exitcode": 0}
+        return self._file(command, arguments) if command.startswith("guest-file") else {}
+
+    def _file(self, command: str, arguments: Any) -> Any:
+        if self.frozen or self.knob is None:
+            raise AgentFailed("frozen" if self.frozen else "No such file or directory")
+        match command:
+            case "guest-file-open":
+                return HANDLE
+            case "guest-file-read":
+                return {"count": 2, "buf-b64": base64.b64encode(f"{self.knob}\n".encode()).decode(), "eof": True}
+            case "guest-file-write":
+                self.written = base64.b64decode(arguments["buf-b64"]).decode().strip()
+            case "guest-file-close":
+                self.knob, self.written = self.written or self.knob, None
         return {}
 
 
@@ -114,11 +140,17 @@ class Guard:
     agent: Agent
     held: list[FreezeRecord] = field(default_factory=list)
 
-    def arm(self, domain: str, operation: str, seconds: float) -> FreezeRecord:
+    def arm(self, domain: str, operation: str, seconds: float, rcu_expedited: str | None) -> FreezeRecord:
         self.agent.said.append("arm")
-        record = FreezeRecord(domain, operation, seconds, 1)
+        record = FreezeRecord(domain, operation, freeze_record.boot_seconds() + seconds, 1, rcu_expedited)
         self.held.append(record)
         return record
+
+    def renew(self, record: FreezeRecord, seconds: float) -> FreezeRecord:
+        self.agent.said.append("renew")
+        later = replace(record, deadline=freeze_record.boot_seconds() + seconds)
+        self.held[self.held.index(record)] = later
+        return later
 
     def disarm(self, record: FreezeRecord) -> None:
         self.agent.said.append("disarm")

@@ -1,5 +1,6 @@
 """The record that a guest may be frozen."""
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_what_a_crash_left_half_written_is_no_record(tmp_path: Path) -> None:
     freeze_record.write(tmp_path, RECORD)
     os.rename(tmp_path / f"{SERVER}.json", tmp_path / f".tmp.{SERVER}.json")
     assert freeze_record.read_all(tmp_path) == []
+
+
+def test_a_record_written_before_there_was_anything_to_put_back_is_understood(tmp_path: Path) -> None:
+    freeze_record.write(tmp_path, RECORD)
+    path = tmp_path / f"{SERVER}.json"
+    kept = json.loads(path.read_text())
+    for added in ("rcu_expedited", "suspended"):
+        del kept[added]
+    path.write_text(json.dumps(kept))
+    assert freeze_record.read(tmp_path, SERVER) == RECORD
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"domain": "x"}', '{"domain": "x", "more": 1}', "\0"])

@@ -57,7 +57,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, **words: Any) -> None:
 
 
 def test_arming_makes_the_record_durable_before_the_watchdog_is_told(watched: Guard, tmp_path: Path) -> None:
-    record = watched.arm(SERVER, "operation", 10.0)
+    record = watched.arm(SERVER, "operation", 10.0, None)
     assert (record.deadline, record.operation) == (110.0, "operation")
     assert freeze_record.read(tmp_path / "freeze", SERVER) == record == watched.pending(SERVER)
     (helper,) = Helper.made
@@ -70,7 +70,7 @@ def test_arming_makes_the_record_durable_before_the_watchdog_is_told(watched: Gu
 def test_without_an_armed_watchdog_nothing_may_be_frozen(watched: Guard, monkeypatch: pytest.MonkeyPatch, arm: Any) -> None:
     answers(monkeypatch, arm=arm)
     with pytest.raises(ServiceUnavailable):
-        watched.arm(SERVER, "operation", 10.0)
+        watched.arm(SERVER, "operation", 10.0, None)
     assert watched.pending(SERVER) is None
 
 
@@ -80,6 +80,31 @@ def test_a_watchdog_that_does_not_come_up_is_told(watched: Guard, monkeypatch: p
         watched.start()
 
 
+def test_what_is_to_be_put_back_is_in_the_record_from_the_start(watched: Guard) -> None:
+    record = watched.arm(SERVER, "operation", 10.0, "0")
+    assert record.rcu_expedited == "0"
+    assert watched.pending(SERVER) == record
+
+
+def test_renewing_moves_the_deadline_and_tells_the_watchdog(watched: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = watched.arm(SERVER, "operation", 10.0, "0")
+    monkeypatch.setattr(freeze_record, "boot_seconds", lambda: 107.0)
+    later = watched.renew(record, 10.0)
+    assert (later.deadline, later.rcu_expedited) == (117.0, "0")
+    assert watched.pending(SERVER) == later
+    assert Helper.made[0].lines[-2:] == [f"arm {SERVER}"] * 2
+
+
+def test_a_record_that_cannot_be_renewed_stays(watched: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = watched.arm(SERVER, "operation", 10.0, "0")
+    answers(monkeypatch, arm="refused")
+    with pytest.raises(ServiceUnavailable):
+        watched.renew(record, 10.0)
+    kept = watched.pending(SERVER)
+    assert kept is not None
+    assert kept.rcu_expedited == "0"
+
+
 def test_while_an_earlier_freeze_is_not_over_there_is_no_other(
     watched: Guard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -87,20 +112,20 @@ def test_while_an_earlier_freeze_is_not_over_there_is_no_other(
     freeze_record.write(tmp_path / "freeze", earlier)
     monkeypatch.setattr(guard, "try_thaw", lambda *_: False)
     with pytest.raises(Conflict, match="may still be frozen by operation earlier"):
-        watched.arm(SERVER, "operation", 10.0)
+        watched.arm(SERVER, "operation", 10.0, None)
     assert watched.pending(SERVER) == earlier
     monkeypatch.setattr(guard, "try_thaw", lambda *_: True)
-    assert watched.arm(SERVER, "operation", 10.0).operation == "operation"
+    assert watched.arm(SERVER, "operation", 10.0, None).operation == "operation"
 
 
 def test_disarming_takes_the_record_and_lets_the_watchdog_go(watched: Guard) -> None:
-    watched.disarm(watched.arm(SERVER, "operation", 10.0))
+    watched.disarm(watched.arm(SERVER, "operation", 10.0, None))
     assert watched.pending(SERVER) is None
     assert Helper.made[0].lines[-1] == f"disarm {SERVER}"
 
 
 def test_a_watchdog_that_died_is_started_again(watched: Guard) -> None:
-    record = watched.arm(SERVER, "operation", 10.0)
+    record = watched.arm(SERVER, "operation", 10.0, None)
     Helper.made[0].alive = False
     watched.disarm(record)
     watched.start()

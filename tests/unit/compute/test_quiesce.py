@@ -1,17 +1,20 @@
 """Quiescing: what is asked of the agent in which order, and what may be claimed afterwards."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from stillframe.compute import quiesce
+from stillframe.compute import freeze_record, quiesce
 from stillframe.compute.quiesce import Filesystems, Outcome, Preflight, Times, Window
 from stillframe.errors import AgentFailed, HypervisorUnavailable, ServiceUnavailable, StepFailed
 from tests.unit.builders import SERVER
 from tests.unit.compute.fakes import ALL, Agent, Domain, Guard
 
-TIMES = Times(deadline=10.0, agent=2, flush=5)
+TIMES = Times(deadline=10.0, agent=2, flush=5, hasten=False)
+HASTY = replace(TIMES, hasten=True)
+KNOB = ["guest-file-open", "guest-file-read", "guest-file-write", "guest-file-close"]
 TIMEOUT = AgentFailed("timeout")
 TWO = [("/", "vda1", ("vda",)), ("/data", "vdb1", ("vdb",))]
 
@@ -160,10 +163,10 @@ def test_no_flush_is_tried_when_it_is_off_or_not_allowed(agent: Agent) -> None:
     assert not quiesce.flush(Domain(), frozenset(ALL), 5)
 
 
-def window(agent: Agent, filesystems: Filesystems | None = None) -> Window:
+def window(agent: Agent, filesystems: Filesystems | None = None, times: Times = TIMES) -> Window:
     guard: Any = Guard(agent)
     ready = Preflight(None, frozenset(ALL), filesystems or Filesystems(("/",), {"vda": 1}))
-    return quiesce.frozen(guard, Domain(), "operation", ready, TIMES)
+    return quiesce.frozen(guard, Domain(), "operation", ready, times)
 
 
 def held(entered: Window) -> bool:
@@ -340,11 +343,105 @@ def test_a_disk_without_a_filesystem_is_never_called_more_than_crash_consistent(
 
 def test_where_no_filesystem_could_be_told_apart_every_disk_has_the_sets_outcome() -> None:
     outcome = Outcome("filesystem", 100.0, 3, None, False)
-    assert outcome.for_target("vda") == outcome.document()
+    assert {**outcome.for_target("vda"), "hastened": False} == outcome.document()
 
 
 def test_a_crash_consistent_set_gives_each_disk_its_reason() -> None:
     outcome = Outcome("crash", 100.0, 1, "why", True, {"vda": 1, "vdb": 0})
     for target in ("vda", "vdb"):
-        assert outcome.for_target(target) == outcome.document()
+        assert {**outcome.for_target(target), "hastened": False} == outcome.document()
     assert quiesce.crash_only("why") == Outcome("crash", None, 0, "why", False)
+
+
+def test_hastening_is_told_of_the_set_and_not_of_each_disk() -> None:
+    outcome = Outcome("filesystem", 100.0, 3, None, True, {"vda": 3}, hastened=True)
+    assert outcome.document()["hastened"] is True
+    assert "hastened" not in outcome.for_target("vda")
+
+
+def test_the_guest_is_hastened_after_the_watchdog_knows_and_put_back_after_the_thaw(agent: Agent) -> None:
+    def look() -> None:
+        assert (agent.knob, held(entered)) == ("1", True)
+
+    entered = window(agent, times=HASTY)
+    assert entered.record.rcu_expedited == "0"
+    assert agent.said[:2] == ["guest-exec", "guest-exec-status"]
+    opened, read, written, closed = KNOB
+    assert agent.said[2:] == [opened, read, closed, "arm", opened, written, closed]
+    agent.said.clear()
+    outcome = entered.around(switching(agent, look), unfrozen_too=False)
+    assert (outcome.level, outcome.hastened) == ("filesystem", True)
+    frozen = ["guest-fsfreeze-freeze-list", "switch while frozen", "guest-fsfreeze-thaw", "guest-fsfreeze-status"]
+    assert agent.said == [*frozen, opened, read, written, closed, "disarm"]
+    assert (agent.knob, held(entered)) == ("0", False)
+
+
+@pytest.mark.parametrize("knob", [None, "1", "2", ""])
+def test_a_guest_without_the_knob_or_with_it_set_is_not_changed(agent: Agent, knob: str | None) -> None:
+    agent.knob = knob
+    entered = window(agent, times=HASTY)
+    outcome = entered.around(switching(agent), unfrozen_too=False)
+    assert (outcome.level, outcome.hastened, entered.record.rcu_expedited) == ("filesystem", False, None)
+    assert "guest-file-write" not in agent.said
+    assert not held(entered)
+
+
+def test_nothing_is_hastened_when_it_is_off(agent: Agent) -> None:
+    assert not window(agent).around(switching(agent), unfrozen_too=False).hastened
+    assert not set(KNOB) & set(agent.said)
+
+
+def test_a_guest_that_cannot_be_hastened_is_frozen_all_the_same(agent: Agent) -> None:
+    agent.failures["guest-file-write"] = TIMEOUT
+    entered = window(agent, times=HASTY)
+    outcome = entered.around(switching(agent), unfrozen_too=False)
+    assert (outcome.level, outcome.hastened) == ("filesystem", False)
+    assert not held(entered), "the knob was never set, so there is nothing to put back"
+
+
+def test_a_write_that_timed_out_may_have_been_done_and_is_put_back(agent: Agent) -> None:
+    def late() -> None:
+        agent.knob = "1"
+
+    agent.failures["guest-file-write"] = TIMEOUT
+    entered = window(agent, times=HASTY)
+    agent.failures.clear()
+    assert not entered.around(switching(agent, late), unfrozen_too=False).hastened
+    assert (agent.knob, held(entered)) == ("0", False)
+
+
+def test_the_watchdog_keeps_a_guest_that_is_thawed_but_not_as_before(agent: Agent) -> None:
+    entered = window(agent, times=HASTY)
+    agent.failures["guest-file-open"] = TIMEOUT
+    outcome = entered.around(switching(agent), unfrozen_too=False)
+    assert (outcome.level, agent.frozen) == ("filesystem", 0)
+    assert held(entered)
+
+
+def test_a_libvirt_that_goes_away_after_the_thaw_leaves_the_guest_to_the_watchdog(agent: Agent) -> None:
+    entered = window(agent, times=HASTY)
+    agent.failures["guest-file-open"] = HypervisorUnavailable("away")
+    assert entered.around(switching(agent), unfrozen_too=False).level == "filesystem"
+    assert held(entered)
+
+
+def test_a_freeze_that_fails_says_whether_it_was_hastened(agent: Agent) -> None:
+    agent.failures["guest-fsfreeze-freeze-list"] = TIMEOUT
+    outcome = window(agent, times=HASTY).around(switching(agent), unfrozen_too=True)
+    assert (outcome.level, outcome.hastened) == ("crash", True)
+
+
+def test_a_slow_agent_does_not_eat_up_the_time_of_the_freeze(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+
+    def slow() -> dict[str, Any]:
+        now[0] += 6
+        return {}
+
+    monkeypatch.setattr(freeze_record, "boot_seconds", lambda: now[0])
+    agent.answers["guest-file-write"] = slow
+    entered = window(agent, times=HASTY)
+    assert entered.record.deadline == 106 + TIMES.deadline
+    assert agent.said[-1] == "renew"
+    guard: Any = entered.guard
+    assert guard.held == [entered.record]

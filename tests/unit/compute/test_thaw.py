@@ -1,5 +1,6 @@
 """One attempt to thaw, and that only the agent's own word ends it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.unit.compute import fakes
 from tests.unit.compute.fakes import Agent
 
 RECORD = FreezeRecord(SERVER, "operation", 1.0, 1)
+HASTENED = replace(RECORD, rcu_expedited="0")
 
 
 class Libvirt:
@@ -32,10 +34,10 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     return Agent(frozen=1).install(monkeypatch)
 
 
-def attempt(directory: Path, error: Exception | None = None) -> bool:
-    freeze_record.write(directory, RECORD)
+def attempt(directory: Path, error: Exception | None = None, record: FreezeRecord = RECORD) -> bool:
+    freeze_record.write(directory, record)
     connection: Any = Libvirt(error)
-    return thaw.try_thaw(connection, directory, RECORD)
+    return thaw.try_thaw(connection, directory, record)
 
 
 def held(directory: Path) -> bool:
@@ -88,3 +90,46 @@ def test_a_record_that_is_no_more_asks_for_nothing(tmp_path: Path, agent: Agent)
     assert thaw.try_thaw(connection, tmp_path, RECORD)
     assert agent.said == []
     assert held(tmp_path)
+
+
+def test_what_was_changed_for_the_freeze_is_put_back_once_the_guest_is_thawed(tmp_path: Path, agent: Agent) -> None:
+    agent.knob = "1"
+    assert attempt(tmp_path, record=HASTENED)
+    assert agent.said[:2] == ["guest-fsfreeze-thaw", "guest-fsfreeze-status"]
+    assert (agent.knob, held(tmp_path)) == ("0", False)
+
+
+def test_a_knob_the_guest_has_put_back_itself_is_left_alone(tmp_path: Path, agent: Agent) -> None:
+    agent.knob = "0"
+    assert attempt(tmp_path, record=HASTENED)
+    assert "guest-file-write" not in agent.said
+
+
+def test_a_guest_that_is_still_frozen_is_asked_for_nothing_else(tmp_path: Path, agent: Agent) -> None:
+    agent.answers["guest-fsfreeze-status"] = "frozen"
+    assert not attempt(tmp_path, record=HASTENED)
+    assert "guest-file-open" not in agent.said
+
+
+@pytest.mark.parametrize("command", ["guest-file-open", "guest-file-read", "guest-file-write", "guest-file-close"])
+def test_the_record_is_kept_until_the_knob_is_put_back(
+    tmp_path: Path, agent: Agent, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.knob = "1"
+    monkeypatch.setattr(freeze_record, "boot_seconds", lambda: HASTENED.deadline + thaw.PUT_BACK_SECONDS - 1)
+    agent.failures[command] = AgentFailed("timeout")
+    assert not attempt(tmp_path, record=HASTENED)
+    assert held(tmp_path)
+    agent.failures.clear()
+    assert attempt(tmp_path, record=HASTENED)
+    assert (agent.knob, held(tmp_path)) == ("0", False)
+
+
+def test_a_guest_that_never_takes_its_knob_back_is_let_go_in_the_end(
+    tmp_path: Path, agent: Agent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(freeze_record, "boot_seconds", lambda: HASTENED.deadline + thaw.PUT_BACK_SECONDS)
+    agent.failures["guest-file-open"] = AgentFailed("not allowed")
+    assert attempt(tmp_path, record=HASTENED)
+    assert not held(tmp_path)
+    assert "could not be put back to 0" in caplog.text
