@@ -12,8 +12,18 @@ Document = dict[str, Any]
 POLL_SECONDS = 0.2
 
 
+def one(what: str, name_or_id: str, found: list[Document]) -> str:
+    """Returns the id of the only one that has the name or id. Raises NotFound, or BadRequest when a name fits several."""
+    fitting = [each["id"] for each in found if name_or_id in (each["id"], each["name"])]
+    if not fitting:
+        raise NotFound(f"no {what} has the name or id {name_or_id!r}")
+    if len(fitting) > 1:
+        raise BadRequest(f"{len(fitting)} {what}s have the name {name_or_id!r}: {', '.join(fitting)}")
+    return str(fitting[0])
+
+
 class AssistedSnapshots:
-    """Creates, lists, shows and deletes assisted snapshots; servers and volumes may be named by id or by name."""
+    """Creates, lists, shows, labels and deletes assisted snapshots; servers and volumes may be named by id or by name."""
 
     def __init__(self, compute: Any, volumes: Any) -> None:
         self._compute = compute
@@ -25,22 +35,18 @@ class AssistedSnapshots:
             raise error_of(answer.status_code, answer, service)
         return answer.json() if answer.content else None
 
+    def compute(self, method: str, path: str, body: Any = None) -> Any:
+        """Sends one request to compute; returns the answer's document, or None. Raises an error of the answer's kind."""
+        return self._call(self._compute, "compute", method, path, body)
+
     def find_server(self, name_or_id: str) -> str:
         """Returns the server's id. Raises NotFound, or BadRequest when a name fits several."""
         found = self._call(self._compute, "compute", "GET", "/servers/detail")["servers"]
-        return self._one("server", name_or_id, found)
+        return one("server", name_or_id, found)
 
     def find_volume(self, name_or_id: str) -> str:
         found = self._call(self._volumes, "volume", "GET", "/volumes/detail")["volumes"]
-        return self._one("volume", name_or_id, found)
-
-    def _one(self, what: str, name_or_id: str, found: list[Document]) -> str:
-        fitting = [each["id"] for each in found if name_or_id in (each["id"], each["name"])]
-        if not fitting:
-            raise NotFound(f"no {what} has the name or id {name_or_id!r}")
-        if len(fitting) > 1:
-            raise BadRequest(f"{len(fitting)} {what}s have the name {name_or_id!r}: {', '.join(fitting)}")
-        return str(fitting[0])
+        return one("volume", name_or_id, found)
 
     def create(self, server_id: str, wanted: Document) -> Document:
         """``wanted`` holds name, description, metadata, volumes and quiesce; returns the set's document."""
@@ -48,9 +54,9 @@ class AssistedSnapshots:
         found: Document = self._call(self._compute, "compute", "POST", path, {"assisted_snapshot": wanted})
         return dict(found["assisted_snapshot"])
 
-    def list(self, server_id: str | None = None) -> "list[Document]":
+    def list(self, server_id: str | None = None, policy_id: str | None = None) -> "list[Document]":
         path = f"/servers/{server_id}/os-assisted-snapshots" if server_id else "/os-assisted-snapshots"
-        found: Document = self._call(self._compute, "compute", "GET", path)
+        found: Document = self._call(self._compute, "compute", "GET", path + (f"?policy_id={policy_id}" if policy_id else ""))
         return [dict(each) for each in found["assisted_snapshots"]]
 
     def show(self, name_or_id: str) -> Document:
@@ -62,8 +68,13 @@ class AssistedSnapshots:
             return dict(found["assisted_snapshot"])
         except NotFound:
             named = [each for each in self.list() if each["name"] == name_or_id]
-        set_id = self._one("assisted snapshot", name_or_id, named)
+        set_id = one("assisted snapshot", name_or_id, named)
         return next(each for each in named if each["id"] == set_id)
+
+    def change(self, set_id: str, changes: Document) -> Document:
+        """``changes`` holds name, description and metadata, each replaced as a whole; returns the set's document."""
+        found: Document = self.compute("PUT", f"/os-assisted-snapshots/{set_id}", {"assisted_snapshot": changes})
+        return dict(found["assisted_snapshot"])
 
     def delete(self, name_or_id: str) -> str:
         found = self.show(name_or_id)

@@ -28,7 +28,13 @@ COMMANDS = {
     "assisted-snapshot create": "stillframe.client.osc.assisted_snapshot:Create",
     "assisted-snapshot list": "stillframe.client.osc.assisted_snapshot:List",
     "assisted-snapshot show": "stillframe.client.osc.assisted_snapshot:Show",
+    "assisted-snapshot set": "stillframe.client.osc.assisted_snapshot:Set",
     "assisted-snapshot delete": "stillframe.client.osc.assisted_snapshot:Delete",
+    "snapshot-policy create": "stillframe.client.osc.snapshot_policy:Create",
+    "snapshot-policy list": "stillframe.client.osc.snapshot_policy:List",
+    "snapshot-policy show": "stillframe.client.osc.snapshot_policy:Show",
+    "snapshot-policy set": "stillframe.client.osc.snapshot_policy:Set",
+    "snapshot-policy delete": "stillframe.client.osc.snapshot_policy:Delete",
 }
 
 

@@ -88,6 +88,19 @@ def test_sets_are_listed_whole_or_of_one_server() -> None:
     assert len(compute.sent) == 2
 
 
+def test_sets_of_one_policy_are_asked_for_by_its_id() -> None:
+    made, compute, _ = client(compute={f"{SETS}?policy_id={SET}": Answer(200, {"assisted_snapshots": []})})
+    assert made.list(policy_id=SET) == []
+    assert len(compute.sent) == 1
+
+
+def test_a_set_is_changed_under_its_id() -> None:
+    path = f"/os-assisted-snapshots/{SET}"
+    made, compute, _ = client(compute={f"PUT {path}": the_set()})
+    assert made.change(SET, {"metadata": {"keep": "true"}})["id"] == SET
+    assert compute.sent == [("PUT", path, {"assisted_snapshot": {"metadata": {"keep": "true"}}})]
+
+
 def test_a_set_is_shown_by_its_id_and_else_by_its_name() -> None:
     sets = Answer(200, {"assisted_snapshots": named((SET, "nightly"), (VOLUME, "other"))})
     made, _, _ = client(compute={ONE: the_set(), SETS: sets})

@@ -1,4 +1,4 @@
-"""``assisted snapshot create|list|show|delete``."""
+"""``assisted snapshot create|list|show|set|delete``."""
 
 import argparse
 import sys
@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stillframe.client.assisted_snapshots import AssistedSnapshots, Document
-from stillframe.errors import StepFailed
+from stillframe.client.snapshot_policies import SnapshotPolicies
+from stillframe.errors import BadRequest, StepFailed
 
 WAIT_SECONDS = 600.0
 
@@ -24,6 +25,20 @@ class _Lines(FormattableColumn):  # type: ignore[type-arg]
 
     def human_readable(self) -> str:
         return "\n".join(", ".join(f"{key}={value}" for key, value in entry.items() if value) for entry in self._value)
+
+
+class _Pairs(FormattableColumn):  # type: ignore[type-arg]
+    """A mapping: key=value for people, the mapping itself for programs."""
+
+    def human_readable(self) -> str:
+        return "\n".join(f"{key}={value}" for key, value in sorted(self._value.items()))
+
+
+class _Sentences(FormattableColumn):  # type: ignore[type-arg]
+    """Sentences: one a line for people, a list for programs."""
+
+    def human_readable(self) -> str:
+        return "\n".join(self._value)
 
 
 def step_lines(steps: list[Document]) -> FormattableColumn:  # type: ignore[type-arg]
@@ -44,6 +59,9 @@ def _columns(found: Document) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         "volumes": _Lines(found["volumes"]),
         "excluded_disks": _Lines(found["excluded_disks"]),
         "fault": found["fault"],
+        "policy_id": found["policy_id"],
+        "properties": _Pairs(found["metadata"]),
+        "warnings": _Sentences(found["warnings"]),
     }
     return tuple(shown), tuple(shown.values())
 
@@ -136,11 +154,13 @@ class List(_Base, Lister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("--server", metavar="<server>", help="Only those of this server (name or ID)")
+        parser.add_argument("--policy", metavar="<policy>", help="Only those this snapshot policy made (name or ID)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         client = self._client
         server = client.find_server(parsed_args.server) if parsed_args.server else None
+        policy = SnapshotPolicies(client).show(parsed_args.policy)["id"] if parsed_args.policy else None
         rows = [
             (
                 found["id"],
@@ -152,7 +172,7 @@ class List(_Base, Lister):
                 len(found["volumes"]),
                 found["created_at"],
             )
-            for found in client.list(server)
+            for found in client.list(server, policy)
         ]
         return ("ID", "Name", "Server ID", "Status", "Consistency", "Frozen ms", "Volumes", "Created At"), rows
 
@@ -167,6 +187,38 @@ class Show(_Base, ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         return _columns(self._client.show(parsed_args.set))
+
+
+class Set(_Base, ShowOne):
+    """Name, describe and label an assisted snapshot; its snapshots keep their own names"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("set", metavar="<assisted-snapshot>", help="Assisted snapshot (name or ID)")
+        parser.add_argument("--name", metavar="<name>")
+        parser.add_argument("--description", metavar="<text>")
+        parser.add_argument("--property", action="append", default=[], metavar="<key=value>", help="may be repeated")
+        keep = parser.add_mutually_exclusive_group()
+        keep.add_argument("--keep", action="store_true", help="No snapshot policy may delete it")
+        keep.add_argument("--no-keep", action="store_true", help="The policy that made it may delete it")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        changes: Document = {
+            key: getattr(parsed_args, key) for key in ("name", "description") if getattr(parsed_args, key) is not None
+        }
+        client = self._client
+        found = client.show(parsed_args.set)
+        metadata = {**found["metadata"], **dict(_property(text) for text in parsed_args.property)}
+        if parsed_args.keep:
+            metadata["keep"] = "true"
+        if parsed_args.no_keep:
+            metadata.pop("keep", None)
+        if metadata != found["metadata"]:
+            changes["metadata"] = metadata
+        if not changes and not (parsed_args.property or parsed_args.keep or parsed_args.no_keep):
+            raise BadRequest("nothing to change: name at least one option")
+        return _columns(client.change(found["id"], changes) if changes else found)
 
 
 class Delete(_Base):

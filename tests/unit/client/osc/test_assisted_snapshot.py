@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stillframe.client.osc import assisted_snapshot as osc
-from stillframe.errors import StepFailed
+from stillframe.errors import BadRequest, StepFailed
 from tests.unit.builders import SERVER, SET, VOLUME
 
 OUTCOME = {"level": "filesystem", "frozen_ms": 123.4, "filesystems": 2, "flushed": True, "degraded_reason": None}
@@ -24,8 +24,11 @@ FOUND: dict[str, Any] = {
     "volumes": [{"volume_id": VOLUME, "status": "available", "error": None}],
     "excluded_disks": [{"device": "/dev/vdz", "reason": "no volume"}],
     "fault": None,
-    "metadata": {},
+    "metadata": {"a": "b", "keep": "false"},
+    "policy_id": None,
+    "warnings": ["volume x has 40 files", "volume y has 41 files"],
 }
+POLICY = "8b8b8b8b-8888-4888-8888-888888888888"
 
 
 class Client:
@@ -50,9 +53,17 @@ class Client:
             progressed({"status": status, "progress": progress})
         return self.found
 
-    def list(self, server: str | None) -> "list[dict[str, Any]]":
-        self.asked.append(("list", server))
+    def list(self, server: str | None, policy: str | None) -> "list[dict[str, Any]]":
+        self.asked.append(("list", server, policy))
         return [self.found]
+
+    def compute(self, method: str, path: str, body: Any = None) -> Any:
+        self.asked.append((method, path, body))
+        return {"snapshot_policy": {"id": POLICY}}
+
+    def change(self, set_id: str, changes: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(("change", set_id, changes))
+        return {**self.found, **changes}
 
     def show(self, name: str) -> dict[str, Any]:
         self.asked.append(("show", name))
@@ -143,6 +154,9 @@ def test_a_set_is_shown_with_its_consistency_in_columns() -> None:
         "volumes",
         "excluded_disks",
         "fault",
+        "policy_id",
+        "properties",
+        "warnings",
     ]
     assert (found["consistency"], found["frozen_ms"], found["filesystems"]) == ("filesystem", 123.4, 2)
 
@@ -157,6 +171,10 @@ def test_lists_are_lines_for_people_and_lists_for_programs() -> None:
     assert found["volumes"].human_readable() == f"volume_id={VOLUME}, status=available"
     assert found["volumes"].machine_readable() == FOUND["volumes"]
     assert found["excluded_disks"].human_readable() == "device=/dev/vdz, reason=no volume"
+    assert found["properties"].human_readable() == "a=b\nkeep=false"
+    assert found["properties"].machine_readable() == FOUND["metadata"]
+    assert found["warnings"].human_readable() == "volume x has 40 files\nvolume y has 41 files"
+    assert found["warnings"].machine_readable() == FOUND["warnings"]
 
 
 def test_a_list_has_the_columns_written_here() -> None:
@@ -165,7 +183,13 @@ def test_a_list_has_the_columns_written_here() -> None:
     assert names == ("ID", "Name", "Server ID", "Status", "Consistency", "Frozen ms", "Volumes", "Created At")
     assert rows == [(SET, "nightly", SERVER, "available", "filesystem", 123.4, 1, FOUND["created_at"])]
     run(osc.List, client, "--server", "web")
-    assert client.asked == [("list", None), ("list", "id of web")]
+    assert client.asked == [("list", None, None), ("list", "id of web", None)]
+
+
+def test_a_list_of_what_a_policy_made() -> None:
+    client = Client()
+    run(osc.List, client, "--policy", "hourly/x")
+    assert client.asked == [("GET", "/os-snapshot-policies/hourly%2Fx", None), ("list", None, POLICY)]
 
 
 def test_a_list_shows_sets_that_have_no_outcome_yet() -> None:
@@ -178,3 +202,38 @@ def test_several_sets_are_deleted_and_waited_for_one_by_one() -> None:
     run(osc.Delete, client, "a", "b")
     run(osc.Delete, client, "--wait", "c")
     assert client.asked == [("delete", "a"), ("delete", "b"), ("delete", "c"), ("wait gone", "id of c")]
+
+
+def test_a_set_is_labelled_beside_what_it_has() -> None:
+    client = Client()
+    assert shown(run(osc.Set, client, "--keep", "nightly"))["properties"].machine_readable() == {"a": "b", "keep": "true"}
+    assert client.asked == [("show", "nightly"), ("change", SET, {"metadata": {"a": "b", "keep": "true"}})]
+
+
+def test_a_label_is_taken_off() -> None:
+    client = Client()
+    run(osc.Set, client, "--no-keep", "nightly")
+    assert client.asked[-1] == ("change", SET, {"metadata": {"a": "b"}})
+
+
+def test_a_set_is_named_and_described_and_given_properties() -> None:
+    client = Client()
+    run(osc.Set, client, "--name", "n", "--description", "", "--property", "c=d", "--property", "a=e", "nightly")
+    metadata = {"a": "e", "keep": "false", "c": "d"}
+    assert client.asked[-1] == ("change", SET, {"name": "n", "description": "", "metadata": metadata})
+
+
+def test_what_is_so_already_is_not_asked_for() -> None:
+    client = Client(metadata={"keep": "true"})
+    run(osc.Set, client, "--keep", "nightly")
+    assert client.asked == [("show", "nightly")]
+
+
+@pytest.mark.parametrize(
+    "options", [["nightly"], ["--keep", "--no-keep", "nightly"], ["--keep"], ["--property", "x", "nightly"]]
+)
+def test_a_label_that_makes_no_sense_is_refused(options: list[str]) -> None:
+    client = Client()
+    with pytest.raises((SystemExit, BadRequest, argparse.ArgumentTypeError)):
+        run(osc.Set, client, *options)
+    assert not [each for each in client.asked if each[0] == "change"]

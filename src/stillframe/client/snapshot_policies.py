@@ -1,0 +1,43 @@
+"""The client library's noun: snapshot policies of servers."""
+
+from typing import Any
+from urllib.parse import quote
+
+from stillframe.client.assisted_snapshots import AssistedSnapshots, Document, one
+from stillframe.errors import NotFound
+
+
+class SnapshotPolicies:
+    """Creates, lists, shows, changes and deletes snapshot policies; one may be named by id or by name."""
+
+    def __init__(self, door: AssistedSnapshots) -> None:
+        self._door = door
+
+    def _call(self, method: str, path: str, body: Any = None) -> Document:
+        found: Document = self._door.compute(method, path, body)
+        return found
+
+    def create(self, server_id: str, wanted: Document) -> Document:
+        """``wanted`` holds what is to differ from the defaults; returns the policy's document."""
+        found = self._call("POST", f"/servers/{server_id}/os-snapshot-policies", {"snapshot_policy": wanted})
+        return dict(found["snapshot_policy"])
+
+    def list(self, server_id: str | None = None) -> "list[Document]":
+        path = f"/servers/{server_id}/os-snapshot-policies" if server_id else "/os-snapshot-policies"
+        return [dict(each) for each in self._call("GET", path)["snapshot_policies"]]
+
+    def show(self, name_or_id: str) -> Document:
+        """Returns the policy of that id, or the only one of that name."""
+        try:
+            return dict(self._call("GET", f"/os-snapshot-policies/{quote(name_or_id, safe='')}")["snapshot_policy"])
+        except NotFound:
+            named = [each for each in self.list() if each["name"] == name_or_id]
+        policy_id = one("snapshot policy", name_or_id, named)
+        return next(each for each in named if each["id"] == policy_id)
+
+    def change(self, policy_id: str, changes: Document) -> Document:
+        found = self._call("PUT", f"/os-snapshot-policies/{policy_id}", {"snapshot_policy": changes})
+        return dict(found["snapshot_policy"])
+
+    def delete(self, name_or_id: str) -> None:
+        self._call("DELETE", f"/os-snapshot-policies/{self.show(name_or_id)['id']}")
