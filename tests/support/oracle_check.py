@@ -10,7 +10,7 @@ from typing import Any
 from stillframe.chain import names
 from stillframe.db.rows import Row
 from tests.support.oracle import Model, Volume
-from tests.support.oracle_reader import Layer, Reader, look
+from tests.support.oracle_reader import Layer, Reader
 from tests.support.oracle_world import Block
 
 
@@ -19,6 +19,7 @@ class Checker:
 
     def __init__(self, block: Block, reader: Reader, model: Model) -> None:
         self._block, self._reader, self._model = block, reader, model
+        reader.look_again()
         self._volumes, self._snapshots, self._backups = block.volumes(), block.snapshots(), block.backups()
         self._layers = {volume_id: self._files(row) for volume_id, row in self._volumes.items()}
 
@@ -44,7 +45,7 @@ class Checker:
         share = Path(row["share"])
         found = [path.name for path in share.iterdir() if (names.parse(path.name) or ("",))[0] == row["id"]]
         lowest = names.base_name(row["id"])
-        return {name: look(share / name, row["base_format"] if name == lowest else "qcow2") for name in found}
+        return {name: self._reader.look(share / name, row["base_format"] if name == lowest else "qcow2") for name in found}
 
     def _all_layers(self) -> Iterator[tuple[Row, Layer]]:
         for volume_id, row in self._volumes.items():

@@ -5,7 +5,7 @@ import hashlib
 import os
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], list[str]] = {}
+        self._looked: dict[Path, Layer] = {}
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", "qemu-io"],
             stdin=subprocess.PIPE,
@@ -53,6 +54,15 @@ class Reader:
         """Everything is read anew."""
         self._known.clear()
 
+    def look_again(self) -> None:
+        """Files are looked into anew: something may have changed them."""
+        self._looked.clear()
+
+    def look(self, path: Path, format_: str) -> Layer:
+        if path not in self._looked:
+            self._looked[path] = look(path, format_)
+        return self._looked[path]
+
     def write(self, path: Path, format_: str, before: Disk, pieces: Sequence[tuple[int, int, int]]) -> Disk:
         """Writes pieces (place, count, byte) as a guest would, zeros by ``write -z``; returns the disk afterwards."""
         disk = before
@@ -60,16 +70,16 @@ class Reader:
         for place, count, value in pieces:
             disk = disk.written(place, count, value)
             first = disk.places()[place % len(disk.places())]
-            count = min(count, disk.gib * BLOCKS_PER_GIB - first)
+            length = min(count, disk.gib * BLOCKS_PER_GIB - first) * BLOCK
             what = f"-P {value}" if value else ("-z -u" if place % 2 else "-z")
-            said += self._ask(f"write -q {what} {first * BLOCK} {count * BLOCK}")
+            said += self._ask(f"write -q {what} {first * BLOCK} {length}")
         said += self._ask("flush") + self._ask("close")
         assert not said, f"qemu-io could not write to {path.name}: {said}"
         return disk
 
     def differences(self, path: Path, format_: str, disk: Disk) -> list[str]:
         """Compares the whole disk that a reader of ``path`` sees; returns what is wrong in words."""
-        layers = chain(path, format_)
+        layers = chain(path, format_, self.look)
         key = (path, disk.gib, tuple(sorted(disk.blocks.items())), tuple((each.name, each.digest) for each in layers))
         if key not in self._known:
             self._known[key] = self._compare(path, format_, disk, layers)
@@ -127,15 +137,6 @@ def _runs(disk: Disk, layers: Sequence[Layer]) -> Iterator[tuple[int, int, int]]
         start = end
 
 
-def chain(path: Path, format_: str) -> list[Layer]:
-    """The file and those behind it, nearest first."""
-    found = [look(path, format_)]
-    while (below := found[-1].backing) is not None:
-        assert below not in [layer.name for layer in found], f"{path} has a loop in its chain"
-        found.append(look(path.parent / below, str(found[-1].backing_format)))
-    return found
-
-
 def look(path: Path, format_: str) -> Layer:
     """Looks into one file."""
     handle = os.open(path, os.O_RDONLY)
@@ -151,6 +152,18 @@ def look(path: Path, format_: str) -> Layer:
         return Layer(path.name, format_, *backing, frozenset(_clusters(handle)), digest.digest())
     finally:
         os.close(handle)
+
+
+Look = Callable[[Path, str], Layer]
+
+
+def chain(path: Path, format_: str, look: Look = look) -> list[Layer]:
+    """The file and those behind it, nearest first."""
+    found = [look(path, format_)]
+    while (below := found[-1].backing) is not None:
+        assert below not in [layer.name for layer in found], f"{path} has a loop in its chain"
+        found.append(look(path.parent / below, str(found[-1].backing_format)))
+    return found
 
 
 def _extents(handle: int) -> Iterator[tuple[int, int]]:
@@ -183,7 +196,7 @@ def _backing(handle: int) -> tuple[str | None, str | None]:
 
 def _clusters(handle: int) -> Iterator[int]:
     """Numbers of the guest's clusters that this file holds data for; zero clusters are none."""
-    bits, _size_, _crypt, entries, table = struct.unpack_from(">IQIIQ", os.pread(handle, 64, 0), 20)
+    bits, _, _, entries, table = struct.unpack_from(">IQIIQ", os.pread(handle, 64, 0), 20)
     assert 1 << bits == _CLUSTER, f"clusters of {1 << bits} bytes"
     for number, (entry,) in enumerate(struct.iter_unpack(">Q", os.pread(handle, entries * 8, table))):
         if entry & _OFFSET:
