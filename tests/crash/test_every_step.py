@@ -140,6 +140,72 @@ def test_delete_snapshot(offline: Lab, place: Place) -> None:
     offline.check_sound()
 
 
+@at("delete_snapshot up")
+def test_delete_snapshot_upwards(offline: Lab, place: Place) -> None:
+    """The base holds least, so it goes up into the overlay, which gets its name."""
+    volume_id = offline.api.create_volume()
+    write_something(offline, volume_id, b"small")
+    only = snapshot_offline(offline, volume_id)
+    write_something(offline, volume_id, b"much " * 100_000)
+    wanted = content(offline, overlay_name(volume_id, only))
+    restart(offline, place)
+    offline.api.ok("volume", "DELETE", f"/snapshots/{only}")
+    recover(offline)
+    assert offline.api.send("volume", "GET", f"/snapshots/{only}").status_code == 404
+    assert content(offline, base_name(volume_id)) == wanted
+    offline.check_sound()
+
+
+@at("revert_volume")
+def test_revert_volume(offline: Lab, place: Place) -> None:
+    volume_id = offline.api.create_volume()
+    write_something(offline, volume_id, b"before the snapshot")
+    only = snapshot_offline(offline, volume_id)
+    held = content(offline, base_name(volume_id))
+    write_something(offline, volume_id, b"after it")
+    later = content(offline, overlay_name(volume_id, only))
+    restart(offline, place)
+    offline.api.ok("volume", "POST", f"/volumes/{volume_id}/action", {"revert": {"snapshot_id": only}})
+    recover(offline)
+    assert offline.api.volume(volume_id)["status"] == "available"
+    assert content(offline, active_of(offline, volume_id)) == (later if place.back else held)
+    assert content(offline, base_name(volume_id)) == held
+    offline.check_sound()
+
+
+@at("extend_volume")
+def test_extend_volume(offline: Lab, place: Place) -> None:
+    volume_id = offline.api.create_volume()
+    write_something(offline, volume_id, b"kept")
+    held = content(offline, base_name(volume_id))
+    restart(offline, place)
+    offline.api.ok("volume", "POST", f"/volumes/{volume_id}/action", {"os-extend": {"new_size": 2}})
+    recover(offline)
+    assert offline.api.volume(volume_id)["size"] == (1 if place.back else 2)
+    assert content(offline, base_name(volume_id)) == held
+    offline.check_sound()
+
+
+@at("copy_volume")
+def test_copy_volume(offline: Lab, place: Place) -> None:
+    volume_id = offline.api.create_volume()
+    write_something(offline, volume_id, b"copied")
+    held = content(offline, base_name(volume_id))
+    restart(offline, place)
+    made = offline.api.ok("volume", "POST", "/volumes", {"volume": {"source_volid": volume_id}})["volume"]["id"]
+    recover(offline)
+    assert offline.api.volume(made)["status"] == ("error" if place.back else "available")
+    if not place.back:
+        assert content(offline, base_name(made)) == held
+    assert content(offline, base_name(volume_id)) == held
+    offline.check_sound()
+
+
+def active_of(lab: Lab, volume_id: str) -> str:
+    chain = lab.api.ok("volume", "GET", f"/volumes/{volume_id}/stillframe-chain")["chain"]
+    return next(str(each["name"]) for each in chain["files"] if each["active"])
+
+
 @at("attach_volume")
 def test_attach_volume(lab: Lab, place: Place) -> None:
     volume_id = lab.api.create_volume()
