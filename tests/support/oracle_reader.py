@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,16 @@ class Reader:
         said += self._ask("flush") + self._ask("close")
         assert not said, f"qemu-io could not write to {path.name}: {said}"
         return disk
+
+    @contextmanager
+    def held_open(self, path: Path, format_: str) -> Iterator[None]:
+        """Within the block the file is open for writing, as it is by a guest."""
+        said = self._ask(f"open {_node(path, format_)}")
+        assert not said, said
+        try:
+            yield
+        finally:
+            self._ask("close")
 
     def differences(self, path: Path, format_: str, disk: Disk) -> list[str]:
         """Compares the whole disk that a reader of ``path`` sees; returns what is wrong in words."""

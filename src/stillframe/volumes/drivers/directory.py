@@ -31,7 +31,7 @@ class DirectoryShare:
     def probe(self) -> None:
         try:
             found = json.loads(self.prober.check()) if self.prober else files.read_json(self.path, MARKER)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, BadImage) as error:
             raise ShareUnavailable(f"the share {self.path} does not show its marker file {MARKER}: {error}") from error
         if not isinstance(found, dict) or found.get("share_id") != self.share_id:
             raise ShareUnavailable(
@@ -57,7 +57,7 @@ class DirectoryShare:
 
     def image(self, name: str, format_: str) -> Image:
         self.probe()
-        return qcow2.read_as(self.path, name, format_)
+        return qcow2.read_as(self.path, inspection.plain_name(name), format_)
 
     def create(self, volume_id: str, image: Image, token: str) -> None:
         self.probe_for_writing()
@@ -87,6 +87,7 @@ class DirectoryShare:
 
     def commit(self, volume_id: str, top: str, base: str) -> None:
         self.probe()
+        names.check_belongs(base, volume_id)
         between = self._between(volume_id, top, base)
         for name in between[1:]:
             self._refuse_others(name, between, "committing would change what {other} reads (I2)")
@@ -95,7 +96,8 @@ class DirectoryShare:
 
     def pull(self, volume_id: str, name: str, backing: str | None, backing_format: str | None) -> None:
         self.probe()
-        names.check_belongs(name, volume_id)
+        for each in (name, backing or name):
+            names.check_belongs(each, volume_id)
         with files.share_errors(self.path):
             qemu_img.pull(self.path, name, backing, backing_format, inspection.MAX_DEPTH)
 
@@ -127,16 +129,17 @@ class DirectoryShare:
 
     def visible(self, name: str, format_: str, shared: bool = False) -> Sequence[int]:
         self.probe()
-        found = extents.extents(self.path, name, format_, inspection.MAX_DEPTH, shared)
+        chain = inspection.chain_of(self.path, name, format_)
+        raw = {depth for depth, image in enumerate(chain) if image.format == "raw"}  # its holes are no content
         weights: dict[int, int] = {}
-        for each in found:
-            if each.present:
+        for each in extents.extents(self.path, name, format_, inspection.MAX_DEPTH, shared):
+            if each.data or (each.present and each.depth not in raw):
                 weights[each.depth] = weights.get(each.depth, 0) + each.length
         return [weights.get(depth, 0) for depth in range(max(weights, default=0) + 1)]
 
     def holds_data(self, name: str) -> bool:
         self.probe()
-        return qcow2.holds_data(self.path, name)
+        return qcow2.holds_data(self.path, inspection.plain_name(name))
 
     def sweep(self) -> None:
         self.probe()
@@ -173,6 +176,7 @@ class DirectoryShare:
 
     def adopt(self, volume_id: str, name: str, to: str) -> None:
         self.probe()
+        inspection.plain_name(name)
         names.check_belongs(to, volume_id)
         with files.share_errors(self.path):
             files.rename_new(self.path, name, to)
@@ -180,6 +184,7 @@ class DirectoryShare:
     def give_back(self, volume_id: str, name: str, to: str) -> None:
         self.probe()
         names.check_belongs(name, volume_id)
+        inspection.plain_name(to)
         with files.share_errors(self.path):
             files.rename_new(self.path, name, to)
 
@@ -189,6 +194,7 @@ class DirectoryShare:
 
     def read_document(self, name: str) -> dict[str, Any]:
         self.probe()
+        inspection.plain_name(name)
         try:
             found = files.read_json(self.path, name) or {}
         except ValueError as error:
@@ -199,6 +205,7 @@ class DirectoryShare:
 
     def write_document(self, name: str, document: Mapping[str, Any]) -> None:
         self.probe()
+        inspection.plain_name(name)
         with files.share_errors(self.path):
             if document:
                 files.write_json(self.path, name, document)
@@ -206,9 +213,11 @@ class DirectoryShare:
                 files.remove(self.path, name)
 
     def allocated(self, name: str) -> int:
-        return files.allocated(self.path, name)
+        self.probe()
+        return files.allocated(self.path, inspection.plain_name(name))
 
     def dependants(self, name: str) -> list[str]:
+        self.probe()
         opaque, found = self.opaque(), []
         for other in files.listing(self.path):
             if names.parse(other) is not None and other not in opaque and qemu_img.backing_of(self.path, other) == name:

@@ -1,0 +1,78 @@
+"""The driver contract, on every kind of share: see ``tests/support/driver_suite``."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stillframe.volumes.drivers.shares_config import Export
+from tests.support.driver_suite import contents, full, hostile, safety
+from tests.support.driver_suite.bench import EVERYWHERE, MIB, WHEN_SMALL, Bench, clean, open_bench
+from tests.support.gluster import gluster
+from tests.support.oracle_reader import Reader
+
+MODULES = (contents, full, hostile, safety)  # importing them is what fills the tables of checks
+SMALL = 96 * MIB
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    made = Reader()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module", params=["local", "glusterfs"])
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, reader: Reader) -> Iterator[Bench]:
+    scratch = tmp_path_factory.mktemp("scratch")
+    if request.param == "local":
+        yield open_bench("local", tmp_path_factory.mktemp("local") / "share", Export(""), scratch, reader)
+        return
+    with gluster(tmp_path_factory.mktemp("gluster")) as server:
+        server.path.chmod(0o2770)
+        yield open_bench("glusterfs", server.path, Export(server.export, server.options), scratch, reader)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, reader: Reader) -> Iterator[Bench]:
+    """A file system of its own, ext4 in a file."""
+    directory = tmp_path_factory.mktemp("small")
+    image, point = directory / "image", directory / "point"
+    point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(SMALL)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(point)], check=True)
+    try:
+        scratch = directory / "scratch"
+        scratch.mkdir()
+        yield open_bench("local", point / "share", Export(""), scratch, reader)
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.mark.parametrize("check", EVERYWHERE)
+def test_the_driver_contract_holds(bench: Bench, check: str) -> None:
+    try:
+        EVERYWHERE[check](bench)
+    finally:
+        clean(bench.scratch)
+
+
+@pytest.mark.parametrize("check", WHEN_SMALL)
+def test_the_driver_contract_holds_on_a_full_share(small: Bench, check: str) -> None:
+    try:
+        WHEN_SMALL[check](small)
+    finally:
+        clean(small.scratch)
+
+
+def test_the_suite_runs_as_a_program(tmp_path: Path) -> None:
+    """As it does inside the machine that has an NFS mount."""
+    import sys
+
+    command = [sys.executable, "-m", "tests.support.driver_suite", "local", str(tmp_path / "share")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(EVERYWHERE)} of {len(EVERYWHERE)} checks passed" in done.stdout

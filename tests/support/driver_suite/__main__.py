@@ -1,0 +1,49 @@
+"""Runs the checks on a share of this machine: ``python -m tests.support.driver_suite KIND DIRECTORY [EXPORT [OPTIONS]]``.
+
+KIND is local, nfs or glusterfs. DIRECTORY is the share's directory (local), where it is mounted, or the directory to mount
+it below. OPTIONS are mount options, separated by commas. ``--small`` also fills the share, which must have 200 MiB at most.
+One line for each check; ends with 1 when one failed.
+"""
+
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from stillframe.volumes.drivers.shares_config import Export
+from tests.support.driver_suite import contents, full, hostile, safety
+from tests.support.driver_suite.bench import EVERYWHERE, WHEN_SMALL, Bench, Check, clean, open_bench
+from tests.support.oracle_reader import Reader
+
+MODULES = (contents, hostile, safety, full)
+
+
+def main(words: list[str]) -> int:
+    small = "--small" in words
+    kind, place, *rest = [word for word in words if word != "--small"]
+    export = Export(rest[0] if rest else place, tuple(rest[1].split(",")) if len(rest) > 1 else ())
+    reader = Reader()
+    with tempfile.TemporaryDirectory(prefix="stillframe-") as scratch:
+        bench = open_bench(kind, Path(place), export, Path(scratch), reader)
+        chosen = {**EVERYWHERE, **(WHEN_SMALL if small else {})}
+        failed = [name for name, check in chosen.items() if not _passes(bench, name, check)]
+    reader.close()
+    print(f"{kind}: {len(chosen) - len(failed)} of {len(chosen)} checks passed", flush=True)
+    return 1 if failed else 0
+
+
+def _passes(bench: Bench, name: str, check: Check) -> bool:
+    words = name.replace("_", " ")
+    try:
+        check(bench)
+    except Exception:
+        print(f"FAILED {bench.kind}: {words}\n{traceback.format_exc()}", flush=True)
+        return False
+    finally:
+        clean(bench.scratch)
+    print(f"ok {bench.kind}: {words}", flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

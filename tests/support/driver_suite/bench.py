@@ -1,0 +1,290 @@
+"""One share under test, a volume's files on it with what each must read as, and the list of checks."""
+
+import os
+import shutil
+import stat
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from stillframe.chain import names
+from stillframe.chain.image import Image
+from stillframe.errors import BadImage, ShareUnavailable
+from stillframe.host import mounts
+from stillframe.host.probe import Prober
+from stillframe.volumes.drivers import contract, directory, glusterfs, local, nfs
+from stillframe.volumes.drivers.directory import DirectoryShare
+from stillframe.volumes.drivers.shares_config import Export
+from tests.support.oracle import GIB, Disk
+from tests.support.oracle_reader import Reader, chain
+
+KINDS: dict[str, ModuleType] = {"local": local, "nfs": nfs, "glusterfs": glusterfs}
+MIB = 1 << 20
+Piece = tuple[int, int, int]  # place, blocks, byte; see oracle
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A share, mounted at ``path``; ``base`` is the directory below which shares of its kind are mounted, ``scratch`` a
+    directory that is on another file system."""
+
+    kind: str
+    export: Export
+    base: Path
+    path: Path
+    scratch: Path
+    reader: Reader
+    live: set[str] = field(default_factory=set)
+
+    @property
+    def module(self) -> ModuleType:
+        return KINDS[self.kind]
+
+    def share(self, raw: Sequence[str] = (), minimum_free: int = 0, share_id: str | None = None) -> DirectoryShare:
+        """The share as a backend opens it, except that no answer of the probe is believed a second time."""
+        prober = None if self.kind == "local" else Prober(self.path, fresh_for=0.0)
+        found = share_id or directory.prepare(self.path)
+        return DirectoryShare(self.path, found, minimum_free, lambda: set(raw), prober)
+
+    @contextmanager
+    def lost(self) -> Iterator[None]:
+        """The share is away: where it was lies an empty directory, as after an unmount."""
+        if self.kind == "local":
+            away = self.path.with_name(f"{self.path.name}-away")
+            self.path.rename(away)
+            self.path.mkdir(mode=0o2770)
+            try:
+                yield
+            finally:
+                self.path.rmdir()
+                away.rename(self.path)
+            return
+        mounts.unmount(self.path)
+        try:
+            yield
+            assert not list(self.path.iterdir()), "something was made in the mount point of a share that is away"
+        finally:
+            self.module.prepare(self.export, self.base)
+
+    @contextmanager
+    def volume(self, format_: str = "qcow2") -> Iterator["Volume"]:
+        """A volume's files, with a base of 1 GiB. Afterwards nothing else may have come to the share or gone from it."""
+        volume = Volume(self, self.share(), str(uuid.uuid4()))
+        self.live.add(volume.id)
+        before = self._others()
+        try:
+            volume.make_base(format_)
+            yield volume
+            mine = {names.info_name(volume.id), names.record_name(volume.id), *volume.disks}
+            stray = {name for name in self.names() if volume.id in name} - mine
+            assert not stray, f"left on the share: {stray}"
+            assert self._others() == before, f"made on the share: {self._others() - before}, gone: {before - self._others()}"
+        finally:
+            for name in self.names():
+                if volume.id in name:
+                    os.unlink(self.path / name)
+            self.live.discard(volume.id)
+
+    def _others(self) -> set[str]:
+        """Names on the share that are of no volume under test."""
+        return {name for name in self.names() if not any(volume_id in name for volume_id in self.live)}
+
+    def names(self) -> set[str]:
+        return set(os.listdir(self.path))
+
+
+def open_bench(kind: str, place: Path, export: Export, scratch: Path, reader: Reader) -> Bench:
+    """``place`` is where the share is mounted, or the directory to mount it below."""
+    if kind == "local":
+        path = local.prepare(Export(str(place)), scratch)
+        return Bench(kind, Export(str(place)), place.parent, path, scratch, reader)
+    mounted = mounts.find(place) is not None
+    base = place.parent if mounted else place
+    path: Path = KINDS[kind].prepare(export, base)
+    assert not mounted or path == place, f"{export.export} belongs at {path}, it is mounted at {place}"
+    return Bench(kind, export, base, path, scratch, reader)
+
+
+@dataclass
+class Volume:
+    """A volume's files, ``disks`` what a reader of each must see, ``formats`` how they are recorded."""
+
+    bench: Bench
+    share: DirectoryShare
+    id: str
+    disks: dict[str, Disk] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        return names.base_name(self.id)
+
+    def token(self) -> str:
+        return str(uuid.uuid4())
+
+    def new_name(self) -> str:
+        return names.overlay_name(self.id, str(uuid.uuid4()))
+
+    def path(self, name: str) -> Path:
+        return self.bench.path / name
+
+    def make_base(self, format_: str = "qcow2") -> None:
+        self.share.create(self.id, Image(self.base, format_, GIB), self.token())
+        self.known(self.base, Disk(1), format_)
+        if format_ == "raw":
+            self.share = self.bench.share(raw=[self.base])
+
+    def known(self, name: str, disk: Disk, format_: str = "qcow2") -> str:
+        """From here on this file must read so."""
+        self.disks[name], self.formats[name] = disk, format_
+        return name
+
+    def gone(self, *gone: str) -> None:
+        for name in gone:
+            del self.disks[name], self.formats[name]
+            assert name not in self.bench.names(), f"{name} is still there"
+
+    def overlay(self, backing: str, *pieces: Piece, gib: int | None = None) -> str:
+        """An overlay on a file, with something written to it."""
+        disk = self.disks[backing].grown(gib or self.disks[backing].gib)
+        image = Image(self.new_name(), "qcow2", disk.gib * GIB, backing, self.formats[backing])
+        self.share.create_overlay(self.id, image, self.token())
+        self.known(image.name, disk)
+        if pieces:
+            self.write(image.name, *pieces)
+        return image.name
+
+    def write(self, name: str, *pieces: Piece) -> None:
+        self.disks[name] = self.bench.reader.write(self.path(name), self.formats[name], self.disks[name], pieces)
+
+    def check(self) -> None:
+        """Every file reads as it must, is sound, is ours alone, and what lies beside it is no leftover."""
+        self.bench.reader.forget()
+        self.bench.reader.look_again()
+        for name, disk in self.disks.items():
+            wrong = self.bench.reader.differences(self.path(name), self.formats[name], disk)
+            assert not wrong, wrong
+            found = self.path(name).lstat()
+            assert (stat.S_IMODE(found.st_mode), found.st_nlink) == (0o660, 1), f"{name}: {found}"
+            if self.formats[name] == "qcow2":
+                _sound(self.path(name))
+        assert set(self.share.files(self.id)) == set(self.disks)
+
+    def reads(self, path: Path, format_: str, disk: Disk) -> None:
+        """Checks a file outside the share."""
+        self.bench.reader.forget()
+        self.bench.reader.look_again()
+        wrong = self.bench.reader.differences(path, format_, disk)
+        assert not wrong, wrong
+
+    def layers(self, name: str) -> list[str]:
+        """The names of a file's chain, nearest first."""
+        return [layer.name for layer in chain(self.path(name), self.formats[name])]
+
+
+def _sound(path: Path) -> None:
+    command = ["qemu-img", "check", "-q", "-f", "qcow2", path.name]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{path.name}: {done.stdout}{done.stderr}"
+
+
+@contextmanager
+def refused(kind: type[Exception], words: str = "") -> Iterator[None]:
+    """The block must raise this kind of error."""
+    try:
+        yield
+    except kind as error:
+        assert words in str(error), f"the error does not say {words!r}: {error}"
+    else:
+        raise AssertionError(f"nothing was raised where {kind.__name__} was expected")
+
+
+Check = Callable[[Bench], None]
+EVERYWHERE: dict[str, Check] = {}  # for every kind of share
+WHEN_SMALL: dict[str, Check] = {}  # for a share of 200 MiB at most, which is filled
+
+
+def everywhere(check: Check) -> Check:
+    EVERYWHERE[check.__name__] = check
+    return check
+
+
+def when_small(check: Check) -> Check:
+    WHEN_SMALL[check.__name__] = check
+    return check
+
+
+Call = Callable[[contract.Share, Volume], object]
+
+
+def calls(scratch: Path) -> dict[str, Call]:
+    """Every method of a share, called on a volume with a base and one overlay as in daily work."""
+    from stillframe.host.copies import Source
+
+    def overlay(volume: Volume) -> str:
+        return next(name for name in volume.disks if name != volume.base)
+
+    def source(volume: Volume) -> Source:
+        return Source(overlay(volume), "qcow2", 0)
+
+    return {
+        "probe": lambda share, _: share.probe(),
+        "probe_for_writing": lambda share, _: share.probe_for_writing(),
+        "images": lambda share, volume: share.images(volume.id, "qcow2"),
+        "image": lambda share, volume: share.image(volume.base, "qcow2"),
+        "create": lambda share, volume: share.create(volume.id, Image(volume.new_name(), "qcow2", GIB), volume.token()),
+        "create_overlay": lambda share, volume: share.create_overlay(
+            volume.id, Image(volume.new_name(), "qcow2", GIB, volume.base, "qcow2"), volume.token()
+        ),
+        "copy": lambda share, volume: share.copy(
+            volume.id, source(volume), Image(volume.new_name(), "qcow2", GIB), volume.token()
+        ),
+        "copy_out": lambda share, volume: share.copy_out(source(volume), scratch / "out", "raw", False),
+        "copy_layer_out": lambda share, volume: share.copy_layer_out(source(volume), scratch / "layer", "below"),
+        "commit": lambda share, volume: share.commit(volume.id, overlay(volume), volume.base),
+        "pull": lambda share, volume: share.pull(volume.id, overlay(volume), None, None),
+        "repoint": lambda share, volume: share.repoint(volume.id, overlay(volume), volume.base, "qcow2"),
+        "rename": lambda share, volume: share.rename(volume.id, overlay(volume), volume.new_name()),
+        "resize": lambda share, volume: share.resize(volume.id, overlay(volume), "qcow2", 2 * GIB),
+        "repair": lambda share, volume: share.repair(volume.id, volume.base, "qcow2"),
+        "visible": lambda share, volume: share.visible(overlay(volume), "qcow2"),
+        "holds_data": lambda share, volume: share.holds_data(overlay(volume)),
+        "sweep": lambda share, _: share.sweep(),
+        "free": lambda share, _: share.free(),
+        "total": lambda share, _: share.total(),
+        "files": lambda share, volume: share.files(volume.id),
+        "listing": lambda share, _: share.listing(),
+        "in_use": lambda share, volume: share.in_use(volume.id),
+        "remove": lambda share, volume: share.remove(volume.id, overlay(volume)),
+        "adopt": lambda share, volume: share.adopt(volume.id, "a-file", volume.new_name()),
+        "give_back": lambda share, volume: share.give_back(volume.id, overlay(volume), "given-back"),
+        "remove_temporary": lambda share, volume: share.remove_temporary(volume.id, volume.token()),
+        "read_document": lambda share, volume: share.read_document(names.info_name(volume.id)),
+        "write_document": lambda share, volume: share.write_document(names.info_name(volume.id), {"active": "x"}),
+        "allocated": lambda share, volume: share.allocated(volume.base),
+        "dependants": lambda share, volume: share.dependants(volume.base),
+    }
+
+
+def expect_all_unavailable(bench: Bench, share: contract.Share, volume: Volume) -> None:
+    """No method takes silence for an answer."""
+    wrong = []
+    for name, call in calls(bench.scratch).items():
+        try:
+            answer = call(share, volume)
+        except ShareUnavailable:
+            continue
+        except (BadImage, OSError, AssertionError) as error:
+            wrong.append(f"{name} raised {type(error).__name__}: {error}")
+        else:
+            wrong.append(f"{name} answered {answer!r}")
+    assert not wrong, wrong
+
+
+def clean(scratch: Path) -> None:
+    for path in scratch.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
