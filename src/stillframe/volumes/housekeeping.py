@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 
-from stillframe.chain import names, plan
+from stillframe.chain import plan
 from stillframe.chain.plan import Plan
 from stillframe.chain.tree import Tree
 from stillframe.context import new_request_id
@@ -15,6 +15,7 @@ from stillframe.host import staging
 from stillframe.journal import record
 from stillframe.volumes import trees, volume_changing
 from stillframe.volumes.backups import chain, repository
+from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations import snapshots as operations
 from stillframe.volumes.operations.hands import hand_for
 from stillframe.volumes.world import World
@@ -70,19 +71,22 @@ def _tidy(world: World, row: Row) -> None:
     before = trees.observe(world, row)
     hand = hand_for(world, row)
     found = _plan(world, row, before, hand.running)
-    if found is None:
-        if row["status"] == "in-use" and row["active_file"] != names.base_name(row["id"]):
-            return  # it gets its name when nobody has it open
-        with world.database.write() as connection:
-            volumes.change(connection, row["id"], untidy=False)
+    if found is None and hand.running and _plan(world, row, before, running=False) is not None:
+        return  # what is left can be done when nobody has it open
+    if found is None and not row["untidy"]:
         return
-    options = {"request_id": new_request_id(), "snapshot_ids": []}
+    request_id = new_request_id()
     with world.database.write() as connection:
         try:
-            volume_changing.unchanged(connection, row)
+            volume_changing.unchanged(connection, row, before)
         except Conflict:
             return
-        record.submit(connection, operations.change_request("let_go", row, (before, found, hand), options))
+        if found is not None:
+            options = {"request_id": request_id, "snapshot_ids": []}
+            record.submit(connection, operations.change_request("let_go", row, (before, found, hand), options))
+            return
+        volumes.change(connection, row["id"], untidy=False)
+        chain_record.submit_once(connection, row["id"], request_id)  # where it failed it is tried again
 
 
 def _plan(world: World, row: Row, tree: Tree, running: bool) -> Plan | None:

@@ -75,7 +75,7 @@ def create(world: World, context: Context, volume_id: str, wanted: dict[str, Any
     before = trees.observe(world, volume)
     planned = plan.snapshot(before, row["id"], world.settings.volumes.max_chain_depth)
     with world.database.write() as connection:
-        fresh = volume_changing.unchanged(connection, volume)
+        fresh = volume_changing.unchanged(connection, volume, before)
         finding.check_snapshot_quota(world, connection, volume)
         snapshots.insert(connection, row)
         record.submit(connection, operations.create_request(fresh, row["id"], before, planned, context.request_id))
@@ -156,7 +156,7 @@ def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Seque
     planned = plan.delete(before, ids, volume_changing.visible(world, volume, before), hand.running)
     _check_space(world, volume, cost(planned.steps))
     with world.database.write() as connection:
-        volume_changing.unchanged(connection, volume)
+        volume_changing.unchanged(connection, volume, before)
         for row in rows:
             if not snapshots.move(connection, row["id"], (row["status"],), "deleting"):
                 raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")

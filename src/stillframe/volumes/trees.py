@@ -46,6 +46,13 @@ def observe(world: World, volume: Row) -> Tree:
     return check(Tree(volume["id"], images, volume["active_file"], **known, foundation=_foundation(share, volume)))
 
 
+def is_still(connection: Connection, volume: Row, tree: Tree) -> bool:
+    """Tells whether the rows need the volume's files for what they did when ``tree`` was observed."""
+    known = needs(connection, volume)
+    held = {row["id"]: row["backing"] for row in known["snapshots"] if _holds_data(row, tree.images)}
+    return (held, known["holds"], known["shared"]) == (tree.snapshots, tree.holds, tree.shared)
+
+
 def _holds_data(row: Row, images: Mapping[str, Image]) -> bool:
     """A snapshot that failed has no overlay; one that was only *set* to error has, and its data is not to be touched."""
     made = images.get(row["overlay"] or "")

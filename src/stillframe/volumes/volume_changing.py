@@ -132,14 +132,19 @@ def extend(world: World, context: Context, volume_id: str, new_size: int) -> Non
         record.submit(connection, operations.extend_request(fresh, new_size, context.request_id))
 
 
-def unchanged(connection: Connection, row: Row) -> Row:
-    """Returns the row as it is now. Raises Conflict when it is not what was planned with, or an operation holds it.
+def unchanged(connection: Connection, row: Row, before: Tree | None = None) -> Row:
+    """Returns the row as it is now. Raises Conflict when it, or what its files are needed for, is not what was planned with,
+    or an operation holds it.
 
-    Called inside the transaction: an attach or another operation may have come between."""
+    Called inside the transaction: an attach, a linked clone or another operation may have come and gone between."""
     record.refuse_if_busy(connection, f"volume:{row['id']}")
     fresh = volumes.get(connection, row["id"], None)
     compared = ("status", "active_file", "format", "size", "undo_file")
-    if fresh is None or any(fresh[name] != row[name] for name in compared):
+    if (
+        fresh is None
+        or any(fresh[name] != row[name] for name in compared)
+        or (before is not None and not trees.is_still(connection, fresh, before))
+    ):
         raise Conflict(f"volume {row['id']} changed meanwhile; repeat the request")
     return fresh
 
@@ -163,12 +168,12 @@ def revert(world: World, context: Context, volume_id: str, snapshot_id: str, new
     later = [other["id"] for other in rows if other["seq"] > snapshot["seq"]]
     _check_standard_revert(row, snapshot, later, newer)
     before = trees.observe(world, row)
-    removed = later if newer == "remove" else []
+    removed = [each for each in later if each in before.snapshots] if newer == "remove" else []
     overlay = names.overlay_name(row["id"], str(uuid.uuid4()))
     planned = plan.revert(before, snapshot["id"], overlay, removed, visible(world, row, before))
     world.share(row).probe_for_writing()
     with world.database.write() as connection:
-        unchanged(connection, row)
+        unchanged(connection, row, before)
         volumes.change(connection, row["id"], status="reverting")
         snapshots.change(connection, snapshot["id"], status="restoring")
         for removed_id in removed:
@@ -214,7 +219,7 @@ def undo_revert(world: World, context: Context, volume_id: str) -> None:
     if world.share(row).holds_data(row["active_file"]):
         raise Conflict(f"volume {row['id']} was written to since the revert: it cannot be undone any more")
     with world.database.write() as connection:
-        unchanged(connection, row)
+        unchanged(connection, row, before)
         volumes.change(connection, row["id"], status="reverting")
         record.submit(connection, _change(context, "undo_revert", row, (before, planned, hand), []))
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.context import Context
-from stillframe.db import volume_types, volumes
+from stillframe.db import snapshots, volume_types, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage, BadRequest, Conflict
 from stillframe.journal import record
@@ -30,6 +30,7 @@ class Making:
     columns: Mapping[str, Any]
     operation: Callable[[Row], Request]
     source: Row | None = None  # the volume that is read
+    snapshot: Row | None = None  # what of it: one of its snapshots, not its active file
 
 
 def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
@@ -87,20 +88,25 @@ def insert(world: World, context: Context, wanted: Mapping[str, Any], type_row: 
     with world.database.write() as connection:
         finding.check_size(world, connection, context.project_id, wanted["size"])
         finding.check_quota(world, connection, context.project_id, {"volumes": 1, "gigabytes": wanted["size"]})
-        _check_source(connection, making, row)
+        _check_source(connection, making)
         volumes.insert(connection, row)
         record.submit(connection, making.operation(row))
     return volume_id
 
 
-def _check_source(connection: Connection, making: Making, row: Row) -> None:
+def _check_source(connection: Connection, making: Making) -> None:
+    """What is read must be what it was when it was looked at, and nobody may be about to change it."""
     if making.source is None:
         return
-    fresh = volumes.get(connection, making.source["id"], None)
-    if fresh is None or fresh["active_file"] != making.source["active_file"] or fresh["status"] != making.source["status"]:
-        raise Conflict(f"volume {making.source['id']} changed meanwhile; repeat the request")
-    reads_active = row["snapshot_id"] is None if "snapshot_id" in row else True
-    finding.refuse_if_busy(connection, fresh["id"], shared=not reads_active)
+    finding.refuse_if_busy(connection, making.source["id"], shared=making.snapshot is not None)
+    if making.snapshot is not None:
+        what, seen = f"snapshot {making.snapshot['id']}", making.snapshot
+        fresh, compared = snapshots.get(connection, making.snapshot["id"], None), ("status", "backing")
+    else:
+        what, seen = f"volume {making.source['id']}", making.source
+        fresh, compared = volumes.get(connection, making.source["id"], None), ("status", "active_file")
+    if fresh is None or any(fresh[name] != seen[name] for name in compared):
+        raise Conflict(f"{what} changed meanwhile; repeat the request")
 
 
 def _sized(wanted: dict[str, Any], source_size: int, what: str) -> dict[str, Any]:
@@ -121,8 +127,9 @@ def _from_snapshot(world: World, context: Context, wanted: dict[str, Any]) -> st
     origin = {"volume_id": source["id"], "name": snapshot["backing"], "format": snapshot["backing_format"], "exclusive": False}
     columns = {"snapshot_id": snapshot["id"], **_inherited(source)}
     if type_row["extra_specs"].get(LINKED, "").lower() in ("true", "<is> true", "1", "yes"):
-        return _linked(world, context, wanted, (type_row, source, origin, columns))
-    return insert(world, context, wanted, type_row, _copying(world, context, wanted, (type_row, source, origin, columns)))
+        return _linked(world, context, wanted, Parts(type_row, source, origin, columns, snapshot))
+    making = _copying(world, context, wanted, Parts(type_row, source, origin, columns, snapshot))
+    return insert(world, context, wanted, type_row, making)
 
 
 def _from_volume(world: World, context: Context, wanted: dict[str, Any]) -> str:
@@ -137,48 +144,61 @@ def _from_volume(world: World, context: Context, wanted: dict[str, Any]) -> str:
     type_row = find_type(world, wanted, source["volume_type_id"])
     origin = {"volume_id": source["id"], "name": source["active_file"], "format": source["format"], "exclusive": True}
     columns = {"source_volid": source["id"], **_inherited(source)}
-    return insert(world, context, wanted, type_row, _copying(world, context, wanted, (type_row, source, origin, columns)))
+    return insert(world, context, wanted, type_row, _copying(world, context, wanted, Parts(type_row, source, origin, columns)))
 
 
 def _inherited(source: Row) -> dict[str, Any]:
     return {"bootable": source["bootable"], "image_metadata": source["image_metadata"]}
 
 
-_Parts = tuple[Row, Row, dict[str, Any], dict[str, Any]]  # type, source volume, what is read of it, columns
+@dataclass(frozen=True)
+class Parts:
+    """What a copy or a linked clone is made from. ``origin`` names the file that is read, as an operation's argument."""
+
+    type_row: Row
+    source: Row
+    origin: dict[str, Any]
+    columns: dict[str, Any]
+    snapshot: Row | None = None
 
 
-def _same_pool(world: World, parts: _Parts) -> Pool:
+def _same_pool(world: World, parts: Parts) -> Pool:
     """A copy lies on its source's share: nothing is copied between shares."""
-    type_row, source, _origin, _columns = parts
-    pool = world.backends.pool(source)
-    if pool not in world.backends.of_type(type_row["extra_specs"]):
+    pool, name = world.backends.pool(parts.source), parts.type_row["name"]
+    if pool not in world.backends.of_type(parts.type_row["extra_specs"]):
         raise BadRequest(
-            f"volume type {type_row['name']} asks for another backend than {source['backend']}, where its source lies;"
+            f"volume type {name} asks for another backend than {parts.source['backend']}, where its source lies;"
             " upload the source to an image, or back it up and restore it, to move it"
         )
     return pool
 
 
-def _copying(world: World, context: Context, wanted: dict[str, Any], parts: _Parts) -> Making:
-    _type_row, source, origin, columns = parts
+def _copying(world: World, context: Context, wanted: dict[str, Any], parts: Parts) -> Making:
+    origin = parts.origin
     pool, size = _same_pool(world, parts), wanted["size"] * GIB
     try:
         needed = placing.content_bytes(pool.share(), origin["name"], origin["format"])
     except FileNotFoundError as error:
         raise BadImage(f"{origin['name']}, the source's file, is missing on the share") from error
-    placing.check_room(world, source, wanted["size"], needed)
-    return Making(pool, columns, lambda row: operations.copy_request(row, size, origin, context.request_id), source)
+    placing.check_room(world, parts.source, wanted["size"], needed)
+
+    def operation(row: Row) -> Request:
+        return operations.copy_request(row, size, origin, context.request_id)
+
+    return Making(pool, parts.columns, operation, parts.source, parts.snapshot)
 
 
-def _linked(world: World, context: Context, wanted: dict[str, Any], parts: _Parts) -> str:
+def _linked(world: World, context: Context, wanted: dict[str, Any], parts: Parts) -> str:
     """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
-    type_row, source, origin, columns = parts
     pool, size = _same_pool(world, parts), wanted["size"] * GIB
-    placing.check_room(world, source, wanted["size"])
-    linked = {"volume_id": source["id"], "file": origin["name"], "format": origin["format"]}
-    made = {**columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}
-    making = Making(pool, made, lambda row: operations.link_request(row, size, context.request_id), source)
-    return insert(world, context, wanted, type_row, making)
+    placing.check_room(world, parts.source, wanted["size"])
+    linked = {"volume_id": parts.source["id"], "file": parts.origin["name"], "format": parts.origin["format"]}
+    made = {**parts.columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}
+
+    def operation(row: Row) -> Request:
+        return operations.link_request(row, size, context.request_id)
+
+    return insert(world, context, wanted, parts.type_row, Making(pool, made, operation, parts.source, parts.snapshot))
 
 
 METHODS: Mapping[str, Any] = {"create_volume": create}

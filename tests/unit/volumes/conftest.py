@@ -10,6 +10,7 @@ pytest.register_assert_rewrite("tests.unit.volumes.site")
 
 from stillframe.db import volume_types  # noqa: E402 -- after pytest was told
 from stillframe.db.engine import Database  # noqa: E402
+from stillframe.volumes.operations import chain_record  # noqa: E402
 from tests.unit.journal.fakes import Clock  # noqa: E402
 from tests.unit.volumes import fakes  # noqa: E402
 from tests.unit.volumes.memory_share import MemoryShare  # noqa: E402
@@ -20,7 +21,9 @@ NewSite = Callable[[], Site]
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock().install(monkeypatch)
+    made = Clock().install(monkeypatch)
+    monkeypatch.setattr(chain_record, "time", made)
+    return made
 
 
 @pytest.fixture

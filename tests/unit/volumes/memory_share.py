@@ -195,10 +195,10 @@ class MemoryShare:
 
     def commit(self, volume_id: str, top: str, base: str) -> None:
         self.probe()
-        chain = [names.check_belongs(name, volume_id) for name in (top, *self._below(top))]
+        chain = [top, *self._below(top)]
         if base not in chain[1:]:
             raise StepFailed(f"{top} is not backed by {base}")
-        between = chain[: chain.index(base) + 1]
+        between = [names.check_belongs(name, volume_id) for name in chain[: chain.index(base) + 1]]
         for name in between[1:]:
             for other in self.dependants(name):
                 if other not in between:

@@ -5,7 +5,8 @@ share is in memory. A worker may be killed at any moment; the next one takes ove
 """
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ Content = dict[int, int]
 MEMBER = context()
 SERVICE = context("service", project="service")
 HIDDEN = ("record_chain", "let_go")
+NO_FAILURES: Mapping[int, Exception] = {}
 
 
 @dataclass
@@ -53,6 +55,10 @@ class Site:
             found = volumes.get(connection, volume_id, None)
         assert found is not None
         return found
+
+    def rows(self) -> list[Row]:
+        with self.world.database.read() as connection:
+            return volumes.list_all(connection)
 
     def snapshot_row(self, snapshot_id: str) -> Row | None:
         with self.world.database.read() as connection:
@@ -84,37 +90,52 @@ class Site:
 
     # running
 
-    def end(self, crashes: frozenset[int] = frozenset()) -> int:
-        """Runs the journal to its end; a worker dies at the moments numbered. Returns how many moments there were."""
+    def end(self, crashes: frozenset[int] = frozenset(), fails: Mapping[int, Exception] = NO_FAILURES) -> int:
+        """Runs the journal to its end; a worker dies at the moments numbered in ``crashes``, the share fails at its own moves
+        numbered in ``fails``. Returns how many moments there were."""
         moments = Moments(crashes=crashes)
-        self.share.moment = lambda _what: moments.moment()
+        moves = itertools.count(1)
+
+        def move(_what: str) -> None:
+            moments.moment()
+            if (error := fails.get(next(moves))) is not None:
+                raise error
+
+        self.share.moment = move
+        died = True
         try:
-            for _ in range(200):
+            for _ in range(100):
                 self.clock.now += 2 * LEASE
                 self.workers += 1
                 journal = DyingJournal(self.world.database, owner(self.workers), moments)
                 try:
-                    journal.take_over()
+                    if died:
+                        journal.take_over()
+                    died = False
                     while claimed := journal.claim_all():
                         for operation in claimed:
                             runner.run(journal, KINDS[operation.kind], self.world, operation)
                 except Crash:
-                    continue
+                    died = True
                 if not self.unfinished() or all(row["state"] == "parked" for row in self.unfinished()):
                     return moments.moments
         finally:
             self.share.moment = lambda _what: None
-        raise AssertionError(f"the journal does not end: {self.unfinished()}")
+        faults = [(row["kind"], row["fault"]) for row in self.unfinished()]
+        raise AssertionError(f"the journal does not end: {faults[:3]}")
 
     def unfinished(self) -> list[Row]:
         with self.world.database.read() as connection:
             return operations.unfinished(connection, "volumes")
 
-    def newest(self) -> Row:
-        """The newest operation somebody asked for."""
+    def asked(self) -> list[Row]:
+        """The newest operations somebody asked for, the newest first."""
         with self.world.database.read() as connection:
             rows = operations.newest(connection, 50)
-        return next(row for row in rows if row["kind"] not in HIDDEN)
+        return [row for row in rows if row["kind"] not in HIDDEN]
+
+    def newest(self) -> Row:
+        return self.asked()[0]
 
     def settle(self) -> None:
         """Lets block storage tidy up until there is nothing more to do."""
@@ -144,20 +165,23 @@ class Site:
         self.world.backends.sweep()
         seen = self.seen()
         assert seen == {key: value for key, value in self.model.items() if key in seen}
-        wanted = {MARKER}
-        with self.world.database.read() as connection:
-            rows = volumes.list_all(connection)
-        for row in rows:
+        wanted, old = {MARKER}, set[str]()
+        for row in self.rows():
             if row["status"] == "available":
                 wanted |= self._check_volume(row)
-        assert set(self.share.listing()) == wanted
+            if row["fault"]:  # writing the documents failed, and is tried again
+                old |= {names.record_name(row["id"]), names.info_name(row["id"])}
+        assert set(self.share.listing()) - old == wanted - old
         assert [name for name, file in self.share.entries.items() if file.leaks] == []
+
+    def documents_are_right(self, row: Row) -> bool:
+        operation: Any = None
+        return chain_record.KIND.verbs["write_info"].done(self.world, operation, {"volume_id": row["id"]}) is not None
 
     def _check_volume(self, row: Row) -> set[str]:
         tree = trees.observe(self.world, row)
-        operation: Any = None
-        verb = chain_record.KIND.verbs["write_info"]
-        assert verb.done(self.world, operation, {"volume_id": row["id"]}) == {}, "the documents beside the volume are old"
+        if not row["fault"]:
+            assert self.documents_are_right(row), "the documents beside the volume are old"
         if not row["undo_file"] and not row["untidy"]:
             assert plan.tidy(tree, lambda _name: ()) is None, f"nobody needs some of {sorted(tree.images)}"
         return {*tree.images, names.record_name(row["id"]), *([names.info_name(row["id"])] if tree.snapshots else [])}

@@ -67,8 +67,11 @@ def _do(world: World, _operation: Operation, args: Document) -> Document:
 
 
 def _settle(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+    volume = volumes.get(connection, operation.intent["volume_id"], None)
     if outcome != "done" and fault:
-        volumes.change(connection, operation.intent["volume_id"], fault=fault["message"])
+        volumes.change(connection, operation.intent["volume_id"], fault=fault["message"], untidy=True)
+    elif volume is not None and volume["fault"] and volume["status"] in ("available", "in-use"):
+        volumes.change(connection, volume["id"], fault=None)  # rows, headers and documents agree
 
 
 KIND = Kind({"write_info": Verb(_done, _do)}, _settle)

@@ -40,7 +40,7 @@ def follow_as_far(connection: Connection, operation: Operation) -> None:
         if row is not None and row["backing"] in lost:
             snapshots.delete(connection, snapshot_id)
     _move_holds(connection, volume, lost, operation.intent["after"]["holds"])
-    record.submit(connection, chain_record.request(volume["id"], operation.request_id))
+    chain_record.submit_once(connection, volume["id"], operation.request_id)
 
 
 def _lost_files(ended: Sequence[Document]) -> set[str]:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.db import volumes
+from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage
 from stillframe.host.copies import Source
@@ -160,6 +160,8 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
     status = operation.intent.get("status_before", "available") if outcome == "undone" else "error_deleting"
     allowed = ("deleting", "error_deleting", "unmanaging")
     volumes.move(connection, volume_id, allowed, status, fault=fault["message"] if fault else None)
+    for snapshot in snapshots.of_volume(connection, volume_id):  # those that were to go with it
+        snapshots.move(connection, snapshot["id"], ("deleting",), "available" if outcome == "undone" else "error_deleting")
 
 
 def _settle_extend(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
