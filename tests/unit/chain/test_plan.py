@@ -306,11 +306,12 @@ def test_an_extension_grows_only_the_active_file_and_never_shrinks() -> None:
     ],
 )
 def test_no_plan_is_made_from_files_that_do_not_fit(broken: Tree) -> None:
-    for make in (
+    makes: tuple[Callable[[], Plan], ...] = (
         lambda: plan.snapshot(broken, OTHER_SNAPSHOT, 9),
         lambda: plan.delete(broken, [SNAPSHOT], lambda _name: ()),
         lambda: plan.let_go(broken, "backup", lambda _name: ()),
         lambda: plan.extend(broken, 9 * GIB),
-    ):
+    )
+    for make in makes:
         with pytest.raises(ChainConflict):
             make()

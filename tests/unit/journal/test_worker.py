@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from stillframe.db.engine import Database
 from stillframe.journal.operation import Document, Kind, Operation
 from stillframe.journal.record import Journal, this_process
-from stillframe.journal.worker import Worker
+from stillframe.journal.worker import Lanes, Worker
 from tests.unit.journal.fakes import KIND, LEASE, Step, World, owner, row_of, settle, submit
 
 WAIT = 20.0
@@ -28,7 +28,7 @@ class Watched:
             self.ended.set()
 
         kind = Kind({"one": Step("one").verb()}, end)
-        self.worker = Worker(journal, {KIND: kind}, World(), 2, self.looked.set)
+        self.worker = Worker(journal, {KIND: kind}, World(), Lanes(2), self.looked.set)
 
 
 @pytest.fixture
