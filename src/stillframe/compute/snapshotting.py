@@ -46,7 +46,8 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
     with world.database.read() as connection:
         record.refuse_if_busy(connection, f"server:{server.id}")
     chosen, excluded = _choose(world, server, wanted["volumes"])
-    disks = side_by_side(lambda each: _plan_disk(world, server, *each), chosen)
+    volumes = world.storage.volumes_of(server.project_id, [str(disk.volume_id) for disk, _ in chosen])
+    disks = side_by_side(lambda each: _plan_disk(world, server, each, volumes), chosen)
     if server.view.active and wanted["quiesce"] == "required":
         ready = switch.check_ready(world, server, tuple(disk["target"] for disk in disks))
         if ready.reason is not None:
@@ -153,8 +154,14 @@ def _why_not(disk: Disk, known: Mapping[str, dict[str, Any]]) -> str | None:
     return None
 
 
-def _plan_disk(world: World, server: Server, disk: Disk, info: dict[str, Any]) -> dict[str, Any]:
-    """Checks one disk against block storage and the share; returns the intent's entry for it."""
+def _plan_disk(
+    world: World, server: Server, chosen: tuple[Disk, dict[str, Any]], volumes: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Checks one disk and its connection_info against block storage and the share; returns the intent's entry for it.
+
+    ``volumes`` are those of the server's project.
+    """
+    disk, info = chosen
     servers.check_same(server, disk)
     volume_id, share = str(disk.volume_id), Path(str(disk.directory))
     place = place_of(world.settings, info)
@@ -163,8 +170,8 @@ def _plan_disk(world: World, server: Server, disk: Disk, info: dict[str, Any]) -
             f"volume {volume_id} is {disk.file} in server {server.id}, but block storage records {place}/{info['name']}"
         )
     chain = _read_chain(world, share, (volume_id, str(disk.name)), info.get("foundation"))
-    volume = world.storage.volume(volume_id)
-    if volume["os-vol-tenant-attr:tenant_id"] != server.project_id:
+    volume = volumes.get(volume_id)
+    if volume is None:
         raise NotFound(f"Volume {volume_id} could not be found.")
     if chain.active.size != volume["size"] * GIB:
         raise ChainConflict(f"{disk.file} has {chain.active.size} bytes, but volume {volume_id} has {volume['size']} GiB")

@@ -1,6 +1,9 @@
 """Compute's door to block storage: its public REST API, as the service user."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from stillframe.client.credentials import service_endpoint
 from stillframe.client.session import Session
@@ -8,6 +11,7 @@ from stillframe.config import Settings
 from stillframe.errors import NotFound
 
 Document = dict[str, Any]
+PAGE = 4  # volumes looked through for each one wanted
 
 
 class StorageDoor:
@@ -25,6 +29,22 @@ class StorageDoor:
     def volume(self, volume_id: str) -> Document:
         found: Document = self._call("GET", f"/volumes/{volume_id}")["volume"]
         return found
+
+    def volumes_of(self, project_id: str, volume_ids: Sequence[str]) -> dict[str, Document]:
+        """Returns volumes of one project by id; of another project's or a missing one there is none.
+
+        One page of those in use usually has them all, because the newest come first; the rest is asked for one by one, so
+        that a project with thousands of volumes costs no more than before.
+        """
+        found: dict[str, Document] = {}
+        if len(volume_ids) > 1:
+            wanted = f"all_tenants=1&project_id={quote(project_id, safe='')}&status=in-use&limit={PAGE * len(volume_ids)}"
+            page: list[Document] = self._call("GET", f"/volumes/detail?{wanted}")["volumes"]
+            found = {volume["id"]: volume for volume in page if volume["id"] in volume_ids}
+        for volume_id in set(volume_ids) - set(found):
+            with suppress(NotFound):
+                found[volume_id] = self.volume(volume_id)
+        return {each: volume for each, volume in found.items() if volume["os-vol-tenant-attr:tenant_id"] == project_id}
 
     def attachments_of(self, server_id: str) -> list[Document]:
         """Returns the server's attachments with their connection_info."""

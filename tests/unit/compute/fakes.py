@@ -185,6 +185,10 @@ class Storage:
             raise NotFound(f"no volume {volume_id}")
         return dict(self.volumes[volume_id])
 
+    def volumes_of(self, project_id: str, volume_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        known = {each: self.volumes[each] for each in volume_ids if each in self.volumes}
+        return {each: row for each, row in known.items() if row["os-vol-tenant-attr:tenant_id"] == project_id}
+
 
 def world(
     database: Database,

@@ -1,6 +1,7 @@
 """Hastening the freeze: what is believed of the guest, what is changed in it, and how long anybody waits for it."""
 
 import base64
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ def test_a_libvirt_that_goes_away_is_no_answer_of_the_guest(agent: Agent) -> Non
 
 def test_nobody_waits_longer_than_was_said(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     now, limits = [0.0], []
-    monkeypatch.setattr(hasten.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(hasten, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def slow(domain: Any, command: str, arguments: Any, timeout: int) -> Any:
         limits.append(timeout)
