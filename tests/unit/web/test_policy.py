@@ -30,6 +30,8 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "GET /volumes/{id}",
                 "GET /volumes/{id}/metadata",
                 "GET /volumes/{id}/metadata/{key}",
+                "POST /volumes/{id}/action os-show_image_metadata",
+                "GET /volumes/{id}/stillframe-chain",
             ),
         ),
         "volume:create": (WRITE, ("POST /volumes",)),
@@ -41,9 +43,34 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "PUT /volumes/{id}/metadata",
                 "PUT /volumes/{id}/metadata/{key}",
                 "DELETE /volumes/{id}/metadata/{key}",
+                "POST /volumes/{id}/action os-set_bootable",
+                "POST /volumes/{id}/action os-set_image_metadata",
+                "POST /volumes/{id}/action os-unset_image_metadata",
             ),
         ),
         "volume:delete": (WRITE, ("DELETE /volumes/{id}",)),
+        "volume:extend": (WRITE, ("POST /volumes/{id}/action os-extend",)),
+        "volume:revert_to_snapshot": (
+            WRITE,
+            (
+                "POST /volumes/{id}/action revert",
+                "POST /volumes/{id}/action os-undo_revert",
+            ),
+        ),
+        "volume_extension:volume_admin_actions:reset_status": ({"admin"}, ("POST /volumes/{id}/action os-reset_status",)),
+        "volume_extension:volume_admin_actions:force_delete": ({"admin"}, ("POST /volumes/{id}/action os-force_delete",)),
+        "volume_extension:volume_manage": (
+            {"admin"},
+            (
+                "POST /manageable_volumes",
+                "GET /manageable_volumes",
+                "GET /manageable_volumes/detail",
+                "POST /os-volume-manage",
+            ),
+        ),
+        "volume_extension:volume_unmanage": ({"admin"}, ("POST /volumes/{id}/action os-unmanage",)),
+        "volume_extension:snapshot_admin_actions:reset_status": ({"admin"}, ("POST /snapshots/{id}/action os-reset_status",)),
+        "volume_extension:snapshot_admin_actions:force_delete": ({"admin"}, ("POST /snapshots/{id}/action os-force_delete",)),
         "volume:get_snapshot": (
             READ,
             (
@@ -65,8 +92,22 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "DELETE /snapshots/{id}/metadata/{key}",
             ),
         ),
-        "volume:delete_snapshot": (BOTH, ("DELETE /snapshots/{id}",)),
-        "volume:attachment_get": (READ, ("GET /attachments", "GET /attachments/detail", "GET /attachments/{id}")),
+        "volume:delete_snapshot": (
+            BOTH,
+            (
+                "DELETE /snapshots/{id}",
+                "POST /snapshots/{id}/action os-cancel_deletion",
+                "POST /volumes/{id}/action os-delete_snapshots",
+            ),
+        ),
+        "volume:attachment_get": (
+            READ,
+            (
+                "GET /attachments",
+                "GET /attachments/detail",
+                "GET /attachments/{id}",
+            ),
+        ),
         "volume:attachment_create": (BOTH, ("POST /attachments",)),
         "volume:attachment_update": (BOTH, ("PUT /attachments/{id}",)),
         "volume:attachment_complete": (BOTH, ("POST /attachments/{id}/action os-complete",)),
@@ -75,21 +116,87 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         "volume:finalize_snapshot_metadata": ({"service"}, ("POST /snapshots/{id}/action os-finalize_snapshot_metadata",)),
         "volume:snapshot_delete_metadata": ({"service"}, ("POST /snapshots/{id}/action os-snapshot_delete_metadata",)),
         "volume:update_snapshot_status": ({"service"}, ("POST /snapshots/{id}/action os-update_snapshot_status",)),
-        "volume_extension:types": (READ, ("GET /types", "GET /types/{id}", "GET /types/{id}/extra_specs")),
+        "volume:upload_image": (WRITE, ("POST /volumes/{id}/action os-volume_upload_image",)),
+        "backup:get": (
+            READ,
+            (
+                "GET /backups",
+                "GET /backups/detail",
+                "GET /backups/{id}",
+            ),
+        ),
+        "backup:create": (WRITE, ("POST /backups",)),
+        "backup:update": (WRITE, ("PUT /backups/{id}",)),
+        "backup:restore": (WRITE, ("POST /backups/{id}/restore",)),
+        "backup:delete": (WRITE, ("DELETE /backups/{id}",)),
+        "backup:export_import": (
+            {"admin"},
+            (
+                "GET /backups/{id}/export_record",
+                "POST /backups/import_record",
+            ),
+        ),
+        "backup:admin_actions": (
+            {"admin"},
+            (
+                "POST /backups/{id}/action os-reset_status",
+                "POST /backups/{id}/action os-force_delete",
+            ),
+        ),
+        "volume_extension:type_create": ({"admin"}, ("POST /types",)),
+        "volume_extension:type_update": (
+            {"admin"},
+            (
+                "PUT /types/{id}",
+                "POST /types/{id}/extra_specs",
+                "PUT /types/{id}/extra_specs/{key}",
+                "DELETE /types/{id}/extra_specs/{key}",
+            ),
+        ),
+        "volume_extension:type_delete": ({"admin"}, ("DELETE /types/{id}",)),
+        "scheduler_extension:scheduler_stats:get_pools": ({"admin"}, ("GET /scheduler-stats/get_pools",)),
+        "volume_extension:types": (
+            READ,
+            (
+                "GET /types",
+                "GET /types/{id}",
+                "GET /types/{id}/extra_specs",
+                "GET /types/{id}/extra_specs/{key}",
+            ),
+        ),
         "volume_extension:limits": (READ, ("GET /limits",)),
         "volume_extension:quotas:show": (
             READ,
-            ("GET /os-quota-sets/{project_id}", "GET /os-quota-sets/{project_id}/defaults"),
+            (
+                "GET /os-quota-sets/{project_id}",
+                "GET /os-quota-sets/{project_id}/defaults",
+            ),
         ),
         "volume_extension:quotas:update": (
             {"admin"},
-            ("PUT /os-quota-sets/{project_id}", "DELETE /os-quota-sets/{project_id}"),
+            (
+                "PUT /os-quota-sets/{project_id}",
+                "DELETE /os-quota-sets/{project_id}",
+            ),
         ),
         "volume_extension:services:index": ({"admin"}, ("GET /os-services",)),
-        "volume:availability_zone_list": (READ, ("GET /os-availability-zone", "GET /extensions")),
+        "volume:availability_zone_list": (
+            READ,
+            (
+                "GET /os-availability-zone",
+                "GET /extensions",
+            ),
+        ),
     },
     "compute": {
-        "os_compute_api:servers:index": (READ, ("GET /servers", "GET /servers/detail", "GET /servers/{id}")),
+        "os_compute_api:servers:index": (
+            READ,
+            (
+                "GET /servers",
+                "GET /servers/detail",
+                "GET /servers/{id}",
+            ),
+        ),
         "os_compute_api:servers:power": (
             WRITE,
             (
@@ -100,11 +207,21 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "POST /servers/{id}/action reboot",
             ),
         ),
-        "os_compute_api:flavors": (READ, ("GET /flavors", "GET /flavors/detail", "GET /flavors/{id}")),
+        "os_compute_api:flavors": (
+            READ,
+            (
+                "GET /flavors",
+                "GET /flavors/detail",
+                "GET /flavors/{id}",
+            ),
+        ),
         "os_compute_api:limits": (READ, ("GET /limits",)),
         "os_compute_api:os-volumes-attachments:index": (
             READ,
-            ("GET /servers/{id}/os-volume_attachments", "GET /servers/{id}/os-volume_attachments/{volume_id}"),
+            (
+                "GET /servers/{id}/os-volume_attachments",
+                "GET /servers/{id}/os-volume_attachments/{volume_id}",
+            ),
         ),
         "os_compute_api:os-volumes-attachments:create": (WRITE, ("POST /servers/{id}/os-volume_attachments",)),
         "os_compute_api:os-volumes-attachments:delete": (WRITE, ("DELETE /servers/{id}/os-volume_attachments/{volume_id}",)),
@@ -119,6 +236,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         ),
         "os_compute_api:os-assisted-snapshots:create": (WRITE, ("POST /servers/{id}/os-assisted-snapshots",)),
         "os_compute_api:os-assisted-snapshots:update": (WRITE, ("PUT /os-assisted-snapshots/{set_id}",)),
+        "os_compute_api:os-assisted-snapshots:delete": (WRITE, ("DELETE /servers/{id}/os-assisted-snapshots/{set_id}",)),
         "os_compute_api:os-snapshot-policies:index": (
             READ,
             (
@@ -130,8 +248,23 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         "os_compute_api:os-snapshot-policies:create": (WRITE, ("POST /servers/{id}/os-snapshot-policies",)),
         "os_compute_api:os-snapshot-policies:update": (WRITE, ("PUT /os-snapshot-policies/{policy_id}",)),
         "os_compute_api:os-snapshot-policies:delete": (WRITE, ("DELETE /os-snapshot-policies/{policy_id}",)),
-        "os_compute_api:os-assisted-snapshots:delete": (WRITE, ("DELETE /servers/{id}/os-assisted-snapshots/{set_id}",)),
         "os_compute_api:os-assisted-volume-snapshots:create": ({"service"}, ("POST /os-assisted-volume-snapshots",)),
+        "os_compute_api:os-assisted-volume-snapshots:delete": (
+            {"service"},
+            (
+                "DELETE /os-assisted-volume-snapshots/{id}",
+                "GET /os-assisted-volume-snapshots/{id}",
+                "POST /os-assisted-volume-snapshots/{id}/action cancel",
+            ),
+        ),
+        "os_compute_api:os-assisted-volumes": (
+            {"service"},
+            (
+                "GET /os-assisted-volumes/{id}",
+                "POST /os-assisted-volumes/{id}/action resize",
+                "POST /os-assisted-volumes/{id}/action switch_file",
+            ),
+        ),
     },
 }
 ROUTES = [(name, route) for name, service in SERVICES.items() for route in service.routes]

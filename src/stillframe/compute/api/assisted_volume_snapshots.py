@@ -48,11 +48,15 @@ _DELETE_INFO = {
 }
 
 
-def delete(call: Call) -> None:
-    """Nova's call: the files to merge stand in the query, as JSON."""
-    text = call.query.get("delete_info", "")
+def _delete_info(text: str) -> Any:
     info = body.parse(text.encode())
     body.check(info, _DELETE_INFO)
+    return info
+
+
+def delete(call: Call) -> None:
+    """Nova's call: the files to merge stand in the query, as JSON."""
+    info = _delete_info(call.query.get("delete_info", ""))
     if set(call.query) - {"delete_info"}:
         raise BadRequest(f"unknown query keys: {sorted(set(call.query) - {'delete_info'})}")
     if info.get("merge_target_file") and not info.get("file_to_merge"):
