@@ -20,6 +20,8 @@ _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
 _BACKING_FORMAT = 0xE2792ACA
 _DATA_FILE = 0x44415441
+_CRYPTO = 0x0537BE77
+_REFUSED = {_DATA_FILE: "names an external data file", _CRYPTO: "has an encryption header"}
 _DIRTY, _COMPRESSION = 1, 8
 _ZSTD = 1
 _MAX_SIZE = 1 << 56
@@ -124,8 +126,8 @@ def _extensions(name: str, start: bytes, at: int, end: int) -> str | None:
         body = start[at + 8 : at + 8 + length]
         if at + 8 + length > end:
             raise BadImage(f"{name} has a header extension that runs past the header")
-        if kind == _DATA_FILE:
-            raise BadImage(f"{name} names an external data file")
+        if kind in _REFUSED:
+            raise BadImage(f"{name} {_REFUSED[kind]}")
         if kind == _BACKING_FORMAT:
             # libvirt believes the first of two, qemu-img the last (libvirt 9.0, qemu 7.2): refuse both.
             if found is not None:
