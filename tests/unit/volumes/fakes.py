@@ -7,24 +7,89 @@ from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
 from stillframe.db import shares
 from stillframe.db.engine import Database
-from stillframe.errors import ServiceUnavailable
+from stillframe.errors import Conflict, ServiceUnavailable
 from stillframe.volumes.backends import Backends
 from stillframe.volumes.world import World
 from tests.unit.builders import GIB, SHARE, VOLUME, settings
-from tests.unit.volumes.memory_share import File, MemoryShare
+from tests.unit.volumes.memory_share import File, MemoryShare, nothing
 
 
 class Compute:
-    """Knows which servers' descriptions name a volume."""
+    """Compute as block storage sees it: which server has a volume, and merges that are done as soon as they are asked for.
 
-    def __init__(self) -> None:
-        self.servers: dict[str, list[str]] = {}
+    ``refuses`` is what the merges asked for end with instead, one after the other: a status and a fault."""
+
+    def __init__(self, memory: MemoryShare) -> None:
+        self.memory = memory
+        self.servers: dict[str, dict[str, Any]] = {}
+        self.merges: dict[str, dict[str, Any]] = {}
+        self.refuses: list[dict[str, Any] | None] = []
         self.silent = False
 
-    def servers_with(self, volume_id: str) -> list[str]:
+    def _answer(self) -> None:
         if self.silent:
             raise ServiceUnavailable("compute does not answer")
-        return self.servers.get(volume_id, [])
+
+    def servers_with(self, volume_id: str) -> list[str]:
+        self._answer()
+        return [self.servers[volume_id]["id"]] if volume_id in self.servers else []
+
+    def server_of(self, volume_id: str) -> dict[str, Any] | None:
+        self._answer()
+        return self.servers.get(volume_id)
+
+    def switch_file(self, volume_id: str, name: str, _format: str) -> None:
+        self._answer()
+        self.memory.moment("switch file")
+        if self.servers[volume_id]["active"]:
+            raise Conflict("the server runs")
+        self.servers[volume_id]["file"] = name
+        self.memory.moment("switch file")
+
+    def resize(self, volume_id: str, size: int) -> None:
+        self._answer()
+        name = self.servers[volume_id]["file"]
+        self.memory.resize(volume_id, name, self.memory.entries[name].image.format, size)
+
+    def merge(self, _snapshot_id: str, info: dict[str, Any]) -> None:
+        self._answer()
+        if info["id"] not in self.merges:
+            refused = self.refuses.pop(0) if self.refuses else None
+            self.memory.moment("ask for a merge")
+            if refused is None:
+                self._merge_apart(info)
+            self.merges[info["id"]] = refused or {"status": "done", "bytes_done": 0, "bytes_total": 0, "fault": None}
+
+    def _merge_apart(self, info: dict[str, Any]) -> None:
+        """Compute's worker is another one: it does not die with block storage's."""
+        moment, self.memory.moment = self.memory.moment, nothing
+        try:
+            self._merge(info)
+        finally:
+            self.memory.moment = moment
+
+    def _merge(self, info: dict[str, Any]) -> None:
+        volume_id, target = info["volume_id"], info["merge_target_file"]
+        active = self.servers[volume_id]["file"]
+        if target is None:
+            below = self.memory.entries[info["file_to_merge"]].image if info["file_to_merge"] else None
+            self.memory.pull(volume_id, active, info["file_to_merge"], below.format if below else None)
+            return
+        top = info["file_to_merge"]
+        self.memory.commit(volume_id, top, target)
+        if top == active:
+            self.servers[volume_id]["file"] = target
+            return
+        path = [active, *self.memory.below(active)]
+        above = path[path.index(top) - 1]
+        self.memory.repoint(volume_id, above, target, self.memory.entries[target].image.format)
+
+    def merge_status(self, merge_id: str) -> dict[str, Any] | None:
+        self._answer()
+        return self.merges.get(merge_id)
+
+    def cancel_merge(self, merge_id: str) -> None:
+        self.merges[merge_id] = {"status": "undone", "fault": {"message": "cancelled", "details": {}}}
 
 
 def share(*overlays: str, volume_id: str = VOLUME) -> MemoryShare:
@@ -41,13 +106,14 @@ def world(database: Database, state_dir: Path, memory: MemoryShare | None = None
     """``options`` are of the volumes section."""
     loaded = settings(state_dir, **{"share_dir": SHARE, **options})
     backends = Backends(loaded, database)
+    used = memory or share()
     for pool in backends.pools:
-        pool._open = memory or share()
+        pool._open = used
     with database.write() as connection:
         for url in (SHARE, loaded.backup_url):
             if shares.known_id(connection, url) is None:
                 shares.remember(connection, url, "known")
-    return World(database, backends, cast("Any", Compute()), cast("Any", None), loaded)
+    return World(database, backends, cast("Any", Compute(used)), cast("Any", None), loaded)
 
 
 def memory(world: World) -> MemoryShare:

@@ -108,7 +108,7 @@ class MemoryShare:
 
     def visible(self, name: str, format_: str, shared: bool = False) -> Sequence[int]:
         self.image(name, format_)
-        found, seen, below = [], set[int](), [*self._below(name)]
+        found, seen, below = [], set[int](), [*self.below(name)]
         for each in (name, *below):
             fresh = set(self.entries[each].clusters) - seen
             found.append(len(fresh) * CLUSTER)
@@ -130,7 +130,7 @@ class MemoryShare:
     def allocated(self, name: str) -> int:
         return len(self.entries[name].clusters) * CLUSTER
 
-    def _below(self, name: str) -> list[str]:
+    def below(self, name: str) -> list[str]:
         found: list[str] = []
         below = self.entries[name].image.backing
         while below is not None:
@@ -141,7 +141,7 @@ class MemoryShare:
     def _between(self, top: str, base: str | None) -> dict[int, int]:
         """The clusters a reader of ``top`` finds above ``base``."""
         found: dict[int, int] = {}
-        for name in (top, *self._below(top)):
+        for name in (top, *self.below(top)):
             if name == base:
                 break
             found = {**self.entries[name].clusters, **found}
@@ -195,7 +195,7 @@ class MemoryShare:
 
     def commit(self, volume_id: str, top: str, base: str) -> None:
         self.probe()
-        chain = [top, *self._below(top)]
+        chain = [top, *self.below(top)]
         if base not in chain[1:]:
             raise StepFailed(f"{top} is not backed by {base}")
         between = [names.check_belongs(name, volume_id) for name in chain[: chain.index(base) + 1]]
@@ -222,7 +222,7 @@ class MemoryShare:
         image = self.image(names.check_belongs(name, volume_id), "qcow2")
         if image.backing == backing:
             return
-        if backing is not None and backing not in self._below(name):
+        if backing is not None and backing not in self.below(name):
             raise StepFailed(f"{backing} is not behind {name}")
         self.moment("pull")
         file, merged = self.entries[name], self._between(name, backing)

@@ -9,9 +9,11 @@ import pytest
 
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
-from stillframe.db import volume_types
+from stillframe.db import volume_types, volumes
 from stillframe.volumes import housekeeping, managing, snapshotting, volume_changing, volume_making
 from stillframe.volumes.operations import KINDS
+from tests.unit.builders import SERVER
+from tests.unit.volumes import fakes
 from tests.unit.volumes.memory_share import File
 from tests.unit.volumes.site import Site, each_moment
 
@@ -258,6 +260,63 @@ class SeveralRuns(DeleteSnapshots):
     """Two runs in one plan; what the first pointed elsewhere the second removes."""
 
     weights, gone = (6, 2, 1, 2, 6), (0, 2)
+
+
+def attach(site: Site, volume_id: str, running: bool) -> None:
+    """A server has the volume, and a running one every file of its chain open."""
+    active = site.row(volume_id)["active_file"]
+    fakes.compute(site.world).servers[volume_id] = {"id": SERVER, "active": running, "file": active}
+    if running:
+        site.share.opened |= {active, *site.share.below(active)}
+    with site.world.database.write() as connection:
+        volumes.change(connection, volume_id, status="in-use")
+
+
+class Attached(DeleteSnapshots):
+    """Deleted under a server, ``running`` or stopped: its definition follows, and what it has open compute merges."""
+
+    running = False
+
+    def prepare(self, site: Site) -> None:
+        super().prepare(site)
+        attach(site, self.volume_id, self.running)
+
+    def look(self, site: Site) -> None:
+        row = site.row(self.volume_id)
+        assert row["status"] == "in-use"
+        assert fakes.compute(site.world).servers[self.volume_id]["file"] == row["active_file"]
+        site.share.opened.clear()
+        del fakes.compute(site.world).servers[self.volume_id]
+        with site.world.database.write() as connection:
+            volumes.change(connection, self.volume_id, status="available")
+        site.settle()
+        site.check()
+        super().look(site)
+        attach(site, self.volume_id, self.running)
+
+
+class CommitUnderAStoppedServer(Attached):
+    weights = (6, 2)
+
+
+class PullUnderAStoppedServer(Attached):
+    weights = (2, 6)
+
+
+class SeveralUnderAStoppedServer(Attached):
+    weights, gone = (6, 2, 1, 2, 6), (0, 2)
+
+
+class CommitUnderARunningServer(CommitUnderAStoppedServer):
+    running = True
+
+
+class PullUnderARunningServer(PullUnderAStoppedServer):
+    running = True
+
+
+class SeveralUnderARunningServer(SeveralUnderAStoppedServer):
+    running = True
 
 
 class KeepNewer(Case):

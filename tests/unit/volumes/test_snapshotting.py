@@ -1,0 +1,479 @@
+"""Requests about snapshots: what is refused before anything is touched, and which way a status may go."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.chain.names import base_name, overlay_name
+from stillframe.context import Context
+from stillframe.db import operations, snapshots, volumes
+from stillframe.db.engine import Database
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, QuotaExceeded, ShareUnavailable
+from stillframe.volumes import attaching, snapshotting
+from stillframe.volumes.world import World
+from tests.unit import builders
+from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME, context
+from tests.unit.volumes import fakes
+from tests.unit.volumes.memory_share import MemoryShare
+
+BASE, OVERLAY = base_name(VOLUME), overlay_name(VOLUME, SNAPSHOT)
+SERVICE, MEMBER = context("service", project="service"), context()
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    with database.write() as connection:
+        builders.volume_row(connection)
+    return fakes.world(database, tmp_path)
+
+
+def put(world: World, **changes: Any) -> None:
+    """A volume in use with one snapshot of it."""
+    with world.database.write() as connection:
+        volumes.change(connection, VOLUME, status="in-use")
+        builders.snapshot_row(connection, **changes)
+
+
+def snapshot(world: World, snapshot_id: str = SNAPSHOT) -> Row | None:
+    with world.database.read() as connection:
+        return snapshots.get(connection, snapshot_id, None)
+
+
+def volume(world: World) -> Row:
+    with world.database.read() as connection:
+        found = volumes.get(connection, VOLUME, None)
+    assert found is not None
+    return found
+
+
+def change_volume(world: World, **values: Any) -> None:
+    with world.database.write() as connection:
+        volumes.change(connection, VOLUME, **values)
+
+
+def planned(world: World) -> list[Row]:
+    with world.database.read() as connection:
+        return operations.unfinished(connection, "volumes")
+
+
+def share(world: World) -> MemoryShare:
+    return fakes.memory(world)
+
+
+def test_a_snapshot_is_planned_and_its_row_waits(world: World) -> None:
+    snapshot_id = snapshotting.create(world, MEMBER, VOLUME, {"name": "n", "metadata": {"a": "b"}})
+    row = snapshot(world, snapshot_id)
+    assert row is not None
+    assert (row["status"], row["overlay"], row["backing"]) == ("creating", overlay_name(VOLUME, snapshot_id), BASE)
+    (operation,) = planned(world)
+    assert [step["verb"] for step in operation["plan"]] == ["CreateOverlay", "Record"]
+    assert operation["intent"]["active_before"] == BASE
+    assert volume(world)["active_file"] == BASE
+
+
+@pytest.mark.parametrize("status", ["in-use", "reserved", "attaching", "error", "deleting", "creating"])
+def test_a_volume_that_is_not_available_is_not_snapshotted_here(world: World, status: str) -> None:
+    change_volume(world, status=status)
+    with pytest.raises(BadRequest, match=status):
+        snapshotting.create(world, MEMBER, VOLUME, {})
+    assert planned(world) == []
+
+
+def test_a_volume_that_is_attached_meanwhile_is_not_snapshotted(world: World) -> None:
+    share(world).looked = lambda: change_volume(world, status="reserved")
+    with pytest.raises(Conflict, match="meanwhile"):
+        snapshotting.create(world, MEMBER, VOLUME, {})
+    assert planned(world) == []
+
+
+def test_a_volume_an_operation_holds_is_not_snapshotted(world: World) -> None:
+    snapshotting.create(world, MEMBER, VOLUME, {})
+    with pytest.raises(Conflict, match="busy"):
+        snapshotting.create(world, MEMBER, VOLUME, {})
+    assert len(planned(world)) == 1
+
+
+def test_a_chain_as_deep_as_allowed_is_not_snapshotted(database: Database, tmp_path: Path) -> None:
+    with database.write() as connection:
+        builders.volume_row(connection, active_file=OVERLAY)
+    with pytest.raises(Conflict, match="most allowed is 2"):
+        snapshotting.create(fakes.world(database, tmp_path, fakes.share(OVERLAY), max_chain_depth=2), MEMBER, VOLUME, {})
+
+
+def test_a_full_quota_refuses_a_snapshot(database: Database, tmp_path: Path, world: World) -> None:
+    bounded = fakes.world(database, tmp_path, quota_snapshots=0)
+    with pytest.raises(QuotaExceeded):
+        snapshotting.create(bounded, MEMBER, VOLUME, {})
+    change_volume(world, status="in-use")
+    with pytest.raises(QuotaExceeded):
+        snapshotting.create_metadata(bounded, SERVICE, VOLUME, {})
+    assert snapshot(world) is None
+
+
+def test_a_full_share_refuses_a_snapshot_before_anything_is_written(world: World) -> None:
+    share(world).space = 0
+    share(world).kept = 1
+    with pytest.raises(ShareUnavailable):
+        snapshotting.create(world, MEMBER, VOLUME, {})
+    assert planned(world) == []
+
+
+@pytest.mark.parametrize("who", [context(project="other"), context("reader", project="other")])
+def test_a_foreign_volume_is_not_found(world: World, who: Context) -> None:
+    put(world)
+    for attempt in (
+        lambda: snapshotting.create(world, who, VOLUME, {}),
+        lambda: snapshotting.delete(world, who, SNAPSHOT),
+        lambda: snapshotting.update(world, who, SNAPSHOT, {"name": "x"}),
+        lambda: snapshotting.set_metadata(world, who, SNAPSHOT, {}, True),
+        lambda: snapshotting.delete_metadata_key(world, who, SNAPSHOT, "k"),
+    ):
+        with pytest.raises(NotFound):
+            attempt()
+
+
+@pytest.fixture
+def taken(database: Database, tmp_path: Path) -> World:
+    """An available volume with one snapshot."""
+    with database.write() as connection:
+        builders.volume_row(connection, active_file=OVERLAY)
+        builders.snapshot_row(connection)
+    return fakes.world(database, tmp_path, fakes.share(OVERLAY))
+
+
+def test_the_newest_snapshot_is_deleted_by_a_merge(taken: World) -> None:
+    snapshotting.delete(taken, MEMBER, SNAPSHOT)
+    row = snapshot(taken)
+    assert row is not None
+    assert row["status"] == "deleting"
+    (operation,) = planned(taken)
+    assert [step["verb"] for step in operation["plan"]] == ["check_unused", "Commit", "Record", "Trash"]
+
+
+@pytest.mark.parametrize("status", ["creating", "deleting"])
+def test_a_snapshot_in_between_is_not_deleted(taken: World, status: str) -> None:
+    with taken.database.write() as connection:
+        snapshots.change(connection, SNAPSHOT, status=status)
+    with pytest.raises(BadRequest, match=status):
+        snapshotting.delete(taken, MEMBER, SNAPSHOT)
+
+
+@pytest.mark.parametrize("status", ["in-use", "reserved", "attaching"])
+def test_a_snapshot_of_a_volume_whose_server_nobody_knows_is_not_deleted(taken: World, status: str) -> None:
+    change_volume(taken, status=status)
+    with pytest.raises(Conflict, match=status):
+        snapshotting.delete(taken, MEMBER, SNAPSHOT)
+    assert planned(taken) == []
+
+
+def test_a_snapshot_whose_volume_is_reserved_meanwhile_is_not_deleted(taken: World) -> None:
+    def reserve() -> None:
+        attaching.create(taken, SERVICE, {"volume_uuid": VOLUME, "instance_uuid": SERVER})
+
+    share(taken).looked = reserve
+    with pytest.raises(Conflict):
+        snapshotting.delete(taken, MEMBER, SNAPSHOT)
+    assert planned(taken) == []
+
+
+def test_a_snapshot_of_a_full_share_is_not_merged(taken: World) -> None:
+    share(taken).space = 0
+    for name in (BASE, OVERLAY):
+        share(taken).write(name, 1, 1)
+        share(taken).write(name, 2, 2)
+    share(taken).write(OVERLAY, 3, 3)
+    share(taken).write(BASE, 4, 4)
+    with pytest.raises(ShareUnavailable, match="65536 bytes; 0 are free"):
+        snapshotting.delete(taken, MEMBER, SNAPSHOT)
+    assert planned(taken) == []
+
+
+def test_a_merge_that_copies_nothing_needs_no_space(taken: World) -> None:
+    share(taken).space = 0
+    snapshotting.delete(taken, MEMBER, SNAPSHOT)
+    assert len(planned(taken)) == 1
+
+
+def test_a_failed_snapshot_without_a_file_loses_its_row_and_another_does_not(world: World) -> None:
+    put(world, status="available")
+    with pytest.raises(ChainConflict, match=f"said to hold snapshot {SNAPSHOT}"):
+        snapshotting.delete(world, MEMBER, SNAPSHOT)
+    with world.database.write() as connection:
+        snapshots.change(connection, SNAPSHOT, status="error")
+    snapshotting.delete(world, MEMBER, SNAPSHOT)
+    assert snapshot(world) is None
+
+
+@pytest.fixture
+def three(database: Database, tmp_path: Path) -> World:
+    """An available volume with two snapshots, the newer one of the file between base and active file."""
+    newest = overlay_name(VOLUME, OTHER_SNAPSHOT)
+    with database.write() as connection:
+        builders.volume_row(connection, active_file=newest)
+        builders.snapshot_row(connection)
+        builders.snapshot_row(connection, id=OTHER_SNAPSHOT, backing=OVERLAY)
+    return fakes.world(database, tmp_path, fakes.share(OVERLAY, newest))
+
+
+def test_several_snapshots_are_deleted_by_one_operation(three: World) -> None:
+    snapshotting.delete_several(three, MEMBER, [SNAPSHOT, OTHER_SNAPSHOT])
+    (operation,) = planned(three)
+    assert operation["intent"]["snapshot_ids"] == [SNAPSHOT, OTHER_SNAPSHOT]
+    assert operation["intent"]["after"]["removed"] == [SNAPSHOT, OTHER_SNAPSHOT]
+    assert [row and row["status"] for row in (snapshot(three), snapshot(three, OTHER_SNAPSHOT))] == ["deleting"] * 2
+
+
+def test_snapshots_of_two_volumes_are_not_deleted_together(three: World) -> None:
+    with three.database.write() as connection:
+        builders.volume_row(connection, id=OTHER_VOLUME)
+        other = builders.snapshot_row(connection, id=builders.new_id(), volume_id=OTHER_VOLUME)["id"]
+    with pytest.raises(BadRequest, match="is not one of volume"):
+        snapshotting.delete_several(three, MEMBER, [SNAPSHOT, other])
+    assert planned(three) == []
+
+
+def test_a_snapshot_a_linked_volume_reads_is_refused_by_its_name(three: World) -> None:
+    link(three, OVERLAY)
+    with pytest.raises(Conflict, match=OTHER_VOLUME) as told:
+        snapshotting.delete(three, MEMBER, OTHER_SNAPSHOT)
+    assert told.value.details["dependants"] == [OTHER_VOLUME]
+
+
+def link(world: World, file: str) -> None:
+    linked = {"volume_id": VOLUME, "file": file, "format": "qcow2"}
+    with world.database.write() as connection:
+        builders.volume_row(connection, id=OTHER_VOLUME, linked_to=linked)
+
+
+def test_a_linked_clone_that_came_meanwhile_is_not_merged_under(three: World) -> None:
+    share(three).looked = lambda: link(three, BASE)
+    with pytest.raises(Conflict, match="meanwhile"):
+        snapshotting.delete(three, MEMBER, SNAPSHOT)
+    assert planned(three) == []
+
+
+def test_another_deletion_that_came_and_went_meanwhile_is_noticed(three: World) -> None:
+    """Its operation has ended, the active file is the same, only a snapshot's file is another."""
+
+    def delete_the_older() -> None:
+        with three.database.write() as connection:
+            snapshots.delete(connection, SNAPSHOT)
+            snapshots.change(connection, OTHER_SNAPSHOT, backing=BASE)
+
+    share(three).looked = delete_the_older
+    for attempt in (
+        lambda: snapshotting.delete(three, MEMBER, OTHER_SNAPSHOT),
+        lambda: snapshotting.create(three, MEMBER, VOLUME, {}),
+    ):
+        with pytest.raises(Conflict, match="meanwhile"):
+            attempt()
+        with three.database.write() as connection:
+            if snapshots.get(connection, SNAPSHOT, None) is None:
+                builders.snapshot_row(connection)
+            snapshots.change(connection, OTHER_SNAPSHOT, backing=OVERLAY)
+    assert planned(three) == []
+
+
+def test_a_volumes_own_limit_of_snapshots(database: Database, tmp_path: Path, three: World) -> None:
+    bounded = fakes.world(database, tmp_path, fakes.memory(three), quota_snapshots_per_volume=2)
+    with pytest.raises(QuotaExceeded, match="has 2, 2 are allowed"):
+        snapshotting.create(bounded, MEMBER, VOLUME, {})
+    assert snapshotting.create(
+        fakes.world(database, tmp_path, fakes.memory(three), quota_snapshots_per_volume=3), MEMBER, VOLUME, {}
+    )
+
+
+def test_a_deletion_is_explained_without_being_done(three: World) -> None:
+    share(three).write(OVERLAY, 1, 1)
+    share(three).write(BASE, 2, 2)
+    share(three).write(BASE, 3, 3)
+    found = snapshotting.explain(three, MEMBER, SNAPSHOT)
+    assert (found["possible"], found["bytes"]) == (True, 65536)
+    link(three, BASE)
+    refused = snapshotting.explain(three, MEMBER, SNAPSHOT)
+    assert (refused["possible"], refused["dependants"]) == (False, [OTHER_VOLUME])
+    assert planned(three) == []
+
+
+def test_nothing_is_given_up_when_nothing_is_under_way(three: World) -> None:
+    with pytest.raises(Conflict, match="no deletion of it is under way"):
+        snapshotting.cancel_deletion(three, MEMBER, SNAPSHOT)
+    snapshotting.delete(three, MEMBER, SNAPSHOT)
+    with pytest.raises(Conflict, match="ends by itself"):
+        snapshotting.cancel_deletion(three, MEMBER, SNAPSHOT)
+    with pytest.raises(Conflict, match="no deletion of it"):
+        snapshotting.cancel_deletion(three, MEMBER, OTHER_SNAPSHOT)
+
+
+def test_a_status_is_set_by_hand_only_while_nothing_holds_the_volume(three: World) -> None:
+    snapshotting.reset_status(three, MEMBER, SNAPSHOT, "error")
+    row = snapshot(three)
+    assert row is not None
+    assert row["status"] == "error"
+    snapshotting.delete(three, MEMBER, SNAPSHOT)
+    with pytest.raises(Conflict, match="busy"):
+        snapshotting.reset_status(three, MEMBER, SNAPSHOT, "available")
+
+
+def test_a_change_of_a_name_is_written_beside_the_volume_once(taken: World) -> None:
+    for name in "abc":
+        snapshotting.update(taken, MEMBER, SNAPSHOT, {"name": name})
+    assert [operation["kind"] for operation in planned(taken)] == ["record_chain"]
+
+
+def recorded(world: World, **wanted: Any) -> str:
+    change_volume(world, status="in-use")
+    return snapshotting.create_metadata(world, SERVICE, VOLUME, {"snapshot_id": SNAPSHOT, **wanted})
+
+
+def test_recording_touches_no_storage_and_may_be_repeated(world: World) -> None:
+    assert recorded(world, name="n", server_id=SERVER) == SNAPSHOT
+    first = snapshot(world)
+    assert recorded(world, name="other") == SNAPSHOT
+    assert recorded(world, snapshot_id=SNAPSHOT.upper()) == SNAPSHOT
+    assert snapshot(world) == first
+    assert first is not None
+    assert (first["status"], first["project_id"], first["server_id"]) == ("creating", "demo", SERVER)
+    assert (first["overlay"], first["backing"]) == (OVERLAY, BASE)
+    assert planned(world) == []
+
+
+def test_a_snapshot_id_of_another_volume_is_refused(world: World) -> None:
+    recorded(world)
+    with world.database.write() as connection:
+        builders.volume_row(connection, id=OTHER_VOLUME, status="in-use")
+    with pytest.raises(Conflict, match="another volume"):
+        snapshotting.create_metadata(world, SERVICE, OTHER_VOLUME, {"snapshot_id": SNAPSHOT})
+
+
+@pytest.mark.parametrize("wanted", [{"snapshot_id": "../x"}, {"size": 2}, {"created_at": "yesterday"}])
+def test_a_recording_that_makes_no_sense_is_refused(world: World, wanted: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        recorded(world, **wanted)
+    assert snapshot(world) is None
+
+
+def test_only_a_volume_in_use_is_recorded_and_one_snapshot_at_a_time(world: World) -> None:
+    with pytest.raises(BadRequest, match="in-use"):
+        snapshotting.create_metadata(world, SERVICE, VOLUME, {"snapshot_id": SNAPSHOT})
+    recorded(world)
+    with pytest.raises(Conflict, match="still being taken"):
+        recorded(world, snapshot_id=OTHER_SNAPSHOT)
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ("2024-01-02T03:04:05", "2024-01-02T03:04:05"),
+        ("2024-01-02T03:04:05Z", "2024-01-02T03:04:05"),
+        ("2024-01-02T03:04:05+02:00", "2024-01-02T01:04:05"),
+    ],
+)
+def test_a_time_is_stored_in_utc_whatever_its_zone(world: World, text: str, stored: str) -> None:
+    recorded(world, created_at=text)
+    row = snapshot(world)
+    assert row is not None
+    assert row["created_at"].isoformat() == stored
+
+
+OUTCOME = {"level": "crash"}
+
+
+def test_a_finalized_snapshot_is_available_and_its_overlay_is_the_active_file(world: World) -> None:
+    recorded(world)
+    snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": "available", "consistency": OUTCOME})
+    row = snapshot(world)
+    assert row is not None
+    assert (row["status"], row["progress"], row["consistency"]) == ("available", "100%", OUTCOME)
+    assert volume(world)["active_file"] == OVERLAY
+    assert [operation["kind"] for operation in planned(world)] == ["record_chain"]
+
+
+def test_a_failed_snapshot_leaves_the_active_file(world: World) -> None:
+    recorded(world)
+    snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": "error"})
+    row = snapshot(world)
+    assert row is not None
+    assert row["status"] == "error"
+    assert volume(world)["active_file"] == BASE
+    assert planned(world) == []
+
+
+@pytest.mark.parametrize("status", ["available", "error"])
+def test_finalizing_may_be_repeated_and_not_reversed(world: World, status: str) -> None:
+    recorded(world)
+    wanted = {"status": status, "consistency": OUTCOME} if status == "available" else {"status": status}
+    for _ in range(3):
+        snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, wanted)
+    assert len(planned(world)) == (status == "available")
+    other = "error" if status == "available" else "available"
+    with pytest.raises(Conflict, match=f"is {status}"):
+        snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": other})
+    assert volume(world)["active_file"] == (OVERLAY if status == "available" else BASE)
+
+
+def test_finalizing_with_another_outcome_is_not_a_repeat(world: World) -> None:
+    recorded(world)
+    snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": "available", "consistency": OUTCOME})
+    with pytest.raises(Conflict):
+        better = {"status": "available", "consistency": {"level": "filesystem"}}
+        snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, better)
+
+
+@pytest.mark.parametrize("active", [BASE, "../etc/passwd", overlay_name(OTHER_VOLUME, SNAPSHOT)])
+def test_finalizing_with_another_file_is_refused(world: World, active: str) -> None:
+    recorded(world)
+    with pytest.raises(BadRequest):
+        snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": "available", "active_file": active})
+    assert volume(world)["active_file"] == BASE
+
+
+def test_a_record_is_not_dropped_while_a_file_carries_it(taken: World) -> None:
+    with pytest.raises(Conflict, match="still on the share"):
+        snapshotting.drop_metadata(taken, SERVICE, SNAPSHOT)
+    assert snapshot(taken) is not None
+
+
+def test_a_record_without_a_file_is_dropped_and_storage_is_untouched(world: World) -> None:
+    recorded(world)
+    snapshotting.drop_metadata(world, SERVICE, SNAPSHOT)
+    assert snapshot(world) is None
+    with pytest.raises(NotFound):
+        snapshotting.drop_metadata(world, SERVICE, SNAPSHOT)
+    assert planned(world) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fits"),
+    [
+        ("creating", "creating", True),
+        ("creating", "error", True),
+        ("creating", "deleting", False),
+        ("deleting", "error_deleting", True),
+        ("deleting", "available", False),
+        ("available", "error", False),
+        ("available", "deleting", False),
+        ("error", "available", False),
+    ],
+)
+def test_a_report_moves_a_snapshot_only_where_cinder_lets_it(world: World, before: str, after: str, fits: bool) -> None:
+    put(world, status=before, progress="0%")
+    if not fits:
+        with pytest.raises(BadRequest, match="not allowed"):
+            snapshotting.update_status(world, SERVICE, SNAPSHOT, after, "90%")
+        return
+    snapshotting.update_status(world, SERVICE, SNAPSHOT, after, "90%")
+    row = snapshot(world)
+    assert row is not None
+    assert (row["status"], row["progress"]) == (after, "90%")
+
+
+def test_metadata_is_merged_replaced_and_taken_away(world: World) -> None:
+    put(world, metadata={"a": "1"})
+    assert snapshotting.set_metadata(world, MEMBER, SNAPSHOT, {"b": "2"}, replace=False) == {"a": "1", "b": "2"}
+    assert snapshotting.set_metadata(world, MEMBER, SNAPSHOT, {"c": "3"}, replace=True) == {"c": "3"}
+    snapshotting.delete_metadata_key(world, MEMBER, SNAPSHOT, "c")
+    with pytest.raises(NotFound):
+        snapshotting.delete_metadata_key(world, MEMBER, SNAPSHOT, "c")
