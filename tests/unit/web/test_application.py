@@ -317,7 +317,7 @@ def test_the_worker_is_asked_as_the_user_that_asks(volumes: MakeSite, volume: st
     seen: list[Any] = []
     site = volumes(delete_volume=lambda context, **more: seen.append((context.roles, context.project_id, more)))
     assert site.ask("DELETE", f"{V3}/volumes/{volume}").status_code == 202
-    assert seen == [(("member", "reader"), "demo", {"volume_id": volume})]
+    assert seen == [(("member", "reader"), "demo", {"volume_id": volume, "cascade": False, "force": False})]
 
 
 def test_an_upper_case_id_is_the_same_id(volumes: MakeSite, database: Database) -> None:
