@@ -9,7 +9,8 @@ import pytest
 from stillframe.volumes.drivers.shares_config import Export
 from tests.support.driver_suite import contents, full, hostile, safety
 from tests.support.driver_suite.bench import EVERYWHERE, MIB, WHEN_SMALL, Bench, clean, open_bench
-from tests.support.gluster import gluster
+from tests.support.driver_suite.outage import OUTAGES, Server
+from tests.support.gluster import Gluster, gluster
 from tests.support.oracle_reader import Reader
 
 MODULES = (contents, full, hostile, safety)  # importing them is what fills the tables of checks
@@ -23,15 +24,26 @@ def reader() -> Iterator[Reader]:
     made.close()
 
 
-@pytest.fixture(scope="module", params=["local", "glusterfs"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, reader: Reader) -> Iterator[Bench]:
-    scratch = tmp_path_factory.mktemp("scratch")
-    if request.param == "local":
-        yield open_bench("local", tmp_path_factory.mktemp("local") / "share", Export(""), scratch, reader)
-        return
-    with gluster(tmp_path_factory.mktemp("gluster")) as server:
-        server.path.chmod(0o2770)
-        yield open_bench("glusterfs", server.path, Export(server.export, server.options), scratch, reader)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gluster]:
+    with gluster(tmp_path_factory.mktemp("gluster")) as made:
+        made.path.chmod(0o2770)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def on_glusterfs(server: Gluster, tmp_path_factory: pytest.TempPathFactory, reader: Reader) -> Bench:
+    export = Export(server.export, server.options)
+    return open_bench("glusterfs", server.path, export, tmp_path_factory.mktemp("scratch"), reader)
+
+
+@pytest.fixture(params=["local", "glusterfs"])
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, reader: Reader) -> Bench:
+    if request.param == "glusterfs":
+        found: Bench = request.getfixturevalue("on_glusterfs")
+        return found
+    place = tmp_path_factory.mktemp("local") / "share"
+    return open_bench("local", place, Export(""), tmp_path_factory.mktemp("scratch"), reader)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +78,14 @@ def test_the_driver_contract_holds_on_a_full_share(small: Bench, check: str) -> 
         WHEN_SMALL[check](small)
     finally:
         clean(small.scratch)
+
+
+@pytest.mark.parametrize("check", OUTAGES)
+def test_a_brick_may_stop_in_the_middle_of_an_operation(server: Gluster, on_glusterfs: Bench, check: str) -> None:
+    try:
+        OUTAGES[check](on_glusterfs, Server(server.stop_brick, server.start_brick))
+    finally:
+        clean(on_glusterfs.scratch)
 
 
 def test_the_suite_runs_as_a_program(tmp_path: Path) -> None:

@@ -100,8 +100,7 @@ class Bench:
 def open_bench(kind: str, place: Path, export: Export, scratch: Path, reader: Reader) -> Bench:
     """``place`` is where the share is mounted, or the directory to mount it below."""
     if kind == "local":
-        path = local.prepare(Export(str(place)), scratch)
-        return Bench(kind, Export(str(place)), place.parent, path, scratch, reader)
+        return Bench(kind, Export(str(place)), place.parent, local.prepare(Export(str(place)), scratch), scratch, reader)
     mounted = mounts.find(place) is not None
     base = place.parent if mounted else place
     path: Path = KINDS[kind].prepare(export, base)

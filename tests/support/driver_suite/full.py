@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.errors import ShareUnavailable, StillframeError
+from stillframe.errors import ShareUnavailable
 from stillframe.host.copies import Source
 from tests.support.driver_suite.bench import MIB, Bench, Volume, refused, when_small
 from tests.support.oracle import BLOCK, GIB
@@ -19,13 +19,13 @@ def _filled(bench: Bench, volume: Volume, left: int) -> Iterator[None]:
     """Takes all room but ``left`` bytes."""
     filler = volume.path(f"filler-{volume.id}")
     assert bench.share().total() <= 200 * MIB, f"{bench.path} is too large to be filled"
-    with filler.open("wb") as file:
-        try:
+    handle = os.open(filler, os.O_WRONLY | os.O_CREAT, 0o660)
+    for piece in (MIB, 64 << 10, 4 << 10):
+        with suppress(OSError):
             while True:
-                file.write(bytes(MIB))
-                file.flush()
-        except OSError:
-            pass
+                os.write(handle, bytes(piece))
+    os.fsync(handle)
+    os.close(handle)
     os.truncate(filler, max(0, filler.stat().st_size - left))
     try:
         yield
@@ -39,12 +39,14 @@ def making_anything_on_a_full_share_is_unavailable_and_leaves_nothing(bench: Ben
         volume.write(volume.base, (0, HALF, 5))
         top = volume.overlay(volume.base, (0, 1, 6))
         before = bench.names()
-        source = Source(top, "qcow2", 0)
+        volume.share.copy_out(Source(top, "qcow2", 0), bench.scratch / "outside", "qcow2", False)
+        sources = (Source(top, "qcow2", 0), Source("outside", "qcow2", 0, bench.scratch))  # the second is not weighed before
         for left in (0, 4 * MIB):
             with _filled(bench, volume, left):
                 token = volume.token()
-                with refused(ShareUnavailable):
-                    volume.share.copy(volume.id, source, Image(volume.new_name(), "qcow2", GIB), token)
+                for source in sources:
+                    with refused(ShareUnavailable):
+                        volume.share.copy(volume.id, source, Image(volume.new_name(), "qcow2", GIB), token)
                 volume.share.remove_temporary(volume.id, token)
                 if not left:
                     with refused(ShareUnavailable):
@@ -104,7 +106,4 @@ def deleting_needs_no_room(bench: Bench) -> None:
             volume.share.remove(volume.id, top)
             volume.gone(top)
             volume.share.write_document(names.info_name(volume.id), {})
-            with refused(StillframeError):
-                volume.share.create(volume.id, Image(volume.new_name(), "qcow2", GIB), "1")
-            volume.share.remove_temporary(volume.id, "1")
         volume.check()

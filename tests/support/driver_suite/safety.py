@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -115,12 +116,13 @@ def what_is_free_and_what_is_there_is_told_in_bytes(bench: Bench) -> None:
     full = bench.share(minimum_free=share.total() + 1)
     with bench.volume() as volume:
         top = volume.overlay(volume.base, (0, 1, 5))
-        for make in (
+        makings: list[Callable[[], None]] = [
             lambda: full.create(volume.id, Image(volume.new_name(), "qcow2", GIB), "1"),
             lambda: full.create_overlay(volume.id, Image(volume.new_name(), "qcow2", GIB, top, "qcow2"), "1"),
             lambda: full.copy(volume.id, Source(top, "qcow2", 0), Image(volume.new_name(), "qcow2", GIB), "1"),
             lambda: full.resize(volume.id, top, "qcow2", 2 * GIB),
-        ):
+        ]
+        for make in makings:
             with refused(ShareUnavailable, "is full"):
                 make()
         volume.check()
@@ -191,12 +193,13 @@ def a_temporary_file_of_an_interrupted_making_is_in_nobodys_way(bench: Bench) ->
         token = volume.token()
         temporary = volume.path(names.temporary_name(volume.id, token))
         source, backing = Source(volume.base, "qcow2", 0), (volume.base, "qcow2")
+        makings: list[Callable[[Image], None]] = [
+            lambda image: volume.share.create(volume.id, image, token),
+            lambda image: volume.share.copy(volume.id, source, image, token),
+            lambda image: volume.share.create_overlay(volume.id, Image(image.name, "qcow2", GIB, *backing), token),
+        ]
         for content in (b"", b"QFI\xfb", volume.path(volume.base).read_bytes()[: 3 << 16]):
-            for make in (
-                lambda image: volume.share.create(volume.id, image, token),
-                lambda image: volume.share.copy(volume.id, source, image, token),
-                lambda image: volume.share.create_overlay(volume.id, Image(image.name, "qcow2", GIB, *backing), token),
-            ):
+            for make in makings:
                 temporary.write_bytes(content)
                 name = volume.new_name()
                 make(Image(name, "qcow2", GIB))

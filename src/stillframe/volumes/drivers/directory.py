@@ -2,19 +2,26 @@
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.errors import BadImage, ChainConflict, ShareUnavailable, StepFailed
+from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, ShareUnavailable, StepFailed
 from stillframe.host import copies, extents, files, inspection, probe, publish, qcow2, qemu_img
 from stillframe.host.copies import Source
 
 MARKER = probe.MARKER
 TRASH_SECONDS = 60.0
+_THE_SHARE = (  # what a program says when the share is to blame (strerror of the C locale)
+    "No space left on device",
+    "Disk quota exceeded",
+    "Transport endpoint is not connected",
+    "Stale file handle",
+)
 Opaque = Callable[[], Collection[str]]  # names of raw files, whose content is never read as a header (R3)
 
 
@@ -48,104 +55,123 @@ class DirectoryShare:
                 needed=needed,
             )
 
+    @contextmanager
+    def _asked(self, outside: bool = False) -> Iterator[None]:
+        """An error inside is told as the share's when it is the share's. What the last probe said is not believed then: a
+        share that went away in between shows neither files nor what is wrong with them. ``outside``: what is written lies
+        elsewhere, and the error may be of that place."""
+        self.probe()
+        try:
+            yield
+        except (OSError, BadImage, ChainConflict, StepFailed, HostCommandFailed) as error:
+            self._look_again()
+            if outside or isinstance(error, FileNotFoundError):
+                raise
+            if isinstance(error, HostCommandFailed) and any(words in error.message for words in _THE_SHARE):
+                raise ShareUnavailable(f"the share {self.path} does not work: {error.message}") from error
+            with files.share_errors(self.path):
+                raise
+
+    def _look_again(self) -> None:
+        replace(self, prober=probe.Prober(self.path) if self.prober else None).probe()
+
     def images(self, volume_id: str, base_format: str) -> Mapping[str, Image]:
         found = {}
         for name in self.files(volume_id):
             format_ = base_format if name == names.base_name(volume_id) else "qcow2"
-            found[name] = qcow2.read_as(self.path, name, format_)
+            found[name] = self.image(name, format_)
         return found
 
     def image(self, name: str, format_: str) -> Image:
-        self.probe()
-        return qcow2.read_as(self.path, inspection.plain_name(name), format_)
+        with self._asked():
+            return qcow2.read_as(self.path, inspection.plain_name(name), format_)
 
     def create(self, volume_id: str, image: Image, token: str) -> None:
         self.probe_for_writing()
         names.check_belongs(image.name, volume_id)
-        with files.share_errors(self.path):
+        with self._asked():
             publish.publish_base(self.path, image, token, volume_id)
 
     def create_overlay(self, volume_id: str, image: Image, token: str) -> None:
         self.probe_for_writing()
         names.check_belongs(image.name, volume_id)
-        with files.share_errors(self.path):
+        with self._asked():
             publish.publish_overlay(self.path, image, token, volume_id)
 
     def copy(self, volume_id: str, source: Source, image: Image, token: str) -> None:
-        self.probe_for_writing()
         names.check_belongs(image.name, volume_id)
-        with files.share_errors(self.path):
+        begun = source.directory is not None or image.name in self.files(volume_id)
+        self.probe_for_writing(0 if begun else sum(self.visible(source.name, source.format)))
+        with self._asked():
             copies.publish_copy(self.path, source, image, token, volume_id)
 
     def copy_out(self, source: Source, target: Path, format_: str, compress: bool) -> None:
-        self.probe()
-        copies.copy_out(source, self.path, target, format_, compress)
+        with self._asked(outside=True):
+            copies.copy_out(source, self.path, target, format_, compress)
 
     def copy_layer_out(self, source: Source, target: Path, backing: str) -> None:
-        self.probe()
-        copies.copy_layer_out(self.path, source, target, backing)
+        with self._asked(outside=True):
+            copies.copy_layer_out(self.path, source, target, backing)
 
     def commit(self, volume_id: str, top: str, base: str) -> None:
-        self.probe()
         names.check_belongs(base, volume_id)
-        between = self._between(volume_id, top, base)
-        for name in between[1:]:
-            self._refuse_others(name, between, "committing would change what {other} reads (I2)")
-        with files.share_errors(self.path):
+        with self._asked():
+            between = self._between(volume_id, top, base)
+            for name in between[1:]:
+                self._refuse_others(name, between, "committing would change what {other} reads (I2)")
             qemu_img.commit(self.path, top, base, len(between))
 
     def pull(self, volume_id: str, name: str, backing: str | None, backing_format: str | None) -> None:
-        self.probe()
         for each in (name, backing or name):
             names.check_belongs(each, volume_id)
-        with files.share_errors(self.path):
+        with self._asked():
             qemu_img.pull(self.path, name, backing, backing_format, inspection.MAX_DEPTH)
 
     def repoint(self, volume_id: str, name: str, backing: str, backing_format: str) -> None:
-        self.probe()
         names.check_belongs(name, volume_id)
         names.check_belongs(backing, volume_id)
-        with files.share_errors(self.path):
+        with self._asked():
             qemu_img.repoint(self.path, name, backing, backing_format)
 
     def rename(self, volume_id: str, name: str, to: str) -> None:
-        self.probe()
         names.check_belongs(name, volume_id)
         names.check_belongs(to, volume_id)
-        for dependant in self.dependants(name):
-            raise ChainConflict(f"{name} cannot be renamed: {dependant} is backed by it (I4)")
-        with files.share_errors(self.path):
+        with self._asked():
+            for dependant in self.dependants(name):
+                raise ChainConflict(f"{name} cannot be renamed: {dependant} is backed by it (I4)")
             files.rename_new(self.path, name, to)
 
     def resize(self, volume_id: str, name: str, format_: str, size: int) -> None:
         self.probe_for_writing()
         names.check_belongs(name, volume_id)
-        with files.share_errors(self.path):
+        with self._asked():
             qemu_img.resize(self.path, name, format_, size)
 
     def repair(self, volume_id: str, name: str, format_: str) -> None:
-        self.probe()
-        qemu_img.repair_all(self.path, names.check_belongs(name, volume_id), format_)
+        names.check_belongs(name, volume_id)
+        with self._asked():
+            qemu_img.repair_all(self.path, name, format_)
 
     def visible(self, name: str, format_: str, shared: bool = False) -> Sequence[int]:
-        self.probe()
-        chain = inspection.chain_of(self.path, name, format_)
+        with self._asked():
+            chain = inspection.chain_of(self.path, name, format_)
+            found = extents.extents(self.path, name, format_, inspection.MAX_DEPTH, shared)
         raw = {depth for depth, image in enumerate(chain) if image.format == "raw"}  # its holes are no content
         weights: dict[int, int] = {}
-        for each in extents.extents(self.path, name, format_, inspection.MAX_DEPTH, shared):
+        for each in found:
             if each.data or (each.present and each.depth not in raw):
                 weights[each.depth] = weights.get(each.depth, 0) + each.length
         return [weights.get(depth, 0) for depth in range(max(weights, default=0) + 1)]
 
     def holds_data(self, name: str) -> bool:
-        self.probe()
-        return qcow2.holds_data(self.path, inspection.plain_name(name))
+        with self._asked():
+            return qcow2.holds_data(self.path, inspection.plain_name(name))
 
     def sweep(self) -> None:
-        self.probe()
-        for name in files.listing(self.path):
-            if names.is_trash(name) and files.age_seconds(self.path, name) > TRASH_SECONDS:
-                files.remove(self.path, name)
+        with self._asked():
+            for name in files.listing(self.path):
+                if names.is_trash(name) and files.age_seconds(self.path, name) > TRASH_SECONDS:
+                    files.remove(self.path, name)
 
     def free(self) -> int:
         self.probe()
@@ -156,72 +182,69 @@ class DirectoryShare:
         return files.total_bytes(self.path)
 
     def files(self, volume_id: str) -> list[str]:
-        self.probe()
-        return [name for name in files.listing(self.path) if (names.parse(name) or ("",))[0] == volume_id]
+        return [name for name in self.listing() if (names.parse(name) or ("",))[0] == volume_id]
 
     def listing(self) -> list[str]:
         self.probe()
         return files.listing(self.path)
 
     def in_use(self, volume_id: str) -> list[str]:
-        return [name for name in self.files(volume_id) if files.is_locked(self.path, name)]
+        with self._asked():
+            return [name for name in self.files(volume_id) if files.is_locked(self.path, name)]
 
     def remove(self, volume_id: str, name: str) -> None:
-        self.probe()
         names.check_belongs(name, volume_id)
-        dependants = self.dependants(name)
-        if dependants:
-            raise ChainConflict(f"{name} cannot be removed: {', '.join(dependants)} is backed by it (I4)")
-        files.trash(self.path, name, names.trash_name(name))
+        with self._asked():
+            dependants = self.dependants(name)
+            if dependants:
+                raise ChainConflict(f"{name} cannot be removed: {', '.join(dependants)} is backed by it (I4)")
+            files.trash(self.path, name, names.trash_name(name))
 
     def adopt(self, volume_id: str, name: str, to: str) -> None:
-        self.probe()
         inspection.plain_name(name)
         names.check_belongs(to, volume_id)
-        with files.share_errors(self.path):
+        with self._asked():
             files.rename_new(self.path, name, to)
 
     def give_back(self, volume_id: str, name: str, to: str) -> None:
-        self.probe()
         names.check_belongs(name, volume_id)
         inspection.plain_name(to)
-        with files.share_errors(self.path):
+        with self._asked():
             files.rename_new(self.path, name, to)
 
     def remove_temporary(self, volume_id: str, token: str) -> None:
-        self.probe()
-        files.remove(self.path, names.temporary_name(volume_id, token))
+        with self._asked():
+            files.remove(self.path, names.temporary_name(volume_id, token))
 
     def read_document(self, name: str) -> dict[str, Any]:
-        self.probe()
         inspection.plain_name(name)
-        try:
-            found = files.read_json(self.path, name) or {}
-        except ValueError as error:
-            raise BadImage(f"{name} on the share {self.path} is no JSON document: {error}") from error
-        if not isinstance(found, dict):
+        with self._asked():
+            try:
+                found = files.read_json(self.path, name)
+            except ValueError as error:
+                raise BadImage(f"{name} on the share {self.path} is no JSON document: {error}") from error
+        if not isinstance(found, dict | None):
             raise BadImage(f"{name} on the share {self.path} holds no JSON object")
-        return found
+        return found or {}
 
     def write_document(self, name: str, document: Mapping[str, Any]) -> None:
-        self.probe()
         inspection.plain_name(name)
-        with files.share_errors(self.path):
+        with self._asked():
             if document:
                 files.write_json(self.path, name, document)
             else:
                 files.remove(self.path, name)
 
     def allocated(self, name: str) -> int:
-        self.probe()
-        return files.allocated(self.path, inspection.plain_name(name))
+        with self._asked():
+            return files.allocated(self.path, inspection.plain_name(name))
 
     def dependants(self, name: str) -> list[str]:
-        self.probe()
         opaque, found = self.opaque(), []
-        for other in files.listing(self.path):
-            if names.parse(other) is not None and other not in opaque and qemu_img.backing_of(self.path, other) == name:
-                found.append(other)
+        with self._asked():
+            for other in files.listing(self.path):
+                if names.parse(other) is not None and other not in opaque and qemu_img.backing_of(self.path, other) == name:
+                    found.append(other)
         return found
 
     def _between(self, volume_id: str, top: str, base: str) -> list[str]:
