@@ -234,9 +234,14 @@ class Histories(RuleBasedStateMachine):
         key, found, chosen = self.snapshot_of(volume, snapshot)
         disk = found.snapshots[chosen]
         wanted = {"snapshot_id": chosen, "size": disk.gib + more}
-        self.do("create_volume", lambda new: self._cloned(new, key, disk, disk.gib + more), must=True, **_wanted(wanted))
+        follow = lambda new: self._cloned(new, key, disk, disk.gib + more, chosen)  # noqa: E731
+        self.do("create_volume", follow, must=True, **_wanted(wanted))
 
-    def _cloned(self, new: str, source: str, disk: Disk, gib: int) -> None:
+    def _cloned(self, new: str, source: str, disk: Disk, gib: int, snapshot: str | None = None) -> None:
+        """A snapshot's clone is of its volume's type, and that may be the one of linked clones."""
+        if snapshot and self.model.volumes[source].linked:
+            self.model.link(new, (source, snapshot), gib)
+            return
         self.model.copy(new, source, disk, gib)
         self.model.volumes[new].format = self.block.volumes()[new]["format"]
 

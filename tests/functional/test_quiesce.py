@@ -10,6 +10,8 @@ from tests.support.lab import Lab, open_lab
 from tests.support.stack import wait_for
 
 SHORT = "[compute]\nfreeze_deadline_seconds = 3\nagent_timeout_seconds = 2\n"
+KNOB = "/sys/kernel/rcu_expedited"
+AGENT = "qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -f /run/qemu-ga.pid -d"
 Make = Callable[..., Lab]
 
 
@@ -40,9 +42,19 @@ def refused(lab: Lab) -> str:
     return str(answer.json()["conflictingRequest"]["message"])
 
 
+def ask(lab: Lab) -> str:
+    path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
+    body = {"assisted_snapshot": {"quiesce": "required"}}
+    return str(lab.api.ok("compute", "POST", path, body)["assisted_snapshot"]["id"])
+
+
 def no_freeze_remains(lab: Lab) -> None:
     wait_for(lambda: freeze_record.read_all(lab.stack.state_dir / "freeze") == [], "the end of the freeze", 60)
     lab.guest.still_writes()
+
+
+def knob(lab: Lab) -> str:
+    return lab.guest.execute(f"cat {KNOB}").strip()
 
 
 def test_without_an_agent_channel(make: Make) -> None:
@@ -98,8 +110,7 @@ def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> No
 
 def test_an_agent_that_dies_while_frozen(make: Make) -> None:
     lab = make("quiesce/frozen:sleep=2")
-    restart = "qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -f /run/qemu-ga.pid -d"
-    lab.guest.execute(f"(sleep 1.5; killall -9 qemu-ga; sleep 9; rm -f /run/qemu-ga.pid; {restart}) >/dev/null 2>&1 &")
+    lab.guest.execute(f"(sleep 1.5; killall -9 qemu-ga; sleep 9; rm -f /run/qemu-ga.pid; {AGENT}) >/dev/null 2>&1 &")
     found = lab.api.take(lab.guest.id, quiesce="required")
     assert found["status"] == "error"
     assert "did not hold" in found["fault"]
@@ -109,6 +120,7 @@ def test_an_agent_that_dies_while_frozen(make: Make) -> None:
     lab.check_one_instant(found)
     no_freeze_remains(lab)
     assert not lab.guest.frozen()
+    assert knob(lab) == "0"
     lab.check_sound()
 
 
@@ -119,21 +131,22 @@ def test_the_watchdog_thaws_at_the_deadline_and_the_snapshot_says_so(make: Make)
     assert "thawed before the switch" in found["consistency"]["degraded_reason"]
     slowest = max(beat.slowest_ms for beat in lab.guest.beats())
     assert 2500 < slowest < 6000
+    assert knob(lab) == "0"
     lab.check_one_instant(found)
     lab.check_sound()
 
 
-@pytest.mark.parametrize("place", ["quiesce/frozen", "quiesce/switched", "quiesce/thawed"])
+@pytest.mark.parametrize("place", ["quiesce/armed", "quiesce/hastened", "quiesce/frozen", "quiesce/switched", "quiesce/thawed"])
 def test_the_watchdog_thaws_when_the_worker_dies(make: Make, place: str) -> None:
     lab = make(place)
-    path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
-    set_id = lab.api.ok("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})["assisted_snapshot"]["id"]
+    set_id = ask(lab)
     lab.stack.wait_killed()
     no_freeze_remains(lab)
     assert not lab.guest.frozen()
+    assert knob(lab) == "0"
     lab.stack.start()
     found = lab.api.wait_set(set_id)
-    if place == "quiesce/frozen":
+    if place in ("quiesce/armed", "quiesce/hastened", "quiesce/frozen"):
         # Nothing was switched: the operation is taken up again, freezes once more and ends well.
         assert (found["status"], found["consistency"]["level"]) == ("available", "filesystem")
     else:
@@ -141,6 +154,38 @@ def test_the_watchdog_thaws_when_the_worker_dies(make: Make, place: str) -> None
         assert "could confirm" in found["consistency"]["degraded_reason"]
     lab.check_one_instant(found)
     lab.guest.still_writes()
+    assert knob(lab) == "0"
+    lab.check_sound()
+
+
+def test_the_guest_is_hastened_for_the_freeze_alone(make: Make) -> None:
+    lab = make("quiesce/hastened:sleep=2")
+    set_id = ask(lab)
+    wait_for(lambda: knob(lab) == "1", "the hastening")
+    found = lab.api.wait_set(set_id)
+    assert (found["consistency"]["level"], found["consistency"]["hastened"]) == ("filesystem", True)
+    assert knob(lab) == "0"
+    lab.check_sound()
+
+
+def test_a_guest_that_is_hastened_by_itself_stays_so(make: Make) -> None:
+    lab = make()
+    lab.guest.execute(f"echo 1 >{KNOB}")
+    found = lab.api.take(lab.guest.id, quiesce="required")
+    assert (found["consistency"]["level"], found["consistency"]["hastened"]) == ("filesystem", False)
+    assert knob(lab) == "1"
+    lab.check_sound()
+
+
+def test_an_agent_that_may_open_no_files_freezes_all_the_same(make: Make) -> None:
+    lab = make()
+    blocked = f"{AGENT} -b guest-file-open,guest-file-write"
+    lab.guest.execute(f"(sleep 0.5; killall qemu-ga; sleep 4; {blocked}) >/dev/null 2>&1 &")
+    wait_for(lambda: not lab.guest.agent_answers(), "the agent's end")
+    wait_for(lab.guest.agent_answers, "the agent")
+    found = lab.api.take(lab.guest.id, quiesce="required")
+    assert (found["consistency"]["level"], found["consistency"]["hastened"]) == ("filesystem", False)
+    lab.check_one_instant(found)
     lab.check_sound()
 
 

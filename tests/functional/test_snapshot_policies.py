@@ -144,6 +144,21 @@ def test_runs_missed_while_nothing_ran_are_taken_once(desk: Lab) -> None:
     assert len(sets(desk)) == len(before) + 1
 
 
+def test_a_service_killed_in_a_run_takes_the_set_once(desk: Lab) -> None:
+    (policy_id,) = [row["ID"] for row in document(desk, OPENSTACK, "snapshot", "policy", "list")]
+    before = [each["id"] for each in sets(desk)]
+    last = policy(desk, policy_id)["last_set_id"]
+    desk.stack.stop()
+    make_due(desk, policy_id)
+    desk.stack.start("assisted_snapshot/record/before")
+    desk.stack.wait_killed(TURN)
+    desk.stack.start()
+    wait_for(lambda: policy(desk, policy_id)["last_set_id"] != last, "the record of the run", 2 * TURN)
+    assert desk.api.wait_set(policy(desk, policy_id)["last_set_id"])["status"] == "available"
+    assert [each["id"] for each in sets(desk)] == [*before, policy(desk, policy_id)["last_set_id"]]
+    desk.check_sound()
+
+
 def test_a_server_that_cannot_be_snapshotted_now_is_waited_for(desk: Lab) -> None:
     (policy_id,) = [row["ID"] for row in document(desk, OPENSTACK, "snapshot", "policy", "list")]
     before = policy(desk, policy_id)["last_set_id"]

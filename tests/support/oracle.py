@@ -56,6 +56,7 @@ class Volume:
     format: str = "qcow2"
     snapshots: dict[str, Disk] = field(default_factory=dict)
     linked_to: tuple[str, str] | None = None  # volume, snapshot
+    linked: bool = False  # by its type: clones of its snapshots are linked ones too
     undo: Disk | None = None
     written: Written = "no"
 
@@ -89,11 +90,12 @@ class Model:
 
     def copy(self, volume_id: str, source_id: str, disk: Disk, gib: int) -> None:
         """A full copy of ``disk``, which is the source's or one of its snapshots'."""
-        self.volumes[volume_id] = Volume(disk.grown(gib), self.volumes[source_id].format)
+        source = self.volumes[source_id]
+        self.volumes[volume_id] = Volume(disk.grown(gib), source.format, linked=source.linked)
 
     def link(self, volume_id: str, source: tuple[str, str], gib: int) -> None:
         disk = self.volumes[source[0]].snapshots[source[1]]
-        self.volumes[volume_id] = Volume(disk.grown(gib), linked_to=source)
+        self.volumes[volume_id] = Volume(disk.grown(gib), linked_to=source, linked=True)
 
     def extend(self, volume_id: str, gib: int) -> None:
         volume = self.volumes[volume_id]
