@@ -142,6 +142,12 @@ def test_the_hour_that_comes_twice_is_two_hours() -> None:
     assert retention.to_delete(Rules(keep_hourly=9), MINE, both, ZONES[1]) == []
 
 
+def test_weeks_of_one_number_in_two_years_are_two_weeks() -> None:
+    sets = [taken(-24 * 364), taken(0)]  # both in week 43
+    assert len({each.at.isocalendar().week for each in sets}) == 1
+    assert retention.to_delete(Rules(keep_weekly=9), MINE, sets, UTC) == []
+
+
 def test_a_labelled_set_stays_and_fills_its_place() -> None:
     sets = [taken(0, metadata={"keep": "for the audit"}), taken(1), taken(2), taken(3, metadata={"keep": "yes"})]
     assert [each.id for each in retention.to_delete(Rules(keep_last=2), MINE, sets, UTC)] == ["1h"]
