@@ -223,7 +223,7 @@ def outcome_of(operation: Operation, target: str) -> Document | None:
     if "disks" in found:
         known: Document = found["disks"][target]
         return known
-    return quiesce.crash_only(LOST_OUTCOME).document()
+    return quiesce.crash_only(LOST_OUTCOME).for_target(target)
 
 
 def outcome_of_set(operation: Operation) -> Document | None:

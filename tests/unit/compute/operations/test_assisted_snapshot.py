@@ -6,10 +6,13 @@ import pytest
 
 from stillframe.compute import operations as table
 from stillframe.compute.operations import assisted_snapshot, switch
+from stillframe.compute.quiesce import Outcome
 from stillframe.db import assisted_snapshots
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.journal.operation import Document, Operation
+from stillframe.volumes.api import snapshots
+from stillframe.web import body
 from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SET, SNAPSHOT, VOLUME
 
 CRASH = {"level": "crash", "degraded_reason": "why"}
@@ -138,3 +141,15 @@ def test_progress_rises_with_the_steps_and_ends_below_a_hundred(database: Databa
         shown.append(found["progress"])
     assert shown == sorted(set(shown))
     assert shown[-1] < 100
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome("filesystem", 120.0, 2, None, True, {"vda": 1, "vdb": 1}, hastened=True)])
+def test_block_storage_takes_what_is_said_of_each_disk(outcome: Outcome | None) -> None:
+    known = {target: outcome.for_target(target) for target in ("vda", "vdb")} if outcome else {}
+    ended = operation(switched(outcome.document(), **known) if outcome else None)
+    for disk in DISKS:
+        consistency = {**(switch.outcome_of(ended, disk["target"]) or {}), "set_id": SET}
+        finalize = {"os-finalize_snapshot_metadata": {"status": "available", "consistency": consistency}}
+        (route,) = [each for each in snapshots.ROUTES if each.action == "os-finalize_snapshot_metadata"]
+        assert route.schema is not None
+        body.check(finalize, route.schema)
