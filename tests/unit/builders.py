@@ -35,9 +35,11 @@ def context(*roles: str, project: str = "demo") -> Context:
     return Context("somebody", project, roles or ("member", "reader"), "req-1")
 
 
-def settings(state_dir: Path, **volumes_options: Any) -> Settings:
+def settings(state_dir: Path, local: Mapping[str, Any] | None = None, **volumes_options: Any) -> Settings:
+    """``local`` are options of the built-in backend, the others of the volumes section."""
     overrides: dict[tuple[str | None, str], Any] = {(None, "state_dir"): str(state_dir), (None, "host"): "here"}
     overrides.update({("volumes", name): value for name, value in volumes_options.items()})
+    overrides.update({("local", name): value for name, value in (local or {}).items()})
     return config.load(overrides=overrides)
 
 

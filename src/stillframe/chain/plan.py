@@ -89,15 +89,19 @@ def let_go(tree: Tree, reason: str, visible: Visible, running: bool = False) -> 
     return _release(replace(tree, holds=kept), freed, visible, running)
 
 
-def tidy(tree: Tree, visible: Visible, running: bool = False) -> Plan | None:
+def tidy(tree: Tree, visible: Visible, running: bool = False, ends: bool = False) -> Plan | None:
     """Merges what nobody needs any more, such as what a linked clone held fast that is gone, and gives a lone file its name
-    back; None when there is nothing to do."""
+    back; None when there is nothing to do.
+
+    ``ends``: removes ends of branches that nobody needs, too. Only for a caller who knows that the share agrees with the rows
+    on the active file; what lies above that may be about to become it and stays.
+    """
     check(tree)
-    loose = [name for name in tree.images if not tree.reasons(name) and tree.children(name)]
+    loose = [name for name in tree.images if not tree.reasons(name) and (tree.children(name) or ends)]
+    loose = [name for name in loose if tree.active not in {image.name for image in tree.path(name).images}]
     renames = [] if running else _base_name(tree)[0]
-    if not renames and not any(merge.run_at(tree, name) for name in loose):
-        return None
-    return _release(tree, loose, visible, running)
+    ready = [name for name in loose if not tree.children(name) or merge.run_at(tree, name)]
+    return _release(tree, loose, visible, running) if renames or ready else None
 
 
 def replace_active(tree: Tree, new: Image, visible: Visible) -> Plan:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 
-from stillframe.chain import plan
+from stillframe.chain import names, plan
 from stillframe.chain.plan import Plan
 from stillframe.chain.tree import Tree
 from stillframe.context import new_request_id
@@ -93,4 +93,11 @@ def _plan(world: World, row: Row, tree: Tree, running: bool) -> Plan | None:
     visible = volume_changing.visible(world, row, tree)
     if plan.UNDO in tree.holds and world.share(row).holds_data(row["active_file"]):
         return plan.let_go(tree, plan.UNDO, visible, running)
-    return plan.tidy(tree, visible, running)
+    return plan.tidy(tree, visible, running, _share_agrees(world, row))
+
+
+def _share_agrees(world: World, row: Row) -> bool:
+    """Tells whether the share says of the active file what the row says: a database that was put back from a copy does not
+    know which files came since."""
+    found = world.share(row).read_document(names.info_name(row["id"]))
+    return bool(found.get("active", names.base_name(row["id"])) == row["active_file"])

@@ -76,6 +76,7 @@ def unset_image_metadata(world: World, context: Context, volume_id: str, key: st
             raise NotFound(f"Volume {volume_id} has no image metadata with key {key!r}.")
         kept = {name: value for name, value in row["image_metadata"].items() if name != key}
         volumes.change(connection, row["id"], image_metadata=kept or None)
+        chain_record.submit_once(connection, row["id"], context.request_id)
 
 
 def delete(world: World, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:

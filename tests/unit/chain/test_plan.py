@@ -34,6 +34,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("link"), st.integers(0, 6), st.just(0)),
         st.tuples(st.just("unlink"), st.integers(0, 6), st.just(0)),
         st.tuples(st.just("extend"), st.just(0), st.just(0)),
+        st.tuples(st.just("tidy"), st.just(0), st.just(0)),
         st.tuples(st.just("restore"), st.integers(1, 99), st.just(0)),
     ),
     max_size=40,
@@ -105,6 +106,19 @@ def act(model: Model, action: Action) -> None:  # noqa: C901 -- one arm an actio
         carry_out(model, lambda: plan.extend(tree, tree.images[tree.active].size + GIB), {})
     elif verb == "restore":
         restore(model, number)
+    elif verb == "tidy":
+        tidy(model)
+
+
+def tidy(model: Model) -> None:
+    """Afterwards every file is needed, or it backs two that are, or another volume reads it."""
+    tree = model.tree
+    while (found := plan.tidy(tree, model.visible, ends=True)) is not None:
+        carry_out(model, lambda found=found: found, set())  # type: ignore[misc]
+        assert model.tree != tree
+        tree = model.tree
+    for name in tree.images:
+        assert tree.reasons(name) or len(tree.children(name)) > 1 or tree.is_read_elsewhere(name), name
 
 
 def restore(model: Model, value: int) -> None:
@@ -160,6 +174,18 @@ def test_every_plan_is_refused_or_keeps_all_other_content(actions: list[Action],
     model = Model(base_format)
     for action in actions:
         act(model, action)
+
+
+def test_an_end_that_lies_above_the_active_file_may_be_about_to_become_it() -> None:
+    tree = replace(TWO, active=FIRST.name, snapshots={SNAPSHOT: BASE.name})
+    assert plan.tidy(tree, lambda _name: (), ends=True) is None
+    aside = replace(SECOND, backing=BASE.name)
+    left = replace(tree, images={**tree.images, SECOND.name: aside})
+    assert plan.tidy(left, lambda _name: ()) is None
+    found = plan.tidy(left, lambda _name: (), ends=True)
+    assert found is not None
+    assert found.steps[-1] == Trash(SECOND.name)
+    assert list(found.after.images) == [BASE.name, FIRST.name]
 
 
 @given(ACTIONS)

@@ -189,7 +189,7 @@ class Site:
         if not row["fault"]:
             assert self.documents_are_right(row), "the documents beside the volume are old"
         if not row["undo_file"] and not row["untidy"]:
-            assert plan.tidy(tree, lambda _name: ()) is None, f"nobody needs some of {sorted(tree.images)}"
+            assert plan.tidy(tree, lambda _name: (), ends=True) is None, f"nobody needs some of {sorted(tree.images)}"
         return {*tree.images, names.record_name(row["id"]), *([names.info_name(row["id"])] if tree.snapshots else [])}
 
 

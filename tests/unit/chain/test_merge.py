@@ -1,0 +1,125 @@
+"""Runs of files nobody needs: where they begin and end, and what of them is kept."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillframe.chain import merge
+from stillframe.chain.image import Image
+from stillframe.chain.merge import Run
+from stillframe.chain.names import base_name, overlay_name
+from stillframe.chain.steps import Commit, Pull, Rename, Repoint, cost
+from stillframe.chain.tree import Tree, check, with_image
+from tests.unit.builders import GIB, OTHER_VOLUME, VOLUME
+
+IDS = [f"{number:08d}-0000-4000-8000-000000000000" for number in range(6)]
+NAMES = [base_name(VOLUME), *(overlay_name(VOLUME, each) for each in IDS)]
+
+
+def chain(depth: int, *needed: int, base_format: str = "qcow2") -> Tree:
+    """``depth`` files on each other, the last active; those numbered in ``needed`` hold snapshots."""
+    images = {NAMES[0]: Image(NAMES[0], base_format, GIB)}
+    for number in range(1, depth):
+        below = images[NAMES[number - 1]]
+        images[NAMES[number]] = Image(NAMES[number], "qcow2", GIB, below.name, below.format)
+    return Tree(VOLUME, images, NAMES[depth - 1], {IDS[number]: NAMES[number] for number in needed})
+
+
+def test_a_run_goes_from_the_lowest_to_the_first_needed_file() -> None:
+    tree = chain(5, 0, 3)
+    for name in NAMES[1:3]:
+        assert merge.run_at(tree, name) == Run((NAMES[1], NAMES[2]), NAMES[3])
+    for name in (NAMES[0], NAMES[3], NAMES[4]):
+        assert merge.run_at(tree, name) is None
+
+
+def test_what_backs_two_files_is_in_no_run_and_may_be_on_top_of_one() -> None:
+    branch = Image(NAMES[5], "qcow2", GIB, NAMES[2], "qcow2")
+    tree = with_image(replace(chain(4), holds={"undo": NAMES[5]}), branch)
+    assert merge.run_at(tree, NAMES[2]) is None
+    assert merge.run_at(tree, NAMES[0]) == Run((NAMES[0], NAMES[1]), NAMES[2])
+
+
+def test_what_another_volume_reads_is_in_no_run_nor_what_lies_below_it() -> None:
+    tree = replace(chain(4), shared={NAMES[1]: (OTHER_VOLUME,)})
+    assert [merge.run_at(tree, name) for name in NAMES[:2]] == [None, None]
+    assert merge.run_at(tree, NAMES[2]) == Run((NAMES[2],), NAMES[3])
+
+
+def test_an_end_of_a_branch_is_no_run() -> None:
+    aside = Image(NAMES[5], "qcow2", GIB, NAMES[4], "qcow2")
+    tree = with_image(with_image(chain(2, 0), Image(NAMES[4], "qcow2", GIB, NAMES[0], "qcow2")), aside)
+    assert merge.run_at(tree, NAMES[4]) is None
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=6))
+def test_the_file_that_holds_most_is_kept_and_nothing_else_is_copied(held: list[int]) -> None:
+    """``held`` from the top down: what a reader of the top finds in each file."""
+    depth = len(held)
+    tree = chain(depth)
+    run = merge.run_at(tree, NAMES[0])
+    assert run is not None
+    found = merge.plan(tree, run, held)
+    assert cost(found.steps) == sum(held) - max(held)
+    assert len(found.gone) == depth - 1
+    assert list(check(found.after).images) == [found.after.active]
+    assert found.after.images[found.after.active].backing is None
+    assert (found.rename is None) == (found.after.active == NAMES[0])
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=6))
+def test_a_raw_file_is_always_the_one_that_is_kept(held: list[int]) -> None:
+    tree = chain(len(held), base_format="raw")
+    run = merge.run_at(tree, NAMES[0])
+    assert run is not None
+    found = merge.plan(tree, run, held)
+    assert [type(step) for step in found.steps] == [Commit]
+    assert (found.after.active, found.after.images[NAMES[0]].format) == (NAMES[0], "raw")
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=6), st.booleans())
+def test_under_a_running_guest_only_the_active_file_is_pulled_into_and_keeps_its_name(held: list[int], top: bool) -> None:
+    tree = chain(6, *([] if top else [len(held) - 1]))
+    run = merge.run_at(tree, NAMES[0])
+    assert run is not None
+    found = merge.plan(tree, run, held, running=True)
+    assert found.rename is None
+    assert all(step.name == found.after.active for step in found.steps if isinstance(step, Pull))
+    if not top:
+        assert [type(step) for step in found.steps] == [Commit, Repoint]
+
+
+def test_the_middle_one_takes_what_is_above_and_what_is_below() -> None:
+    tree = replace(chain(5, 3, 4), active=NAMES[4], snapshots={IDS[3]: NAMES[3]})
+    found = merge.plan(tree, Run((NAMES[0], NAMES[1], NAMES[2]), NAMES[3]), [1, 2, 9, 4])
+    assert found.steps == (
+        Commit(NAMES[3], NAMES[1], "qcow2", 3),
+        Repoint(NAMES[4], NAMES[1], "qcow2"),
+        Pull(NAMES[1], None, None, 4),
+    )
+    assert found.gone == (NAMES[3], NAMES[2], NAMES[0])
+    assert found.rename is None
+    assert found.after.snapshots == {IDS[3]: NAMES[1]}
+
+
+def test_every_file_on_top_of_a_merged_one_is_pointed_to_what_is_left() -> None:
+    branch = Image(NAMES[5], "qcow2", GIB, NAMES[1], "qcow2")
+    tree = with_image(replace(chain(3), holds={"undo": NAMES[5]}), branch)
+    found = merge.plan(tree, Run((NAMES[0],), NAMES[1]), [1, 5])
+    assert found.steps[1:] == (Repoint(NAMES[2], NAMES[0], "qcow2"), Repoint(NAMES[5], NAMES[0], "qcow2"))
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(GIB, GIB), (3 * GIB, 3 * GIB)])
+def test_what_is_left_is_as_large_as_the_largest(size: int, wanted: int) -> None:
+    tree = chain(2)
+    grown = with_image(tree, replace(tree.images[NAMES[1]], size=size))
+    for held in ([1, 5], [5, 1]):
+        found = merge.plan(grown, Run((NAMES[0],), NAMES[1]), held)
+        assert found.after.images[found.after.active].size == wanted
+
+
+def test_a_file_that_gets_another_name_gets_it_everywhere() -> None:
+    tree = merge.renamed(replace(chain(1), holds={}), Rename(NAMES[0], NAMES[1]))
+    assert (list(tree.images), tree.active, tree.images[NAMES[1]].name) == ([NAMES[1]], NAMES[1], NAMES[1])
