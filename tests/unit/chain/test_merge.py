@@ -79,7 +79,7 @@ def test_a_raw_file_is_always_the_one_that_is_kept(held: list[int]) -> None:
     assert (found.after.active, found.after.images[NAMES[0]].format) == (NAMES[0], "raw")
 
 
-@given(st.lists(st.integers(0, 9), min_size=2, max_size=6), st.booleans())
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=5), st.booleans())
 def test_under_a_running_guest_only_the_active_file_is_pulled_into_and_keeps_its_name(held: list[int], top: bool) -> None:
     tree = chain(6, *([] if top else [len(held) - 1]))
     run = merge.run_at(tree, NAMES[0])
