@@ -38,7 +38,7 @@ class DirectoryShare:
     def probe(self) -> None:
         try:
             found = json.loads(self.prober.check()) if self.prober else files.read_json(self.path, MARKER)
-        except (OSError, ValueError, BadImage) as error:
+        except (OSError, ValueError, RecursionError, BadImage) as error:
             raise ShareUnavailable(f"the share {self.path} does not show its marker file {MARKER}: {error}") from error
         if not isinstance(found, dict) or found.get("share_id") != self.share_id:
             raise ShareUnavailable(
@@ -221,7 +221,7 @@ class DirectoryShare:
         with self._asked():
             try:
                 found = files.read_json(self.path, name)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadImage(f"{name} on the share {self.path} is no JSON document: {error}") from error
         if not isinstance(found, dict | None):
             raise BadImage(f"{name} on the share {self.path} holds no JSON object")
