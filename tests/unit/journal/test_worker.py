@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection
 
 from stillframe.db.engine import Database
-from stillframe.journal.operation import Document, Kind, Operation
+from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.worker import Lanes, Worker
 from tests.unit.journal.fakes import KIND, LEASE, Step, World, owner, row_of, settle, submit
@@ -76,3 +76,33 @@ def test_a_timer_that_fails_does_not_end_the_worker(watched: Watched) -> None:
     submit(watched.database, ["one"])
     watched.worker.wake()
     assert watched.ended.wait(WAIT)
+
+
+def test_what_one_lane_waits_for_holds_up_no_other(database: Database) -> None:
+    """A share that hangs, and a thousand operations on it."""
+    hangs, ended, begun = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def do(_world: object, operation: Operation, _args: Document) -> Document:
+        if operation.intent["lane"] == "dead":
+            begun.release()
+            assert hangs.wait(WAIT)
+        else:
+            ended.set()
+        return {}
+
+    kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
+    journal = Journal(database, "volumes", this_process("here"), LEASE)
+    lanes = Lanes(1, {"dead": 2}, lambda operation: str(operation.intent["lane"]))
+    worker = Worker(journal, {KIND: kind}, None, lanes, lambda: None)
+    for _ in range(5):
+        submit(database, ["one"], intent={"lane": "dead"})
+    submit(database, ["one"], intent={"lane": "alive"})
+    worker.start()
+    try:
+        assert ended.wait(WAIT)
+        for _ in range(2):
+            assert begun.acquire(timeout=WAIT)
+        assert not begun.acquire(blocking=False), "a lane has as many threads as it may"
+    finally:
+        hangs.set()
+        worker.stop()
