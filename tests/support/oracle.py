@@ -59,6 +59,7 @@ class Volume:
     linked: bool = False  # by its type: clones of its snapshots are linked ones too
     undo: Disk | None = None
     written: Written = "no"
+    status: str = "available"
 
 
 @dataclass(frozen=True)

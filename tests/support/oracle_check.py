@@ -11,13 +11,13 @@ from stillframe.chain import names
 from stillframe.db.rows import Row
 from tests.support.oracle import Model, Volume
 from tests.support.oracle_reader import Layer, Reader
-from tests.support.oracle_world import Block
+from tests.support.oracle_world import Storage
 
 
 class Checker:
     """One look at everything."""
 
-    def __init__(self, block: Block, reader: Reader, model: Model) -> None:
+    def __init__(self, block: Storage, reader: Reader, model: Model) -> None:
         self._block, self._reader, self._model = block, reader, model
         reader.look_again()
         self._volumes, self._snapshots, self._backups = block.volumes(), block.snapshots(), block.backups()
@@ -59,14 +59,15 @@ class Checker:
         for volume_id, volume in model.volumes.items():
             mine = [key for key, row in self._snapshots.items() if row["volume_id"] == volume_id]
             yield from _compare(f"snapshots of {volume_id}", mine, list(volume.snapshots))
-            yield from _columns(self._volumes.get(volume_id), {"size": volume.disk.gib, "status": "available", "fault": None})
+            wanted = {"size": volume.disk.gib, "status": volume.status, "fault": None}
+            yield from _columns(self._volumes.get(volume_id), wanted)
         for snapshot_id, row in self._snapshots.items():
             disk = model.volumes[row["volume_id"]].snapshots.get(snapshot_id) if row["volume_id"] in model.volumes else None
             if disk is not None:
                 yield from _columns(row, {"size": disk.gib, "status": "available", "fault": None})
         for backup_id, backup in model.backups.items():
-            wanted = {"size": backup.disk.gib, "status": "available", "parent_id": backup.parent_id, "fault": None}
-            yield from _columns(self._backups.get(backup_id), wanted)
+            of_backup = {"size": backup.disk.gib, "status": "available", "parent_id": backup.parent_id, "fault": None}
+            yield from _columns(self._backups.get(backup_id), of_backup)
 
     def _contents(self) -> Iterator[str]:
         for volume_id, volume in self._model.volumes.items():

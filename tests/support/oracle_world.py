@@ -98,64 +98,13 @@ class Answer:
         return self.error is not None
 
 
-class Block:
-    """Block storage over a directory that ``prepare`` made."""
+class Storage:
+    """What lies there: rows, the directories of the shares, and the backup store."""
 
-    def __init__(self, directory: Path, database: Database | None = None) -> None:
-        found = settings(directory)
-        self.directory = directory
-        self.database = database or Database(found.database)
-        self.world: World = replace(open_world(found, self.database), compute=cast("ComputeDoor", NoServers()))
-        self.journal = Journal(self.database, "volumes", this_process(HOST), 30)
-        self._methods = Manager(self.world, lambda: None).methods()
-        self._context = Context("somebody", "demo", ("member", "reader"), "req-1")
-
-    def close(self) -> None:
-        self.database.close()
-
-    def call(self, method: str, **parameters: Any) -> Any:
-        """Calls a method of the manager as the API does. Raises its error."""
-        return self._methods[method](self._context, **parameters)
-
-    def ask(self, method: str, **parameters: Any) -> Answer:
-        """Calls a method and runs what follows. Refusals are 400, 409 and 413: anything else raises."""
-        answer = self.attempt(method, **parameters)
-        self.drain()
-        return answer
-
-    def attempt(self, method: str, **parameters: Any) -> Answer:
-        """As ``ask``, without running anything."""
-        try:
-            return Answer(self.call(method, **parameters))
-        except StillframeError as error:
-            if error.status not in (400, 409, 413):
-                raise
-            return Answer(error=error)
-
-    def drain(self) -> None:
-        """Runs operations until none is left; what may wait waits no more."""
-        for _ in range(_ROUNDS):
-            taken = self.journal.claim_all()
-            if not taken and not self._hasten():
-                return
-            for operation in taken:
-                run(self.journal, KINDS[operation.kind], self.world, operation)
-        raise AssertionError(f"operations without an end: {self.failed()}")
-
-    def _hasten(self) -> bool:
-        waiting = (operations.c.state.in_(("pending", "running", "undoing")), operations.c.lease_until > 0)
-        with self.database.read() as connection:
-            if connection.execute(select(operations.c.id).where(*waiting)).first() is None:
-                return False
-        time.sleep(0.001)
-        with self.database.write() as connection:
-            connection.execute(update(operations).where(*waiting).values(lease_until=0.0))
-        return True
-
-    def look_around(self) -> None:
-        """What the worker does by itself from time to time."""
-        housekeeping.look(self.world)
-        self.drain()
+    def __init__(self, database: Database, shares: Sequence[Path], store: Path) -> None:
+        self.database = database
+        self._shares = shares
+        self._store = store
 
     def failed(self) -> list[str]:
         """Operations that did not end as they should, in words."""
@@ -176,17 +125,79 @@ class Block:
         with self.database.read() as connection:
             return {row["id"]: row for row in many(connection, select(table).order_by(table.c.seq))}
 
-    def share(self, name: str) -> Path:
-        return self.directory / name
-
     @property
     def shares(self) -> Sequence[Path]:
-        return [path for name in (THIN, THICK) if (path := self.share(name)).is_dir()]
+        """Those that were used."""
+        return [path for path in self._shares if path.is_dir()]
 
     def stored(self, row: Row) -> Path:
         """The file in the backup store that reads as a backup, through those beside it."""
-        (found,) = self.directory.joinpath("state/backups").rglob(f"backup-{row['stored_id']}.qcow2")
+        (found,) = self._store.rglob(f"backup-{row['stored_id']}.qcow2")
         return found
+
+
+class Block(Storage):
+    """Block storage over a directory that ``prepare`` made."""
+
+    def __init__(self, directory: Path, database: Database | None = None) -> None:
+        found = settings(directory)
+        shares = [directory / name for name in (THIN, THICK)]
+        super().__init__(database or Database(found.database), shares, directory / "state/backups")
+        self.world: World = replace(open_world(found, self.database), compute=cast("ComputeDoor", NoServers()))
+        self.journal = Journal(self.database, "volumes", this_process(HOST), 30)
+        self._methods = Manager(self.world, lambda: None).methods()
+        self._context = Context("somebody", "demo", ("member", "reader"), "req-1")
+
+    def close(self) -> None:
+        self.database.close()
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        """Calls a method of the manager as the API does. Raises its error."""
+        return self._methods[method](self._context, **parameters)
+
+    def ask(self, method: str, **parameters: Any) -> Answer:
+        """Calls a method and runs what follows. Refusals are 400, 404, 409 and 413: anything else raises."""
+        answer = self.attempt(method, **parameters)
+        self.drain()
+        return answer
+
+    def attempt(self, method: str, **parameters: Any) -> Answer:
+        """As ``ask``, without running anything."""
+        try:
+            return Answer(self.call(method, **parameters))
+        except StillframeError as error:
+            if error.status not in (400, 404, 409, 413):
+                raise
+            return Answer(error=error)
+
+    def drain(self) -> None:
+        """Runs operations until none is left; what may wait waits no more."""
+        for _ in range(_ROUNDS):
+            taken = self.journal.claim_all()
+            if not taken and not self._hasten():
+                return
+            for operation in taken:
+                run(self.journal, KINDS[operation.kind], self.world, operation)
+        raise AssertionError(f"operations without an end: {self.failed()}")
+
+    def _hasten(self) -> bool:
+        waiting = (
+            operations.c.state.in_(("pending", "running", "undoing")),
+            operations.c.lease_until > 0,
+            operations.c.owner.is_(None),  # not what another process works on
+        )
+        with self.database.read() as connection:
+            if connection.execute(select(operations.c.id).where(*waiting)).first() is None:
+                return False
+        time.sleep(0.001)
+        with self.database.write() as connection:
+            connection.execute(update(operations).where(*waiting).values(lease_until=0.0))
+        return True
+
+    def look_around(self) -> None:
+        """What the worker does by itself from time to time."""
+        housekeeping.look(self.world)
+        self.drain()
 
 
 def fresh_copy(template: Path, directory: Path) -> None:

@@ -108,7 +108,11 @@ def replace_active(tree: Tree, new: Image, visible: Visible) -> Plan:
     """The volume's writes go to ``new``, which holds the whole content already; the file active so far goes."""
     check(tree)
     freed = [tree.active]
-    return _release(replace(with_image(tree, new), active=new.name), freed, visible)
+
+    def seen(name: str) -> Sequence[int]:
+        return (new.size,) if name == new.name else visible(name)  # it is not there yet to be weighed
+
+    return _release(replace(with_image(tree, new), active=new.name), freed, seen)
 
 
 def extend(tree: Tree, size: int) -> Plan:

@@ -53,11 +53,17 @@ class Pool:
         with self.database.read() as connection:
             share_id = shares.known_id(connection, self.export.export)
         if share_id is None:
-            share_id = directory.prepare(path)
-            with self.database.write() as connection:
-                shares.remember(connection, self.export.export, share_id)
+            share_id = self._remembered(directory.prepare(path))
         prober = None if self.options.volume_driver == "local" else Prober(path, self.options.probe_seconds)
         return DirectoryShare(path, share_id, self.minimum_free, self._raw_files, prober)
+
+    def _remembered(self, share_id: str) -> str:
+        """Another worker may have opened the share for the first time at the same moment."""
+        with self.database.write() as connection:
+            known = shares.known_id(connection, self.export.export)
+            if known is None:
+                shares.remember(connection, self.export.export, share_id)
+        return known or share_id
 
     def _raw_files(self) -> set[str]:
         with self.database.read() as connection:

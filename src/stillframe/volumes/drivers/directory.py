@@ -1,9 +1,10 @@
 """Image files in one directory: all that is done on a share, wherever it is mounted from. See ``contract.Share``."""
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stillframe.host.copies import Source
 
 MARKER = probe.MARKER
 TRASH_SECONDS = 60.0
+_PUBLISHING_LOOKS = 50
 _THE_SHARE = (  # what a program says when the share is to blame (strerror of the C locale)
     "No space left on device",
     "Disk quota exceeded",
@@ -264,10 +266,26 @@ class DirectoryShare:
 
 
 def prepare(path: Path) -> str:
-    """Makes the marker of a share on first use; returns the share's id. Raises ShareUnavailable."""
+    """Makes the marker of a share on first use; returns the share's id, the same to all who do it at once. Raises
+    ShareUnavailable."""
     with files.share_errors(path):
-        found = files.read_json(path, MARKER)
+        found = _marker(path)
         if found is None:
-            found = {"share_id": str(uuid.uuid4())}
-            files.write_json(path, MARKER, found)
+            made = {"share_id": str(uuid.uuid4())}
+            temporary = f".tmp.{made['share_id']}"
+            files.write_json(path, temporary, made)
+            try:
+                files.publish(path, temporary, MARKER)
+            except FileExistsError:
+                files.remove(path, temporary)
+            found = _marker(path)
     return str(found["share_id"])
+
+
+def _marker(path: Path) -> Any:
+    """For the moment in which another process publishes it the marker has two names, and is refused for that."""
+    for _ in range(_PUBLISHING_LOOKS):
+        with suppress(BadImage):
+            return files.read_json(path, MARKER)
+        time.sleep(0.02)
+    return files.read_json(path, MARKER)

@@ -1,6 +1,7 @@
 """The local driver: its share is a directory of this host."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ def shares(section: Section) -> list[Export]:
 def prepare(export: Export, _mount_point_base: Path) -> Path:
     """Makes the directory on first use. Raises ShareUnavailable."""
     path = Path(export.export)
-    with files.share_errors(path):
+    with files.share_errors(path), suppress(FileExistsError):  # another process makes it at the same moment
         files.make_share_directory(path)
     return path
 
