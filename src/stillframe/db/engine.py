@@ -37,6 +37,29 @@ class Database:
             with writer.begin():
                 yield writer
 
+    @contextmanager
+    def migrate(self) -> Iterator[Connection]:
+        """As ``write``, for changes of the tables themselves.
+
+        SQLite changes a table by copying it and dropping the old one, which it refuses while rows elsewhere refer to it
+        (sqlite.org/lang_altertable.html, section 7): foreign keys are looked at once, when all is done. Raises
+        BadConfiguration, with nothing changed, when one is broken then.
+        """
+        with self.engine.connect() as connection:
+            raw = connection.connection.driver_connection if connection.dialect.name == "sqlite" else None
+            if raw is not None:
+                raw.execute("PRAGMA foreign_keys=OFF")  # has no effect inside a transaction
+            try:
+                writer = connection.execution_options(stillframe_writes=True)
+                with writer.begin():
+                    yield writer
+                    broken = writer.exec_driver_sql("PRAGMA foreign_key_check").all() if raw is not None else []
+                    if broken:
+                        raise BadConfiguration(f"the database refers to rows it does not have: {broken[:5]}")
+            finally:
+                if raw is not None:
+                    raw.execute("PRAGMA foreign_keys=ON")
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -9,11 +9,14 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
+from sqlalchemy.exc import IntegrityError
 
-from stillframe.db import migrations
+from stillframe.db import attachments, migrations, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.migrations import upgrade
 from stillframe.db.tables import metadata
+from stillframe.errors import BadConfiguration
+from tests.unit import builders
 
 
 def script() -> ScriptDirectory:
@@ -52,6 +55,47 @@ def test_the_migrated_tables_are_those_of_the_metadata_to_the_last_column(databa
     wanted = described(direct)
     direct.close()
     assert described(database) == wanted
+
+
+def test_rows_of_the_first_tables_are_kept_and_say_where_their_files_lie(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/old.sqlite")
+    upgrade(database, "0001")
+    owned, values, day = "project_id, user_id, name, description", "'p', 'u', 'n', 'd'", "'2024-01-01'"
+    with database.write() as connection:
+        for statement in (
+            f"INSERT INTO volume_types (id, name, extra_specs, created_at) VALUES ('t', 'local', '{{}}', {day})",
+            f"INSERT INTO volumes (id, {owned}, size, status, volume_type_id, availability_zone, metadata, active_file,"
+            f" format, created_at) VALUES ('v', {values}, 1, 'in-use', 't', 'nova', '{{}}', 'volume-v.s', 'qcow2', {day})",
+            f"INSERT INTO snapshots (id, {owned}, volume_id, size, status, progress, metadata, overlay, backing,"
+            f" backing_format, created_at) VALUES ('s', {values}, 'v', 1, 'available', '100%', '{{}}', 'volume-v.s',"
+            f" 'volume-v', 'qcow2', {day})",
+            "INSERT INTO attachments (id, project_id, volume_id, status, mode, created_at)"
+            f" VALUES ('a', 'p', 'v', 'attached', 'rw', {day})",
+            "INSERT INTO shares (path, share_id) VALUES ('/srv/share', 'known')",
+        ):
+            connection.exec_driver_sql(statement)
+    upgrade(database)
+    with database.read() as connection:
+        row = volumes.get(connection, "v", None)
+        assert row is not None
+        assert (row["backend"], row["share"], row["base_format"]) == ("local", "/srv/share", "qcow2")
+        assert (row["bootable"], row["untidy"], row["undo_file"], row["status"]) == (False, False, None, "in-use")
+        assert [found["overlay"] for found in snapshots.of_volume(connection, "v")] == ["volume-v.s"]
+        assert [found["id"] for found in attachments.of_volumes(connection, ["v"])["v"]] == ["a"]
+    with pytest.raises(IntegrityError), database.write() as connection:  # they are looked at again
+        connection.exec_driver_sql("DELETE FROM volumes")
+    database.close()
+
+
+def test_a_migration_that_breaks_a_reference_changes_nothing(database: Database) -> None:
+    with database.write() as connection:
+        builders.volume_row(connection)
+        builders.snapshot_row(connection)
+    with pytest.raises(BadConfiguration, match="rows it does not have"), database.migrate() as connection:
+        connection.exec_driver_sql("DELETE FROM volumes")
+    with database.read() as connection:
+        assert len(volumes.list_all(connection)) == 1
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
 
 
 def test_there_is_one_newest_migration_and_the_database_is_at_it(database: Database) -> None:

@@ -8,9 +8,9 @@ from alembic.config import Config
 from stillframe.db.engine import Database
 
 
-def upgrade(database: Database) -> None:
-    """Applies every migration that is missing; may be repeated."""
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Applies every migration that is missing, up to ``revision``; may be repeated."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["database"] = database
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

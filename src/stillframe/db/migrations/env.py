@@ -4,6 +4,6 @@ from alembic import context
 
 from stillframe.db.tables import metadata
 
-with context.config.attributes["database"].write() as connection:
+with context.config.attributes["database"].migrate() as connection:
     context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
     context.run_migrations()
