@@ -231,11 +231,15 @@ def test_a_disk_grows_with_zeros_and_is_never_made_smaller(layers: Layers, forma
     layers.check()
 
 
-def test_an_overlay_smaller_than_what_backs_it_grows_with_zeros_not_with_old_data(layers: Layers) -> None:
+def test_an_overlay_shorter_than_what_backs_it_is_not_grown_where_a_crash_could_show_old_data(layers: Layers) -> None:
     layers.base("base", "raw", 2 * MIB)
     layers.write("base", 0, 2 * MIB, 3)
     layers.overlay("top", "base", MIB)
-    qemu_img.resize(layers.share, "top", "qcow2", 4 * MIB)
+    with pytest.raises(ChainConflict, match="shorter than base"):
+        qemu_img.resize(layers.share, "top", "qcow2", 4 * MIB)
+    layers.check()
+    qemu_img.resize(layers.share, "top", "qcow2", MIB)
+    qemu_img.grow(layers.share, "top", "qcow2", 4 * MIB)  # nobody reads it yet
     assert layers.read("top") == b"\3" * MIB + b"\0" * 3 * MIB
 
 

@@ -75,7 +75,7 @@ def publish_copy(share: Path, source: Source, image: Image, token: str, volume_i
             _copy(share, opened, image, temporary, offload=shared)
             begin_sync()  # the disk writes while the processor compares
             _verify(share, source, Source(temporary, image.format, source.depth))
-    qemu_img.resize(share, temporary, image.format, image.size)
+    qemu_img.grow(share, temporary, image.format, image.size)
     qemu_img.check(share, temporary, image.format)
     publish.finish(share, temporary, image)
 

@@ -150,8 +150,18 @@ def resize(share: Path, name: str, format_: str, size: int) -> None:
     """Grows a file's virtual size to ``size`` bytes; the new part reads as zeros. May be repeated.
 
     A killed one leaves the old or the new size and at most one leaked cluster (4.1). Raises ChainConflict, before
-    anything is done, when the file is larger already; StepFailed when the size read back is another.
+    anything is done, when the file is larger already, or shorter than what backs it: QEMU 7.2 then writes the new size
+    before the zeros, and a kill in between shows old data. Raises StepFailed when the size read back is another.
     """
+    images = inspection.chain_of(share, name, format_)
+    longer = next((image.name for image in images[1:] if image.size > images[0].size), None)
+    if longer is not None and images[0].size < size:
+        raise ChainConflict(f"{name} is shorter than {longer}, which backs it: growing it could show old data")
+    grow(share, name, format_, size)
+
+
+def grow(share: Path, name: str, format_: str, size: int) -> None:
+    """As ``resize``, for a file that has no name anybody reads it by yet: whatever backs it may be longer."""
     images = inspection.chain_of(share, name, format_)
     if images[0].size > size:
         raise ChainConflict(f"{name} has {images[0].size} bytes; making it {size} would cut off content")
