@@ -8,7 +8,7 @@ import pytest
 
 from stillframe.db import attachments, volumes
 from stillframe.db.engine import Database
-from stillframe.errors import BadRequest, NotFound
+from stillframe.errors import BadRequest, Forbidden, NotFound
 from stillframe.volumes.api import volumes as api
 from stillframe.web import body
 from stillframe.web.route import Call, Version
@@ -30,7 +30,8 @@ def asked(database: Database, tmp_path: Path) -> Any:
         builders.volume_row(connection, metadata={"k": "v"})
 
     def make(version: Version = (3, 0), *roles: str, **more: Any) -> Call:
-        door = builders.door(database, tmp_path, {"create_volume": VOLUME, "set_volume_metadata": {"merged": "m"}})
+        made = dict.fromkeys(("create_volume", "create_volume_from_image", "create_volume_from_backup"), VOLUME)
+        door = builders.door(database, tmp_path, {**made, "set_volume_metadata": {"merged": "m"}})
         return builders.call(door, version, context(*roles), **{"path": {"id": VOLUME}, **more})
 
     return make
@@ -79,6 +80,31 @@ def test_where_a_volume_lies_is_shown_to_admins_and_the_service(asked: Any, role
     found = shown(asked((3, 0), role))
     assert ("os-vol-host-attr:host" in found) is seen
     assert ("migration_status" in found) is seen
+
+
+def test_what_a_volume_was_made_from_and_of_is_shown(asked: Any, database: Database) -> None:
+    with database.write() as connection:
+        values = {"snapshot_id": SET, "source_volid": OTHER_VOLUME, "bootable": True, "image_metadata": {"os": "x"}}
+        volumes.change(connection, VOLUME, **values)
+    found = shown(asked())
+    assert (found["snapshot_id"], found["source_volid"], found["bootable"]) == (SET, OTHER_VOLUME, "true")
+    assert found["volume_image_metadata"] == {"os": "x"}
+
+
+@pytest.mark.parametrize("query", [{}, {"cascade": "false"}, {"cascade": "TRUE"}, {"cascade": "1"}])
+def test_snapshots_go_with_a_volume_only_when_that_is_asked(asked: Any, query: dict[str, str]) -> None:
+    call = asked(query=query)
+    api.delete(call)
+    cascade = query.get("cascade") in ("TRUE", "1")
+    assert call.door.bus.asked == [("delete_volume", {"volume_id": VOLUME, "cascade": cascade, "force": False})]
+
+
+def test_force_is_for_administrators(asked: Any) -> None:
+    with pytest.raises(Forbidden):
+        api.delete(asked(query={"force": "true"}))
+    call = asked((3, 0), "admin", query={"force": "true"})
+    api.delete(call)
+    assert call.door.bus.asked[0][1]["force"] is True
 
 
 def test_a_fault_is_shown_when_there_is_one(asked: Any, database: Database) -> None:
@@ -155,15 +181,14 @@ def test_a_size_may_be_a_number_or_its_digits(asked: Any, size: Any, gigabytes: 
     assert (found, type(found)) == (gigabytes, int)
 
 
-@pytest.mark.parametrize("size", [0, -1, "0", "-1", "1.5", 1.5, "", "x", None, True, [], 1 << 21, "9999999999", "\u0661"])
+@pytest.mark.parametrize("size", [0, -1, "0", "-1", "1.5", 1.5, "", "x", True, [], 1 << 21, "9999999999", "\u0661"])
 def test_a_size_that_is_none_is_refused(asked: Any, size: Any) -> None:
     with pytest.raises(BadRequest):
         created(asked, size=size)
 
 
-def test_a_size_is_required(asked: Any) -> None:
-    with pytest.raises(BadRequest, match="size"):
-        created(asked, name="n")
+def test_a_size_may_be_missing_because_the_source_has_one(asked: Any) -> None:
+    assert "size" not in created(asked, size=None, source_volid=OTHER_VOLUME)
 
 
 def test_the_old_word_for_a_name_is_understood_and_the_new_one_wins(asked: Any) -> None:
@@ -173,11 +198,35 @@ def test_the_old_word_for_a_name_is_understood_and_the_new_one_wins(asked: Any) 
     assert "display_name" not in found
 
 
-@pytest.mark.parametrize("source", api._SOURCES)
-def test_a_volume_from_something_else_is_refused_and_from_nothing_is_made(asked: Any, source: str) -> None:
-    with pytest.raises(BadRequest, match=source):
-        created(asked, size=1, **{source: OTHER_VOLUME})
+@pytest.mark.parametrize(
+    ("source", "method"),
+    [
+        ("snapshot_id", "create_volume"),
+        ("source_volid", "create_volume"),
+        ("imageRef", "create_volume_from_image"),
+        ("image_id", "create_volume_from_image"),
+        ("backup_id", "create_volume_from_backup"),
+    ],
+)
+def test_a_source_decides_who_makes_the_volume(asked: Any, source: str, method: str) -> None:
+    call = asked(body={"volume": {"size": 1, source: OTHER_VOLUME, "name": None}})
+    api.create(call)
+    name = "imageRef" if source == "image_id" else source
+    assert call.door.bus.asked == [(method, {"wanted": {"size": 1, name: OTHER_VOLUME}})]
     assert source not in created(asked, size=1, **{source: None})
+
+
+@pytest.mark.parametrize("sources", [("snapshot_id", "source_volid"), ("imageRef", "backup_id"), ("image_id", "snapshot_id")])
+def test_a_volume_has_one_source(asked: Any, sources: tuple[str, str]) -> None:
+    with pytest.raises(BadRequest, match="one source at most"):
+        created(asked, size=1, **dict.fromkeys(sources, OTHER_VOLUME))
+
+
+@pytest.mark.parametrize("group", ["consistencygroup_id", "group_id"])
+def test_a_volume_is_in_no_group(asked: Any, group: str) -> None:
+    with pytest.raises(BadRequest, match=group):
+        created(asked, size=1, **{group: OTHER_VOLUME})
+    assert group not in created(asked, size=1, **{group: None})
 
 
 def test_a_volume_for_several_servers_is_refused(asked: Any) -> None:
