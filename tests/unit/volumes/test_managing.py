@@ -1,0 +1,128 @@
+"""Files on a share that are no volumes yet: what may be taken over, what is listed, what is not touched."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stillframe.chain.image import Image
+from stillframe.chain.names import base_name
+from stillframe.db import operations, volumes
+from stillframe.db.engine import Database
+from stillframe.errors import BadImage, BadRequest, NotFound, StillframeError
+from stillframe.volumes import managing
+from stillframe.volumes.world import World
+from tests.unit import builders
+from tests.unit.builders import GIB, OTHER_VOLUME, SHARE, VOLUME, context
+from tests.unit.volumes import fakes
+from tests.unit.volumes.memory_share import File
+
+ADMIN, HOST = context("admin"), f"here@local#{SHARE}"
+FOREIGN = "from-elsewhere.qcow2"
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    with database.write() as connection:
+        builders.volume_row(connection)
+    share = fakes.share()
+    share.entries[FOREIGN] = File(Image(FOREIGN, "qcow2", 2 * GIB))
+    return fakes.world(database, tmp_path, share)
+
+
+def manage(world: World, name: str = FOREIGN, host: str = HOST, format_: str | None = None) -> str:
+    return managing.manage(world, ADMIN, {"host": host, "source_name": name, "format": format_, "name": "n"})
+
+
+def header(world: World, **values: object) -> None:
+    entry = fakes.memory(world).entries[FOREIGN]
+    entry.image = replace(entry.image, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", [HOST, "here@local", "elsewhere@local"])
+def test_a_file_that_stands_alone_becomes_a_volume(world: World, host: str) -> None:
+    made = manage(world, host=host)
+    with world.database.read() as connection:
+        row = volumes.get(connection, made, None)
+        (operation,) = operations.unfinished(connection, "volumes")
+    assert row is not None
+    assert (row["size"], row["status"], row["format"], row["name"]) == (2, "creating", "qcow2", "n")
+    assert operation["plan"][0]["args"] == {"key": "adopt", "name": FOREIGN, "to": base_name(made)}
+
+
+def test_a_raw_file_is_taken_over_as_what_it_is_said_to_be(world: World) -> None:
+    header(world, format="raw")
+    with pytest.raises(BadImage):
+        manage(world)
+    made = manage(world, format_="raw")
+    with world.database.read() as connection:
+        row = volumes.get(connection, made, None)
+    assert row is not None
+    assert (row["format"], row["base_format"]) == ("raw", "raw")
+
+
+@pytest.mark.parametrize("name", ["nothing", "../x", "/etc/passwd", ".share-id", ".tmp.x", "", "a/b"])
+def test_what_is_no_file_of_the_share_is_not_found(world: World, name: str) -> None:
+    with pytest.raises(NotFound):
+        manage(world, name)
+
+
+def test_a_file_of_ours_is_refused(world: World) -> None:
+    with pytest.raises(BadRequest, match=f"a file of volume {VOLUME} already"):
+        manage(world, base_name(VOLUME))
+
+
+def test_a_file_of_a_volume_nobody_knows_may_come_back(world: World) -> None:
+    fakes.memory(world).entries[base_name(OTHER_VOLUME)] = File(Image(base_name(OTHER_VOLUME), "qcow2", GIB))
+    assert manage(world, base_name(OTHER_VOLUME)) != OTHER_VOLUME
+
+
+def test_a_file_of_a_chain_is_refused(world: World) -> None:
+    header(world, backing=base_name(OTHER_VOLUME), backing_format="qcow2")
+    with pytest.raises(BadImage, match="stands alone"):
+        manage(world)
+    header(world, backing=None, backing_format=None)
+    above = base_name(OTHER_VOLUME)
+    fakes.memory(world).entries[above] = File(Image(above, "qcow2", 2 * GIB, FOREIGN, "qcow2"))
+    with pytest.raises(BadImage, match="rebuild"):
+        manage(world)
+
+
+@pytest.mark.parametrize("size", [GIB - 512, GIB + 1, 1])
+def test_a_file_of_no_whole_gib_is_refused(world: World, size: int) -> None:
+    header(world, size=size)
+    with pytest.raises(BadImage, match="no whole GiB"):
+        manage(world)
+
+
+def test_a_backend_nobody_has_is_refused(world: World) -> None:
+    for host in ("here", "here@", "here@golden", "here@local#/elsewhere"):
+        with pytest.raises(BadRequest, match="get_pools"):
+            manage(world, host=host)
+
+
+def test_every_refusal_changes_nothing(world: World) -> None:
+    for name in (base_name(VOLUME), "nothing"):
+        with pytest.raises(StillframeError):
+            manage(world, name)
+    with world.database.read() as connection:
+        assert len(volumes.list_all(connection)) == 1
+        assert operations.unfinished(connection, "volumes") == []
+
+
+def test_files_are_listed_with_what_speaks_against_them(world: World) -> None:
+    share = fakes.memory(world)
+    share.entries["chained"] = File(Image("chained", "qcow2", GIB, FOREIGN, "qcow2"))
+    share.entries["odd"] = File(Image("odd", "qcow2", GIB + 1))
+    share.entries["raw"] = File(Image("raw", "raw", GIB))
+    share.documents[f"volume-{VOLUME}.record"] = {"version": 1}
+    share.documents[f"volume-{VOLUME}.info"] = {"active": "x"}
+    share.entries[".tmp.x"] = File(Image(".tmp.x", "qcow2", GIB))
+    found = {entry["reference"]["source-name"]: entry for entry in managing.manageable(world, ADMIN, HOST)}
+    assert set(found) == {FOREIGN, "chained", "odd", "raw", base_name(VOLUME)}
+    assert found[base_name(VOLUME)]["cinder_id"] == VOLUME
+    assert [name for name, entry in found.items() if entry["safe_to_manage"]] == [FOREIGN]
+    assert found["chained"]["reason_not_safe"] == "part of a chain"
+    share.entries.pop("chained")
+    again = {entry["reference"]["source-name"]: entry for entry in managing.manageable(world, ADMIN, HOST)}
+    assert (again[FOREIGN]["safe_to_manage"], again[FOREIGN]["size"]) == (True, 2)
