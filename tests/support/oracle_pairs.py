@@ -136,6 +136,12 @@ def _backup(model: Model, scene: Scene, new: str) -> None:
     model.backup(new, Backup(_volume(model, scene).disk, scene.volume), True)
 
 
+def _backup_incrementally(model: Model, scene: Scene, new: str) -> None:
+    if scene.backup not in model.backups:
+        raise Refused("the backup it would build on is gone")
+    model.backup(new, Backup(_volume(model, scene).disk, scene.volume, scene.backup), True)
+
+
 def _restore(model: Model, scene: Scene, _new: str) -> None:
     if scene.backup not in model.backups:
         raise Refused("the backup is gone")
@@ -228,6 +234,9 @@ REQUESTS: Mapping[str, Request] = {
         lambda scene, _: {"wanted": {"volume_id": scene.volume, "snapshot_id": scene.new}},
         _backup_new,
         free=False,
+    ),
+    "back up incrementally": Request(
+        "create_backup", lambda scene, _: {"wanted": {"volume_id": scene.volume, "incremental": True}}, _backup_incrementally
     ),
     "restore": Request(
         "restore_backup", lambda scene, _: {"backup_id": scene.backup, "volume_id": scene.volume, "name": None}, _restore

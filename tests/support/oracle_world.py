@@ -45,6 +45,9 @@ class NoServers:
     def servers_with(self, _volume_id: str) -> list[str]:
         return []
 
+    def server_of(self, _volume_id: str) -> None:
+        return None
+
 
 @contextmanager
 def fast_directory() -> Iterator[Path]:

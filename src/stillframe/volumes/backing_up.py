@@ -51,6 +51,8 @@ def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
     with world.database.write() as connection:
         finding.check_quota(world, connection, context.project_id, {"backups": 1, "backup_gigabytes": row["size"]})
         _take(connection, volume, snapshot)
+        if parent is not None:
+            volume_making.check_backup(connection, parent)
         backups.insert(connection, row)
         facts = {**row, "parent_stored_id": parent["stored_id"] if parent else None, "held_file": file}
         facts["size_bytes"] = before.images[file].size
@@ -172,7 +174,9 @@ def _restore_new(world: World, context: Context, backup: Row, name: str | None, 
     def make(row: Row) -> Any:
         return operations.restore_request(row, backup, size * GIB, None, context.request_id)
 
-    return volume_making.insert(world, context, whole, type_row, Making(pool, {"status": "restoring-backup"}, make))
+    return volume_making.insert(
+        world, context, whole, type_row, Making(pool, {"status": "restoring-backup"}, make, backup=backup)
+    )
 
 
 def _restore_over(world: World, context: Context, backup: Row, volume: Row) -> None:
@@ -208,6 +212,7 @@ def delete(world: World, context: Context, backup_id: str, force: bool = False) 
                 f"Invalid backup: {len(children)} incremental backups build on {row['id']}, the first is {children[0]}",
                 dependants=children[:100],
             )
+        journal.refuse_if_busy(connection, f"backup:{row['id']}")
         allowed = (row["status"],) if force else DELETABLE
         if not backups.move(connection, row["id"], allowed, "deleting"):
             raise BadRequest(f"Invalid backup: the status must be available or error, but it is {row['status']}")

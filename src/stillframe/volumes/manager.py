@@ -1,10 +1,13 @@
 """The methods an API may call on the block storage worker, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from stillframe.db import snapshots
+from stillframe.errors import BadImage, ChainConflict, HostCommandFailed
+from stillframe.journal import record
 from stillframe.volumes import (
     attaching,
     backing_up,
@@ -44,6 +47,20 @@ class Manager:
         return {name: partial(self._run, method) for name, method in table.items()}
 
     def _run(self, method: Callable[..., Any], context: Any, **parameters: Any) -> Any:
-        answer = method(self.world, context, **parameters)
+        try:
+            answer = method(self.world, context, **parameters)
+        except (FileNotFoundError, HostCommandFailed, BadImage, ChainConflict):
+            # What is found wrong while an operation changes the files is that operation's doing, which may have ended since.
+            self._refuse_what_changes(parameters)
+            answer = method(self.world, context, **parameters)
         self.wake()
         return answer
+
+    def _refuse_what_changes(self, parameters: Mapping[str, Any]) -> None:
+        named = {**parameters, **(parameters.get("wanted") or {})}
+        snapshot_ids = [*(named.get("snapshot_ids") or []), named.get("snapshot_id")]
+        with self.world.database.read() as connection:
+            rows = [snapshots.get(connection, str(each), None) for each in snapshot_ids if each]
+            volume_ids = {named.get("volume_id"), named.get("source_volid"), *(row["volume_id"] for row in rows if row)}
+            for volume_id in sorted(str(each) for each in volume_ids if each):
+                record.refuse_if_busy(connection, f"volume:{volume_id}")

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.context import Context
-from stillframe.db import snapshots, volume_types, volumes
+from stillframe.db import backups, snapshots, volume_types, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage, BadRequest, Conflict
 from stillframe.journal import record
@@ -31,6 +31,7 @@ class Making:
     operation: Callable[[Row], Request]
     source: Row | None = None  # the volume that is read
     snapshot: Row | None = None  # what of it: one of its snapshots, not its active file
+    backup: Row | None = None  # the backup that is read
 
 
 def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
@@ -96,6 +97,8 @@ def insert(world: World, context: Context, wanted: Mapping[str, Any], type_row: 
 
 def _check_source(connection: Connection, making: Making) -> None:
     """What is read must be what it was when it was looked at, and nobody may be about to change it."""
+    if making.backup is not None:
+        check_backup(connection, making.backup)
     if making.source is None:
         return
     finding.refuse_if_busy(connection, making.source["id"], shared=making.snapshot is not None)
@@ -107,6 +110,14 @@ def _check_source(connection: Connection, making: Making) -> None:
         fresh, compared = volumes.get(connection, making.source["id"], None), ("status", "active_file")
     if fresh is None or any(fresh[name] != seen[name] for name in compared):
         raise Conflict(f"{what} changed meanwhile; repeat the request")
+
+
+def check_backup(connection: Connection, backup: Row) -> None:
+    """Raises Conflict for a backup that is going or gone. Called in the transaction that begins to read it."""
+    record.refuse_if_busy(connection, f"backup:{backup['id']}", shared=True)
+    fresh = backups.get(connection, backup["id"], None)
+    if fresh is None or fresh["status"] != "available":
+        raise Conflict(f"backup {backup['id']} changed meanwhile; repeat the request")
 
 
 def _sized(wanted: dict[str, Any], source_size: int, what: str) -> dict[str, Any]:

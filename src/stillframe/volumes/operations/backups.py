@@ -160,10 +160,11 @@ def restore_request(volume: Row, backup: Row, size: int, replaced: tuple[Tree, P
     }
     restore = step("restore_content", **content)
     if replaced is None:
-        return request(volume, Wanted("restore_backup", [restore], intent), request_id)
+        return request(volume, Wanted("restore_backup", [restore], intent, reads_backup=backup["id"]), request_id)
     before, plan, _image = replaced
     steps = [step("check_unused"), restore, *to_documents(plan.steps)]
-    return request(volume, Wanted("restore_backup", steps, {**intent, **planned(before, plan)}), request_id)
+    wanted = Wanted("restore_backup", steps, {**intent, **planned(before, plan)}, reads_backup=backup["id"])
+    return request(volume, wanted, request_id)
 
 
 def _restored(world: World, operation: Operation, args: Document) -> Document | None:

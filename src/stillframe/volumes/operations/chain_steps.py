@@ -3,6 +3,7 @@
 Every operation's intent names volume_id, backend and share; ``before`` is the active file when it was planned.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from stillframe.errors import Conflict
 from stillframe.journal.operation import Document, Operation, Verb, key
 from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.world import World
+
+PATIENCE_SECONDS = 5.0
 
 
 def share_of(world: World, operation: Operation) -> Share:
@@ -26,13 +29,21 @@ def never(_world: World, _operation: Operation, _args: Document) -> None:
 def check_unused(world: World, operation: Operation, _args: Document) -> Document:
     volume_id = operation.intent["volume_id"]
     end_links(share_of(world, operation), operation)
-    busy = share_of(world, operation).in_use(volume_id)
+    busy = _open_files(share_of(world, operation), volume_id)
     if busy:
         raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
     servers = world.compute.servers_with(volume_id)
     if servers:
         raise Conflict(f"volume {volume_id} is named by the description of server {', '.join(servers)} (I4); detach it first")
     return {}
+
+
+def _open_files(share: Share, volume_id: str) -> list[str]:
+    """Files that stay open. Whoever plans something or looks at a chain has them open for moments: that is no use."""
+    patience = time.monotonic() + PATIENCE_SECONDS
+    while (busy := share.in_use(volume_id)) and time.monotonic() < patience:
+        time.sleep(0.05)
+    return busy
 
 
 def end_links(share: Share, operation: Operation) -> None:

@@ -11,13 +11,14 @@ from stillframe.journal.record import Request
 
 @dataclass(frozen=True)
 class Wanted:
-    """``also`` are further volumes the operation changes, ``reads`` volumes it only reads."""
+    """``also`` are further volumes the operation changes, ``reads`` volumes and ``reads_backup`` a backup it only reads."""
 
     kind: str
     plan: Sequence[Document]
     intent: Mapping[str, Any] = field(default_factory=dict)
     also: Sequence[str] = ()
     reads: Sequence[str] = ()
+    reads_backup: str | None = None
     id: str | None = None
 
 
@@ -34,6 +35,7 @@ def request(volume: Row, wanted: Wanted, request_id: str) -> Request:
     }
     resources = [f"volume:{volume_id}" for volume_id in (volume["id"], *wanted.also)]
     shared = [f"volume:{volume_id}" for volume_id in wanted.reads if f"volume:{volume_id}" not in resources]
+    shared += [f"backup:{wanted.reads_backup}"] if wanted.reads_backup else []
     return Request("volumes", wanted.kind, intent, list(wanted.plan), resources, request_id, wanted.id, tuple(shared))
 
 
