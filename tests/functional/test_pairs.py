@@ -4,7 +4,9 @@ refused. Never both halves of something, never anything stuck."""
 import itertools
 import multiprocessing
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
@@ -14,13 +16,18 @@ from typing import Any
 
 import pytest
 
+from stillframe.db import operations
+from stillframe.db.engine import Database
 from stillframe.volumes import housekeeping
+from tests.support.lab import Lab, open_lab
 from tests.support.oracle import Model
 from tests.support.oracle_check import Checker
-from tests.support.oracle_pairs import LOOK, REQUESTS, Asked, Scene, build, outcomes
+from tests.support.oracle_pairs import LOOK, REQUESTS, Asked, Scene, build, build_small, outcomes
 from tests.support.oracle_reader import Reader
 from tests.support.oracle_world import Block, Storage, fast_directory, fresh_copy, prepare
+from tests.support.stack import wait_for
 
+Call = Callable[[dict[str, Any]], tuple[str, str, Any]]  # of a method's parameters: verb, path, body
 SECONDS = 60
 PAIRS = list(itertools.combinations_with_replacement([*REQUESTS, LOOK], 2))
 
@@ -122,16 +129,16 @@ def stage() -> Iterator[Stage]:
             reader.close()
 
 
-def check_one_of(storage: Storage, stage: Stage, asked: tuple[Asked, Asked]) -> str:
-    """What lies there must be one of the outcomes; returns which, in words."""
+def check_one_of(storage: Storage, reader: Reader, found: Iterator[tuple[str, Model]], asked: tuple[Asked, Asked]) -> Model:
+    """What lies there must be one of the outcomes; returns which."""
     wrong = [f"{each.name}: {'accepted' if each.accepted else each.words}" for each in asked]
-    for words, model in outcomes(stage.model, stage.scene, asked):
+    for words, model in found:
         try:
-            Checker(storage, stage.reader, model).check()
+            Checker(storage, reader, model).check()
         except AssertionError as error:
             wrong.append(f"not {words}: {error}")
         else:
-            return words
+            return model
     raise AssertionError("\n".join(["two requests came to neither of the two orders:", *wrong]))
 
 
@@ -141,6 +148,111 @@ def test_two_processes_that_ask_at_the_same_moment(stage: Stage, pair: tuple[str
     block = Block(stage.directory)
     try:
         block.drain()
-        check_one_of(block, stage, asked)
+        check_one_of(block, stage.reader, outcomes(stage.model, stage.scene, asked), asked)
     finally:
         block.close()
+
+
+class Served(Storage):
+    """Services that run, and what must be there: everything that was made since they started."""
+
+    def __init__(self, lab: Lab, reader: Reader) -> None:
+        database = Database(f"sqlite:///{lab.stack.state_dir}/stillframe.sqlite")
+        super().__init__(database, [lab.stack.share], lab.stack.state_dir / "backups")
+        self.lab, self.reader, self.model = lab, reader, Model()
+
+    def send(self, name: str, method: str, **parameters: Any) -> Asked:
+        """Sends a request; refusals are 400, 404 and 409."""
+        verb, path, body = CALLS[method](parameters)
+        answer = self.lab.stack.api().send("volume", verb, path, body)
+        assert answer.status_code < 300 or answer.status_code in (400, 404, 409), f"{name}: {answer.text}"
+        accepted = answer.status_code < 300
+        found = answer.json() if answer.content else {}
+        result = next(iter(found.values())).get("id") if accepted and found else None
+        return Asked(name, accepted, result, answer.text)
+
+    def ask(self, method: str, **parameters: Any) -> str:
+        answer = self.send(method, method, **parameters)
+        assert answer.accepted, answer.words
+        self.settle()
+        return str(answer.result)
+
+    def settle(self) -> None:
+        """Waits until no operation is under way."""
+
+        def settled() -> bool:
+            with self.database.read() as connection:
+                return not operations.unfinished(connection, "volumes")
+
+        wait_for(settled, "the end of all operations", SECONDS)
+
+
+def _action(name: str, *kept: str) -> Call:
+    def make(given: dict[str, Any]) -> tuple[str, str, Any]:
+        return "POST", f"/volumes/{given['volume_id']}/action", {name: {NAMES.get(key, key): given[key] for key in kept}}
+
+    return make
+
+
+def _new(noun: str) -> Call:
+    def make(given: dict[str, Any]) -> tuple[str, str, Any]:
+        body = {**given["wanted"], **{key: value for key, value in given.items() if key != "wanted"}}
+        return "POST", f"/{noun}s", {noun: body}
+
+    return make
+
+
+NAMES = {"newer": "newer_snapshots"}
+CALLS: dict[str, Call] = {
+    "create_volume": _new("volume"),
+    "create_snapshot": _new("snapshot"),
+    "create_backup": _new("backup"),
+    "create_attachment": _new("attachment"),
+    "delete_snapshot": lambda given: ("DELETE", f"/snapshots/{given['snapshot_id']}", None),
+    "delete_volume": lambda given: ("DELETE", f"/volumes/{given['volume_id']}?cascade={given['cascade']}", None),
+    "extend_volume": _action("os-extend", "new_size"),
+    "revert_volume": _action("revert", "snapshot_id", "newer"),
+}
+OVER_REST = (
+    "snapshot",
+    "delete the older",
+    "delete the newer",
+    "revert, keep",
+    "extend",
+    "clone",
+    "delete, cascade",
+    "back up",
+    "attach",
+)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with fast_directory() as directory:
+        lab, reader = open_lab(directory), Reader()
+        made = Served(lab, reader)
+        try:
+            yield made
+        finally:
+            made.database.close()
+            reader.close()
+            lab.clear()
+
+
+@pytest.mark.parametrize("pair", itertools.combinations_with_replacement(OVER_REST, 2), ids=" + ".join)
+def test_two_requests_at_the_same_moment(served: Served, pair: tuple[str, str]) -> None:
+    served.settle()
+    scene = build_small(served.ask, served, served.reader, served.model)
+    together = threading.Barrier(2)
+
+    def send(who: int) -> Asked:
+        request = REQUESTS[pair[who]]
+        parameters = request.parameters(scene, f"number {who}")
+        together.wait(SECONDS)
+        return served.send(pair[who], request.method, **parameters)
+
+    with ThreadPoolExecutor(2) as people:
+        first, second = people.map(send, range(2))
+    served.settle()
+    asked = (first, second)
+    served.model = check_one_of(served, served.reader, outcomes(served.model, scene, asked), asked)

@@ -1,40 +1,44 @@
-"""Runs inside the NFS machine, as root: mounts the share as an operator's fstab would, then becomes the service's user.
+"""Runs inside the NFS machine, as root: exports the share, mounts it as an operator's fstab would, runs the command.
 
-``python -m tests.support.nfs_inside [--as-service] -- COMMAND...``; see ``nfs_vm``.
+``python -m tests.support.nfs_inside service|squashed|root COMMAND...``; see ``nfs_vm``.
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from stillframe.host import mounts
 from stillframe.volumes.drivers import nfs
-from tests.support.nfs_vm import SERVICE_UID, SHARE_GID
+from tests.support.nfs_vm import EXPORT, SERVICE_UID, SHARE_GID
 
-EXPORT = "127.0.0.1:/share"
 BASE = Path("/var/lib/stillframe/mnt")
+POINT = mounts.mount_point(BASE, EXPORT)
+_AS_SERVICE = [
+    *("setpriv", f"--reuid={SERVICE_UID}", f"--regid={SHARE_GID}", "--clear-groups"),
+    # To read the project wherever it lies; on the share, which another machine keeps, it is worth nothing.
+    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search", "--"),
+]
 
 
-def become_service() -> None:
-    """Gives up root for good. To read the project, wherever it lies, it keeps the right that counts on this machine only."""
-    os.setgroups([])
-    os.setresgid(SHARE_GID, SHARE_GID, SHARE_GID)
-    os.setresuid(SERVICE_UID, SERVICE_UID, SERVICE_UID)
+def export(*, root_is: str = "root_squash") -> None:
+    """Exports the share. fsid=0 makes /srv the root that clients see: the overlay around it cannot be exported."""
+    Path("/etc/exports").write_text(f"/srv 127.0.0.1(rw,sync,fsid=0,no_subtree_check,{root_is})\n")
+    subprocess.run(["exportfs", "-r"], check=True)
 
 
-def main(arguments: list[str]) -> None:
-    command = arguments[arguments.index("--") + 1 :]
-    point = mounts.mount_point(BASE, EXPORT)
-    mounts.mount("nfs", EXPORT, point, nfs.DEFAULT_OPTIONS)
+def main(user: str, *command: str) -> None:
+    squashed = f"root_squash,anonuid={SERVICE_UID},anongid={SHARE_GID}"
+    export(root_is=squashed if user == "squashed" else "root_squash")
+    mounts.mount("nfs", EXPORT, POINT, nfs.DEFAULT_OPTIONS)
     os.environ |= {
         "STILLFRAME_NFS_EXPORT": EXPORT,
         "STILLFRAME_NFS_MOUNT_POINT_BASE": str(BASE),
-        "STILLFRAME_NFS_SHARE": str(point),
+        "STILLFRAME_NFS_SHARE": str(POINT),
     }
-    if "--as-service" in arguments[: arguments.index("--")]:
-        become_service()
-    os.execv(command[0], command)
+    words = [*(_AS_SERVICE if user == "service" else []), *command]
+    os.execvp(words[0], words)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -5,12 +5,12 @@ read-only by virtiofs below a layer of memory: Python, qemu-img, ``.venv`` and t
 The share lies on a disk of its own (ext4, made anew for each run), is exported ``root_squash`` and ``sync``, and is
 mounted from 127.0.0.1 by NFS 4.2 with the service's own code. No network, no acceleration. Needs root.
 
-To run a suite of tests on a real NFS mount::
+The command runs in the project's directory and finds in its environment ``STILLFRAME_NFS_EXPORT``,
+``STILLFRAME_NFS_MOUNT_POINT_BASE`` and ``STILLFRAME_NFS_SHARE``, the mounted directory. It runs as one of:
 
-    run_in_vm([PYTHON, "-m", "pytest", *QUICK, "tests/functional/test_drivers.py", "-k", "nfs"], timeout=600)
-
-The command runs as the user SERVICE_UID of the group SHARE_GID, in the project's directory, and finds in its environment:
-``STILLFRAME_NFS_EXPORT``, ``STILLFRAME_NFS_MOUNT_POINT_BASE`` and ``STILLFRAME_NFS_SHARE``, the mounted directory.
+- ``service``: the user SERVICE_UID of the group SHARE_GID, to which the share belongs; cannot mount;
+- ``squashed``: root, whom the server takes for that user (``root_squash,anonuid=900,anongid=900``); can mount and unmount;
+- ``root``: root, whom the server takes for nobody (``root_squash``).
 """
 
 import hashlib
@@ -25,14 +25,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Literal
 
 from tests.support.guest import build as guest
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
 PYTHON = sys.executable
-# What makes pytest start in a third of the time, where every instruction is emulated.
-QUICK = ("-p", "no:cacheprovider", "--assert=plain", "--color=no")
+EXPORT = "127.0.0.1:/share"
+User = Literal["service", "squashed", "root"]
 SERVICE_UID, SHARE_GID = 900, 900
 _HERE = Path(__file__).parent
 _INIT = _HERE / "nfs_vm_init.sh"
@@ -71,7 +72,7 @@ def build(cache: Path = CACHE) -> Machine:
     return machine
 
 
-def run_in_vm(command: Sequence[str], timeout: float, as_root: bool = False) -> tuple[int, str]:
+def run_in_vm(command: Sequence[str], timeout: float, user: User = "service") -> tuple[int, str]:
     """Boots the machine, runs a command on the mounted share, returns its exit code and what it printed.
 
     ``timeout`` is in seconds, for all of it. Raises AssertionError with the end of the console and of what was printed
@@ -83,7 +84,7 @@ def run_in_vm(command: Sequence[str], timeout: float, as_root: bool = False) -> 
     # virtiofsd's socket needs a short path.
     with tempfile.TemporaryDirectory(prefix="nfs-vm-", dir="/tmp") as name:
         work = Path(name)
-        (work / "job").write_text(_job(command, as_root))
+        (work / "job").write_text(_job(command, user))
         _make_disk(work / "disk")
         _boot(machine, work, timeout)
         output = (work / "output").read_text(errors="replace")
@@ -93,9 +94,8 @@ def run_in_vm(command: Sequence[str], timeout: float, as_root: bool = False) -> 
     return int(code), output
 
 
-def _job(command: Sequence[str], as_root: bool) -> str:
-    who = [] if as_root else ["--as-service"]
-    words = shlex.join([PYTHON, "-m", "tests.support.nfs_inside", *who, "--", *command])
+def _job(command: Sequence[str], user: User) -> str:
+    words = shlex.join([PYTHON, "-m", "tests.support.nfs_inside", user, *command])
     return f"cd {shlex.quote(str(ROOT))} && PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 exec {words}\n"
 
 
@@ -161,9 +161,9 @@ def _qemu(machine: Machine, work: Path) -> list[str]:
     return ["qemu-system-x86_64", "-nodefaults", "-no-reboot", *arguments]
 
 
-def _start(command: list[str], log: "object") -> "subprocess.Popen[bytes]":
+def _start(command: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
     guarded = ["setpriv", "--pdeathsig", "KILL", "--", *command]
-    return subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
 def _initramfs(work: Path, modules: Path) -> bytes:

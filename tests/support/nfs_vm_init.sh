@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # First process of the NFS machine: its root is the host's own root, read-only by virtiofs, below a layer of memory.
-# It exports /share of the disk vda to itself by NFSv4, runs the job the host left, reports its exit code, powers off.
+# It serves /share of the disk vda to itself by NFSv4, runs the job the host left, reports its exit code, powers off.
 /bin/busybox --install -s /bin
 export PATH=/sbin:/bin
 mount -t proc none /proc
@@ -24,18 +24,16 @@ mount -t ext4 /dev/vda /new/srv
 cp "/host$job" /new/run/job
 ip link set lo up
 
-# The server. fsid=0 makes /srv the root that clients see, as an overlay cannot be exported; so /share is what they mount.
+# The server, without exports as yet: nfs_inside.py makes them.
 mkdir -p /new/srv/share /new/var/lib/nfs/v4recovery
 touch /new/var/lib/nfs/etab /new/var/lib/nfs/rmtab
 chown 900:900 /new/srv/share
 chmod 2770 /new/srv/share
-echo '/srv 127.0.0.1(rw,sync,fsid=0,no_subtree_check,root_squash)' >/new/etc/exports
 mount -t nfsd nfsd /proc/fs/nfsd
 mount --bind /proc/fs/nfsd /new/proc/fs/nfsd
 echo 10 >/proc/fs/nfsd/nfsv4leasetime
 echo 10 >/proc/fs/nfsd/nfsv4gracetime
 inside() { chroot /new /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C "$@"; }
-inside exportfs -r
 inside rpc.mountd --no-nfs-version 3
 inside rpc.nfsd --no-nfs-version 3 4
 echo Y >/proc/fs/nfsd/v4_end_grace

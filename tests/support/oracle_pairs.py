@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.oracle import Backup, Model, Refused, Volume
 from tests.support.oracle_reader import Reader
-from tests.support.oracle_world import LINKED, THIN, Block
+from tests.support.oracle_world import LINKED, THIN, Block, Storage
 
 
 @dataclass(frozen=True)
@@ -59,28 +59,46 @@ def build(block: Block, reader: Reader) -> tuple[Scene, Model]:
         assert not answer.refused, answer.error
         return str(answer.result)
 
-    def write(place: int, value: int) -> None:
-        row = block.volumes()[volume]
-        path = Path(row["share"], row["active_file"])
-        model.volumes[volume].disk = reader.write(path, row["format"], model.volumes[volume].disk, [(place, 3, value)])
+    def write(value: int) -> None:
+        _write(block, reader, model.volumes[volume], volume, value)
 
     volume = ask("create_volume", wanted={"size": 1, "volume_type": THIN})
     model.create(volume, 1)
-    write(0, 1)
+    write(1)
     old = ask("create_snapshot", volume_id=volume, wanted={})
     model.snapshot(volume, old)
-    write(2, 2)
+    write(2)
     dropped = ask("create_backup", wanted={"volume_id": volume})
-    write(4, 3)
+    write(3)
     ask("delete_backup", backup_id=dropped)
     new = ask("create_snapshot", volume_id=volume, wanted={})
     model.snapshot(volume, new)
     backup = ask("create_backup", wanted={"volume_id": volume, "snapshot_id": old})
     model.backup(backup, Backup(model.volumes[volume].snapshots[old], volume), False)
-    write(6, 4)
+    write(4)
     ask("revert_volume", volume_id=volume, snapshot_id=new, newer=None)
     model.revert(volume, new, None)
     return Scene(volume, old, new, backup), model
+
+
+def build_small(ask: Callable[..., str], storage: Storage, reader: Reader, model: Model) -> Scene:
+    """Adds a volume with two snapshots; ``ask`` calls a method, waits for what follows, and returns the new id."""
+    volume = ask("create_volume", wanted={"size": 1})
+    model.create(volume, 1)
+    snapshots = []
+    for value in (1, 2):
+        _write(storage, reader, model.volumes[volume], volume, value)
+        snapshots.append(ask("create_snapshot", volume_id=volume, wanted={}))
+        model.snapshot(volume, snapshots[-1])
+    _write(storage, reader, model.volumes[volume], volume, 3)
+    return Scene(volume, *snapshots, "")
+
+
+def _write(storage: Storage, reader: Reader, volume: Volume, volume_id: str, value: int) -> None:
+    """Three blocks, at another place for each byte."""
+    row = storage.volumes()[volume_id]
+    pieces = [(2 * value - 2, 3, value)]
+    volume.disk = reader.write(Path(row["share"], row["active_file"]), row["format"], volume.disk, pieces)
 
 
 def _volume(model: Model, scene: Scene) -> Volume:
