@@ -1,6 +1,7 @@
 """Where the commands get their client from: OpenStackClient's connection, or clouds.yaml when they stand alone."""
 
 import argparse
+from functools import cached_property
 from typing import Any
 
 from stillframe.client.assisted_snapshots import AssistedSnapshots
@@ -32,9 +33,12 @@ class StandAlone:
     def __init__(self, cloud: str | None) -> None:
         self._cloud = cloud
 
-    @property
-    def assisted_snapshot(self) -> AssistedSnapshots:
+    @cached_property
+    def sdk_connection(self) -> Any:
         import openstack
 
-        connection = openstack.connect(cloud=self._cloud or CLOUD)
-        return AssistedSnapshots(connection.compute, connection.block_storage)
+        return openstack.connect(cloud=self._cloud or CLOUD)
+
+    @property
+    def assisted_snapshot(self) -> AssistedSnapshots:
+        return AssistedSnapshots(self.sdk_connection.compute, self.sdk_connection.block_storage)
