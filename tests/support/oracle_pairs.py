@@ -91,7 +91,7 @@ def build_small(ask: Callable[..., str], storage: Storage, reader: Reader, model
         snapshots.append(ask("create_snapshot", volume_id=volume, wanted={}))
         model.snapshot(volume, snapshots[-1])
     _write(storage, reader, model.volumes[volume], volume, 3)
-    return Scene(volume, *snapshots, "")
+    return Scene(volume, snapshots[0], snapshots[1], "")
 
 
 def _write(storage: Storage, reader: Reader, volume: Volume, volume_id: str, value: int) -> None:
