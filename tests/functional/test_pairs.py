@@ -232,7 +232,6 @@ NAMES = {"newer": "newer_snapshots"}
 CALLS: dict[str, Call] = {
     "create_volume": _new("volume"),
     "create_snapshot": _new("snapshot"),
-    "create_backup": _new("backup"),
     "create_attachment": _new("attachment"),
     "delete_snapshot": lambda given: ("DELETE", f"/snapshots/{given['snapshot_id']}", None),
     "delete_volume": lambda given: ("DELETE", f"/volumes/{given['volume_id']}?cascade={given['cascade']}", None),
@@ -242,12 +241,10 @@ CALLS: dict[str, Call] = {
 OVER_REST = (
     "snapshot",
     "delete the older",
-    "delete the newer",
     "revert, keep",
     "extend",
     "clone",
     "delete, cascade",
-    "back up",
     "attach",
 )
 
