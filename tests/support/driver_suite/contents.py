@@ -202,6 +202,25 @@ def a_pull_moves_content_up_and_frees_the_file_below(bench: Bench) -> None:
 
 
 @everywhere
+def a_linked_volume_is_pulled_down_to_the_file_of_the_other_volume(bench: Bench) -> None:
+    with bench.volume() as volume, bench.volume() as linked:
+        volume.write(volume.base, (0, 4, 5), (8, 2, 6))
+        lower, top = linked.new_name(), linked.new_name()
+        linked.share.create_overlay(linked.id, Image(lower, "qcow2", GIB, volume.base, "qcow2"), "1")
+        linked.known(lower, volume.disks[volume.base])
+        linked.write(lower, (1, 2, 0))
+        linked.share.create_overlay(linked.id, Image(top, "qcow2", GIB, lower, "qcow2"), "2")
+        linked.known(top, linked.disks[lower])
+        for _ in range(2):
+            linked.share.pull(linked.id, top, volume.base, "qcow2")
+        assert linked.layers(top) == [top, volume.base]
+        linked.share.remove(linked.id, lower)
+        linked.gone(lower)
+        linked.check()
+        volume.check()
+
+
+@everywhere
 def a_pull_down_to_a_file_that_is_not_behind_is_refused(bench: Bench) -> None:
     with bench.volume() as volume:
         one, other = volume.overlay(volume.base, (0, 1, 1)), volume.overlay(volume.base, (0, 1, 2))

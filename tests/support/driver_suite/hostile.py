@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.errors import BadImage, ChainConflict, StillframeError
+from stillframe.errors import BadImage, ChainConflict, StepFailed, StillframeError
 from stillframe.host.copies import Source
 from tests.support.driver_suite.bench import Bench, Volume, calls, everywhere, refused
 from tests.support.oracle import GIB
@@ -120,7 +120,7 @@ def names_of_another_volume_are_refused_by_every_verb_that_changes_something(ben
         for verb, call in {**changing, **_TARGETS}.items():
             for name in (other.base, others, names.info_name(volume.id), f"{volume.base}.x", f".tmp.{volume.id}.1"):
                 _refuses(verb, call, volume, name)
-        with refused(BadImage):
+        with refused(StepFailed, "not behind"):
             volume.share.pull(volume.id, _top(volume), other.base, "qcow2")
         assert bench.names() == before
         volume.check()

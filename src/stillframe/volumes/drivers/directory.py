@@ -124,8 +124,8 @@ class DirectoryShare:
             qemu_img.commit(self.path, top, base, len(between))
 
     def pull(self, volume_id: str, name: str, backing: str | None, backing_format: str | None) -> None:
-        for each in (name, backing or name):
-            names.check_belongs(each, volume_id)
+        names.check_belongs(name, volume_id)
+        inspection.plain_name(backing or name)  # a linked clone's lowest file is backed by another volume's
         with self._asked():
             qemu_img.pull(self.path, name, backing, backing_format, inspection.MAX_DEPTH)
 
