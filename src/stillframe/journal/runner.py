@@ -67,23 +67,27 @@ def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) 
 def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, number: int) -> Operation:
     step = operation.plan[number]
     verb, name = kind.verbs[step["verb"]], key(step)
-    place = f"{operation.kind}/{name}"
     evidence = verb.done(world, operation, step["args"])
     if evidence is None:
         if verb.no_return == "start" and name not in operation.evidence:
             # Recorded before it begins: half of it cannot be put back.
             operation = journal.change(operation, evidence={**operation.evidence, name: {}})
-        reached(f"{place}/before")
+        _pass(operation, name, "before")
         evidence = _do(verb, world, operation, step)
-        reached(f"{place}/effect")
+        _pass(operation, name, "effect")
     known = {**operation.evidence, name: {**operation.evidence.get(name, {}), **evidence}}
     renewed = {"attempts": 0} if number >= operation.step else {}  # a step done for the first time: patience begins anew
     changed = journal.change(
         operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known), **renewed
     )
-    reached(f"{place}/record")
+    _pass(operation, name, "record")
     LOG.debug("operation %s: step %s is recorded", operation.id, step["verb"])
     return changed
+
+
+def _pass(operation: Operation, name: str, phase: str) -> None:
+    """A place at which a test may stop this operation."""
+    reached(f"{operation.kind}/{name}/{phase}", lambda: f"{operation.intent} {operation.plan}")
 
 
 def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Document:
@@ -144,11 +148,11 @@ def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> 
     current = operation
     for number in range(operation.step - 1, -1, -1):
         step = operation.plan[number]
-        undo, place = kind.verbs[step["verb"]].undo, f"{operation.kind}/{key(step)}"
+        undo, name = kind.verbs[step["verb"]].undo, key(step)
         if undo is None:
             continue
         try:
-            reached(f"{place}/undo-before")
+            _pass(current, name, "undo-before")
             undo(world, current, step["args"])
         except (LostLease, Parked):
             raise
@@ -159,9 +163,9 @@ def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> 
             LOG.warning("operation %s: step %s cannot be undone yet: %s", operation.id, step["verb"], told.message)
             journal.postpone(current, told)
             return
-        reached(f"{place}/undo-effect")
+        _pass(current, name, "undo-effect")
         current = journal.change(current, step=number)
-        reached(f"{place}/undo-record")
+        _pass(current, name, "undo-record")
     journal.finish(current, kind, "undone", _first_fault(journal, current))
     LOG.info("operation %s (%s) is undone", operation.id, operation.kind)
 

@@ -55,3 +55,32 @@ def test_a_place_can_fail_instead_and_several_can_be_named(
     assert killed == []
     failpoints.reached("other")
     assert len(killed) == 1
+
+
+def test_a_place_of_one_operation_can_be_named(killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(monkeypatch, f"{PLACE}@volume-1,other@volume-2")
+    failpoints.reached(PLACE, lambda: "{'volume_id': 'volume-2'}")
+    failpoints.reached(PLACE)
+    assert killed == []
+    failpoints.reached(PLACE, lambda: "{'volume_id': 'volume-1'}")
+    assert len(killed) == 1
+
+
+def test_what_a_place_is_about_is_asked_only_where_somebody_wants_to_know(
+    killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(monkeypatch, "other@volume-1")
+    failpoints.reached(PLACE, lambda: pytest.fail("it was asked"))
+    assert killed == []
+
+
+def test_a_place_that_is_held_says_so(
+    killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A test waits for these words before it kills the process."""
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    ask(monkeypatch, f"{PLACE}@a:sleep=9")
+    with caplog.at_level("WARNING"):
+        failpoints.reached(PLACE, lambda: "a")
+    assert f"held at {PLACE}@a:sleep=9" in caplog.text
+    assert killed == []

@@ -95,7 +95,7 @@ def test_the_second_of_two_is_begun_on_its_own(journal: Journal) -> None:
 
 def test_a_failpoint_is_named_by_the_key(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[str] = []
-    monkeypatch.setattr(runner, "reached", reached.append)
+    monkeypatch.setattr(runner, "reached", lambda name, _about: reached.append(name))
     run(journal, Copies(fails="b").kind())
     names = ["copies/copy", "copies/mark", "copies/copy-2"]
     forward = [f"{name}/{phase}" for name in names for phase in failpoints.PHASES][:-2]
