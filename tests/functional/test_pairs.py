@@ -7,7 +7,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from tests.support.oracle import Model
 from tests.support.oracle_check import Checker
 from tests.support.oracle_pairs import LOOK, REQUESTS, Asked, Scene, build, build_small, outcomes
 from tests.support.oracle_reader import Reader
-from tests.support.oracle_world import Block, Storage, fast_directory, fresh_copy, prepare
+from tests.support.oracle_world import THIN, Block, Storage, fast_directory, fresh_copy, prepare
 from tests.support.stack import wait_for
 
 Call = Callable[[dict[str, Any]], tuple[str, str, Any]]  # of a method's parameters: verb, path, body
@@ -77,11 +77,19 @@ class Stage:
     together: Barrier
 
     def play(self, pair: tuple[str, str]) -> tuple[Asked, Asked]:
+        """Both of a pair, asked of the scene."""
         fresh_copy(self.template, self.directory)
-        for who, (pipe, name) in enumerate(zip(self.pipes, pair, strict=True)):
+        told = []
+        for who, name in enumerate(pair):
             request = REQUESTS.get(name)
             parameters = request.parameters(self.scene, f"number {who}") if request else {}
-            pipe.send((name, request.method if request else "", parameters))
+            told.append((name, request.method if request else "", parameters))
+        return self.ask(told)
+
+    def ask(self, told: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[Asked, Asked]:
+        """Has each process ask one thing, at the same moment; returns when all that follows is done."""
+        for pipe, each in zip(self.pipes, told, strict=True):
+            pipe.send(each)
         first, second = (self._answer(pipe) for pipe in self.pipes)
         errors = [each for each in (first, second) if isinstance(each, Exception)]
         if errors:
@@ -152,6 +160,32 @@ def test_two_processes_that_ask_at_the_same_moment(stage: Stage, pair: tuple[str
     try:
         block.drain()
         check_one_of(block, stage.reader, outcomes(stage.model, stage.scene, asked), asked)
+    finally:
+        block.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "method", "wanted"),
+    [
+        ("volumes", "create_volume", {"size": 1, "volume_type": THIN}),
+        ("gigabytes", "create_volume", {"size": 1, "volume_type": THIN}),
+        ("backups", "create_backup", {"snapshot_id": "old"}),
+    ],
+)
+def test_of_two_that_would_break_a_quota_together_one_is_refused(
+    stage: Stage, limit: str, method: str, wanted: dict[str, Any]
+) -> None:
+    fresh_copy(stage.template, stage.directory)
+    block = Block(stage.directory)
+    try:
+        block.call("set_quotas", project_id="demo", wanted={limit: 2})  # the scene has one of each
+        if method == "create_backup":
+            wanted = {"volume_id": stage.scene.volume, "snapshot_id": stage.scene.old}
+        answers = stage.ask([("number one", method, {"wanted": wanted}), ("number two", method, {"wanted": wanted})])
+        block.drain()
+        assert sorted(each.accepted for each in answers) == [False, True], answers
+        assert len(block.backups() if method == "create_backup" else block.volumes()) == 2
+        assert not block.failed()
     finally:
         block.close()
 
