@@ -5,6 +5,7 @@ import stat
 import struct
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, overlay_name, temporary_name
 from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, StepFailed
-from stillframe.host import extents, files, publish, qcow2, qemu_img
+from stillframe.host import extents, files, image_command, publish, qcow2, qemu_img, run
 from stillframe.host.extents import Extent, allocated_in
 from tests.support.layers import KIB, MIB, Layers, opened
 from tests.unit.builders import OTHER_SNAPSHOT, SNAPSHOT, VOLUME
@@ -32,6 +33,16 @@ def tower(request: pytest.FixtureRequest, tmp_path: Path) -> Layers:
     made = Layers(tmp_path)
     made.tower(request.param)
     return made
+
+
+def slow_qemu_img(directory: Path) -> str:
+    """Makes a qemu-img whose every read and write of a file takes 20 ms longer; returns the PATH that finds it."""
+    script = directory / "qemu-img"
+    calls = "pread64,preadv,pwrite64,pwritev"
+    delayed = f"strace -f -o /dev/null -e trace={calls} -e inject={calls}:delay_enter=20000"
+    script.write_text(f'#!/bin/sh\nexec {delayed} /usr/bin/qemu-img "$@"\n')
+    script.chmod(0o755)
+    return f"{directory}:/usr/bin:/bin"
 
 
 def mode(path: Path) -> int:
@@ -390,3 +401,18 @@ def test_a_chain_is_read_from_its_active_file_down(layers: Layers) -> None:
     found = qemu_img.read_chain(layers.share, VOLUME, OVERLAY)
     assert [image.name for image in found.images] == [BASE, other, OVERLAY]
     assert [image.format for image in found.images] == ["raw", "qcow2", "qcow2"]
+
+
+def test_half_of_the_address_space_is_enough_on_a_slow_share(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request that waits has a thread of its own; 30 of them with 8 MiB of stack and an arena each are too much."""
+    layers.base("base", "qcow2", 16 * MIB)
+    layers.overlay("top", "base")
+    layers.write("top", 0, 16 * MIB, 2)
+    half = {depth: replace(image_command.limits(depth), address_space=512 * MIB) for depth in (1, 2, 3)}
+    monkeypatch.setattr(qemu_img, "limits", half.__getitem__)
+    programs = layers.share / "programs"
+    programs.mkdir()
+    monkeypatch.setitem(run.ENVIRONMENT, "PATH", slow_qemu_img(programs))
+    qemu_img.commit(layers.share, "top", "base", 2)
+    layers.content["base"] = layers.content["top"]
+    layers.check()

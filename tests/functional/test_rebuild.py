@@ -240,12 +240,24 @@ def ordered(database: Database) -> list[dict[str, Any]]:
         return [row for row in volumes.list_all(connection) if row["share"].endswith("qcow2")]
 
 
+def examined(story: Story) -> Said:
+    """What the doctor says once it has judged every volume: the service tidies up what it took over whenever it likes."""
+    said = Said(1, "not judged", "")
+
+    def judged() -> bool:
+        nonlocal said
+        said = story.run(["doctor"], "--config-file", str(story.directory / "stillframe.conf"), "--older-than", "0")
+        return "not judged" not in said.out
+
+    wait_for(judged, "a doctor who judges every volume")
+    return said
+
+
 def test_everything_works_on_a_rebuilt_database(story: Story) -> None:
     ids = history(story)
     lose_and_rebuild(story)
     story.lab.stack.start()
-    story.settle()
-    said = story.run(["doctor"], "--config-file", str(story.directory / "stillframe.conf"), "--older-than", "0")
+    said = examined(story)
     assert (said.code, said.out.partition(";")[0]) == (0, "nothing found"), said
     story.check_content()
     story.act(ids["undoable"], os__undo_revert=None)

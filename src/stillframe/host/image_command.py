@@ -60,6 +60,7 @@ def limits(depth: int, *, size: int | None = None) -> Limits:
         address_space=(1 << 30) + (64 << 20) * depth,
         open_files=256 + 4 * depth,
         file_size=None if size is None else size + size // 8 + (64 << 20),
+        thread_stack=4 << 20,
     )
 
 

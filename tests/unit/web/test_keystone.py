@@ -25,10 +25,11 @@ from tests.unit.http_site import Answer, Site, answer
 AUTH_URL = "http://keystone.example.org/v3"
 PASSWORD = "canary-password"
 OWN_TOKEN = "canary-own-token"
+DAY = 86_400.0
 
 
-def token(*roles: str, project: str | None = "demo", seconds: float = 3600, user: str = "ann") -> dict[str, Any]:
-    """A token's document as Keystone shows it."""
+def token(*roles: str, project: str | None = "demo", seconds: float = 30 * DAY, user: str = "ann") -> dict[str, Any]:
+    """A token's document as Keystone shows it. It outlives any run of the tests: some are made when they are collected."""
     ends = datetime.now(UTC) + timedelta(seconds=seconds)
     scope = {"project": {"id": project, "name": "p"}} if project else {}
     return {
