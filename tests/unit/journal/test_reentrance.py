@@ -67,7 +67,7 @@ MERGE = (Step("one", sees=False, undoes=False), Step("two", mark="start", undoes
 STUCK = (Step("one"), Step("two", mark="start", fault="half"), Step("three"))
 
 
-@settings(max_examples=25)
+@settings(max_examples=4)  # each is run some fifty times; the next test draws from more plans
 @given(plans())
 @example(SNAPSHOT)
 @example(REFUSED)
@@ -83,7 +83,7 @@ def test_a_crash_at_any_single_moment_changes_nothing_about_the_end(
         assert ending(shared, clock, steps, world) == wanted, f"the worker died at moment {moment}"
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(plans(), st.frozensets(st.integers(1, 60), max_size=12))
 def test_any_number_of_crashes_changes_nothing_about_the_end(
     shared: Database, clock: Clock, steps: tuple[Step, ...], crashes: frozenset[int]
