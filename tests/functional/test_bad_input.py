@@ -34,9 +34,10 @@ def everything(lab: Lab) -> dict[str, Any]:
 
 
 def unfinished(lab: Lab) -> int:
-    """How many operations have not ended yet, the ``.info`` files of earlier snapshots among them."""
+    """How much is on its way: operations, the ``.info`` files of earlier snapshots among them, and what is tidied by itself."""
     database: Any = sqlite3.connect(f"file:{lab.stack.state_dir}/stillframe.sqlite?mode=ro", uri=True)
-    count = database.execute("SELECT COUNT(*) FROM operations WHERE state IN ('pending', 'running', 'undoing')").fetchone()[0]
+    unended = "SELECT COUNT(*) FROM operations WHERE state IN ('pending', 'running', 'undoing')"
+    count = sum(database.execute(query).fetchone()[0] for query in (unended, "SELECT COUNT(*) FROM volumes WHERE untidy"))
     database.close()
     return int(count)
 

@@ -1,10 +1,12 @@
 """A world of block storage over a share in memory, as new as each test wants it."""
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 pytest.register_assert_rewrite("tests.unit.volumes.site")
 
@@ -26,6 +28,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
+def _do_not_sync(connection: sqlite3.Connection, _record: object) -> None:
+    """Thousands of histories; power loss is not what is tested here."""
+    connection.execute("PRAGMA synchronous=OFF")
+
+
 @pytest.fixture
 def new_site(migrated: Path, tmp_path: Path, clock: Clock) -> Iterator[NewSite]:
     """Makes a site without volumes; one that was made before is given up."""
@@ -38,6 +45,7 @@ def new_site(migrated: Path, tmp_path: Path, clock: Clock) -> Iterator[NewSite]:
             path.unlink()
         shutil.copy(migrated, tmp_path / "site.sqlite")
         database = Database(f"sqlite:///{tmp_path}/site.sqlite")
+        event.listen(database.engine, "connect", _do_not_sync)
         opened.append(database)
         with database.write() as connection:
             volume_types.ensure_default(connection)
