@@ -54,7 +54,8 @@ class Snapshots:
             if len(ids) == 1:
                 self._call("DELETE", f"/snapshots/{ids[0]}?bandwidth_mib={bandwidth_mib}")
             else:
-                self._call("POST", f"/volumes/{volume_id}/action", {"os-delete_snapshots": {"snapshot_ids": ids}})
+                wanted = {"snapshot_ids": ids, "bandwidth_mib": bandwidth_mib}
+                self._call("POST", f"/volumes/{volume_id}/action", {"os-delete_snapshots": wanted})
         return [snapshot_id for ids in by_volume.values() for snapshot_id in ids]
 
     def cancel(self, name_or_id: str) -> None:

@@ -147,7 +147,7 @@ def test_the_newest_snapshot_is_deleted_by_a_merge(taken: World) -> None:
     snapshotting.delete(taken, MEMBER, SNAPSHOT)
     row = snapshot(taken)
     assert row is not None
-    assert row["status"] == "deleting"
+    assert (row["status"], row["progress"]) == ("deleting", "0%")
     (operation,) = planned(taken)
     assert [step["verb"] for step in operation["plan"]] == ["check_unused", "Commit", "Record", "Trash"]
 

@@ -177,13 +177,14 @@ def cancel_deletion(call: Call) -> None:
 
 
 def delete_several(call: Call) -> None:
-    """Several snapshots of one volume as one plan, with the least copying."""
+    """Several snapshots of one volume as one plan, with the least copying; ``bandwidth_mib`` as in ``delete``."""
     ids = call.body["os-delete_snapshots"]["snapshot_ids"]
     volume_id = read_volume(call, call.path["id"])["id"]
     rows = [read(call, snapshot_id) for snapshot_id in ids]
     if [row for row in rows if row["volume_id"] != volume_id] or len({row["id"] for row in rows}) != len(rows):
         raise BadRequest(f"snapshot_ids must be different snapshots of volume {volume_id}")
-    call.ask("delete_snapshots", snapshot_ids=[row["id"] for row in rows])
+    limit = call.body["os-delete_snapshots"].get("bandwidth_mib") or 0
+    call.ask("delete_snapshots", snapshot_ids=[row["id"] for row in rows], bandwidth_mib=limit)
 
 
 def reset_status(call: Call) -> None:
@@ -266,7 +267,10 @@ _CANCEL = {
 }
 _SEVERAL = body.wrapped(
     "os-delete_snapshots",
-    {"snapshot_ids": {"type": "array", "items": {"type": "string", "maxLength": 36}, "minItems": 1, "maxItems": 200}},
+    {
+        "snapshot_ids": {"type": "array", "items": {"type": "string", "maxLength": 36}, "minItems": 1, "maxItems": 200},
+        "bandwidth_mib": {"type": ["integer", "null"], "minimum": 0, "maximum": 1 << 20},
+    },
     ("snapshot_ids",),
 )
 _ACTION = "/snapshots/{id}/action"
