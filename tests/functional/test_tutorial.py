@@ -19,14 +19,20 @@ _OVERLAY = re.compile(r"volume-[0-9a-f-]{36}\.[0-9a-f-]{36}")
 
 
 def commands(text: str) -> list[str]:
-    """Returns the commands of every console block: lines after "# ", with the rest of a here-document."""
+    """Returns the commands of every console block: lines after "# " or "$ ", with the rest of a here-document."""
     found: list[str] = []
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         lines = iter(block.split("\n"))
         for line in lines:
-            if line.startswith("# "):
-                found.append(_whole(line[2:], lines))
+            if line.strip().startswith(("# ", "$ ")):
+                found.append(_whole(line.strip()[2:], lines))
     return found
+
+
+def spans(text: str) -> list[str]:
+    """Returns what stands between backticks outside of blocks and has a word and an argument, in order."""
+    plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return [found for found in re.findall(r"`([^`\n]+)`", plain) if " " in found]
 
 
 def _whole(first: str, lines: Iterator[str]) -> str:

@@ -22,6 +22,7 @@ COMMANDS = {
     "rebuild": "stillframe.main.rebuild:Rebuild",
     "manage-share": "stillframe.main.rebuild:ManageShare",
     "chain show": "stillframe.main.chain:Show",
+    "snapshot show": "stillframe.client.osc.snapshot:Show",
     "snapshot explain": "stillframe.client.osc.snapshot:Explain",
     "snapshot delete": "stillframe.client.osc.snapshot:Delete",
     "snapshot cancel": "stillframe.client.osc.snapshot:Cancel",

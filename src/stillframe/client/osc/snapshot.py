@@ -1,4 +1,5 @@
-"""``snapshot explain|delete|cancel``: what deleting a snapshot would do, doing it under a running server, giving it up."""
+"""``snapshot show|explain|delete|cancel``: how far a deletion is, what it would do, doing it under a running server, giving
+it up."""
 
 import argparse
 from typing import Any
@@ -19,6 +20,24 @@ class _Base(Command):
     def _client(self) -> Snapshots:
         app: Any = self.app
         return Snapshots(app.client_manager.sdk_connection.block_storage)
+
+
+class Show(_Base, ShowOne):
+    """Show a snapshot with what other clients leave out: progress, the reason of a failure, how consistent it is"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("snapshot", metavar="<snapshot>", help="Snapshot (name or ID)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        found = self._client.find(parsed_args.snapshot)
+        outcome = found["consistency"] or {}
+        shown = {key: found[key] for key in ("id", "name", "description", "volume_id", "size", "created_at", "status")}
+        shown |= {"progress": found["os-extended-snapshot-attributes:progress"], "fault": found.get("fault")}
+        shown["consistency"] = outcome.get("level") or ("exact" if found["status"] == "available" else None)
+        shown |= {key: outcome.get(key) for key in ("frozen_ms", "degraded_reason", "set_id")}
+        return tuple(shown), tuple(shown.values())
 
 
 class Explain(_Base, ShowOne):

@@ -1,0 +1,95 @@
+"""The table of volume operations in the documentation, command by command, with an unmodified OpenStackClient."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openstackclient import shell
+
+from stillframe.host import files, qemu_img
+from tests.functional.test_tutorial import ROOT, spans
+from tests.support.stack import Stack, wait_for
+
+PAGE = ROOT / "docs/how-to/volume-operations.md"
+NEEDS_GLANCE = ("openstack image create", "openstack volume create --image")
+NOT_RUN = (
+    "openstack quota set",
+    "openstack assisted snapshot create",
+    "openstack --os-cloud stillframe-admin volume backup record import",
+)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    made = Stack(tmp_path / "stillframe")
+    made.start()
+    yield made
+    made.stop()
+    made.destroy()
+
+
+def test_the_table_can_be_typed_from_top_to_bottom(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(stack.state_dir / "clouds.yaml"))
+    monkeypatch.setenv("OS_CLOUD", "stillframe")
+    told = [found for found in spans(PAGE.read_text()) if found.startswith("openstack ")]
+    told = [found for found in told if not found.startswith(NOT_RUN)]
+    assert len(told) > 25
+    admin = stack.api("stillframe-admin")
+    (pool,) = admin.ok("volume", "GET", "/scheduler-stats/get_pools")["pools"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", stack.share / "old.qcow2", "1G"], check=True)
+    (stack.share / "old.qcow2").chmod(0o660)
+    for command in told:
+        _type(command.replace("HOST@BACKEND#SHARE", pool["name"]))
+    wait_for(lambda: _statuses(stack) == {"from-monday": "available", "unmanaged": "yes"}, "the end of it all")
+
+
+def _statuses(stack: Stack) -> dict[str, str]:
+    """What the page leaves: one copy, and the file of the volume that was given up."""
+    volumes = stack.api("stillframe-admin").ok("volume", "GET", "/volumes/detail?all_tenants=1")["volumes"]
+    given_up = [name for name in files.listing(stack.share) if name.startswith("unmanaged-")]
+    if given_up:
+        qemu_img.check(stack.share, given_up[0], "qcow2")
+    return {each["name"]: each["status"] for each in volumes} | ({"unmanaged": "yes"} if given_up else {})
+
+
+def _type(command: str) -> None:
+    """Types a command, again while the one before is not through, as the page says. What needs a Glance says so."""
+    answers: list[str] = []
+
+    def works() -> bool:
+        code, answer = _forked(shlex.split(command)[1:])
+        answers.append(answer)
+        if command.startswith(NEEDS_GLANCE):
+            return code != 0 and "image" in answers[-1]
+        if code != 0:
+            time.sleep(0.5)
+        return code == 0
+
+    try:
+        wait_for(works, f"the success of {command!r}", 25)
+    except AssertionError as error:
+        raise AssertionError(f"{error}:\n{answers[-1]}") from error
+
+
+def _forked(arguments: list[str]) -> tuple[int, str]:
+    """Runs OpenStackClient in a copy of this process, which has read its modules: they take most of a command's time.
+    Returns its exit code and everything it said."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        sys.stdout = sys.stderr = os.fdopen(into, "w", buffering=1)
+        code = 1
+        try:
+            code = shell.main(arguments) or 0
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    os.close(into)
+    with os.fdopen(out) as answer:
+        text = answer.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text

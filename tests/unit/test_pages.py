@@ -1,0 +1,88 @@
+"""Every command that README and the documentation show is one that exists, with options that exist."""
+
+import argparse
+import importlib.metadata
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stillframe.main.shell import COMMANDS
+from tests.functional.test_tutorial import commands, spans
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OPENSTACK = ("openstack.common", "openstack.volume.v3", "openstack.compute.v2", "openstack.image.v2", "openstack.identity.v3")
+PLUGIN = ("openstack.assisted_snapshot.v1", "openstack.extension")
+GLOBAL = re.compile(r"--os-(cloud|volume-api-version)(=| )\S+ ")
+REDIRECT = re.compile(r"\s(>|\| |<\(|&&|<TAB>|\.\.\.).*")
+
+
+def shown() -> Iterator[tuple[str, str]]:
+    """Every stillframe, openstack and make command, with the page it stands on."""
+    for page in PAGES:
+        text = page.read_text()
+        for command in [*commands(text), *spans(text)]:
+            plain = REDIRECT.sub("", command.replace("\\\n", " ")).partition("  #")[0].strip()
+            plain = re.sub(r"^([A-Z_]+=\S+ |\S*bin/(?=stillframe))+", "", plain)
+            if plain.startswith(("stillframe ", "openstack ", "make ")):
+                alternatives = re.search(r"\S+\|\S+", plain)
+                for one in alternatives[0].split("|") if alternatives else ("",):
+                    yield str(page.relative_to(ROOT)), plain.replace(alternatives[0], one) if alternatives else plain
+
+
+def known() -> dict[str, Any]:
+    """Loads nothing: by program and command, what can be loaded."""
+    found: dict[str, Any] = {f"stillframe {name}": target for name, target in COMMANDS.items()}
+    points = importlib.metadata.entry_points()
+    for group in (*OPENSTACK, *PLUGIN):
+        found |= {f"openstack {point.name.replace('_', ' ')}": point for point in points.select(group=group)}
+    return found
+
+
+KNOWN = known()
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    target = KNOWN[name]
+    if isinstance(target, str):
+        module, _, attribute = target.partition(":")
+        command = getattr(import_module(module), attribute)
+    else:
+        command = target.load()
+    # Some of OpenStackClient's commands look at who calls them while they make their options.
+    api = SimpleNamespace(is_network_endpoint_enabled=lambda: False, _auth_required=True)
+    app = SimpleNamespace(client_manager=api, command_options=[], options=None, NAME="openstack")
+    parser: argparse.ArgumentParser = command(app, None).get_parser(name)
+    return parser
+
+
+@pytest.mark.parametrize(("page", "command"), sorted(set(shown())))
+def test_a_command_of_a_page_can_be_typed(page: str, command: str) -> None:
+    words = shlex.split(GLOBAL.sub("", command))
+    if words[0] == "make":
+        assert re.search(rf"^{re.escape(words[1])}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"{page}: {command}"
+        return
+    if words[:2] in (["stillframe", "complete"], ["openstack", "complete"]):
+        return  # cliff's own
+    if any(each.startswith(" ".join([*words, ""])) for each in KNOWN):
+        return  # what several commands begin with
+    name = next((" ".join(words[:count]) for count in (5, 4, 3, 2) if " ".join(words[:count]) in KNOWN), None)
+    assert name is not None, f"{page}: there is no command {command!r}"
+    rest = words[len(name.split()) :]
+    if rest in ([], ["--help"]):
+        return
+    try:
+        parser_of(name).parse_args(rest)
+    except SystemExit as error:
+        raise AssertionError(f"{page}: {command!r} cannot be parsed") from error
+
+
+def test_there_are_pages_and_commands_to_look_at() -> None:
+    assert len({page for page, _ in shown()}) > 8
+    assert len(set(shown())) > 60
