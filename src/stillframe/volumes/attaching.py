@@ -11,9 +11,9 @@ from stillframe.context import Context
 from stillframe.db import attachments, volumes
 from stillframe.db.rows import Page, Row
 from stillframe.db.tables import now
-from stillframe.errors import BadRequest, Conflict, NotFound
-from stillframe.volumes import finding
-from stillframe.volumes.world import World
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound
+from stillframe.volumes import finding, trees
+from stillframe.volumes.world import GIB, World
 
 
 def seen(connection: Connection, context: Context, attachment_id: str) -> Row:
@@ -27,10 +27,16 @@ def seen(connection: Connection, context: Context, attachment_id: str) -> Row:
 def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
     """Reserves the volume for a server (``instance_uuid``), and connects it when a connector is given.
 
-    The same volume and server again: the same attachment. Returns its id. Raises BadRequest, Conflict.
+    The same volume and server again: the same attachment. Returns its id. Raises BadRequest, Conflict; BadImage,
+    ChainConflict, ShareUnavailable when a connector is given and the volume's files are not fit to be opened.
     """
     instance = wanted.get("instance_uuid")
     instance = names.canonical_id(instance, "instance_uuid") if instance else None
+    if wanted.get("connector"):
+        with world.database.read() as connection:
+            volume = finding.volume(connection, context, wanted["volume_uuid"])
+        if volume["status"] == "available":
+            _look_at(world, volume)
     with world.database.write() as connection:
         volume = finding.volume(connection, context, wanted["volume_uuid"])
         for row in attachments.of_volumes(connection, [volume["id"]])[volume["id"]]:
@@ -61,8 +67,22 @@ def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
     return attachment_id
 
 
+def _look_at(world: World, volume: Row) -> None:
+    """A hypervisor opens whatever lies at a volume's name and all that it names (finding 9): it is told of no file that is
+    not the volume's own and of its size (R12)."""
+    active = trees.observe(world, volume).images[volume["active_file"]]
+    if active.size != volume["size"] * GIB:
+        raise ChainConflict(f"{active.name} has {active.size} bytes, but volume {volume['id']} has {volume['size']} GiB")
+
+
 def update(world: World, context: Context, attachment_id: str, connector: dict[str, Any]) -> None:
-    """Gives the attachment its connector; may be repeated."""
+    """Gives the attachment its connector; may be repeated. Raises BadImage, ChainConflict, ShareUnavailable as ``create``."""
+    with world.database.read() as connection:
+        row = seen(connection, context, attachment_id)
+        volume = volumes.get(connection, row["volume_id"], None)
+    assert volume is not None
+    if row["status"] != "attached":
+        _look_at(world, volume)
     with world.database.write() as connection:
         row = seen(connection, context, attachment_id)
         if row["status"] == "attached":

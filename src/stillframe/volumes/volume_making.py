@@ -14,7 +14,7 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadImage, BadRequest, Conflict
 from stillframe.journal import record
 from stillframe.journal.record import Request
-from stillframe.volumes import finding, placing
+from stillframe.volumes import finding, placing, trees
 from stillframe.volumes.backends import Pool
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.world import GIB, World
@@ -203,6 +203,7 @@ def _linked(world: World, context: Context, wanted: dict[str, Any], parts: Parts
     """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
     pool, size = _same_pool(world, parts), wanted["size"] * GIB
     placing.check_room(world, parts.source, wanted["size"])
+    trees.observe(world, parts.source)  # nothing but an overlay is made: QEMU would be the first to look at what is below
     linked = {"volume_id": parts.source["id"], "file": parts.origin["name"], "format": parts.origin["format"]}
     made = {**parts.columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}
 

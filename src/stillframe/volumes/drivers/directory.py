@@ -245,7 +245,9 @@ class DirectoryShare:
         opaque, found = self.opaque(), []
         with self._asked():
             for other in files.listing(self.path):
-                if names.parse(other) is not None and other not in opaque and qemu_img.backing_of(self.path, other) == name:
+                if other == name or names.parse(other) is None or other in opaque:
+                    continue  # a damaged file may name itself; that keeps nobody from removing it
+                if qemu_img.backing_of(self.path, other) == name:
                     found.append(other)
         return found
 

@@ -8,7 +8,7 @@ from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadImage
+from stillframe.errors import BadImage, ChainConflict
 from stillframe.host.copies import Source
 from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
@@ -107,12 +107,14 @@ def _remove_files(world: World, operation: Operation, _args: Document) -> Docume
     return {}
 
 
-def _remove_branch(share: Any, volume_id: str, name: str) -> None:
+def _remove_branch(share: Any, volume_id: str, name: str, below: tuple[str, ...] = ()) -> None:
     if name not in share.files(volume_id):
         return
+    if name in below:
+        raise ChainConflict(f"volume {volume_id} has a loop in its backing chain at {name}: none of it can go first")
     for above in share.dependants(name):
         if (names.parse(above) or ("",))[0] == volume_id:
-            _remove_branch(share, volume_id, above)
+            _remove_branch(share, volume_id, above, (*below, name))
     share.remove(volume_id, name)
 
 
