@@ -1,10 +1,23 @@
-"""Fixtures every room of the tests shares."""
+"""Fixtures every room of the tests shares, and the seed of all that is random, which STILLFRAME_SEED repeats."""
 
+import os
+import random
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.lab import Lab, open_lab
+
+SEED = "STILLFRAME_SEED"
+
+
+def pytest_configure() -> None:
+    """Once, in the first process: those that run tests beside each other inherit it."""
+    os.environ.setdefault(SEED, str(random.SystemRandom().getrandbits(32)))
+
+
+def pytest_report_header() -> str:
+    return f"{SEED}={os.environ[SEED]}"
 
 
 @pytest.fixture(scope="module")
