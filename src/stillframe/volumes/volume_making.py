@@ -202,8 +202,8 @@ def _copying(world: World, context: Context, wanted: dict[str, Any], parts: Part
 def _linked(world: World, context: Context, wanted: dict[str, Any], parts: Parts) -> str:
     """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
     pool, size = _same_pool(world, parts), wanted["size"] * GIB
-    placing.check_room(world, parts.source, wanted["size"])
     trees.observe(world, parts.source)  # nothing but an overlay is made: QEMU would be the first to look at what is below
+    placing.check_room(world, parts.source, wanted["size"])
     linked = {"volume_id": parts.source["id"], "file": parts.origin["name"], "format": parts.origin["format"]}
     made = {**parts.columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}
 
