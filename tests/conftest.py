@@ -20,6 +20,10 @@ def pytest_report_header() -> str:
     return f"{SEED}={os.environ[SEED]}"
 
 
+# Services are started many hundred times; without their bytecode each start costs a second more.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Running services and one running guest with three volumes, shared by the tests of a module."""
