@@ -91,6 +91,9 @@ COMPUTE_OPTS = [
     ),
     cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
     cfg.IntOpt("max_merges", default=2, min=1, max=64, help="Live merges of snapshots that run at once on this host."),
+    cfg.IntOpt(
+        "max_merges_per_share", default=2, min=1, max=64, help="Of these, how many may work on files of one share at once."
+    ),
     cfg.IntOpt("merge_bandwidth_mib", default=0, min=0, help="MiB a second one live merge may copy; 0: no limit."),
     cfg.StrOpt(
         "mount_point_base", help="Where NFS and GlusterFS shares are mounted on this host. Default: as block storage says."

@@ -1,5 +1,6 @@
 """What compute's operations work on: the database, libvirt, the door to block storage, the watchdog."""
 
+import threading
 from dataclasses import dataclass, field
 
 from stillframe.compute.guard import Guard
@@ -22,6 +23,7 @@ class World:
     guard: Guard
     settings: Settings
     merges: Merges = field(default_factory=Merges)
+    stopping: threading.Event = field(default_factory=threading.Event)  # what may take hours is left for the next worker
 
     @property
     def times(self) -> Times:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,9 @@ class Lanes:
     lane waits for, such as a share that does not answer, holds up no other."""
 
     threads: int
-    limits: Mapping[str, int] = field(default_factory=dict)  # of lanes that have another number of threads
+    limits: Mapping[str, int] = field(default_factory=dict)  # by kind: threads of a lane, where it is another number
     of: Callable[[Operation], str] = lambda _operation: ""
+    together: Mapping[str, int] = field(default_factory=dict)  # by kind: how many run at once in all lanes
 
 
 class Worker:
@@ -39,6 +41,7 @@ class Worker:
         self.on_timer = on_timer
         self._lanes = lanes
         self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._gates = {kind: threading.Semaphore(count) for kind, count in lanes.together.items()}
         self._wake = threading.Event()
         self._stopping = False
         self._ended = threading.Event()
@@ -55,13 +58,13 @@ class Worker:
         self._wake.set()
 
     def stop(self) -> None:
-        """Lets running operations end and starts no more."""
+        """Lets running operations end and starts no more; what was claimed and has not begun is freed at the next start."""
         self._stopping = True
         self._ended.set()
         self._wake.set()
         self._loop.join()
         for pool in self._pools.values():
-            pool.shutdown(wait=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _work(self) -> None:
         renew_due = 0.0
@@ -81,12 +84,13 @@ class Worker:
         lane = self._lanes.of(operation)
         if lane not in self._pools:
             prefix = f"{self.journal.service}-operation-{len(self._pools)}"
-            threads = self._lanes.limits.get(lane, self._lanes.threads)
+            threads = self._lanes.limits.get(operation.kind, self._lanes.threads)
             self._pools[lane] = ThreadPoolExecutor(threads, thread_name_prefix=prefix)
         return self._pools[lane]
 
     def _run(self, operation: Operation) -> None:
-        run(self.journal, self.kinds[operation.kind], self.world, operation)
+        with self._gates.get(operation.kind, nullcontext()):
+            run(self.journal, self.kinds[operation.kind], self.world, operation)
         self.wake()
 
     def _tick(self) -> None:

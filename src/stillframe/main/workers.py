@@ -21,6 +21,7 @@ from stillframe.volumes import operations as volumes_operations
 from stillframe.volumes import world as volumes_world
 from stillframe.volumes.manager import Manager as VolumesManager
 
+MERGE = "merge_volume"
 SWEEP_EVERY = 60  # looks of the timer, ten seconds each
 
 
@@ -45,7 +46,12 @@ def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
             housekeeping.sweep_backups(world)
 
     worker = Worker(journal, volumes_operations.KINDS, world, Lanes(settings.workers, of=world.lane), on_timer)
-    return WorkerPart(VolumesManager(world, worker.wake).methods(), worker.start, worker.stop)
+
+    def stop() -> None:
+        world.stopping.set()
+        worker.stop()
+
+    return WorkerPart(VolumesManager(world, worker.wake).methods(), worker.start, stop)
 
 
 def compute_worker(settings: Settings, database: Database) -> WorkerPart:
@@ -63,12 +69,13 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
         journal,
         compute_operations.KINDS,
         world,
-        Lanes(settings.workers, {"merge_volume": settings.compute.max_merges}, _compute_lane),
+        _compute_lanes(settings),
         on_timer,
     )
     scheduler = scheduling.Scheduler(world, worker.wake)
 
     def stop() -> None:
+        world.stopping.set()
         scheduler.close()
         worker.stop()
         world.guard.close()
@@ -79,9 +86,15 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
     return WorkerPart(ComputeManager(world, worker.wake).methods(), worker.start, stop)
 
 
+def _compute_lanes(settings: Settings) -> Lanes:
+    """Merges take hours where they must; those of each share have threads of their own, as many as may run at once there."""
+    options = settings.compute
+    limits, together = {MERGE: options.max_merges_per_share}, {MERGE: options.max_merges}
+    return Lanes(settings.workers, limits, _compute_lane, together)
+
+
 def _compute_lane(operation: Operation) -> str:
-    """Merges take hours where they must; they have threads of their own, as many as may run at once."""
-    return operation.kind if operation.kind == "merge_volume" else ""
+    return f"{MERGE} {operation.intent['directory']}" if operation.kind == MERGE else ""
 
 
 def _beat(settings: Settings, database: Database, binary: str) -> None:

@@ -1,7 +1,8 @@
 """What block storage's operations work on: the database, the backends, the doors to compute and images, the backup store."""
 
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class World:
     compute: ComputeDoor
     images: ImageDoor
     settings: Settings
+    stopping: threading.Event = field(default_factory=threading.Event)  # who only waits is to leave it to the next worker
 
     def share(self, place: Mapping[str, Any]) -> Share:
         """Returns the share a volume lies on: ``place`` is its row or an operation's intent, with backend and share."""

@@ -92,7 +92,7 @@ def test_what_one_lane_waits_for_holds_up_no_other(database: Database) -> None:
 
     kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
     journal = Journal(database, "volumes", this_process("here"), LEASE)
-    lanes = Lanes(1, {"dead": 2}, lambda operation: str(operation.intent["lane"]))
+    lanes = Lanes(1, {KIND: 2}, lambda operation: str(operation.intent["lane"]))
     worker = Worker(journal, {KIND: kind}, None, lanes, lambda: None)
     for _ in range(5):
         submit(database, ["one"], intent={"lane": "dead"})
@@ -106,3 +106,54 @@ def test_what_one_lane_waits_for_holds_up_no_other(database: Database) -> None:
     finally:
         hangs.set()
         worker.stop()
+
+
+def test_a_kind_is_limited_in_all_lanes_together(database: Database) -> None:
+    """Merges: two on one share at most, three on the host."""
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+    running: list[str] = []
+
+    def do(_world: object, operation: Operation, _args: Document) -> Document:
+        running.append(operation.intent["lane"])
+        begun.release()
+        assert go_on.wait(WAIT)
+        return {}
+
+    kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
+    journal = Journal(database, "volumes", this_process("here"), LEASE)
+    lanes = Lanes(1, {KIND: 2}, lambda operation: str(operation.intent["lane"]), {KIND: 3})
+    worker = Worker(journal, {KIND: kind}, None, lanes, lambda: None)
+    for lane in ["nfs1"] * 4 + ["nfs2"] * 4:
+        submit(database, ["one"], intent={"lane": lane})
+    worker.start()
+    try:
+        for _ in range(3):
+            assert begun.acquire(timeout=WAIT)
+        assert sorted(running) in (["nfs1", "nfs1", "nfs2"], ["nfs1", "nfs2", "nfs2"])
+        assert not begun.acquire(timeout=0.2), "a fourth has begun"
+        go_on.set()
+        for _ in range(5):
+            assert begun.acquire(timeout=WAIT)
+    finally:
+        go_on.set()
+        worker.stop()
+
+
+def test_a_worker_that_stops_begins_nothing_more(database: Database) -> None:
+    stopping, begun, ran = threading.Event(), threading.Event(), []
+
+    def do(_world: object, operation: Operation, _args: Document) -> Document:
+        ran.append(operation.id)
+        begun.set()
+        assert stopping.wait(WAIT)
+        return {}
+
+    kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
+    worker = Worker(Journal(database, "volumes", this_process("here"), LEASE), {KIND: kind}, None, Lanes(1), lambda: None)
+    for _ in range(3):
+        submit(database, ["one"])
+    worker.start()
+    assert begun.wait(WAIT)
+    threading.Timer(0.1, stopping.set).start()
+    worker.stop()
+    assert len(ran) == 1

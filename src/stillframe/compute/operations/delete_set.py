@@ -52,6 +52,8 @@ def _delete_one(world: World, operation: Operation, place: tuple[str, int, int])
                 raise StepFailed(f"it was not deleted: {found.get('fault') or found['status']}")
             world.storage.delete_snapshot(snapshot_id)
             asked = True
+        if world.stopping.is_set():
+            raise ServiceUnavailable("this worker stops; the next one goes on with the set")
         _show(world, operation, (number * 100 + _percent(found)) // of)
         time.sleep(POLL_SECONDS)
 

@@ -26,6 +26,7 @@ from stillframe.errors import (
     HypervisorUnavailable,
     NotFound,
     Parked,
+    ServiceUnavailable,
     ShareUnavailable,
     StepFailed,
     StillframeError,
@@ -317,6 +318,8 @@ def _run_job(
             return
         if world.merges.is_unwanted(operation.id):
             _give_up(world, operation, domain)
+        if world.stopping.is_set():
+            raise ServiceUnavailable("this worker stops; QEMU goes on with the merge, and the next worker takes it up")
         job = _find(domain, target)
         if job is not None:
             world.merges.tell(operation.id, job.done, job.total)

@@ -37,6 +37,8 @@ def _merge(world: World, operation: Operation, args: Document) -> Document:
             return {"bytes": args["bytes"]}
         if found["status"] != "running":
             _told(found)
+        if world.stopping.is_set():
+            raise ServiceUnavailable("this worker stops; the merge goes on, and the next worker waits for its end")
         shown = _show(world, operation, found, shown)
         time.sleep(POLL_SECONDS)
 
