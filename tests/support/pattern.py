@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,19 @@ from stillframe.host.copies import Source
 from tests.support.guest.domain import Guest
 
 CLUSTER = 64 << 10
+Write = tuple["Pattern", int, int, int]  # the disk, its first cluster, how many, the byte they are filled with
+
+
+def write_all(guest: Guest, writes: Sequence[Write]) -> None:
+    """Lets the guest fill clusters of several disks at once and waits until all of it is on its disks."""
+    lines = [
+        f"head -c {count * CLUSTER} /dev/zero | tr '\\0' '\\{value:03o}'"
+        f" | dd of={disk.device} bs=64k seek={start} conv=notrunc,fsync iflag=fullblock 2>/dev/null"
+        for disk, start, count, value in writes
+    ]
+    guest.execute(" && ".join(lines))
+    for disk, start, count, value in writes:
+        disk.clusters.update(dict.fromkeys(range(start, start + count), value))
 
 
 @dataclass
@@ -21,11 +35,7 @@ class Pattern:
 
     def write(self, guest: Guest, start: int, count: int, value: int) -> None:
         """Lets the guest fill clusters and waits until they are on its disk."""
-        guest.execute(
-            f"head -c {count * CLUSTER} /dev/zero | tr '\\0' '\\{value:03o}'"
-            f" | dd of={self.device} bs=64k seek={start} conv=notrunc,fsync iflag=fullblock 2>/dev/null"
-        )
-        self.clusters.update(dict.fromkeys(range(start, start + count), value))
+        write_all(guest, [(self, start, count, value)])
 
     def copy(self) -> dict[int, int]:
         return dict(self.clusters)

@@ -1,5 +1,7 @@
 """Reads what a chain holds without QEMU: a second opinion, and quick enough to ask after every single fault."""
 
+import hashlib
+import os
 import struct
 from pathlib import Path
 
@@ -26,6 +28,39 @@ def content(directory: Path, name: str, format_: str) -> bytes:
         if at & _OFFSET:
             _fill(disk, data, at & _OFFSET, number * cluster // 8)
     return bytes(disk)
+
+
+def digests(directory: Path, name: str) -> dict[int, bytes]:
+    """Returns a digest of each cluster of 64 KiB that a reader of the qcow2 chain below ``name`` finds and that is not all
+    zeros; only what the files hold is read, so it is quick however large the disk. Every file must have such clusters.
+
+    A file that QEMU has open may be read when the guest has flushed what it wrote."""
+    with (directory / name).open("rb") as file:
+        head = file.read(1 << 16)
+        backing_at, backing_length, bits, size = struct.unpack_from(">QIIQ", head, 8)
+        entries, table = struct.unpack_from(">IQ", head, 36)
+        assert bits == 16, "another size of clusters"
+        found = digests(directory, head[backing_at : backing_at + backing_length].decode()) if backing_at else {}
+        ones = struct.unpack(f">{entries}Q", os.pread(file.fileno(), 8 * entries, table))
+        for number, one in enumerate(ones):
+            if one & _OFFSET:
+                _digest(file.fileno(), one & _OFFSET, number << 13, found)
+    return {place: digest for place, digest in found.items() if digest and place << 16 < size}
+
+
+def _digest(handle: int, table: int, first: int, found: dict[int, bytes]) -> None:
+    """Puts what one second-level table names, which begins at cluster ``first`` of the disk, over what lies below."""
+    for index, entry in enumerate(struct.unpack(">8192Q", os.pread(handle, 1 << 16, table))):
+        if entry & _ZERO:
+            found[first + index] = b""
+        elif entry & _OFFSET:
+            assert not entry & _COMPRESSED, "compressed clusters are not read here"
+            found[first + index] = digest(os.pread(handle, 1 << 16, entry & _OFFSET))
+
+
+def digest(data: bytes) -> bytes:
+    """Returns a digest of one cluster's bytes; empty for zeros."""
+    return hashlib.blake2b(data, digest_size=16).digest() if data.strip(b"\0") else b""
 
 
 def _fill(disk: bytearray, data: bytes, table: int, first: int) -> None:

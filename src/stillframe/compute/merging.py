@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.compute import domain_xml, servers
+from stillframe.compute import definitions, servers
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import merge
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.context import Context
 from stillframe.db import operations
-from stillframe.errors import BadImage, BadRequest, ChainConflict, Conflict, NotFound
-from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img
+from stillframe.errors import BadImage, BadRequest, Cancelled, ChainConflict, Conflict, NotFound
+from stillframe.host import block_jobs, files, qcow2, qemu_img
 from stillframe.journal import record
 
 MIB = 1 << 20
@@ -42,7 +42,8 @@ def merge_volume(world: World, context: Context, snapshot_id: str, delete_info: 
     except (BadImage, ChainConflict, Conflict, NotFound) as error:
         raise BadRequest(error.message, **error.details) from error
     with world.database.write() as connection:
-        record.refuse_if_busy(connection, f"server:{intent['server_id']}", shared=True)
+        if delete_info.get("id") is None:  # who gives an id asks how it goes, and waits in line
+            record.refuse_if_busy(connection, f"server:{intent['server_id']}", shared=True)
         record.refuse_if_busy(connection, f"merge:{intent['volume_id']}")
         return record.submit(connection, merge.request(intent, delete_info.get("id"), context.request_id))
 
@@ -147,10 +148,13 @@ def merge_status(world: World, context: Context, operation_id: str) -> dict[str,
 
 
 def cancel_merge(world: World, context: Context, operation_id: str) -> None:
-    """Gives a merge up. Raises NotFound, Conflict when it has ended."""
+    """Gives a merge up; one that waits for its turn at once. Raises NotFound, Conflict when it has ended."""
     found = merge_status(world, context, operation_id)
     if found["status"] != "running":
         raise Conflict(f"merge {operation_id} is {found['status']}")
+    with world.database.write() as connection:
+        if record.withdraw(connection, found["id"], Cancelled("the merge was cancelled before it began", merged=False)):
+            return
     world.merges.give_up(found["id"])
 
 
@@ -158,7 +162,9 @@ def resize_disk(world: World, context: Context, volume_id: str, size: int) -> No
     """Grows the active file of an attached volume to ``size`` bytes, and what a running guest sees. May be repeated."""
     server, disk, share = _attached(world, volume_id)
     with world.database.read() as connection:
-        record.refuse_if_busy(connection, f"server:{server.id}")
+        # A merge of another volume is in nobody's way; one of this volume holds the volume already.
+        record.refuse_if_busy(connection, f"server:{server.id}", shared=True)
+        record.refuse_if_busy(connection, f"merge:{volume_id}")
     now = qcow2.read_as(share, str(disk.name), disk.format).size
     if now > size:
         raise ChainConflict(f"{disk.file} has {now} bytes already, more than {size}")
@@ -183,9 +189,7 @@ def switch_file(world: World, context: Context, volume_id: str, name: str, forma
         return
     if not files.exists(share, name):
         raise ChainConflict(f"{name} is not on the share {share}")
-    xml = server.view.inactive_xml or server.view.xml
-    path = os.path.join(str(share), name)
-    hypervisor.update_definition(world.hypervisor.domain(server.id), domain_xml.with_file(xml, disk.target, path, format_))
+    definitions.name_file(world, server, disk.target, os.path.join(str(share), name), format_)
 
 
 METHODS: Mapping[str, Any] = {

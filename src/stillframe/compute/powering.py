@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stillframe.compute import servers
+from stillframe.compute import definitions, servers
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.context import Context
@@ -67,6 +67,7 @@ def power(world: World, context: Context, server_id: str, action: str) -> None:
         raise Conflict(f"Cannot '{action}' instance {server.id} while it is in status {status}")
     if action == "start":
         _check_files(world, server)
+        definitions.forget_chains(world, server)
     hypervisor.power(world.hypervisor.domain(server.id), action)
 
 

@@ -62,6 +62,11 @@ def change(connection: Connection, operation_id: str, owner: str, epoch: int, /,
     return touched(connection, query.values(**values)) == 1
 
 
+def withdraw(connection: Connection, operation_id: str, fault: Row) -> bool:
+    query = update(operations).where(operations.c.id == operation_id, operations.c.state == "pending")
+    return touched(connection, query.values(state="undone", fault=fault)) == 1
+
+
 def release_resources(connection: Connection, operation_id: str) -> None:
     connection.execute(update(held).where(held.c.operation_id == operation_id).values(unfinished=0))
 

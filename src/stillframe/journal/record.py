@@ -86,6 +86,14 @@ def submit(connection: Connection, request: Request) -> str:
     return operation_id
 
 
+def withdraw(connection: Connection, operation_id: str, error: StillframeError) -> bool:
+    """Ends an operation that nobody has begun; False when somebody has. Only for kinds whose ``settle`` has nothing to do."""
+    if not operations.withdraw(connection, operation_id, error.to_document()):
+        return False
+    operations.release_resources(connection, operation_id)
+    return True
+
+
 def refuse_if_busy(connection: Connection, resource: str, shared: bool = False) -> None:
     """Raises Conflict naming the unfinished operation that holds the resource; with ``shared`` for one that only reads."""
     row = operations.on_resource(connection, resource, shared)

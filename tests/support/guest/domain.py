@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.compute.domain_xml import NAMESPACE
-from stillframe.errors import StillframeError
+from stillframe.errors import AgentFailed, StillframeError
 from stillframe.host import hypervisor
 from stillframe.host.hypervisor import Hypervisor
 from tests.support.guest.build import GuestImage
 
+HELD_SECONDS = 12.0
 _BEAT = re.compile(r"beat k=(\d+) slowest_ms=([\d.]+)")
 
 
@@ -119,7 +120,15 @@ class Guest:
         self._wait(lambda: self.beats()[-1].round > before + 2, seconds, "the guest's counter")
 
     def agent(self, command: str, arguments: dict[str, Any] | None = None, seconds: int = 10) -> Any:
-        return hypervisor.agent_command(self.domain, command, arguments, seconds)
+        """One command; a guest that is held still at this moment, for a pivot, is asked again when it goes on."""
+        end = time.monotonic() + HELD_SECONDS
+        while True:
+            try:
+                return hypervisor.agent_command(self.domain, command, arguments, seconds)
+            except AgentFailed as error:
+                if "domain is not running" not in error.message or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
 
     def execute(self, script: str, wait: bool = True) -> str:
         """Runs a shell script inside the guest through its agent; returns what it printed."""

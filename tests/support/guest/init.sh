@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # First process of the test guest: loads drivers, mounts every virtio disk, starts the guest agent and the writer.
-# Kernel arguments: sf.interval_us=N (pause between rounds), sf.agent=0 (no agent), sf.raw=vdc (leave a disk without filesystem).
+# Kernel arguments: sf.interval_us=N (pause between rounds), sf.agent=0 (no agent), sf.raw=vdc,vdd (disks without
+# a filesystem).
 /bin/busybox --install -s /bin
 export PATH=/sbin:/bin
 mount -t proc none /proc
@@ -19,7 +20,7 @@ for word in $(cat /proc/cmdline); do
 done
 mount_disk() {
     name=$1
-    [ "$name" = "$raw" ] && return 0
+    case ",$raw," in *",$name,"*) return 0 ;; esac
     mkdir -p "/mnt/$name"
     grep -q " /mnt/$name " /proc/mounts && return 0
     mount -t ext4 "/dev/$name" "/mnt/$name" 2>/dev/null && return 0
@@ -29,6 +30,7 @@ echo "guest: drivers are loaded"
 for device in /dev/vd?; do
     [ -b "$device" ] && mount_disk "${device#/dev/}"
 done
+printf '#!/bin/sh\npoweroff -f\n' > /sbin/shutdown && chmod +x /sbin/shutdown # what the agent calls to stop the guest
 if [ "$agent" = 1 ]; then
     qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -f /run/qemu-ga.pid -d
 fi

@@ -85,3 +85,20 @@ def test_a_server_is_described_in_novas_words(state: int, number: int) -> None:
     assert (document["status"], document["power_state"]) == (STATES[state], number)
     assert (document["memory_mib"], document["vcpus"], document["project_id"]) == (512, 2, "demo")
     assert document["volumes"] == [{"id": VOLUME, "device": "/dev/vda"}]
+
+
+def test_a_start_forgets_the_chain_libvirt_wrote_into_the_definition(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
+) -> None:
+    """A file of it may have been merged away since, and then libvirt would not start the server."""
+    stale = f"<backingStore type='file'><format type='qcow2'/><source file='/srv/{BASE}'/><backingStore/></backingStore>"
+    disk = fakes.disk_xml("vda", f"/srv/{BASE}.{SNAPSHOT}", VOLUME).replace("</disk>", f"{stale}</disk>")
+    xml = fakes.domain_xml(disk)
+    storage = Storage([{"volume_id": VOLUME, "connection_info": {"name": f"{BASE}.{SNAPSHOT}"}}])
+    there = fakes.world(database, tmp_path, [fakes.view(xml, xml, 5, active=False)], monkeypatch, storage)
+    told: list[str] = []
+    monkeypatch.setattr(hypervisor, "update_definition", lambda _domain, disk_xml: told.append(disk_xml))
+    powering.power(there, context(), SERVER, "start")
+    assert done == ["start"]
+    (written,) = told
+    assert f"/srv/{BASE}.{SNAPSHOT}" in written and "backingStore" not in written

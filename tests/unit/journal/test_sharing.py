@@ -172,3 +172,17 @@ def finish_pending(journal: Journal, operation_id: str) -> None:
         assert row is not None
         operations.claim(connection, row, "x", 0)
         operations.change(connection, operation_id, "x", row["epoch"] + 1, state="done")
+
+
+def test_only_what_has_not_begun_can_be_withdrawn(journal: Journal) -> None:
+    first, second = submit(journal, ["a"]), submit(journal, ["a"])
+    assert claimed(journal) == [first]
+    with journal.database.write() as connection:
+        assert not record.withdraw(connection, first, Conflict("not wanted"))
+        assert record.withdraw(connection, second, Conflict("not wanted"))
+    row = row_of(journal.database, second)
+    assert (row["state"], row["fault"]["message"]) == ("undone", "not wanted")
+    finish(journal, first)
+    assert claimed(journal) == []
+    with journal.database.read() as connection:
+        record.refuse_if_busy(connection, "a")

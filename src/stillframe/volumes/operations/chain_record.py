@@ -23,7 +23,8 @@ def request(volume_id: str, request_id: str, pause: float = 0.0) -> Request:
     plan = [{"verb": "write_info", "args": {"volume_id": volume_id}}]
     intent, shared = {"volume_id": volume_id}, (f"volume:{volume_id}",)
     due = time.time() + pause if pause else 0.0
-    return Request("volumes", "record_chain", intent, plan, [], request_id, shared=shared, not_before=due)
+    alone = [f"record:{volume_id}"]  # two at once would write one temporary file
+    return Request("volumes", "record_chain", intent, plan, alone, request_id, shared=shared, not_before=due)
 
 
 def submit_once(connection: Connection, volume_id: str, request_id: str) -> None:

@@ -146,7 +146,7 @@ def test_what_went_wrong_is_told_on_the_volume_and_forgotten_when_it_is_right(
 
 def test_it_waits_for_changes_of_the_volume_and_they_for_it_but_nobody_is_refused(world: World) -> None:
     request = chain_record.request(VOLUME, "req-1")
-    assert (request.resources, request.shared) == ([], (f"volume:{VOLUME}",))
+    assert (request.resources, request.shared) == ([f"record:{VOLUME}"], (f"volume:{VOLUME}",))
     assert KINDS[request.kind] is chain_record.KIND
     with world.database.write() as connection:
         record.submit(connection, request)
