@@ -5,8 +5,9 @@ read-modify-write loses updates silently. Never hold a transaction across a libv
 """
 
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -23,6 +24,9 @@ class Database:
                 "the database URL must name its driver in full: sqlite:///PATH, postgresql+psycopg://... or mysql+pymysql://..."
             )
         self.engine = _open(url)
+        # SQLite has one writer at a time; who waits for it sleeps, and looks again after up to 100 ms (sqlite3.c,
+        # sqliteDefaultBusyCallback). The threads of one process wait for each other here instead, and go on at once.
+        self._turn: AbstractContextManager[object] = threading.Lock() if url.startswith("sqlite") else nullcontext()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -31,8 +35,8 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One writing transaction; rolled back when the block raises."""
-        with self.engine.connect() as connection:
+        """One writing transaction; rolled back when the block raises. A block must not begin another one."""
+        with self._turn, self.engine.connect() as connection:
             writer = connection.execution_options(stillframe_writes=True)
             with writer.begin():
                 yield writer

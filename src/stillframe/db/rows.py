@@ -28,7 +28,9 @@ def one(connection: Connection, query: Executable) -> Row | None:
 
 
 def many(connection: Connection, query: Executable) -> list[Row]:
-    return [dict(row) for row in connection.execute(query).mappings()]
+    found = connection.execute(query)
+    names = tuple(found.keys())  # once, and not for every row as mappings() does
+    return [dict(zip(names, row, strict=True)) for row in found.all()]
 
 
 def touched(connection: Connection, statement: Executable) -> int:
