@@ -21,6 +21,11 @@ def get(connection: Connection, attachment_id: str, project_id: str | None) -> R
     return one(connection, query)
 
 
+def by_ids(connection: Connection, attachment_ids: Sequence[str], project_id: str | None) -> list[Row]:
+    query = select(attachments).where(attachments.c.id.in_(attachment_ids))
+    return many(connection, query if project_id is None else query.where(attachments.c.project_id == project_id))
+
+
 def list_page(connection: Connection, project_id: str | None, wanted: Page) -> list[Row]:
     return page(connection, attachments, [] if project_id is None else [attachments.c.project_id == project_id], wanted)
 

@@ -20,6 +20,10 @@ def get(connection: Connection, volume_id: str, project_id: str | None) -> Row |
     return one(connection, select(volumes).where(volumes.c.id == volume_id, *_mine(project_id)))
 
 
+def by_ids(connection: Connection, volume_ids: Sequence[str]) -> dict[str, Row]:
+    return {row["id"]: row for row in many(connection, select(volumes).where(volumes.c.id.in_(volume_ids)))}
+
+
 def list_page(connection: Connection, project_id: str | None, wanted: Page) -> list[Row]:
     return page(connection, volumes, _mine(project_id), wanted)
 

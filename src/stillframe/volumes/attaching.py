@@ -1,7 +1,7 @@
 """Requests about attachments, as the worker takes them: reserve, connect, complete, release."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -117,12 +117,17 @@ def delete(world: World, context: Context, attachment_id: str) -> list[dict[str,
     return [{"id": other["id"], "instance": other["instance_id"], "status": other["status"]} for other in remaining]
 
 
-def connection_info(world: World, context: Context, attachment_id: str) -> dict[str, Any]:
-    """What the hypervisor needs to open the volume *now*: always made from the active file, never stored."""
+def connection_infos(world: World, context: Context, attachment_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the hypervisor needs to open the volumes *now*, by attachment: always made from the active file, never stored.
+    An attachment that went meanwhile, or that the caller may not see, is not among them."""
+    project = None if context.sees_all_projects else context.project_id
     with world.database.read() as connection:
-        row = seen(connection, context, attachment_id)
-        volume = volumes.get(connection, row["volume_id"], None)
-    assert volume is not None
+        rows = attachments.by_ids(connection, attachment_ids, project)
+        known = volumes.by_ids(connection, [row["volume_id"] for row in rows])
+    return {row["id"]: _connection_info(world, known[row["volume_id"]]) for row in rows}
+
+
+def _connection_info(world: World, volume: Row) -> dict[str, Any]:
     info = world.backends.pool(volume).connection_info(volume["active_file"], volume["format"])
     # Compute believes no header that names another volume's file, unless this says so.
     return {**info, "foundation": volume["linked_to"]["file"] if volume["linked_to"] else None}
@@ -133,5 +138,5 @@ METHODS: Mapping[str, Any] = {
     "update_attachment": update,
     "complete_attachment": complete,
     "delete_attachment": delete,
-    "connection_info": connection_info,
+    "connection_infos": connection_infos,
 }

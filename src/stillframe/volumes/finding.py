@@ -1,5 +1,7 @@
 """Finds rows as a caller may see them, and says what a project may have."""
 
+from collections.abc import Callable, Mapping
+
 from sqlalchemy import Connection
 
 from stillframe.chain import names
@@ -53,26 +55,30 @@ def limits(world: World, connection: Connection, project_id: str) -> dict[str, i
     }
 
 
+_USED: Mapping[str, Callable[[Connection, str], int]] = {
+    "volumes": lambda connection, project_id: volumes.usage(connection, project_id)[0],
+    "gigabytes": lambda connection, project_id: volumes.usage(connection, project_id)[1],
+    "snapshots": lambda connection, project_id: snapshots.count(connection, project_id, {}),
+    "backups": lambda connection, project_id: backups.usage(connection, project_id)[0],
+    "backup_gigabytes": lambda connection, project_id: backups.usage(connection, project_id)[1],
+}
+
+
 def used(connection: Connection, project_id: str) -> dict[str, int]:
     """Returns what the project has of everything that has a limit."""
-    count, gigabytes = volumes.usage(connection, project_id)
-    backup_count, backup_gigabytes = backups.usage(connection, project_id)
-    return {
-        "volumes": count,
-        "gigabytes": gigabytes,
-        "snapshots": snapshots.count(connection, project_id, {}),
-        "backups": backup_count,
-        "backup_gigabytes": backup_gigabytes,
-    }
+    return {resource: count(connection, project_id) for resource, count in _USED.items()}
 
 
 def check_quota(world: World, connection: Connection, project_id: str, more: dict[str, int]) -> None:
     """Raises QuotaExceeded naming the limit that ``more`` would break. Called in the transaction that takes it."""
-    allowed, has = limits(world, connection, project_id), used(connection, project_id)
+    allowed = limits(world, connection, project_id)
     for resource, asked in more.items():
-        if asked > 0 and 0 <= allowed[resource] < has[resource] + asked:
+        if asked <= 0 or allowed[resource] < 0:
+            continue
+        has = _USED[resource](connection, project_id)
+        if allowed[resource] < has + asked:
             raise QuotaExceeded(
-                f"quota exceeded for {resource}: {has[resource]} used, {asked} asked, {allowed[resource]} allowed",
+                f"quota exceeded for {resource}: {has} used, {asked} asked, {allowed[resource]} allowed",
                 resource=resource,
             )
 

@@ -33,6 +33,9 @@ ROOMS = (
     chain_view,
 )
 
+# What leaves nothing to be done at once: the worker, which would look for it in vain, is let be.
+NOTHING_DUE = ("connection_infos", "create_snapshot_metadata", "finalize_snapshot_metadata")
+
 
 @dataclass(frozen=True)
 class Manager:
@@ -44,16 +47,17 @@ class Manager:
     def methods(self) -> dict[str, Callable[..., Any]]:
         """Returns every method by name; the first parameter of each is the caller's context."""
         table = {name: method for room in ROOMS for name, method in room.METHODS.items()}
-        return {name: partial(self._run, method) for name, method in table.items()}
+        return {name: partial(self._run, method, name not in NOTHING_DUE) for name, method in table.items()}
 
-    def _run(self, method: Callable[..., Any], context: Any, **parameters: Any) -> Any:
+    def _run(self, method: Callable[..., Any], due: bool, context: Any, **parameters: Any) -> Any:
         try:
             answer = method(self.world, context, **parameters)
         except (FileNotFoundError, HostCommandFailed, BadImage, ChainConflict):
             # What is found wrong while an operation changes the files is that operation's doing, which may have ended since.
             self._refuse_what_changes(parameters)
             answer = method(self.world, context, **parameters)
-        self.wake()
+        if due:
+            self.wake()
         return answer
 
     def _refuse_what_changes(self, parameters: Mapping[str, Any]) -> None:

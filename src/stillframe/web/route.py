@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from stillframe.config import Settings
@@ -83,7 +84,7 @@ class Service:
     root_document: Callable[[str], tuple[int, dict[str, Any]]]
     legacy_version_header: str | None = None
 
-    @property
+    @cached_property
     def collections(self) -> frozenset[str]:
         """First path segments of the table; any other one there is a project id."""
         return frozenset(route.path.split("/")[1] for route in self.routes)

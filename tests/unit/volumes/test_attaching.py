@@ -129,7 +129,13 @@ def test_an_attachment_of_another_project_is_not_found(world: World) -> None:
 
 def test_the_hypervisor_is_always_told_the_file_that_is_active_now(world: World) -> None:
     attachment_id = reserve(world)
-    assert attaching.connection_info(world, SERVICE, attachment_id)["name"] == f"volume-{VOLUME}"
+    assert attaching.connection_infos(world, SERVICE, [attachment_id])[attachment_id]["name"] == f"volume-{VOLUME}"
     with world.database.write() as connection:
         volumes.change(connection, VOLUME, active_file="newer")
-    assert attaching.connection_info(world, SERVICE, attachment_id)["name"] == "newer"
+    assert attaching.connection_infos(world, SERVICE, [attachment_id])[attachment_id]["name"] == "newer"
+
+
+def test_the_files_of_many_are_told_at_once_and_only_of_those_the_caller_may_see(world: World) -> None:
+    attachment_id = reserve(world)
+    assert set(attaching.connection_infos(world, SERVICE, [attachment_id, SET])) == {attachment_id}
+    assert attaching.connection_infos(world, context(project="other"), [attachment_id]) == {}

@@ -1,5 +1,6 @@
 """/attachments: reserve, connect, complete, release (microversions 3.27 and 3.44)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from stillframe.chain.names import lookup_id
@@ -26,6 +27,16 @@ _UPDATE = body.wrapped("attachment", {"connector": {"type": "object", "maxProper
 
 
 def _view(call: Call, row: Row) -> dict[str, Any]:
+    return _views(call, [row])[0]
+
+
+def _views(call: Call, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    connected = [row["id"] for row in rows if row["connector"]]
+    infos = call.ask("connection_infos", attachment_ids=connected) if connected else {}
+    return [_shown(row, infos.get(row["id"])) for row in rows]
+
+
+def _shown(row: Row, known: dict[str, Any] | None) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "id": row["id"],
         "status": row["status"],
@@ -33,9 +44,9 @@ def _view(call: Call, row: Row) -> dict[str, Any]:
         "volume_id": row["volume_id"],
     }
     info: dict[str, Any] = {}
-    if row["connector"]:
+    if known is not None:
         info = {
-            **call.ask("connection_info", attachment_id=row["id"]),
+            **known,
             "qos_specs": None,
             "access_mode": row["mode"],
             "encrypted": False,
@@ -75,7 +86,7 @@ def list_brief(call: Call) -> dict[str, Any]:
 
 
 def list_detail(call: Call) -> dict[str, Any]:
-    return {"attachments": [_view(call, row) for row in _rows(call)]}
+    return {"attachments": _views(call, _rows(call))}
 
 
 def show(call: Call) -> dict[str, Any]:
