@@ -38,6 +38,7 @@ from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 
 POLL_SECONDS = 0.1
+SHORTEST_POLL_SECONDS = 0.01  # a small merge is over in less than one look of the other length
 HOLD_SECONDS = 10.0
 DEPTH = 200
 NOT_RUNNING = -1
@@ -194,7 +195,7 @@ def _switch(world: World, operation: Operation, domain: Any) -> None:
         except HypervisorUnavailable as error:
             if error is failed:
                 raise
-        time.sleep(POLL_SECONDS)
+        time.sleep(SHORTEST_POLL_SECONDS)  # the guest is held meanwhile
     raise HypervisorUnavailable(f"libvirt does not show the pivot of disk {operation.intent['target']}")
 
 
@@ -301,7 +302,7 @@ def _run_job(
     merged offline; nobody starts it meanwhile, because the operation holds the server. Raises Cancelled, ShareUnavailable
     when the share is full, StepFailed for a job that ended without its work done."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
-    target, began = operation.intent["target"], False
+    target, began, entered = operation.intent["target"], False, time.monotonic()
     while True:
         if not hypervisor.view(domain).active:
             _wait_closed(operation)
@@ -323,7 +324,7 @@ def _run_job(
                 _explain(operation)
             start(domain)
             began = True
-        time.sleep(POLL_SECONDS)
+        time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - entered) / 20)))
 
 
 def _find(domain: Any, target: str) -> block_jobs.Job | None:
