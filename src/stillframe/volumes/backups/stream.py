@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -65,12 +66,16 @@ def save(key: str, pieces: Iterable[bytes], target: Path, limit: int | None) -> 
         target.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         sink = os.fdopen(os.open(target, flags, 0o600), "wb", buffering=0)
-    with sink:
+    with sink, ThreadPoolExecutor(1, "sha256") as helper:  # one processor hashes what the other one writes
+        hashed: Future[bytes] | None = None
         for piece in pieces:
+            if hashed is not None:
+                hashed.result()
             if limit is not None and tally.bytes + len(piece) > limit:
                 raise BadBackup(f"{key} is longer than the {limit} bytes it should have")
+            hashed = helper.submit(tally.add, piece)
             with files.share_errors(target.parent):
-                write(sink, tally.add(piece))
+                write(sink, piece)
     return tally.written()
 
 
