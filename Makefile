@@ -9,7 +9,7 @@ help:
 	@echo "make test   run every check and test (installs what it needs)"
 	@echo "make setup  only install: system packages and .venv (setup-openstack: Keystone and Glance for the tests)"
 	@echo "make lint   ruff, mypy, import-linter and the repository's own rules"
-	@echo "make bench  measure against virsh, side by side; writes docs/reference/bench.md"
+	@echo "make bench  measure against virsh and qemu-img, side by side; writes docs/reference/bench*.md"
 	@echo "make docs   build the documentation into docs/_build"
 	@echo "make lock   pin the requirements anew (needs uv on the PATH)"
 
