@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from tests.bench.live_lab import SERIAL, Bench, bare_commit, bare_pull, bare_snapshot, bench, mib
+from tests.bench.live_lab import Bench, Plain, bare_commit, bare_pull, bare_snapshot, bench, mib
 from tests.bench.offline_lab import MIB, medians, operation_ms, quiet
 from tests.bench.recording import Document, Goal, Part, Section
 
@@ -44,26 +44,27 @@ def _deletions(quick: bool) -> Document:
     rounds = 1 if quick else 5
     found: Document = {"rounds": rounds}
     with bench(len(SIDES)) as each:
-        for side, volume_id in zip(SIDES, each.volumes, strict=True):
-            found[side] = _deletion(each, volume_id, side, (_sizes(quick)[side], rounds))
+        for side, volume_id, plain in zip(SIDES, each.volumes, each.plains, strict=True):
+            found[side] = _deletion(each, (volume_id, plain), side, (_sizes(quick)[side], rounds))
     return found
 
 
-def _deletion(each: Bench, volume_id: str, side: str, scale: tuple[tuple[int, int], int]) -> Document:
-    (above, below), rounds = scale
+def _deletion(each: Bench, disks: tuple[str, Plain], side: str, scale: tuple[tuple[int, int], int]) -> Document:
+    (volume_id, plain), ((above, below), rounds) = disks, scale
+    merge = bare_commit if side == "above" else bare_pull
     ms, written = defaultdict(list), defaultdict(list)
-    for disk in (volume_id, SERIAL):
-        each.write(disk, f"below-{side}", below)
+    for disk in (volume_id, plain.target):
+        each.write(disk, "below", below)
     for _ in range(rounds):
         snapshot_id = _take(each, [volume_id])[volume_id]
-        each.write(volume_id, f"above-{side}", above)
+        each.write(volume_id, "above", above)
         before = each.written()
         ms["ours"].append(_ours(each, snapshot_id))
         written["ours"].append(mib(each.written() - before))
-        under = bare_snapshot(each)
-        each.write(SERIAL, f"above-{side}", above)
+        under = bare_snapshot(plain)
+        each.write(plain.target, "above", above)
         before = each.written()
-        ms["bare"].append((bare_commit if side == "above" else bare_pull)(each, under))
+        ms["bare"].append(merge(plain, under))
         written["bare"].append(mib(each.written() - before))
         quiet(each.lab)
     return {"above": above, "below": below, "ms": medians(ms), "mib": medians(written)}
@@ -75,13 +76,13 @@ def _latencies(quick: bool) -> Document:
     sizes = {"above": (above, below), "below": (below, above)}
     found: Document = {"rounds": rounds, "bandwidth": LATENCY_BANDWIDTH}
     with bench(len(SIDES)) as each:
-        for side, volume_id in zip(SIDES, each.volumes, strict=True):
+        for side, volume_id, plain in zip(SIDES, each.volumes, each.plains, strict=True):
             samples = defaultdict(list)
-            for disk in (volume_id, SERIAL):
+            for disk in (volume_id, plain.target):
                 each.write(disk, "probed", 16)
-                each.write(disk, f"below-{side}", sizes[side][1])
+                each.write(disk, "below", sizes[side][1])
             for _ in range(rounds):
-                for name, values in _latency_round(each, volume_id, side, sizes[side][0]).items():
+                for name, values in _latency_round(each, (volume_id, plain), side, sizes[side][0]).items():
                     samples[name].append(values)
             found[side] = {name: _p99s(values) for name, values in samples.items()}
     return found
@@ -92,16 +93,16 @@ def _p99s(values: list[tuple[float, float, float]]) -> Document:
     return {"median": median, "p99": p99, "max": most}
 
 
-def _latency_round(each: Bench, volume_id: str, side: str, above: int) -> dict[str, tuple[float, float, float]]:
-    found = {}
+def _latency_round(each: Bench, disks: tuple[str, Plain], side: str, above: int) -> dict[str, tuple[float, float, float]]:
+    (volume_id, plain), found = disks, {}
     snapshot_id = _take(each, [volume_id])[volume_id]
-    each.write(volume_id, f"above-{side}", above)
+    each.write(volume_id, "above", above)
     found["no merge"] = _probed(each, volume_id, lambda: time.sleep(3))
     found["ours"] = _probed(each, volume_id, lambda: _ours(each, snapshot_id, LATENCY_BANDWIDTH))
-    under = bare_snapshot(each)
-    each.write(SERIAL, f"above-{side}", above)
+    under = bare_snapshot(plain)
+    each.write(plain.target, "above", above)
     merge = bare_commit if side == "above" else bare_pull
-    found["bare"] = _probed(each, SERIAL, lambda: merge(each, under, LATENCY_BANDWIDTH * MIB))
+    found["bare"] = _probed(each, plain.target, lambda: merge(plain, under, LATENCY_BANDWIDTH * MIB))
     quiet(each.lab)
     return found
 

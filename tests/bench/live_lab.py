@@ -19,20 +19,29 @@ from tests.support.guest.domain import Guest, GuestOptions
 from tests.support.lab import Lab, open_lab
 
 PROBE = Path(__file__).parent / "probe.c"
-SERIAL = "bare"
+TARGETS = ("vdy", "vdz")
 PIECE = 32 << 10  # the agent takes no long commands
 LOOK_SECONDS = 0.01
 
 
 @dataclass
+class Plain:
+    """A disk of the guest that is no volume. Its serial is its target; its file changes with each snapshot and pull."""
+
+    guest: Guest
+    target: str
+    file: Path
+    count: int = 0
+
+
+@dataclass
 class Bench:
-    """``volumes`` are ours; the plain disk's file changes with each snapshot and pull."""
+    """``volumes`` are ours, by serial; ``plains`` are the disks for bare jobs."""
 
     lab: Lab
     guest: Guest
     volumes: list[str]
-    plain: Path
-    count: int = 0
+    plains: list[Plain]
     points: dict[str, str] = field(default_factory=dict)
 
     def point(self, serial: str) -> str:
@@ -66,22 +75,25 @@ class Bench:
 def bench(volumes: int) -> Iterator[Bench]:
     """The writer of the guest is kept almost silent: what is written is the merge's."""
     with tempfile.TemporaryDirectory(prefix="stillframe-bench-") as directory:
-        plain = Path(directory) / "plain.qcow2"
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", plain, "1G"], check=True)
+        plains = {target: Path(directory) / f"{target}.0" for target in TARGETS}
+        for plain in plains.values():
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", plain, "1G"], check=True)
         lab = open_lab(Path(directory))
         try:
-            options = GuestOptions(name="bench", memory_mib=512, extra_disks=_disk(plain))
+            options = GuestOptions(
+                name="bench", memory_mib=512, extra_disks="".join(_disk(target, file) for target, file in plains.items())
+            )
             guest = lab.add_guest(volumes, options)
             guest.execute("echo 3000000 >/run/interval")
             _upload(guest)
-            yield Bench(lab, guest, list(lab.volumes), plain)
+            yield Bench(lab, guest, list(lab.volumes), [Plain(guest, target, file) for target, file in plains.items()])
         finally:
             lab.clear()
 
 
-def _disk(file: Path) -> str:
+def _disk(target: str, file: Path) -> str:
     return f"""<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' discard='unmap'/>
-      <source file='{file}'/><target dev='vdz' bus='virtio'/><serial>{SERIAL}</serial></disk>"""
+      <source file='{file}'/><target dev='{target}' bus='virtio'/><serial>{target}</serial></disk>"""
 
 
 def _upload(guest: Guest) -> None:
@@ -97,15 +109,16 @@ def _upload(guest: Guest) -> None:
     guest.execute("chmod +x /bin/probe")
 
 
-def bare_snapshot(each: Bench) -> Path:
-    """A plain overlay for the plain disk; returns the file that was active until now."""
-    each.count += 1
-    below, overlay = each.plain, each.plain.with_name(f"plain.{each.count}")
-    disks = "".join(f"<disk name='{target}' snapshot='no'/>" for target in _targets(each.guest) if target != "vdz")
-    xml = f"""<domainsnapshot><disks>{disks}<disk name='vdz' snapshot='external' type='file'><driver type='qcow2'/>
+def bare_snapshot(plain: Plain) -> Path:
+    """A plain overlay for the disk; returns the file that was active until now."""
+    plain.count += 1
+    below, overlay = plain.file, plain.file.with_suffix(f".{plain.count}")
+    others = [target for target in _targets(plain.guest) if target != plain.target]
+    disks = "".join(f"<disk name='{target}' snapshot='no'/>" for target in others)
+    xml = f"""<domainsnapshot><disks>{disks}<disk name='{plain.target}' snapshot='external' type='file'><driver type='qcow2'/>
       <source file='{overlay}'/></disk></disks></domainsnapshot>"""
-    each.guest.domain.snapshotCreateXML(xml, _FLAGS)
-    each.plain = overlay
+    plain.guest.domain.snapshotCreateXML(xml, _FLAGS)
+    plain.file = overlay
     return below
 
 
@@ -120,30 +133,30 @@ def _targets(guest: Guest) -> list[str]:
     return [disk.target for disk in domain_xml.read(hypervisor.view(guest.domain).xml).disks]
 
 
-def bare_commit(each: Bench, below: Path, bandwidth: int = 0) -> float:
-    """Commits the plain disk's active file into ``below`` and pivots; returns ms."""
-    domain, began, gone = each.guest.domain, time.monotonic(), each.plain
-    block_jobs.commit(domain, "vdz", None, str(below), bandwidth)
+def bare_commit(plain: Plain, below: Path, bandwidth: int = 0) -> float:
+    """Commits the disk's active file into ``below`` and pivots; returns ms."""
+    domain, began, gone = plain.guest.domain, time.monotonic(), plain.file
+    block_jobs.commit(domain, plain.target, None, str(below), bandwidth)
     while True:
-        job = block_jobs.find(domain, "vdz")
+        job = block_jobs.find(domain, plain.target)
         if job is not None and job.total and job.done == job.total:
             try:
-                block_jobs.pivot(domain, "vdz")
+                block_jobs.pivot(domain, plain.target)
                 break
             except StepFailed:
                 pass  # not ready yet
         time.sleep(LOOK_SECONDS)
     took = (time.monotonic() - began) * 1000
-    each.plain = below
+    plain.file = below
     gone.unlink()
     return took
 
 
-def bare_pull(each: Bench, below: Path, bandwidth: int = 0) -> float:
-    """Pulls ``below``, which has nothing behind it, into the plain disk's active file; returns ms."""
-    domain, began = each.guest.domain, time.monotonic()
-    block_jobs.pull(domain, "vdz", None, bandwidth)
-    while block_jobs.find(domain, "vdz") is not None:
+def bare_pull(plain: Plain, below: Path, bandwidth: int = 0) -> float:
+    """Pulls ``below``, which has nothing behind it, into the disk's active file; returns ms."""
+    domain, began = plain.guest.domain, time.monotonic()
+    block_jobs.pull(domain, plain.target, None, bandwidth)
+    while block_jobs.find(domain, plain.target) is not None:
         time.sleep(LOOK_SECONDS)
     took = (time.monotonic() - began) * 1000
     below.unlink()
