@@ -59,9 +59,32 @@ class Stage:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a stillframe command as a user would, with the generated clouds.yaml."""
-        environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(self.stack.state_dir / "clouds.yaml")}
+        self._say(arguments)
+        return subprocess.run(
+            [*PROGRAM, *arguments], capture_output=True, text=True, env=self._environment, check=False, timeout=120
+        )
+
+    def show(self, *arguments: str) -> None:
+        """Runs a stillframe command and shows what it answers."""
+        done = self.command(*arguments)
+        self.console.print(done.stdout + done.stderr, markup=False, end="")
+
+    def watch(self, *arguments: str) -> int:
+        """Runs a stillframe command that shows how far it is: its own bar on a terminal, its lines as they come otherwise.
+        Returns its exit code."""
+        self._say(arguments)
+        errors = None if self.console.is_terminal else subprocess.PIPE
+        with subprocess.Popen([*PROGRAM, *arguments], stderr=errors, text=True, env=self._environment) as process:
+            for line in process.stderr or ():
+                self.console.print(f"  {line.rstrip()}", markup=False)
+        return process.returncode
+
+    def _say(self, arguments: tuple[str, ...]) -> None:
         self.console.print(f"[cyan]$ stillframe {' '.join(arguments)}[/]")
-        return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=120)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "OS_CLIENT_CONFIG_FILE": str(self.stack.state_dir / "clouds.yaml")}
 
     def clear(self) -> None:
         if self.guest is not None:

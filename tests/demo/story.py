@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 from rich.table import Table
-from rich.tree import Tree
 
 from stillframe.chain.names import overlay_name
-from stillframe.host import files, qcow2, qemu_img
+from stillframe.host import files, qcow2
+from tests.demo import deletions
 from tests.demo.stage import Stage
 from tests.support.content import DiskContent, of_one_instant, read_disk
 from tests.support.guest.domain import Guest
@@ -25,8 +25,11 @@ def tell(stage: Stage) -> int:
     found = _snapshot(stage, guest)
     if found is not None:
         _prove_content(stage, guest, found)
-        _draw_chains(stage, volumes)
+        _draw_chains(stage)
+        deletions.tell(stage, guest, volumes, found)
     _failed_try(stage, guest)
+    if found is not None:
+        deletions.tell_the_end(stage, guest, volumes)
     return _summary(stage, time.monotonic() - began)
 
 
@@ -96,32 +99,18 @@ def _content(stage: Stage, entry: dict[str, Any]) -> DiskContent:
     return read_disk(share, backing)
 
 
-def _draw_chains(stage: Stage, volumes: list[str]) -> None:
-    share = stage.stack.share
-    for volume_id in volumes:
-        volume = stage.api.volume(volume_id)
-        path = f"/snapshots/detail?volume_id={volume_id}"
-        names = {overlay_name(volume_id, each["id"]): each["name"] for each in stage.api.ok("volume", "GET", path)["snapshots"]}
-        # The file beside the volume follows the database within seconds; a reader of the share alone waits for it.
-        wait_for(lambda info=f"volume-{volume_id}.info": files.exists(share, info), "the .info file")  # type: ignore[misc]
-        active = max(files.read_json(share, f"volume-{volume_id}.info").items(), key=lambda item: item[0] == "active")[1]
-        tree = Tree(f"[bold]{volume['name']}[/] ({volume['size']} GiB, {volume['status']})")
-        branch = tree
-        for image in reversed(qemu_img.read_chain(share, volume_id, active).images):
-            held = files.allocated(share, image.name) / (1 << 20)
-            use = "receives the guest's writes" if image.name == active else "read-only"
-            branch = branch.add(f"{image.name}  {held:.1f} MiB allocated, {use}")
-            if image.name in names:
-                branch = branch.add(f"[green]snapshot {names[image.name]!r}[/] is what lies below")
-        stage.console.print(tree)
+def _draw_chains(stage: Stage) -> None:
+    for number in range(1, DISKS + 1):
+        stage.show("chain", "show", f"data-{number}")
 
 
 def _failed_try(stage: Stage, guest: Guest) -> None:
+    stage.console.rule("A try that has to fail")
     with stage.act("stopping the guest agent"):
         guest.execute("killall qemu-ga", wait=False)
         wait_for(lambda: not guest.agent_answers(), "the agent's end")
     before = _everything(stage, guest)
-    done = stage.command("assisted-snapshot", "create", "--quiesce", "required", "--name", "second", "--wait", "demo")
+    done = stage.command("assisted-snapshot", "create", "--quiesce", "required", "--name", "third", "--wait", "demo")
     stage.console.print(f"  [yellow]{done.stderr.strip()}[/]")
     stage.prove(done.returncode != 0 and "cannot be quiesced" in done.stderr, "without an agent, --quiesce required is refused")
     stage.prove(_everything(stage, guest) == before, "the refused try changed no file, no domain and no record")
@@ -144,7 +133,8 @@ def _summary(stage: Stage, seconds: float) -> int:
     held = sum(held for held, _ in stage.proofs)
     stage.console.rule("Summary")
     stage.console.print(
-        f"A busy guest with {DISKS} disks was frozen once, all disks were switched in one transaction, and the guest wrote on."
+        f"A busy guest with {DISKS} disks was frozen once, and all disks were switched in one transaction.\n"
+        "Then three snapshots were deleted under it, one merged down and two up, whichever way copied less."
     )
     for good, sentence in stage.proofs:
         stage.console.print(f"  {'ok    ' if good else 'BROKEN'} {sentence}")

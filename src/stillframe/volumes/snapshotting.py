@@ -285,12 +285,18 @@ def drop_metadata(world: World, context: Context, snapshot_id: str) -> None:
 
 
 def update_status(world: World, context: Context, snapshot_id: str, status: str, progress: str | None) -> None:
-    """``os-update_snapshot_status``: Nova's report. Raises BadRequest for a transition Cinder does not know."""
+    """``os-update_snapshot_status``: Nova's report, whose 90 % may come after more was seen. Raises BadRequest for a transition
+    Cinder does not know."""
     with world.database.write() as connection:
         row = finding.snapshot(connection, context, snapshot_id)
         if status not in NOVA_REPORTS.get(row["status"], ()):
             raise BadRequest(f"Provided snapshot status {status} not allowed for snapshot with status {row['status']}.")
-        snapshots.change(connection, row["id"], status=status, **({"progress": progress} if progress else {}))
+        back = status == row["status"] == "deleting" and _percent(progress) < _percent(row["progress"])
+        snapshots.change(connection, row["id"], status=status, **({"progress": progress} if progress and not back else {}))
+
+
+def _percent(progress: str | None) -> int:
+    return int((progress or "0%").removesuffix("%"))
 
 
 METHODS: Mapping[str, Any] = {

@@ -470,6 +470,15 @@ def test_a_report_moves_a_snapshot_only_where_cinder_lets_it(world: World, befor
     assert (row["status"], row["progress"]) == (after, "90%")
 
 
+@pytest.mark.parametrize(("seen", "shown"), [("40%", "90%"), ("97%", "97%")])
+def test_a_report_takes_no_progress_back(world: World, seen: str, shown: str) -> None:
+    put(world, status="deleting", progress=seen)
+    snapshotting.update_status(world, SERVICE, SNAPSHOT, "deleting", "90%")
+    row = snapshot(world)
+    assert row is not None
+    assert row["progress"] == shown
+
+
 def test_metadata_is_merged_replaced_and_taken_away(world: World) -> None:
     put(world, metadata={"a": "1"})
     assert snapshotting.set_metadata(world, MEMBER, SNAPSHOT, {"b": "2"}, replace=False) == {"a": "1", "b": "2"}

@@ -40,7 +40,9 @@ def draw(chain: Document) -> str:
     files = {each["name"]: each for each in chain["files"]}
     held = sum(each["allocated"] for each in chain["files"])
     named = f"{chain['name']} ({chain['volume_id']})" if chain["name"] else chain["volume_id"]
-    lines = [f"{named}: {chain['size']} GiB, {chain['status']}; {len(files)} files, {amount(held)} allocated"]
+    lines = [
+        f"{named}: {chain['size']} GiB, {chain['status']}; {len(files)} file{'s' * (len(files) != 1)}, {amount(held)} allocated"
+    ]
     if chain["problem"]:
         lines.append(f"! {chain['problem']}")
     if chain["foundation"]:
