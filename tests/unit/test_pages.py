@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from stillframe import config
 from stillframe.main.shell import COMMANDS
 from tests.functional.test_tutorial import commands, spans
 
@@ -81,6 +82,29 @@ def test_a_command_of_a_page_can_be_typed(page: str, command: str) -> None:
         parser_of(name).parse_args(rest)
     except SystemExit as error:
         raise AssertionError(f"{page}: {command!r} cannot be parsed") from error
+
+
+def options() -> Iterator[tuple[str, str, str]]:
+    """Every option of an ini block: its page, section and name."""
+    for page in PAGES:
+        for block in re.findall(r"```ini\n(.*?)```", page.read_text(), re.DOTALL):
+            section = ""
+            for line in block.splitlines():
+                if heading := re.match(r"\[(\S+)\]", line):
+                    section = heading[1]
+                elif "=" in line:
+                    yield str(page.relative_to(ROOT)), section, line.partition("=")[0].strip()
+
+
+def test_an_option_of_a_page_exists() -> None:
+    found = list(options())
+    assert len(found) > 15
+    for page, section, name in found:
+        if section == "":
+            assert page == "docs/how-to/nfs.md" and name == "dynamic_ownership"  # libvirt's, not ours
+            continue
+        group = config.GROUPS.get(None if section == "DEFAULT" else section, config.BACKEND_OPTS)
+        assert name in {option.dest for option in group}, f"{page}: [{section}] has no option {name}"
 
 
 def test_there_are_pages_and_commands_to_look_at() -> None:
