@@ -2,11 +2,12 @@
 PYTHON := .venv/bin/python
 SPHINX := .venv/bin/sphinx-build
 
-.PHONY: help setup setup-openstack demo test lint bench docs lock
+.PHONY: help setup setup-openstack demo test test-nfs lint bench docs lock
 
 help:
 	@echo "make demo   show the main job on a real guest (installs what it needs)"
 	@echo "make test   run every check and test (installs what it needs)"
+	@echo "make test-nfs  the whole driver suite on a real NFS mount, in a small machine: about half an hour"
 	@echo "make setup  only install: system packages and .venv (setup-openstack: Keystone and Glance for the tests)"
 	@echo "make lint   ruff, mypy, import-linter and the repository's own rules"
 	@echo "make bench  measure against virsh and qemu-img, side by side; writes docs/reference/bench*.md"
@@ -32,6 +33,9 @@ lint: setup
 # Many tests wait for a guest, so three files at a time keep two cores busy; the long ones come first.
 test: lint docs setup-openstack
 	$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
+
+test-nfs: setup
+	$(PYTHON) -m tests.support.nfs_vm
 
 bench: setup
 	$(PYTHON) -m tests.bench

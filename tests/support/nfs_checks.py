@@ -1,7 +1,8 @@
 """What must hold on a real NFS mount, and can be seen nowhere else. Runs inside the NFS machine, as its root.
 
 ``python -m tests.support.nfs_checks`` prints one line of JSON for each check: its name, and null or what went wrong.
-``tests/functional/test_nfs.py`` reads them. What every kind of share must do is in ``driver_suite``.
+``tests/functional/test_nfs.py`` reads them. What every kind of share must do is in ``driver_suite``, of which a few checks
+follow here; ``make test-nfs`` runs all of them.
 """
 
 import json
@@ -9,9 +10,10 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stillframe.chain import names
@@ -23,9 +25,12 @@ from stillframe.host.probe import Prober
 from stillframe.volumes.drivers import directory, nfs
 from stillframe.volumes.drivers.directory import DirectoryShare
 from stillframe.volumes.drivers.shares_config import Export
+from tests.support.driver_suite.__main__ import quickly
+from tests.support.driver_suite.bench import Check, clean, open_bench
 from tests.support.layers import opened
-from tests.support.nfs_inside import BASE, POINT
+from tests.support.nfs_inside import BASE, POINT, SQUASHED_TO_SERVICE, export
 from tests.support.nfs_vm import EXPORT, SERVICE_UID, SHARE_GID
+from tests.support.oracle_reader import Reader
 
 VOLUME = "11111111-1111-4111-8111-111111111111"
 OVERLAY = names.overlay_name(VOLUME, "22222222-2222-4222-8222-222222222222")
@@ -280,9 +285,32 @@ def expect(kind: type[Exception], words: str, function: Callable[[], object]) ->
     raise AssertionError(f"no {kind.__name__} was raised")
 
 
+def of_the_suite(scratch: Path) -> dict[str, Callable[[], None]]:
+    """The quick checks of the driver suite, to be called as a root whom the server takes for the service."""
+    bench = open_bench("nfs", POINT, Export(EXPORT), scratch, Reader())
+
+    def bound(checked: Check) -> Callable[[], None]:
+        def call() -> None:
+            try:
+                checked(bench)
+            finally:
+                clean(scratch)
+
+        return call
+
+    return {name: bound(checked) for name, checked in quickly().items()}
+
+
 def main() -> int:
+    failed = run(CHECKS)
+    export(root_is=SQUASHED_TO_SERVICE)
+    with tempfile.TemporaryDirectory(prefix="stillframe-") as scratch:
+        return run(of_the_suite(Path(scratch))) or failed
+
+
+def run(checks: Mapping[str, Callable[[], None]]) -> int:
     failed = 0
-    for name, function in CHECKS.items():
+    for name, function in checks.items():
         begin, problem = time.monotonic(), None
         try:
             function()

@@ -21,6 +21,9 @@ _AS_SERVICE = [
 ]
 
 
+SQUASHED_TO_SERVICE = f"root_squash,anonuid={SERVICE_UID},anongid={SHARE_GID}"
+
+
 def export(*, root_is: str = "root_squash") -> None:
     """Exports the share. fsid=0 makes /srv the root that clients see: the overlay around it cannot be exported."""
     Path("/etc/exports").write_text(f"/srv 127.0.0.1(rw,sync,fsid=0,no_subtree_check,{root_is})\n")
@@ -28,8 +31,7 @@ def export(*, root_is: str = "root_squash") -> None:
 
 
 def main(user: str, *command: str) -> None:
-    squashed = f"root_squash,anonuid={SERVICE_UID},anongid={SHARE_GID}"
-    export(root_is=squashed if user == "squashed" else "root_squash")
+    export(root_is=SQUASHED_TO_SERVICE if user == "squashed" else "root_squash")
     mounts.mount("nfs", EXPORT, POINT, nfs.DEFAULT_OPTIONS)
     os.environ |= {
         "STILLFRAME_NFS_EXPORT": EXPORT,

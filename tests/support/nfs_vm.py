@@ -11,6 +11,8 @@ The command runs in the project's directory and finds in its environment ``STILL
 - ``service``: the user SERVICE_UID of the group SHARE_GID, to which the share belongs; cannot mount;
 - ``squashed``: root, whom the server takes for that user (``root_squash,anonuid=900,anongid=900``); can mount and unmount;
 - ``root``: root, whom the server takes for nobody (``root_squash``).
+
+``python -m tests.support.nfs_vm`` runs the whole driver suite on the share and prints its lines as they come.
 """
 
 import hashlib
@@ -22,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -72,11 +75,11 @@ def build(cache: Path = CACHE) -> Machine:
     return machine
 
 
-def run_in_vm(command: Sequence[str], timeout: float, user: User = "service") -> tuple[int, str]:
+def run_in_vm(command: Sequence[str], timeout: float, user: User = "service", show: bool = False) -> tuple[int, str]:
     """Boots the machine, runs a command on the mounted share, returns its exit code and what it printed.
 
-    ``timeout`` is in seconds, for all of it. Raises AssertionError with the end of the console and of what was printed
-    when the machine does not come to an end.
+    ``timeout`` is in seconds, for all of it; ``show`` prints what comes as it comes. Raises AssertionError with the end of
+    the console and of what was printed when the machine does not come to an end.
     """
     assert os.geteuid() == 0, "the NFS machine needs root"
     assert _VIRTIOFSD.exists(), f"{_VIRTIOFSD} is missing: install the Debian package qemu-system-x86, or run 'make setup'"
@@ -86,12 +89,25 @@ def run_in_vm(command: Sequence[str], timeout: float, user: User = "service") ->
         work = Path(name)
         (work / "job").write_text(_job(command, user))
         _make_disk(work / "disk")
-        _boot(machine, work, timeout)
+        with _shown(work / "output") if show else nullcontext():
+            _boot(machine, work, timeout)
         output = (work / "output").read_text(errors="replace")
         code = (work / "exit").read_text().strip()
         console = (work / "console").read_text(errors="replace")
     assert code, f"the NFS machine did not end within {timeout:g} s\n{console[-3000:]}\n{output[-6000:]}"
     return int(code), output
+
+
+@contextmanager
+def _shown(output: Path) -> Iterator[None]:
+    output.touch()
+    reader = subprocess.Popen(["tail", "-f", "-n", "+1", str(output)])
+    try:
+        yield
+        time.sleep(2)  # tail looks once a second
+    finally:
+        reader.kill()
+        reader.wait()
 
 
 def _job(command: Sequence[str], user: User) -> str:
@@ -221,3 +237,13 @@ def _tools(work: Path, target: Path) -> None:
 def _run(command: list[str], cwd: Path | None = None) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
+
+
+def main() -> int:
+    suite = [PYTHON, "-m", "tests.support.driver_suite", "nfs"]
+    share = '"$STILLFRAME_NFS_SHARE" "$STILLFRAME_NFS_EXPORT"'
+    return run_in_vm(["sh", "-c", f"exec {shlex.join(suite)} {share}"], timeout=3 * 3600, user="squashed", show=True)[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
