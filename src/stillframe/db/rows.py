@@ -13,7 +13,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Page:
-    """Which part of a list is wanted. ``filters`` maps column names to a value they must equal."""
+    """Which part of a list is wanted. ``filters`` maps column names to a value they must equal, or to pairs that a column of
+    JSON objects must hold."""
 
     limit: int = 1000
     marker: str | None = None
@@ -44,8 +45,7 @@ def page(connection: Connection, table: Table, where: list[ColumnElement[bool]],
     Raises BadRequest for a marker that is not in the list the caller may see.
     """
     query: Select[Any] = select(table).where(*where)
-    for name, value in wanted.filters.items():
-        query = query.where(table.c[name] == value)
+    query = query.where(*matching(table, wanted.filters))
     sort = wanted.sort if wanted.sort[-1][0] == "seq" else (*wanted.sort, ("seq", True))
     if wanted.marker is not None:
         marked = one(connection, select(table).where(table.c.id == wanted.marker, *where))
@@ -58,6 +58,17 @@ def page(connection: Connection, table: Table, where: list[ColumnElement[bool]],
             query = query.order_by(case((column.is_(None), 1), else_=0))
         query = query.order_by(column.desc() if descending else column.asc())
     return many(connection, query.limit(wanted.limit).offset(wanted.offset))
+
+
+def matching(table: Table, filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """Returns the conditions of ``Page.filters``."""
+    found: list[ColumnElement[bool]] = []
+    for name, value in filters.items():
+        if isinstance(value, Mapping):
+            found += [table.c[name][key].as_string() == text for key, text in value.items()]
+        else:
+            found.append(table.c[name] == value)
+    return found
 
 
 def _after(table: Table, marked: Row, sort: tuple[tuple[str, bool], ...]) -> ColumnElement[bool]:

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 from sqlalchemy import delete as sql_delete
 
 from stillframe.db import operations
-from stillframe.db.rows import Page, Row, many, one, page, touched
+from stillframe.db.rows import Page, Row, many, matching, one, page, touched
 from stillframe.db.tables import attachments, snapshots, volumes
 
 
@@ -33,9 +33,7 @@ def list_all(connection: Connection) -> list[Row]:
 
 
 def count(connection: Connection, project_id: str | None, filters: dict[str, Any]) -> int:
-    query = select(func.count()).select_from(volumes).where(*_mine(project_id))
-    for name, value in filters.items():
-        query = query.where(volumes.c[name] == value)
+    query = select(func.count()).select_from(volumes).where(*_mine(project_id), *matching(volumes, filters))
     return int(connection.execute(query).scalar_one())
 
 

@@ -203,12 +203,12 @@ def _restore_over(world: World, context: Context, backup: Row, volume: Row) -> N
 
 
 def delete(world: World, context: Context, backup_id: str, force: bool = False) -> None:
-    """Deletes a backup that no incremental one builds on. Raises BadRequest listing those that do."""
+    """Deletes a backup that no incremental one builds on. Raises Conflict listing those that do."""
     with world.database.write() as connection:
         row = finding.backup(connection, context, backup_id)
         children = backups.children(connection, [row["id"]])[row["id"]]
         if children:
-            raise BadRequest(
+            raise Conflict(
                 f"Invalid backup: {len(children)} incremental backups build on {row['id']}, the first is {children[0]}",
                 dependants=children[:100],
             )

@@ -86,7 +86,7 @@ def delete(world: World, context: Context, volume_id: str, cascade: bool = False
         row = finding.volume(connection, context, volume_id)
         dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
         if dependants and not cascade:
-            raise BadRequest(
+            raise Conflict(
                 f"Invalid volume: volume {row['id']} still has {len(dependants)} snapshots, the first is {dependants[0]};"
                 " delete them first",
                 snapshots=dependants[:100],

@@ -44,6 +44,8 @@ class _Shell:
         first, _, rest = path.removeprefix(self._service.prefix + "/").partition("/")
         if first in self._service.collections or not rest:
             return path
+        if rest.partition("/")[0] not in self._service.collections:
+            raise NotFound("The resource could not be found.")
         if first != context.project_id and not context.sees_all_projects:
             raise BadRequest(f"Malformed request url: the project {first!r} is not the caller's")
         return f"{self._service.prefix}/{rest}"

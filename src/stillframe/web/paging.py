@@ -1,5 +1,6 @@
 """Lists: limit, marker, offset and sorting from the query; links to the next page in the answer."""
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from stillframe.errors import BadRequest
 from stillframe.web.route import Call
 
 MAX_LIMIT = 1000
+_LONGEST_MAPPING = 4096
 _RESERVED = {"limit", "marker", "offset", "sort", "sort_key", "sort_dir", "all_tenants", "with_count", "deleted"}
 
 
@@ -23,8 +25,25 @@ def wanted(call: Call, filters: Mapping[str, str], sortable: Sequence[str]) -> P
         marker=call.query.get("marker"),
         offset=number(call, "offset", 0),
         sort=_sort(call, sortable),
-        filters={column: call.query[key] for key, column in filters.items() if key in call.query},
+        filters={column: _filter(key, call.query[key]) for key, column in filters.items() if key in call.query},
     )
+
+
+def _filter(key: str, text: str) -> str | dict[str, str]:
+    """The value a column must have; of ``metadata``, written as clients do (``{'key': 'value'}``), pairs it must hold."""
+    if key != "metadata":
+        return text
+    try:
+        found = ast.literal_eval(text) if len(text) <= _LONGEST_MAPPING else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        found = None
+    if (
+        not isinstance(found, dict)
+        or not all(isinstance(word, str) for pair in found.items() for word in pair)
+        or any('"' in key for key in found)
+    ):
+        raise BadRequest(f"metadata must be texts by key, {{'key': 'value'}}, not {text[:60]!r}")
+    return found
 
 
 def number(call: Call, name: str, default: int) -> int:

@@ -113,7 +113,7 @@ def test_force_does_not_delete_what_is_attached(world: World) -> None:
 
 
 def test_a_volume_with_snapshots_goes_only_with_them(three: World) -> None:
-    with pytest.raises(BadRequest, match="still has 2 snapshots") as told:
+    with pytest.raises(Conflict, match="still has 2 snapshots") as told:
         volume_changing.delete(three, MEMBER, VOLUME)
     assert told.value.details == {"snapshots": [SNAPSHOT, OTHER_SNAPSHOT]}
     volume_changing.delete(three, MEMBER, VOLUME, cascade=True)

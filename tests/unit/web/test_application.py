@@ -166,10 +166,16 @@ def test_the_own_project_may_stand_in_the_path(volumes: MakeSite, volume: str) -
 
 
 def test_a_foreign_project_in_the_path_is_refused_before_anything_is_looked_for(volumes: MakeSite, volume: str) -> None:
-    for path in (f"{V3}/other/volumes/{volume}", f"{V3}/other/volumes", f"{V3}/other/nothing"):
+    for path in (f"{V3}/other/volumes/{volume}", f"{V3}/other/volumes"):
         answer = volumes().ask("GET", path)
         assert answer.status_code == 400
         assert "Malformed request url" in fault(answer)["message"]
+
+
+def test_a_path_that_is_none_is_not_taken_for_one_with_a_project(volumes: MakeSite) -> None:
+    """As clients ask for what this service does not have: groups, transfers."""
+    for path in (f"{V3}/groups/detail", f"{V3}/volume-transfers/detail", f"{V3}/other/nothing"):
+        assert volumes().ask("GET", path).status_code == 404
 
 
 def test_admins_and_the_service_may_name_any_project_in_the_path(volumes: MakeSite, volume: str) -> None:

@@ -41,6 +41,20 @@ def test_a_limit_above_the_largest_is_cut(door: Any) -> None:
     assert asked(door, limit="999999999").limit == paging.MAX_LIMIT
 
 
+def with_metadata(door: Any, text: str) -> Page:
+    return paging.wanted(builders.call(door, query={"metadata": text}), {"metadata": "metadata"}, SORTABLE)
+
+
+def test_metadata_is_asked_for_as_clients_write_it(door: Any) -> None:
+    assert with_metadata(door, "{'a': 'b', 'c': ''}").filters == {"metadata": {"a": "b", "c": ""}}
+
+
+@pytest.mark.parametrize("text", ["", "a=b", "{'a': 1}", "{1: 'a'}", "['a']", "{'a\"b': 'c'}", "__import__('os')", "{" * 4000])
+def test_metadata_that_is_no_mapping_of_texts_is_refused(door: Any, text: str) -> None:
+    with pytest.raises(BadRequest, match="metadata must be"):
+        with_metadata(door, text)
+
+
 @pytest.mark.parametrize("name", ["limit", "offset"])
 @pytest.mark.parametrize("text", ["-1", "x", "", "1.5", "1e3", "\u0663", "²", " 1", "+1", "9" * 5000])
 def test_a_limit_or_offset_that_is_no_number_is_refused(door: Any, name: str, text: str) -> None:

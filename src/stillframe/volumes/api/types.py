@@ -58,7 +58,7 @@ def list_all(call: Call) -> dict[str, Any]:
 def _read(call: Call) -> Row:
     with call.door.database.read() as connection:
         row = volume_types.find(connection, call.path["id"])
-    if row is None:
+    if row is None or not (row["is_public"] or call.context.is_admin):
         raise NotFound(f"Volume type {call.path['id']} could not be found.")
     return row
 

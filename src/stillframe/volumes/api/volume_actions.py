@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stillframe.errors import Forbidden
+from stillframe.db import attachments
+from stillframe.errors import BadRequest, Forbidden
 from stillframe.volumes.api.volumes import read, stamp
 from stillframe.web import body
 from stillframe.web.route import Call, Route
@@ -66,9 +67,15 @@ def undo_revert(call: Call) -> None:
 
 
 def reset_status(call: Call) -> None:
-    status = call.body["os-reset_status"].get("status")
-    if status is not None:
-        call.ask("reset_volume_status", volume_id=_id(call), status=status)
+    given, volume_id = call.body["os-reset_status"], _id(call)
+    with call.door.database.read() as connection:
+        found = attachments.of_volumes(connection, [volume_id])[volume_id]
+    if given.get("attach_status") not in (None, "attached" if found else "detached"):
+        raise BadRequest(
+            f"volume {volume_id} has {len(found)} attachments; its attach_status follows from them and cannot be set"
+        )
+    if given.get("status") is not None:
+        call.ask("reset_volume_status", volume_id=volume_id, status=given["status"])
 
 
 def force_delete(call: Call) -> None:

@@ -10,7 +10,13 @@ from stillframe.errors import BadRequest, Forbidden, NotFound
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
-_FILTERS = {"name": "name", "status": "status", "availability_zone": "availability_zone", "project_id": "project_id"}
+_FILTERS = {
+    "metadata": "metadata",
+    "name": "name",
+    "status": "status",
+    "availability_zone": "availability_zone",
+    "project_id": "project_id",
+}
 _SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "availability_zone")
 _SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id")
 _MAKERS = {"imageRef": "create_volume_from_image", "backup_id": "create_volume_from_backup"}
@@ -177,6 +183,14 @@ def show(call: Call) -> dict[str, Any]:
     return {"volume": views(call, [read(call, call.path["id"])])[0]}
 
 
+def _refuse_private_type(call: Call, name: str | None) -> None:
+    """A private type is for administrators; to everybody else it is one that does not exist."""
+    with call.door.database.read() as connection:
+        found = volume_types.find(connection, name) if name else None
+    if found is not None and not (found["is_public"] or call.context.is_admin):
+        raise BadRequest(f"volume type {name!r} could not be found")
+
+
 def create(call: Call) -> dict[str, Any]:
     wanted = {key: value for key, value in call.body["volume"].items() if value is not None}
     unsupported = sorted(set(_NEVER) & set(wanted))
@@ -184,6 +198,7 @@ def create(call: Call) -> dict[str, Any]:
         raise BadRequest(f"volumes are for one server and in no group; refused: {unsupported or ['multiattach']}")
     if "image_id" in wanted:
         wanted.setdefault("imageRef", wanted.pop("image_id"))
+    _refuse_private_type(call, wanted.get("volume_type"))
     sources = sorted(set(_SOURCES) & set(wanted))
     if len(sources) > 1:
         raise BadRequest(f"a volume has one source at most, not {', '.join(sources)}")

@@ -106,6 +106,11 @@ def test_a_status_that_is_not_said_is_not_set(asked: Any) -> None:
     assert do(asked, "os-reset_status", {"attach_status": "detached"}) == []
 
 
+def test_what_follows_from_the_attachments_cannot_be_set(asked: Any) -> None:
+    with pytest.raises(BadRequest, match="0 attachments"):
+        do(asked, "os-reset_status", {"status": "error", "attach_status": "attached"})
+
+
 def test_only_an_administrator_makes_an_image_public(asked: Any) -> None:
     with pytest.raises(Forbidden):
         do(asked, "os-volume_upload_image", {"image_name": "n", "visibility": "public"})
