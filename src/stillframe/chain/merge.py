@@ -56,18 +56,32 @@ def plan(tree: Tree, run: Run, visible: Sequence[int], running: bool = False) ->
     files = (*run.files, run.top)
     weights = [visible[depth] if depth < len(visible) else 0 for depth in range(len(files))][::-1]
     open_ = {image.name for image in tree.path(tree.active).images} if running else set()
-    keep = 0 if run.top in open_ and run.top != tree.active else _keeper(tree, files, weights)
+    between = run.top in open_ and run.top != tree.active
+    keep = 0 if between else _keeper(tree, files, weights)
     kept, lowest = tree.images[files[keep]], tree.images[files[0]]
     steps: list[Step] = []
     if keep < len(files) - 1:
-        steps.append(Commit(run.top, kept.name, kept.format, sum(weights[keep + 1 :])))
-        steps += [Repoint(child, kept.name, kept.format) for child in tree.children(run.top)]
+        steps += _commits(tree, files[keep:], weights[keep:], by_size=between)
     if keep > 0:
         steps.append(Pull(kept.name, lowest.backing, lowest.backing_format, sum(weights[:keep])))
     after = _merged(tree, files, kept, lowest)
     gone = tuple(name for name in reversed(files) if name != kept.name)
     alone = kept.name == after.active and not after.children(kept.name) and kept.name not in open_
     return Merge(tuple(steps), gone, after, Rename(kept.name, lowest.name) if alone and keep > 0 else None)
+
+
+def _commits(tree: Tree, files: Sequence[str], weights: Sequence[int], by_size: bool) -> list[Step]:
+    """Everything goes down into the first of ``files``. With ``by_size`` a file that is shorter than the one on top of it goes
+    first: QEMU (7.2) commits files below the active one together by writing zeros behind the end of the shorter one, as many as
+    the volume grew by."""
+    kept, steps, done = tree.images[files[0]], list[Step](), 1
+    for place in range(1, len(files)):
+        top = place == len(files) - 1
+        if top or (by_size and tree.images[files[place]].size < tree.images[files[place + 1]].size):
+            steps.append(Commit(files[place], kept.name, kept.format, sum(weights[done : place + 1])))
+            steps += [Repoint(child, kept.name, kept.format) for child in tree.children(files[place])]
+            done = place + 1
+    return steps
 
 
 def renamed(tree: Tree, step: Rename) -> Tree:

@@ -17,6 +17,8 @@ from tests.unit.builders import GIB, OTHER_VOLUME, VOLUME
 IDS = [f"{number:08d}-0000-4000-8000-000000000000" for number in range(6)]
 NAMES = [base_name(VOLUME), *(overlay_name(VOLUME, each) for each in IDS)]
 
+NAMES_BELOW = tuple(NAMES[:4])
+
 
 def chain(depth: int, *needed: int, base_format: str = "qcow2") -> Tree:
     """``depth`` files on each other, the last active; those numbered in ``needed`` hold snapshots."""
@@ -123,3 +125,23 @@ def test_what_is_left_is_as_large_as_the_largest(size: int, wanted: int) -> None
 def test_a_file_that_gets_another_name_gets_it_everywhere() -> None:
     tree = merge.renamed(replace(chain(1), holds={}), Rename(NAMES[0], NAMES[1]))
     assert (list(tree.images), tree.active, tree.images[NAMES[1]].name) == ([NAMES[1]], NAMES[1], NAMES[1])
+
+
+def test_what_is_shorter_goes_down_by_itself_below_a_running_guests_active_file() -> None:
+    """Committed together with what is larger, QEMU 7.2 writes a zero for every byte the volume grew by."""
+    tree = chain(6, 4)
+    grown = {name: replace(tree.images[name], size=2 * GIB) for name in NAMES[2:6]}
+    tree = replace(tree, images={**tree.images, **grown})
+    run = merge.run_at(tree, NAMES[0])
+    assert run == Run(NAMES_BELOW, NAMES[4])
+    assert commits(merge.plan(tree, run, [9, 8, 7, 6, 5], running=True)) == [(NAMES[1], 6), (NAMES[4], 9 + 8 + 7)]
+    assert commits(merge.plan(tree, run, [5, 6, 7, 8, 9])) == [(NAMES[4], 5 + 6 + 7 + 8)]
+    repointed = [step for step in merge.plan(tree, run, [9], running=True).steps if isinstance(step, Repoint)]
+    assert [step.name for step in repointed] == [NAMES[2], NAMES[5]]
+
+
+def commits(planned: merge.Merge) -> list[tuple[str, int]]:
+    """Each with its top and its bytes; all go into the lowest file."""
+    found = [step for step in planned.steps if isinstance(step, Commit)]
+    assert {step.base for step in found} == {NAMES[0]}
+    return [(step.top, step.bytes) for step in found]
