@@ -23,16 +23,17 @@ def refused(error: StillframeError) -> dict[str, Any]:
     }
 
 
-def document(before: Tree, plan: Plan, snapshot_id: str, running: bool) -> dict[str, Any]:
-    """See ``snapshotting.explain``."""
+def document(before: Tree, plan: Plan, snapshot_id: str, running: bool, limit_mib: int = 0) -> dict[str, Any]:
+    """See ``snapshotting.explain``. ``limit_mib`` is what a live merge may copy in a second; 0: no limit."""
     copied = cost(plan.steps)
+    rate = min(RATE_MIB, limit_mib or RATE_MIB) if running else RATE_MIB
     shown = [found for each in plan.steps if (found := _shown(each, before)) is not None]
     return {
         "possible": True,
         "method": _method(plan, before, running),
         "steps": shown,
         "bytes": copied,
-        "seconds": round(copied / (RATE_MIB << 20), 1),
+        "seconds": round(copied / (rate << 20), 1),
         "why": _why(before, plan, snapshot_id, running),
         "dependants": [],
     }

@@ -179,7 +179,8 @@ def explain(world: World, context: Context, snapshot_id: str) -> dict[str, Any]:
         planned = plan.delete(before, [row["id"]], volume_changing.visible(world, volume, before), hand.running)
     except (Conflict, ChainConflict) as error:
         return explaining.refused(error)
-    return explaining.document(before, planned, row["id"], hand.running)
+    limit = world.settings.compute.merge_bandwidth_mib
+    return explaining.document(before, planned, row["id"], hand.running, limit)
 
 
 def cancel_deletion(world: World, context: Context, snapshot_id: str) -> None:
