@@ -2,12 +2,14 @@
 
 The runner has three per step (``<kind>/<key>/before``, ``effect``, ``record``) and the same for going back
 (``undo-before`` ...); a plan therefore brings its own. ``name`` kills the process there; ``name:sleep=SECONDS`` holds it,
-``name:fail`` makes the step fail. ``name@ID`` means only operations whose intent or plan names that id.
+``name:hold`` until it is killed from outside, ``name:fail`` makes the step fail. ``name@ID`` means only operations whose
+intent or plan names that id.
 """
 
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -25,7 +27,7 @@ def _nothing() -> str:
 
 
 def reached(name: str, about: Callable[[], str] = _nothing) -> None:
-    """Does what the environment asks for at this place: SIGKILL to this process, a pause, or a StepFailed.
+    """Does what the environment asks for at this place: SIGKILL to this process, a pause, its end here, or a StepFailed.
 
     ``about`` returns a text with the ids the place is about; it is called only where somebody asks for this place."""
     for wanted in os.environ.get(VARIABLE, "").split(","):
@@ -38,6 +40,9 @@ def reached(name: str, about: Callable[[], str] = _nothing) -> None:
         if effect.startswith("sleep="):
             LOG.warning("held at %s", wanted)
             time.sleep(float(effect.removeprefix("sleep=")))
+        elif effect == "hold":
+            LOG.warning("held at %s", wanted)
+            threading.Event().wait()
         else:
             time.sleep(ANSWER_SECONDS)
             os.kill(os.getpid(), signal.SIGKILL)

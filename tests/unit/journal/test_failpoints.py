@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -84,3 +85,15 @@ def test_a_place_that_is_held_says_so(
         failpoints.reached(PLACE, lambda: "a")
     assert f"held at {PLACE}@a:sleep=9" in caplog.text
     assert killed == []
+
+
+def test_a_place_can_be_held_until_somebody_kills_the_process(
+    killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[float | None] = []
+    monkeypatch.setattr(threading.Event, "wait", lambda _event, timeout=None: waits.append(timeout))
+    ask(monkeypatch, f"{PLACE}:hold")
+    with caplog.at_level("WARNING"):
+        failpoints.reached(PLACE)
+    assert f"held at {PLACE}:hold" in caplog.text
+    assert (waits, killed) == ([None], [])
