@@ -6,6 +6,7 @@ every file is compared with the model, nothing is left over, and ``qemu-img chec
 """
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -172,6 +173,7 @@ class Bench:
     original: Layers
     directory: Path
     expected: dict[str, bytes] = field(default_factory=dict)
+    recovered: set[bytes] = field(default_factory=set)
 
     def fresh(self) -> Layers:
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -200,7 +202,12 @@ class Bench:
         assert set(os.listdir(layers.share)) == set(self.expected), where
 
     def recover(self, layers: Layers, where: str) -> None:
-        """What recovery does: look at what is left, mend it, do the step again, give back what was leaked."""
+        """What recovery does: look at what is left, mend it, do the step again, give back what was leaked.
+
+        Different faults often leave the same bytes: these are recovered from once."""
+        left = _digest(layers.share)
+        if left in self.recovered:
+            return
         changed, format_ = self.scenario.changed, self.format_of(self.scenario.changed)
         if not self.scenario.makes:
             try:
@@ -212,12 +219,22 @@ class Bench:
         qemu_img.repair_leaks(layers.share, changed, format_)
         self.check_done(layers, where)
         assert qemu_img.leaked_clusters(layers.share, changed, format_) == 0, where
+        self.recovered.add(left)
 
     def give_up(self, layers: Layers, where: str) -> None:
         """Instead of doing it again: nothing remains of a file that did not get its name."""
         files.remove(layers.share, TEMPORARY)
         allowed = [set(self.original.content), set(self.expected)]
         assert set(os.listdir(layers.share)) in allowed, where
+
+
+def _digest(directory: Path) -> bytes:
+    """A sum of the names and bytes of all files."""
+    found = hashlib.blake2b()
+    for path in sorted(directory.iterdir()):
+        data = path.read_bytes()
+        found.update(f"{path.name} {len(data)} ".encode() + data)
+    return found.digest()
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +317,18 @@ def test_a_fault_at_any_call_of_our_own(benches: Callable[[Scenario], Bench], sc
         if not failed:
             assert at > 1
             return
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_what_is_done_is_durable(benches: Callable[[Scenario], Bench], scenario: Scenario) -> None:
+    """A file is synced after the last program that writes to it, and before it gets its name; then its directory."""
+    layers = benches(scenario).fresh()
+    with our_calls(0, None) as calls:
+        scenario.verb(layers.share)
+    synced = ["program", f"fsync {scenario.changed}"]
+    named = [f"fsync {TEMPORARY}", f"link {TEMPORARY}", f"unlink {TEMPORARY}", f"fsync {layers.share.name}"]
+    wanted = named if scenario.makes else synced
+    assert calls[-len(wanted) :] == wanted
 
 
 def test_the_default_cache_of_rebase_would_be_found_out(

@@ -74,14 +74,22 @@ def build_shim(directory: Path) -> Shim:
 _OURS = ("fsync", "link", "unlink", "rename", "fchmod", "ftruncate")
 
 
+def _subject(name: str, arguments: tuple[Any, ...]) -> str:
+    """The name of the file a call is about, where it is about one."""
+    if name in ("fsync", "fchmod", "ftruncate"):
+        return os.path.basename(os.readlink(f"/proc/self/fd/{arguments[0]}"))
+    return "" if name == "program" else os.path.basename(arguments[0])
+
+
 @contextmanager
 def our_calls(at: int, error: int | None) -> Iterator[list[str]]:
-    """Kills the worker (``error`` None) before its ``at``-th changing call, or lets that call fail; 0 only counts."""
+    """Kills the worker (``error`` None) before its ``at``-th changing call, or lets that call fail; 0 only
+    lists them: a call and the name of the file it is about, "program" for one."""
     made: list[str] = []
 
     def meeting(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
-            made.append(name)
+            made.append(f"{name} {_subject(name, arguments)}".rstrip())
             if len(made) == at:
                 raise Died if error is None else OSError(error, os.strerror(error))
             return real(*arguments, **more)
