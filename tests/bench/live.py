@@ -41,7 +41,7 @@ def _sizes(quick: bool) -> dict[str, tuple[int, int]]:
 
 
 def _deletions(quick: bool) -> Document:
-    rounds = 1 if quick else 5
+    rounds = 1 if quick else 3
     found: Document = {"rounds": rounds}
     with bench(len(SIDES)) as each:
         for side, volume_id, plain in zip(SIDES, each.volumes, each.plains, strict=True):
@@ -72,7 +72,7 @@ def _deletion(each: Bench, disks: tuple[str, Plain], side: str, scale: tuple[tup
 
 def _latencies(quick: bool) -> Document:
     """The guest writes 4 KiB pieces, each durable, to the disk whose snapshot is being deleted."""
-    rounds, above, below = (1, 16, 48) if quick else (3, 256, 512)
+    rounds, above, below = (1, 16, 48) if quick else (3, 192, 384)
     sizes = {"above": (above, below), "below": (below, above)}
     found: Document = {"rounds": rounds, "bandwidth": LATENCY_BANDWIDTH}
     with bench(len(SIDES)) as each:
@@ -119,7 +119,7 @@ def _probed(each: Bench, serial: str, act: Callable[[], object]) -> tuple[float,
 
 def _several(quick: bool) -> Document:
     """Ten snapshots, after each of which the guest writes 4 MiB in the same place and 4 MiB in a new one."""
-    rounds, count = (1, 3) if quick else (3, 10)
+    rounds, count = (1, 3) if quick else (2, 10)
     ms, written = defaultdict(list), defaultdict(list)
     with bench(1) as each:
         (volume_id,) = each.volumes
@@ -147,7 +147,7 @@ def _at_once(each: Bench, volume_id: str, ids: list[str]) -> float:
 
 def _depths(quick: bool) -> Document:
     """One volume of each depth in one guest, probed in turn. Every layer holds a slice of the file that is read."""
-    rounds, depths, size = (1, (1, 3), 8) if quick else (5, DEPTHS, 64)
+    rounds, depths, size = (1, (1, 3), 8) if quick else (3, DEPTHS, 64)
     samples: dict[str, dict[str, list[float]]] = {str(depth): defaultdict(list) for depth in depths}
     with bench(len(depths)) as each:
         by_depth = dict(zip(depths, each.volumes, strict=True))

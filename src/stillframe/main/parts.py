@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,12 +16,16 @@ from stillframe.rpc.bus import Bus, InProcess, SocketBus, SocketServer
 from stillframe.web.server import Server
 
 LOG = logging.getLogger(__name__)
+# In one process a thread that comes back from the database or the disk waits for the interpreter behind one that computes:
+# five milliseconds each time unless told otherwise, and often while others wait for its transaction.
+SWITCH_SECONDS = 0.001
 
 
 def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
     """Runs everything in this process until SIGTERM or SIGINT."""
     from stillframe.main import workers
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     with ExitStack() as running:
         locks = state.Locks(_made(settings), state.PARTS)
         database = state.prepare(settings)
