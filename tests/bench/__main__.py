@@ -21,7 +21,7 @@ def main() -> int:
                 for section in part.sections:
                     if section.name in given.only or not given.only:
                         _run(part, section, given.quick)
-    if not given.quick:
+    if given.pages:
         recording.write_pages(PARTS)
     return 0
 
@@ -33,6 +33,7 @@ def _run(part: Part, section: Section, quick: bool) -> None:
     sys.stdout.flush()
     if not quick:
         recording.keep(part, section, found)
+        recording.write_pages(PARTS)  # after each, so that a run that is cut short leaves what it found
 
 
 def _arguments() -> argparse.Namespace:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from stillframe.host import qemu_img
 
 Document = dict[str, Any]
 RECORDED = Path(__file__).parent / "recorded"
+QUIET_CORES = 0.3
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 
 
@@ -60,9 +62,22 @@ class Part:
 
 def measured(section: Section, quick: bool) -> Document:
     """Runs one section; the answer holds under what conditions."""
-    load = os.getloadavg()[0]
+    others = _busy_cores()
     found = section.measure(quick)
-    return {**found, "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "load": round(load, 1), "quick": quick}
+    return {**found, "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "others": others, "quick": quick}
+
+
+def _busy_cores(seconds: float = 3.0) -> float:
+    """How many cores other programs kept busy just before: nothing of ours runs then."""
+    before = _idle_ticks()
+    time.sleep(seconds)
+    idle = (_idle_ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+    return round(max(0.0, (os.cpu_count() or 1) - idle), 2)
+
+
+def _idle_ticks() -> int:
+    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return int(words[4]) + int(words[5])  # idle, and idle but for a disk
 
 
 def keep(part: Part, section: Section, found: Document) -> None:
@@ -113,8 +128,16 @@ def _page(part: Part, found: dict[str, Document]) -> list[str]:
         if section.name in found:
             each = found[section.name]
             lines += [f"## {section.title}", "", *section.show(each), ""]
-            lines += [f"Measured {each['at']}, load {each['load']} before.", ""]
+            lines += [f"Measured {each['at']}{_noise(each)}.", ""]
     return [*lines, *part.closing(found)]
+
+
+def _noise(found: Document) -> str:
+    """Other programs make every figure larger, and ours more than a bare program's, because it is several processes."""
+    if "others" not in found:
+        return f", load {found['load']} before"
+    bound = ", so these figures are upper bounds" if found["others"] > QUIET_CORES else ""
+    return f"; other programs kept {found['others']} cores busy just before{bound}"
 
 
 def _machine() -> str:
