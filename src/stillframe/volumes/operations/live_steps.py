@@ -30,6 +30,7 @@ def _merge(world: World, operation: Operation, args: Document) -> Document:
     info = {"volume_id": operation.intent["volume_id"], "type": "qcow2", "id": wanted, **args["info"]}
     world.compute.merge(ids[0], {**info, "bandwidth_mib": args["bandwidth_mib"]})
     shown, began = -1, time.monotonic()
+    due = began + POLL_SECONDS  # what is over by then needs no percentage, which is a transaction each time
     while True:
         found = world.compute.merge_status(wanted)
         if found is None:
@@ -40,7 +41,8 @@ def _merge(world: World, operation: Operation, args: Document) -> Document:
             _told(found)
         if world.stopping.is_set():
             raise ServiceUnavailable("this worker stops; the merge goes on, and the next worker waits for its end")
-        shown = _show(world, operation, found, shown)
+        if time.monotonic() >= due:
+            shown, due = _show(world, operation, found, shown), time.monotonic() + POLL_SECONDS
         time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - began) / 20)))
 
 
