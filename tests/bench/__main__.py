@@ -5,6 +5,7 @@ round of small sizes, prints it and writes nothing. ``--pages`` only writes the 
 """
 
 import argparse
+import signal
 import sys
 
 from tests.bench import live, offline, quiesce, recording
@@ -14,6 +15,7 @@ PARTS = (quiesce.PART, offline.PART, live.PART)
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # guests and mounts are taken away on the way out
     given = _arguments()
     if not given.pages:
         for part in PARTS:
