@@ -20,7 +20,6 @@ NEEDS_GLANCE = ("openstack image create", "openstack volume create --image")
 NOT_RUN = (
     "openstack quota set",
     "openstack assisted snapshot create",
-    "openstack --os-cloud stillframe-admin volume backup record import",
 )
 
 

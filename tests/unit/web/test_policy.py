@@ -134,7 +134,6 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
             (
                 "GET /backups/{id}/export_record",
                 "POST /backups/import_record",
-                "POST /backups/export_record",
             ),
         ),
         "backup:admin_actions": (

@@ -190,8 +190,6 @@ ROUTES = (
     Route("POST", "/backups/{id}/restore", restore, "backup:restore", 202, _RESTORE),
     Route("GET", "/backups/{id}/export_record", export_record, "backup:export_import"),
     Route("POST", "/backups/import_record", import_record, "backup:export_import", 201, _IMPORT),
-    # Where openstacksdk 4.18 sends what `openstack volume backup record import` was given.
-    Route("POST", "/backups/export_record", import_record, "backup:export_import", 201, _IMPORT),
     Route("POST", _ACTION, reset_status, "backup:admin_actions", 202, _RESET, "os-reset_status"),
     Route("POST", _ACTION, force_delete, "backup:admin_actions", 202, _FORCE, "os-force_delete"),
 )
