@@ -2,10 +2,11 @@
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from stillframe.db import quotas
 from stillframe.db.engine import Database
@@ -85,6 +86,21 @@ def test_two_threads_that_read_and_then_write_lose_no_update(database: Database)
     assert failed == []
     with database.read() as connection:
         assert quotas.limits(connection, "p") == {"volumes": 120}
+
+
+def test_threads_of_one_process_wait_for_each_other_and_not_for_sqlites_patience(database: Database) -> None:
+    """Who had to ask SQLite again would fail here at once."""
+    event.listen(database.engine, "begin", lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=0"), insert=True)
+
+    def work() -> int:
+        for number in range(20):
+            with database.write() as connection:
+                quotas.set_limits(connection, "p", {"volumes": number})
+        return 20
+
+    with ThreadPoolExecutor(4) as pool:
+        begun = [pool.submit(work) for _ in range(4)]
+    assert sum(each.result() for each in begun) == 80
 
 
 @pytest.mark.parametrize(
