@@ -1,102 +1,82 @@
 """Every place an operation can be stopped at, made from the plans themselves: a new step brings its own tests."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stillframe.chain import plan
-from stillframe.chain.image import Image
-from stillframe.chain.names import base_name, overlay_name
-from stillframe.chain.tree import Tree
-from stillframe.compute import operations as compute_operations
-from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set
-from stillframe.compute.operations import volumes as attachments
 from stillframe.journal.failpoints import PHASES, UNDO_PHASES
-from stillframe.journal.operation import key
+from stillframe.journal.operation import Document, key
 from stillframe.journal.record import Request
-from stillframe.volumes import operations as volumes_operations
-from stillframe.volumes.operations import chain_record, snapshots, volumes
-from stillframe.volumes.operations.hands import Hand
-
-VOLUME, SNAPSHOT, SERVER = (f"{number}" * 8 + "-0000-4000-8000-000000000000" for number in (1, 2, 3))
-KINDS = {**volumes_operations.KINDS, **compute_operations.KINDS}
-# Stopped at every moment over a share in memory (tests/unit/volumes/test_every_moment), or with a guest (test_merges).
-ELSEWHERE = {
-    "undo_revert",
-    "let_go",
-    "link_volume",
-    "manage_volume",
-    "unmanage_volume",
-    "image_to_volume",
-    "volume_to_image",
-    "create_backup",
-    "restore_backup",
-    "delete_backup",
-    "merge_volume",
-}
+from stillframe.volumes.operations.chain_steps import info_document
+from tests.crash.samples import KINDS
 
 
 @dataclass(frozen=True)
 class Place:
-    """One place of one kind of operation; ``failpoint`` is what the environment must say."""
+    """One place of one kind of operation. ``cause`` is where the operation is made to fail before, when it goes back."""
 
-    kind: str
-    failpoint: str
-    back: bool
+    name: str
+    cause: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def back(self) -> bool:
+        return bool(self.cause)
+
+    def failpoint(self, about: str = "", effect: str = "") -> str:
+        """What the environment must say, to stop only operations that name the id ``about``."""
+        mark = f"@{about}" if about else ""
+        cause = [f"{self.cause}{mark}:fail"] if self.cause else []
+        return ",".join([*cause, f"{self.name}{mark}{effect}"])
 
     def __str__(self) -> str:
-        return self.failpoint.rpartition(",")[2]
+        return self.name
 
 
-def _requests() -> dict[str, Request]:
-    """One sample of every kind, from the functions the product plans with."""
-    base = Image(base_name(VOLUME), "qcow2", 1 << 30)
-    overlay = Image(overlay_name(VOLUME, SNAPSHOT), "qcow2", 1 << 30, base.name, "qcow2")
-    row = {"id": VOLUME, "backend": "local", "share": "/", "format": "qcow2", "active_file": base.name, "status": "available"}
-    row["base_format"] = "qcow2"
-    alone = Tree(VOLUME, {base.name: base}, base.name)
-    two = Tree(VOLUME, {base.name: base, overlay.name: overlay}, overlay.name, {SNAPSHOT: base.name})
-    deeper = {**row, "active_file": overlay.name}
-    making = plan.snapshot(alone, SNAPSHOT, 64)
-    down = plan.delete(two, [SNAPSHOT], lambda _name: (0, 9))
-    up = plan.delete(two, [SNAPSHOT], lambda _name: (9, 0))
-    reverting = plan.revert(two, SNAPSHOT, overlay_name(VOLUME, SERVER), [], lambda _name: ())
-    options = {"snapshot_ids": [SNAPSHOT], "request_id": "r"}
-    server = {"server_id": SERVER, "volume_id": VOLUME, "target": "vda", "set_id": SNAPSHOT, "disks": []}
-    source = {"volume_id": SERVER, "name": base_name(SERVER), "format": "qcow2", "exclusive": True}
-    return {
-        "create_volume": volumes.create_request(row, 1 << 30, "r"),
-        "copy_volume": volumes.copy_request(row, 1 << 30, source, "r"),
-        "delete_volume": volumes.delete_request(row, "r"),
-        "extend_volume": volumes.extend_request(row, 2, "r"),
-        "create_snapshot": snapshots.create_request(row, SNAPSHOT, alone, making, "r"),
-        "delete_snapshot": snapshots.change_request("delete_snapshot", deeper, (two, down, Hand()), options),
-        "delete_snapshot up": snapshots.change_request("delete_snapshot", deeper, (two, up, Hand()), options),
-        "revert_volume": snapshots.change_request("revert_volume", deeper, (two, reverting, Hand()), options),
-        "record_chain": chain_record.request(VOLUME, "r"),
-        "attach_volume": attachments.request("attach_volume", server, "r"),
-        "detach_volume": attachments.request("detach_volume", server, "r"),
-        "assisted_snapshot": assisted_snapshot.request(server, "r"),
-        "assisted_volume_snapshot": assisted_volume_snapshot.request(server, "r"),
-        "delete_assisted_snapshot": delete_set.request(SNAPSHOT, SERVER, [SNAPSHOT], "r"),
-    }
+def forward(request: Request) -> list[Place]:
+    return [
+        Place(f"{request.kind}/{key(step)}/{phase}") for n, step in enumerate(request.plan) for phase in _phases(request, n)
+    ]
 
 
-def places(sample: str) -> Iterator[Place]:
-    """Yields every place of a kind: going forward, and going back from the last step that can be taken back.
-
-    A sample is a kind, or a kind and a word where its plans differ."""
-    kind = sample.split()[0]
-    plan_, known = _requests()[sample].plan, KINDS[kind].verbs
-    for step in plan_:
-        for phase in PHASES:
-            yield Place(kind, f"{kind}/{key(step)}/{phase}", back=False)
-    end = next((n for n, step in enumerate(plan_) if known[step["verb"]].no_return != "never"), len(plan_) - 1)
-    cause = f"{kind}/{key(plan_[end])}/before:fail"
-    for step in reversed(plan_[: end + 1]):
-        if known[step["verb"]].undo is not None:
-            for phase in UNDO_PHASES:
-                yield Place(kind, f"{cause},{kind}/{key(step)}/{phase}", back=True)
+def _phases(request: Request, number: int) -> Sequence[str]:
+    """A step that is done before it is begun is only recorded: a document that says already what it is to say."""
+    step = request.plan[number]
+    if step["verb"] != "Record":
+        return PHASES
+    said = [request.intent["info_before"], *(_document(each) for each in request.plan[:number] if each["verb"] == "Record")]
+    return PHASES[2:] if said[-1] == _document(step) else PHASES
 
 
-def all_kinds_have_a_sample() -> bool:
-    return {sample.split()[0] for sample in _requests()} | ELSEWHERE == set(KINDS)
+def _document(step: Document) -> Document:
+    return info_document(step["args"]["active"], step["args"]["overlays"])
+
+
+def back(request: Request) -> list[Place]:
+    """The way back from the last step that can be taken back, in the order it is gone."""
+    last = _last_that_may_fail(request)
+    if last is None:
+        return []
+    cause = f"{request.kind}/{key(request.plan[last])}/before"
+    verbs = KINDS[request.kind].verbs
+    undone = [step for step in reversed(request.plan[: last + 1]) if verbs[step["verb"]].undo is not None]
+    return [Place(f"{request.kind}/{key(step)}/{phase}", cause) for step in undone for phase in UNDO_PHASES]
+
+
+def _last_that_may_fail(request: Request) -> int | None:
+    """A step that goes only forward from its start turns nothing round; one that does so once it is done may still fail."""
+    marks = [KINDS[request.kind].verbs[step["verb"]].no_return for step in request.plan]
+    ends = next((number for number, mark in enumerate(marks) if mark != "never"), len(marks))
+    begun = [number for number in range(len(marks)) if "before" in _phases(request, number)]
+    return max((number for number in begun if number < ends or (number == ends and marks[number] == "done")), default=None)
+
+
+def everywhere(request: Request) -> Sequence[Place]:
+    return [*forward(request), *back(request)]
+
+
+def of_kind(request: Request, plan: Sequence[Document]) -> bool:
+    """Tells whether a real plan has the steps of the sample, whatever their order."""
+    return sorted(map(key, plan)) == sorted(map(key, request.plan))

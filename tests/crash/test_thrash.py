@@ -10,12 +10,17 @@ import time
 
 import pytest
 
-from tests.crash.test_every_step import journal_is_empty
+from tests.support import sound
 from tests.support.content import DiskContent
 from tests.support.lab import Lab
 from tests.support.stack import wait_for
 
 ROUNDS = int(os.environ.get("STILLFRAME_ROUNDS", "12"))
+
+
+def nothing_under_way(lab: Lab) -> bool:
+    with sound.world(lab.stack.state_dir) as world:
+        return not sound.unfinished(world)
 
 
 def test_thrash(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +37,7 @@ def test_thrash(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
         if chance.random() < 0.7:
             lab.stack.kill()
             lab.stack.start()
-        wait_for(lambda: journal_is_empty(lab), "the journal's end", 90)
+        wait_for(lambda: nothing_under_way(lab), "the journal's end", 90)
         check(lab, known)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+from functools import cache
 from pathlib import Path
 
 _OFFSET = 0x00FFFFFFFFFFFE00
@@ -46,6 +47,16 @@ def digests(directory: Path, name: str) -> dict[int, bytes]:
             if one & _OFFSET:
                 _digest(file.fileno(), one & _OFFSET, number << 13, found)
     return {place: digest for place, digest in found.items() if digest and place << 16 < size}
+
+
+def filled(directory: Path, name: str) -> dict[int, int]:
+    """As ``digests``: the byte that each such cluster is filled with; -1 where it holds several."""
+    return {place: _filling().get(found, -1) for place, found in digests(directory, name).items()}
+
+
+@cache
+def _filling() -> dict[bytes, int]:
+    return {digest(bytes([value]) * (1 << 16)): value for value in range(1, 256)}
 
 
 def _digest(handle: int, table: int, first: int, found: dict[int, bytes]) -> None:

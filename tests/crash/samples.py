@@ -1,0 +1,185 @@
+"""A sample of every kind of operation, made by the functions the product plans with: several where plans differ.
+
+The same arrangement is made of real files by the stories (``stories``): so many clusters are written before each snapshot.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stillframe.chain import plan, simulate
+from stillframe.chain.image import Image
+from stillframe.chain.names import base_name, overlay_name
+from stillframe.chain.plan import Plan
+from stillframe.chain.simulate import Layer, World
+from stillframe.chain.tree import Tree
+from stillframe.compute import operations as compute_operations
+from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, merge
+from stillframe.compute.operations import volumes as attachments
+from stillframe.journal.record import Request
+from stillframe.volumes import operations as volumes_operations
+from stillframe.volumes.operations import backups, chain_record, images, snapshots, volumes
+from stillframe.volumes.operations.hands import Hand
+from stillframe.volumes.trees import held_for
+
+VOLUME, OTHER, SERVER, MADE = (f"{number}" * 8 + "-0000-4000-8000-000000000000" for number in (1, 2, 3, 4))
+KINDS = {**volumes_operations.KINDS, **compute_operations.KINDS}
+GIB, CLUSTER, CLUSTERS = 1 << 30, 1 << 16, 9
+
+
+def written(weights: Sequence[int]) -> list[dict[int, int]]:
+    """What is written before each snapshot and after the last: by cluster, a byte it is filled with."""
+    return [
+        {(number * 2 + cluster) % CLUSTERS: 20 * (number + 1) + cluster for cluster in range(weight)}
+        for number, weight in enumerate(weights)
+    ]
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A volume in the model: its tree and what a reader of each file finds."""
+
+    tree: Tree
+    world: World
+
+    @property
+    def row(self) -> dict[str, Any]:
+        where = {"id": VOLUME, "backend": "local", "share": "/", "format": "qcow2", "base_format": "qcow2"}
+        about: dict[str, Any] = {"name": None, "description": None, "metadata": {}, "project_id": "p", "linked_to": None}
+        return {**where, **about, "active_file": self.tree.active, "status": "available"}
+
+    def visible(self, name: str) -> list[int]:
+        return [clusters * CLUSTER for clusters in simulate.visible(self.world, name)]
+
+    def done(self, found: Plan) -> "Arranged":
+        world = self.world
+        for step in found.steps:
+            world = simulate.apply(world, step)
+        return Arranged(found.after, world)
+
+
+def snapshot_id(number: int) -> str:
+    return f"{number:08d}-1111-4111-8111-000000000000"
+
+
+def arranged(weights: Sequence[int]) -> Arranged:
+    base = Image(base_name(VOLUME), "qcow2", GIB)
+    found = Arranged(Tree(VOLUME, {base.name: base}, base.name), World({base.name: Layer()}, base.name))
+    for number, clusters in enumerate(written(weights)):
+        if number:
+            found = found.done(plan.snapshot(found.tree, snapshot_id(number - 1), 64))
+        for cluster, value in clusters.items():
+            found = replace(found, world=simulate.write(found.world, cluster, value))
+    return found
+
+
+def reverted(weights: Sequence[int], removed: Sequence[int] = ()) -> Arranged:
+    found = arranged(weights)
+    overlay, gone = overlay_name(VOLUME, MADE), [snapshot_id(number) for number in removed]
+    return found.done(plan.revert(found.tree, snapshot_id(0), overlay, gone, found.visible))
+
+
+def changed(kind: str, found: Arranged, made: Plan) -> Request:
+    options = {"snapshot_ids": [snapshot_id(0)], "request_id": "r"}
+    return snapshots.change_request(kind, found.row, (found.tree, made, Hand()), options)
+
+
+def deleted(weights: Sequence[int], gone: Sequence[int]) -> Request:
+    found = arranged(weights)
+    ids = [snapshot_id(number) for number in gone]
+    return changed("delete_snapshot", found, plan.delete(found.tree, ids, found.visible))
+
+
+def let_go(weights: Sequence[int], removed: Sequence[int]) -> Request:
+    """After a revert, and after housekeeping has merged what went with it."""
+    found = reverted(weights, removed)
+    tidied = plan.tidy(found.tree, found.visible, ends=True)
+    found = found.done(tidied) if tidied else found
+    return changed("let_go", found, plan.let_go(found.tree, plan.UNDO, found.visible))
+
+
+def turned_back(weights: Sequence[int], removed: Sequence[int]) -> Request:
+    found = arranged(weights)
+    overlay, gone = overlay_name(VOLUME, MADE), [snapshot_id(number) for number in removed]
+    return changed("revert_volume", found, plan.revert(found.tree, snapshot_id(0), overlay, gone, found.visible))
+
+
+def _backup(parent: bool) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": None, "description": None, "metadata": {}, "container": "backups", "size_bytes": GIB}
+    ids = {"id": MADE, "stored_id": MADE, "parent_id": OTHER if parent else None}
+    return {**about, **ids, "parent_stored_id": OTHER if parent else None, "held_file": "x", "volume_id": VOLUME}
+
+
+def backed_up(incremental: bool) -> Request:
+    found = arranged((3,))
+    made = plan.hold(found.tree, held_for(MADE), overlay_name(VOLUME, MADE), 64)
+    layers = [(found.tree.active, "qcow2")]
+    return backups.create_request(found.row, _backup(incremental), layers, (found.tree, made), "r")
+
+
+def restored_over(weights: Sequence[int]) -> Request:
+    found = arranged(weights)
+    old = found.tree.images[found.tree.active]
+    new = Image(overlay_name(VOLUME, MADE), "qcow2", GIB, old.backing, old.backing_format)
+    made = plan.replace_active(found.tree, new, found.visible)
+    return backups.restore_request(found.row, _backup(False), GIB, (found.tree, made, new), "r")
+
+
+def _source(exclusive: bool) -> dict[str, Any]:
+    return {"volume_id": OTHER, "name": base_name(OTHER), "format": "qcow2", "exclusive": exclusive}
+
+
+def _image() -> dict[str, Any]:
+    return {"id": MADE, "name": "n", "disk_format": "qcow2", "container_format": "bare", "project_id": "p"}
+
+
+def offline() -> dict[str, Request]:
+    """By story: what it asks for. A story is a kind, or a kind and words where its plans differ."""
+    row, two = arranged((3,)).row, arranged((3, 2))
+    linked = {**row, "linked_to": {"volume_id": OTHER, "file": base_name(OTHER), "format": "qcow2"}}
+    snapshot = plan.snapshot(two.tree, MADE, 64)
+    undone = reverted((3, 4, 2))
+    return {
+        "create_volume": volumes.create_request(row, GIB, "r"),
+        "copy_volume of a volume": volumes.copy_request(row, GIB, _source(exclusive=True), "r"),
+        "copy_volume of a snapshot": volumes.copy_request(row, GIB, _source(exclusive=False), "r"),
+        "link_volume": volumes.link_request(linked, GIB, "r"),
+        "delete_volume with snapshots": volumes.delete_request(row, "r"),
+        "delete_volume that is linked": volumes.delete_request(row, "r"),
+        "extend_volume": volumes.extend_request(row, 2, "r"),
+        "manage_volume": volumes.manage_request(row, "x", "r"),
+        "unmanage_volume": volumes.unmanage_request(row, "r"),
+        "create_snapshot": snapshots.create_request(two.row, MADE, two.tree, snapshot, "r"),
+        "delete_snapshot down": deleted((6, 2), [0]),
+        "delete_snapshot up": deleted((2, 6), [0]),
+        "delete_snapshot up below the active file": deleted((3, 2, 6), [1]),
+        "delete_snapshot in the middle": deleted((6, 2, 3), [0]),
+        "delete_snapshot up in the middle": deleted((3, 2, 6, 1), [1]),
+        "delete_snapshot all at once": deleted((2, 3, 6, 2), [0, 1, 2]),
+        "delete_snapshot in two places": deleted((6, 2, 1, 2, 6), [0, 2]),
+        "revert_volume keep": turned_back((3, 4, 2), []),
+        "revert_volume remove": turned_back((3, 4, 2), [1]),
+        "undo_revert": changed("undo_revert", undone, plan.undo_revert(undone.tree)),
+        "let_go": let_go((3, 4, 2), [1]),
+        "image_to_volume": images.import_request(row, GIB, MADE, "r"),
+        "volume_to_image": images.upload_request(row, _image(), "r"),
+        "create_backup": backed_up(incremental=False),
+        "create_backup incremental": backed_up(incremental=True),
+        "restore_backup into a new volume": backups.restore_request(row, _backup(False), GIB, None, "r"),
+        "restore_backup over a volume": restored_over((3, 2)),
+        "delete_backup": backups.delete_request({**_backup(False), "status": "available"}, "r"),
+        "record_chain": chain_record.request(VOLUME, "r"),
+    }
+
+
+def online() -> dict[str, Request]:
+    """What needs a guest."""
+    server = {"server_id": SERVER, "volume_id": VOLUME, "target": "vda", "set_id": OTHER, "disks": []}
+    return {
+        "attach_volume": attachments.request("attach_volume", server, "r"),
+        "detach_volume": attachments.request("detach_volume", server, "r"),
+        "assisted_snapshot": assisted_snapshot.request(server, "r"),
+        "assisted_volume_snapshot": assisted_volume_snapshot.request(server, "r"),
+        "delete_assisted_snapshot": delete_set.request(OTHER, SERVER, [OTHER], "r"),
+        "merge_volume": merge.request({**server, "kind": "pull"}, None, "r"),
+    }
