@@ -105,7 +105,8 @@ class Lab:
             if not files.is_locked(share, each["name"]):
                 qemu_img.check(share, each["name"], each["format"])
         wait_for(lambda: files.exists(share, record), "the record")
-        return names | {record} | ({info} if snapshots else set())
+        active = next(str(each["name"]) for each in chain["files"] if each["active"])
+        return names | {record} | ({info} if snapshots or active != f"volume-{volume_id}" else set())
 
     def clear(self) -> None:
         for guest in self.guests:

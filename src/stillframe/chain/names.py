@@ -69,6 +69,12 @@ def parse(name: str) -> tuple[str, str | None] | None:
     return (match["volume"], match["snapshot"]) if match else None
 
 
+def is_base(name: str) -> bool:
+    """Tells whether a chain file has a volume's own name."""
+    parsed = parse(name)
+    return parsed is not None and parsed[1] is None
+
+
 def check_belongs(name: str, volume_id: str) -> str:
     """Returns ``name`` if it is a plain file name of this volume's chain; raises BadImage otherwise (I1, R8)."""
     parsed = parse(name)

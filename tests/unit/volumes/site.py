@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names, plan
+from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import operations, snapshots, volumes
 from stillframe.db.rows import Row
@@ -184,13 +185,17 @@ class Site:
         operation: Any = None
         return chain_record.KIND.verbs["write_info"].done(self.world, operation, {"volume_id": row["id"]}) is not None
 
+    def _info(self, row: Row, tree: Tree) -> list[str]:
+        """Without a document a reader takes the file with the volume's own name."""
+        return [names.info_name(row["id"])] if tree.snapshots or tree.active != names.base_name(row["id"]) else []
+
     def _check_volume(self, row: Row) -> set[str]:
         tree = trees.observe(self.world, row)
         if not row["fault"]:
             assert self.documents_are_right(row), "the documents beside the volume are old"
         if not row["undo_file"] and not row["untidy"]:
             assert plan.tidy(tree, lambda _name: (), ends=True) is None, f"nobody needs some of {sorted(tree.images)}"
-        return {*tree.images, names.record_name(row["id"]), *([names.info_name(row["id"])] if tree.snapshots else [])}
+        return {*tree.images, names.record_name(row["id"]), *self._info(row, tree)}
 
 
 @dataclass(frozen=True)

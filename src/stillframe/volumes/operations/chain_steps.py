@@ -109,9 +109,10 @@ def _write_info(world: World, operation: Operation, document: Mapping[str, str])
 
 def info_document(active_file: str, overlays: Mapping[str, str | None]) -> dict[str, str]:
     """The ``.info`` document as Cinder's file drivers keep it: the active file, and each snapshot's overlay; empty for a
-    volume without snapshots. The tip of a branch that was left has no overlay and stands only in the record."""
+    volume without snapshots whose active file has the volume's own name, which is what a reader takes without a document.
+    The tip of a branch that was left has no overlay and stands only in the record."""
     known = {key: overlay for key, overlay in overlays.items() if overlay is not None}
-    return {"active": active_file, **known} if overlays else {}
+    return {"active": active_file, **known} if overlays or not names.is_base(active_file) else {}
 
 
 def _committed(world: World, operation: Operation, args: Document) -> Document | None:

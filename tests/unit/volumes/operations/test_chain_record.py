@@ -51,6 +51,7 @@ def write(world: World) -> dict[str, Any]:
 
 def test_a_volume_without_snapshots_has_no_info() -> None:
     assert info_document(BASE, {}) == {}
+    assert info_document(OVERLAY, {}) == {"active": OVERLAY}
 
 
 @given(st.dictionaries(st.uuids().map(str), st.booleans(), min_size=1))
