@@ -268,7 +268,11 @@ def _advice(found: dict[str, Document]) -> list[str]:
     for depth in others:
         worst = min(PROBES, key=lambda name: by[depth][name] / by[first][name])
         told.append(f'with {depth} files the worst is "{worst}", {by[depth][worst] / by[first][worst]:.0%} of one file\'s')
-    return ["## Advice", "", f"How deep may a chain be? {'; '.join(told).capitalize()}. {_verdict(by, first, others)}"]
+    return [
+        "## Advice",
+        "",
+        f"How deep may a chain be? Compared with one file: {'; '.join(told)}. {_verdict(by, first, others)}",
+    ]
 
 
 def _verdict(by: dict[str, dict[str, float]], first: str, others: list[str]) -> str:
