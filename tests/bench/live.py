@@ -263,7 +263,7 @@ def _advice(found: dict[str, Document]) -> list[str]:
     if "depth" not in found:
         return []
     by = found["depth"]["throughput"]
-    first, *others = list(by)
+    first, *others = sorted(by, key=int)
     told = []
     for depth in others:
         worst = min(PROBES, key=lambda name: by[depth][name] / by[first][name])
