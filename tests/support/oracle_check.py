@@ -154,7 +154,7 @@ class Checker:
         overlays = {key: other["overlay"] for key, other in mine.items() if other["overlay"]}
         for overlay in overlays.items():
             yield from self._is_above(volume_id, *overlay)
-        if mine:
+        if mine or row["active_file"] != names.base_name(volume_id):
             expected.add(names.info_name(volume_id))
             wanted = {"active": row["active_file"], **overlays}
             yield from _compare(f".info of {volume_id}", _document(share / names.info_name(volume_id)), wanted)

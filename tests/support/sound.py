@@ -90,7 +90,8 @@ def _check_volume(found: World, row: Row) -> set[str]:
         if snapshot["status"] in SETTLED:
             assert snapshot["backing_format"] == tree.images[snapshot["backing"]].format
             assert snapshot["overlay"] == tree.overlay_of(snapshot["id"])
-    info = {names.info_name(row["id"])} if tree.snapshots else set()
+    plain = not tree.snapshots and tree.active == names.base_name(row["id"])
+    info = set() if plain else {names.info_name(row["id"])}
     return {*tree.images, names.record_name(row["id"])} | info
 
 

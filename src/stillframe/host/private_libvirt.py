@@ -114,7 +114,7 @@ def _pid(directory: Path) -> int | None:
 
 
 def _wait(directory: Path) -> int:
-    for _ in range(200):
+    for _ in range(600):  # half a minute: a busy machine
         pid = _pid(directory)
         if pid is not None and _listens(directory / "run/libvirt-sock"):
             return pid

@@ -99,6 +99,13 @@ def check_snapshot_quota(world: World, connection: Connection, row: Row) -> None
         raise QuotaExceeded(f"quota exceeded for snapshots_per_volume: volume {row['id']} has {has}, {allowed} are allowed")
 
 
+def refuse_if_being_taken(connection: Connection, volume_id: str) -> None:
+    """Raises Conflict naming the snapshot that compute takes of the volume: its switch will make another file active."""
+    pending = [row["id"] for row in snapshots.of_volume(connection, volume_id) if row["status"] == "creating"]
+    if pending:
+        raise Conflict(f"snapshot {pending[0]} of volume {volume_id} is still being taken", snapshot_id=pending[0])
+
+
 def refuse_if_busy(connection: Connection, volume_id: str, shared: bool = False) -> None:
     """Raises Conflict naming the operation that holds the volume; with ``shared`` one that only reads is in nobody's way."""
     busy = volumes.busy_operation(connection, volume_id, shared)

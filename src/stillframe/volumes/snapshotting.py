@@ -241,9 +241,9 @@ def _check_may_record(world: World, connection: Connection, volume: Row, wanted:
         raise BadRequest(f"Invalid volume: volume {volume['id']} must be in-use, but it is {volume['status']}")
     if wanted.get("size") not in (None, volume["size"]):
         raise BadRequest(f"size {wanted['size']} is not the volume's, {volume['size']} GiB")
-    pending = [row["id"] for row in snapshots.of_volume(connection, volume["id"]) if row["status"] == "creating"]
-    if pending:
-        raise Conflict(f"snapshot {pending[0]} of volume {volume['id']} is still being taken", snapshot_id=pending[0])
+    # What an operation makes of the chain was planned with the file that is active now; the switch would change it under it.
+    record.refuse_if_busy(connection, f"volume:{volume['id']}", shared=True)
+    finding.refuse_if_being_taken(connection, volume["id"])
     finding.check_snapshot_quota(world, connection, volume)
 
 

@@ -139,6 +139,7 @@ def unchanged(connection: Connection, row: Row, before: Tree | None = None) -> R
 
     Called inside the transaction: an attach, a linked clone or another operation may have come and gone between."""
     record.refuse_if_busy(connection, f"volume:{row['id']}")
+    finding.refuse_if_being_taken(connection, row["id"])
     fresh = volumes.get(connection, row["id"], None)
     compared = ("status", "active_file", "format", "size", "undo_file")
     if (

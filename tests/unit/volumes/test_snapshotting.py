@@ -11,7 +11,9 @@ from stillframe.db import operations, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, QuotaExceeded, ShareUnavailable
-from stillframe.volumes import attaching, snapshotting
+from stillframe.journal import record
+from stillframe.journal.record import Request
+from stillframe.volumes import attaching, snapshotting, volume_changing
 from stillframe.volumes.world import World
 from tests.unit import builders
 from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME, context
@@ -360,6 +362,21 @@ def test_only_a_volume_in_use_is_recorded_and_one_snapshot_at_a_time(world: Worl
         snapshotting.create_metadata(world, SERVICE, VOLUME, {"snapshot_id": SNAPSHOT})
     recorded(world)
     with pytest.raises(Conflict, match="still being taken"):
+        recorded(world, snapshot_id=OTHER_SNAPSHOT)
+
+
+def test_the_chain_is_not_planned_while_a_snapshot_is_taken_nor_taken_while_it_changes(world: World) -> None:
+    """The switch makes another file active than the one the plan ends with."""
+    recorded(world)
+    with world.database.write() as connection:
+        row = volumes.get(connection, VOLUME, None)
+        assert row is not None
+        with pytest.raises(Conflict, match="still being taken"):
+            volume_changing.unchanged(connection, row)
+        snapshots.change(connection, SNAPSHOT, status="available")
+        volume_changing.unchanged(connection, row)
+        record.submit(connection, Request("volumes", "delete_snapshot", {}, [], [f"volume:{VOLUME}"], "r"))
+    with pytest.raises(Conflict, match="delete_snapshot"):
         recorded(world, snapshot_id=OTHER_SNAPSHOT)
 
 
