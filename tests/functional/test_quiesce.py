@@ -19,8 +19,8 @@ Make = Callable[..., Lab]
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     labs: list[Lab] = []
 
-    def one(failpoint: str = "", disks: int = 2, **options: object) -> Lab:
-        made = open_lab(tmp_path_factory.mktemp("quiesce"), SHORT, failpoint=failpoint)
+    def one(failpoint: str = "", disks: int = 2, more: str = "", **options: object) -> Lab:
+        made = open_lab(tmp_path_factory.mktemp("quiesce"), SHORT + more, failpoint=failpoint)
         labs.append(made)
         made.add_guest(disks, GuestOptions(**options))  # type: ignore[arg-type]
         return made
@@ -90,9 +90,10 @@ def test_with_an_agent_that_hangs(make: Make) -> None:
 
 @pytest.mark.parametrize("policy", ["preferred", "required"])
 def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> None:
-    lab = make("quiesce/armed:sleep=3")
+    # Not hastened: that would ask the stopped agent first, and the deadline would pass before the freeze is tried.
+    lab = make("quiesce/armed:sleep=2.5", more="hasten_freeze = false\n")
     # The agent is stopped between the preflight and the freeze, and goes on long after the freeze has timed out.
-    lab.guest.execute("(sleep 2; kill -STOP $(pidof qemu-ga); sleep 14; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
+    lab.guest.execute("(sleep 1.5; kill -STOP $(pidof qemu-ga); sleep 14; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
     found = lab.api.take(lab.guest.id, quiesce=policy)
     if policy == "required":
         assert found["status"] == "error"
