@@ -45,8 +45,8 @@ def _whole(first: str, lines: Iterator[str]) -> str:
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    made = Stack(tmp_path / "stillframe")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("page") / "stillframe")  # a socket's path has 107 bytes at most
     made.start()
     yield made
     made.stop()

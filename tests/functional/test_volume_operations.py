@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from openstackclient import shell
@@ -24,8 +23,8 @@ NOT_RUN = (
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    made = Stack(tmp_path / "stillframe")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("page") / "stillframe")  # a socket's path has 107 bytes at most
     made.start()
     yield made
     made.stop()

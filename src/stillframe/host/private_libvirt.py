@@ -37,6 +37,7 @@ stdio_handler = "file"
 namespaces = []
 cgroup_controllers = []
 """
+_SOCKET_BYTES = 107  # sun_path of Linux, see unix(7), less the NUL that ends it
 _DAEMON_CONF = """\
 auth_unix_rw = "none"
 unix_sock_rw_perms = "0700"
@@ -52,6 +53,10 @@ def start(directory: Path) -> int:
     """Starts the daemon unless it runs already; returns its pid once its socket answers. Raises HypervisorUnavailable."""
     if os.geteuid() != 0:
         raise BadConfiguration("a private libvirt daemon needs root; name a daemon with --libvirt-uri instead")
+    if len(os.fsencode(directory / "run/libvirt-sock")) > _SOCKET_BYTES:
+        raise BadConfiguration(
+            f"{directory} is too long for a socket below it ({_SOCKET_BYTES} bytes): use a shorter state_dir"
+        )
     for name in _BINDS.values():
         (directory / name).mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
