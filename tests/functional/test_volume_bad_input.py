@@ -46,8 +46,11 @@ class Counter(Desk):
         return found
 
     def everything(self) -> list[Any]:
-        """Every row and every file with its size and time."""
-        lists = [self.api.ok("volume", "GET", f"/{kind}/detail") for kind in ("volumes", "snapshots", "backups")]
+        """Every row and every file with its size and time. When a row was written last is left out: the services look at
+        what other tests left once a minute."""
+        lists = [self.api.ok("volume", "GET", f"/{kind}/detail")[kind] for kind in ("volumes", "snapshots", "backups")]
+        for row in (row for rows in lists for row in rows):
+            row.pop("updated_at", None)
         files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.share.iterdir())
         return [*lists, files]
 
