@@ -148,6 +148,7 @@ def test_runs_missed_while_nothing_ran_are_taken_once(desk: Lab) -> None:
     make_due(desk, policy_id, timedelta(days=3))
     desk.stack.start()
     wait_for(lambda: len(sets(desk)) > len(before), "the missed run", TURN)
+    wait_for(lambda: policy(desk, policy_id)["last_set_id"] not in before, "the record of the run", TURN)
     found = policy(desk, policy_id)
     made = desk.api.wait_set(found["last_set_id"])
     assert (made["status"], made["id"] in before) == ("available", False)
