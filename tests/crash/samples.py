@@ -139,6 +139,7 @@ def offline() -> dict[str, Request]:
     linked = {**row, "linked_to": {"volume_id": OTHER, "file": base_name(OTHER), "format": "qcow2"}}
     snapshot = plan.snapshot(two.tree, MADE, 64)
     undone = reverted((3, 4, 2))
+    extended = replace(undone, tree=plan.extend(undone.tree, 2 * GIB).after)
     return {
         "create_volume": volumes.create_request(row, GIB, "r"),
         "copy_volume of a volume": volumes.copy_request(row, GIB, _source(exclusive=True), "r"),
@@ -160,6 +161,7 @@ def offline() -> dict[str, Request]:
         "revert_volume keep": turned_back((3, 4, 2), []),
         "revert_volume remove": turned_back((3, 4, 2), [1]),
         "undo_revert": changed("undo_revert", undone, plan.undo_revert(undone.tree)),
+        "undo_revert of an extended volume": changed("undo_revert", extended, plan.undo_revert(extended.tree)),
         "let_go": let_go((3, 4, 2), [1]),
         "image_to_volume": images.import_request(row, GIB, MADE, "r"),
         "volume_to_image": images.upload_request(row, _image(), "r"),

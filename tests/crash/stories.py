@@ -10,6 +10,7 @@ from typing import Any
 
 from stillframe.chain.names import base_name, overlay_name
 from stillframe.db.tables import volumes
+from stillframe.host import qcow2
 from stillframe.journal.record import Request
 from tests.crash import samples
 from tests.crash.places import Place
@@ -161,7 +162,9 @@ def look_at_image(stage: Stage, run: Run, model: Model) -> None:
 
 
 def look_at_size(stage: Stage, run: Run, _model: Model) -> None:
-    assert stage.rows(volumes)[run.copy["volume"]]["size"] == 2
+    row = stage.rows(volumes)[run.copy["volume"]]
+    assert row["size"] == 2
+    assert run.place.back or qcow2.read(stage.share, row["active_file"]).size == 2 << 30
 
 
 def write_after_snapshot(stage: Stage, run: Run, model: Model) -> None:
@@ -220,13 +223,16 @@ def reverted(newer: str) -> Callable[[Model, Run], None]:
     return forward
 
 
-def arranged_revert(newer: str) -> Callable[[Stage], Copy]:
+def arranged_revert(newer: str, then_extended: bool = False) -> Callable[[Stage], Copy]:
     """A volume that was reverted to its first snapshot; "before" is no file's id, but what the volume held before."""
 
     def arrange(stage: Stage) -> Copy:
         found, api = stage.grown((3, 4, 2)), stage.lab.api
         action(api, found["volume"], "revert", snapshot_id=found["0"], newer_snapshots=newer)
         wait_for(lambda: api.volume(found["volume"])["status"] == "available", "the revert", 60)
+        if then_extended:
+            action(api, found["volume"], "os-extend", new_size=2)
+            wait_for(lambda: api.volume(found["volume"])["status"] == "available", "the extension", 60)
         held = {found["0"]: found.content[found["0"]], found["volume"]: found.content[found["0"]]}
         held |= {found["1"]: found.content[found["1"]]} if newer == "keep" else {}
         ids = {part: key for part, key in found.ids.items() if part == "volume" or key in held}
@@ -392,6 +398,13 @@ STORIES = (
         arranged_revert("keep"),
         lambda api, run: action(api, run.copy["volume"], "os-undo_revert"),
         as_before_the_revert,
+    ),
+    Story(
+        "undo_revert of an extended volume",
+        arranged_revert("keep", then_extended=True),
+        lambda api, run: action(api, run.copy["volume"], "os-undo_revert"),
+        as_before_the_revert,
+        look=look_at_size,
     ),
     Story(
         "let_go",

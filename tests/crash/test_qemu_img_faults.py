@@ -187,19 +187,23 @@ class Bench:
         """What anybody may read reads right, now; what has its name already is whole."""
         for name, wanted in self.original.content.items():
             if name not in self.scenario.unsure:
-                assert content(layers.share, name, self.format_of(name)) == wanted, f"{where}: {name} reads wrong"
+                self._check_content(layers, name, wanted, f"{where}: {name} reads wrong")
         if self.scenario.makes and (layers.share / NEW).exists():
-            found = content(layers.share, NEW, self.format_of(NEW))
-            assert found == self.expected[NEW], f"{where}: {NEW} was published and is not whole"
+            self._check_content(layers, NEW, self.expected[NEW], f"{where}: {NEW} was published and is not whole")
 
     def check_done(self, layers: Layers, where: str) -> None:
         for name, wanted in self.expected.items():
             if name not in self.scenario.gone:
-                assert content(layers.share, name, self.format_of(name)) == wanted, f"{where}: {name} reads wrong in the end"
+                self._check_content(layers, name, wanted, f"{where}: {name} reads wrong in the end")
         if self.scenario.backing:
             name, backing = self.scenario.backing
             assert qcow2.read(layers.share, name).backing == backing, where
         assert set(os.listdir(layers.share)) == set(self.expected), where
+
+    def _check_content(self, layers: Layers, name: str, wanted: bytes, told: str) -> None:
+        """pytest would explain how two MiB differ, for minutes."""
+        if content(layers.share, name, self.format_of(name)) != wanted:
+            raise AssertionError(told)
 
     def recover(self, layers: Layers, where: str) -> None:
         """What recovery does: look at what is left, mend it, do the step again, give back what was leaked.

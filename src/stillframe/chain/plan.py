@@ -72,13 +72,19 @@ def revert(tree: Tree, snapshot_id: str, overlay: str, removed: Collection[str],
 
 
 def undo_revert(tree: Tree) -> Plan:
-    """Back to the file that was active before the revert. The caller has seen that nothing was written since."""
+    """Back to the file that was active before the revert. The caller has seen that nothing was written since.
+
+    A volume that was extended meanwhile keeps its size: the file that was held is grown first."""
     check(tree)
     if UNDO not in tree.holds:
         raise Conflict(f"volume {tree.volume_id} has no revert that can be undone", volume_id=tree.volume_id)
-    dropped = tree.active
-    after = replace(tree, active=tree.holds[UNDO], holds={key: f for key, f in tree.holds.items() if key != UNDO})
-    return Plan((_record(after), Trash(dropped)), without_image(after, dropped))
+    dropped = tree.images[tree.active]
+    held = tree.images[tree.holds[UNDO]]
+    grown = replace(held, size=max(held.size, dropped.size))
+    resize = () if grown == held else (Resize(grown.name, grown.format, grown.size),)
+    rest = {reason: file for reason, file in tree.holds.items() if reason != UNDO}
+    after = replace(with_image(tree, grown), active=grown.name, holds=rest)
+    return Plan((*resize, _record(after), Trash(dropped.name)), without_image(after, dropped.name))
 
 
 def let_go(tree: Tree, reason: str, visible: Visible, running: bool = False) -> Plan:
@@ -121,7 +127,7 @@ def extend(tree: Tree, size: int) -> Plan:
     active = tree.images[tree.active]
     if size < active.size:
         raise Conflict(f"volume {tree.volume_id} has {active.size} bytes and cannot shrink to {size}")
-    return Plan((Resize(tree.active, size),), with_image(tree, replace(active, size=size)))
+    return Plan((Resize(tree.active, active.format, size),), with_image(tree, replace(active, size=size)))
 
 
 def _overlay(tree: Tree, name: str, backing: str, max_depth: int) -> tuple[tuple[Step, ...], Tree]:

@@ -76,6 +76,7 @@ class Resize:
     """Grow ``name`` to ``size`` bytes."""
 
     name: str
+    format: str
     size: int
 
 

@@ -150,6 +150,7 @@ def carry_out(model: Model, make: Callable[[], Plan], changed: object) -> bool:
             if who != "volume":
                 assert simulate.content(model.world, files[who]) == kept[who], (who, step)
     model.tree = check(found.after)
+    assert model.tree.images[model.tree.active].size >= before.images[before.active].size
     assert {who: model.seen()[who] for who in kept} == kept
     assert model.world.active == model.tree.active
     assert set(model.world.files) == set(model.tree.images)
@@ -313,7 +314,7 @@ def test_nothing_below_what_another_volume_reads_is_merged() -> None:
 
 
 def test_an_extension_grows_only_the_active_file_and_never_shrinks() -> None:
-    assert plan.extend(ONE, 4 * GIB).steps == (Resize(FIRST.name, 4 * GIB),)
+    assert plan.extend(ONE, 4 * GIB).steps == (Resize(FIRST.name, "qcow2", 4 * GIB),)
     with pytest.raises(Conflict, match="cannot shrink"):
         plan.extend(ONE, GIB)
 

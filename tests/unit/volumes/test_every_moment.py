@@ -383,6 +383,21 @@ class UndoRevertThatRemoved(UndoRevert):
     newer = "remove"
 
 
+class UndoRevertOfAnExtendedVolume(UndoRevert):
+    """The file that was held is of the size the volume had then."""
+
+    def prepare(self, site: Site) -> None:
+        super().prepare(site)
+        volume_changing.extend(site.world, site.member, self.volume_id, 3)
+        site.end()
+
+    def look(self, site: Site) -> None:
+        super().look(site)
+        row = site.row(self.volume_id)
+        assert row["size"] == 3
+        assert site.share.entries[row["active_file"]].image.size == 3 * GIB
+
+
 class LetGo(Case):
     kind = "let_go"
 

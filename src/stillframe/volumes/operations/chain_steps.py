@@ -170,13 +170,13 @@ def _trash(world: World, operation: Operation, args: Document) -> Document:
 
 
 def _resized(world: World, operation: Operation, args: Document) -> Document | None:
-    found = share_of(world, operation).image(args["name"], operation.intent["format"])
+    found = share_of(world, operation).image(args["name"], args["format"])
     return {} if found.size >= args["size"] else None
 
 
 def _resize(world: World, operation: Operation, args: Document) -> Document:
     share = share_of(world, operation)
-    share.resize(operation.intent["volume_id"], args["name"], operation.intent["format"], args["size"])
+    share.resize(operation.intent["volume_id"], args["name"], args["format"], args["size"])
     return {}
 
 

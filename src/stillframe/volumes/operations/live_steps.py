@@ -92,7 +92,7 @@ def _unswitch(world: World, operation: Operation, _args: Document) -> None:
 
 
 def _resized(world: World, operation: Operation, args: Document) -> Document | None:
-    found = share_of(world, operation).image(args["name"], operation.intent["format"])
+    found = share_of(world, operation).image(args["name"], args["format"])
     return {} if found.size >= args["size"] else None
 
 

@@ -46,7 +46,7 @@ def delete_request(volume: Row, request_id: str) -> Request:
 
 
 def extend_request(volume: Row, size_gib: int, request_id: str) -> Request:
-    args = {"name": volume["active_file"], "size": size_gib << 30}
+    args = {"name": volume["active_file"], "format": volume["format"], "size": size_gib << 30}
     plan = [step("check_unused"), step("Resize", **args)]
     if volume["status"] == "in-use":
         plan = [step("ResizeLive", **args)]
