@@ -2,14 +2,16 @@
 
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from stillframe.errors import BadBackup, ShareUnavailable
+from stillframe.errors import BadBackup, HostCommandFailed, ShareUnavailable
 from stillframe.host import files, qcow2
 from stillframe.volumes.backups import chain, keys, manifest, repository
+from stillframe.volumes.backups.chain import BackupChain
 from stillframe.volumes.backups.repository import Repository, Store
 from tests.functional.test_tutorial import commands
 from tests.support.backups import FIRST, FULL, MIB, PARENTS, SECOND, VOLUME, BackupSet, make_backups, read_raw
@@ -47,6 +49,22 @@ def backups(tmp_path_factory: pytest.TempPathFactory) -> BackupSet:
 
 
 # What is believed of a backup
+
+Read = Callable[[Repository, str, str, Path], BackupChain]
+
+
+def opened(repository: Repository, volume_id: str, backup_id: str, staging: Path) -> BackupChain:
+    """Where it lies, if it lies in a directory; read before its sums are known, as a restore does."""
+    with chain.opened(repository, volume_id, backup_id, staging) as (found, confirm):
+        read_raw(found.directory, found.top.name)
+        confirm()
+    return found
+
+
+@pytest.fixture(params=[chain.fetch_chain, opened], ids=["fetched", "opened"])
+def read(request: pytest.FixtureRequest) -> Read:
+    found: Read = request.param
+    return found
 
 
 @pytest.fixture
@@ -87,7 +105,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_damaged_part_is_refused_by_its_name(full_of_backups: Repository, tmp_path: Path, fault: str) -> None:
+def test_a_damaged_part_is_refused_by_its_name(full_of_backups: Repository, tmp_path: Path, read: Read, fault: str) -> None:
     for part in PARTS:
         key = keys.object_key(VOLUME, part)
         honest = full_of_backups.get_bytes(key, 1 << 30)
@@ -97,27 +115,27 @@ def test_a_damaged_part_is_refused_by_its_name(full_of_backups: Repository, tmp_
         else:
             full_of_backups.put_bytes(key, damaged)
         with pytest.raises(BadBackup, match=re.escape(key)):
-            chain.fetch_chain(full_of_backups, VOLUME, SECOND, tmp_path)
+            read(full_of_backups, VOLUME, SECOND, tmp_path)
         full_of_backups.put_bytes(key, honest)
-    assert chain.fetch_chain(full_of_backups, VOLUME, SECOND, tmp_path).depth == 4
+    assert read(full_of_backups, VOLUME, SECOND, tmp_path).depth == 4
 
 
 @pytest.mark.parametrize("fault", ["missing", "flipped"])
 def test_older_backups_do_not_suffer_from_a_newer_ones_damage(
-    full_of_backups: Repository, backups: BackupSet, tmp_path: Path, fault: str
+    full_of_backups: Repository, backups: BackupSet, tmp_path: Path, read: Read, fault: str
 ) -> None:
     key = keys.object_key(VOLUME, keys.top_name(SECOND))
     data = FAULTS[fault](full_of_backups.get_bytes(key, 1 << 30))
     full_of_backups.delete(key) if data is None else full_of_backups.put_bytes(key, data)
-    fetched = chain.fetch_chain(full_of_backups, VOLUME, FIRST, tmp_path)
-    assert read_raw(tmp_path, fetched.top.name) == backups.content[FIRST]
+    fetched = read(full_of_backups, VOLUME, FIRST, tmp_path)
+    assert read_raw(fetched.directory, fetched.top.name) == backups.content[FIRST]
 
 
 @pytest.mark.parametrize(
     "backing", ["/etc/passwd", f"backup-{FULL}.qcow2", "json:{}", "nbd://127.0.0.1/x", f"./{keys.layer_names(FIRST, 2)[0]}"]
 )
 def test_a_file_that_names_another_is_refused_though_its_sum_is_right(
-    held: Repository, backups: BackupSet, tmp_path: Path, backing: str
+    held: Repository, backups: BackupSet, tmp_path: Path, read: Read, backing: str
 ) -> None:
     """A manifest made by whoever made the file proves nothing about what the file names."""
     for name in backups.directory.iterdir():
@@ -128,25 +146,57 @@ def test_a_file_that_names_another_is_refused_though_its_sum_is_right(
     hostile.store(held)
     (tmp_path / "fetched").mkdir()
     with pytest.raises(BadBackup, match=re.escape(keys.object_key(VOLUME, top))):
-        chain.fetch_chain(held, VOLUME, SECOND, tmp_path / "fetched")
+        read(held, VOLUME, SECOND, tmp_path / "fetched")
 
 
 def test_a_disk_that_is_not_as_large_as_its_manifest_says_is_refused(
-    held: Repository, backups: BackupSet, tmp_path: Path
+    held: Repository, backups: BackupSet, tmp_path: Path, read: Read
 ) -> None:
     lying = BackupSet(backups.directory, {**backups.content, FULL: bytes(4 * MIB)})
     lying.store_one(held, FULL)
     with pytest.raises(BadBackup, match=f"{re.escape(KEY)} is a disk of {8 * MIB} bytes"):
-        chain.fetch_chain(held, VOLUME, FULL, tmp_path)
+        read(held, VOLUME, FULL, tmp_path)
 
 
 def test_backups_that_are_each_others_parents_are_refused(
-    held: Repository, backups: BackupSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    held: Repository, backups: BackupSet, tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PARENTS, FULL, SECOND)
     backups.store(held)
     with pytest.raises(BadBackup, match="loop of parents"):
-        chain.fetch_chain(held, VOLUME, SECOND, tmp_path)
+        read(held, VOLUME, SECOND, tmp_path)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_an_object_that_changes_while_it_is_read_is_found_out(tmp_path: Path, backups: BackupSet, restored: bool) -> None:
+    """Its sum may be right before and after."""
+    held = directory_shelf(tmp_path).open()
+    held.prepare()
+    backups.store_one(held, FULL)
+    folder = held.folder(VOLUME)
+    assert folder is not None
+    file = folder / keys.top_name(FULL)
+    honest = file.read_bytes()
+    with chain.opened(held, VOLUME, FULL, tmp_path) as (_found, confirm):
+        time.sleep(0.02)  # ext4 counts time in ticks of the kernel
+        file.write_bytes(_flipped(honest))
+        if restored:
+            file.write_bytes(honest)
+        with pytest.raises(BadBackup, match="was changed while it was read" if restored else "sha256"):
+            confirm()
+
+
+def test_what_qemu_stumbles_over_is_told_as_the_damaged_object_it_is(tmp_path: Path, backups: BackupSet) -> None:
+    held = directory_shelf(tmp_path).open()
+    held.prepare()
+    backups.store_one(held, FULL)
+    data = held.get_bytes(KEY, 1 << 30)
+    held.put_bytes(KEY, _flipped(data))
+    with pytest.raises(BadBackup, match=re.escape(KEY)), chain.opened(held, VOLUME, FULL, tmp_path):
+        raise HostCommandFailed("qemu-img: corrupt", exit_code=1)
+    held.put_bytes(KEY, data)
+    with pytest.raises(HostCommandFailed), chain.opened(held, VOLUME, FULL, tmp_path):
+        raise HostCommandFailed("qemu-img: no space", exit_code=1)
 
 
 def test_removing_begins_with_the_manifest(full_of_backups: Repository, tmp_path: Path) -> None:

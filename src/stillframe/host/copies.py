@@ -2,12 +2,14 @@
 
 qemu-img never syncs what it converts (finding 7, qemu 7.2): every file made here is fsynced here.
 
-A copy on the share is compared with its source while the disk writes it out, so that the comparison costs next to
-nothing: medians of 7 copies of a 10 GiB chain of two files that hold 2 GiB, ext4, 2 processors: 2.94 s for plain
-``qemu-img convert`` and fsync, 2.95 s for ``publish_copy`` (cold cache); 2.18 s and 2.24 s (warm). ``-t none`` and ``-W``
-brought nothing there; reflinks and ``-C`` on XFS a tenth of the time.
+A copy on the share is compared with its source while the disk writes it out, so that the comparison costs next to nothing.
+Writing out earlier, while the source is read, made a copy with a cold cache slower by a fifth: the disk does one thing at a
+time. ``-t none`` and ``-W`` brought nothing; reflinks and ``-C`` on XFS a tenth of the time. The figures are in
+``docs/reference/bench-offline.md``.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,12 +22,16 @@ from stillframe.host.run import Limits, attempt, explain, run
 
 @dataclass(frozen=True)
 class Source:
-    """What is read through its chain of ``depth`` files at most. ``directory`` None means the share itself."""
+    """What is read through its chain of ``depth`` files at most. ``directory`` None means the share itself.
+
+    ``confirm`` is called before a copy gets its name, and raises when the source turned out not to be what it should be.
+    """
 
     name: str
     format: str
     depth: int
     directory: Path | None = None
+    confirm: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def publish_copy(share: Path, source: Source, image: Image, token: str, volume_i
 
     With ``image.backing`` the new file is an overlay on it that holds the whole content itself: nothing is read from the
     backing file, now or later. May be repeated with the same token. Raises StepFailed when the source is larger than
-    ``image.size`` or the copy does not compare equal.
+    ``image.size`` or the copy does not compare equal, and what ``source.confirm`` raises.
     """
     opened = _open(share, source)
     if image.size < opened.size:
@@ -68,13 +74,17 @@ def publish_copy(share: Path, source: Source, image: Image, token: str, volume_i
     temporary = publish.begin(share, image, token, volume_id)
     if temporary is None:
         return
-    with files.made_durable(share, temporary) as begin_sync:
+    with files.made_durable(share, temporary) as begin_sync, ThreadPoolExecutor(1, "confirm") as helper:
         shared = _share_blocks(share, source, temporary)
         # One file, the same format, nothing behind or below it: then what the kernel shared is the whole copy.
-        if not (shared and len(opened.images) == 1 and image.backing is None and image.format == source.format):
+        whole = shared and len(opened.images) == 1 and image.backing is None and image.format == source.format
+        if not whole:
             _copy(share, opened, image, temporary, offload=shared)
-            begin_sync()  # the disk writes while the processor compares
+        begin_sync()  # the disk writes while one processor compares and another one confirms
+        confirmed = helper.submit(source.confirm)
+        if not whole:
             _verify(share, source, Source(temporary, image.format, source.depth))
+        confirmed.result()
     qemu_img.grow(share, temporary, image.format, image.size)
     qemu_img.check(share, temporary, image.format)
     publish.finish(share, temporary, image)

@@ -71,7 +71,10 @@ def used(connection: Connection, project_id: str) -> dict[str, int]:
 
 def check_quota(world: World, connection: Connection, project_id: str, more: dict[str, int]) -> None:
     """Raises QuotaExceeded naming the limit that ``more`` would break. Called in the transaction that takes it."""
-    allowed = limits(world, connection, project_id)
+    _check_quota(limits(world, connection, project_id), connection, project_id, more)
+
+
+def _check_quota(allowed: Mapping[str, int], connection: Connection, project_id: str, more: dict[str, int]) -> None:
     for resource, asked in more.items():
         if asked <= 0 or allowed[resource] < 0:
             continue
@@ -92,11 +95,11 @@ def check_size(world: World, connection: Connection, project_id: str, size: int)
 
 def check_snapshot_quota(world: World, connection: Connection, row: Row) -> None:
     """Raises QuotaExceeded when the project, or this volume, may have no further snapshot."""
-    check_quota(world, connection, row["project_id"], {"snapshots": 1})
-    allowed = limits(world, connection, row["project_id"])["snapshots_per_volume"]
-    has = len(snapshots.of_volume(connection, row["id"]))
-    if 0 <= allowed < has + 1:
-        raise QuotaExceeded(f"quota exceeded for snapshots_per_volume: volume {row['id']} has {has}, {allowed} are allowed")
+    allowed = limits(world, connection, row["project_id"])
+    _check_quota(allowed, connection, row["project_id"], {"snapshots": 1})
+    has, most = len(snapshots.of_volume(connection, row["id"])), allowed["snapshots_per_volume"]
+    if 0 <= most < has + 1:
+        raise QuotaExceeded(f"quota exceeded for snapshots_per_volume: volume {row['id']} has {has}, {most} are allowed")
 
 
 def refuse_if_being_taken(connection: Connection, volume_id: str) -> None:

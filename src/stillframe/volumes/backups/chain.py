@@ -1,20 +1,25 @@
-"""Fetches a backup and those it builds on, and believes nothing of it before it is verified."""
+"""Opens a backup and those it builds on for a reader, and believes nothing of it before it is verified."""
 
-from collections.abc import Callable, Collection, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from stillframe.chain.image import Image
-from stillframe.errors import BadBackup, BadImage, NotFound, ShareUnavailable
+from stillframe.errors import BadBackup, BadImage, HostCommandFailed, NotFound, ShareUnavailable, StepFailed
 from stillframe.host import files, qcow2
 from stillframe.volumes.backups import keys, manifest
 from stillframe.volumes.backups.manifest import Manifest
 from stillframe.volumes.backups.repository import Repository
+from stillframe.volumes.backups.stream import Tally
+
+Confirm = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class FetchedChain:
-    """A backup's files, verified, in ``directory``. ``manifests`` begin with the full backup, ``images`` with the base."""
+class BackupChain:
+    """A backup's files in ``directory``. ``manifests`` begin with the full backup, ``images`` with the base."""
 
     directory: Path
     manifests: tuple[Manifest, ...]
@@ -80,7 +85,58 @@ def check_listed(repository: Repository, manifests: Sequence[Manifest]) -> None:
                 raise BadBackup(f"{key} has {lengths[key]} bytes, its manifest says {each.bytes}")
 
 
-def fetch_chain(repository: Repository, volume_id: str, backup_id: str, into: Path) -> FetchedChain:
+@contextmanager
+def opened(repository: Repository, volume_id: str, backup_id: str, staging: Path) -> Iterator[tuple[BackupChain, Confirm]]:
+    """Gives a backup's chain, and what is to be called before anything made of it is believed.
+
+    Where the store is a directory the files are read where they lie: our own reader has seen every header before QEMU reads
+    the content, and the second sums every object and tells whether one was changed meanwhile. From elsewhere they are
+    fetched into ``staging``, and summed, first. Raises BadBackup naming the first bad object, from the block too when that
+    failed because of one.
+    """
+    folder = repository.folder(volume_id)
+    if folder is None:
+        yield fetch_chain(repository, volume_id, backup_id, staging), lambda: None
+        return
+    manifests = read_manifests(repository, volume_id, backup_id)
+    check_listed(repository, manifests)
+    parts = [(found, each.name) for found in manifests for each in found.objects]
+    before = _marks(folder, parts)
+    images: list[Image] = []
+    for found, name in parts:
+        images.append(_checked(found, name, images[-1] if images else None, folder))
+
+    def confirm() -> None:
+        for found, name in parts:
+            tally = Tally()
+            for piece in repository.pieces(keys.object_key(found.volume_id, name)):
+                tally.add(piece)
+            manifest.verify(found, name, tally.written())
+        changed = [key for key, mark in _marks(folder, parts).items() if before[key] != mark]
+        if changed:
+            raise BadBackup(f"{changed[0]} was changed while it was read")
+
+    try:
+        yield BackupChain(folder, manifests, tuple(images)), confirm
+    except (HostCommandFailed, StepFailed, BadImage):
+        confirm()  # what QEMU stumbled over may be a damaged object: then that is what is told
+        raise
+
+
+def _marks(folder: Path, parts: Sequence[tuple[Manifest, str]]) -> dict[str, tuple[int, ...]]:
+    """By key, what changes when a file is written to or replaced."""
+    found: dict[str, tuple[int, ...]] = {}
+    for each, name in parts:
+        key = keys.object_key(each.volume_id, name)
+        try:
+            seen = os.stat(folder / name, follow_symlinks=False)
+        except FileNotFoundError as error:
+            raise BadBackup(f"{key} is missing") from error
+        found[key] = (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    return found
+
+
+def fetch_chain(repository: Repository, volume_id: str, backup_id: str, into: Path) -> BackupChain:
     """Copies a backup and those it builds on into ``into``, a private directory, and verifies every one.
 
     First that all are there, then bytes and sha256 of each while it comes, then what its header says, in our own reader:
@@ -97,7 +153,7 @@ def fetch_chain(repository: Repository, volume_id: str, backup_id: str, into: Pa
         for each in found.objects:
             _fetch(repository, found, each.name, into)
             images.append(_checked(found, each.name, images[-1] if images else None, into))
-    return FetchedChain(into, manifests, tuple(images))
+    return BackupChain(into, manifests, tuple(images))
 
 
 def incomplete(repository: Repository, volume_id: str | None, live: Callable[[], Collection[str]]) -> tuple[str, ...]:

@@ -54,10 +54,13 @@ class DirectoryRepository:
         return self._store(keys.check(key), iter([data]))
 
     def get(self, key: str, target: Path, limit: int | None = None) -> Written:
-        return stream.save(key, self._pieces(key), target, limit)
+        return stream.save(key, self.pieces(key), target, limit)
+
+    def folder(self, volume_id: str) -> Path | None:
+        return self._base / keys.folder(volume_id).rstrip("/")
 
     def get_bytes(self, key: str, limit: int) -> bytes:
-        return stream.bounded(key, self._pieces(key), limit)
+        return stream.bounded(key, self.pieces(key), limit)
 
     def list(self, prefix: str = "") -> Sequence[tuple[str, int]]:
         return sorted((key, size) for key, whole, size in self._walk(prefix) if whole)
@@ -98,7 +101,7 @@ class DirectoryRepository:
                 raise
         return written
 
-    def _pieces(self, key: str) -> Iterator[bytes]:
+    def pieces(self, key: str) -> Iterator[bytes]:
         self.probe()
         folder, name = self._split(key)
         try:

@@ -5,7 +5,7 @@ another text with BadBackup, before anything is touched. All methods raise Backu
 answer, is full, or is not the store it was: no answer never means "not there".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +44,12 @@ class Repository(Protocol):
         Judges nothing itself; but stops with BadBackup when more than ``limit`` bytes come. Raises NotFound,
         ShareUnavailable when ``target`` cannot be written. The file is not synced.
         """
+
+    def folder(self, volume_id: str) -> Path | None:
+        """Returns the directory where the volume's objects lie as files, each under its own name; None where there is none."""
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Yields an object's content. Judges nothing. Raises NotFound."""
 
     def get_bytes(self, key: str, limit: int) -> bytes:
         """Returns a small object. Raises NotFound, BadBackup when it has more than ``limit`` bytes."""

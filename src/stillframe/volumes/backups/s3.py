@@ -155,10 +155,16 @@ class S3Repository:
         return tally.written()
 
     def get(self, key: str, target: Path, limit: int | None = None) -> Written:
-        return stream.save(key, self._pieces(self._name(key), key), target, limit)
+        return stream.save(key, self.pieces(key), target, limit)
+
+    def folder(self, volume_id: str) -> Path | None:
+        return None
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        return self._pieces(self._name(key), key)
 
     def get_bytes(self, key: str, limit: int) -> bytes:
-        return stream.bounded(key, self._pieces(self._name(key), key), limit)
+        return stream.bounded(key, self.pieces(key), limit)
 
     def list(self, prefix: str = "") -> Sequence[tuple[str, int]]:
         self.probe()

@@ -176,15 +176,13 @@ def _restored(world: World, operation: Operation, args: Document) -> Document | 
 
 def _restore(world: World, operation: Operation, args: Document) -> Document:
     backup, share = operation.intent["backup"], share_of(world, operation)
-    directory = staged(world, operation)
-    fetched = chain.fetch_chain(
-        _repository(world, operation), operation.intent["backup_volume_id"], backup["stored_id"], directory
-    )
-    if fetched.manifest.size > args["size"]:
-        raise BadBackup(f"backup {backup['id']} holds {fetched.manifest.size} bytes, more than the volume's {args['size']}")
-    image = Image(args["name"], args["format"], args["size"], args["backing"], args["backing_format"])
-    source = Source(fetched.top.name, fetched.top.format, fetched.depth, directory)
-    share.copy(operation.intent["volume_id"], source, image, operation.id)
+    repository, volume_id = _repository(world, operation), operation.intent["backup_volume_id"]
+    with chain.opened(repository, volume_id, backup["stored_id"], staged(world, operation)) as (found, confirm):
+        if found.manifest.size > args["size"]:
+            raise BadBackup(f"backup {backup['id']} holds {found.manifest.size} bytes, more than the volume's {args['size']}")
+        image = Image(args["name"], args["format"], args["size"], args["backing"], args["backing_format"])
+        source = Source(found.top.name, found.top.format, found.depth, found.directory, confirm)
+        share.copy(operation.intent["volume_id"], source, image, operation.id)
     unstage(world, operation)
     return {"bytes": share.allocated(args["name"])}
 
