@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from stillframe.db.rows import Row, many, one, touched
 from stillframe.db.tables import operation_resources as held
@@ -13,6 +13,15 @@ from stillframe.db.tables import operations
 BACK = "on the way back"
 UNFINISHED = ("pending", "running", "undoing", "parked")
 CLAIMABLE = ("pending", "running", "undoing")
+BACKGROUND = ("record_chain",)
+_BY_ID = select(operations).where(operations.c.id == bindparam("key"))
+_ON_RESOURCE = (
+    select(operations)
+    .join(held, held.c.operation_id == operations.c.id)
+    .where(held.c.resource == bindparam("named"), held.c.unfinished == 1, operations.c.kind.not_in(BACKGROUND))
+    .order_by(operations.c.seq)
+)
+_ALONE_ON_RESOURCE = _ON_RESOURCE.where(held.c.shared == 0)
 
 
 def insert(connection: Connection, row: Row, resources: Sequence[str], shared: Sequence[str] = ()) -> None:
@@ -25,7 +34,7 @@ def insert(connection: Connection, row: Row, resources: Sequence[str], shared: S
 
 
 def get(connection: Connection, operation_id: str) -> Row | None:
-    return one(connection, select(operations).where(operations.c.id == operation_id))
+    return one(connection, _BY_ID, key=operation_id)
 
 
 def claimable(connection: Connection, service: str) -> list[Row]:
@@ -98,20 +107,10 @@ def unpark(connection: Connection, service: str) -> None:
         connection.execute(query.values(state=state, lease_until=0.0, attempts=0))
 
 
-BACKGROUND = ("record_chain",)
-
-
 def on_resource(connection: Connection, resource: str, shared: bool = False) -> Row | None:
     """Returns the oldest unfinished operation on the resource, or None; with ``shared`` those that only read it are in
     nobody's way. Background ones never are: what is asked meanwhile runs after them."""
-    query = (
-        select(operations)
-        .join(held, held.c.operation_id == operations.c.id)
-        .where(held.c.resource == resource, held.c.unfinished == 1, operations.c.kind.not_in(BACKGROUND))
-    )
-    if shared:
-        query = query.where(held.c.shared == 0)
-    return one(connection, query.order_by(operations.c.seq))
+    return one(connection, _ALONE_ON_RESOURCE if shared else _ON_RESOURCE, named=resource)
 
 
 def of_kind_on(connection: Connection, resource: str, kind: str) -> bool:

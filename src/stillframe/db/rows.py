@@ -23,13 +23,14 @@ class Page:
     filters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def one(connection: Connection, query: Executable) -> Row | None:
-    found = connection.execute(query).mappings().first()
+def one(connection: Connection, query: Executable, **values: Any) -> Row | None:
+    """``values`` are for the query's own parameters. A query made once costs half the time of one made for each call."""
+    found = connection.execute(query, values).mappings().first()
     return dict(found) if found is not None else None
 
 
-def many(connection: Connection, query: Executable) -> list[Row]:
-    found = connection.execute(query)
+def many(connection: Connection, query: Executable, **values: Any) -> list[Row]:
+    found = connection.execute(query, values)
     names = tuple(found.keys())  # once, and not for every row as mappings() does
     return [dict(zip(names, row, strict=True)) for row in found.all()]
 

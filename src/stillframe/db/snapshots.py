@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
 from sqlalchemy import delete as sql_delete
 
 from stillframe.db.rows import Page, Row, many, one, page, touched
 from stillframe.db.tables import snapshots
+
+_BY_ID = select(snapshots).where(snapshots.c.id == bindparam("key"))
+_MINE_BY_ID = _BY_ID.where(snapshots.c.project_id == bindparam("project"))
+_OF_VOLUME = select(snapshots).where(snapshots.c.volume_id == bindparam("volume")).order_by(snapshots.c.seq)
 
 
 def insert(connection: Connection, row: Row) -> None:
@@ -16,7 +20,9 @@ def insert(connection: Connection, row: Row) -> None:
 
 def get(connection: Connection, snapshot_id: str, project_id: str | None) -> Row | None:
     """Returns the row, or None; ``project_id`` None sees every project."""
-    return one(connection, select(snapshots).where(snapshots.c.id == snapshot_id, *_mine(project_id)))
+    if project_id is None:
+        return one(connection, _BY_ID, key=snapshot_id)
+    return one(connection, _MINE_BY_ID, key=snapshot_id, project=project_id)
 
 
 def list_page(connection: Connection, project_id: str | None, wanted: Page) -> list[Row]:
@@ -25,7 +31,7 @@ def list_page(connection: Connection, project_id: str | None, wanted: Page) -> l
 
 def of_volume(connection: Connection, volume_id: str) -> list[Row]:
     """Returns a volume's snapshots, oldest first."""
-    return many(connection, select(snapshots).where(snapshots.c.volume_id == volume_id).order_by(snapshots.c.seq))
+    return many(connection, _OF_VOLUME, volume=volume_id)
 
 
 def count(connection: Connection, project_id: str | None, filters: dict[str, Any]) -> int:

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
 from sqlalchemy import delete as sql_delete
 
 from stillframe.db import operations
 from stillframe.db.rows import Page, Row, many, matching, one, page, touched
 from stillframe.db.tables import attachments, snapshots, volumes
+
+_BY_ID = select(volumes).where(volumes.c.id == bindparam("key"))
+_MINE_BY_ID = _BY_ID.where(volumes.c.project_id == bindparam("project"))
 
 
 def insert(connection: Connection, row: Row) -> None:
@@ -17,7 +20,9 @@ def insert(connection: Connection, row: Row) -> None:
 
 def get(connection: Connection, volume_id: str, project_id: str | None) -> Row | None:
     """Returns the row, or None; ``project_id`` None sees every project."""
-    return one(connection, select(volumes).where(volumes.c.id == volume_id, *_mine(project_id)))
+    if project_id is None:
+        return one(connection, _BY_ID, key=volume_id)
+    return one(connection, _MINE_BY_ID, key=volume_id, project=project_id)
 
 
 def by_ids(connection: Connection, volume_ids: Sequence[str]) -> dict[str, Row]:

@@ -1,6 +1,6 @@
 """Finds rows as a caller may see them, and says what a project may have."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Connection
 
@@ -93,20 +93,23 @@ def check_size(world: World, connection: Connection, project_id: str, size: int)
         raise BadRequest(f"a volume of {size} GiB is larger than the allowed {largest} GiB")
 
 
-def check_snapshot_quota(world: World, connection: Connection, row: Row) -> None:
-    """Raises QuotaExceeded when the project, or this volume, may have no further snapshot."""
+def check_snapshot_quota(world: World, connection: Connection, row: Row, rows: Sequence[Row]) -> None:
+    """Raises QuotaExceeded when the project, or this volume, which has the snapshots ``rows``, may have no further one."""
     allowed = limits(world, connection, row["project_id"])
     _check_quota(allowed, connection, row["project_id"], {"snapshots": 1})
-    has, most = len(snapshots.of_volume(connection, row["id"])), allowed["snapshots_per_volume"]
+    has, most = len(rows), allowed["snapshots_per_volume"]
     if 0 <= most < has + 1:
         raise QuotaExceeded(f"quota exceeded for snapshots_per_volume: volume {row['id']} has {has}, {most} are allowed")
 
 
-def refuse_if_being_taken(connection: Connection, volume_id: str) -> None:
-    """Raises Conflict naming the snapshot that compute takes of the volume: its switch will make another file active."""
-    pending = [row["id"] for row in snapshots.of_volume(connection, volume_id) if row["status"] == "creating"]
+def refuse_if_being_taken(connection: Connection, volume_id: str) -> Sequence[Row]:
+    """Returns the volume's snapshots. Raises Conflict naming the one that compute takes: its switch will make another file
+    active."""
+    rows = snapshots.of_volume(connection, volume_id)
+    pending = [row["id"] for row in rows if row["status"] == "creating"]
     if pending:
         raise Conflict(f"snapshot {pending[0]} of volume {volume_id} is still being taken", snapshot_id=pending[0])
+    return rows
 
 
 def refuse_if_busy(connection: Connection, volume_id: str, shared: bool = False) -> None:

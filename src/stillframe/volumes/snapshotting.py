@@ -76,7 +76,7 @@ def create(world: World, context: Context, volume_id: str, wanted: dict[str, Any
     planned = plan.snapshot(before, row["id"], world.settings.volumes.max_chain_depth)
     with world.database.write() as connection:
         fresh = volume_changing.unchanged(connection, volume, before)
-        finding.check_snapshot_quota(world, connection, volume)
+        finding.check_snapshot_quota(world, connection, volume, snapshots.of_volume(connection, volume["id"]))
         snapshots.insert(connection, row)
         record.submit(connection, operations.create_request(fresh, row["id"], before, planned, context.request_id))
     return str(row["id"])
@@ -243,8 +243,7 @@ def _check_may_record(world: World, connection: Connection, volume: Row, wanted:
         raise BadRequest(f"size {wanted['size']} is not the volume's, {volume['size']} GiB")
     # What an operation makes of the chain was planned with the file that is active now; the switch would change it under it.
     record.refuse_if_busy(connection, f"volume:{volume['id']}", shared=True)
-    finding.refuse_if_being_taken(connection, volume["id"])
-    finding.check_snapshot_quota(world, connection, volume)
+    finding.check_snapshot_quota(world, connection, volume, finding.refuse_if_being_taken(connection, volume["id"]))
 
 
 def finalize_metadata(world: World, context: Context, snapshot_id: str, wanted: dict[str, Any]) -> None:

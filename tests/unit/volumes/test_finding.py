@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillframe.db import quotas, volumes
+from stillframe.db import quotas, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadRequest, Conflict, NotFound, QuotaExceeded
 from stillframe.journal import record
@@ -98,15 +98,15 @@ def test_a_quota_is_broken_exactly_by_what_is_beyond_it(world: World, resource: 
 
 def test_a_volumes_own_limit_of_snapshots(world: World) -> None:
     with world.database.write() as connection:
-        row = finding.volume(connection, MEMBER, VOLUME)
+        row, rows = finding.volume(connection, MEMBER, VOLUME), snapshots.of_volume(connection, VOLUME)
         quotas.set_limits(connection, "demo", {"snapshots_per_volume": 1})
         with pytest.raises(QuotaExceeded, match="has 1, 1 are allowed"):
-            finding.check_snapshot_quota(world, connection, row)
+            finding.check_snapshot_quota(world, connection, row, rows)
         quotas.set_limits(connection, "demo", {"snapshots_per_volume": 2})
-        finding.check_snapshot_quota(world, connection, row)
+        finding.check_snapshot_quota(world, connection, row, rows)
         quotas.set_limits(connection, "demo", {"snapshots": 1})
         with pytest.raises(QuotaExceeded, match="quota exceeded for snapshots:"):
-            finding.check_snapshot_quota(world, connection, row)
+            finding.check_snapshot_quota(world, connection, row, rows)
 
 
 def test_a_volume_is_busy_for_whom_its_operation_is_in_the_way(world: World) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stillframe.chain.names import lookup_id
+from stillframe.chain.names import canonical_id, lookup_id
 from stillframe.db import snapshots
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, NotFound
@@ -116,6 +116,14 @@ def read(call: Call, snapshot_id: str) -> Row:
     if row is None:
         raise NotFound(f"Snapshot {snapshot_id} could not be found.")
     return row
+
+
+def _path_id(call: Call, what: str) -> str:
+    """The id in the path, where the worker looks the row up itself. Raises NotFound for what can be nothing's id."""
+    try:
+        return canonical_id(call.path["id"])
+    except BadRequest as error:
+        raise NotFound(f"{what} {call.path['id'][:64]} could not be found.") from error
 
 
 def _list(call: Call, detail: bool) -> dict[str, Any]:
@@ -237,8 +245,7 @@ def delete_metadata_key(call: Call) -> None:
 def create_snapshot_metadata(call: Call) -> dict[str, Any]:
     given = call.body["os-create_snapshot_metadata"]
     wanted = {key: value for key, value in given.items() if value is not None}
-    volume_id = read_volume(call, call.path["id"])["id"]
-    snapshot_id = call.ask("create_snapshot_metadata", volume_id=volume_id, wanted=wanted)
+    snapshot_id = call.ask("create_snapshot_metadata", volume_id=_path_id(call, "Volume"), wanted=wanted)
     row = read(call, snapshot_id)
     file = {"overlay": row["overlay"], "backing": row["backing"], "backing_format": row["backing_format"]}
     return {"snapshot": {**view(call, row), "file": file}}
@@ -246,7 +253,7 @@ def create_snapshot_metadata(call: Call) -> dict[str, Any]:
 
 def finalize(call: Call) -> None:
     wanted = {key: value for key, value in call.body["os-finalize_snapshot_metadata"].items() if value is not None}
-    call.ask("finalize_snapshot_metadata", snapshot_id=read(call, call.path["id"])["id"], wanted=wanted)
+    call.ask("finalize_snapshot_metadata", snapshot_id=_path_id(call, "Snapshot"), wanted=wanted)
 
 
 def drop(call: Call) -> None:
