@@ -12,7 +12,7 @@ from tests.support.guest.domain import Guest
 from tests.support.lab import Lab
 from tests.support.stack import PROGRAM
 
-LOOK_SECONDS = 0.25  # seldom, because each look costs the services some milliseconds of what is measured
+LOOK_SECONDS = 0.5  # seldom, because each look costs the services some milliseconds of what is measured
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 from sqlalchemy import delete as sql_delete
 
 from stillframe.db.rows import Page, Row, many, one, page
 from stillframe.db.tables import assisted_snapshots
 
+_CHANGE = update(assisted_snapshots).where(assisted_snapshots.c.id == bindparam("key"))
+
 
 def insert(connection: Connection, row: Row) -> None:
-    connection.execute(assisted_snapshots.insert().values(row))
+    connection.execute(assisted_snapshots.insert(), row)
 
 
 def get(connection: Connection, set_id: str, project_id: str | None) -> Row | None:
@@ -50,7 +52,7 @@ def newest_of_server(connection: Connection, server_id: str) -> Row | None:
 
 
 def change(connection: Connection, set_id: str, **values: Any) -> None:
-    connection.execute(update(assisted_snapshots).where(assisted_snapshots.c.id == set_id).values(**values))
+    connection.execute(_CHANGE, {"key": set_id, **values})
 
 
 def delete(connection: Connection, set_id: str) -> None:

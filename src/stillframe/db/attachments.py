@@ -11,7 +11,7 @@ from stillframe.db.tables import attachments
 
 
 def insert(connection: Connection, row: Row) -> None:
-    connection.execute(attachments.insert().values(row))
+    connection.execute(attachments.insert(), row)
 
 
 def get(connection: Connection, attachment_id: str, project_id: str | None) -> Row | None:

@@ -11,7 +11,7 @@ from stillframe.db.tables import backups
 
 
 def insert(connection: Connection, row: Row) -> None:
-    connection.execute(backups.insert().values(row))
+    connection.execute(backups.insert(), row)
 
 
 def get(connection: Connection, backup_id: str, project_id: str | None) -> Row | None:

@@ -15,6 +15,9 @@ UNFINISHED = ("pending", "running", "undoing", "parked")
 CLAIMABLE = ("pending", "running", "undoing")
 BACKGROUND = ("record_chain",)
 _BY_ID = select(operations).where(operations.c.id == bindparam("key"))
+_CHANGE = update(operations).where(
+    operations.c.id == bindparam("key"), operations.c.owner == bindparam("mine"), operations.c.epoch == bindparam("began")
+)
 _ON_RESOURCE = (
     select(operations)
     .join(held, held.c.operation_id == operations.c.id)
@@ -26,11 +29,11 @@ _ALONE_ON_RESOURCE = _ON_RESOURCE.where(held.c.shared == 0)
 
 def insert(connection: Connection, row: Row, resources: Sequence[str], shared: Sequence[str] = ()) -> None:
     """``shared`` resources are only read: operations that share one run side by side."""
-    connection.execute(operations.insert().values(row))
+    connection.execute(operations.insert(), row)
     for number, names in enumerate((resources, shared)):
         for name in names:
             values = {"operation_id": row["id"], "resource": name, "unfinished": 1, "shared": number}
-            connection.execute(held.insert().values(values))
+            connection.execute(held.insert(), values)
 
 
 def get(connection: Connection, operation_id: str) -> Row | None:
@@ -67,8 +70,8 @@ def claim(connection: Connection, row: Row, owner: str, lease_until: float) -> b
 
 def change(connection: Connection, operation_id: str, owner: str, epoch: int, /, **values: Any) -> bool:
     """Changes an operation we hold; False when we hold it no more."""
-    query = update(operations).where(operations.c.id == operation_id, operations.c.owner == owner, operations.c.epoch == epoch)
-    return touched(connection, query.values(**values)) == 1
+    mine = {"key": operation_id, "mine": owner, "began": epoch}
+    return touched(connection, _CHANGE, {**mine, **values}) == 1
 
 
 def withdraw(connection: Connection, operation_id: str, fault: Row) -> bool:

@@ -35,9 +35,9 @@ def many(connection: Connection, query: Executable, **values: Any) -> list[Row]:
     return [dict(zip(names, row, strict=True)) for row in found.all()]
 
 
-def touched(connection: Connection, statement: Executable) -> int:
-    """Returns how many rows a change touched."""
-    return cast("CursorResult[Any]", connection.execute(statement)).rowcount
+def touched(connection: Connection, statement: Executable, values: Row | None = None) -> int:
+    """Returns how many rows a change touched; ``values`` as for ``one``, and what columns become."""
+    return cast("CursorResult[Any]", connection.execute(statement, values)).rowcount
 
 
 def page(connection: Connection, table: Table, where: list[ColumnElement[bool]], wanted: Page) -> list[Row]:

@@ -13,7 +13,7 @@ _UNTOUCHED: dict[str, Any] = {"updated_at": policies.c.updated_at}  # that is fo
 
 
 def insert(connection: Connection, row: Row) -> None:
-    connection.execute(policies.insert().values(row))
+    connection.execute(policies.insert(), row)
 
 
 def get(connection: Connection, policy_id: str, project_id: str | None) -> Row | None:

@@ -11,11 +11,12 @@ from stillframe.db.tables import snapshots
 
 _BY_ID = select(snapshots).where(snapshots.c.id == bindparam("key"))
 _MINE_BY_ID = _BY_ID.where(snapshots.c.project_id == bindparam("project"))
+_CHANGE = update(snapshots).where(snapshots.c.id == bindparam("key"))
 _OF_VOLUME = select(snapshots).where(snapshots.c.volume_id == bindparam("volume")).order_by(snapshots.c.seq)
 
 
 def insert(connection: Connection, row: Row) -> None:
-    connection.execute(snapshots.insert().values(row))
+    connection.execute(snapshots.insert(), row)
 
 
 def get(connection: Connection, snapshot_id: str, project_id: str | None) -> Row | None:
@@ -42,7 +43,7 @@ def count(connection: Connection, project_id: str | None, filters: dict[str, Any
 
 
 def change(connection: Connection, snapshot_id: str, **values: Any) -> None:
-    connection.execute(update(snapshots).where(snapshots.c.id == snapshot_id).values(**values))
+    connection.execute(_CHANGE, {"key": snapshot_id, **values})
 
 
 def move(connection: Connection, snapshot_id: str, allowed: Sequence[str], status: str, **values: Any) -> bool:

@@ -42,7 +42,7 @@ def find(connection: Connection, name_or_id: str) -> Row | None:
 
 
 def insert(connection: Connection, row: Row) -> None:
-    connection.execute(volume_types.insert().values(row))
+    connection.execute(volume_types.insert(), row)
 
 
 def change(connection: Connection, type_id: str, **values: Any) -> None:

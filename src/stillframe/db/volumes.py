@@ -11,11 +11,12 @@ from stillframe.db.rows import Page, Row, many, matching, one, page, touched
 from stillframe.db.tables import attachments, snapshots, volumes
 
 _BY_ID = select(volumes).where(volumes.c.id == bindparam("key"))
+_CHANGE = update(volumes).where(volumes.c.id == bindparam("key"))
 _MINE_BY_ID = _BY_ID.where(volumes.c.project_id == bindparam("project"))
 
 
 def insert(connection: Connection, row: Row) -> None:
-    connection.execute(volumes.insert().values({"bootable": False, "untidy": False, **row}))
+    connection.execute(volumes.insert(), {"bootable": False, "untidy": False, **row})
 
 
 def get(connection: Connection, volume_id: str, project_id: str | None) -> Row | None:
@@ -80,7 +81,7 @@ def marked_untidy(connection: Connection) -> list[Row]:
 
 
 def change(connection: Connection, volume_id: str, **values: Any) -> None:
-    connection.execute(update(volumes).where(volumes.c.id == volume_id).values(**values))
+    connection.execute(_CHANGE, {"key": volume_id, **values})
 
 
 def move(connection: Connection, volume_id: str, allowed: Sequence[str], status: str, **values: Any) -> bool:
