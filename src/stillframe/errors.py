@@ -62,6 +62,13 @@ class Conflict(StillframeError):
     hint = "Wait for the named operation to end, or change what it depends on, then repeat."
 
 
+class Busy(Conflict):
+    """An operation holds the thing; the same request is accepted once that has ended."""
+
+    code = "busy"
+    hint = "Wait for the named operation to end, then repeat; stillframe operation show tells how far it is."
+
+
 class QuiesceRefused(StillframeError):
     """Quiescing was required and is not possible; nothing was created."""
 

@@ -25,6 +25,7 @@ STABLE = {
     "bad_configuration": 500,
     "bad_image": 409,
     "bad_request": 400,
+    "busy": 409,
     "cancelled": 409,
     "chain_conflict": 409,
     "conflict": 409,

@@ -10,6 +10,7 @@ from keystoneauth1 import session as ks_session
 from stillframe.client.identity import Identity, sign_in
 from stillframe.errors import (
     BadRequest,
+    Busy,
     Conflict,
     Forbidden,
     NotFound,
@@ -18,7 +19,7 @@ from stillframe.errors import (
     Unauthorized,
 )
 
-_HINT = re.compile(r" \[\w+: [^\[\]]*\]\Z")  # our services put code and hint behind the message
+_HINT = re.compile(r" \[(\w+): [^\[\]]*\]\Z")  # our services put code and hint behind the message
 _BY_STATUS: dict[int, type[StillframeError]] = {
     400: BadRequest,
     401: Unauthorized,
@@ -75,9 +76,10 @@ def _open(endpoint: Endpoint, seconds: float) -> ks_session.Session:
 def error_of(status: int, answer: Any, service: str) -> StillframeError:
     try:
         (fault,) = answer.json().values()
-        message = _HINT.sub("", str(fault["message"]))
+        told = str(fault["message"])
+        message, code = _HINT.sub("", told), (found[1] if (found := _HINT.search(told)) else "")
     except (ValueError, KeyError, TypeError, AttributeError):
-        message = f"the {service} service answered {status}"
+        message, code = f"the {service} service answered {status}", ""
     if status >= 500:
         return ServiceUnavailable(message)
-    return _BY_STATUS.get(status, BadRequest)(message)
+    return Busy(message) if code == Busy.code else _BY_STATUS.get(status, BadRequest)(message)

@@ -21,7 +21,7 @@ from stillframe.context import Context, bind_log, new_request_id
 from stillframe.db import assisted_snapshots, operations, snapshot_policies
 from stillframe.db.rows import Row
 from stillframe.db.tables import now
-from stillframe.errors import StillframeError
+from stillframe.errors import Busy, StillframeError
 
 LOG = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)  # how long a run that was begun is left to whoever began it
@@ -126,6 +126,7 @@ def _take(world: World, context: Context, row: Row, due_at: datetime) -> str:
     with world.database.read() as connection:
         if operations.get(connection, set_id) is not None:  # begun by a worker that died before it could record that
             return set_id
+    _refuse_if_merging(world, row)
     wanted: dict[str, Any] = {
         "name": f"{(row['name'] or 'scheduled')[:230]}-{due_at:%Y%m%dT%H%MZ}",
         "description": f"taken by snapshot policy {row['id']}",
@@ -135,6 +136,15 @@ def _take(world: World, context: Context, row: Row, due_at: datetime) -> str:
         "set_id": set_id,
     }
     return snapshotting.create(world, context, row["server_id"], wanted)
+
+
+def _refuse_if_merging(world: World, row: Row) -> None:
+    """A set would meet the deletion of a volume's snapshot and end in error, where a run that waits is taken later."""
+    attached = {entry["volume_id"] for entry in world.storage.attachments_of(row["server_id"])}
+    wanted = attached if row["volumes"] == "all" else attached & set(row["volumes"])
+    merging = sorted(wanted & world.storage.being_deleted()) if wanted else []
+    if merging:
+        raise Busy(f"a snapshot of volume {merging[0]} is being deleted")
 
 
 def _made(set_id: str, at: datetime) -> Row:

@@ -100,6 +100,11 @@ class StorageDoor:
             return None
         return found
 
+    def being_deleted(self) -> set[str]:
+        """Returns the ids of volumes a snapshot of which is being deleted."""
+        found = self._call("GET", "/snapshots/detail?all_tenants=1&status=deleting")["snapshots"]
+        return {snapshot["volume_id"] for snapshot in found}
+
     def newest_snapshot(self, volume_id: str) -> Document | None:
         found = self._call("GET", f"/snapshots/detail?volume_id={volume_id}&limit=1")["snapshots"]
         return found[0] if found else None

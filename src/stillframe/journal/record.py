@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from stillframe.db import operations
 from stillframe.db.engine import Database
-from stillframe.errors import Conflict, StillframeError
+from stillframe.errors import Busy, StillframeError
 from stillframe.journal.operation import Document, Kind, Operation
 
 
@@ -95,10 +95,10 @@ def withdraw(connection: Connection, operation_id: str, error: StillframeError) 
 
 
 def refuse_if_busy(connection: Connection, resource: str, shared: bool = False) -> None:
-    """Raises Conflict naming the unfinished operation that holds the resource; with ``shared`` for one that only reads."""
+    """Raises Busy naming the unfinished operation that holds the resource; with ``shared`` for one that only reads."""
     row = operations.on_resource(connection, resource, shared)
     if row is not None:
-        raise Conflict(
+        raise Busy(
             f"{resource.replace(':', ' ')} is busy: operation {row['id']} ({row['kind']}) is {row['state']}",
             operation_id=row["id"],
             kind=row["kind"],

@@ -8,7 +8,7 @@ from stillframe.chain import names
 from stillframe.context import Context
 from stillframe.db import backups, quotas, snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, Conflict, NotFound, QuotaExceeded
+from stillframe.errors import BadRequest, Busy, NotFound, QuotaExceeded
 from stillframe.volumes.world import World
 
 
@@ -103,17 +103,17 @@ def check_snapshot_quota(world: World, connection: Connection, row: Row, rows: S
 
 
 def refuse_if_being_taken(connection: Connection, volume_id: str) -> Sequence[Row]:
-    """Returns the volume's snapshots. Raises Conflict naming the one that compute takes: its switch will make another file
+    """Returns the volume's snapshots. Raises Busy naming the one that compute takes: its switch will make another file
     active."""
     rows = snapshots.of_volume(connection, volume_id)
     pending = [row["id"] for row in rows if row["status"] == "creating"]
     if pending:
-        raise Conflict(f"snapshot {pending[0]} of volume {volume_id} is still being taken", snapshot_id=pending[0])
+        raise Busy(f"snapshot {pending[0]} of volume {volume_id} is still being taken", snapshot_id=pending[0])
     return rows
 
 
 def refuse_if_busy(connection: Connection, volume_id: str, shared: bool = False) -> None:
-    """Raises Conflict naming the operation that holds the volume; with ``shared`` one that only reads is in nobody's way."""
+    """Raises Busy naming the operation that holds the volume; with ``shared`` one that only reads is in nobody's way."""
     busy = volumes.busy_operation(connection, volume_id, shared)
     if busy:
-        raise Conflict(f"volume {volume_id} is busy with operation {busy}", operation_id=busy)
+        raise Busy(f"volume {volume_id} is busy with operation {busy}", operation_id=busy)

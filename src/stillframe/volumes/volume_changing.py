@@ -12,7 +12,7 @@ from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import attachments, quotas, snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, Conflict, NotFound
+from stillframe.errors import BadRequest, Busy, Conflict, NotFound
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.volumes import finding, placing, trees
@@ -147,7 +147,7 @@ def unchanged(connection: Connection, row: Row, before: Tree | None = None) -> R
         or any(fresh[name] != row[name] for name in compared)
         or (before is not None and not trees.is_still(connection, fresh, before))
     ):
-        raise Conflict(f"volume {row['id']} changed meanwhile; repeat the request")
+        raise Busy(f"volume {row['id']} changed meanwhile; repeat the request")
     return fresh
 
 

@@ -8,6 +8,7 @@ from keystoneauth1 import exceptions
 from stillframe.client.session import Endpoint, Session, error_of
 from stillframe.errors import (
     BadRequest,
+    Busy,
     Conflict,
     Forbidden,
     NotFound,
@@ -70,6 +71,12 @@ def test_a_message_crosses_our_services_without_growing(message: str) -> None:
     for _ in range(3):
         document = faults.of_error(error_of(409, Answer(409, document), "volume"))
     assert document == faults.of_error(Conflict(message))
+
+
+def test_who_meets_an_operation_knows_that_it_is_worth_waiting() -> None:
+    error = error_of(409, Answer(409, faults.of_error(Busy("a merge"))), "volume")
+    assert type(error) is Busy
+    assert error.message == "a merge"
 
 
 class Adapter:

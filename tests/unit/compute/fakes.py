@@ -175,10 +175,14 @@ class Storage:
 
     def __init__(self, attachments: list[dict[str, Any]] | None = None, volumes: Mapping[str, Any] | None = None) -> None:
         self.attachments = attachments or []
+        self.deleting: set[str] = set()
         self.volumes = dict(volumes or {})
 
     def attachments_of(self, _server_id: str) -> list[dict[str, Any]]:
         return self.attachments
+
+    def being_deleted(self) -> set[str]:
+        return self.deleting
 
     def volume(self, volume_id: str) -> dict[str, Any]:
         if volume_id not in self.volumes:

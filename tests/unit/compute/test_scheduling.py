@@ -229,6 +229,21 @@ def test_a_run_whose_worker_died_before_anything_was_made_is_begun_again(site: S
     assert site.policy()["last_set_id"] == scheduling.set_id_of(POLICY, NOON)
 
 
+@pytest.mark.parametrize("volumes", [[VOLUME], "all"])
+def test_a_run_waits_for_the_deletion_of_a_snapshot_of_its_volumes(site: Site, volumes: Any) -> None:
+    site.add_policy(volumes=volumes)
+    storage: Any = site.world.storage
+    storage.attachments, storage.deleting = [{"volume_id": VOLUME}, {"volume_id": OTHER_VOLUME}], {VOLUME}
+    scheduler = site.scheduler()
+    scheduler.serve(SERVER)
+    assert site.asked == []
+    assert f"a snapshot of volume {VOLUME} is being deleted" in site.policy()["last_error"]
+    storage.deleting = {OTHER_VOLUME} if volumes == [VOLUME] else set()
+    site.at = NOON + timedelta(seconds=25)
+    scheduler.serve(SERVER)
+    assert len(site.asked) == 1
+
+
 @pytest.mark.parametrize("refusal", [Conflict("the server is busy"), ShareUnavailable("full"), ChainConflict("strange")])
 def test_a_run_that_is_refused_for_now_waits_some_minutes_and_is_then_missed(site: Site, refusal: StillframeError) -> None:
     site.add_policy(next_run=NOON - minutes(60 * 24))  # the service was down: patience counts from the first try

@@ -6,11 +6,12 @@ from sqlalchemy import Connection
 
 from stillframe.compute.world import World
 from stillframe.db import assisted_snapshots
-from stillframe.errors import ServiceUnavailable, StepFailed, StillframeError
+from stillframe.errors import Busy, ServiceUnavailable, StepFailed, StillframeError
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 
 POLL_SECONDS = 0.25
+PATIENCE_SECONDS = 3600.0  # with an operation that holds a volume, such as the merge of another snapshot
 
 
 def request(set_id: str, server_id: str, snapshot_ids: list[str], request_id: str) -> Request:
@@ -42,7 +43,7 @@ def _delete(world: World, operation: Operation, args: Document) -> Document:
 
 def _delete_one(world: World, operation: Operation, place: tuple[str, int, int]) -> None:
     snapshot_id, number, of = place
-    asked = False
+    asked, patience = False, time.monotonic() + PATIENCE_SECONDS
     while True:
         found = world.storage.snapshot(snapshot_id)
         if found is None:
@@ -50,12 +51,22 @@ def _delete_one(world: World, operation: Operation, place: tuple[str, int, int])
         if found["status"] != "deleting":
             if asked:
                 raise StepFailed(f"it was not deleted: {found.get('fault') or found['status']}")
-            world.storage.delete_snapshot(snapshot_id)
-            asked = True
+            asked = _asked(world, snapshot_id, patience)
         if world.stopping.is_set():
             raise ServiceUnavailable("this worker stops; the next one goes on with the set")
         _show(world, operation, (number * 100 + _percent(found)) // of)
         time.sleep(POLL_SECONDS)
+
+
+def _asked(world: World, snapshot_id: str, patience: float) -> bool:
+    """False: the volume is busy, and its turn may come yet."""
+    try:
+        world.storage.delete_snapshot(snapshot_id)
+    except Busy:
+        if time.monotonic() > patience:
+            raise
+        return False
+    return True
 
 
 def _percent(found: Document) -> int:

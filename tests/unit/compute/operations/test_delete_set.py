@@ -1,0 +1,94 @@
+"""The deletion of a set: a volume that is busy is waited for, what cannot be deleted is told, the rest goes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.compute.operations import delete_set
+from stillframe.db.engine import Database
+from stillframe.errors import Busy, Conflict, ServiceUnavailable, StepFailed, StillframeError
+from stillframe.journal.operation import Operation
+from tests.unit.builders import SERVER, new_id
+from tests.unit.compute import fakes
+
+
+class Storage(fakes.Storage):
+    """Each snapshot has answers to the request that deletes it, one after the other: an error, or None for accepted."""
+
+    def __init__(self, answers: dict[str, list[StillframeError | None]]) -> None:
+        super().__init__()
+        self.answers = answers
+        self.status = dict.fromkeys(answers, "available")
+
+    def snapshot(self, snapshot_id: str) -> dict[str, Any] | None:
+        status = self.status.get(snapshot_id)
+        if status == "deleting":
+            del self.status[snapshot_id]  # gone at the next look
+        return {"status": status, "os-extended-snapshot-attributes:progress": "50%"} if status else None
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        answer = self.answers[snapshot_id].pop(0)
+        if answer is not None:
+            raise answer
+        self.status[snapshot_id] = "deleting"
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delete_set, "POLL_SECONDS", 0.0)
+
+
+def run(storage: Storage, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fakes.world(database, tmp_path, [], monkeypatch, storage)
+    asked = delete_set.request(new_id(), SERVER, list(storage.answers), "r")
+    operation = Operation.from_row(
+        {
+            "id": new_id(),
+            "service": asked.service,
+            "kind": asked.kind,
+            "state": "running",
+            "intent": asked.intent,
+            "plan": asked.plan,
+            "step": 0,
+            "evidence": {},
+            "epoch": 1,
+            "attempts": 0,
+            "request_id": "r",
+        }
+    )
+    delete_set.KIND.verbs["delete"].do(world, operation, asked.plan[0]["args"])
+
+
+def test_a_busy_volume_is_waited_for(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage({new_id(): [Busy("a merge"), Busy("a merge"), None], new_id(): [None]})
+    run(storage, database, tmp_path, monkeypatch)
+    assert storage.status == {}
+
+
+def test_but_not_for_ever(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delete_set, "PATIENCE_SECONDS", -1.0)
+    held, free = new_id(), new_id()
+    storage = Storage({held: [Busy("a parked merge")], free: [None]})
+    with pytest.raises(StepFailed, match="a parked merge") as told:
+        run(storage, database, tmp_path, monkeypatch)
+    assert told.value.details["failed"] == {held: "a parked merge"}
+    assert storage.status == {held: "available"}
+
+
+def test_what_depends_on_a_snapshot_is_told_at_once(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, free = new_id(), new_id()
+    storage = Storage({held: [Conflict("a linked volume reads it")], free: [None]})
+    with pytest.raises(StepFailed, match="a linked volume reads it"):
+        run(storage, database, tmp_path, monkeypatch)
+    assert storage.status == {held: "available"}
+
+
+def test_a_service_that_is_away_fails_nothing(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage({new_id(): [ServiceUnavailable("away"), None]})
+    with pytest.raises(ServiceUnavailable):
+        run(storage, database, tmp_path, monkeypatch)
+    run(storage, database, tmp_path, monkeypatch)
+    assert storage.status == {}
