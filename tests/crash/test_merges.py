@@ -175,6 +175,21 @@ def test_a_merge_is_given_up(site: Site, kind: str) -> None:
     end(site, snapshot_id)
 
 
+@pytest.mark.parametrize("kind", ["commit", "commit_active"])
+def test_a_commit_is_given_up_before_its_job_began(site: Site, kind: str) -> None:
+    """Nothing was copied: the snapshot is as it was."""
+    snapshot_id = site.arrange(kind, site.disks[0])
+    site.arm(f"merge_volume/{kind}/before:sleep=2")
+    before = site.lab.stack.log.read_text().count("held at merge_volume")
+    site.delete(snapshot_id)
+    wait_for(lambda: site.lab.stack.log.read_text().count("held at merge_volume") > before, "the place")
+    assert cancel(site, snapshot_id) == "available"
+    site.look()
+    site.arm()
+    site.delete(snapshot_id)
+    end(site, snapshot_id)
+
+
 def test_merges_of_one_server_wait_for_each_other(site: Site) -> None:
     """Two jobs of one QEMU that end together were seen to crash it (qemu 7.2). One that waits is given up at once."""
     waiting = [site.arrange("pull", site.disks[1]), site.arrange("commit_active", site.disks[2])]

@@ -10,7 +10,7 @@ from stillframe.context import Context
 from stillframe.db import operations, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, QuotaExceeded, ShareUnavailable
+from stillframe.errors import BadRequest, Busy, ChainConflict, Conflict, NotFound, QuotaExceeded, ShareUnavailable
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.volumes import attaching, snapshotting, volume_changing
@@ -503,3 +503,16 @@ def test_metadata_is_merged_replaced_and_taken_away(world: World) -> None:
     snapshotting.delete_metadata_key(world, MEMBER, SNAPSHOT, "c")
     with pytest.raises(NotFound):
         snapshotting.delete_metadata_key(world, MEMBER, SNAPSHOT, "c")
+
+
+def test_one_whose_taker_died_holds_the_chain_until_somebody_says_how_it_ended(world: World) -> None:
+    change_volume(world, status="in-use")
+    wanted = {"snapshot_id": OTHER_SNAPSHOT, "name": "n"}
+    snapshotting.create_metadata(world, SERVICE, VOLUME, wanted)
+    change_volume(world, status="available")
+    with pytest.raises(Busy, match="is still being taken"):
+        snapshotting.create(world, MEMBER, VOLUME, {})
+    snapshotting.reset_status(world, context("admin"), OTHER_SNAPSHOT, "error")
+    snapshotting.delete(world, MEMBER, OTHER_SNAPSHOT)
+    assert snapshot(world, OTHER_SNAPSHOT) is None
+    snapshotting.create(world, MEMBER, VOLUME, {})

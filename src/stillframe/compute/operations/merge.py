@@ -309,7 +309,7 @@ def _run_job(
             offline(domain)
             return
         if world.merges.is_unwanted(operation.id):
-            _give_up(world, operation, domain)
+            _give_up(world, operation, domain, began)
         if world.stopping.is_set():
             raise ServiceUnavailable("this worker stops; QEMU goes on with the merge, and the next worker takes it up")
         job = _find(domain, target)
@@ -355,11 +355,13 @@ def _explain(operation: Operation) -> None:
     raise StepFailed(f"the block job on disk {operation.intent['target']} ended before its work was done; see QEMU's log")
 
 
-def _give_up(world: World, operation: Operation, domain: Any) -> None:
-    if _find(domain, operation.intent["target"]) is not None:
+def _give_up(world: World, operation: Operation, domain: Any, began: bool) -> None:
+    job = _find(domain, operation.intent["target"])
+    if job is not None:
         block_jobs.abort(domain, operation.intent["target"])
     world.merges.forget(operation.id)
-    merged = operation.intent["kind"] == "commit"
+    earlier = operation.epoch > 1 or operation.attempts > 0  # then a job may have run that we did not see
+    merged = operation.intent["kind"] == "commit" and (began or job is not None or earlier)
     raise Cancelled(
         f"the merge of volume {operation.intent['volume_id']} was cancelled; "
         + (
