@@ -1,11 +1,11 @@
 """The parts of Stillframe put together: everything in one process, or one part alone over the same state directory."""
 
 import logging
+import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
     """Runs everything in this process until SIGTERM or SIGINT."""
     from stillframe.main import workers
 
+    stop = Stop()
     sys.setswitchinterval(SWITCH_SECONDS)
     with ExitStack() as running:
         locks = state.Locks(_made(settings), state.PARTS)
@@ -45,7 +46,7 @@ def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
             worker.start()
             running.callback(worker.stop)
         ready(volumes_url, compute_url)
-        wait_for_signal()
+        stop.wait()
     del locks
 
 
@@ -58,6 +59,7 @@ def _bound(running: ExitStack, settings: Settings, database: Database, service: 
 
 def serve_api(settings: Settings, service: str, ready: Callable[[str], None]) -> None:
     """Runs one REST service; its worker answers over a Unix socket in the state directory."""
+    stop = Stop()
     with ExitStack() as running:
         locks = state.Locks(_made(settings), (f"api-{service}",))
         database = state.prepare(settings)
@@ -67,7 +69,7 @@ def serve_api(settings: Settings, service: str, ready: Callable[[str], None]) ->
         server = _bound(running, settings, database, service, bus)
         server.start()
         ready(f"port {server.port}")
-        wait_for_signal()
+        stop.wait()
     del locks
 
 
@@ -75,6 +77,7 @@ def serve_worker(settings: Settings, service: str, ready: Callable[[str], None])
     """Runs one worker."""
     from stillframe.main import workers
 
+    stop = Stop()
     with ExitStack() as running:
         locks = state.Locks(_made(settings), (f"worker-{service}",))
         database = state.prepare(settings)
@@ -87,7 +90,7 @@ def serve_worker(settings: Settings, service: str, ready: Callable[[str], None])
         running.callback(worker.stop)
         running.callback(server.close)
         ready(f"socket {path}")
-        wait_for_signal()
+        stop.wait()
     del locks
 
 
@@ -96,11 +99,25 @@ def _made(settings: Settings) -> Path:
     return settings.state_dir
 
 
-def wait_for_signal() -> None:
-    """Returns after SIGTERM or SIGINT."""
-    told = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: told.set())
-    while not told.is_set():
-        told.wait(3600)
-    LOG.info("stopping")
+class Stop:
+    """Takes SIGTERM and SIGINT from the moment it is made; one that comes before everything has started is not lost.
+
+    The handler only writes into a pipe. It runs in between whatever the main thread does: an Event it set could be the one
+    that is being waited for, whose lock the main thread holds, and both would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._told, write = os.pipe()
+        os.set_blocking(write, False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: self._tell(write))
+
+    @staticmethod
+    def _tell(write: int) -> None:
+        with suppress(BlockingIOError):  # told often enough
+            os.write(write, b".")
+
+    def wait(self) -> None:
+        """Returns when one of the signals has come."""
+        os.read(self._told, 1)
+        LOG.info("stopping")
