@@ -74,18 +74,40 @@ def test_what_was_merged_is_on_the_disk_when_qemu_dies(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "place"), [("pull", "pulled"), ("pull", "held"), ("commit_active", "held"), ("commit_active", "acted")]
+    ("kind", "place"),
+    [
+        ("pull", "pulled"),
+        ("pull", "holding"),
+        ("pull", "held"),
+        ("commit_active", "holding"),
+        ("commit_active", "held"),
+        ("commit_active", "acted"),
+    ],
 )
 def test_qemu_dies_where_it_hurts(site: Site, kind: str, place: str) -> None:
-    """Between a pull and its flush; while the guest is held still before and after a pivot (D4)."""
+    """Between a pull and its flush, also when the flush has been decided on; while the guest is held still before and after
+    a pivot (D4)."""
     snapshot_id = site.arrange(kind, site.disks[0])
     site.arm(f"merge/{place}:sleep=2")
     before = site.lab.stack.log.read_text().count(f"held at merge/{place}")
     site.delete(snapshot_id)
     wait_for(lambda: site.lab.stack.log.read_text().count(f"held at merge/{place}") > before, "the place")
-    assert (freeze_record.read_all(site.lab.stack.state_dir / "freeze") != []) == (place != "pulled")
+    assert (freeze_record.read_all(site.lab.stack.state_dir / "freeze") != []) == (place in ("held", "acted"))
     site.kill_qemu()
     site.gone(snapshot_id)
+    site.check()
+
+
+def test_a_pull_under_a_paused_guest_is_on_the_disk_when_qemu_dies(site: Site) -> None:
+    """libvirt's suspend does nothing for a guest that somebody else paused, and so writes nothing out."""
+    snapshot_id = site.arrange("pull", site.disks[0])
+    site.arm()
+    action = f"/servers/{site.lab.guest.id}/action"
+    site.lab.api.ok("compute", "POST", action, {"pause": None})
+    site.delete(snapshot_id)
+    site.gone(snapshot_id)
+    assert not hypervisor.view(site.lab.guest.domain).running
+    site.kill_qemu()
     site.check()
 
 

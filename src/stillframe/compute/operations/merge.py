@@ -200,10 +200,16 @@ def _switch(world: World, operation: Operation, domain: Any) -> None:
 
 
 def _held(world: World, operation: Operation, domain: Any, act: Callable[[], None]) -> None:
-    """Does something while the guest is suspended. The watchdog lets it run again whatever becomes of us."""
+    """Does something while the guest is suspended and what QEMU held of its disks is written out. The watchdog lets it run
+    again whatever becomes of us. Raises HypervisorUnavailable for a guest that is gone: then nothing was written out."""
     server_id = operation.intent["server_id"]
     with world.merges.turn(server_id):
-        if not hypervisor.view(domain).running:
+        reached("merge/holding")
+        found = hypervisor.view(domain)
+        if not found.active:
+            raise HypervisorUnavailable(f"server {server_id} stopped before it could be held still")
+        if not found.running:
+            hypervisor.flush(domain)
             act()  # paused by somebody else, and still so
             return
         record = world.guard.arm_hold(server_id, operation.id, HOLD_SECONDS)
