@@ -45,6 +45,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         lab.clear()
 
 
+@pytest.fixture(autouse=True)
+def _guest_that_runs(site: Site) -> None:
+    """Whatever the test before left."""
+    if not site.lab.guest.domain.isActive():
+        site.arm()
+        site.restart_guest()
+
+
 def failpoint_of(site: Site, number: int) -> str:
     """Place after place on another disk, so that the start after one crash brings the failpoint of the next."""
     return f"{PLACES[number][1]}@{site.disks[number % 3].id}" if number < len(PLACES) else ""
