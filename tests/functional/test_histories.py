@@ -120,7 +120,7 @@ class Histories(RuleBasedStateMachine):
         answer = self.block.ask(method, **more)
         if answer.error is not None:
             self.site.refused[method] += 1
-            if must is not False and answer.error.code not in refusals:
+            if must is None and answer.error.code not in refusals:
                 with pytest.raises(Refused):
                     follow("")
                     raise AssertionError(f"{method} was refused: {answer.error}")
@@ -333,7 +333,7 @@ class Histories(RuleBasedStateMachine):
         single = [layer.name for layer in chain(Path(row["share"], row["active_file"]), row["format"])] == [f"volume-{key}"]
         if self.do("unmanage_volume", lambda _: None, must=alone and single, volume_id=key):
             host = f"{self.block.world.settings.host}@{row['backend']}#{row['share']}"
-            wanted = {"host": host, "source_name": f"unmanaged-{key}", "format": row["format"], "volume_type": THIN}
+            wanted = {"host": host, "source_name": f"unmanaged-{key}", "format": row["format"], "volume_type": row["backend"]}
             self.do("manage_volume", lambda new: self._taken_over(key, new), must=True, **_wanted(wanted))
 
     def _taken_over(self, old: str, new: str) -> None:

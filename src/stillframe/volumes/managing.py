@@ -22,6 +22,12 @@ def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
     no sound image standing alone.
     """
     pool = find_pool(world, wanted["host"])
+    type_row = volume_making.find_type(world, wanted)
+    if wanted.get("volume_type") and pool not in world.backends.of_type(type_row["extra_specs"]):
+        raise BadRequest(
+            f"volume type {type_row['name']} asks for another backend than {pool.backend}, where the file lies; name a type"
+            " of that backend"
+        )
     name, share = wanted["source_name"], pool.share()
     if "/" in name or name.startswith(".") or name not in share.listing():
         raise NotFound(f"the share {pool.export.export} has no file {name!r}")
@@ -37,7 +43,7 @@ def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
     whole = {**wanted, "size": image.size // GIB}
     columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
     making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
-    return volume_making.insert(world, context, whole, volume_making.find_type(world, wanted), making)
+    return volume_making.insert(world, context, whole, type_row, making)
 
 
 def _refuse_ours(world: World, name: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
-from stillframe.db import operations, volumes
+from stillframe.db import operations, volume_types, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadImage, BadRequest, NotFound, StillframeError
 from stillframe.volumes import managing
@@ -32,6 +32,18 @@ def world(database: Database, tmp_path: Path) -> World:
 
 def manage(world: World, name: str = FOREIGN, host: str = HOST, format_: str | None = None) -> str:
     return managing.manage(world, ADMIN, {"host": host, "source_name": name, "format": format_, "name": "n"})
+
+
+def test_a_type_of_another_backend_is_refused(world: World) -> None:
+    """Its volume lies where the type's clones and copies cannot be made."""
+    specs = {"volume_backend_name": "elsewhere"}
+    with world.database.write() as connection:
+        volume_types.insert(
+            connection, {"id": OTHER_VOLUME, "name": "fast", "description": None, "is_public": True, "extra_specs": specs}
+        )
+    with pytest.raises(BadRequest, match="asks for another backend than local"):
+        managing.manage(world, ADMIN, {"host": HOST, "source_name": FOREIGN, "volume_type": "fast"})
+    assert FOREIGN in fakes.memory(world).entries
 
 
 def header(world: World, **values: object) -> None:

@@ -311,6 +311,7 @@ def _run_job(
     target, began, entered = operation.intent["target"], False, time.monotonic()
     while True:
         if not hypervisor.view(domain).active:
+            reached("merge/offline")
             _wait_closed(operation)
             offline(domain)
             return
