@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,9 @@ class _FromShare(Command):
         self.app.stdout.write(shown + "\n")
         return REFUSED if taken.volumes.refused or taken.backups.refused else DONE
 
+    @abstractmethod
     def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Taken:
-        raise NotImplementedError
+        """Takes what there is, or with ``--dry-run`` says what would be taken."""
 
 
 class Rebuild(_FromShare):

@@ -1,0 +1,130 @@
+"""A merge's block job from its start to its end, and the stillness around what must not be seen halfway."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stillframe.compute.world import World
+from stillframe.errors import (
+    Cancelled,
+    Conflict,
+    HypervisorUnavailable,
+    ServiceUnavailable,
+    ShareUnavailable,
+    StepFailed,
+)
+from stillframe.host import block_jobs, files, hypervisor
+from stillframe.journal.failpoints import reached
+from stillframe.journal.operation import Operation
+
+POLL_SECONDS = 0.1
+SHORTEST_POLL_SECONDS = 0.01  # a small merge is over in less than one look of the other length
+HOLD_SECONDS = 10.0
+
+
+def held(world: World, operation: Operation, domain: Any, act: Callable[[], None]) -> None:
+    """Does something while the guest is suspended and what QEMU held of its disks is written out. The watchdog lets it run
+    again whatever becomes of us. Raises HypervisorUnavailable for a guest that is gone: then nothing was written out."""
+    server_id = operation.intent["server_id"]
+    with world.merges.turn(server_id):
+        reached("merge/holding")
+        found = hypervisor.view(domain)
+        if not found.active:
+            raise HypervisorUnavailable(f"server {server_id} stopped before it could be held still")
+        if not found.running:
+            hypervisor.flush(domain)
+            act()  # paused by somebody else, and still so
+            return
+        record = world.guard.arm_hold(server_id, operation.id, HOLD_SECONDS)
+        try:
+            hypervisor.hold(domain)
+            reached("merge/held")
+            act()
+            reached("merge/acted")
+        finally:
+            if world.guard.try_thaw(record):
+                world.guard.disarm(record)
+
+
+def run(
+    world: World,
+    operation: Operation,
+    start: Callable[[Any], None],
+    offline: Callable[[Any], None],
+    ended: Callable[[], bool],
+) -> None:
+    """Starts the job or takes up the one that runs, and stays until the chain shows that it is done. A guest that stopped is
+    merged offline; nobody starts it meanwhile, because the operation holds the server. Raises Cancelled, ShareUnavailable
+    when the share is full, StepFailed for a job that ended without its work done."""
+    domain = world.hypervisor.domain(operation.intent["server_id"])
+    target, began, entered = operation.intent["target"], False, time.monotonic()
+    while True:
+        if not hypervisor.view(domain).active:
+            reached("merge/offline")
+            _wait_closed(operation)
+            offline(domain)
+            return
+        if world.merges.is_unwanted(operation.id):
+            _give_up(world, operation, domain, began)
+        if world.stopping.is_set():
+            raise ServiceUnavailable("this worker stops; QEMU goes on with the merge, and the next worker takes it up")
+        job = _find(domain, target)
+        if job is not None:
+            world.merges.tell(operation.id, job.done, job.total)
+        if (job is None or job.is_active_commit) and ended():
+            return
+        if job is None:
+            if not hypervisor.view(domain).active:
+                continue
+            if began:
+                _explain(operation)
+            start(domain)
+            began = True
+        time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - entered) / 20)))
+
+
+def _find(domain: Any, target: str) -> block_jobs.Job | None:
+    """A guest that stops between two looks has no job; that is seen at the next look."""
+    try:
+        return block_jobs.find(domain, target)
+    except StepFailed:
+        if hypervisor.view(domain).active:
+            raise
+        return None
+
+
+def _wait_closed(operation: Operation) -> None:
+    """QEMU's locks go with it, but a moment later."""
+    end = time.monotonic() + 10
+    while files.is_locked(Path(operation.intent["directory"]), operation.intent["active"]):
+        if time.monotonic() > end:
+            raise Conflict(f"{operation.intent['active']} is open in some program though its server is stopped")
+        time.sleep(POLL_SECONDS)
+
+
+def _explain(operation: Operation) -> None:
+    free = files.free_bytes(Path(operation.intent["directory"]))
+    if free < 16 << 20:
+        raise ShareUnavailable(
+            f"the merge stopped: {operation.intent['directory']} has {free} bytes free; it goes on with more"
+        )
+    raise StepFailed(f"the block job on disk {operation.intent['target']} ended before its work was done; see QEMU's log")
+
+
+def _give_up(world: World, operation: Operation, domain: Any, began: bool) -> None:
+    job = _find(domain, operation.intent["target"])
+    if job is not None:
+        block_jobs.abort(domain, operation.intent["target"])
+    world.merges.forget(operation.id)
+    earlier = operation.epoch > 1 or operation.attempts > 0  # then a job may have run that we did not see
+    merged = operation.intent["kind"] == "commit" and (began or job is not None or earlier)
+    raise Cancelled(
+        f"the merge of volume {operation.intent['volume_id']} was cancelled; "
+        + (
+            f"part of it is in {operation.intent['base']} already, so the snapshot cannot be used any more, only deleted"
+            if merged
+            else "the snapshot is as it was"
+        ),
+        merged=merged,
+    )
