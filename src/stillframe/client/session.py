@@ -14,6 +14,7 @@ from stillframe.errors import (
     Conflict,
     Forbidden,
     NotFound,
+    QuiesceRefused,
     ServiceUnavailable,
     StillframeError,
     Unauthorized,
@@ -27,6 +28,7 @@ _BY_STATUS: dict[int, type[StillframeError]] = {
     404: NotFound,
     409: Conflict,
 }
+_BY_CODE: dict[str, type[StillframeError]] = {kind.code: kind for kind in (Busy, QuiesceRefused)}  # other hints, other ways on
 
 
 @dataclass(frozen=True)
@@ -82,4 +84,4 @@ def error_of(status: int, answer: Any, service: str) -> StillframeError:
         message, code = f"the {service} service answered {status}", ""
     if status >= 500:
         return ServiceUnavailable(message)
-    return Busy(message) if code == Busy.code else _BY_STATUS.get(status, BadRequest)(message)
+    return _BY_CODE.get(code, _BY_STATUS.get(status, BadRequest))(message)

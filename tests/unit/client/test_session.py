@@ -12,6 +12,7 @@ from stillframe.errors import (
     Conflict,
     Forbidden,
     NotFound,
+    QuiesceRefused,
     ServiceUnavailable,
     StillframeError,
     Unauthorized,
@@ -73,10 +74,11 @@ def test_a_message_crosses_our_services_without_growing(message: str) -> None:
     assert document == faults.of_error(Conflict(message))
 
 
-def test_who_meets_an_operation_knows_that_it_is_worth_waiting() -> None:
-    error = error_of(409, Answer(409, faults.of_error(Busy("a merge"))), "volume")
-    assert type(error) is Busy
-    assert error.message == "a merge"
+@pytest.mark.parametrize("kind", [Busy, QuiesceRefused])
+def test_what_to_do_next_is_not_lost_on_the_way(kind: type[StillframeError]) -> None:
+    error = error_of(409, Answer(409, faults.of_error(kind("why"))), "compute")
+    assert type(error) is kind
+    assert str(error) == f"why\nhint: {kind.hint}"
 
 
 class Adapter:
