@@ -370,7 +370,7 @@ def _raw(disks: int) -> str:
 
 @pytest.mark.timeout(300 + 3 * OPERATIONS)
 def test_soak(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    seed = int(os.environ.get("STILLFRAME_SEED", str(random.SystemRandom().randrange(1 << 32))))
+    seed = int(os.environ["STILLFRAME_SEED"])
     _say(capfd, [f"\nsoak: STILLFRAME_SEED={seed}, {OPERATIONS} operations"])
     lab = open_lab(tmp_path, OPTIONS)
     try:

@@ -24,7 +24,7 @@ def nothing_under_way(lab: Lab) -> bool:
 
 
 def test_thrash(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
-    seed = int(os.environ.get("STILLFRAME_SEED", str(random.SystemRandom().randrange(1 << 32))))
+    seed = int(os.environ["STILLFRAME_SEED"])
     with capfd.disabled():
         sys.stderr.write(f"\nthrash: STILLFRAME_SEED={seed}, {ROUNDS} rounds\n")
     chance = random.Random(seed)

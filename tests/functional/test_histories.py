@@ -24,7 +24,7 @@ from tests.support.oracle_check import Checker
 from tests.support.oracle_reader import Reader, chain
 from tests.support.oracle_world import LINKED, MOST_FILES, THICK, THIN, Block, fast_directory, fresh_copy, prepare
 
-SEED = int(os.environ.get("STILLFRAME_SEED") or random.SystemRandom().getrandbits(32))
+SEED = int(os.environ["STILLFRAME_SEED"])
 EXAMPLES = int(os.environ.get("STILLFRAME_EXAMPLES") or 120)
 LONGEST = 50
 MOST_VOLUMES = 4

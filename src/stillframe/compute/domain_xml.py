@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from lxml import etree
 
@@ -38,7 +39,7 @@ class Disk:
     def directory(self) -> str | None:
         return os.path.dirname(self.file) if self.file else None
 
-    @property
+    @cached_property
     def volume_id(self) -> str | None:
         """The volume on this disk: by its file's name, else by its serial; None when it is no volume."""
         parsed = names.parse(self.name) if self.name else None

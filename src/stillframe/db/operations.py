@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from stillframe.db.rows import Row, many, one, touched
 from stillframe.db.tables import operation_resources as held
@@ -25,6 +25,28 @@ _ON_RESOURCE = (
     .order_by(operations.c.seq)
 )
 _ALONE_ON_RESOURCE = _ON_RESOURCE.where(held.c.shared == 0)
+_CLAIM = update(operations).where(
+    operations.c.id == bindparam("key"),
+    operations.c.epoch == bindparam("seen_epoch"),
+    operations.c.state == bindparam("seen_state"),
+)
+
+
+def _claimable() -> Select[Any]:
+    mine, theirs, first = held.alias(), held.alias(), operations.alias()
+    waits = (
+        select(first.c.seq)
+        .join(theirs, theirs.c.operation_id == first.c.id)
+        .join(mine, mine.c.resource == theirs.c.resource)
+        .where(mine.c.operation_id == operations.c.id, theirs.c.unfinished == 1, first.c.seq < operations.c.seq)
+        .where(mine.c.shared + theirs.c.shared < 2)
+    )
+    free = select(operations).where(operations.c.service == bindparam("whose"), operations.c.state.in_(CLAIMABLE))
+    free = free.where(operations.c.lease_until <= bindparam("moment"), ~waits.exists())
+    return free.order_by(operations.c.seq).limit(64)
+
+
+_CLAIMABLE = _claimable()  # made once: making it takes longer than running it, and a worker runs it at every wake-up
 
 
 def insert(connection: Connection, row: Row, resources: Sequence[str], shared: Sequence[str] = ()) -> None:
@@ -42,30 +64,15 @@ def get(connection: Connection, operation_id: str) -> Row | None:
 
 def claimable(connection: Connection, service: str) -> list[Row]:
     """Returns operations nobody holds, oldest first, each the first in line for all of its resources."""
-    mine, theirs, first = held.alias(), held.alias(), operations.alias()
-    waits = (
-        select(first.c.seq)
-        .join(theirs, theirs.c.operation_id == first.c.id)
-        .join(mine, mine.c.resource == theirs.c.resource)
-        .where(mine.c.operation_id == operations.c.id, theirs.c.unfinished == 1, first.c.seq < operations.c.seq)
-        .where(mine.c.shared + theirs.c.shared < 2)
-    )
-    query = (
-        select(operations)
-        .where(operations.c.service == service, operations.c.state.in_(CLAIMABLE))
-        .where(operations.c.lease_until <= time.time(), ~waits.exists())
-    )
-    return many(connection, query.order_by(operations.c.seq).limit(64))
+    return many(connection, _CLAIMABLE, whose=service, moment=time.time())
 
 
 def claim(connection: Connection, row: Row, owner: str, lease_until: float) -> bool:
     """Takes the operation with a new epoch; False when somebody else was quicker."""
-    query = update(operations).where(
-        operations.c.id == row["id"], operations.c.epoch == row["epoch"], operations.c.state == row["state"]
-    )
+    seen = {"key": row["id"], "seen_epoch": row["epoch"], "seen_state": row["state"]}
     state = "running" if row["state"] == "pending" else row["state"]
     values = {"owner": owner, "epoch": row["epoch"] + 1, "lease_until": lease_until, "state": state}
-    return touched(connection, query.values(values)) == 1
+    return touched(connection, _CLAIM, {**seen, **values}) == 1
 
 
 def change(connection: Connection, operation_id: str, owner: str, epoch: int, /, **values: Any) -> bool:

@@ -13,6 +13,7 @@ _BY_ID = select(snapshots).where(snapshots.c.id == bindparam("key"))
 _MINE_BY_ID = _BY_ID.where(snapshots.c.project_id == bindparam("project"))
 _CHANGE = update(snapshots).where(snapshots.c.id == bindparam("key"))
 _OF_VOLUME = select(snapshots).where(snapshots.c.volume_id == bindparam("volume")).order_by(snapshots.c.seq)
+_USAGE = select(func.count()).select_from(snapshots).where(snapshots.c.project_id == bindparam("project"))
 
 
 def insert(connection: Connection, row: Row) -> None:
@@ -40,6 +41,11 @@ def count(connection: Connection, project_id: str | None, filters: dict[str, Any
     for name, value in filters.items():
         query = query.where(snapshots.c[name] == value)
     return int(connection.execute(query).scalar_one())
+
+
+def usage(connection: Connection, project_id: str) -> int:
+    """Returns the number of snapshots of a project."""
+    return int(connection.execute(_USAGE, {"project": project_id}).scalar_one())
 
 
 def change(connection: Connection, snapshot_id: str, **values: Any) -> None:

@@ -10,6 +10,7 @@ from stillframe.db.rows import Row, many, one
 from stillframe.db.tables import volume_types, volumes
 
 DEFAULT = "local"
+_ALL = select(volume_types).order_by(volume_types.c.name)
 
 
 def ensure_default(connection: Connection) -> None:
@@ -32,7 +33,7 @@ def default(connection: Connection) -> Row | None:
 
 
 def list_all(connection: Connection) -> list[Row]:
-    return many(connection, select(volume_types).order_by(volume_types.c.name))
+    return many(connection, _ALL)
 
 
 def find(connection: Connection, name_or_id: str) -> Row | None:

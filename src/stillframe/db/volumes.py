@@ -12,6 +12,7 @@ from stillframe.db.tables import attachments, snapshots, volumes
 
 _BY_ID = select(volumes).where(volumes.c.id == bindparam("key"))
 _CHANGE = update(volumes).where(volumes.c.id == bindparam("key"))
+_BY_IDS = select(volumes).where(volumes.c.id.in_(bindparam("keys", expanding=True)))
 _MINE_BY_ID = _BY_ID.where(volumes.c.project_id == bindparam("project"))
 
 
@@ -27,7 +28,7 @@ def get(connection: Connection, volume_id: str, project_id: str | None) -> Row |
 
 
 def by_ids(connection: Connection, volume_ids: Sequence[str]) -> dict[str, Row]:
-    return {row["id"]: row for row in many(connection, select(volumes).where(volumes.c.id.in_(volume_ids)))}
+    return {row["id"]: row for row in many(connection, _BY_IDS, keys=list(volume_ids))}
 
 
 def list_page(connection: Connection, project_id: str | None, wanted: Page) -> list[Row]:

@@ -58,7 +58,7 @@ def limits(world: World, connection: Connection, project_id: str) -> dict[str, i
 _USED: Mapping[str, Callable[[Connection, str], int]] = {
     "volumes": lambda connection, project_id: volumes.usage(connection, project_id)[0],
     "gigabytes": lambda connection, project_id: volumes.usage(connection, project_id)[1],
-    "snapshots": lambda connection, project_id: snapshots.count(connection, project_id, {}),
+    "snapshots": snapshots.usage,
     "backups": lambda connection, project_id: backups.usage(connection, project_id)[0],
     "backup_gigabytes": lambda connection, project_id: backups.usage(connection, project_id)[1],
 }

@@ -50,7 +50,7 @@ def _limits_and_usage(call: Call, project_id: str) -> tuple[dict[str, int], dict
         allowed = {**_defaults(call), **quotas.limits(connection, project_id)}
         count, gigabytes = volumes.usage(connection, project_id)
         backup_count, backup_gigabytes = backups.usage(connection, project_id)
-        used = {"volumes": count, "gigabytes": gigabytes, "snapshots": snapshots.count(connection, project_id, {})}
+        used = {"volumes": count, "gigabytes": gigabytes, "snapshots": snapshots.usage(connection, project_id)}
         used |= {"backups": backup_count, "backup_gigabytes": backup_gigabytes}
     return allowed, used
 
