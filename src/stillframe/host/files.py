@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,8 @@ _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EIO, errno.ENOTDIR, e
 _FLOCK = struct.Struct("hhqqi4x")
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
+TRASH_AT_ONCE = 16 << 20  # bytes of a file that is unlinked with nothing to wait for
+TRASH_SECONDS = 3.0
 _QEMU_LOCKS, _QEMU_WRITE_LOCK = (100, 104), (101, 1)
 
 
@@ -264,11 +267,29 @@ def remove(share: Path, name: str) -> None:
 
 
 def trash(share: Path, name: str, trash_name: str) -> None:
-    """Renames, fsyncs the directory, then unlinks: a crash in between leaves a name nothing refers to."""
-    with suppress(FileNotFoundError):
+    """Renames, fsyncs the directory, then unlinks: a crash in between leaves a name nothing refers to.
+
+    A large file is unlinked a little later, behind the caller's back: with the rename it is gone for everybody. Freeing its
+    blocks keeps the disk busy, 0.75 ms a MiB were seen (ext4 mounted with ``discard``, Linux 6.18), and whoever waits for
+    that disk just then, as the journal does, waits for all of it.
+    """
+    try:
         os.rename(share / name, share / trash_name)
+        large = allocated(share, trash_name) > TRASH_AT_ONCE
+    except FileNotFoundError:
+        large = False
     sync_directory(share)
-    remove(share, trash_name)
+    if large:
+        later = threading.Timer(TRASH_SECONDS, _unlink_trash, (share, trash_name))
+        later.name, later.daemon = "trash", True
+        later.start()
+    else:
+        remove(share, trash_name)
+
+
+def _unlink_trash(share: Path, name: str) -> None:
+    with suppress(OSError):  # what stays is swept
+        remove(share, name)
 
 
 def is_locked(share: Path, name: str) -> bool:

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,18 @@ def test_removing_may_be_repeated(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     files.remove(tmp_path, "a")
     files.remove(tmp_path, "a")
+    assert os.listdir(tmp_path) == []
+
+
+def test_nobody_waits_until_a_large_file_is_unlinked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "TRASH_SECONDS", 0.5)
+    with (tmp_path / "a").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, files.TRASH_AT_ONCE + 4096)
+    files.trash(tmp_path, "a", ".trash.a")
+    assert os.listdir(tmp_path) == [".trash.a"]
+    for thread in threading.enumerate():
+        if thread.name == "trash":
+            thread.join(20)
     assert os.listdir(tmp_path) == []
 
 
