@@ -7,6 +7,7 @@ Each way to merge has a disk of its own.
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -172,6 +173,35 @@ def test_somebody_else_aborts_the_job(site: Site, kind: str) -> None:
     command = ["virsh", "-c", site.lab.guest.hypervisor.uri, "blockjob", site.lab.guest.id]
     command += [site.disks[KINDS.index(kind)].target, "--abort"]
     subprocess.run(command, check=True, capture_output=True)
+    end(site, snapshot_id)
+
+
+@contextmanager
+def broken(site: Site, name: str) -> Iterator[None]:
+    """QEMU can neither read nor write that one file."""
+    path = site.lab.stack.state_dir / f"libvirt/run/qemu/{site.lab.guest.options.name}.pid"
+    calls = "pread64,preadv,preadv2,pwrite64,pwritev,pwritev2"
+    command = ["strace", "-f", "-qq", "-p", path.read_text(), "-o", "/dev/null", "-P", str(site.share / name)]
+    command += ["-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO"]
+    tracer = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait(20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_disk_fails_in_the_job(site: Site, kind: str) -> None:
+    """An error of reading or writing ends the job and nothing else; it is begun again until it ends well."""
+    snapshot_id = begin(site, kind)
+    disk = site.disks[KINDS.index(kind)]
+    with broken(site, site.lab.snapshot_file(disk.id, snapshot_id)):
+        wait_for(lambda: site.merge()["attempts"] > 1, "the job to fail twice")
+        assert site.merge()["fault"]["code"] == "share_unavailable"
+        site.lab.guest.still_writes()
+        site.look(skipped=snapshot_id)
+        assert site.lab.api.snapshot(snapshot_id)["status"] == "deleting"
     end(site, snapshot_id)
 
 

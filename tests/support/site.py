@@ -142,6 +142,14 @@ class Site:
         found: dict[str, int] = self.lab.guest.domain.blockJobInfo(disk.target, 0)
         return found
 
+    def merge(self) -> dict[str, Any]:
+        """The one merge that has not ended, as compute's journal has it."""
+        database = Database(f"sqlite:///{self.lab.stack.state_dir}/stillframe.sqlite")
+        with database.read() as connection:
+            (found,) = (row for row in operations.unfinished(connection, "compute") if row["kind"] == "merge_volume")
+        database.close()
+        return found
+
     def wait_jobs(self, *disks: Disk) -> None:
         """Waits until each disk has a job that has copied something and not all."""
         wanted = disks or self.disks[: len(KINDS)]

@@ -55,8 +55,8 @@ def run(
     ended: Callable[[], bool],
 ) -> None:
     """Starts the job or takes up the one that runs, and stays until the chain shows that it is done. A guest that stopped is
-    merged offline; nobody starts it meanwhile, because the operation holds the server. Raises Cancelled, ShareUnavailable
-    when the share is full, StepFailed for a job that ended without its work done."""
+    merged offline; nobody starts it meanwhile, because the operation holds the server. Raises Cancelled; ShareUnavailable for
+    a job that ended without its work done, because the share is full or whatever else."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
     target, began, entered = operation.intent["target"], False, time.monotonic()
     while True:
@@ -109,7 +109,11 @@ def _explain(operation: Operation) -> None:
         raise ShareUnavailable(
             f"the merge stopped: {operation.intent['directory']} has {free} bytes free; it goes on with more"
         )
-    raise StepFailed(f"the block job on disk {operation.intent['target']} ended before its work was done; see QEMU's log")
+    # libvirt 9.0 does not say why a job failed. It is begun again until it ends well or somebody gives the merge up.
+    raise ShareUnavailable(
+        f"the block job on disk {operation.intent['target']} ended before its work was done: somebody aborted it, or"
+        f" {operation.intent['directory']} could not be read or written; it is begun again"
+    )
 
 
 def _give_up(world: World, operation: Operation, domain: Any, began: bool) -> None:

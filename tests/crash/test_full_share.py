@@ -1,0 +1,96 @@
+"""A share that fills up while a merge runs and has room again later: a small file system of its own, on a loop device."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from stillframe.errors import AgentFailed
+from tests.support.guest.domain import Guest
+from tests.support.lab import open_lab
+from tests.support.site import Site
+from tests.support.stack import wait_for
+
+SIZE_MIB = 256
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[Path]:
+    """Where the services of ``tmp_path`` keep their volumes."""
+    image, mounted = tmp_path / "share.ext4", tmp_path / "state/share"
+    image.touch()
+    os.truncate(image, SIZE_MIB << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image], check=True)
+    mounted.mkdir(parents=True, mode=0o700)
+    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+    try:
+        (mounted / "lost+found").rmdir()
+        yield mounted
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path, share: Path) -> Iterator[Site]:
+    lab = open_lab(tmp_path, "[volumes]\nminimum_free_mib = 1\n")
+    try:
+        yield Site(lab, 1)
+    finally:
+        lab.clear()
+
+
+def fill(share: Path) -> Path:
+    """Takes every free block."""
+    filler = share / "filler"
+    with filler.open("wb") as file:
+        while True:
+            room = os.statvfs(share)
+            try:
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), max(room.f_bavail * room.f_frsize, room.f_frsize))
+            except OSError:
+                return filler
+
+
+def needs_room(guest: Guest, command: str) -> bool:
+    """Lets the guest write what needs new blocks; False when its own file system needed some before, and it is paused."""
+    try:
+        guest.execute(f"{command} conv=fsync", wait=False)
+    except AgentFailed:
+        assert guest.domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+        return False
+    return True
+
+
+def test_a_share_fills_up_in_the_job(site: Site, share: Path) -> None:
+    """The guest runs until it needs room itself, and is paused then; the deletion ends by itself when there is room again."""
+    (disk,) = site.disks
+    site.write(disk, 0, 96, 65)
+    site.take(disk)
+    site.write(disk, 90, 224, 66)
+    (doomed,) = site.take(disk)
+    site.write(disk, 400, 240, 67)  # 15 MiB at 1 MiB/s
+    site.delete(doomed, "?bandwidth_mib=1")
+    site.wait_jobs(disk)
+    filler = fill(share)
+    wait_for(lambda: site.merge()["attempts"] > 0, "the job to fail")
+    assert site.merge()["fault"]["code"] == "share_unavailable"
+    assert site.lab.guest.domain.isActive()
+    site.look(skipped=doomed)
+    wrote = needs_room(
+        site.lab.guest, f"tr '\\0' D < /dev/zero | head -c 1048576 | dd of={disk.pattern.device} bs=64k seek=1200"
+    )
+    paused = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+    wait_for(lambda: site.lab.guest.domain.state() == paused, "QEMU to pause the guest, which has no room to write")
+    site.look(skipped=doomed)
+    assert site.lab.api.snapshot(doomed)["status"] == "deleting"
+    filler.unlink()
+    site.lab.api.ok("compute", "POST", f"/servers/{site.lab.guest.id}/action", {"unpause": None})
+    disk.pattern.clusters.update(dict.fromkeys(range(1200, 1216) if wrote else [], ord("D")))
+    site.lab.guest.execute("sync")
+    site.gone(doomed, 90)
+    site.lab.guest.still_writes()
+    site.look()
+    site.check()
