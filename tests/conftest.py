@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import core
 
 from tests.support.lab import Lab, open_lab
 
@@ -15,6 +16,8 @@ SEED = "STILLFRAME_SEED"
 def pytest_configure() -> None:
     """Once, in the first process: those that run tests beside each other inherit it."""
     os.environ.setdefault(SEED, str(_seed_of_this_code()))
+    # What --hypothesis-seed sets.
+    core.global_force_seed = int(os.environ[SEED])  # type: ignore[assignment]
 
 
 def _seed_of_this_code() -> int:

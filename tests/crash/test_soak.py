@@ -28,7 +28,7 @@ from tests.support.pattern import CLUSTER, Pattern, Write, seen, write_all
 from tests.support.qcow2_content import digest, digests
 from tests.support.stack import Api, wait_for
 
-OPERATIONS = int(os.environ.get("STILLFRAME_ROUNDS", "60"))
+OPERATIONS = int(os.environ.get("STILLFRAME_ROUNDS", "300"))
 DISKS, LOW, SNAPSHOTS, LARGEST = 6, 48, 6, 12  # with the first; clusters written at the front; snapshots kept; GiB
 CHECKPOINT = 12  # rounds
 OPTIONS = "[DEFAULT]\nworkers = 8\n[compute]\nmax_merges = 6\n"

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
@@ -25,7 +25,7 @@ from tests.support.oracle_reader import Reader, chain
 from tests.support.oracle_world import LINKED, MOST_FILES, THICK, THIN, Block, fast_directory, fresh_copy, prepare
 
 SEED = int(os.environ["STILLFRAME_SEED"])
-EXAMPLES = int(os.environ.get("STILLFRAME_EXAMPLES") or 120)
+EXAMPLES = int(os.environ.get("STILLFRAME_EXAMPLES") or 200)
 LONGEST = 50
 MOST_VOLUMES = 4
 MOST_BACKUPS = 4
@@ -421,6 +421,7 @@ def test_after_every_step_of_every_history_every_byte_is_right(site: Site, capsy
         stateful_step_count=LONGEST + 1,
         deadline=None,
         database=None,
+        phases=(Phase.generate, Phase.shrink),  # to explain a failure too, every line of every history would be traced
         print_blob=False,
         suppress_health_check=list(HealthCheck),
     )
