@@ -1,5 +1,8 @@
 """The migrations, from nothing, make exactly the tables the code uses."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
@@ -126,4 +130,22 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path, mo
     monkeypatch.undo()
     upgrade(database)
     assert set(described(database)) == set(metadata.tables)
+    database.close()
+
+
+def test_a_database_that_is_up_to_date_needs_no_alembic(migrated: Path, tmp_path: Path) -> None:
+    """Importing it is a quarter of a service's start. A revision nobody knows is still refused by it."""
+    copy = tmp_path / "copy.sqlite"
+    shutil.copy(migrated, copy)
+    script = (
+        "import sys; from stillframe.db.engine import Database; from stillframe.db.migrations import upgrade;"
+        f" upgrade(Database('sqlite:///{copy}')); print('alembic' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told == "False\n"
+    database = Database(f"sqlite:///{copy}")
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(CommandError):
+        upgrade(database)
     database.close()
