@@ -15,7 +15,7 @@ SEED = "STILLFRAME_SEED"
 
 def pytest_configure() -> None:
     """Once, in the first process: those that run tests beside each other inherit it."""
-    os.environ.setdefault(SEED, str(_seed_of_this_code()))
+    os.environ[SEED] = os.environ.get(SEED) or str(_seed_of_this_code())
     # What --hypothesis-seed sets.
     core.global_force_seed = int(os.environ[SEED])  # type: ignore[assignment]
 
@@ -29,7 +29,7 @@ def _seed_of_this_code() -> int:
 
 
 def pytest_report_header() -> str:
-    return f"{SEED}={os.environ[SEED]}"
+    return f"{SEED}={os.environ[SEED]} (set it to repeat what was tried: any change of the code tries something else)"
 
 
 # Services are started many hundred times; without their bytecode each start costs a second more.

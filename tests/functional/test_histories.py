@@ -381,6 +381,7 @@ class Histories(RuleBasedStateMachine):
         checker.check()
         checker.check_sound()
         assert not checker.loose()
+        assert not [key for key, row in self.block.volumes().items() if row["untidy"]]
         while self.model.backups:
             for key in self.model.backups.copy():
                 if all(other.parent_id != key for other in self.model.backups.values()):
@@ -452,6 +453,9 @@ def test_a_history_that_goes_through_every_operation(site: Site) -> None:
         ("delete_snapshot", {"volume": first, "snapshot": 1}),
         ("delete_snapshots", {"volume": first, "which": [0, 2]}),
         ("delete_backup", {"backup": 1}),
+        ("back_up_snapshot", {"volume": first, "snapshot": 0, "incremental": False}),
+        ("link", {"volume": first, "snapshot": 0, "more": 0}),
+        ("look_around", {}),
         ("give_up_and_take_over", {"volume": copy}),
         ("delete", {"volume": second, "cascade": False}),
     ]

@@ -47,8 +47,10 @@ def _mergeable(tree: Tree, name: str) -> bool:
     return not tree.reasons(name) and len(tree.children(name)) == 1 and not tree.is_read_elsewhere(name)
 
 
-def plan(tree: Tree, run: Run, visible: Sequence[int], running: bool = False) -> Merge:
-    """``visible`` are the bytes a reader of the top finds in it, in the file below it, and so on.
+def plan(tree: Tree, run: Run, visible: Sequence[int], running: bool = False) -> list[Merge]:
+    """One merge after the other, each to be recorded before the next begins: a deletion may be given up between two, and then
+    what was merged into holds no snapshot any more. ``visible`` are the bytes a reader of the top finds in it, in the file
+    below it, and so on.
 
     With ``running`` a guest has the active chain open. libvirt (9.0) pulls into the active file only, so a run below
     another file goes down; and the active file keeps the name it has until nobody has it open.
@@ -58,30 +60,33 @@ def plan(tree: Tree, run: Run, visible: Sequence[int], running: bool = False) ->
     open_ = {image.name for image in tree.path(tree.active).images} if running else set()
     between = run.top in open_ and run.top != tree.active
     keep = 0 if between else _keeper(tree, files, weights)
-    kept, lowest = tree.images[files[keep]], tree.images[files[0]]
-    steps: list[Step] = []
-    if keep < len(files) - 1:
-        steps += _commits(tree, files[keep:], weights[keep:], by_size=between)
+    found = _commits(tree, files[keep:], weights[keep:], by_size=between) if keep < len(files) - 1 else []
     if keep > 0:
-        steps.append(Pull(kept.name, lowest.backing, lowest.backing_format, sum(weights[:keep])))
-    after = _merged(tree, files, kept, lowest)
-    gone = tuple(name for name in reversed(files) if name != kept.name)
-    alone = kept.name == after.active and not after.children(kept.name) and kept.name not in open_
-    return Merge(tuple(steps), gone, after, Rename(kept.name, lowest.name) if alone and keep > 0 else None)
+        tree = found[-1].after if found else tree
+        kept, lowest = tree.images[files[keep]], tree.images[files[0]]
+        step = Pull(kept.name, lowest.backing, lowest.backing_format, sum(weights[:keep]))
+        after = _merged(tree, files[: keep + 1], kept, lowest)
+        alone = kept.name == after.active and not after.children(kept.name) and kept.name not in open_
+        rename = Rename(kept.name, lowest.name) if alone else None
+        found.append(Merge((step,), tuple(reversed(files[:keep])), after, rename))
+    return found
 
 
-def _commits(tree: Tree, files: Sequence[str], weights: Sequence[int], by_size: bool) -> list[Step]:
+def _commits(tree: Tree, files: Sequence[str], weights: Sequence[int], by_size: bool) -> list[Merge]:
     """Everything goes down into the first of ``files``. With ``by_size`` a file that is shorter than the one on top of it goes
     first: QEMU (7.2) commits files below the active one together by writing zeros behind the end of the shorter one, as many as
     the volume grew by."""
-    kept, steps, done = tree.images[files[0]], list[Step](), 1
+    found, done = list[Merge](), 1
     for place in range(1, len(files)):
         top = place == len(files) - 1
         if top or (by_size and tree.images[files[place]].size < tree.images[files[place + 1]].size):
-            steps.append(Commit(files[place], kept.name, kept.format, sum(weights[done : place + 1])))
+            kept = tree.images[files[0]]
+            steps: list[Step] = [Commit(files[place], kept.name, kept.format, sum(weights[done : place + 1]))]
             steps += [Repoint(child, kept.name, kept.format) for child in tree.children(files[place])]
+            tree = _merged(tree, (kept.name, *files[done : place + 1]), kept, kept)
+            found.append(Merge(tuple(steps), tuple(reversed(files[done : place + 1])), tree, None))
             done = place + 1
-    return steps
+    return found
 
 
 def renamed(tree: Tree, step: Rename) -> Tree:

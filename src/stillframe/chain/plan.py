@@ -163,12 +163,12 @@ def _release(tree: Tree, freed: Collection[str], visible: Visible, running: bool
         run = merge.run_at(tree, name) if name in tree.images and name not in done else None
         if run is not None:
             done |= set(run.files)
-            merged = merge.plan(tree, run, visible(run.top), running)
-            tree = merged.after
-            steps += [*merged.steps, _record(tree), *(Trash(gone) for gone in merged.gone)]
-            if merged.rename is not None:
-                tree = merge.renamed(tree, merged.rename)
-                steps += [merged.rename, _record(tree)]
+            for merged in merge.plan(tree, run, visible(run.top), running):
+                tree = merged.after
+                steps += [*merged.steps, _record(tree), *(Trash(gone) for gone in merged.gone)]
+                if merged.rename is not None:
+                    tree = merge.renamed(tree, merged.rename)
+                    steps += [merged.rename, _record(tree)]
     if not running:
         renamed, tree = _base_name(tree)
         steps += renamed

@@ -139,7 +139,8 @@ def merge_status(world: World, context: Context, operation_id: str) -> dict[str,
     if row is None or row["kind"] != "merge_volume":
         raise NotFound(f"Merge {operation_id} could not be found.")
     done, total = world.merges.progress(row["id"])
-    fault = row["fault"]
+    # Of an operation that somebody works on again the last fault is past.
+    fault = row["fault"] if row["owner"] is None else None
     words = {"done": "done", "undone": "error", "parked": "parked"}
     status = words.get(row["state"], "running")
     if status == "error" and fault and fault["code"] == "cancelled":

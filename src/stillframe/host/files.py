@@ -17,11 +17,19 @@ from typing import Any
 from stillframe.errors import BadImage, ShareUnavailable
 
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EIO, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+SHARE_WORDS = (  # what a program says when the share is to blame (strerror of the C locale)
+    "No space left on device",
+    "Disk quota exceeded",
+    "Transport endpoint is not connected",
+    "Stale file handle",
+)
 _FLOCK = struct.Struct("hhqqi4x")
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
 TRASH_AT_ONCE = 16 << 20  # bytes of a file that is unlinked with nothing to wait for
 TRASH_SECONDS = 3.0
+TRASH_PIECE = 64 << 20
+TRASH_PAUSE_SECONDS = 0.05
 _QEMU_LOCKS, _QEMU_WRITE_LOCK = (100, 104), (101, 1)
 
 
@@ -269,26 +277,32 @@ def remove(share: Path, name: str) -> None:
 def trash(share: Path, name: str, trash_name: str) -> None:
     """Renames, fsyncs the directory, then unlinks: a crash in between leaves a name nothing refers to.
 
-    A large file is unlinked a little later, behind the caller's back: with the rename it is gone for everybody. Freeing its
-    blocks keeps the disk busy, 0.75 ms a MiB were seen (ext4 mounted with ``discard``, Linux 6.18), and whoever waits for
-    that disk just then, as the journal does, waits for all of it.
+    A large file is unlinked a little later, behind the caller's back and in pieces: with the rename it is gone for everybody.
+    Freeing its blocks keeps the disk busy, 0.75 ms a MiB were seen (ext4 mounted with ``discard``, Linux 6.18), and whoever
+    waits for that disk just then, a guest or the journal, waits for all of it. Where little is free, room matters more.
     """
     try:
         os.rename(share / name, share / trash_name)
-        large = allocated(share, trash_name) > TRASH_AT_ONCE
+        later = allocated(share, trash_name) > TRASH_AT_ONCE and free_bytes(share) > total_bytes(share) // 10
     except FileNotFoundError:
-        large = False
+        later = False
     sync_directory(share)
-    if large:
-        later = threading.Timer(TRASH_SECONDS, _unlink_trash, (share, trash_name))
-        later.name, later.daemon = "trash", True
-        later.start()
+    if later:
+        timer = threading.Timer(TRASH_SECONDS, unlink_in_pieces, (share, trash_name))
+        timer.name, timer.daemon = "trash", True
+        timer.start()
     else:
         remove(share, trash_name)
 
 
-def _unlink_trash(share: Path, name: str) -> None:
-    with suppress(OSError):  # what stays is swept
+def unlink_in_pieces(share: Path, name: str) -> None:
+    """Frees a file that nobody needs from its end, with pauses for others who use the disk. What it leaves is swept."""
+    with suppress(OSError):
+        size = os.stat(share / name, follow_symlinks=False).st_size
+        while size > TRASH_PIECE:
+            size -= TRASH_PIECE
+            os.truncate(share / name, size)
+            time.sleep(TRASH_PAUSE_SECONDS)
         remove(share, name)
 
 

@@ -25,6 +25,7 @@ class Operation:
     epoch: int
     attempts: int
     request_id: str
+    fault: Document | None = None  # the last one it was given back with
 
     @staticmethod
     def from_row(row: Row) -> "Operation":

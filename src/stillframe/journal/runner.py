@@ -1,6 +1,7 @@
 """Runs one operation: the plan decides what, the verbs know how, the runner only keeps the order and the record."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from stillframe.context import operation_log
@@ -120,6 +121,8 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
             raise Parked(f"nobody can tell whether there is a way back: {asked.message}") from unknown
         journal.postpone(operation, asked)
         return
+    if not error.may_retry and operation.fault and from_document(operation.fault).may_retry:
+        operation = replace(operation, attempts=0)  # what it waited for so far was something else
     waits = error.may_retry and (past or operation.attempts < ATTEMPTS_BEFORE_GIVING_UP)
     if waits or (past and operation.attempts < ATTEMPTS_PAST_NO_RETURN):
         journal.postpone(operation, error)

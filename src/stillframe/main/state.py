@@ -68,7 +68,8 @@ def _refuse_network_file_system(settings: Settings) -> None:
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     path = str(settings.state_dir)
     over = [(point, kind) for point, kind in mounts if path == point or path.startswith(point.rstrip("/") + "/")]
-    point, kind = max(over, key=lambda found: len(found[0]))
+    # In a chroot that is no mount point the kernel lists nothing above us.
+    point, kind = max(over, key=lambda found: len(found[0]), default=("/", ""))
     if kind in _NETWORK_FILE_SYSTEMS:
         raise BadConfiguration(f"the database cannot lie on {kind} ({point}); choose a local state_dir")
 

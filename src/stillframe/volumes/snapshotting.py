@@ -158,7 +158,7 @@ def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Seque
     with world.database.write() as connection:
         volume_changing.unchanged(connection, volume, before)
         for row in rows:
-            if not snapshots.move(connection, row["id"], (row["status"],), "deleting", progress="0%"):
+            if not snapshots.move(connection, row["id"], (row["status"],), "deleting", progress="0%", fault=None):
                 raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")
         options = {"snapshot_ids": ids, "request_id": context.request_id}
         record.submit(connection, operations.change_request("delete_snapshot", volume, (before, planned, hand), options))

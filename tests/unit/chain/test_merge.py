@@ -1,5 +1,6 @@
 """Runs of files nobody needs: where they begin and end, and what of them is kept."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,15 @@ IDS = [f"{number:08d}-0000-4000-8000-000000000000" for number in range(6)]
 NAMES = [base_name(VOLUME), *(overlay_name(VOLUME, each) for each in IDS)]
 
 NAMES_BELOW = tuple(NAMES[:4])
+
+
+def planned(tree: Tree, run: Run, held: Sequence[int], running: bool = False) -> merge.Merge:
+    """All merges of a plan as one."""
+    found = merge.plan(tree, run, held, running)
+    for each in found:
+        check(each.after)
+    steps = tuple(step for each in found for step in each.steps)
+    return merge.Merge(steps, tuple(name for each in found for name in each.gone), found[-1].after, found[-1].rename)
 
 
 def chain(depth: int, *needed: int, base_format: str = "qcow2") -> Tree:
@@ -63,7 +73,7 @@ def test_the_file_that_holds_most_is_kept_and_nothing_else_is_copied(held: list[
     tree = chain(depth)
     run = merge.run_at(tree, NAMES[0])
     assert run is not None
-    found = merge.plan(tree, run, held)
+    found = planned(tree, run, held)
     assert cost(found.steps) == sum(held) - max(held)
     assert len(found.gone) == depth - 1
     assert list(check(found.after).images) == [found.after.active]
@@ -76,7 +86,7 @@ def test_a_raw_file_is_always_the_one_that_is_kept(held: list[int]) -> None:
     tree = chain(len(held), base_format="raw")
     run = merge.run_at(tree, NAMES[0])
     assert run is not None
-    found = merge.plan(tree, run, held)
+    found = planned(tree, run, held)
     assert [type(step) for step in found.steps] == [Commit]
     assert (found.after.active, found.after.images[NAMES[0]].format) == (NAMES[0], "raw")
 
@@ -86,7 +96,7 @@ def test_under_a_running_guest_only_the_active_file_is_pulled_into_and_keeps_its
     tree = chain(6, *([] if top else [len(held) - 1]))
     run = merge.run_at(tree, NAMES[0])
     assert run is not None
-    found = merge.plan(tree, run, held, running=True)
+    found = planned(tree, run, held, running=True)
     assert found.rename is None
     assert all(step.name == found.after.active for step in found.steps if isinstance(step, Pull))
     if not top:
@@ -95,7 +105,7 @@ def test_under_a_running_guest_only_the_active_file_is_pulled_into_and_keeps_its
 
 def test_the_middle_one_takes_what_is_above_and_what_is_below() -> None:
     tree = replace(chain(5, 3, 4), active=NAMES[4], snapshots={IDS[3]: NAMES[3]})
-    found = merge.plan(tree, Run((NAMES[0], NAMES[1], NAMES[2]), NAMES[3]), [1, 2, 9, 4])
+    found = planned(tree, Run((NAMES[0], NAMES[1], NAMES[2]), NAMES[3]), [1, 2, 9, 4])
     assert found.steps == (
         Commit(NAMES[3], NAMES[1], "qcow2", 3),
         Repoint(NAMES[4], NAMES[1], "qcow2"),
@@ -109,7 +119,7 @@ def test_the_middle_one_takes_what_is_above_and_what_is_below() -> None:
 def test_every_file_on_top_of_a_merged_one_is_pointed_to_what_is_left() -> None:
     branch = Image(NAMES[5], "qcow2", GIB, NAMES[1], "qcow2")
     tree = with_image(replace(chain(3), holds={"undo": NAMES[5]}), branch)
-    found = merge.plan(tree, Run((NAMES[0],), NAMES[1]), [1, 5])
+    found = planned(tree, Run((NAMES[0],), NAMES[1]), [1, 5])
     assert found.steps[1:] == (Repoint(NAMES[2], NAMES[0], "qcow2"), Repoint(NAMES[5], NAMES[0], "qcow2"))
 
 
@@ -118,7 +128,7 @@ def test_what_is_left_is_as_large_as_the_largest(size: int, wanted: int) -> None
     tree = chain(2)
     grown = with_image(tree, replace(tree.images[NAMES[1]], size=size))
     for held in ([1, 5], [5, 1]):
-        found = merge.plan(grown, Run((NAMES[0],), NAMES[1]), held)
+        found = planned(grown, Run((NAMES[0],), NAMES[1]), held)
         assert found.after.images[found.after.active].size == wanted
 
 
@@ -134,9 +144,9 @@ def test_what_is_shorter_goes_down_by_itself_below_a_running_guests_active_file(
     tree = replace(tree, images={**tree.images, **grown})
     run = merge.run_at(tree, NAMES[0])
     assert run == Run(NAMES_BELOW, NAMES[4])
-    assert commits(merge.plan(tree, run, [9, 8, 7, 6, 5], running=True)) == [(NAMES[1], 6), (NAMES[4], 9 + 8 + 7)]
-    assert commits(merge.plan(tree, run, [5, 6, 7, 8, 9])) == [(NAMES[4], 5 + 6 + 7 + 8)]
-    repointed = [step for step in merge.plan(tree, run, [9], running=True).steps if isinstance(step, Repoint)]
+    assert commits(planned(tree, run, [9, 8, 7, 6, 5], running=True)) == [(NAMES[1], 6), (NAMES[4], 9 + 8 + 7)]
+    assert commits(planned(tree, run, [5, 6, 7, 8, 9])) == [(NAMES[4], 5 + 6 + 7 + 8)]
+    repointed = [step for step in planned(tree, run, [9], running=True).steps if isinstance(step, Repoint)]
     assert [step.name for step in repointed] == [NAMES[2], NAMES[5]]
 
 
@@ -145,3 +155,12 @@ def commits(planned: merge.Merge) -> list[tuple[str, int]]:
     found = [step for step in planned.steps if isinstance(step, Commit)]
     assert {step.base for step in found} == {NAMES[0]}
     return [(step.top, step.bytes) for step in found]
+
+
+def test_what_took_a_merge_holds_no_snapshot_before_the_next_begins() -> None:
+    """A deletion may be given up between two merges: what is recorded then is what there is."""
+    tree = replace(chain(5, 3, 4), active=NAMES[4], snapshots={IDS[3]: NAMES[3]})
+    down, up = merge.plan(tree, Run((NAMES[0], NAMES[1], NAMES[2]), NAMES[3]), [1, 2, 9, 4])
+    assert (down.gone, up.gone) == ((NAMES[3], NAMES[2]), (NAMES[0],))
+    assert down.after.snapshots == {IDS[3]: NAMES[1]}
+    assert [image.name for image in down.after.path(NAMES[4]).images] == [NAMES[0], NAMES[1], NAMES[4]]

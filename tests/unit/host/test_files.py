@@ -232,14 +232,17 @@ def test_removing_may_be_repeated(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_until_a_large_file_is_unlinked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "TRASH_SECONDS", 0.5)
+    monkeypatch.setattr(files, "TRASH_SECONDS", 3600)
+    monkeypatch.setattr(files, "free_bytes", files.total_bytes)
+    monkeypatch.setattr(files, "TRASH_PIECE", 1 << 20)
+    monkeypatch.setattr(files, "TRASH_PAUSE_SECONDS", 0)
     with (tmp_path / "a").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, files.TRASH_AT_ONCE + 4096)
     files.trash(tmp_path, "a", ".trash.a")
     assert os.listdir(tmp_path) == [".trash.a"]
-    for thread in threading.enumerate():
-        if thread.name == "trash":
-            thread.join(20)
+    (timer,) = (thread for thread in threading.enumerate() if isinstance(thread, threading.Timer))
+    timer.cancel()
+    timer.function(*timer.args)
     assert os.listdir(tmp_path) == []
 
 

@@ -244,3 +244,15 @@ def test_a_parked_operation_is_looked_at_again_when_a_worker_starts(journal: Jou
         runner.run(journal, parking("do"), World(), operation)
     world = World(facts={"one"})
     assert drive(journal.database, clock, (Step("one"),), world, operation_id)["state"] == "done"
+
+
+def test_past_no_return_what_was_waited_for_does_not_count_against_another_failure(journal: Journal, clock: Clock) -> None:
+    errors: list[StillframeError] = [ShareUnavailable("away")] * 12 + [StepFailed("refused")] * 4
+
+    def function(*_arguments: Any) -> Any:
+        if errors:
+            raise errors.pop(0)
+        return {}
+
+    kind = Kind({"one": Verb(lambda *_: None, function, no_return="start")}, settle)
+    assert to_its_end(journal, clock, kind, ["one"]) == "done"

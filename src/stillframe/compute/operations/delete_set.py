@@ -29,29 +29,37 @@ def _gone(world: World, _operation: Operation, args: Document) -> Document | Non
 def _delete(world: World, operation: Operation, args: Document) -> Document:
     """One after the other; what fails is told at the end and keeps the rest from nothing."""
     failed: dict[str, str] = {}
+    waiting: list[str] = []
     for number, snapshot_id in enumerate(args["snapshot_ids"]):
         try:
-            _delete_one(world, operation, (snapshot_id, number, len(args["snapshot_ids"])))
+            why = _delete_one(world, operation, (snapshot_id, number, len(args["snapshot_ids"])))
+            waiting += [f"snapshot {snapshot_id}: {why}"] if why else []
         except ServiceUnavailable:
             raise
         except StillframeError as error:
             failed[snapshot_id] = error.message
+    if waiting:
+        raise ServiceUnavailable("; ".join(waiting))
     if failed:
         raise StepFailed("; ".join(f"snapshot {key}: {why}" for key, why in failed.items()), failed=failed)
     return {}
 
 
-def _delete_one(world: World, operation: Operation, place: tuple[str, int, int]) -> None:
+def _delete_one(world: World, operation: Operation, place: tuple[str, int, int]) -> str | None:
+    """Returns what the deletion waits for, for as long as that lasts: then it is looked at again later, and nobody stays for
+    it. None: it is gone."""
     snapshot_id, number, of = place
     asked, patience = False, time.monotonic() + PATIENCE_SECONDS
     while True:
         found = world.storage.snapshot(snapshot_id)
         if found is None:
-            return
+            return None
         if found["status"] != "deleting":
             if asked:
                 raise StepFailed(f"it was not deleted: {found.get('fault') or found['status']}")
             asked = _asked(world, snapshot_id, patience)
+        elif found.get("fault"):
+            return str(found["fault"])
         if world.stopping.is_set():
             raise ServiceUnavailable("this worker stops; the next one goes on with the set")
         _show(world, operation, (number * 100 + _percent(found)) // of)

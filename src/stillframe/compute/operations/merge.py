@@ -10,6 +10,7 @@ The truth is the chain, never the job (I8). When the guest stops on the way the 
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.errors import (
     Conflict,
+    HostCommandFailed,
     HypervisorUnavailable,
     NotFound,
     Parked,
+    ShareUnavailable,
     StepFailed,
     StillframeError,
 )
@@ -45,6 +48,32 @@ def request(intent: Document, operation_id: str | None, request_id: str) -> Requ
     resources = [f"merge:{intent['volume_id']}", f"merges:{intent['server_id']}"]
     shared = (f"server:{intent['server_id']}",)
     return Request("compute", "merge_volume", intent, plan, resources, request_id, operation_id, shared)
+
+
+def _blames_share(
+    act: Callable[[World, Operation, Document], Document | None],
+) -> Callable[[World, Operation, Document], Any]:
+    """What the share is to blame for is tried again until it works, or until the merge is given up."""
+
+    def acts(world: World, operation: Operation, args: Document) -> Document | None:
+        share = _share(operation)
+        try:
+            return act(world, operation, args)
+        except FileNotFoundError as error:
+            with files.share_errors(share):
+                names = os.listdir(share)
+            if any(operation.intent["volume_id"] in name for name in names):
+                raise  # one file is missing, and waiting would not bring it back
+            raise ShareUnavailable(f"the share {share} is not there: {error.filename} cannot be found") from error
+        except HostCommandFailed as error:
+            if not any(words in error.message for words in (*files.SHARE_WORDS, "Input/output error")):
+                raise
+            raise ShareUnavailable(f"the share {share} does not work: {error.message}") from error
+        except OSError:
+            with files.share_errors(share):
+                raise
+
+    return acts
 
 
 def _never(_world: World, _operation: Operation, _args: Document) -> None:
@@ -300,10 +329,10 @@ def _settle(_connection: Connection, _operation: Operation, _outcome: str, _faul
 KIND = Kind(
     {
         "look": Verb(_looked, _look),
-        "commit": Verb(_committed, _commit, no_return="start"),
-        "commit_active": Verb(_pivoted, _commit_active, no_return="start"),
-        "pull": Verb(_pulled, _pull, no_return="start"),
-        "verify": Verb(_never, _verify),
+        "commit": Verb(_blames_share(_committed), _blames_share(_commit), no_return="start"),
+        "commit_active": Verb(_pivoted, _blames_share(_commit_active), no_return="start"),
+        "pull": Verb(_pulled, _blames_share(_pull), no_return="start"),
+        "verify": Verb(_never, _blames_share(_verify)),
         "report": Verb(_never, _report),
     },
     _settle,

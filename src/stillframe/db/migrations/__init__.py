@@ -24,9 +24,10 @@ def upgrade(database: Database, revision: str = "head") -> None:
 
 
 def _applied(database: Database) -> list[str]:
-    """Returns what Alembic has recorded; nothing for a database without its table."""
+    """Returns what Alembic has recorded; nothing for a database without its table. Raises BadConfiguration as ``migrate``:
+    a database whose rows refer to missing ones is refused at every start."""
     try:
-        with database.read() as connection:
+        with database.migrate() as connection:
             return list(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars())
     except DBAPIError:
         return []

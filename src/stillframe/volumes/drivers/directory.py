@@ -18,12 +18,6 @@ from stillframe.host.copies import Source
 MARKER = probe.MARKER
 TRASH_SECONDS = 60.0
 _PUBLISHING_LOOKS = 50
-_THE_SHARE = (  # what a program says when the share is to blame (strerror of the C locale)
-    "No space left on device",
-    "Disk quota exceeded",
-    "Transport endpoint is not connected",
-    "Stale file handle",
-)
 Opaque = Callable[[], Collection[str]]  # names of raw files, whose content is never read as a header (R3)
 
 
@@ -69,7 +63,7 @@ class DirectoryShare:
             self._look_again()
             if outside or isinstance(error, FileNotFoundError):
                 raise
-            if isinstance(error, HostCommandFailed) and any(words in error.message for words in _THE_SHARE):
+            if isinstance(error, HostCommandFailed) and any(words in error.message for words in files.SHARE_WORDS):
                 raise ShareUnavailable(f"the share {self.path} does not work: {error.message}") from error
             with files.share_errors(self.path):
                 raise

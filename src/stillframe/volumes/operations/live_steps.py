@@ -39,11 +39,22 @@ def _merge(world: World, operation: Operation, args: Document) -> Document:
             return {"bytes": args["bytes"]}
         if found["status"] != "running":
             _told(found)
+        if found["fault"]:
+            _wait_for_compute(world, operation, found["fault"]["message"])
         if world.stopping.is_set():
             raise ServiceUnavailable("this worker stops; the merge goes on, and the next worker waits for its end")
         if time.monotonic() >= due:
             shown, due = _show(world, operation, found, shown), time.monotonic() + POLL_SECONDS
         time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - began) / 20)))
+
+
+def _wait_for_compute(world: World, operation: Operation, why: str) -> None:
+    """Compute tries again by itself. That may last, so no thread waits for it, and the snapshots say what is the matter."""
+    told = f"the deletion waits: {why}"
+    with world.database.write() as connection:
+        for snapshot_id in operation.intent.get("snapshot_ids", []):
+            snapshots.change(connection, snapshot_id, fault=told)
+    raise ServiceUnavailable(told)
 
 
 def _told(found: Document) -> None:
@@ -60,7 +71,7 @@ def _show(world: World, operation: Operation, found: Document, shown: int) -> in
     if percent != shown:
         with world.database.write() as connection:
             for snapshot_id in operation.intent.get("snapshot_ids", []):
-                snapshots.change(connection, snapshot_id, progress=f"{percent}%")
+                snapshots.change(connection, snapshot_id, progress=f"{percent}%", fault=None)
     return int(percent)
 
 

@@ -69,6 +69,8 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
         _mark_untidy(connection, operation)
         return
     follow_as_far(connection, operation)
+    # What some of its merges left is nobody's snapshot, and is merged in the background.
+    volumes.change(connection, operation.intent["volume_id"], untidy=True)
     merged = bool(fault and fault["details"].get("merged"))
     status = "available" if outcome == "undone" and not merged else "error_deleting"
     for snapshot_id in operation.intent["snapshot_ids"]:

@@ -55,6 +55,7 @@ def run(storage: Storage, database: Database, tmp_path: Path, monkeypatch: pytes
             "epoch": 1,
             "attempts": 0,
             "request_id": "r",
+            "fault": None,
         }
     )
     delete_set.KIND.verbs["delete"].do(world, operation, asked.plan[0]["args"])
@@ -92,3 +93,21 @@ def test_a_service_that_is_away_fails_nothing(database: Database, tmp_path: Path
         run(storage, database, tmp_path, monkeypatch)
     run(storage, database, tmp_path, monkeypatch)
     assert storage.status == {}
+
+
+def test_for_a_deletion_that_waits_nobody_stays_and_the_others_go(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, free = new_id(), new_id()
+    storage = Storage({stuck: [None], free: [None]})
+    shown = storage.snapshot
+
+    def snapshot(snapshot_id: str) -> dict[str, Any] | None:
+        if snapshot_id == stuck and storage.status[stuck] == "deleting":
+            return {"status": "deleting", "fault": "no room", "os-extended-snapshot-attributes:progress": "3%"}
+        return shown(snapshot_id)
+
+    monkeypatch.setattr(storage, "snapshot", snapshot)
+    with pytest.raises(ServiceUnavailable, match=f"snapshot {stuck}: no room"):
+        run(storage, database, tmp_path, monkeypatch)
+    assert storage.status == {stuck: "deleting"}
