@@ -61,11 +61,13 @@ def _deletion(each: Bench, disks: tuple[str, Plain], side: str, scale: tuple[tup
         before = each.written()
         ms["ours"].append(_ours(each, snapshot_id))
         written["ours"].append(mib(each.written() - before))
+        each.freed()
         under = bare_snapshot(plain)
         each.write(plain.target, "above", above)
         before = each.written()
         ms["bare"].append(merge(plain, under))
         written["bare"].append(mib(each.written() - before))
+        plain.remove_gone()
         quiet(each.lab)
     return {"above": above, "below": below, "ms": medians(ms), "mib": medians(written)}
 
@@ -99,10 +101,12 @@ def _latency_round(each: Bench, disks: tuple[str, Plain], side: str, above: int)
     each.write(volume_id, "above", above)
     found["no merge"] = _probed(each, volume_id, lambda: time.sleep(3))
     found["ours"] = _probed(each, volume_id, lambda: _ours(each, snapshot_id, LATENCY_BANDWIDTH))
+    each.freed()
     under = bare_snapshot(plain)
     each.write(plain.target, "above", above)
     merge = bare_commit if side == "above" else bare_pull
     found["bare"] = _probed(each, plain.target, lambda: merge(plain, under, LATENCY_BANDWIDTH * MIB))
+    plain.remove_gone()
     quiet(each.lab)
     return found
 

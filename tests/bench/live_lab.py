@@ -32,6 +32,11 @@ class Plain:
     target: str
     file: Path
     count: int = 0
+    gone: list[Path] = field(default_factory=list)  # files no longer needed, removed outside of what is measured
+
+    def remove_gone(self) -> None:
+        while self.gone:
+            self.gone.pop().unlink()
 
 
 @dataclass
@@ -63,6 +68,11 @@ class Bench:
             f" 2>/dev/null; i=$((i + {piece})); done; sync"
         )
         self.guest.execute(script)
+
+    def freed(self) -> None:
+        """Waits until the share has no file any more that is only there to be unlinked."""
+        while any(path.name.startswith(".trash.") for path in self.lab.stack.share.iterdir()):
+            time.sleep(0.1)
 
     def written(self) -> int:
         """Bytes the guest's QEMU has written so far."""
@@ -148,7 +158,7 @@ def bare_commit(plain: Plain, below: Path, bandwidth: int = 0) -> float:
         time.sleep(LOOK_SECONDS)
     took = (time.monotonic() - began) * 1000
     plain.file = below
-    gone.unlink()
+    plain.gone.append(gone)
     return took
 
 
@@ -159,7 +169,7 @@ def bare_pull(plain: Plain, below: Path, bandwidth: int = 0) -> float:
     while block_jobs.find(domain, plain.target) is not None:
         time.sleep(LOOK_SECONDS)
     took = (time.monotonic() - began) * 1000
-    below.unlink()
+    plain.gone.append(below)
     return took
 
 
