@@ -21,15 +21,15 @@ def pytest_configure() -> None:
 
 
 def _seed_of_this_code() -> int:
-    """The same code is tried the same way each time, so that one revision has one result; every change brings new ways."""
-    project, found = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted((*(project / "src").rglob("*.py"), *(project / "tests").rglob("*.py"))):
+    """The same code is tried the same way each time: one revision has one result, every change of it brings new ways."""
+    found = hashlib.sha256()
+    for path in sorted((Path(__file__).parents[1] / "src").rglob("*.py")):
         found.update(path.read_bytes())
     return int.from_bytes(found.digest()[:4], "big")
 
 
 def pytest_report_header() -> str:
-    return f"{SEED}={os.environ[SEED]} (set it to repeat what was tried: any change of the code tries something else)"
+    return f"{SEED}={os.environ[SEED]} (set it to repeat what was tried: any change of src tries something else)"
 
 
 # Services are started many hundred times; without their bytecode each start costs a second more.

@@ -79,7 +79,7 @@ def fills_up(site: Site, share: Path) -> tuple[str, Path]:
     filler = fill(share)
     wait_for(lambda: site.merge()["attempts"] > 0, "the job to fail")
     assert site.merge()["fault"]["code"] == "share_unavailable"
-    wait_for(lambda: "waits" in (site.lab.api.snapshot(doomed)["fault"] or ""), "the snapshot to say so")
+    wait_for(lambda: "waits" in site.lab.api.snapshot(doomed).get("fault", ""), "the snapshot to say so")
     return doomed, filler
 
 

@@ -201,8 +201,8 @@ def test_the_disk_fails_in_the_job(site: Site, kind: str) -> None:
         assert site.merge()["fault"]["code"] == "share_unavailable"
         site.lab.guest.still_writes()
         site.look(skipped=snapshot_id)
-        shown = site.lab.api.snapshot(snapshot_id)
-        assert (shown["status"], "waits" in shown["fault"]) == ("deleting", True)
+        wait_for(lambda: "waits" in site.lab.api.snapshot(snapshot_id).get("fault", ""), "the snapshot to say so")
+        assert site.lab.api.snapshot(snapshot_id)["status"] == "deleting"
     end(site, snapshot_id)
     hypervisor.power(site.lab.guest.domain, "destroy")
     for file in site.chain(disk.id)["files"]:
