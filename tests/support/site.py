@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -201,9 +202,11 @@ class Site:
 
     def _active(self, disk: Disk, read: Callable[[Path, str], Any]) -> Any:
         """Reads the active file. A lone one that nobody has open gets its own name at some moment, perhaps at this one."""
-        for _ in range(3):
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
             with suppress(FileNotFoundError):
                 return read(self.share, self.chain(disk.id)["active_file"])
+            time.sleep(0.1)
         raise AssertionError(f"the active file of volume {disk.id} is missing")
 
     def check(self) -> None:
