@@ -37,6 +37,7 @@ stdio_handler = "file"
 namespaces = []
 cgroup_controllers = []
 """
+_START_LOG = "log/start.log"  # what is said before libvirtd has its own log
 _SOCKET_BYTES = 107  # sun_path of Linux, see unix(7), less the NUL that ends it
 _DAEMON_CONF = """\
 auth_unix_rw = "none"
@@ -76,14 +77,15 @@ def _start(directory: Path) -> int:
     if _pid(directory) is not None:
         return _wait(directory)
     (directory / "run/libvirt-sock").unlink(missing_ok=True)
-    subprocess.Popen(
-        [sys.executable, "-m", __name__, str(directory)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    return _wait(directory)
+    with (directory / _START_LOG).open("wb") as said:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+    return _wait(directory, daemon)
 
 
 def stop(directory: Path) -> None:
@@ -118,13 +120,18 @@ def _pid(directory: Path) -> int | None:
     return pid if words and words[0].endswith(b"libvirtd") and f"{directory}".encode() in b" ".join(words) else None
 
 
-def _wait(directory: Path) -> int:
+def _wait(directory: Path, daemon: subprocess.Popen[bytes] | None = None) -> int:
+    """Waits for the socket, or for the end of ``daemon``, whose last words are then told."""
     for _ in range(600):  # half a minute: a busy machine
         pid = _pid(directory)
         if pid is not None and _listens(directory / "run/libvirt-sock"):
             return pid
+        if daemon is not None and daemon.poll() is not None:
+            said = (directory / _START_LOG).read_text(errors="replace").strip().splitlines()
+            why = said[-1] if said else f"exit status {daemon.returncode}"
+            raise HypervisorUnavailable(f"libvirtd did not start: {why} (all it said: {directory / _START_LOG})")
         time.sleep(0.05)
-    raise HypervisorUnavailable(f"libvirtd did not start; see {directory}/log/libvirtd.log")
+    raise HypervisorUnavailable(f"libvirtd does not answer after 30 s; see {directory}/log/libvirtd.log")
 
 
 def _listens(path: Path) -> bool:
@@ -141,15 +148,21 @@ def _become_daemon(directory: Path) -> None:
     """Enters a mount namespace with our directories in libvirt's places, then becomes libvirtd."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
+        raise _failed(f"a mount namespace for {directory}")
     if libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None) != 0:
-        raise OSError(ctypes.get_errno(), "mount")
+        # EINVAL: the root of a plain chroot is often no mount point; `mount --bind R R` before chroot makes it one.
+        raise _failed("mount --make-rslave / (the root directory must be a mount point)")
     for place, name in _BINDS.items():
         Path(place).mkdir(parents=True, exist_ok=True)
         if libc.mount(str(directory / name).encode(), place.encode(), None, _MS_BIND, None) != 0:
-            raise OSError(ctypes.get_errno(), f"mount {place}")
+            raise _failed(f"mount {directory / name} on {place}")
     arguments = ["libvirtd", "-f", "/etc/libvirt/libvirtd.conf", "-p", f"{directory}/run/libvirtd.pid"]
     os.execv("/usr/sbin/libvirtd", arguments)  # noqa: S606 a fixed program, and this process becomes it
+
+
+def _failed(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), what)
 
 
 if __name__ == "__main__":
