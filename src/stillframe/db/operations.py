@@ -140,7 +140,8 @@ def newest(connection: Connection, limit: int) -> list[Row]:
 
 
 def totals(connection: Connection) -> list[Row]:
-    """Returns count and copied bytes by service, kind and state."""
+    """Returns count, copied bytes and when the oldest was asked for, by service, kind and state."""
     grouping = (operations.c.service, operations.c.kind, operations.c.state)
     amount, copied = func.count().label("amount"), func.sum(operations.c.bytes).label("bytes")
-    return many(connection, select(*grouping, amount, copied).group_by(*grouping))
+    oldest = func.min(operations.c.created_at).label("oldest")
+    return many(connection, select(*grouping, amount, copied, oldest).group_by(*grouping))

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from stillframe.db import assisted_snapshots, operations, services
 from stillframe.db.engine import Database
+from stillframe.db.tables import now
 
 Page = Callable[[falcon.Request, falcon.Response], None]
 FROZEN_BUCKETS_MS = (50, 100, 200, 300, 400, 500, 750, 1000, 2000, 5000, 10000, 30000)
@@ -28,15 +29,24 @@ class _Journal(Collector):
             "stillframe_operations", "Operations by kind and outcome", labels=["service", "kind", "outcome"]
         )
         copied = CounterMetricFamily("stillframe_block_job_bytes", "Bytes copied between layers", labels=["service", "kind"])
+        waiting = GaugeMetricFamily(
+            "stillframe_operation_oldest_seconds", "Age of the oldest operation that has not ended", labels=["service", "kind"]
+        )
         by_kind: dict[tuple[str, str], int] = {}
+        ages: dict[tuple[str, str], float] = {}
         for row in totals:
             counted.add_metric([row["service"], row["kind"], row["state"]], row["amount"])
             key = (row["service"], row["kind"])
             by_kind[key] = by_kind.get(key, 0) + int(row["bytes"] or 0)
+            if row["state"] in operations.UNFINISHED:
+                ages[key] = max(ages.get(key, 0.0), (now() - row["oldest"]).total_seconds())
         for labels, amount in by_kind.items():
             copied.add_metric(list(labels), amount)
+        for labels, age in ages.items():
+            waiting.add_metric(list(labels), age)
         yield counted
         yield copied
+        yield waiting
         yield _histogram([value for value in frozen if value])
 
 

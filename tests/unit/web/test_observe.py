@@ -1,6 +1,7 @@
 """The open pages: health and metrics, made from the database."""
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import falcon
 import pytest
 from falcon import testing
 
-from stillframe.db import assisted_snapshots, services
+from stillframe.db import assisted_snapshots, operations, services
 from stillframe.db.engine import Database
 from stillframe.web import observe
 from tests.unit.builders import SERVER, new_id
@@ -78,6 +79,19 @@ def test_operations_are_counted_by_kind_and_outcome(database: Database) -> None:
     assert answer.headers["Content-Type"].startswith("text/plain")
     line = 'stillframe_operations_total{kind="create_snapshot",outcome="pending",service="volumes"}'
     assert sample(answer.text, line) == [" 2.0"]
+
+
+def test_the_age_of_the_oldest_operation_that_has_not_ended_is_told(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "stillframe_operation_oldest_seconds{" not in page(observe.metrics_page(database)).text
+    for _ in range(2):
+        submit(database, ["one"], kind="create_snapshot")
+    with database.read() as connection:
+        first = min(row["created_at"] for row in operations.newest(connection, 2))
+    monkeypatch.setattr(observe, "now", lambda: first + timedelta(seconds=90))
+    line = 'stillframe_operation_oldest_seconds{kind="create_snapshot",service="volumes"}'
+    assert sample(page(observe.metrics_page(database)).text, line) == [" 90.0"]
 
 
 def test_frozen_times_fall_into_buckets(database: Database) -> None:
