@@ -53,7 +53,7 @@ def _disks(disks: int, quick: bool) -> Document:
     rounds = 1 if quick else 3
     found: dict[str, dict[str, list[Sample]]] = {mode: {method: [] for method in METHODS} for mode in MODES}
     with lab_of(AS_SHIPPED) as lab:
-        guest = lab.add_guest(disks, GuestOptions(name=f"bench{disks}", memory_mib=768))
+        guest = lab.add_guest(disks, GuestOptions(name=f"bench{disks}", memory_mib=768, interval_us=20_000))
         guest.execute("echo 90 >/proc/sys/vm/dirty_ratio; echo 80 >/proc/sys/vm/dirty_background_ratio")
         guest.execute("echo 0 >/proc/sys/vm/dirty_writeback_centisecs")
         for mode, interval in MODES.items():

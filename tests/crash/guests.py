@@ -81,7 +81,7 @@ class Guests:
     def open(self) -> None:
         """Boots the guests and takes a snapshot of each."""
         for number in range(GUESTS):
-            options = GuestOptions(name=f"guest-{number}", interval_us=100_000)
+            options = GuestOptions(name=f"guest-{number}")
             guest = self.lab.add_guest(DISKS, options, boot=False)
             hypervisor.power(guest.domain, "start")
             self.seats.append(Seat(guest, self.lab.volumes[-DISKS:]))

@@ -34,7 +34,7 @@ class GuestOptions:
     name: str = "guest"
     project: str | None = "demo"
     memory_mib: int = 256
-    interval_us: int = 20000
+    interval_us: int = 100_000  # ten rounds a second: an emulated guest that does more takes a tenth of a processor for ever
     agent: bool = True
     channel: bool = True
     raw: str = ""

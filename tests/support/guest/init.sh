@@ -21,10 +21,11 @@ done
 mount_disk() {
     name=$1
     case ",$raw," in *",$name,"*) return 0 ;; esac
-    mkdir -p "/mnt/$name"
-    grep -q " /mnt/$name " /proc/mounts && return 0
+    [ -d "/mnt/$name" ] && return 0
+    mkdir "/mnt/$name"
     mount -t ext4 "/dev/$name" "/mnt/$name" 2>/dev/null && return 0
-    /sbin/mke2fs -q -F -U 00112233-4455-6677-8899-aabbccddeeff -t ext4 -N 128 -J size=8 -E hash_seed=00112233-4455-6677-8899-aabbccddeeff,lazy_itable_init=1,lazy_journal_init=1,nodiscard "/dev/$name" && mount -t ext4 "/dev/$name" "/mnt/$name"
+    /sbin/mke2fs -q -F -U 00112233-4455-6677-8899-aabbccddeeff -t ext4 -N 128 -J size=8 -E hash_seed=00112233-4455-6677-8899-aabbccddeeff,lazy_itable_init=1,lazy_journal_init=1,nodiscard "/dev/$name" && mount -t ext4 "/dev/$name" "/mnt/$name" && return 0
+    rmdir "/mnt/$name" # tried again
 }
 echo "guest: drivers are loaded"
 for device in /dev/vd?; do
@@ -36,6 +37,9 @@ if [ "$agent" = 1 ]; then
 fi
 echo "guest: ready"
 writer "$interval" /mnt/* &
+# An emulated processor starts a program in 10 ms, so what goes on for ever uses the shell alone.
+mkfifo /run/never
+exec 3<>/run/never
 while :; do
     # Disks plugged in later get a filesystem too; the writer takes them up by itself.
     for device in /dev/vd?; do
@@ -44,5 +48,5 @@ while :; do
     for point in /mnt/*; do
         [ -d "$point" ] && [ ! -b "/dev/${point#/mnt/}" ] && umount -l "$point" 2>/dev/null && rmdir "$point"
     done
-    sleep 1
+    read -r -t 1 _ <&3
 done
