@@ -27,6 +27,10 @@ class Beat:
     slowest_ms: float
 
 
+# An emulated processor that does without what protects and measures a real one is up in two thirds of the time.
+_SOON = "nokaslr mitigations=off acpi=noirq tsc=reliable no_timer_check lpj=4000000 cryptomgr.notests ipv6.disable=1 audit=0"
+
+
 @dataclass(frozen=True)
 class GuestOptions:
     """How a guest is made. ``interval_us`` is the writer's pause between rounds."""
@@ -48,7 +52,8 @@ def xml(image: GuestImage, console: Path, options: GuestOptions) -> str:
         if options.project
         else ""
     )
-    arguments = f"console=ttyS0 quiet panic=-1 sf.interval_us={options.interval_us} sf.agent={int(options.agent)}"
+    arguments = f"console=ttyS0 quiet panic=-1 {_SOON}"
+    arguments += f" sf.interval_us={options.interval_us} sf.agent={int(options.agent)}"
     arguments += f" sf.raw={options.raw}" if options.raw else ""
     channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
     return f"""
