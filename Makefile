@@ -30,9 +30,9 @@ lint: setup
 	.venv/bin/lint-imports --no-logo
 	$(PYTHON) -m tests.repository
 
-# Many tests wait for a guest, so three files at a time keep two cores busy; the long ones come first.
+# Many tests wait for a guest, so four files at a time keep two cores busy; the long ones come first.
 test: lint docs setup-openstack
-	$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
+	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-nfs: setup
 	$(PYTHON) -m tests.support.nfs_vm
