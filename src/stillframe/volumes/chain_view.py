@@ -1,5 +1,6 @@
 """A volume's files as a tree for people and programs: what each holds, who needs it, and why it stays."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from stillframe.chain import names, plan
 from stillframe.chain.image import Image
 from stillframe.chain.tree import Tree, check
 from stillframe.context import Context
-from stillframe.db import volumes
+from stillframe.db import operations, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage, ChainConflict
 from stillframe.volumes import finding, trees
@@ -17,6 +18,8 @@ from stillframe.volumes.world import World
 
 Document = dict[str, Any]
 _BACKUP = "backup "
+PATIENCE_SECONDS = 2.0
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,28 @@ class Seen:
 
 
 def show(world: World, context: Context, volume_id: str) -> Document:
-    """Returns the document of ``document``, also of a chain that is not valid. Raises NotFound, ShareUnavailable."""
+    """Returns the document of ``document``, also of a chain that is not valid. Raises NotFound, ShareUnavailable.
+
+    Between two steps of an operation rows and files may differ for a moment, which is waited out. What is still wrong after
+    ``PATIENCE_SECONDS`` is told with the operation that is under way.
+    """
+    end, before = time.monotonic() + PATIENCE_SECONDS, None
+    while True:
+        with world.database.read() as connection:
+            row = finding.volume(connection, context, volume_id)
+            working = operations.on_resource(connection, f"volume:{row['id']}")
+        at_work = working is not None and working["state"] != "parked"
+        found = _look(world, context, volume_id)
+        if found["problem"] is None or (found["problem"] == before and not at_work):
+            return found
+        if time.monotonic() > end:
+            under_way = f"; {working['kind']} is under way, so look again when it has ended" if at_work and working else ""
+            return {**found, "problem": found["problem"] + under_way}
+        before = found["problem"]
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _look(world: World, context: Context, volume_id: str) -> Document:
     with world.database.read() as connection:
         row = finding.volume(connection, context, volume_id)
         known = trees.needs(connection, row)
