@@ -18,7 +18,7 @@ from tests.crash.places import Place
 from tests.support import sound
 from tests.support.guest.domain import Guest, GuestOptions
 from tests.support.lab import Lab
-from tests.support.qcow2_content import digests
+from tests.support.qcow2_content import Memory, digests
 from tests.support.stack import wait_for
 
 GUESTS, DISKS = 4, 2
@@ -77,6 +77,7 @@ class Guests:
     lab: Lab
     world: World
     seats: list[Seat] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory)
 
     def open(self) -> None:
         """Boots the guests and takes a snapshot of each."""
@@ -95,7 +96,7 @@ class Guests:
         """What is read of the snapshot that stays."""
         entries = seat.kept["volumes"]
         names = [self.lab.snapshot_file(entry["volume_id"], entry["snapshot_id"]) for entry in entries]
-        return [digests(self.lab.stack.share, name) for name in names]
+        return [digests(self.lab.stack.share, name, self.memory) for name in names]
 
     def run_all(self, runs: Sequence[GuestRun], stories: Mapping[str, GuestStory]) -> None:
         """Stops every one of them, and looks at each when the next process has ended it."""

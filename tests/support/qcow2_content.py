@@ -3,6 +3,8 @@
 import hashlib
 import os
 import struct
+import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -31,22 +33,59 @@ def content(directory: Path, name: str, format_: str) -> bytes:
     return bytes(disk)
 
 
-def digests(directory: Path, name: str) -> dict[int, bytes]:
+@dataclass(frozen=True)
+class _Own:
+    """What one file says by itself. An empty digest is zeros that hide what lies below."""
+
+    backing: str
+    size: int
+    clusters: dict[int, bytes]
+
+
+class Memory:
+    """What files held when they were read last: one that has not changed since is not read again.
+
+    Every write gives a file a new change time, unless it comes within the same tick of the kernel's clock as the one
+    before; so only what has been still for a second is remembered."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, ...], _Own]] = {}
+
+    def own(self, directory: Path, name: str) -> _Own:
+        path, now = directory / name, time.time_ns()
+        status = path.stat()
+        state = (status.st_ino, status.st_size, status.st_ctime_ns)
+        known = self._known.get(path)
+        if known is not None and known[0] == state:
+            return known[1]
+        found = _read(directory, name)
+        if now - status.st_ctime_ns > 1_000_000_000:
+            self._known[path] = (state, found)
+        return found
+
+
+def digests(directory: Path, name: str, memory: Memory | None = None) -> dict[int, bytes]:
     """Returns a digest of each cluster of 64 KiB that a reader of the qcow2 chain below ``name`` finds and that is not all
     zeros; only what the files hold is read, so it is quick however large the disk. Every file must have such clusters.
 
     A file that QEMU has open may be read when the guest has flushed what it wrote."""
+    own = memory.own(directory, name) if memory else _read(directory, name)
+    found = {**(digests(directory, own.backing, memory) if own.backing else {}), **own.clusters}
+    return {place: digest for place, digest in found.items() if digest and place << 16 < own.size}
+
+
+def _read(directory: Path, name: str) -> _Own:
     with (directory / name).open("rb") as file:
         head = file.read(1 << 16)
         backing_at, backing_length, bits, size = struct.unpack_from(">QIIQ", head, 8)
         entries, table = struct.unpack_from(">IQ", head, 36)
         assert bits == 16, "another size of clusters"
-        found = digests(directory, head[backing_at : backing_at + backing_length].decode()) if backing_at else {}
+        found: dict[int, bytes] = {}
         ones = struct.unpack(f">{entries}Q", os.pread(file.fileno(), 8 * entries, table))
         for number, one in enumerate(ones):
             if one & _OFFSET:
                 _digest(file.fileno(), one & _OFFSET, number << 13, found)
-    return {place: digest for place, digest in found.items() if digest and place << 16 < size}
+        return _Own(head[backing_at : backing_at + backing_length].decode() if backing_at else "", size, found)
 
 
 def filled(directory: Path, name: str) -> dict[int, int]:

@@ -16,7 +16,7 @@ from stillframe.host import files, hypervisor
 from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab
 from tests.support.pattern import CLUSTER, Pattern, seen
-from tests.support.qcow2_content import digest, digests
+from tests.support.qcow2_content import Memory, digest, digests
 from tests.support.stack import wait_for
 
 KINDS = ("commit", "commit_active", "pull")
@@ -194,11 +194,13 @@ class Site:
 
     def look(self, skipped: str = "") -> None:
         """Every byte of every snapshot (but ``skipped``) and volume, the guest running or not."""
+        memory = Memory()  # each file is read once
         for disk in self.disks:
             for snapshot_id, wanted in disk.held.items():
                 if snapshot_id != skipped:
-                    assert digests(self.share, self.lab.snapshot_file(disk.id, snapshot_id)) == wanted, (disk.id, snapshot_id)
-            assert self._active(disk, digests) == disk.content, disk.id
+                    found = digests(self.share, self.lab.snapshot_file(disk.id, snapshot_id), memory)
+                    assert found == wanted, (disk.id, snapshot_id)
+            assert self._active(disk, lambda share, name: digests(share, name, memory)) == disk.content, disk.id
 
     def _active(self, disk: Disk, read: Callable[[Path, str], Any]) -> Any:
         """Reads the active file. A lone one that nobody has open gets its own name at some moment, perhaps at this one."""
