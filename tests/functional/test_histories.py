@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from stillframe.db.engine import Database
+from tests.support import oracle_world
 from tests.support.oracle import Backup, Disk, Model, Newer, Refused, Volume
 from tests.support.oracle_check import Checker
 from tests.support.oracle_reader import Reader, chain
@@ -43,6 +45,7 @@ class Site:
     directory: Path
     template: Path
     reader: Reader
+    database: Database  # one for all histories: what it made of each query it need not make again
     accepted: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
 
@@ -73,7 +76,7 @@ class Histories(RuleBasedStateMachine):
         self.changed = False
         fresh_copy(self.site.template, self.site.directory)
         self.site.reader.forget()
-        self.block = Block(self.site.directory)
+        self.block = Block(self.site.directory, self.site.database)
         self.ids = random.Random(0)
         self.patch = patch.object(uuid, "uuid4", lambda: uuid.UUID(int=self.ids.getrandbits(128), version=4))
         self.patch.start()
@@ -407,7 +410,7 @@ def site() -> Iterator[Site]:
         shutil.copytree(place, template)
         reader = Reader()
         try:
-            yield Site(place, template, reader)
+            yield Site(place, template, reader, Database(oracle_world.settings(place).database))
         finally:
             reader.close()
 
@@ -432,7 +435,7 @@ def test_after_every_step_of_every_history_every_byte_is_right(site: Site, capsy
 
 def test_a_history_that_goes_through_every_operation(site: Site) -> None:
     """Random ones may never get through a seldom one: this one leaves nothing to chance."""
-    here = Site(site.directory, site.template, site.reader)
+    here = Site(site.directory, site.template, site.reader, site.database)
     history = type("Fixed", (Histories,), {"site": here})()
     first, second, copy = 0, 1, 2
     steps: list[tuple[str, dict[str, Any]]] = [
