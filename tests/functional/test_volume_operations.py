@@ -1,17 +1,15 @@
 """The table of volume operations in the documentation, command by command, with an unmodified OpenStackClient."""
 
-import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
-from openstackclient import shell
 
 from stillframe.host import files, qemu_img
 from tests.functional.test_tutorial import ROOT, spans
+from tests.support.openstack_client import openstack
 from tests.support.stack import Stack, wait_for
 
 PAGE = ROOT / "docs/how-to/volume-operations.md"
@@ -60,34 +58,15 @@ def _type(command: str) -> None:
     answers: list[str] = []
 
     def works() -> bool:
-        code, answer = _forked(shlex.split(command)[1:])
-        answers.append(answer)
+        done = openstack(shlex.split(command)[1:], {})
+        answers.append(done.stdout + done.stderr)
         if command.startswith(NEEDS_GLANCE):
-            return code != 0 and "image" in answers[-1]
-        if code != 0:
+            return done.returncode != 0 and "image" in answers[-1]
+        if done.returncode != 0:
             time.sleep(0.5)
-        return code == 0
+        return done.returncode == 0
 
     try:
         wait_for(works, f"the success of {command!r}", 25)
     except AssertionError as error:
         raise AssertionError(f"{error}:\n{answers[-1]}") from error
-
-
-def _forked(arguments: list[str]) -> tuple[int, str]:
-    """Runs OpenStackClient in a copy of this process, which has read its modules: they take most of a command's time.
-    Returns its exit code and everything it said."""
-    out, into = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        sys.stdout = sys.stderr = os.fdopen(into, "w", buffering=1)
-        code = 1
-        try:
-            code = shell.main(arguments) or 0
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    os.close(into)
-    with os.fdopen(out) as answer:
-        text = answer.read()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
