@@ -42,10 +42,15 @@ def refused(lab: Lab) -> str:
     return str(answer.json()["conflictingRequest"]["message"])
 
 
-def ask(lab: Lab) -> str:
+def ask(lab: Lab, policy: str = "required") -> str:
     path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
-    body = {"assisted_snapshot": {"quiesce": "required"}}
+    body = {"assisted_snapshot": {"quiesce": policy}}
     return str(lab.api.ok("compute", "POST", path, body)["assisted_snapshot"]["id"])
+
+
+def held(lab: Lab, place: str) -> None:
+    """Waits until the worker stands at its failpoint: clocks of guest and host say nothing on a busy machine."""
+    wait_for(lambda: f"held at {place}" in lab.stack.log.read_text(), "the place", 60)
 
 
 def no_freeze_remains(lab: Lab) -> None:
@@ -77,7 +82,7 @@ def test_with_a_channel_but_no_agent(make: Make) -> None:
 
 def test_with_an_agent_that_hangs(make: Make) -> None:
     lab = make()
-    lab.guest.execute("(sleep 1; kill -STOP $(pidof qemu-ga); sleep 30; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
+    lab.guest.execute("(sleep 1; kill -STOP $(pidof qemu-ga); sleep 45; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
     wait_for(lambda: not lab.guest.agent_answers(), "the agent's silence")
     assert "does not answer" in refused(lab)
     found = lab.api.take(lab.guest.id)
@@ -91,10 +96,13 @@ def test_with_an_agent_that_hangs(make: Make) -> None:
 @pytest.mark.parametrize("policy", ["preferred", "required"])
 def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> None:
     # Not hastened: that would ask the stopped agent first, and the deadline would pass before the freeze is tried.
-    lab = make("quiesce/armed:sleep=2.5", more="hasten_freeze = false\n")
+    lab = make("quiesce/armed:sleep=5", more="hasten_freeze = false\nfreeze_deadline_seconds = 9\n")
+    set_id = ask(lab, policy)
+    held(lab, "quiesce/armed")
     # The agent is stopped between the preflight and the freeze, and goes on long after the freeze has timed out.
-    lab.guest.execute("(sleep 1.5; kill -STOP $(pidof qemu-ga); sleep 14; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
-    found = lab.api.take(lab.guest.id, quiesce=policy)
+    stop = "(sleep 1; kill -STOP $(pidof qemu-ga); sleep 20; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &"
+    lab.guest.execute(stop, wait=False)
+    found = lab.api.wait_set(set_id)
     if policy == "required":
         assert found["status"] == "error"
         assert "could not be quiesced" in found["fault"]
@@ -111,7 +119,9 @@ def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> No
 
 def test_an_agent_that_dies_while_frozen(make: Make) -> None:
     lab = make("quiesce/frozen:sleep=2")
-    lab.guest.execute(f"(sleep 1.5; killall -9 qemu-ga; sleep 9; rm -f /run/qemu-ga.pid; {AGENT}) >/dev/null 2>&1 &")
+    # What the agent writes down when it has frozen (qga/main.c, qemu 7.2).
+    frozen = "until [ -e /run/qga.state.isfrozen ]; do usleep 50000; done"
+    lab.guest.execute(f"({frozen}; killall -9 qemu-ga; sleep 9; rm -f /run/qemu-ga.pid; {AGENT}) >/dev/null 2>&1 &")
     found = lab.api.take(lab.guest.id, quiesce="required")
     assert found["status"] == "error"
     assert "did not hold" in found["fault"]
