@@ -12,7 +12,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab, open_lab
 from tests.support.pattern import CLUSTER, Pattern, Write, seen, write_all
 from tests.support.qcow2_content import Memory, digest, digests
-from tests.support.stack import Api, wait_for
+from tests.support.stack import Api, read_when_there, wait_for
 
 OPERATIONS = int(os.environ.get("STILLFRAME_ROUNDS", "300"))
 DISKS, LOW, SNAPSHOTS, LARGEST = 6, 48, 6, 12  # with the first; clusters written at the front; snapshots kept; GiB
@@ -353,7 +352,8 @@ class Soak:
         self.stop()
         for disk in self.disks[1:]:
             assert disk.pattern is not None
-            assert self.read(disk) == disk.pattern.clusters
+            found = read_when_there(lambda disk=disk: seen(self.share, self.chain(disk)["active"]))  # type: ignore[misc]
+            assert found == disk.pattern.clusters
         self.start()
         for disk in self.disks:
             self.delete_all(disk, [*disk.held, *disk.spoilt])
@@ -361,15 +361,6 @@ class Soak:
         self.compare()
         assert all(not disk.held and not disk.spoilt for disk in self.disks)
         self.checkpoint()
-
-    def read(self, disk: Disk) -> dict[int, int]:
-        """A lone file that nobody has open gets its own name at some moment, perhaps at this one."""
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            with suppress(FileNotFoundError):
-                return seen(self.share, self.chain(disk)["active"])
-            time.sleep(0.1)
-        raise AssertionError(f"the active file of volume {disk.id} is missing")
 
     def told(self) -> str:
         asked, refused = (", ".join(f"{n} {what}" for what, n in sorted(each.items())) for each in (self.asked, self.refused))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab
 from tests.support.pattern import CLUSTER, Pattern, seen
 from tests.support.qcow2_content import Memory, digest, digests
-from tests.support.stack import wait_for
+from tests.support.stack import read_when_there, wait_for
 
 KINDS = ("commit", "commit_active", "pull")
 LARGE = 36  # clusters the other side has more than what is copied
@@ -203,13 +202,7 @@ class Site:
             assert self._active(disk, lambda share, name: digests(share, name, memory)) == disk.content, disk.id
 
     def _active(self, disk: Disk, read: Callable[[Path, str], Any]) -> Any:
-        """Reads the active file. A lone one that nobody has open gets its own name at some moment, perhaps at this one."""
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            with suppress(FileNotFoundError):
-                return read(self.share, self.chain(disk.id)["active_file"])
-            time.sleep(0.1)
-        raise AssertionError(f"the active file of volume {disk.id} is missing")
+        return read_when_there(lambda: read(self.share, self.chain(disk.id)["active_file"]))
 
     def check(self) -> None:
         """As ``look``, by QEMU's own reader, with the guest stopped; it starts and writes again."""

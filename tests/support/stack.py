@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 import yaml
@@ -16,6 +16,7 @@ from stillframe.host import private_libvirt
 from stillframe.host.hypervisor import Hypervisor
 from stillframe.journal.failpoints import VARIABLE
 
+Read = TypeVar("Read")
 PROGRAM = [sys.executable, "-m", "stillframe.main.shell"]
 
 
@@ -97,6 +98,18 @@ def wait_for(what: Callable[[], bool], name: str, seconds: float = 30) -> None:
         if waited > seconds:
             raise AssertionError(f"{name} did not come within {seconds:g} s")
         time.sleep(min(max(0.05, waited / 10), 0.25))
+
+
+def read_when_there(read: Callable[[], Read], seconds: float = 20) -> Read:
+    """Reads a volume's active file. A lone one that nobody has open gets its own name at some moment, perhaps at this one."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return read()
+        except FileNotFoundError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 class Stack:
