@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +102,17 @@ def _made(settings: Settings) -> Path:
 class Stop:
     """Takes SIGTERM and SIGINT from the moment it is made; one that comes before everything has started is not lost.
 
-    The handler only writes into a pipe. It runs in between whatever the main thread does: an Event it set could be the one
-    that is being waited for, whose lock the main thread holds, and both would wait for ever.
+    The interpreter itself writes into a pipe, whatever its threads do. A handler of ours would run when the main thread comes
+    back to Python: a signal that another thread was given, or that came just before the main thread began to read, would
+    wait for the next one (CPython 3.11, signalmodule.c).
     """
 
     def __init__(self) -> None:
         self._told, write = os.pipe()
         os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: self._tell(write))
-
-    @staticmethod
-    def _tell(write: int) -> None:
-        with suppress(BlockingIOError):  # told often enough
-            os.write(write, b".")
+            signal.signal(number, lambda _number, _frame: None)
 
     def wait(self) -> None:
         """Returns when one of the signals has come."""
