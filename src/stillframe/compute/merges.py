@@ -1,5 +1,5 @@
 """What is known only while a merge runs: how far it is, and whether somebody wants it given up. Lost with the process, and
-then found anew: progress comes from libvirt, and a wish that was lost is asked again."""
+then found anew: progress comes from the hypervisor, and a wish that was lost is asked again."""
 
 import threading
 from dataclasses import dataclass, field
