@@ -119,8 +119,8 @@ def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> No
 
 def test_an_agent_that_dies_while_frozen(make: Make) -> None:
     lab = make("quiesce/frozen:sleep=2")
-    # What the agent writes down when it has frozen (qga/main.c, qemu 7.2).
-    frozen = "until [ -e /run/qga.state.isfrozen ]; do usleep 50000; done"
+    # The agent writes this down just before it freezes (qga/commands-posix.c, qemu 7.2); when it waits again, it has answered.
+    frozen = "until [ -e /run/qga.state.isfrozen ] && grep -q poll /proc/$(pidof qemu-ga)/wchan; do usleep 50000; done"
     lab.guest.execute(f"({frozen}; killall -9 qemu-ga; sleep 9; rm -f /run/qemu-ga.pid; {AGENT}) >/dev/null 2>&1 &")
     found = lab.api.take(lab.guest.id, quiesce="required")
     assert found["status"] == "error"
