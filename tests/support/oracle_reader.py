@@ -153,9 +153,10 @@ def look(path: Path, format_: str) -> Layer:
     handle = os.open(path, os.O_RDONLY)
     try:
         extents = list(_extents(handle))
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.sha256()
         for start, length in extents:
-            digest.update(b"%d " % start + os.pread(handle, length, start))
+            digest.update(b"%d " % start)
+            digest.update(os.pread(handle, length, start))
         if format_ == "raw":
             clusters = {at // _CLUSTER for start, length in extents for at in range(start, start + length, 4096)}
             return Layer(path.name, format_, None, None, frozenset(clusters), digest.digest())
