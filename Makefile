@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 SPHINX := .venv/bin/sphinx-build
 
-.PHONY: help setup setup-openstack demo test test-nfs lint bench docs lock
+.PHONY: help packages setup setup-openstack demo test test-nfs lint bench docs lock
 
 help:
 	@echo "make demo   show the main job on a real guest (installs what it needs)"
@@ -14,10 +14,13 @@ help:
 	@echo "make docs   build the documentation into docs/_build"
 	@echo "make lock   pin the requirements anew (needs uv on the PATH)"
 
-setup:
+packages:
+	@deploy/packages
+
+setup: packages
 	@deploy/setup
 
-setup-openstack:
+setup-openstack: packages
 	@deploy/setup-openstack
 
 demo: setup
@@ -31,7 +34,8 @@ lint: setup
 	$(PYTHON) -m tests.repository
 
 # Many tests wait for a guest, so four files at a time keep two cores busy; the long ones come first.
-test: lint docs setup-openstack
+test:
+	@$(MAKE) --no-print-directory -j 2 lint docs setup-openstack
 	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-nfs: setup
