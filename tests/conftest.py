@@ -9,6 +9,7 @@ import pytest
 from hypothesis import core
 
 from tests.support.lab import Lab, open_lab
+from tests.support.service import Command
 
 SEED = "STILLFRAME_SEED"
 
@@ -50,7 +51,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Running services without a guest."""
-    made = open_lab(tmp_path_factory.mktemp("services"))
+    made = open_lab(tmp_path_factory.mktemp("services"), begin=Command)
     try:
         yield made
     finally:

@@ -17,6 +17,7 @@ from stillframe.host import block_jobs, hypervisor
 from tests.bench.offline_lab import MIB
 from tests.support.guest.domain import Guest, GuestOptions
 from tests.support.lab import Lab, open_lab
+from tests.support.service import Command
 
 PROBE = Path(__file__).parent / "probe.c"
 TARGETS = ("vdy", "vdz")
@@ -88,7 +89,7 @@ def bench(volumes: int) -> Iterator[Bench]:
         plains = {target: Path(directory) / f"{target}.0" for target in TARGETS}
         for plain in plains.values():
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", plain, "1G"], check=True)
-        lab = open_lab(Path(directory))
+        lab = open_lab(Path(directory), begin=Command)
         try:
             options = GuestOptions(
                 name="bench", memory_mib=512, extra_disks="".join(_disk(target, file) for target, file in plains.items())

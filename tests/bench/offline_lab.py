@@ -15,6 +15,7 @@ from typing import Any
 
 from stillframe.host import files
 from tests.support.lab import Lab, open_lab
+from tests.support.service import Command
 
 MIB = 1 << 20
 LOOK_SECONDS = 0.01
@@ -44,7 +45,7 @@ def services(xfs_mib: int = 0) -> Iterator[Lab]:
         share = Path(directory) / "state/share"
         if xfs_mib:
             _mount(Path(directory) / "disk", share, xfs_mib)
-        lab = open_lab(Path(directory))
+        lab = open_lab(Path(directory), begin=Command)
         try:
             yield lab
         finally:

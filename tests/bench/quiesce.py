@@ -13,6 +13,7 @@ from tests.bench.quiesce_methods import Sample, one_by_one, ours, virsh_quiesce
 from tests.bench.recording import Document, Goal, Part, Section
 from tests.support.guest.domain import Guest, GuestOptions
 from tests.support.lab import Lab, open_lab
+from tests.support.service import Command
 
 METHODS: dict[str, Callable[[Lab, Guest], Sample]] = {"ours": ours, "virsh": virsh_quiesce, "one by one": one_by_one}
 MODES = {"idle": 10_000, "busy": 0, "dirty": 10_000}
@@ -25,7 +26,7 @@ WITHOUT = "[compute]\nhasten_freeze = false\n"
 @contextmanager
 def lab_of(options: str) -> Iterator[Lab]:
     with tempfile.TemporaryDirectory(prefix="stillframe-bench-") as directory:
-        lab = open_lab(Path(directory), options)
+        lab = open_lab(Path(directory), options, begin=Command)
         try:
             yield lab
         finally:

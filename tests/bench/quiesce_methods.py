@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.guest.domain import Guest
 from tests.support.lab import Lab
-from tests.support.stack import PROGRAM
+from tests.support.service import PROGRAM
 
 LOOK_SECONDS = 0.5  # seldom, because each look costs the services some milliseconds of what is measured
 

@@ -13,7 +13,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tests.support.guest.build import build
 from tests.support.guest.domain import Guest, GuestOptions
-from tests.support.stack import PROGRAM, Api, Stack
+from tests.support.service import PROGRAM
+from tests.support.stack import Api, Stack
 
 CACHE = Path(__file__).parents[2] / ".cache"
 

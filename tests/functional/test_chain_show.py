@@ -15,7 +15,8 @@ from stillframe.host import files
 from tests.support import qemu_io
 from tests.support.desk import Desk
 from tests.support.lab import open_lab
-from tests.support.stack import PROGRAM, wait_for
+from tests.support.service import PROGRAM
+from tests.support.stack import wait_for
 
 OPENSTACK = [str(Path(sys.executable).with_name("openstack")), "volume", "chain", "show"]
 STILLFRAME = [*PROGRAM, "chain", "show"]

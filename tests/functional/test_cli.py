@@ -13,7 +13,8 @@ import pytest
 from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab, open_lab
 from tests.support.openstack_client import openstack
-from tests.support.stack import PROGRAM, wait_for
+from tests.support.service import PROGRAM
+from tests.support.stack import wait_for
 
 PROGRAM_OF_OPENSTACK = [str(Path(sys.executable).with_name("openstack"))]
 OPENSTACK = ["openstack"]  # the same, started in less time

@@ -27,7 +27,8 @@ from stillframe.volumes.doctor.findings import KINDS
 from tests.support import qemu_io
 from tests.support.desk import Desk
 from tests.support.lab import open_lab
-from tests.support.stack import PROGRAM, wait_for
+from tests.support.service import PROGRAM
+from tests.support.stack import wait_for
 
 NOW = ("--older-than", "0")
 FIX = ("--fix", "--yes", *NOW)

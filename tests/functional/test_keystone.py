@@ -16,7 +16,8 @@ import yaml
 from tests.support.guest.domain import GuestOptions
 from tests.support.keystone import REGION, Keystone, keystone
 from tests.support.lab import Lab, open_lab
-from tests.support.stack import PROGRAM, wait_for
+from tests.support.service import PROGRAM
+from tests.support.stack import wait_for
 
 OPTIONS = """[auth]
 strategy = keystone

@@ -11,7 +11,8 @@ import requests
 import yaml
 
 from tests.support.lab import Lab
-from tests.support.stack import PROGRAM, Api, wait_for
+from tests.support.service import PROGRAM
+from tests.support.stack import Api, wait_for
 
 
 def base(lab: Lab, service: str) -> str:

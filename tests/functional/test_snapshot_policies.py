@@ -16,7 +16,8 @@ from tests.functional.test_cli import OPENSTACK, document, run
 from tests.support.content import DiskContent
 from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab, open_lab
-from tests.support.stack import PROGRAM, wait_for
+from tests.support.service import PROGRAM
+from tests.support.stack import wait_for
 
 NEVER_SOON = "0 0 29 2 *"  # the tests say when it is due
 TURN = 60.0  # the worker looks every ten seconds

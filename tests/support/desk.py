@@ -13,7 +13,8 @@ from stillframe.chain.names import overlay_name
 from stillframe.db.engine import Database
 from stillframe.main import shell
 from tests.support.lab import Lab
-from tests.support.stack import PROGRAM, Api, wait_for
+from tests.support.service import PROGRAM
+from tests.support.stack import Api, wait_for
 
 
 @dataclass(frozen=True)

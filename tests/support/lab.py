@@ -10,6 +10,7 @@ from stillframe.host import files, hypervisor, qemu_img
 from tests.support.content import DiskContent, of_one_instant, read_disk
 from tests.support.guest.build import build
 from tests.support.guest.domain import Guest, GuestOptions
+from tests.support.service import Begin, Copy
 from tests.support.stack import Api, Stack, wait_for
 
 CACHE = Path(__file__).parents[2] / ".cache"
@@ -116,12 +117,15 @@ class Lab:
         self.stack.destroy()
 
 
-def open_lab(directory: Path, options: str = "", arguments: Sequence[str] = (), failpoint: str = "") -> Lab:
-    """Starts the services in ``directory``; ``options`` is the text of a configuration file."""
+def open_lab(
+    directory: Path, options: str = "", arguments: Sequence[str] = (), failpoint: str = "", begin: Begin = Copy
+) -> Lab:
+    """Starts the services in ``directory``; ``options`` is the text of a configuration file, ``begin`` Command for where
+    the process itself is looked at."""
     configured = list(arguments)
     if options:
         (directory / "stillframe.conf").write_text(options)
         configured += ["--config-file", str(directory / "stillframe.conf")]
-    stack = Stack(directory / "state", configured)
+    stack = Stack(directory / "state", configured, begin)
     stack.start(failpoint)
     return Lab(stack, directory)

@@ -1,9 +1,6 @@
 """Runs Stillframe as an operator would: ``stillframe serve`` as a process of its own, spoken to over REST."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +12,9 @@ import yaml
 from stillframe.host import private_libvirt
 from stillframe.host.hypervisor import Hypervisor
 from stillframe.journal.failpoints import VARIABLE
+from tests.support.service import Begin, Command, Service
 
 Read = TypeVar("Read")
-PROGRAM = [sys.executable, "-m", "stillframe.main.shell"]
 
 
 class Api:
@@ -115,60 +112,54 @@ def read_when_there(read: Callable[[], Read], seconds: float = 20) -> Read:
 class Stack:
     """One state directory and the ``serve`` process over it; restarts find what the one before left."""
 
-    def __init__(self, state_dir: Path, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, state_dir: Path, arguments: Sequence[str] = (), begin: Begin = Command) -> None:
         self.state_dir = state_dir
         self._arguments = list(arguments)
-        self._process: subprocess.Popen[str] | None = None
+        self._begin = begin
+        self._service: Service | None = None
         self.log = state_dir.parent / f"{state_dir.name}.log"
 
     def start(self, failpoint: str = "") -> None:
         """Starts the services and waits until they are ready. ``failpoint`` kills them at that place (see journal)."""
-        command = [*PROGRAM, "serve", "--state-dir", str(self.state_dir), "--volumes-port", "0", "--compute-port", "0"]
-        with self.log.open("a") as log:
-            self._process = subprocess.Popen(
-                [*command, *self._arguments],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**os.environ, VARIABLE: failpoint},
-            )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        arguments = ["serve", "--state-dir", str(self.state_dir), "--volumes-port", "0", "--compute-port", "0"]
+        self._service = self._begin([*arguments, *self._arguments], self.log, {VARIABLE: failpoint})
+        line = self._service.line()
         assert line.startswith("ready"), f"serve said {line!r}\n{self.tail()}"
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        assert self._service is not None
+        return self._service.pid
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._service is not None and self._service.code() is None
 
     def wait_killed(self, seconds: float = 60) -> None:
         """Waits until a failpoint has killed the process."""
-        assert self._process is not None
-        try:
-            assert self._process.wait(seconds) == -signal.SIGKILL, self.tail()
-            self._forget()
-        except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"the failpoint was not reached\n{self.tail()}") from error
+        assert self._service is not None
+        code = self._service.wait(seconds)
+        assert code is not None, f"the failpoint was not reached\n{self.tail()}"
+        assert code == -signal.SIGKILL, self.tail()
+        self._service.forget()
 
     def kill(self) -> None:
-        if self._process is not None and self.running:
-            self._process.kill()
-            self._process.wait()
-        self._forget()
+        self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        if self._process is not None and self.running:
-            self._process.terminate()
-            assert self._process.wait(60) == 0, self.tail()
-        self._forget()
+        assert self._end(signal.SIGTERM) in (0, None), self.tail()
 
-    def _forget(self) -> None:
-        if self._process is not None and self._process.stdout is not None:
-            self._process.stdout.close()
+    def _end(self, number: int) -> int | None:
+        """Returns the exit code, None when nothing ran."""
+        if self._service is None:
+            return None
+        code = None
+        if self.running:
+            self._service.signal(number)
+            code = self._service.wait(60)
+            assert code is not None, f"it has not ended after 60 s\n{self.tail()}"
+        self._service.forget()
+        return code
 
     def tail(self) -> str:
         return self.log.read_text()[-4000:]
