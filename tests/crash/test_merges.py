@@ -120,6 +120,28 @@ def test_a_pull_under_a_paused_guest_is_on_the_disk_when_qemu_dies(site: Site) -
     site.check()
 
 
+@pytest.mark.parametrize(("action", "code"), [("pause", 202), ("unpause", 409), ("os-stop", 202)])
+def test_a_power_action_does_not_fall_into_a_moment_of_stillness(site: Site, action: str, code: int) -> None:
+    """A pause would be taken back at its end, an unpause would end it, and a stop be refused."""
+    snapshot_id = site.arrange("commit_active", site.disks[0])
+    site.arm("merge/held:sleep=3")
+    guest, log = site.lab.guest, site.lab.stack.log
+    before = log.read_text().count("held at merge/held")
+    site.delete(snapshot_id)
+    wait_for(lambda: log.read_text().count("held at merge/held") > before, "the stillness")
+    assert not hypervisor.view(guest.domain).running
+    assert site.lab.api.ok("compute", "GET", f"/servers/{guest.id}")["server"]["status"] == "ACTIVE"
+    answer = site.lab.api.send("compute", "POST", f"/servers/{guest.id}/action", {action: None})
+    assert answer.status_code == code, answer.text
+    site.gone(snapshot_id)
+    status = {"pause": "PAUSED", "unpause": "ACTIVE", "os-stop": "SHUTOFF"}[action]
+    wait_for(lambda: site.lab.api.ok("compute", "GET", f"/servers/{guest.id}")["server"]["status"] == status, status)
+    assert freeze_record.read_all(site.lab.stack.state_dir / "freeze") == []
+    if action == "pause":
+        guest.domain.resume()
+    site.check()
+
+
 def test_the_worker_dies_while_the_guest_is_held_still(site: Site) -> None:
     """Nobody but the watchdog lets it run again."""
     snapshot_id = site.arrange("commit_active", site.disks[0])

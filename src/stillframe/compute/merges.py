@@ -37,6 +37,6 @@ class Merges:
             self._unwanted.discard(operation)
 
     def turn(self, server: str) -> threading.Lock:
-        """The lock under which a server is held still: two merges of one server wait for each other there."""
+        """The lock under which a server is held still: another merge of it and its power actions wait there."""
         with self._lock:
             return self._holding.setdefault(server, threading.Lock())

@@ -1,6 +1,7 @@
 """Requests about servers as such: list, show, and the power actions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from stillframe.compute import definitions, servers
@@ -11,6 +12,8 @@ from stillframe.errors import BadRequest, Conflict
 from stillframe.host import hypervisor
 from stillframe.journal import record
 
+_RUNNING, _PAUSED = 1, 3  # of libvirt
+TURN_SECONDS = 30.0  # a merge holds its server still for a third of that at the longest
 _STATUS = {1: "ACTIVE", 2: "ACTIVE", 3: "PAUSED", 4: "ACTIVE", 5: "SHUTOFF", 6: "ERROR", 7: "SUSPENDED"}
 _POWER_STATE = {1: 1, 2: 1, 3: 3, 4: 1, 5: 4, 6: 6, 7: 7}
 _ALLOWED = {
@@ -23,18 +26,22 @@ _ALLOWED = {
 }
 
 
-def status_of(server: Server) -> str:
-    """Returns Nova's status word; an I/O error pause is PAUSED too."""
-    return _STATUS.get(server.view.state, "UNKNOWN")
+def _state(world: World, server: Server) -> int:
+    """A guest that a merge holds still for a moment runs, as far as anybody else is concerned."""
+    if server.view.state != _PAUSED:
+        return server.view.state
+    held = world.guard.pending(server.id)
+    return _RUNNING if held is not None and held.suspended else _PAUSED
 
 
-def document(server: Server) -> dict[str, Any]:
-    """What the API makes its view of."""
+def document(world: World, server: Server) -> dict[str, Any]:
+    """What the API makes its view of: Nova's words, in which an I/O error pause is PAUSED too."""
+    state = _state(world, server)
     return {
         "id": server.id,
         "name": server.view.name,
-        "status": status_of(server),
-        "power_state": _POWER_STATE.get(server.view.state, 0),
+        "status": _STATUS.get(state, "UNKNOWN"),
+        "power_state": _POWER_STATE.get(state, 0),
         "project_id": server.project_id,
         "user_id": server.user_id,
         "memory_mib": server.live.memory_mib,
@@ -44,11 +51,11 @@ def document(server: Server) -> dict[str, Any]:
 
 
 def list_servers(world: World, context: Context, all_projects: bool) -> list[dict[str, Any]]:
-    return [document(server) for server in servers.list_all(world, context, all_projects)]
+    return [document(world, server) for server in servers.list_all(world, context, all_projects)]
 
 
 def show_server(world: World, context: Context, server_id: str) -> dict[str, Any]:
-    return document(servers.find(world, context, server_id))
+    return document(world, servers.find(world, context, server_id))
 
 
 def power(world: World, context: Context, server_id: str, action: str) -> None:
@@ -60,9 +67,30 @@ def power(world: World, context: Context, server_id: str, action: str) -> None:
     with world.database.read() as connection:
         # A merge goes on, or is finished offline, whatever the guest does; only a start must wait for it.
         record.refuse_if_busy(connection, f"server:{server.id}", shared=action != "start")
-    status = status_of(server)
     if action not in _ALLOWED:
         raise BadRequest(f"unknown power action {action!r}")
+    with _turn(world, server):
+        _power(world, servers.look(world, server.id), action)
+
+
+@contextmanager
+def _turn(world: World, server: Server) -> Iterator[None]:
+    """Nobody holds the server still within the block. A pause in such a moment would be taken back at its end, an unpause
+    would end it before its time, and libvirt 9.0 refuses to shut down a guest that does not run."""
+    turn = world.merges.turn(server.id)
+    if not turn.acquire(timeout=TURN_SECONDS):
+        raise Conflict(f"server {server.id} has been held still by a merge for {TURN_SECONDS:g} s; try again later")
+    try:
+        left = world.guard.pending(server.id)
+        if left is not None and left.suspended:  # its worker died
+            world.guard.try_thaw(left)
+        yield
+    finally:
+        turn.release()
+
+
+def _power(world: World, server: Server, action: str) -> None:
+    status = _STATUS.get(server.view.state, "UNKNOWN")
     if status not in _ALLOWED[action]:
         raise Conflict(f"Cannot '{action}' instance {server.id} while it is in status {status}")
     if action == "start":

@@ -156,6 +156,9 @@ class Guard:
         self.agent.said.append("disarm")
         self.held.remove(record)
 
+    def pending(self, domain: str) -> FreezeRecord | None:
+        return next((record for record in self.held if record.domain == domain), None)
+
     def try_thaw(self, record: FreezeRecord) -> bool:
         self.agent.said.append("try thaw")
         try:

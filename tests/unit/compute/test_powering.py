@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import powering
+from stillframe.compute import freeze_record, powering
+from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.servers import Server
 from stillframe.db.engine import Database
 from stillframe.errors import BadRequest, Conflict
@@ -78,10 +79,50 @@ def test_a_server_an_operation_holds_is_left_alone(world: Any, done: list[str], 
     assert done == []
 
 
+def held(there: Any) -> FreezeRecord:
+    """What a worker wrote down that suspended the server for a moment."""
+    record = FreezeRecord(SERVER, "op", freeze_record.boot_seconds() + 10, 1, None, suspended=True)
+    there.guard.held.append(record)
+    return record
+
+
+@pytest.mark.parametrize(("state", "status"), STATES.items())
+def test_a_server_that_is_held_still_is_shown_as_one_that_runs(world: Any, state: int, status: str) -> None:
+    there = world(state)
+    held(there)
+    shown = powering.show_server(there, context(), SERVER)
+    assert shown["status"] == ("ACTIVE" if state == 3 else status)
+    assert (shown["power_state"] == 1) == (shown["status"] == "ACTIVE")
+
+
+def test_a_frozen_server_that_is_paused_is_shown_so(world: Any) -> None:
+    there = world(3)
+    there.guard.arm(SERVER, "op", 10, None)
+    assert powering.show_server(there, context(), SERVER)["status"] == "PAUSED"
+
+
+def test_a_server_that_is_held_still_for_ever_is_refused(world: Any, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(powering, "TURN_SECONDS", 0.01)
+    there = world(1)
+    with there.merges.turn(SERVER), pytest.raises(Conflict, match="held still by a merge"):
+        powering.power(there, context(), SERVER, "stop")
+    assert done == []
+    powering.power(there, context(), SERVER, "stop")
+    assert done == ["stop"]
+
+
+def test_what_a_dead_worker_held_still_goes_on_first(world: Any, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    there = world(1)
+    record = held(there)
+    monkeypatch.setattr(there.guard, "try_thaw", lambda left: done.append(f"thaw {left.operation}"))
+    powering.power(there, context(), SERVER, "stop")
+    assert done == [f"thaw {record.operation}", "stop"]
+
+
 @pytest.mark.parametrize(("state", "number"), [(1, 1), (3, 3), (5, 4), (6, 6), (7, 7), (0, 0)])
-def test_a_server_is_described_in_novas_words(state: int, number: int) -> None:
+def test_a_server_is_described_in_novas_words(world: Any, state: int, number: int) -> None:
     xml = fakes.domain_xml(fakes.disk_xml("vda", f"/srv/{BASE}"))
-    document = powering.document(Server(fakes.view(xml, state=state), "demo", "u"))
+    document = powering.document(world(), Server(fakes.view(xml, state=state), "demo", "u"))
     assert (document["status"], document["power_state"]) == (STATES[state], number)
     assert (document["memory_mib"], document["vcpus"], document["project_id"]) == (512, 2, "demo")
     assert document["volumes"] == [{"id": VOLUME, "device": "/dev/vda"}]
