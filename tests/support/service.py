@@ -14,7 +14,7 @@ from typing import Protocol
 
 PROGRAM = [sys.executable, "-m", "stillframe.main.shell"]
 _COPIES = multiprocessing.get_context("forkserver")
-_COPIES.set_forkserver_preload(["stillframe.main.shell", "stillframe.main.services"])
+_COPIES.set_forkserver_preload(["stillframe.main.shell", "stillframe.main.services", "stillframe.main.workers"])
 
 
 class Service(Protocol):

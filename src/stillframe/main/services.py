@@ -13,6 +13,11 @@ from stillframe.main import log, parts
 class _Service(Command):
     """Options every service has."""
 
+    def get_epilog(self) -> str:
+        """Not cliff's (4.17), which reads about every installed package whether the command is a plugin of somebody else:
+        a tenth of a service's start."""
+        return ""
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help="may be repeated")

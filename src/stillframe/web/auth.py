@@ -24,6 +24,8 @@ from stillframe.context import Context
 from stillframe.errors import BadConfiguration, Unauthorized
 
 REMEMBER_SECONDS = 60.0
+ROUNDS = 10
+_NOBODY = b"$2b$10$pB8.t67s5V7HO9TskaIrVumkYWVfZfbBNTj9SS8c.m6q280NmNgyO"  # of random bytes that were not kept; as costly
 _REFUSED = "user name or password is wrong"
 
 
@@ -61,7 +63,6 @@ class BasicAuth:
         self._lock = threading.Lock()
         self._users: Mapping[str, User] = {}
         self._stamp = 0.0
-        self._decoy = bcrypt.hashpw(b"nobody", bcrypt.gensalt(10))
 
     def identify(self, headers: Headers, request_id: str) -> Context:
         """Returns the context of the user behind an Authorization header. Raises Unauthorized."""
@@ -73,7 +74,7 @@ class BasicAuth:
         return Context(user.user_id, user.project_id, user.roles, request_id)
 
     def _matches(self, user: User | None, name: str, password: bytes) -> bool:
-        stored = user.password_hash if user else self._decoy
+        stored = user.password_hash if user else _NOBODY
         digest = hmac.digest(self._key, stored + name.encode() + b"\0" + password, hashlib.sha256)
         with self._lock:
             if self._known.get(digest, 0.0) > time.monotonic():
@@ -127,7 +128,7 @@ def write_users(path: Path, users: list[dict[str, Any]]) -> None:
     entries = [
         {
             **{key: user[key] for key in ("name", "user_id", "project_id", "roles")},
-            "password_hash": bcrypt.hashpw(user["password"].encode(), bcrypt.gensalt(10)).decode(),
+            "password_hash": bcrypt.hashpw(user["password"].encode(), bcrypt.gensalt(ROUNDS)).decode(),
         }
         for user in users
     ]

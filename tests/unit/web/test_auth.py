@@ -18,6 +18,8 @@ from stillframe.web.auth import BasicAuth, write_users
 
 USER = {"name": "ann", "password": "secret", "user_id": "u1", "project_id": "demo", "roles": ["member", "reader"]}
 
+DECOY = auth._NOBODY
+
 
 class Clock:
     def __init__(self) -> None:
@@ -38,8 +40,13 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         return real_check(password, stored)
 
     monkeypatch.setattr(bcrypt, "gensalt", lambda _rounds: real_salt(4))
+    monkeypatch.setattr(auth, "_NOBODY", bcrypt.hashpw(b"nobody", real_salt(4)))
     monkeypatch.setattr(bcrypt, "checkpw", check)
     return found
+
+
+def test_an_unknown_name_costs_as_many_rounds_as_a_known_one() -> None:
+    assert DECOY.split(b"$")[2] == b"%d" % auth.ROUNDS
 
 
 @pytest.fixture
