@@ -17,9 +17,7 @@ mkdir /layer/upper /layer/work
 mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work none /new
 cp -af /tools/. /new/
 for name in proc sys dev; do mount --bind "/$name" "/new/$name"; done
-mount -t tmpfs -o mode=1777 none /new/tmp
 mount -t tmpfs -o mode=755 none /new/run
-mount -t tmpfs none /new/var/tmp
 mount -t ext4 /dev/vda /new/srv
 cp "/host$job" /new/run/job
 ip link set lo up
