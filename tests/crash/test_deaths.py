@@ -11,6 +11,7 @@ import pytest
 
 from stillframe.compute import freeze_record
 from tests.support.lab import Lab, open_lab
+from tests.support.processes import child
 from tests.support.stack import wait_for
 
 Make = Callable[[str], Lab]
@@ -107,23 +108,12 @@ def test_an_error_after_the_switch_is_not_taken_for_a_failure(make: Make) -> Non
 
 def test_the_watchdog_dies_and_another_one_takes_its_place(make: Make) -> None:
     lab = make("quiesce/frozen:sleep=4")
-    watchdog = _child(lab.stack.pid, b"stillframe.compute.watchdog")
+    watchdog = child(lab.stack.pid, "stillframe.compute.watchdog")
     os.kill(watchdog, signal.SIGKILL)
     found = lab.api.wait_set(ask(lab))
     assert (found["status"], found["consistency"]["level"]) == ("available", "filesystem")
-    assert _child(lab.stack.pid, b"stillframe.compute.watchdog") != watchdog
+    assert child(lab.stack.pid, "stillframe.compute.watchdog") != watchdog
     lab.check_sound()
-
-
-def _child(parent: int, words: bytes) -> int:
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            stat, line = (process / "stat").read_text(), (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == parent and words in line:
-            return int(process.name)
-    raise AssertionError("no watchdog runs")
 
 
 def test_a_worker_and_libvirtd_die_together_while_the_guest_is_frozen(make: Make) -> None:

@@ -5,6 +5,7 @@ Each way to merge has a disk of its own.
 """
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from stillframe.db.engine import Database
 from stillframe.host import files, hypervisor
 from stillframe.journal.failpoints import PHASES
 from tests.support.lab import open_lab
+from tests.support.processes import child
 from tests.support.qcow2_content import digests
 from tests.support.site import KINDS, Site
 from tests.support.stack import wait_for
@@ -124,7 +126,7 @@ def test_a_pull_under_a_paused_guest_is_on_the_disk_when_qemu_dies(site: Site) -
 def test_a_power_action_does_not_fall_into_a_moment_of_stillness(site: Site, action: str, code: int) -> None:
     """A pause would be taken back at its end, an unpause would end it, and a stop be refused."""
     snapshot_id = site.arrange("commit_active", site.disks[0])
-    site.arm("merge/held:sleep=3")
+    site.arm("merge/held:sleep=6")
     guest, log = site.lab.guest, site.lab.stack.log
     before = log.read_text().count("held at merge/held")
     site.delete(snapshot_id)
@@ -153,6 +155,25 @@ def test_the_worker_dies_while_the_guest_is_held_still(site: Site) -> None:
     site.armed = ""
     site.gone(snapshot_id)
     site.look()
+
+
+@pytest.mark.parametrize("kind", ["pull", "commit_active"])
+def test_worker_and_watchdog_die_while_the_guest_is_held_still(site: Site, kind: str) -> None:
+    """The next worker must not take it for a guest that somebody paused: it would stay so, or go on in the next pivot."""
+    snapshot_id = site.arrange(kind, site.disks[0])
+    site.arm("merge/held:hold")
+    before = site.lab.stack.log.read_text().count("held at merge/held")
+    site.delete(snapshot_id)
+    wait_for(lambda: site.lab.stack.log.read_text().count("held at merge/held") > before, "the place")
+    os.kill(child(site.lab.stack.pid, "stillframe.compute.watchdog"), signal.SIGKILL)
+    site.lab.stack.kill()
+    assert not hypervisor.view(site.lab.guest.domain).running
+    site.lab.stack.start()
+    site.armed = ""
+    site.gone(snapshot_id)
+    assert hypervisor.view(site.lab.guest.domain).running
+    site.lab.guest.still_writes()
+    site.check()
 
 
 def begin(site: Site, kind: str) -> str:

@@ -3,9 +3,12 @@
 It needs neither database nor broker: the watchdog and a restarted worker read the same files.
 """
 
+import fcntl
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,6 +61,17 @@ def _readable(directory: Path, domain: str) -> FreezeRecord | None:
     except (ValueError, TypeError, StillframeError) as error:
         LOG.error("the freeze record of server %s cannot be read: %s", domain, error)
         return None
+
+
+@contextmanager
+def alone(directory: Path, domain: str) -> Iterator[None]:
+    """No other process or thread is within such a block of the same domain. Its lock file stays, empty."""
+    handle = os.open(directory / f".{domain}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def clear(directory: Path, record: FreezeRecord) -> None:

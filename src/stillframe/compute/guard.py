@@ -65,6 +65,12 @@ class Guard:
             raise
         return record
 
+    def let_go_on(self, domain: str) -> None:
+        """Lets a guest run again that a worker held still and left so. Raises Conflict when that cannot be done now."""
+        left = freeze_record.read(self._directory, domain)
+        if left is not None and left.suspended and not self.try_thaw(left):
+            raise Conflict(f"server {domain} is still held by operation {left.operation}; it is let go on, try again then")
+
     def renew(self, record: FreezeRecord, seconds: float) -> FreezeRecord:
         """Moves the deadline to ``seconds`` from now, before the freeze begins. Raises ServiceUnavailable; the record stays,
         because the guest may have been changed already."""

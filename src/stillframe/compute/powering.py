@@ -13,7 +13,7 @@ from stillframe.host import hypervisor
 from stillframe.journal import record
 
 _RUNNING, _PAUSED = 1, 3  # of libvirt
-TURN_SECONDS = 30.0  # a merge holds its server still for a third of that at the longest
+TURN_SECONDS = 30.0  # a merge holds its server still for a third of that at the longest; libvirt's shutdown waits longer
 _STATUS = {1: "ACTIVE", 2: "ACTIVE", 3: "PAUSED", 4: "ACTIVE", 5: "SHUTOFF", 6: "ERROR", 7: "SUSPENDED"}
 _POWER_STATE = {1: 1, 2: 1, 3: 3, 4: 1, 5: 4, 6: 6, 7: 7}
 _ALLOWED = {
@@ -28,10 +28,15 @@ _ALLOWED = {
 
 def _state(world: World, server: Server) -> int:
     """A guest that a merge holds still for a moment runs, as far as anybody else is concerned."""
-    if server.view.state != _PAUSED:
-        return server.view.state
+    state = server.view.state
+    if state == _PAUSED and not _is_held(world, server):
+        state = servers.look(world, server.id).view.state  # the moment may have ended between the two looks
+    return _RUNNING if state == _PAUSED and _is_held(world, server) else state
+
+
+def _is_held(world: World, server: Server) -> bool:
     held = world.guard.pending(server.id)
-    return _RUNNING if held is not None and held.suspended else _PAUSED
+    return held is not None and held.suspended
 
 
 def document(world: World, server: Server) -> dict[str, Any]:
@@ -64,13 +69,21 @@ def power(world: World, context: Context, server_id: str, action: str) -> None:
     A start is refused when what would be opened is not what block storage records (R18).
     """
     server = servers.find(world, context, server_id)
+    _refuse_if_busy(world, server, action)
+    if action not in _ALLOWED:
+        raise BadRequest(f"unknown power action {action!r}")
+    if action == "reboot":  # QEMU resets a guest that is held still as well as any, and it remains so
+        _power(world, server, action)
+        return
+    with _turn(world, server):
+        _refuse_if_busy(world, server, action)  # something may have begun meanwhile
+        _power(world, servers.look(world, server.id), action)
+
+
+def _refuse_if_busy(world: World, server: Server, action: str) -> None:
     with world.database.read() as connection:
         # A merge goes on, or is finished offline, whatever the guest does; only a start must wait for it.
         record.refuse_if_busy(connection, f"server:{server.id}", shared=action != "start")
-    if action not in _ALLOWED:
-        raise BadRequest(f"unknown power action {action!r}")
-    with _turn(world, server):
-        _power(world, servers.look(world, server.id), action)
 
 
 @contextmanager
@@ -79,18 +92,18 @@ def _turn(world: World, server: Server) -> Iterator[None]:
     would end it before its time, and libvirt 9.0 refuses to shut down a guest that does not run."""
     turn = world.merges.turn(server.id)
     if not turn.acquire(timeout=TURN_SECONDS):
-        raise Conflict(f"server {server.id} has been held still by a merge for {TURN_SECONDS:g} s; try again later")
+        raise Conflict(
+            f"another power action on server {server.id}, or a merge, has not ended for {TURN_SECONDS:g} s; try later"
+        )
     try:
-        left = world.guard.pending(server.id)
-        if left is not None and left.suspended:  # its worker died
-            world.guard.try_thaw(left)
+        world.guard.let_go_on(server.id)
         yield
     finally:
         turn.release()
 
 
 def _power(world: World, server: Server, action: str) -> None:
-    status = _STATUS.get(server.view.state, "UNKNOWN")
+    status = _STATUS.get(_state(world, server), "UNKNOWN")
     if status not in _ALLOWED[action]:
         raise Conflict(f"Cannot '{action}' instance {server.id} while it is in status {status}")
     if action == "start":

@@ -21,16 +21,31 @@ def try_thaw(connection: Hypervisor, directory: Path, record: FreezeRecord) -> b
     A late answer to an earlier freeze comes first in the channel, so a status read after the thaw is the last word
     (finding 3). Returns whether there is nothing left to do.
     """
+    if record.suspended:
+        with freeze_record.alone(directory, record.domain):
+            return _let_go_on(connection, directory, record)
     if freeze_record.read(directory, record.domain) != record:
         return True
     try:
         domain = _running(connection, record.domain)
-        if record.suspended:
-            hypervisor.go_on(domain)
-        elif domain is not None and not (_is_thawed(domain) and as_before(domain, record)):
+        if domain is not None and not (_is_thawed(domain) and as_before(domain, record)):
             return False
     except StillframeError as error:
         LOG.warning("server %s may still be frozen: %s", record.domain, error.message)
+        return False
+    freeze_record.clear(directory, record)
+    return True
+
+
+def _let_go_on(connection: Hypervisor, directory: Path, record: FreezeRecord) -> bool:
+    """A suspended guest's way. Worker and watchdog take turns: who looked at the record, was overtaken and then lets the guest
+    go on would undo a pause that came after it, or the next moment of stillness."""
+    if freeze_record.read(directory, record.domain) != record:
+        return True
+    try:
+        hypervisor.go_on(_running(connection, record.domain))
+    except StillframeError as error:
+        LOG.warning("server %s may still be held: %s", record.domain, error.message)
         return False
     freeze_record.clear(directory, record)
     return True

@@ -159,6 +159,10 @@ class Guard:
     def pending(self, domain: str) -> FreezeRecord | None:
         return next((record for record in self.held if record.domain == domain), None)
 
+    def let_go_on(self, domain: str) -> None:
+        if self.pending(domain):
+            self.agent.said.append("let go on")
+
     def try_thaw(self, record: FreezeRecord) -> bool:
         self.agent.said.append("try thaw")
         try:

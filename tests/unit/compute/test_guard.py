@@ -1,6 +1,7 @@
 """The worker's side of the watchdog: nothing may be frozen before it holds the record."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,21 @@ def test_while_an_earlier_freeze_is_not_over_there_is_no_other(
     assert watched.pending(SERVER) == earlier
     monkeypatch.setattr(guard, "try_thaw", lambda *_: True)
     assert watched.arm(SERVER, "operation", 10.0, None).operation == "operation"
+
+
+def test_a_guest_that_was_left_held_still_goes_on(watched: Guard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[FreezeRecord] = []
+    monkeypatch.setattr(guard, "try_thaw", lambda _connection, _directory, record: asked.append(record))
+    watched.let_go_on(SERVER)
+    frozen = FreezeRecord(SERVER, "earlier", 1.0, 1)
+    freeze_record.write(tmp_path / "freeze", frozen)
+    watched.let_go_on(SERVER)  # by its agent: that is for whoever freezes next
+    assert asked == []
+    suspended = replace(frozen, suspended=True)
+    freeze_record.write(tmp_path / "freeze", suspended)
+    with pytest.raises(Conflict, match="still held by operation earlier"):
+        watched.let_go_on(SERVER)
+    assert asked == [suspended]
 
 
 def test_disarming_takes_the_record_and_lets_the_watchdog_go(watched: Guard) -> None:

@@ -1,11 +1,14 @@
 """Power actions: which are allowed when, and that a server never writes behind a snapshot."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stillframe.compute import freeze_record, powering
+from stillframe.compute import freeze_record, powering, servers
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.servers import Server
 from stillframe.db.engine import Database
@@ -101,28 +104,58 @@ def test_a_frozen_server_that_is_paused_is_shown_so(world: Any) -> None:
     assert powering.show_server(there, context(), SERVER)["status"] == "PAUSED"
 
 
+def test_a_moment_of_stillness_that_ends_between_two_looks_is_not_shown(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = world(3)
+    found = servers.look(there, SERVER)
+    monkeypatch.setattr(servers, "look", lambda _world, _id: replace(found, view=replace(found.view, state=1)))
+    assert powering.document(there, found)["status"] == "ACTIVE"
+
+
 def test_a_server_that_is_held_still_for_ever_is_refused(world: Any, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(powering, "TURN_SECONDS", 0.01)
     there = world(1)
-    with there.merges.turn(SERVER), pytest.raises(Conflict, match="held still by a merge"):
+    with there.merges.turn(SERVER), pytest.raises(Conflict, match="has not ended"):
         powering.power(there, context(), SERVER, "stop")
     assert done == []
     powering.power(there, context(), SERVER, "stop")
     assert done == ["stop"]
 
 
-def test_what_a_dead_worker_held_still_goes_on_first(world: Any, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reboot_does_not_wait(world: Any, done: list[str]) -> None:
+    there = world(3)
+    held(there)
+    with there.merges.turn(SERVER):
+        powering.power(there, context(), SERVER, "reboot")
+    assert done == ["reboot"]
+
+
+def test_what_a_dead_worker_held_still_goes_on_first(world: Any, done: list[str]) -> None:
     there = world(1)
-    record = held(there)
-    monkeypatch.setattr(there.guard, "try_thaw", lambda left: done.append(f"thaw {left.operation}"))
+    held(there)
     powering.power(there, context(), SERVER, "stop")
-    assert done == [f"thaw {record.operation}", "stop"]
+    assert there.guard.agent.said == ["let go on"]
+    assert done == ["stop"]
+
+
+def test_what_began_while_an_action_waited_holds_it_up(world: Any, done: list[str], database: Database) -> None:
+    there = world(5)
+    turn = there.merges.turn(SERVER)
+    turn.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(powering.power, there, context(), SERVER, "start")
+        time.sleep(0.3)  # it has found nothing in its way, and waits
+        with database.write() as connection:
+            record.submit(connection, record.Request("compute", "k", {}, [], [f"server:{SERVER}"], "req-1"))
+        turn.release()
+        with pytest.raises(Conflict, match="is busy"):
+            answer.result(10)
+    assert done == []
 
 
 @pytest.mark.parametrize(("state", "number"), [(1, 1), (3, 3), (5, 4), (6, 6), (7, 7), (0, 0)])
 def test_a_server_is_described_in_novas_words(world: Any, state: int, number: int) -> None:
     xml = fakes.domain_xml(fakes.disk_xml("vda", f"/srv/{BASE}"))
-    document = powering.document(world(), Server(fakes.view(xml, state=state), "demo", "u"))
+    document = powering.document(world(state), Server(fakes.view(xml, state=state), "demo", "u"))
     assert (document["status"], document["power_state"]) == (STATES[state], number)
     assert (document["memory_mib"], document["vcpus"], document["project_id"]) == (512, 2, "demo")
     assert document["volumes"] == [{"id": VOLUME, "device": "/dev/vda"}]

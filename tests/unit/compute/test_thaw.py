@@ -1,5 +1,6 @@
 """One attempt to thaw, and that only the agent's own word ends it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from stillframe.compute import freeze_record, thaw
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.errors import AgentFailed, HypervisorUnavailable, NotFound
 from stillframe.host import hypervisor
+from tests.support.stack import wait_for
 from tests.unit.builders import SERVER
 from tests.unit.compute import fakes
 from tests.unit.compute.fakes import Agent
@@ -133,3 +135,42 @@ def test_a_guest_that_never_takes_its_knob_back_is_let_go_in_the_end(
     assert attempt(tmp_path, record=HASTENED)
     assert not held(tmp_path)
     assert "could not be put back to 0" in caplog.text
+
+
+SUSPENDED = replace(RECORD, suspended=True)
+
+
+@pytest.fixture
+def resumed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    found: list[Any] = []
+    monkeypatch.setattr(hypervisor, "view", lambda _domain: fakes.view("<domain/>"))
+    monkeypatch.setattr(hypervisor, "go_on", found.append)
+    return found
+
+
+def test_a_suspended_guest_goes_on_and_its_agent_is_not_asked(tmp_path: Path, agent: Agent, resumed: list[Any]) -> None:
+    assert attempt(tmp_path, record=SUSPENDED)
+    assert (len(resumed), agent.said) == (1, [])
+    assert not held(tmp_path)
+
+
+def test_a_suspended_guest_that_libvirt_does_not_find_stays_on_record(tmp_path: Path, resumed: list[Any]) -> None:
+    assert not attempt(tmp_path, HypervisorUnavailable("libvirt went away"), SUSPENDED)
+    assert held(tmp_path)
+
+
+def test_who_waited_while_somebody_else_let_a_guest_go_on_leaves_it_alone(tmp_path: Path, resumed: list[Any]) -> None:
+    """The next moment of stillness, or a pause, may have come meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        with freeze_record.alone(tmp_path, SERVER):
+            answer = pool.submit(attempt, tmp_path, None, SUSPENDED)
+            wait_for(lambda: held(tmp_path), "the attempt")
+            freeze_record.write(tmp_path, replace(SUSPENDED, deadline=2.0))
+        assert answer.result(10)
+    assert resumed == []
+    assert held(tmp_path)
+
+
+def test_a_lock_file_is_no_record(tmp_path: Path) -> None:
+    with freeze_record.alone(tmp_path, SERVER):
+        assert freeze_record.read_all(tmp_path) == []

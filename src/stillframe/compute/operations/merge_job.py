@@ -29,6 +29,7 @@ def held(world: World, operation: Operation, domain: Any, act: Callable[[], None
     server_id = operation.intent["server_id"]
     with world.merges.turn(server_id):
         reached("merge/holding")
+        world.guard.let_go_on(server_id)  # else it would be taken for one that somebody paused
         found = hypervisor.view(domain)
         if not found.active:
             raise HypervisorUnavailable(f"server {server_id} stopped before it could be held still")
