@@ -2,6 +2,10 @@
 PYTHON := .venv/bin/python
 SPHINX := .venv/bin/sphinx-build
 
+# Only "test" does two things at a time, and knows which.
+ifeq ($(MAKELEVEL),0)
+.NOTPARALLEL:
+endif
 .PHONY: help packages setup setup-openstack demo test test-nfs lint bench docs lock
 
 help:

@@ -14,7 +14,7 @@ import requests
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / ".venv-openstack"
 CACHE = ROOT / ".cache" / "openstack"
-HINT = "run deploy/setup-openstack, which installs Keystone and Glance into .venv-openstack"
+HINT = "run make setup-openstack, which installs Keystone and Glance into .venv-openstack"
 START_SECONDS = 90.0
 
 # The services read their own configuration from sys.argv, so it must be empty. One thread, because SQLite answers

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -83,9 +84,11 @@ class Copy:
     """A copy."""
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        log.touch()
         ours, theirs = _COPIES.Pipe(duplex=False)
+        settings = {**os.environ, **environment}
         # Ended with us, if we end before the test could end it.
-        self._process = _COPIES.Process(target=_run, args=(list(arguments), theirs, log, dict(environment)), daemon=True)
+        self._process = _COPIES.Process(target=_run, args=(list(arguments), theirs, log, settings), daemon=True)
         self._process.start()
         theirs.close()
         with ours:
@@ -107,7 +110,7 @@ class Copy:
         return self._process.exitcode
 
     def signal(self, number: int) -> None:
-        if self._process.exitcode is None:
+        with suppress(ProcessLookupError):  # it has ended, and is waited for by the process it is a copy of
             os.kill(self.pid, number)
 
     def forget(self) -> None:
@@ -121,6 +124,7 @@ def _run(arguments: Sequence[str], out: Connection, log: Path, environment: Mapp
     out.close()
     with log.open("a") as complaints:
         os.dup2(complaints.fileno(), 2)
+    os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["stillframe", *arguments]
     sys.exit(main(arguments))
