@@ -37,9 +37,10 @@ lint: setup
 	.venv/bin/lint-imports --no-logo
 	$(PYTHON) -m tests.repository
 
-# Many tests wait for a guest, so four files at a time keep two cores busy; the long ones come first.
+# "lint" and "docs" are among the tests. Many of them wait for a guest, so four files at a time keep two cores busy; the long
+# ones come first.
 test:
-	@$(MAKE) --no-print-directory -j 2 lint docs setup-openstack
+	@$(MAKE) --no-print-directory -j 2 setup setup-openstack
 	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-nfs: setup

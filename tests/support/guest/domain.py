@@ -28,7 +28,10 @@ class Beat:
 
 
 # An emulated processor that does without what protects and measures a real one is up in two thirds of the time.
-_SOON = "nokaslr mitigations=off acpi=noirq tsc=reliable no_timer_check lpj=4000000 cryptomgr.notests ipv6.disable=1 audit=0"
+_SOON = (
+    "nokaslr noreplace-smp mitigations=off acpi=noirq tsc=reliable no_timer_check lpj=4000000 cryptomgr.notests"
+    " ipv6.disable=1 audit=0"
+)
 
 
 @dataclass(frozen=True)
