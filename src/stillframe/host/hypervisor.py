@@ -13,7 +13,7 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
-from stillframe.errors import AgentFailed, HypervisorUnavailable, NotFound, StepFailed
+from stillframe.errors import AgentFailed, Conflict, HypervisorUnavailable, NotFound, StepFailed
 
 AGENT_ANSWER_LIMIT = 1 << 20
 _LOST = {
@@ -198,9 +198,24 @@ POWER: dict[str, Callable[[Any], object]] = {
 
 
 def power(domain: Any, action: str) -> None:
-    """Changes the power state. ``action`` is a key of POWER."""
+    """Changes the power state. ``action`` is a key of POWER. Raises Conflict when the guest has changed its state by itself.
+
+    A guest that goes down drops the agent's channel. When libvirt 9.0 sees that before QEMU's event, the agent's answer is
+    lost, it presses the power button instead, and that is refused for a domain that is not running: a stop that was obeyed
+    ends in an error (qemuDomainShutdownFlags).
+    """
     with translated(f"server {domain.UUIDString()}"):
-        POWER[action](domain)
+        try:
+            POWER[action](domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or action == "start" or not _is_down(domain):
+                raise
+            if action not in ("stop", "destroy"):
+                raise Conflict(f"server {domain.UUIDString()} is going down, or is down already") from error
+
+
+def _is_down(domain: Any) -> bool:
+    return domain.state()[0] in (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
 
 
 def hold(domain: Any) -> None:

@@ -8,7 +8,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from stillframe.errors import AgentFailed, HypervisorUnavailable, NotFound, StepFailed, StillframeError
+from stillframe.errors import AgentFailed, Conflict, HypervisorUnavailable, NotFound, StepFailed, StillframeError
 from stillframe.host import hypervisor
 from tests.unit.builders import SERVER
 
@@ -145,3 +145,48 @@ def test_a_server_that_vanishes_during_the_list_is_left_out(monkeypatch: pytest.
     monkeypatch.setattr(hypervisor, "view", view)
     found: list[Any] = list(hypervisor.list_domains(connected))
     assert found == ["here"]
+
+
+class Powered(Domain):
+    """Refuses every power action, and is in a state of our choice after that."""
+
+    def __init__(self, error: Refusal, state: int) -> None:
+        super().__init__()
+        self._error = error
+        self._state = state
+
+    def _refuse(self) -> None:
+        raise self._error
+
+    create = shutdown = destroy = suspend = resume = _refuse
+
+    def state(self) -> tuple[int, int]:
+        return self._state, 0
+
+
+INVALID = Refusal(libvirt.VIR_ERR_OPERATION_INVALID)
+
+
+@pytest.mark.parametrize("state", [libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED])
+def test_a_stop_that_was_obeyed_is_none_that_failed(state: int) -> None:
+    """Seen with libvirt 9.0: the agent's channel closed before the event came, and the power button was refused."""
+    hypervisor.power(Powered(INVALID, state), "stop")
+    hypervisor.power(Powered(INVALID, state), "destroy")
+    with pytest.raises(Conflict):
+        hypervisor.power(Powered(INVALID, state), "pause")
+    with pytest.raises(StepFailed):
+        hypervisor.power(Powered(INVALID, state), "start")
+
+
+@pytest.mark.parametrize("action", ["start", "stop", "destroy", "pause", "unpause"])
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (INVALID, libvirt.VIR_DOMAIN_RUNNING),
+        (INVALID, libvirt.VIR_DOMAIN_PAUSED),
+        (Refusal(libvirt.VIR_ERR_INTERNAL_ERROR), libvirt.VIR_DOMAIN_SHUTOFF),
+    ],
+)
+def test_a_power_action_that_failed_says_so(action: str, error: Refusal, state: int) -> None:
+    with pytest.raises(StepFailed):
+        hypervisor.power(Powered(error, state), action)
