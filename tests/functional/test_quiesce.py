@@ -13,16 +13,40 @@ SHORT = "[compute]\nfreeze_deadline_seconds = 3\nagent_timeout_seconds = 2\n"
 KNOB = "/sys/kernel/rcu_expedited"
 AGENT = "qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -f /run/qemu-ga.pid -d"
 Make = Callable[..., Lab]
+Use = Callable[..., Lab]
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = open_lab(tmp_path_factory.mktemp("quiesce"), SHORT)
+    try:
+        made.add_guest(2)
+        yield made
+    finally:
+        made.clear()
+
+
+@pytest.fixture
+def use(usual: Lab) -> Use:
+    """The guest that most tests share, under services that have just been started; its snapshots become more and more."""
+
+    def one(failpoint: str = "", more: str = "") -> Lab:
+        usual.stack.kill()
+        (usual.directory / "stillframe.conf").write_text(SHORT + more)
+        usual.stack.start(failpoint)
+        return usual
+
+    return one
 
 
 @pytest.fixture
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     labs: list[Lab] = []
 
-    def one(failpoint: str = "", disks: int = 2, more: str = "", **options: object) -> Lab:
-        made = open_lab(tmp_path_factory.mktemp("quiesce"), SHORT + more, failpoint=failpoint)
+    def one(**options: object) -> Lab:
+        made = open_lab(tmp_path_factory.mktemp("quiesce"), SHORT)
         labs.append(made)
-        made.add_guest(disks, GuestOptions(**options))  # type: ignore[arg-type]
+        made.add_guest(2, GuestOptions(**options))  # type: ignore[arg-type]
         return made
 
     yield one
@@ -32,25 +56,27 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
 
 def refused(lab: Lab) -> str:
     """Asks for a required quiesce, expects 409, and that nothing changed; returns the message."""
-    before = (lab.stack.share.stat().st_mtime_ns, lab.guest.domain.XMLDesc(0))
     path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
+
+    def everything() -> object:
+        sets = lab.api.ok("compute", "GET", path)["assisted_snapshots"]
+        return sets, snapshots(lab), lab.stack.share.stat().st_mtime_ns, lab.guest.domain.XMLDesc(0)
+
+    before = everything()
     answer = lab.api.send("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})
     assert answer.status_code == 409, answer.text
-    assert lab.api.ok("compute", "GET", path)["assisted_snapshots"] == []
-    assert lab.api.ok("volume", "GET", "/snapshots")["snapshots"] == []
-    assert (lab.stack.share.stat().st_mtime_ns, lab.guest.domain.XMLDesc(0)) == before
+    assert everything() == before
     return str(answer.json()["conflictingRequest"]["message"])
+
+
+def snapshots(lab: Lab) -> list[str]:
+    return [each["id"] for each in lab.api.ok("volume", "GET", "/snapshots")["snapshots"]]
 
 
 def ask(lab: Lab, policy: str = "required") -> str:
     path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
     body = {"assisted_snapshot": {"quiesce": policy}}
     return str(lab.api.ok("compute", "POST", path, body)["assisted_snapshot"]["id"])
-
-
-def held(lab: Lab, place: str) -> None:
-    """Waits until the worker stands at its failpoint: clocks of guest and host say nothing on a busy machine."""
-    wait_for(lambda: f"held at {place}" in lab.stack.log.read_text(), "the place", 60)
 
 
 def no_freeze_remains(lab: Lab) -> None:
@@ -80,8 +106,8 @@ def test_with_a_channel_but_no_agent(make: Make) -> None:
     lab.check_one_instant(found)
 
 
-def test_with_an_agent_that_hangs(make: Make) -> None:
-    lab = make()
+def test_with_an_agent_that_hangs(use: Use) -> None:
+    lab = use()
     lab.guest.execute("(sleep 1; kill -STOP $(pidof qemu-ga); sleep 45; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &")
     wait_for(lambda: not lab.guest.agent_answers(), "the agent's silence")
     assert "does not answer" in refused(lab)
@@ -94,11 +120,14 @@ def test_with_an_agent_that_hangs(make: Make) -> None:
 
 
 @pytest.mark.parametrize("policy", ["preferred", "required"])
-def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> None:
+def test_a_freeze_that_arrives_late_is_taken_back(use: Use, policy: str) -> None:
     # Not hastened: that would ask the stopped agent first, and the deadline would pass before the freeze is tried.
-    lab = make("quiesce/armed:sleep=5", more="hasten_freeze = false\nfreeze_deadline_seconds = 9\n")
+    lab = use("quiesce/armed:sleep=5", more="hasten_freeze = false\nfreeze_deadline_seconds = 9\n")
+    before, line = snapshots(lab), "held at quiesce/armed"
+    seen = lab.stack.log.read_text().count(line)
     set_id = ask(lab, policy)
-    held(lab, "quiesce/armed")
+    # Clocks of guest and host say nothing on a busy machine.
+    wait_for(lambda: lab.stack.log.read_text().count(line) > seen, "the place", 60)
     # The agent is stopped between the preflight and the freeze, and goes on long after the freeze has timed out.
     stop = "(sleep 1; kill -STOP $(pidof qemu-ga); sleep 20; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &"
     lab.guest.execute(stop, wait=False)
@@ -106,7 +135,7 @@ def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> No
     if policy == "required":
         assert found["status"] == "error"
         assert "could not be quiesced" in found["fault"]
-        assert lab.api.ok("volume", "GET", "/snapshots")["snapshots"] == []
+        assert snapshots(lab) == before
     else:
         assert (found["status"], found["consistency"]["level"]) == ("available", "crash")
         assert "freeze failed" in found["consistency"]["degraded_reason"]
@@ -117,8 +146,8 @@ def test_a_freeze_that_arrives_late_is_taken_back(make: Make, policy: str) -> No
     lab.check_sound()
 
 
-def test_an_agent_that_dies_while_frozen(make: Make) -> None:
-    lab = make("quiesce/frozen:sleep=2")
+def test_an_agent_that_dies_while_frozen(use: Use) -> None:
+    lab = use("quiesce/frozen:sleep=2")
     # The agent writes this down just before it freezes (qga/commands-posix.c, qemu 7.2); when it waits again, it has answered.
     frozen = "until [ -e /run/qga.state.isfrozen ] && grep -q poll /proc/$(pidof qemu-ga)/wchan; do usleep 50000; done"
     lab.guest.execute(f"({frozen}; killall -9 qemu-ga; sleep 9; rm -f /run/qemu-ga.pid; {AGENT}) >/dev/null 2>&1 &")
@@ -135,12 +164,13 @@ def test_an_agent_that_dies_while_frozen(make: Make) -> None:
     lab.check_sound()
 
 
-def test_the_watchdog_thaws_at_the_deadline_and_the_snapshot_says_so(make: Make) -> None:
-    lab = make("quiesce/frozen:sleep=6")
+def test_the_watchdog_thaws_at_the_deadline_and_the_snapshot_says_so(use: Use) -> None:
+    lab = use("quiesce/frozen:sleep=6")
+    before = lab.guest.beats()
     found = lab.api.take(lab.guest.id, quiesce="preferred")
     assert (found["status"], found["consistency"]["level"]) == ("available", "crash")
     assert "thawed before the switch" in found["consistency"]["degraded_reason"]
-    slowest = max(beat.slowest_ms for beat in lab.guest.beats())
+    slowest = max(beat.slowest_ms for beat in lab.guest.beats()[len(before) :])
     assert 2500 < slowest < 6000
     assert knob(lab) == "0"
     lab.check_one_instant(found)
@@ -148,8 +178,8 @@ def test_the_watchdog_thaws_at_the_deadline_and_the_snapshot_says_so(make: Make)
 
 
 @pytest.mark.parametrize("place", ["quiesce/armed", "quiesce/hastened", "quiesce/frozen", "quiesce/switched", "quiesce/thawed"])
-def test_the_watchdog_thaws_when_the_worker_dies(make: Make, place: str) -> None:
-    lab = make(place)
+def test_the_watchdog_thaws_when_the_worker_dies(use: Use, place: str) -> None:
+    lab = use(place)
     set_id = ask(lab)
     lab.stack.wait_killed()
     no_freeze_remains(lab)
@@ -169,8 +199,8 @@ def test_the_watchdog_thaws_when_the_worker_dies(make: Make, place: str) -> None
     lab.check_sound()
 
 
-def test_the_guest_is_hastened_for_the_freeze_alone(make: Make) -> None:
-    lab = make("quiesce/hastened:sleep=2")
+def test_the_guest_is_hastened_for_the_freeze_alone(use: Use) -> None:
+    lab = use("quiesce/hastened:sleep=2")
     set_id = ask(lab)
     wait_for(lambda: knob(lab) == "1", "the hastening")
     found = lab.api.wait_set(set_id)
@@ -179,29 +209,36 @@ def test_the_guest_is_hastened_for_the_freeze_alone(make: Make) -> None:
     lab.check_sound()
 
 
-def test_a_guest_that_is_hastened_by_itself_stays_so(make: Make) -> None:
-    lab = make()
+def test_a_guest_that_is_hastened_by_itself_stays_so(use: Use) -> None:
+    lab = use()
     lab.guest.execute(f"echo 1 >{KNOB}")
     found = lab.api.take(lab.guest.id, quiesce="required")
     assert (found["consistency"]["level"], found["consistency"]["hastened"]) == ("filesystem", False)
     assert knob(lab) == "1"
+    lab.guest.execute(f"echo 0 >{KNOB}")
     lab.check_sound()
 
 
-def test_an_agent_that_may_open_no_files_freezes_all_the_same(make: Make) -> None:
-    lab = make()
-    blocked = f"{AGENT} -b guest-file-open,guest-file-write"
-    lab.guest.execute(f"(sleep 0.5; killall qemu-ga; sleep 4; {blocked}) >/dev/null 2>&1 &")
-    wait_for(lambda: not lab.guest.agent_answers(), "the agent's end")
-    wait_for(lab.guest.agent_answers, "the agent")
-    found = lab.api.take(lab.guest.id, quiesce="required")
+def test_an_agent_that_may_open_no_files_freezes_all_the_same(use: Use) -> None:
+    lab = use()
+    another_agent(lab, f"{AGENT} -b guest-file-open,guest-file-write")
+    try:
+        found = lab.api.take(lab.guest.id, quiesce="required")
+    finally:
+        another_agent(lab, AGENT)
     assert (found["consistency"]["level"], found["consistency"]["hastened"]) == ("filesystem", False)
     lab.check_one_instant(found)
     lab.check_sound()
 
 
+def another_agent(lab: Lab, command: str) -> None:
+    lab.guest.execute(f"(sleep 0.5; killall qemu-ga; sleep 4; {command}) >/dev/null 2>&1 &")
+    wait_for(lambda: not lab.guest.agent_answers(), "the agent's end")
+    wait_for(lab.guest.agent_answers, "the agent")
+
+
 def test_a_disk_without_a_filesystem_is_never_called_filesystem_consistent(make: Make) -> None:
-    lab = make(disks=2, raw="vdb")
+    lab = make(raw="vdb")
     found = lab.api.take(lab.guest.id, quiesce="required")
     assert (found["status"], found["consistency"]["level"], found["consistency"]["filesystems"]) == (
         "available",
