@@ -1,14 +1,29 @@
 """What a server's definition says of its disks, changed: it is what the next start opens."""
 
-from stillframe.compute import domain_xml
+from stillframe.compute import domain_xml, servers
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
+from stillframe.errors import Conflict
 from stillframe.host import hypervisor
 
 
 def name_file(world: World, server: Server, target: str, file: str, format_: str) -> None:
-    """Lets the definition name ``file`` (a path) for a disk, and nothing behind it: libvirt reads that from the headers."""
+    """Lets the definition name ``file`` (a path) for a disk, and nothing behind it: libvirt reads that from the headers.
+
+    Raises Conflict when the server has another file open, and lets the definition name that one again. Whether it runs can
+    only be seen afterwards: libvirt (9.0) changes a definition also while a start goes on that has read it already, but not
+    before the start has ended.
+    """
+    _name(world, server, target, file, format_)
+    now = servers.look(world, server.id)
+    live = next((each for each in now.live.disks if each.target == target), None) if now.view.active else None
+    if live is not None and live.file is not None and live.file != file:
+        _name(world, now, target, live.file, live.format)
+        raise Conflict(f"server {server.id} was started meanwhile and has {live.file} open, not {file}")
+
+
+def _name(world: World, server: Server, target: str, file: str, format_: str) -> None:
     xml = server.view.inactive_xml or server.view.xml
     changed = domain_xml.with_file(xml, target, file, format_)
     hypervisor.update_definition(world.hypervisor.domain(server.id), changed)

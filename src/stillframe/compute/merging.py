@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.compute import definitions, servers
+from stillframe.compute import definitions, servers, turns
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import merge
 from stillframe.compute.servers import Server
@@ -21,13 +21,25 @@ MIB = 1 << 20
 
 
 def server_of(world: World, context: Context, volume_id: str) -> dict[str, Any] | None:
-    """Returns ``{"id", "active", "file"}`` of the server whose descriptions name the volume, or None."""
+    """Returns ``{"id", "active", "file"}`` of the server whose descriptions name the volume, or None. One that is about to
+    start is active; it is waited for. Raises Conflict when that lasts."""
+    try:
+        server, disk = _owner(world, volume_id)
+        if not server.view.active:
+            with turns.taken(world, server.id):  # a start that goes on now is over then
+                server, disk = _owner(world, volume_id)
+    except NotFound:
+        return None
+    return {"id": server.id, "active": server.view.active, "file": disk.name}
+
+
+def _owner(world: World, volume_id: str) -> tuple[Server, Disk]:
     wanted = names.canonical_id(volume_id, "volume_id")
     for server in servers.list_everything(world):
         disk = server.disk_of(wanted)
         if disk is not None:
-            return {"id": server.id, "active": server.view.active, "file": disk.name}
-    return None
+            return server, disk
+    raise NotFound(f"no server has volume {wanted}")
 
 
 def merge_volume(world: World, context: Context, snapshot_id: str, delete_info: dict[str, Any]) -> str:
@@ -123,12 +135,10 @@ def _commit_intent(chain: list[str], formats: dict[str, str], top: str, base: st
 
 
 def _attached(world: World, volume_id: str) -> tuple[Server, Disk, Path]:
-    wanted = names.canonical_id(volume_id, "volume_id")
-    for server in servers.list_everything(world):
-        disk = server.disk_of(wanted)
-        if disk is not None and disk.file is not None:
-            return server, disk, Path(str(disk.directory))
-    raise NotFound(f"no server has volume {wanted}")
+    server, disk = _owner(world, volume_id)
+    if disk.file is None:
+        raise NotFound(f"server {server.id} has volume {volume_id}, but in no file")
+    return server, disk, Path(str(disk.directory))
 
 
 def merge_status(world: World, context: Context, operation_id: str) -> dict[str, Any]:
@@ -178,19 +188,25 @@ def resize_disk(world: World, context: Context, volume_id: str, size: int) -> No
         raise ChainConflict(f"{disk.file} has {found} bytes after it was grown to {size}")
 
 
-def switch_file(world: World, context: Context, volume_id: str, name: str, format_: str) -> None:
-    """Lets the definition of a stopped server name another active file of the volume. May be repeated.
+def switch_file(world: World, context: Context, volume_id: str, wanted: Mapping[str, Any]) -> None:
+    """Lets the definition of a stopped server name another active file of the volume: ``{"name", "format", "to_come"}``. May be
+    repeated.
 
-    Raises Conflict for a server that runs."""
+    With ``to_come`` the file is about to get that name: until then the server cannot start. Raises Conflict for a server
+    that runs, or was started meanwhile: the definition names what it has open then."""
     server, disk, share = _attached(world, volume_id)
-    names.check_belongs(name, str(disk.volume_id))
-    if server.view.active:
-        raise Conflict(f"server {server.id} runs; the file of its disk {disk.target} can be changed only while it is stopped")
-    if disk.name == name:
-        return
-    if not files.exists(share, name):
-        raise ChainConflict(f"{name} is not on the share {share}")
-    definitions.name_file(world, server, disk.target, os.path.join(str(share), name), format_)
+    name = names.check_belongs(wanted["name"], str(disk.volume_id))
+    with turns.taken(world, server.id):
+        server, disk, share = _attached(world, volume_id)
+        if disk.name == name:
+            return
+        if server.view.active:
+            if server.names_file(os.path.join(str(share), name)):  # a switch that was killed when somebody started the server
+                definitions.name_file(world, server, disk.target, str(disk.file), disk.format)
+            raise Conflict(f"server {server.id} runs; the file of its disk {disk.target} is changed only while it is stopped")
+        if not wanted.get("to_come") and not files.exists(share, name):
+            raise ChainConflict(f"{name} is not on the share {share}")
+        definitions.name_file(world, server, disk.target, os.path.join(str(share), name), wanted["format"])
 
 
 METHODS: Mapping[str, Any] = {

@@ -4,16 +4,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from stillframe.compute import definitions, servers
+from stillframe.compute import definitions, servers, turns
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.context import Context
 from stillframe.errors import BadRequest, Conflict
 from stillframe.host import hypervisor
 from stillframe.journal import record
+from stillframe.journal.failpoints import reached
 
 _RUNNING, _PAUSED = 1, 3  # of libvirt
-TURN_SECONDS = 30.0  # a merge holds its server still for a third of that at the longest; libvirt's shutdown waits longer
 _STATUS = {1: "ACTIVE", 2: "ACTIVE", 3: "PAUSED", 4: "ACTIVE", 5: "SHUTOFF", 6: "ERROR", 7: "SUSPENDED"}
 _POWER_STATE = {1: 1, 2: 1, 3: 3, 4: 1, 5: 4, 6: 6, 7: 7}
 _ALLOWED = {
@@ -90,16 +90,9 @@ def _refuse_if_busy(world: World, server: Server, action: str) -> None:
 def _turn(world: World, server: Server) -> Iterator[None]:
     """Nobody holds the server still within the block. A pause in such a moment would be taken back at its end, an unpause
     would end it before its time, and libvirt 9.0 refuses to shut down a guest that does not run."""
-    turn = world.merges.turn(server.id)
-    if not turn.acquire(timeout=TURN_SECONDS):
-        raise Conflict(
-            f"another power action on server {server.id}, or a merge, has not ended for {TURN_SECONDS:g} s; try later"
-        )
-    try:
+    with turns.taken(world, server.id):
         world.guard.let_go_on(server.id)
         yield
-    finally:
-        turn.release()
 
 
 def _power(world: World, server: Server, action: str) -> None:
@@ -108,14 +101,22 @@ def _power(world: World, server: Server, action: str) -> None:
         raise Conflict(f"Cannot '{action}' instance {server.id} while it is in status {status}")
     if action == "start":
         _check_files(world, server)
+        reached("power/checked")
         definitions.forget_chains(world, server)
     hypervisor.power(world.hypervisor.domain(server.id), action)
 
 
 def _check_files(world: World, server: Server) -> None:
+    """Block storage changes the files of a stopped server's volumes itself. Such an operation is recorded before it looks
+    whether the server is stopped, and that look waits for our turn to end: one of the two sees the other."""
     known = {entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id)}
     for volume_id, disk in server.volumes():
         info = known.get(volume_id)
+        if info and info.get("offline_operation"):
+            raise Conflict(
+                f"server {server.id} cannot start now: operation {info['offline_operation']} changes the files of volume"
+                f" {volume_id}; 'stillframe operation show' tells how far it is"
+            )
         if info and disk.name != info["name"]:
             raise Conflict(
                 f"server {server.id} would open {disk.name} for volume {volume_id}, but its active file is"

@@ -24,6 +24,12 @@ _ON_RESOURCE = (
     .where(held.c.resource == bindparam("named"), held.c.unfinished == 1, operations.c.kind.not_in(BACKGROUND))
     .order_by(operations.c.seq)
 )
+_ALONE_ON_RESOURCES = (
+    select(operations.c.id, operations.c.plan, held.c.resource)
+    .join(held, held.c.operation_id == operations.c.id)
+    .where(held.c.resource.in_(bindparam("names", expanding=True)), held.c.unfinished == 1, held.c.shared == 0)
+    .order_by(operations.c.seq)
+)
 _ALONE_ON_RESOURCE = _ON_RESOURCE.where(held.c.shared == 0)
 _CLAIM = update(operations).where(
     operations.c.id == bindparam("key"),
@@ -121,6 +127,11 @@ def on_resource(connection: Connection, resource: str, shared: bool = False) -> 
     """Returns the oldest unfinished operation on the resource, or None; with ``shared`` those that only read it are in
     nobody's way. Background ones never are: what is asked meanwhile runs after them."""
     return one(connection, _ALONE_ON_RESOURCE if shared else _ON_RESOURCE, named=resource)
+
+
+def alone_on_resources(connection: Connection, resources: Sequence[str]) -> list[Row]:
+    """Returns id, plan and resource of the unfinished operations on any of them that do not only read it, oldest first."""
+    return many(connection, _ALONE_ON_RESOURCES, names=list(resources))
 
 
 def of_kind_on(connection: Connection, resource: str, kind: str) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.context import Context
-from stillframe.db import attachments, volumes
+from stillframe.db import attachments, operations, volumes
 from stillframe.db.rows import Page, Row
 from stillframe.db.tables import now
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound
@@ -124,13 +124,22 @@ def connection_infos(world: World, context: Context, attachment_ids: Sequence[st
     with world.database.read() as connection:
         rows = attachments.by_ids(connection, attachment_ids, project)
         known = volumes.by_ids(connection, [row["volume_id"] for row in rows])
-    return {row["id"]: _connection_info(world, known[row["volume_id"]]) for row in rows}
+        offline = _offline(connection, list(known))
+    return {row["id"]: _connection_info(world, known[row["volume_id"]], offline) for row in rows}
 
 
-def _connection_info(world: World, volume: Row) -> dict[str, Any]:
+def _offline(connection: Connection, volume_ids: Sequence[str]) -> dict[str, str]:
+    """The operation by volume that may change its files at any moment, because its server is stopped."""
+    found = operations.alone_on_resources(connection, [f"volume:{volume_id}" for volume_id in volume_ids])
+    counts = [row for row in found if any(each["verb"] == "check_stopped" for each in row["plan"])]
+    return {row["resource"].removeprefix("volume:"): row["id"] for row in counts}
+
+
+def _connection_info(world: World, volume: Row, offline: Mapping[str, str]) -> dict[str, Any]:
     info = world.backends.pool(volume).connection_info(volume["active_file"], volume["format"])
     # Compute believes no header that names another volume's file, unless this says so.
-    return {**info, "foundation": volume["linked_to"]["file"] if volume["linked_to"] else None}
+    foundation = volume["linked_to"]["file"] if volume["linked_to"] else None
+    return {**info, "foundation": foundation, "offline_operation": offline.get(volume["id"])}
 
 
 METHODS: Mapping[str, Any] = {

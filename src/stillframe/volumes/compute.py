@@ -33,9 +33,10 @@ class ComputeDoor:
     def resize(self, volume_id: str, size: int) -> None:
         self._call("POST", f"/os-assisted-volumes/{volume_id}/action", {"resize": {"size": size}})
 
-    def switch_file(self, volume_id: str, name: str, format_: str) -> None:
-        """Lets the definition of the stopped server name another file. Raises Conflict when it runs."""
-        wanted = {"switch_file": {"name": name, "format": format_}}
+    def switch_file(self, volume_id: str, name: str, format_: str, to_come: bool = False) -> None:
+        """Lets the definition of the stopped server name another file, with ``to_come`` one that is about to get that name.
+        Raises Conflict when it runs."""
+        wanted = {"switch_file": {"name": name, "format": format_, "to_come": to_come}}
         self._call("POST", f"/os-assisted-volumes/{volume_id}/action", wanted)
 
     def merge(self, snapshot_id: str, delete_info: dict[str, Any]) -> None:

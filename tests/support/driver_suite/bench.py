@@ -264,6 +264,7 @@ def calls(scratch: Path) -> dict[str, Call]:
         "remove_temporary": lambda share, volume: share.remove_temporary(volume.id, volume.token()),
         "read_document": lambda share, volume: share.read_document(names.info_name(volume.id)),
         "write_document": lambda share, volume: share.write_document(names.info_name(volume.id), {"active": "x"}),
+        "stamp": lambda share, volume: share.stamp(volume.base),
         "allocated": lambda share, volume: share.allocated(volume.base),
         "dependants": lambda share, volume: share.dependants(volume.base),
     }

@@ -163,6 +163,19 @@ def a_commit_may_go_down_over_several_files(bench: Bench) -> None:
 
 
 @everywhere
+def a_file_is_stamped_anew_by_what_writes_to_it_but_not_by_its_commit(bench: Bench) -> None:
+    with bench.volume() as volume:
+        volume.write(volume.base, (0, 4, 5))
+        top = volume.overlay(volume.base, (2, 4, 6))
+        stamp, below = volume.share.stamp(top), volume.share.stamp(volume.base)
+        volume.share.commit(volume.id, top, volume.base)
+        assert volume.share.stamp(top) == stamp
+        assert volume.share.stamp(volume.base) != below
+        volume.write(top, (3, 1, 7))
+        assert volume.share.stamp(top) != stamp
+
+
+@everywhere
 def a_commit_that_would_change_what_another_file_reads_is_refused(bench: Bench) -> None:
     with bench.volume() as volume:
         volume.write(volume.base, (0, 4, 5))

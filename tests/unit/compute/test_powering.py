@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import freeze_record, powering, servers
+from stillframe.compute import freeze_record, powering, servers, turns
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.servers import Server
 from stillframe.db.engine import Database
@@ -112,7 +112,7 @@ def test_a_moment_of_stillness_that_ends_between_two_looks_is_not_shown(world: A
 
 
 def test_a_server_that_is_held_still_for_ever_is_refused(world: Any, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(powering, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "SECONDS", 0.01)
     there = world(1)
     with there.merges.turn(SERVER), pytest.raises(Conflict, match="has not ended"):
         powering.power(there, context(), SERVER, "stop")

@@ -1,5 +1,6 @@
 """A world of block storage over a share in memory."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ class Compute:
         self.merges: dict[str, dict[str, Any]] = {}
         self.refuses: list[dict[str, Any] | None] = []
         self.silent = False
+        self.seen_running: Callable[[], object] = lambda: None  # called when it was told that a server runs
 
     def _answer(self) -> None:
         if self.silent:
@@ -36,12 +38,18 @@ class Compute:
 
     def server_of(self, volume_id: str) -> dict[str, Any] | None:
         self._answer()
-        return self.servers.get(volume_id)
+        found = self.servers.get(volume_id)
+        if found is not None and found["active"]:
+            found = dict(found)
+            self.seen_running()
+        return found
 
-    def switch_file(self, volume_id: str, name: str, _format: str) -> None:
+    def switch_file(self, volume_id: str, name: str, _format: str, to_come: bool = False) -> None:
         self._answer()
+        assert to_come or name in self.memory.entries
         self.memory.moment("switch file")
-        if self.servers[volume_id]["active"]:
+        if self.servers[volume_id]["active"] and self.servers[volume_id]["file"] != name:
+            self.seen_running()
             raise Conflict("the server runs")
         self.servers[volume_id]["file"] = name
         self.memory.moment("switch file")

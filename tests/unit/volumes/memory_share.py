@@ -127,6 +127,10 @@ class MemoryShare:
         self.probe()
         return 1 << 42
 
+    def stamp(self, name: str) -> str:
+        self.probe()
+        return str(sorted(self.entries[name].clusters.items()))
+
     def allocated(self, name: str) -> int:
         return len(self.entries[name].clusters) * CLUSTER
 

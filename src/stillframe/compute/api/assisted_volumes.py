@@ -9,7 +9,11 @@ from stillframe.web.route import Call, Route
 _RESIZE = body.wrapped("resize", {"size": {"type": "integer", "minimum": 512, "maximum": 1 << 60}}, ("size",))
 _SWITCH = body.wrapped(
     "switch_file",
-    {"name": {"type": "string", "minLength": 1, "maxLength": 255}, "format": {"enum": ["qcow2", "raw"]}},
+    {
+        "name": {"type": "string", "minLength": 1, "maxLength": 255},
+        "format": {"enum": ["qcow2", "raw"]},
+        "to_come": {"type": "boolean"},
+    },
     ("name", "format"),
 )
 
@@ -26,8 +30,7 @@ def resize(call: Call) -> None:
 
 
 def switch_file(call: Call) -> None:
-    wanted = call.body["switch_file"]
-    call.ask("switch_disk_file", volume_id=call.path["id"], name=wanted["name"], format_=wanted["format"])
+    call.ask("switch_disk_file", volume_id=call.path["id"], wanted=call.body["switch_file"])
 
 
 _PATH, _RULE = "/os-assisted-volumes/{id}", "os_compute_api:os-assisted-volumes"

@@ -126,6 +126,9 @@ class Share(Protocol):
     def write_document(self, name: str, document: Mapping[str, Any]) -> None:
         """Replaces a JSON document atomically and durably; an empty one removes the file. May be repeated."""
 
+    def stamp(self, name: str) -> str:
+        """Another one after every write to the file. Merging what it holds into another file writes nothing to it."""
+
     def allocated(self, name: str) -> int:
         """Bytes a file occupies."""
 

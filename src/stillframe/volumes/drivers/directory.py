@@ -231,6 +231,10 @@ class DirectoryShare:
             else:
                 files.remove(self.path, name)
 
+    def stamp(self, name: str) -> str:
+        with self._asked():
+            return files.stamp(self.path, inspection.plain_name(name))
+
     def allocated(self, name: str) -> int:
         with self._asked():
             return files.allocated(self.path, inspection.plain_name(name))

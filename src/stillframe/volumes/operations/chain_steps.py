@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.errors import Conflict
+from stillframe.db import snapshots
+from stillframe.errors import Conflict, ServiceUnavailable
 from stillframe.journal.operation import Document, Operation, Verb, key
 from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.world import World
@@ -31,11 +32,33 @@ def check_unused(world: World, operation: Operation, _args: Document) -> Documen
     end_links(share_of(world, operation), operation)
     busy = _open_files(share_of(world, operation), volume_id)
     if busy:
-        raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
+        refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
     servers = world.compute.servers_with(volume_id)
     if servers:
-        raise Conflict(f"volume {volume_id} is named by the description of server {', '.join(servers)} (I4); detach it first")
+        named = f"volume {volume_id} is named by the description of server {', '.join(servers)} (I4); detach it first"
+        refuse_or_wait(world, operation, named)
     return {}
+
+
+def refuse_or_wait(world: World, operation: Operation, why: str) -> None:
+    """Somebody uses the files. Raises Conflict; where there is no way back ServiceUnavailable, and it goes on when they are
+    free again."""
+    if any(MERGE[step["verb"]].no_return == "start" and key(step) in operation.evidence for step in _merging(operation)):
+        wait(world, operation, why)
+    raise Conflict(f"{why}; repeat the request when it is free")
+
+
+def _merging(operation: Operation) -> list[Document]:
+    return [step for step in operation.plan if step["verb"] in MERGE]
+
+
+def wait(world: World, operation: Operation, why: str) -> None:
+    """That may last, so no thread waits for it, and the snapshots say what is the matter. Raises ServiceUnavailable."""
+    told = f"the deletion waits: {why}"
+    with world.database.write() as connection:
+        for snapshot_id in operation.intent.get("snapshot_ids", []):
+            snapshots.change(connection, snapshot_id, fault=told)
+    raise ServiceUnavailable(told)
 
 
 def _open_files(share: Share, volume_id: str) -> list[str]:
@@ -124,8 +147,19 @@ def _commit(world: World, operation: Operation, args: Document) -> Document:
     if args["key"] in operation.evidence and operation.epoch > 1:
         # What a commit that was interrupted left: leaks after a kill, wrong counts after an I/O error (finding 8).
         share.repair(volume_id, args["base"], args["base_format"])
+    stamp = share.stamp(args["top"])
     share.commit(volume_id, args["top"], args["base"])
-    return {"bytes": args["bytes"]}
+    return {"bytes": args["bytes"], "stamp": stamp}
+
+
+def commit_again(world: World, operation: Operation, commit: str) -> None:
+    """Before the definition leaves a file that was committed (by the step of that key): who started the server since, behind
+    our back, has written into it."""
+    args = next(each["args"] for each in operation.plan if key(each) == commit)
+    share, volume_id = share_of(world, operation), operation.intent["volume_id"]
+    if operation.evidence[commit].get("stamp") != share.stamp(args["top"]):
+        share.repair(volume_id, args["base"], args["base_format"])
+        share.commit(volume_id, args["top"], args["base"])
 
 
 def _pulled(world: World, operation: Operation, args: Document) -> Document | None:

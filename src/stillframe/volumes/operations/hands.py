@@ -61,15 +61,26 @@ def documents(volume: Row, before: Tree, steps: Sequence[Step], hand: Hand) -> l
 
 
 def _with_definition(volume: Row, plain: Sequence[Document]) -> list[Document]:
-    """Before it is recorded that another file is active, the server's definition names it."""
+    """Before it is recorded that another file is active, the server's definition names it; before the active file gets another
+    name, too: a server that is started all the same, by somebody else, finds no file then, and none is renamed under it."""
     found: list[Document] = []
-    active, count = volume["active_file"], 0
+    active, committed = volume["active_file"], None
+
+    def switch(name: str, format_: str, **more: Any) -> None:
+        key = f"SwitchFile-{sum(each['verb'] == 'SwitchFile' for each in found) + 1}"
+        found.append({"verb": "SwitchFile", "key": key, "args": {"key": key, "name": name, "format": format_, **more}})
+
     for each in plain:
-        if each["verb"] == "Record" and each["args"]["active"] != active:
-            active, count = each["args"]["active"], count + 1
+        args = each["args"]
+        if each["verb"] == "Rename" and args["name"] == active:
+            active = args["to"]
+            switch(active, "qcow2", to_come=True)
+        elif each["verb"] == "Record" and args["active"] != active:
+            active = args["active"]
             raw = active == names.base_name(volume["id"]) and volume["base_format"] == "raw"
-            args = {"key": f"SwitchFile-{count}", "name": active, "format": "raw" if raw else "qcow2"}
-            found.append({"verb": "SwitchFile", "key": args["key"], "args": args})
+            switch(active, "raw" if raw else "qcow2", committed=committed)
+        elif each["verb"] == "Commit" and args["top"] == active:
+            committed = each["key"]
         found.append(each)
     return found
 

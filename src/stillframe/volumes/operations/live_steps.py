@@ -6,7 +6,15 @@ import uuid
 from stillframe.db import snapshots
 from stillframe.errors import Cancelled, Conflict, Parked, ServiceUnavailable
 from stillframe.journal.operation import Document, Operation, Verb
-from stillframe.volumes.operations.chain_steps import built_upon, end_links, never, share_of
+from stillframe.volumes.operations.chain_steps import (
+    built_upon,
+    commit_again,
+    end_links,
+    never,
+    refuse_or_wait,
+    share_of,
+    wait,
+)
 from stillframe.volumes.world import World
 
 POLL_SECONDS = 0.25
@@ -40,21 +48,12 @@ def _merge(world: World, operation: Operation, args: Document) -> Document:
         if found["status"] != "running":
             _told(found)
         if found["fault"]:
-            _wait_for_compute(world, operation, found["fault"]["message"])
+            wait(world, operation, found["fault"]["message"])  # compute tries again by itself
         if world.stopping.is_set():
             raise ServiceUnavailable("this worker stops; the merge goes on, and the next worker waits for its end")
         if time.monotonic() >= due:
             shown, due = _show(world, operation, found, shown), time.monotonic() + POLL_SECONDS
         time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - began) / 20)))
-
-
-def _wait_for_compute(world: World, operation: Operation, why: str) -> None:
-    """Compute tries again by itself. That may last, so no thread waits for it, and the snapshots say what is the matter."""
-    told = f"the deletion waits: {why}"
-    with world.database.write() as connection:
-        for snapshot_id in operation.intent.get("snapshot_ids", []):
-            snapshots.change(connection, snapshot_id, fault=told)
-    raise ServiceUnavailable(told)
 
 
 def _told(found: Document) -> None:
@@ -79,11 +78,11 @@ def _check_stopped(world: World, operation: Operation, _args: Document) -> Docum
     volume_id = operation.intent["volume_id"]
     server = world.compute.server_of(volume_id)
     if server is not None and server["active"]:
-        raise Conflict(f"server {server['id']} was started meanwhile; repeat the request")
+        refuse_or_wait(world, operation, f"server {server['id']} was started meanwhile")
     end_links(share_of(world, operation), operation)
     busy = share_of(world, operation).in_use(volume_id)
     if busy:
-        raise Conflict(f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
+        refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
     return {}
 
 
@@ -93,7 +92,14 @@ def _switched(world: World, operation: Operation, args: Document) -> Document | 
 
 
 def _switch(world: World, operation: Operation, args: Document) -> Document:
-    world.compute.switch_file(operation.intent["volume_id"], args["name"], args["format"])
+    """What a server that somebody starts behind our back writes is committed when it has stopped again."""
+    try:
+        server = world.compute.server_of(operation.intent["volume_id"])
+        if args.get("committed") and server is not None and not server["active"]:
+            commit_again(world, operation, args["committed"])
+        world.compute.switch_file(operation.intent["volume_id"], args["name"], args["format"], args.get("to_come", False))
+    except Conflict as error:
+        refuse_or_wait(world, operation, error.message)
     return {}
 
 
