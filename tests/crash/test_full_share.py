@@ -16,7 +16,7 @@ from tests.support.site import Site
 from tests.support.stack import wait_for
 
 SIZE_MIB = 256
-TWELVE_HUNDRED = "tr '\\0' D < /dev/zero | head -c 1048576 | dd of={} bs=64k seek=1200 conv=fsync 2>/dev/null"
+TWELVE_HUNDRED = f"fill {{}} 1200 16 {ord('D')}"
 
 
 @pytest.fixture

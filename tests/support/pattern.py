@@ -16,12 +16,7 @@ Write = tuple["Pattern", int, int, int]  # the disk, its first cluster, how many
 
 def write_all(guest: Guest, writes: Sequence[Write]) -> None:
     """Lets the guest fill clusters of several disks at once and waits until all of it is on its disks."""
-    lines = [
-        f"head -c {count * CLUSTER} /dev/zero | tr '\\0' '\\{value:03o}'"
-        f" | dd of={disk.device} bs=64k seek={start} conv=notrunc,fsync iflag=fullblock 2>/dev/null"
-        for disk, start, count, value in writes
-    ]
-    guest.execute(" && ".join(lines))
+    guest.execute(" ".join(["fill", *(f"{disk.device} {start} {count} {value}" for disk, start, count, value in writes)]))
     for disk, start, count, value in writes:
         disk.clusters.update(dict.fromkeys(range(start, start + count), value))
 

@@ -24,6 +24,7 @@ MODULES = (
     "virtio_blk",
     "virtio_console",
 )
+PROGRAMS = ("writer", "fill")
 TOOLS = ("/usr/sbin/qemu-ga", "/usr/sbin/mke2fs")
 
 
@@ -57,7 +58,7 @@ def build(cache: Path) -> GuestImage:
 
 def _fingerprint() -> str:
     digest = hashlib.sha256()
-    for path in (HERE / "init.sh", HERE / "writer.c", Path(__file__), *map(Path, TOOLS)):
+    for path in (HERE / "init.sh", *(HERE / f"{name}.c" for name in PROGRAMS), Path(__file__), *map(Path, TOOLS)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -97,7 +98,8 @@ def _initramfs(work: Path, modules: Path) -> bytes:
         (found,) = modules.rglob(f"{module}.ko")
         shutil.copy(found, root / "modules" / found.name)
     (root / "modules/order").write_text("\n".join(MODULES) + "\n")
-    subprocess.run(["gcc", "-O2", "-static", "-o", root / "bin/writer", HERE / "writer.c"], check=True)
+    for program in PROGRAMS:
+        subprocess.run(["gcc", "-O2", "-static", "-o", root / "bin" / program, HERE / f"{program}.c"], check=True)
     shutil.copy(HERE / "init.sh", root / "init")
     (root / "init").chmod(0o755)
     names = "\0".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
