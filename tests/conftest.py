@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import core
 
+from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab, open_lab
 from tests.support.service import Command
 
@@ -42,7 +43,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Running services and one running guest with three volumes, shared by the tests of a module."""
     made = open_lab(tmp_path_factory.mktemp("lab"))
     try:
-        made.add_guest(3)
+        made.add_guest(3, GuestOptions(interval_us=100_000))  # the counters say whether disks are of one instant
         yield made
     finally:
         made.clear()
