@@ -13,6 +13,7 @@ from tests.support.lab import Lab, open_lab
 from tests.support.service import Command
 
 SEED = "STILLFRAME_SEED"
+LONG_AND_LATE = ("test_every_moment.py", "test_tutorial.py", "test_while_a_merge_runs.py")
 
 
 def pytest_configure() -> None:
@@ -28,6 +29,11 @@ def _seed_of_this_code() -> int:
     for path in sorted((Path(__file__).parents[1] / "src").rglob("*.py")):
         found.update(path.read_bytes())
     return int.from_bytes(found.digest()[:4], "big")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What would come last and takes a minute begins first: nobody else has anything to do at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG_AND_LATE)
 
 
 def pytest_report_header() -> str:

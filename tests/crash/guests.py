@@ -21,7 +21,7 @@ from tests.support.lab import Lab
 from tests.support.qcow2_content import Memory, digests
 from tests.support.stack import wait_for
 
-GUESTS, DISKS = 4, 2
+GUESTS, DISKS, HOTPLUGGED = 4, 2, "vdc,vdd,vde,vdf"
 _HELD = re.compile(r"held at ([^\s:]+):hold")
 
 
@@ -82,7 +82,8 @@ class Guests:
     def open(self) -> None:
         """Boots the guests and takes a snapshot of each."""
         for number in range(GUESTS):
-            options = GuestOptions(name=f"guest-{number}")
+            # A filesystem on each disk that is attached would cost more than all else.
+            options = GuestOptions(name=f"guest-{number}", raw=HOTPLUGGED)
             guest = self.lab.add_guest(DISKS, options, boot=False)
             hypervisor.power(guest.domain, "start")
             self.seats.append(Seat(guest, self.lab.volumes[-DISKS:]))
