@@ -260,6 +260,7 @@ def test_wrong_versions_and_credentials(lab: Lab) -> None:
 def test_a_file_replaced_behind_our_back_is_noticed(lab: Lab, way: str) -> None:
     """The guest still has the old file open; what lies at its name is something else."""
     share = lab.stack.share
+    wait_for(lambda: not unfinished(lab) and not untidy(lab), "the look at what the tests before left", 60)
     active = Path(_active(lab, lab.volumes[0]))
     aside = share / "aside"
     active.rename(aside)

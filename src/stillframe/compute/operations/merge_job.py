@@ -56,7 +56,8 @@ def run(
     ended: Callable[[], bool],
 ) -> None:
     """Starts the job or takes up the one that runs, and stays until the chain shows that it is done. A guest that stopped is
-    merged offline; nobody starts it meanwhile, because the operation holds the server. Raises Cancelled; ShareUnavailable for
+    merged offline; nobody starts it meanwhile, because the operation holds the server. Raises Cancelled, unless the work was
+    done before it could be given up; ShareUnavailable for
     a job that ended without its work done, because the share is full or whatever else."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
     target, began, entered = operation.intent["target"], False, time.monotonic()
@@ -67,7 +68,9 @@ def run(
             offline(domain)
             return
         if world.merges.is_unwanted(operation.id):
-            _give_up(world, operation, domain, began)
+            if _give_up(world, operation, domain, began, ended):
+                return
+            continue
         if world.stopping.is_set():
             raise ServiceUnavailable("this worker stops; QEMU goes on with the merge, and the next worker takes it up")
         job = _find(domain, target)
@@ -117,10 +120,16 @@ def _explain(operation: Operation) -> None:
     )
 
 
-def _give_up(world: World, operation: Operation, domain: Any, began: bool) -> None:
+def _give_up(world: World, operation: Operation, domain: Any, began: bool, ended: Callable[[], bool]) -> bool:
+    """Raises Cancelled. True: it was over before it could be given up, and what it did was made to last; False: the guest is gone
+    with what QEMU had not written out."""
     job = _find(domain, operation.intent["target"])
     if job is not None:
         block_jobs.abort(domain, operation.intent["target"])
+    if ended():
+        return True
+    if not hypervisor.view(domain).active:
+        return False
     world.merges.forget(operation.id)
     earlier = operation.epoch > 1 or operation.attempts > 0  # then a job may have run that we did not see
     merged = operation.intent["kind"] == "commit" and (began or job is not None or earlier)

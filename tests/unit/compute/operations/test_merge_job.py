@@ -1,5 +1,6 @@
 """The stillness around a pivot or a flush, by what libvirt is told."""
 
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 
 from stillframe.compute.merges import Merges
 from stillframe.compute.operations import merge_job
-from stillframe.errors import Conflict, HypervisorUnavailable
-from stillframe.host import hypervisor
-from tests.unit.builders import SERVER
+from stillframe.errors import Cancelled, Conflict, HypervisorUnavailable
+from stillframe.host import block_jobs, hypervisor
+from tests.unit.builders import SERVER, VOLUME
 from tests.unit.compute import fakes
 
 OPERATION: Any = SimpleNamespace(id="operation", intent={"server_id": SERVER})
@@ -89,3 +90,40 @@ def test_what_cannot_be_let_go_is_not_held_anew(hold: Any, monkeypatch: pytest.M
     with pytest.raises(Conflict):
         hold(machine)
     assert machine.said == []
+
+
+@pytest.mark.parametrize(
+    ("job", "over", "gone", "outcome"),
+    [
+        (True, False, False, "cancelled"),
+        (True, True, False, "done"),  # it ended while it was aborted
+        (False, True, False, "done"),  # it had ended just before
+        (True, False, True, "offline"),  # QEMU is gone with what it had not written out
+    ],
+)
+def test_a_merge_that_was_over_before_it_was_given_up_is_made_to_last(
+    monkeypatch: pytest.MonkeyPatch, job: bool, over: bool, gone: bool, outcome: str
+) -> None:
+    """A pull ends with a flush: until then its header speaks of what is only in QEMU's memory."""
+    states, said = [1, 5 if gone else 1, 5], list[str]()
+    monkeypatch.setattr(hypervisor, "view", lambda _: fakes.view("<domain/>", state=states[0], active=states.pop(0) != 5))
+    found: Any = SimpleNamespace(done=1, total=2, is_active_commit=False) if job else None
+    monkeypatch.setattr(block_jobs, "find", lambda _domain, _target: found)
+    monkeypatch.setattr(block_jobs, "abort", lambda _domain, _target: said.append("abort"))
+    monkeypatch.setattr(merge_job, "_wait_closed", lambda _operation: None)
+    merges, intent = Merges(), {"server_id": SERVER, "target": "vda", "kind": "pull", "volume_id": VOLUME}
+    merges.give_up("operation")
+    libvirt: Any = SimpleNamespace(domain=lambda _server: None)
+    world: Any = SimpleNamespace(merges=merges, hypervisor=libvirt, stopping=Event())
+    operation: Any = SimpleNamespace(id="operation", epoch=1, attempts=0, intent=intent)
+
+    def run() -> None:
+        merge_job.run(world, operation, said.append, lambda _: said.append("offline"), lambda: over)
+
+    if outcome == "cancelled":
+        with pytest.raises(Cancelled, match="as it was"):
+            run()
+        assert not merges.is_unwanted("operation")
+    else:
+        run()
+    assert said == (["abort"] if job else []) + (["offline"] if outcome == "offline" else [])
