@@ -67,10 +67,8 @@ def run(
             _wait_closed(operation)
             offline(domain)
             return
-        if world.merges.is_unwanted(operation.id):
-            if _give_up(world, operation, domain, began, ended):
-                return
-            continue
+        if world.merges.is_unwanted(operation.id) and _give_up(world, operation, domain, began, ended):
+            return
         if world.stopping.is_set():
             raise ServiceUnavailable("this worker stops; QEMU goes on with the merge, and the next worker takes it up")
         job = _find(domain, target)
@@ -121,8 +119,8 @@ def _explain(operation: Operation) -> None:
 
 
 def _give_up(world: World, operation: Operation, domain: Any, began: bool, ended: Callable[[], bool]) -> bool:
-    """Raises Cancelled. True: it was over before it could be given up, and what it did was made to last; False: the guest is gone
-    with what QEMU had not written out."""
+    """Raises Cancelled. True: it was over before it could be given up, and what it did was made to last; False: the guest is
+    gone with what QEMU had not written out."""
     job = _find(domain, operation.intent["target"])
     if job is not None:
         block_jobs.abort(domain, operation.intent["target"])
