@@ -165,6 +165,9 @@ def files_come_and_go_while_the_server_does(bench: Bench, server: Server) -> Non
         volume.share.create_overlay(volume.id, image, token)
         volume.known(made, volume.disks[volume.base])
         volume.check()
+        left = f".trash.{made}"
+        if left in bench.names():  # the server went when it had its new name: it is swept when it is old
+            (bench.path / left).unlink()
 
 
 def _until_unavailable(volume: Volume, image: Image, token: str) -> None:
