@@ -11,8 +11,7 @@ import pytest
 from stillframe.errors import AgentFailed
 from stillframe.host import hypervisor
 from tests.support.guest.domain import Guest
-from tests.support.lab import open_lab
-from tests.support.site import Site
+from tests.support.site import Site, open_site
 from tests.support.stack import wait_for
 
 SIZE_MIB = 256
@@ -37,11 +36,8 @@ def share(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def site(tmp_path: Path, share: Path) -> Iterator[Site]:
-    lab = open_lab(tmp_path, "[volumes]\nminimum_free_mib = 1\n")
-    try:
-        yield Site(lab, 1)
-    finally:
-        lab.clear()
+    with open_site(tmp_path, 1, "[volumes]\nminimum_free_mib = 1\n") as opened:
+        yield opened
 
 
 def fill(share: Path) -> Path:

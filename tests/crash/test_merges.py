@@ -17,10 +17,9 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.host import files, hypervisor
 from stillframe.journal.failpoints import PHASES
-from tests.support.lab import open_lab
 from tests.support.processes import child
 from tests.support.qcow2_content import digests
-from tests.support.site import KINDS, Site
+from tests.support.site import KINDS, Site, open_site
 from tests.support.stack import read_when_there, wait_for
 
 THROTTLED = 128  # clusters, 8 MiB at 1 MiB/s
@@ -41,11 +40,8 @@ PLACES = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    lab = open_lab(tmp_path_factory.mktemp("merges"))
-    try:
-        yield Site(lab, 3)
-    finally:
-        lab.clear()
+    with open_site(tmp_path_factory.mktemp("merges"), 3) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

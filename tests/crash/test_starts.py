@@ -10,8 +10,7 @@ import libvirt
 import pytest
 
 from stillframe.host import hypervisor
-from tests.support.lab import open_lab
-from tests.support.site import Site
+from tests.support.site import Site, open_site
 from tests.support.stack import wait_for
 
 # Of a commit into the file below, after which the definition names that; and of a pull into the active file, which then gets
@@ -22,11 +21,8 @@ SWITCH = "delete_snapshot/SwitchFile-1"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    lab = open_lab(tmp_path_factory.mktemp("starts"))
-    try:
-        yield Site(lab, 1)
-    finally:
-        lab.clear()
+    with open_site(tmp_path_factory.mktemp("starts"), 1) as opened:
+        yield opened
 
 
 def begin(site: Site, kind: str, failpoint: str, told: bool = False) -> str:
@@ -104,4 +100,5 @@ def test_a_deletion_waits_for_a_start_that_goes_on(site: Site) -> None:
     site.wait_up(0)
     site.write(site.disks[0], 3, 9, 88)
     site.gone(snapshot_id)
+    assert f"DELETE /v2.1/os-assisted-volume-snapshots/{snapshot_id}" in site.lab.stack.log.read_text(), "not merged live"
     site.check()

@@ -11,8 +11,7 @@ import pytest
 
 from stillframe.db import operations
 from stillframe.db.engine import Database
-from tests.support.lab import open_lab
-from tests.support.site import Disk, Site
+from tests.support.site import Disk, Site, open_site
 from tests.support.stack import wait_for
 
 PAGE = Path(__file__).parents[2] / "docs/reference/while-a-merge-runs.md"
@@ -184,11 +183,8 @@ class Story:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    lab = open_lab(tmp_path_factory.mktemp("table"))
-    try:
-        yield Site(lab, 3)
-    finally:
-        lab.clear()
+    with open_site(tmp_path_factory.mktemp("table"), 3) as opened:
+        yield opened
 
 
 def test_the_table_is_true(site: Site) -> None:

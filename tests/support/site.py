@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.host import files, hypervisor
 from tests.support.guest.domain import GuestOptions
-from tests.support.lab import Lab
+from tests.support.lab import Lab, open_lab
 from tests.support.pattern import CLUSTER, Pattern, seen
 from tests.support.qcow2_content import Memory, digest, digests
 from tests.support.stack import read_when_there, wait_for
@@ -45,6 +45,16 @@ class Disk:
     @property
     def content(self) -> Content:
         return {place: digest(bytes([value]) * CLUSTER) for place, value in self.pattern.clusters.items()}
+
+
+@contextmanager
+def open_site(directory: Path, disks: int, options: str = "") -> Iterator["Site"]:
+    """Services in ``directory`` and a guest that has so many disks of known bytes; all of it is taken away afterwards."""
+    lab = open_lab(directory, options)
+    try:
+        yield Site(lab, disks)
+    finally:
+        lab.clear()
 
 
 class Site:

@@ -13,13 +13,8 @@ from tests.unit.volumes.test_every_moment import (
     SeveralUnderAStoppedServer,
 )
 
-LOCKED = (
-    "commit",
-    "pull",
-    "repoint",
-    "repair",
-    "resize",
-)  # QEMU's locks keep the server from its files, and us from those it has
+# QEMU's locks keep the server from files we change, and us from those it has.
+LOCKED = ("commit", "pull", "repoint", "repair", "resize")
 CLUSTER, VALUE = 8, 777
 
 
