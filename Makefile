@@ -6,11 +6,12 @@ SPHINX := .venv/bin/sphinx-build
 ifeq ($(MAKELEVEL),0)
 .NOTPARALLEL:
 endif
-.PHONY: help packages setup setup-openstack demo test test-nfs lint bench docs lock
+.PHONY: help packages setup setup-openstack demo test pytest test-nfs lint bench docs lock
 
 help:
 	@echo "make demo   show the main job on a real guest (installs what it needs)"
 	@echo "make test   run every check and test (installs what it needs)"
+	@echo "make pytest the same without installing Keystone and Glance beforehand: the tests that need them do it"
 	@echo "make test-nfs  the whole driver suite on a real NFS mount, in a small machine: about half an hour"
 	@echo "make setup  only install: system packages and .venv (setup-openstack: Keystone and Glance for the tests)"
 	@echo "make lint   ruff, mypy, import-linter and the repository's own rules"
@@ -37,10 +38,13 @@ lint: setup
 	.venv/bin/lint-imports --no-logo
 	$(PYTHON) -m tests.repository
 
+# Keystone and Glance are installed beside the first tests; those that start them wait.
+test:
+	@$(MAKE) --no-print-directory -j 2 pytest setup-openstack
+
 # "lint" and "docs" are among the tests. Many of them wait for a guest, so four files at a time keep two cores busy; the long
 # ones come first.
-test:
-	@$(MAKE) --no-print-directory -j 2 setup setup-openstack
+pytest: setup
 	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-nfs: setup

@@ -164,6 +164,7 @@ def files_come_and_go_while_the_server_does(bench: Bench, server: Server) -> Non
             server.start()
         volume.share.create_overlay(volume.id, image, token)
         volume.known(made, volume.disks[volume.base])
+        volume.share.write_document(names.info_name(volume.id), {"active": made})
         volume.check()
         left = f".trash.{made}"
         if left in bench.names():  # the server went when it had its new name: it is swept when it is old
