@@ -14,7 +14,7 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadImage, BadRequest, Conflict
 from stillframe.journal import record
 from stillframe.journal.record import Request
-from stillframe.volumes import finding, placing, trees
+from stillframe.volumes import finding, placing, trees, volume_changing
 from stillframe.volumes.backends import Pool
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.world import GIB, World
@@ -101,15 +101,13 @@ def _check_source(connection: Connection, making: Making) -> None:
         check_backup(connection, making.backup)
     if making.source is None:
         return
-    finding.refuse_if_busy(connection, making.source["id"], shared=making.snapshot is not None)
-    if making.snapshot is not None:
-        what, seen = f"snapshot {making.snapshot['id']}", making.snapshot
-        fresh, compared = snapshots.get(connection, making.snapshot["id"], None), ("status", "backing")
-    else:
-        what, seen = f"volume {making.source['id']}", making.source
-        fresh, compared = volumes.get(connection, making.source["id"], None), ("status", "active_file")
-    if fresh is None or any(fresh[name] != seen[name] for name in compared):
-        raise Conflict(f"{what} changed meanwhile; repeat the request")
+    if making.snapshot is None:
+        volume_changing.unchanged(connection, making.source)
+        return
+    finding.refuse_if_busy(connection, making.source["id"], shared=True)
+    fresh = snapshots.get(connection, making.snapshot["id"], None)
+    if fresh is None or any(fresh[name] != making.snapshot[name] for name in ("status", "backing")):
+        raise Conflict(f"snapshot {making.snapshot['id']} changed meanwhile; repeat the request")
 
 
 def check_backup(connection: Connection, backup: Row) -> None:

@@ -12,7 +12,7 @@ from stillframe.db import operations, quotas, snapshots, volume_types, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.db.tables import operation_resources as held
-from stillframe.errors import BadImage, BadRequest, Conflict, NotFound, QuotaExceeded, ShareUnavailable
+from stillframe.errors import BadImage, BadRequest, Busy, Conflict, NotFound, QuotaExceeded, ShareUnavailable
 from stillframe.journal import record
 from stillframe.volumes import placing, volume_making
 from stillframe.volumes.world import World
@@ -178,9 +178,9 @@ def test_a_snapshot_that_changed_while_it_was_looked_at_is_not_copied(
     assert planned(world) == []
 
 
-@pytest.mark.parametrize("change", [{"active_file": "volume-x"}, {"status": "reserved"}])
+@pytest.mark.parametrize("change", [{"active_file": "volume-x"}, {"status": "reserved"}, {"size": 3}])
 def test_a_volume_that_changed_while_it_was_looked_at_is_not_copied(
-    world: World, change: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    world: World, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = placing.check_room
 
@@ -190,7 +190,7 @@ def test_a_volume_that_changed_while_it_was_looked_at_is_not_copied(
             volumes.change(connection, VOLUME, **change)
 
     monkeypatch.setattr(placing, "check_room", meanwhile)
-    with pytest.raises(Conflict, match="changed meanwhile"):
+    with pytest.raises(Busy, match="changed meanwhile"):
         create(world, source_volid=VOLUME)
     assert planned(world) == []
 

@@ -54,7 +54,7 @@ def _merging(operation: Operation) -> list[Document]:
 
 def wait(world: World, operation: Operation, why: str) -> None:
     """That may last, so no thread waits for it, and the snapshots say what is the matter. Raises ServiceUnavailable."""
-    told = f"the deletion waits: {why}"
+    told = f"it waits: {why}"
     with world.database.write() as connection:
         for snapshot_id in operation.intent.get("snapshot_ids", []):
             snapshots.change(connection, snapshot_id, fault=told)
