@@ -37,7 +37,7 @@ class Stage:
         return self.stack.api()
 
     def make_guest(self) -> Guest:
-        self.guest = Guest(self.stack.hypervisor, build(CACHE), self.directory, GuestOptions(name="demo", interval_us=20_000))
+        self.guest = Guest(self.stack.hypervisor, build(CACHE), self.directory, GuestOptions(name="demo", interval_us=50_000))
         return self.guest
 
     @contextmanager

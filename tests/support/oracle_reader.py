@@ -37,6 +37,7 @@ class Reader:
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], list[str]] = {}
         self._looked: dict[Path, Layer] = {}
+        self._layers: dict[Path, tuple[tuple[object, ...], Layer]] = {}
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", "qemu-io"],
             stdin=subprocess.PIPE,
@@ -54,19 +55,27 @@ class Reader:
     def forget(self) -> None:
         """Everything is read anew."""
         self._known.clear()
+        self._layers.clear()
 
     def look_again(self) -> None:
-        """Files are looked into anew: something may have changed them."""
+        """Files are looked at anew: something may have changed them."""
         self._looked.clear()
 
     def look(self, path: Path, format_: str) -> Layer:
+        """A file that nobody has written to since is not looked into again. A time stands still for 4 ms (a jiffy), which is
+        less than any program takes to start; what we write ourselves is forgotten at once."""
         if path not in self._looked:
-            self._looked[path] = look(path, format_)
+            seen = path.stat()
+            mark = (seen.st_ino, seen.st_size, seen.st_blocks, seen.st_mtime_ns, seen.st_ctime_ns, format_)
+            if path not in self._layers or self._layers[path][0] != mark:
+                self._layers[path] = (mark, look(path, format_))
+            self._looked[path] = self._layers[path][1]
         return self._looked[path]
 
     def write(self, path: Path, format_: str, before: Disk, pieces: Sequence[tuple[int, int, int]]) -> Disk:
         """Writes pieces (place, count, byte) as a guest would, zeros by ``write -z``; returns the disk afterwards."""
         disk = before
+        self._layers.pop(path, None)
         said = self._ask(f"open {_node(path, format_)}")
         for place, count, value in pieces:
             disk = disk.written(place, count, value)

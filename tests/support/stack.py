@@ -94,7 +94,7 @@ def wait_for(what: Callable[[], bool], name: str, seconds: float = 30) -> None:
         waited = time.monotonic() - start
         if waited > seconds:
             raise AssertionError(f"{name} did not come within {seconds:g} s")
-        time.sleep(min(max(0.05, waited / 10), 0.25))
+        time.sleep(min(max(0.05, waited / 10), 0.4))
 
 
 def read_when_there(read: Callable[[], Read], seconds: float = 20) -> Read:
@@ -117,6 +117,7 @@ class Stack:
         self._arguments = list(arguments)
         self._begin = begin
         self._service: Service | None = None
+        self._apis: dict[tuple[str, str], Api] = {}
         self.log = state_dir.parent / f"{state_dir.name}.log"
 
     def start(self, failpoint: str = "") -> None:
@@ -173,7 +174,11 @@ class Stack:
         return Hypervisor(private_libvirt.uri(self.state_dir / "libvirt"))
 
     def api(self, cloud: str = "stillframe") -> Api:
-        return Api(yaml.safe_load((self.state_dir / "clouds.yaml").read_text())["clouds"][cloud])
+        """The same one until the services start anew: reading YAML costs more than a request."""
+        text = (self.state_dir / "clouds.yaml").read_text()
+        if (text, cloud) not in self._apis:
+            self._apis[text, cloud] = Api(yaml.safe_load(text)["clouds"][cloud])
+        return self._apis[text, cloud]
 
     def service_api(self) -> Api:
         """The service user's view."""

@@ -41,7 +41,7 @@ class GuestOptions:
     name: str = "guest"
     project: str | None = "demo"
     memory_mib: int = 256
-    interval_us: int = 250_000  # four rounds a second: each costs an emulated processor some 5 ms, for ever
+    interval_us: int = 500_000  # two rounds a second: each costs an emulated processor some 5 ms a disk, for ever
     agent: bool = True
     channel: bool = True
     raw: str = ""

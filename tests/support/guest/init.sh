@@ -10,7 +10,7 @@ mount -t devtmpfs none /dev
 mkdir -p /run /mnt /tmp /etc
 ln -s /proc/mounts /etc/mtab
 for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
-interval=20000 agent=1 raw=
+interval=100000 agent=1 raw=
 for word in $(cat /proc/cmdline); do
     case $word in
         sf.interval_us=*) interval=${word#*=} ;;
