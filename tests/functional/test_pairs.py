@@ -27,7 +27,7 @@ from tests.support.oracle import Model
 from tests.support.oracle_check import Checker
 from tests.support.oracle_pairs import LOOK, REQUESTS, Asked, Scene, build, build_small, outcomes
 from tests.support.oracle_reader import Reader
-from tests.support.oracle_world import THIN, Block, Storage, fast_directory, fresh_copy, prepare
+from tests.support.oracle_world import THIN, Block, Storage, fast_directory, fresh_copy, prepare, settings
 from tests.support.stack import wait_for
 
 Call = Callable[[dict[str, Any]], tuple[str, str, Any]]  # of a method's parameters: verb, path, body
@@ -38,9 +38,10 @@ PAIRS = list(itertools.combinations_with_replacement([*REQUESTS, LOOK], 2))
 def worker(directory: Path, pipe: Connection, together: Barrier) -> None:
     """A process with a World of its own: asks when told to, at the same moment as the other one, then works on the journal
     as long as there is anything in it."""
+    database = Database(settings(directory).database)  # one for all: what it made of each query it need not make again
     while (told := pipe.recv()) is not None:
         name, method, parameters = told
-        block = Block(directory)
+        block = Block(directory, database)
         try:
             block.volumes()  # connected and mounted: from here on the two are quick
             for pool in block.world.backends.pools:
@@ -73,6 +74,7 @@ class Stage:
     scene: Scene
     model: Model
     reader: Reader
+    database: Database
     pipes: tuple[Connection, Connection]
     together: Barrier
 
@@ -121,7 +123,8 @@ def stage() -> Iterator[Stage]:
         place, template = directory / "place", directory / "template"
         place.mkdir()
         prepare(place)
-        block = Block(place)
+        database = Database(settings(place).database)
+        block = Block(place, database)
         scene, model = build(block, reader)
         Checker(block, reader, model).check()
         block.close()
@@ -131,7 +134,7 @@ def stage() -> Iterator[Stage]:
         for child in children:
             child.start()
         try:
-            yield Stage(place, template, scene, model, reader, (ends[0][0], ends[1][0]), together)
+            yield Stage(place, template, scene, model, reader, database, (ends[0][0], ends[1][0]), together)
         finally:
             for near, _far in ends:
                 near.send(None)
@@ -156,7 +159,7 @@ def check_one_of(storage: Storage, reader: Reader, found: Iterator[tuple[str, Mo
 @pytest.mark.parametrize("pair", PAIRS, ids=" + ".join)
 def test_two_processes_that_ask_at_the_same_moment(stage: Stage, pair: tuple[str, str]) -> None:
     asked = stage.play(pair)
-    block = Block(stage.directory)
+    block = Block(stage.directory, stage.database)
     try:
         block.drain()
         check_one_of(block, stage.reader, outcomes(stage.model, stage.scene, asked), asked)
@@ -176,7 +179,7 @@ def test_of_two_that_would_break_a_quota_together_one_is_refused(
     stage: Stage, limit: str, method: str, wanted: dict[str, Any]
 ) -> None:
     fresh_copy(stage.template, stage.directory)
-    block = Block(stage.directory)
+    block = Block(stage.directory, stage.database)
     try:
         block.call("set_quotas", project_id="demo", wanted={limit: 2})  # the scene has one of each
         if method == "create_backup":
