@@ -124,24 +124,26 @@ def _path(operation: Operation, name: str) -> str:
 # --- commit of a file between base and active file
 
 
-def _committed(world: World, operation: Operation, _args: Document) -> Document | None:
+def _committed(_world: World, operation: Operation, _args: Document) -> Document | None:
+    """A chain without the committed file is not enough: QEMU opens the base for reading only again when the job ends, which
+    writes out its tables, but not a base that it had open for writing before. It has (qemu 7.2) where the commit of an active
+    file into that base was given up when all was copied. Only a flush afterwards makes the commit true; that is recorded."""
+    return _flushed(operation, "commit")
+
+
+def _is_off_the_chain(operation: Operation, disk: Disk) -> bool:
     """The header of the file above says what it is backed by, and libvirt's own chain says so too."""
     intent = operation.intent
     if qcow2.read(_share(operation), intent["above"]).backing != intent["base"]:
-        return None
-    try:
-        server, disk = _disk(world, operation)
-    except NotFound:
-        return {}
-    if server.view.active and _path(operation, intent["top"]) in disk.backing:
-        return None
-    return {}
+        return False
+    return _path(operation, intent["top"]) not in disk.backing
 
 
 def _commit(world: World, operation: Operation, _args: Document) -> Document:
     intent = operation.intent
 
     def start(domain: Any) -> None:
+        _note_run(world, operation, hypervisor.run_id(domain))
         top, base = _path(operation, intent["top"]), _path(operation, intent["base"])
         block_jobs.commit(domain, intent["target"], top, base, intent["bandwidth"])
 
@@ -151,8 +153,16 @@ def _commit(world: World, operation: Operation, _args: Document) -> Document:
         qemu_img.commit(share, intent["top"], intent["base"], DEPTH)
         qemu_img.repoint(share, intent["above"], intent["base"], intent["base_format"])
 
-    merge_job.run(world, operation, start, offline, lambda: _committed(world, operation, {}) is not None)
-    return {"bytes": world.merges.progress(operation.id)[1]}
+    def ended() -> bool:
+        server, disk = _disk(world, operation)
+        if not server.view.active or not _is_off_the_chain(operation, disk):
+            return False
+        reached("merge/committed")
+        return _barrier(world, operation)
+
+    merge_job.run(world, operation, start, offline, ended)
+    _note_run(world, operation, None)
+    return {"flushed": True, "bytes": world.merges.progress(operation.id)[1]}
 
 
 # --- commit of the active file, and pivot
@@ -228,7 +238,11 @@ def _switch(world: World, operation: Operation, domain: Any) -> None:
 def _pulled(_world: World, operation: Operation, args: Document) -> Document | None:
     """A header that names the new backing file is not enough: the tables behind it may still be in QEMU's memory when QEMU
     dies (finding 1). Only a flush afterwards makes it true, and that is recorded."""
-    known = operation.evidence.get("pull", {})
+    return _flushed(operation, "pull")
+
+
+def _flushed(operation: Operation, step: str) -> Document | None:
+    known = operation.evidence.get(step, {})
     return known if known.get("flushed") else None
 
 
@@ -261,8 +275,8 @@ def _pull(world: World, operation: Operation, _args: Document) -> Document:
 
 
 def _barrier(world: World, operation: Operation) -> bool:
-    """The flush after a pull: a suspended guest's disks are flushed. Only the QEMU that pulled can do it; False: it is gone,
-    and the pull is made again offline."""
+    """The flush after a job: a suspended guest's disks are flushed. Only the QEMU that copied can do it; False: it is gone,
+    and the merge is made again offline."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
     known = files.read_json(_notes(world), f"{operation.id}.json") if _notes(world).is_dir() else None
     now = hypervisor.run_id(domain)
@@ -270,9 +284,9 @@ def _barrier(world: World, operation: Operation) -> bool:
         return False
     if known is not None and known["run"] != now:
         raise Parked(
-            f"server {operation.intent['server_id']} was started again between the end of a pull and its flush: what volume"
+            f"server {operation.intent['server_id']} was started again between the end of a merge and its flush: what volume"
             f" {operation.intent['volume_id']} reads may be old. Stop the server; the services then merge it anew from"
-            f" {operation.intent['old_backing']}, which is kept"
+            f" {operation.intent.get('old_backing') or operation.intent.get('top')}, which is kept"
         )
     merge_job.held(world, operation, domain, lambda: None)
     return True
