@@ -40,8 +40,9 @@ def make(labs: list[Lab], tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     yield one
     try:
-        labs[0].check_sound()
-        labs[0].guest.still_writes()
+        for lab in labs:
+            lab.check_sound()
+            lab.guest.still_writes()
     except Exception:
         labs.pop().clear()
         raise

@@ -5,6 +5,7 @@ import hashlib
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _CLUSTER = 1 << 16
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COMPRESSED, _ZERO = 1 << 62, 1
 _NOTHING = bytes(512)
+_STILL_NS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,21 @@ class Reader:
         self._looked.clear()
 
     def look(self, path: Path, format_: str) -> Layer:
-        """A file that nobody has written to since is not looked into again. A time stands still for 4 ms (a jiffy), which is
-        less than any program takes to start; what we write ourselves is forgotten at once."""
+        """A file that has not changed since is not looked into again. A write within the same tick of the kernel's clock as
+        the one before leaves the time as it was (4 ms), so only what has been still for some ticks is remembered."""
         if path not in self._looked:
-            seen = path.stat()
-            mark = (seen.st_ino, seen.st_size, seen.st_blocks, seen.st_mtime_ns, seen.st_ctime_ns, format_)
-            if path not in self._layers or self._layers[path][0] != mark:
-                self._layers[path] = (mark, look(path, format_))
-            self._looked[path] = self._layers[path][1]
+            seen, now = path.stat(), time.time_ns()
+            mark = (seen.st_ino, seen.st_size, seen.st_ctime_ns, format_)
+            known = self._layers.get(path)
+            found = known[1] if known is not None and known[0] == mark else look(path, format_)
+            if now - seen.st_ctime_ns > _STILL_NS:
+                self._layers[path] = (mark, found)
+            self._looked[path] = found
         return self._looked[path]
 
     def write(self, path: Path, format_: str, before: Disk, pieces: Sequence[tuple[int, int, int]]) -> Disk:
         """Writes pieces (place, count, byte) as a guest would, zeros by ``write -z``; returns the disk afterwards."""
         disk = before
-        self._layers.pop(path, None)
         said = self._ask(f"open {_node(path, format_)}")
         for place, count, value in pieces:
             disk = disk.written(place, count, value)
