@@ -21,7 +21,7 @@ from tests.support.lab import Lab
 from tests.support.qcow2_content import Memory, digests
 from tests.support.stack import wait_for
 
-GUESTS, DISKS, HOTPLUGGED = 4, 2, "vdc,vdd,vde,vdf"
+GUESTS, DISKS, HOTPLUGGED = 4, 2, "vdc:vdd:vde:vdf"
 _HELD = re.compile(r"held at ([^\s:]+):hold")
 
 
@@ -85,7 +85,7 @@ class Guests:
             # A filesystem on each disk that is attached would cost more than all else.
             options = GuestOptions(name=f"guest-{number}", raw=HOTPLUGGED)
             guest = self.lab.add_guest(DISKS, options, boot=False)
-            hypervisor.power(guest.domain, "start")
+            guest.start()
             self.seats.append(Seat(guest, self.lab.volumes[-DISKS:]))
         for seat in self.seats:
             seat.guest.wait_ready()

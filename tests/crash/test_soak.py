@@ -368,7 +368,7 @@ class Soak:
 
 
 def _raw(disks: int) -> str:
-    return ",".join(f"vd{chr(97 + number)}" for number in range(1, disks))
+    return ":".join(f"vd{chr(97 + number)}" for number in range(1, disks))
 
 
 @pytest.mark.timeout(300 + 3 * OPERATIONS)

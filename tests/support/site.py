@@ -62,7 +62,7 @@ class Site:
 
     def __init__(self, lab: Lab, disks: int) -> None:
         targets = [f"vd{chr(98 + number)}" for number in range(disks)]
-        lab.add_guest(1 + disks, GuestOptions(raw=",".join(targets)))
+        lab.add_guest(1 + disks, GuestOptions(raw=":".join(targets)))
         self.lab = lab
         self.disks = [
             Disk(volume_id, target, Pattern(f"/dev/{target}"))
@@ -247,7 +247,7 @@ class Site:
     def restart_guest(self) -> None:
         wait_for(lambda: journal_is_empty(self.lab), "the journal")
         self.lab.guest.console.write_text("")
-        self.lab.api.ok("compute", "POST", f"/servers/{self.lab.guest.id}/action", {"os-start": None})
+        self.lab.guest.start()
         self.wait_up(0)
 
     def wait_up(self, ready: int) -> None:

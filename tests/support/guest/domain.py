@@ -3,7 +3,6 @@
 import base64
 import re
 import time
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,11 @@ from stillframe.compute.domain_xml import NAMESPACE
 from stillframe.errors import AgentFailed, StillframeError
 from stillframe.host import hypervisor
 from stillframe.host.hypervisor import Hypervisor
+from tests.support.guest import memory
 from tests.support.guest.build import GuestImage
 
 HELD_SECONDS = 12.0
+EMULATOR = Path("/usr/bin/qemu-system-x86_64")
 _BEAT = re.compile(r"beat k=(\d+) slowest_ms=([\d.]+)")
 
 
@@ -28,10 +29,8 @@ class Beat:
 
 
 # An emulated processor that does without what protects and measures a real one is up in two thirds of the time.
-_SOON = (
-    "nokaslr noreplace-smp mitigations=off acpi=noirq tsc=reliable no_timer_check lpj=4000000 cryptomgr.notests"
-    " ipv6.disable=1 audit=0"
-)
+_SOON = "nokaslr noreplace-smp mitigations=off tsc=reliable no_timer_check lpj=4000000 cryptomgr.notests ipv6.disable=1 audit=0"
+_SOONER = "acpi=noirq"  # leaves disks that are found after the boot without interrupts from the seventh slot on
 
 
 @dataclass(frozen=True)
@@ -48,26 +47,28 @@ class GuestOptions:
     extra_disks: str = ""
 
 
-def xml(image: GuestImage, console: Path, options: GuestOptions) -> str:
-    """The domain's description: TCG, direct kernel boot, console to a file, an agent channel."""
+def xml(image: GuestImage, console: Path, options: GuestOptions, configured: bool = True) -> str:
+    """The domain's description: TCG, direct kernel boot, console to a file, an agent channel. What is not ``configured``
+    waits when its kernel is up (init.sh)."""
     owner = (
         f'<metadata><sf:owner xmlns:sf="{NAMESPACE}" project="{options.project}" user="operator"/></metadata>'
         if options.project
         else ""
     )
-    arguments = f"console=ttyS0 quiet panic=-1 {_SOON}"
-    arguments += f" sf.interval_us={options.interval_us} sf.agent={int(options.agent)}"
-    arguments += f" sf.raw={options.raw}" if options.raw else ""
+    settings = f"interval={options.interval_us} agent={int(options.agent)} raw={options.raw}"
+    configuration = f"<sysinfo type='fwcfg'><entry name='opt/stillframe'>{settings}</entry></sysinfo>"
+    kernel = f"console=ttyS0 quiet panic=-1 {_SOON}" + (f" {_SOONER}" if configured else "")
     channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
     return f"""
 <domain type='qemu'>
-  <name>{options.name}</name><uuid>{uuid.uuid4()}</uuid>{owner}
+  <name>{options.name}</name>{owner}
   <memory unit='MiB'>{options.memory_mib}</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type>
-    <kernel>{image.kernel}</kernel><initrd>{image.initrd}</initrd><cmdline>{arguments}</cmdline></os>
+    <kernel>{image.kernel}</kernel><initrd>{image.initrd}</initrd><cmdline>{kernel}</cmdline></os>
+  {configuration if configured else ""}
   <features><acpi/></features>
   <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <emulator>{EMULATOR}</emulator>
     <controller type='usb' model='none'/>
     <controller type='virtio-serial' index='0'/>
     {channel if options.channel else ""}
@@ -78,11 +79,23 @@ def xml(image: GuestImage, console: Path, options: GuestOptions) -> str:
 </domain>"""
 
 
+def _memory(image: GuestImage) -> Path:
+    """The memory of a guest of the usual kind whose kernel is up; made anew when one of its ingredients has changed."""
+    made_of = [path.stat() for path in (image.kernel, image.initrd, EMULATOR)]
+
+    def describe(console: Path) -> str:
+        return xml(image, console, GuestOptions(name="kernel-is-up"), configured=False)
+
+    stamp = f"{[(each.st_size, each.st_mtime_ns) for each in made_of]} {describe(Path('console'))}"
+    return memory.of_a_kernel_that_is_up(image.kernel.parent, describe, stamp)
+
+
 class Guest:
     """One test guest under a libvirt daemon."""
 
     def __init__(self, connection: Hypervisor, image: GuestImage, directory: Path, options: GuestOptions) -> None:
         self.options = options
+        self.image = image
         self.console = directory / f"{options.name}.console"
         self.hypervisor = connection
         self.id = hypervisor.define(connection, xml(image, self.console, options))
@@ -93,8 +106,15 @@ class Guest:
 
     def boot(self, seconds: float = 90) -> None:
         """Starts the guest through libvirt and waits until it is ready."""
-        hypervisor.power(self.domain, "start")
+        self.start()
         self.wait_ready(seconds)
+
+    def start(self) -> None:
+        """Starts the guest through libvirt; one of the usual kind with a kernel that is up already."""
+        if self.options.channel and self.options.memory_mib == GuestOptions.memory_mib:
+            memory.start(self.domain, self.console.parent, _memory(self.image))
+        else:
+            hypervisor.power(self.domain, "start")
 
     def wait_ready(self, seconds: float = 90) -> None:
         """Waits for the writer's first report, and the agent's first answer where there is an agent."""

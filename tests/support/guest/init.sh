@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # First process of the test guest: loads drivers, mounts every virtio disk, starts the guest agent and the writer.
-# Kernel arguments: sf.interval_us=N (pause between rounds), sf.agent=0 (no agent), sf.raw=vdc,vdd (disks without
-# a filesystem).
+# Firmware configuration "opt/stillframe": interval=N (us between rounds), agent=0 (no agent), raw=vdc:vdd (disks
+# without a filesystem). A machine without it waits for it: its memory is saved, and others begin with that (memory.py).
 /bin/busybox --install -s /bin
 export PATH=/sbin:/bin
 mount -t proc none /proc
@@ -10,17 +10,20 @@ mount -t devtmpfs none /dev
 mkdir -p /run /mnt /tmp /etc
 ln -s /proc/mounts /etc/mtab
 for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
-interval=100000 agent=1 raw=
-for word in $(cat /proc/cmdline); do
-    case $word in
-        sf.interval_us=*) interval=${word#*=} ;;
-        sf.agent=*) agent=${word#*=} ;;
-        sf.raw=*) raw=${word#*=} ;;
-    esac
+configuration=/sys/firmware/qemu_fw_cfg/by_name/opt/stillframe/raw
+while insmod /modules/qemu_fw_cfg.ko && [ ! -e "$configuration" ]; do
+    [ -e /run/zeroed ] || dd if=/dev/zero of=/tmp/free bs=64k 2>/dev/null # what is zero need not be saved
+    rm -f /tmp/free
+    touch /run/zeroed
+    echo "guest: waits"
+    rmmod qemu_fw_cfg
+    sleep 0.2
 done
+. "$configuration"
+echo 1 > /sys/bus/pci/rescan # the saved machine had no disks
 mount_disk() {
     name=$1
-    case ",$raw," in *",$name,"*) return 0 ;; esac
+    case ":$raw:" in *":$name:"*) return 0 ;; esac
     [ -d "/mnt/$name" ] && return 0
     mkdir "/mnt/$name"
     mount -t ext4 "/dev/$name" "/mnt/$name" 2>/dev/null && return 0
