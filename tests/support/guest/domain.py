@@ -57,7 +57,7 @@ def xml(image: GuestImage, console: Path, options: GuestOptions, configured: boo
     )
     settings = f"interval={options.interval_us} agent={int(options.agent)} raw={options.raw}"
     configuration = f"<sysinfo type='fwcfg'><entry name='opt/stillframe'>{settings}</entry></sysinfo>"
-    kernel = f"console=ttyS0 quiet panic=-1 {_SOON}" + (f" {_SOONER}" if configured else "")
+    kernel = f"console=ttyS0 quiet panic=-1 {_SOON}" + (f" {_SOONER}" if configured else " sf.wait")
     channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
     return f"""
 <domain type='qemu'>

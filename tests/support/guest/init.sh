@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # First process of the test guest: loads drivers, mounts every virtio disk, starts the guest agent and the writer.
-# Firmware configuration "opt/stillframe": interval=N (us between rounds), agent=0 (no agent), raw=vdc:vdd (disks
-# without a filesystem). A machine without it waits for it: its memory is saved, and others begin with that (memory.py).
+# Firmware configuration "opt/stillframe", where there is any: interval=N (us between rounds), agent=0 (no agent),
+# raw=vdc:vdd (disks without a filesystem). With the kernel argument sf.wait it waits until there is: the memory of such
+# a machine is saved, and others begin with it (memory.py).
 /bin/busybox --install -s /bin
 export PATH=/sbin:/bin
 mount -t proc none /proc
@@ -11,16 +12,20 @@ mkdir -p /run /mnt /tmp /etc
 ln -s /proc/mounts /etc/mtab
 for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
 configuration=/sys/firmware/qemu_fw_cfg/by_name/opt/stillframe/raw
-while insmod /modules/qemu_fw_cfg.ko && [ ! -e "$configuration" ]; do
-    [ -e /run/zeroed ] || dd if=/dev/zero of=/tmp/free bs=64k 2>/dev/null # what is zero need not be saved
-    rm -f /tmp/free
-    touch /run/zeroed
-    echo "guest: waits"
-    rmmod qemu_fw_cfg
-    sleep 0.2
-done
-. "$configuration"
-echo 1 > /sys/bus/pci/rescan # the saved machine had no disks
+insmod /modules/qemu_fw_cfg.ko
+if grep -q sf.wait /proc/cmdline; then
+    dd if=/dev/zero of=/tmp/free bs=64k 2>/dev/null # what is zero need not be saved
+    rm /tmp/free
+    until [ -e "$configuration" ]; do
+        echo "guest: waits"
+        sleep 0.2
+        rmmod qemu_fw_cfg # it looks only once
+        insmod /modules/qemu_fw_cfg.ko
+    done
+    echo 1 > /sys/bus/pci/rescan # the saved machine had no disks
+fi
+interval=100000 agent=1 raw=
+[ -e "$configuration" ] && . "$configuration"
 mount_disk() {
     name=$1
     case ":$raw:" in *":$name:"*) return 0 ;; esac

@@ -9,6 +9,7 @@ import shutil
 import struct
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -51,7 +52,8 @@ def of_a_kernel_that_is_up(cache: Path, describe: Callable[[Path], str], stamp: 
 
 
 def _save(directory: Path, description: str, console: Path, saved: Path) -> None:
-    private_libvirt.start(directory)
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # the daemon outlives the object it began with
+        private_libvirt.start(directory)
     try:
         with libvirt.open(private_libvirt.uri(directory)) as connection:
             domain = connection.createXML(description)
