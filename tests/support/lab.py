@@ -8,8 +8,9 @@ from typing import Any
 from stillframe.compute import domain_xml, freeze_record
 from stillframe.host import files, hypervisor, qemu_img
 from tests.support.content import DiskContent, of_one_instant, read_disk
+from tests.support.guest import memory
 from tests.support.guest.build import build
-from tests.support.guest.domain import Guest, GuestOptions
+from tests.support.guest.domain import Guest, GuestOptions, kernel_is_up
 from tests.support.service import Begin, Copy
 from tests.support.stack import Api, Stack, wait_for
 
@@ -35,8 +36,9 @@ class Lab:
 
     def add_guest(self, disks: int, options: GuestOptions | None = None, boot: bool = True) -> Guest:
         """Defines a guest, gives it volumes through the API, boots it."""
-        chosen = options or GuestOptions()
-        guest = Guest(self.stack.hypervisor, build(CACHE), self.directory, chosen)
+        chosen, image = options or GuestOptions(), build(CACHE)
+        memory.tell_capabilities(kernel_is_up(image), self.stack.state_dir / "libvirt")
+        guest = Guest(self.stack.hypervisor, image, self.directory, chosen)
         self.guests.append(guest)
         for number in range(disks):
             volume_id = self.api.create_volume(f"{chosen.name}-{number}")

@@ -79,7 +79,7 @@ def xml(image: GuestImage, console: Path, options: GuestOptions, configured: boo
 </domain>"""
 
 
-def _memory(image: GuestImage) -> Path:
+def kernel_is_up(image: GuestImage) -> Path:
     """The memory of a guest of the usual kind whose kernel is up; made anew when one of its ingredients has changed."""
     made_of = [path.stat() for path in (image.kernel, image.initrd, EMULATOR)]
 
@@ -112,7 +112,7 @@ class Guest:
     def start(self) -> None:
         """Starts the guest through libvirt; one of the usual kind with a kernel that is up already."""
         if self.options.channel and self.options.memory_mib == GuestOptions.memory_mib:
-            memory.start(self.domain, self.console.parent, _memory(self.image))
+            memory.start(self.domain, self.console.parent, kernel_is_up(self.image))
         else:
             hypervisor.power(self.domain, "start")
 

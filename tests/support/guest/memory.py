@@ -22,6 +22,7 @@ from stillframe.host import private_libvirt
 # bytes of the description, whether it ran, compression, bytes of the cookie, and 14 numbers for later.
 _HEADER = struct.Struct("<16s5I56x")
 _MAGIC, _VERSION = b"LibvirtQemudSave", 2
+_LEARNT = "cache/qemu/capabilities"
 _WAITS, _SECONDS = "guest: waits", 90
 
 
@@ -47,8 +48,16 @@ def of_a_kernel_that_is_up(cache: Path, describe: Callable[[Path], str], stamp: 
             with saved.open("rb") as source, target.open("wb") as copy:
                 source.seek(_HEADER.size + _HEADER.unpack(source.read(_HEADER.size))[2])
                 shutil.copyfileobj(source, copy, 1 << 20)
+            shutil.rmtree(cache / "capabilities", ignore_errors=True)
+            shutil.copytree(Path(scratch) / "libvirt" / _LEARNT, cache / "capabilities")
             made_for.write_text(stamp)
     return target
+
+
+def tell_capabilities(memory: Path, daemon: Path) -> None:
+    """Lets a libvirt daemon that nobody has asked yet know what the one that made ``memory`` had learnt of the emulator, which
+    takes four seconds; it looks whether that still holds. ``daemon`` is its directory (private_libvirt)."""
+    shutil.copytree(memory.with_name("capabilities"), daemon / _LEARNT, dirs_exist_ok=True)
 
 
 def _save(directory: Path, description: str, console: Path, saved: Path) -> None:
