@@ -83,7 +83,7 @@ class Guests:
         """Boots the guests and takes a snapshot of each."""
         for number in range(GUESTS):
             # A filesystem on each disk that is attached would cost more than all else.
-            options = GuestOptions(name=f"guest-{number}", raw=HOTPLUGGED)
+            options = GuestOptions(name=f"guest-{number}", raw=HOTPLUGGED, interval_us=1_000_000)
             guest = self.lab.add_guest(DISKS, options, boot=False)
             guest.start()
             self.seats.append(Seat(guest, self.lab.volumes[-DISKS:]))

@@ -62,7 +62,7 @@ class Site:
 
     def __init__(self, lab: Lab, disks: int) -> None:
         targets = [f"vd{chr(98 + number)}" for number in range(disks)]
-        lab.add_guest(1 + disks, GuestOptions(raw=":".join(targets)))
+        lab.add_guest(1 + disks, GuestOptions(raw=":".join(targets), interval_us=1_000_000))
         self.lab = lab
         self.disks = [
             Disk(volume_id, target, Pattern(f"/dev/{target}"))

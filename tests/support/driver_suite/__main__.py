@@ -20,7 +20,6 @@ MODULES = (contents, hostile, safety, full)
 # Files are made again, laid one above another and merged; what the share is and what a hypervisor is told of it.
 QUICK = (
     contents.an_empty_file_is_made_and_a_repeat_changes_nothing,
-    contents.an_overlay_is_empty_reads_as_its_backing_file_and_may_be_larger,
     contents.a_commit_may_go_down_over_several_files,
     safety.a_kind_says_which_shares_it_has,
     safety.a_hypervisor_is_told_what_it_needs,

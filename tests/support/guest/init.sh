@@ -24,7 +24,7 @@ if grep -q sf.wait /proc/cmdline; then
     done
     echo 1 > /sys/bus/pci/rescan # the saved machine had no disks
 fi
-interval=100000 agent=1 raw=
+interval=500000 agent=1 raw=
 [ -e "$configuration" ] && . "$configuration"
 mount_disk() {
     name=$1
