@@ -35,7 +35,8 @@ _SOONER = "acpi=noirq"  # leaves disks that are found after the boot without int
 
 @dataclass(frozen=True)
 class GuestOptions:
-    """How a guest is made. ``interval_us`` is the writer's pause between rounds."""
+    """How a guest is made. ``interval_us`` is the writer's pause between rounds, ``raw`` names disks without a filesystem, as
+    in ``vdb:vdc``."""
 
     name: str = "guest"
     project: str | None = "demo"

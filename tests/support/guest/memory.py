@@ -43,6 +43,7 @@ def of_a_kernel_that_is_up(cache: Path, describe: Callable[[Path], str], stamp: 
     with (cache / "memory.lock").open("w") as lock, tempfile.TemporaryDirectory() as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side
         if not made_for.exists() or made_for.read_text() != stamp:
+            made_for.unlink(missing_ok=True)  # what lies there is of no known making until all of it is
             console, saved = Path(scratch) / "console", Path(scratch) / "saved"
             _save(Path(scratch) / "libvirt", describe(console), console, saved)
             with saved.open("rb") as source, target.open("wb") as copy:
@@ -68,8 +69,8 @@ def _save(directory: Path, description: str, console: Path, saved: Path) -> None
             domain = connection.createXML(description)
             try:
                 end = time.monotonic() + _SECONDS
-                while not console.exists() or _WAITS not in console.read_text(errors="replace"):
-                    assert time.monotonic() < end, f"the guest's kernel did not come up; console: {console}"
+                while _WAITS not in (said := console.read_text(errors="replace") if console.exists() else ""):
+                    assert time.monotonic() < end, f"the guest's kernel did not come up; console:\n{said[-2000:]}"
                     time.sleep(0.05)
                 domain.save(str(saved))
             finally:
