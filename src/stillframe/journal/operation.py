@@ -7,8 +7,23 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from stillframe.db.rows import Row
+from stillframe.errors import StillframeError
 
 Document = dict[str, Any]
+
+
+class NotYet(Exception):
+    """A step waits for somebody else: its thread takes other work, and the step is asked again after ``seconds``.
+
+    That is no failure: it counts no attempt and turns nothing round. ``notes`` are what the step wants to know then; the
+    journal keeps them as ``operation.notes``. ``why`` is told meanwhile, in the words of who it waits for.
+    """
+
+    def __init__(self, seconds: float, notes: Document | None = None, why: StillframeError | None = None) -> None:
+        super().__init__(f"look again in {seconds:g} s")
+        self.seconds = seconds
+        self.notes = notes or {}
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,10 @@ class Operation:
     request_id: str
     fault: Document | None = None  # the last one it was given back with
 
+    def notes(self, step: str) -> Document:
+        """What the step of that key noted when it last said ``NotYet``."""
+        return dict(self.evidence.get(notes_key(step), {}))
+
     @staticmethod
     def from_row(row: Row) -> "Operation":
         return Operation(**{name: row[name] for name in Operation.__dataclass_fields__})
@@ -40,13 +59,18 @@ class Verb:
     raises when the world does not answer (unknown is not undone). ``do`` performs it and returns evidence. ``undo``
     puts back what ``do`` may have begun; None when there is nothing to put back. ``no_return`` says from where on the
     operation only goes forward: once the step is "done", or from its "start" because a half done step cannot be put
-    back. All functions may be called again after a crash at any point.
+    back. All functions may be called again after a crash at any point. ``done`` and ``do`` raise NotYet to wait.
     """
 
     done: Callable[[Any, Operation, Document], Document | None]
     do: Callable[[Any, Operation, Document], Document]
     undo: Callable[[Any, Operation, Document], None] | None = None
     no_return: Literal["never", "start", "done"] = "never"
+
+
+def notes_key(step: str) -> str:
+    """Where the notes of a waiting step are kept: apart from its evidence, which says that it was begun or is done."""
+    return f"{step} waits"
 
 
 def key(step: Document) -> str:

@@ -1,5 +1,6 @@
 """Writes the journal: every function is one short transaction or part of the caller's."""
 
+import math
 import os
 import time
 import uuid
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.errors import Busy, StillframeError
-from stillframe.journal.operation import Document, Kind, Operation
+from stillframe.journal.operation import Document, Kind, NotYet, Operation
 
 
 class LostLease(Exception):
@@ -116,10 +117,12 @@ class Journal:
         self.owner = owner
         self.lease_seconds = lease_seconds
         self._held: set[str] = set()
+        self._due: dict[str, float] = {}  # when those that wait here are looked at again; the rows say the same
 
     def claim_all(self) -> list[Operation]:
         """Takes every operation that is free and first in line, but none that runs in this process already."""
         taken = []
+        self._forget_due(time.time())
         with self.database.read() as connection:
             candidates = [row for row in operations.claimable(connection, self.service) if row["id"] not in self._held]
         if not candidates:
@@ -194,6 +197,31 @@ class Journal:
                 values["fault"] = error.to_document()
             self._change(connection, operation, values)
         self.let_go(operation)
+
+    def wait(self, operation: Operation, name: str, waiting: NotYet) -> None:
+        """Gives the operation back until ``waiting.seconds`` have passed; ``name`` is what its notes are kept by."""
+        until = time.time() + waiting.seconds
+        values: dict[str, Any] = {
+            "owner": None,
+            "attempts": 0,
+            "lease_until": until,
+            "evidence": {**operation.evidence, name: waiting.notes},
+        }
+        if operation.state != "undoing":  # going back keeps the error that turned it round
+            values["fault"] = waiting.why.to_document() if waiting.why else None
+        with self.database.write() as connection:
+            self._change(connection, operation, values)
+        self._due[operation.id] = until
+        self.let_go(operation)
+
+    def next_due(self) -> float:
+        """Returns in how many seconds the first of those that wait is to be looked at; infinite when none waits."""
+        return max(0.0, min(list(self._due.values()), default=math.inf) - time.time())
+
+    def _forget_due(self, moment: float) -> None:
+        """What is due is looked for in the rows; who was withdrawn or is another worker's now is not waited for again."""
+        for operation_id in [each for each, due in list(self._due.items()) if due <= moment]:
+            self._due.pop(operation_id, None)
 
     def _change(self, connection: Connection, operation: Operation, values: dict[str, Any]) -> None:
         if not operations.change(connection, operation.id, str(self.owner), operation.epoch, **values):

@@ -8,7 +8,7 @@ from stillframe.context import operation_log
 from stillframe.db import operations
 from stillframe.errors import Cancelled, Parked, StepFailed, StillframeError, from_document
 from stillframe.journal.failpoints import reached
-from stillframe.journal.operation import Document, Kind, Operation, Verb, key
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb, key, notes_key
 from stillframe.journal.record import Journal, LostLease
 
 LOG = logging.getLogger(__name__)
@@ -56,6 +56,9 @@ def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) 
             current = _one_step(journal, kind, world, current, number)
         except (LostLease, Parked):
             raise
+        except NotYet as waiting:
+            journal.wait(journal.fresh(current), notes_key(key(step)), waiting)
+            return
         except Exception as error:
             told = _told(error, step)
             LOG.warning("operation %s, step %s: %s", operation.id, step["verb"], told.message)
@@ -95,7 +98,7 @@ def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Documen
     """Does the step; after an error the world is asked again, because an error does not mean "not done" (finding 13)."""
     try:
         return verb.do(world, operation, step["args"])
-    except Parked:
+    except (NotYet, Parked):
         raise
     except Exception as error:
         evidence = verb.done(world, operation, step["args"])
@@ -159,6 +162,9 @@ def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> 
             undo(world, current, step["args"])
         except (LostLease, Parked):
             raise
+        except NotYet as waiting:
+            journal.wait(current, notes_key(name), waiting)
+            return
         except Exception as error:
             told = _told(error, step)
             if not told.may_retry and current.attempts >= ATTEMPTS_BEFORE_GIVING_UP:

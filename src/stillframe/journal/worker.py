@@ -15,6 +15,7 @@ from stillframe.journal.runner import run
 
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
+SHORTEST_IDLE_SECONDS = 0.01
 TIMER_SECONDS = 10.0
 
 
@@ -77,7 +78,7 @@ class Worker:
                     self._pool(operation).submit(self._run, operation)
             except Exception:
                 LOG.exception("the %s worker could not look for work", self.journal.service)
-            self._wake.wait(IDLE_SECONDS)
+            self._wake.wait(min(IDLE_SECONDS, max(self.journal.next_due(), SHORTEST_IDLE_SECONDS)))
             self._wake.clear()
 
     def _pool(self, operation: Operation) -> ThreadPoolExecutor:

@@ -13,13 +13,13 @@ from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage, ServiceUnavailable, ShareUnavailable, StepFailed, StillframeError
 from stillframe.journal import record, runner
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal, Owner, Request
 from tests.unit.builders import new_id
 
 KIND = "fake"
 LEASE = 30
-Fault = Literal["none", "refuses", "lies", "half", "waits", "does not see"]
+Fault = Literal["none", "refuses", "lies", "half", "waits", "not yet", "does not see"]
 
 
 class Crash(BaseException):
@@ -86,7 +86,7 @@ class Step:
             raise BadImage(f"{self.name} is damaged")
         return {"seen": True} if self.sees and self.name in world.facts else None
 
-    def _do(self, world: World, _operation: Operation, _args: Document) -> Document:
+    def _do(self, world: World, operation: Operation, _args: Document) -> Document:
         world.moment()
         tried = world.count(f"do {self.name}")
         world.log.append(f"do {self.name}")
@@ -94,6 +94,8 @@ class Step:
             raise StepFailed(f"{self.name} refuses")
         if self.fault == "waits" and tried <= 2:
             raise ShareUnavailable(f"{self.name} waits")
+        if self.fault == "not yet" and tried <= 2:
+            raise NotYet(1.0, {"tried": operation.notes(self.name).get("tried", 0) + 1})
         world.facts.add(f"half of {self.name}")
         world.moment(f"half of {self.name}")
         if self.fault == "half":
@@ -157,12 +159,17 @@ class DyingJournal(Journal):
         super().postpone(operation, error)
         self._world.moment()
 
+    def wait(self, operation: Operation, name: str, waiting: NotYet) -> None:
+        self._world.moment()
+        super().wait(operation, name, waiting)
+        self._world.moment()
+
 
 def submit(database: Database, names: Sequence[str], **more: Any) -> str:
     """Stores an operation of the steps named; resources default to one of its own. Returns its id."""
     operation_id = new_id()
     request = Request(
-        "volumes",
+        more.get("service", "volumes"),
         more.get("kind", KIND),
         more.get("intent", {}),
         [{"verb": name, "args": {}} for name in names],

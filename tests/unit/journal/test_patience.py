@@ -1,14 +1,15 @@
 """How long the runner waits, when it gives up, and what is parked until a person has looked."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from stillframe.db.engine import Database
-from stillframe.errors import Parked, ShareUnavailable, StepFailed, StillframeError
+from stillframe.errors import Busy, Parked, ShareUnavailable, StepFailed, StillframeError
 from stillframe.journal import runner
-from stillframe.journal.operation import Document, Kind, Verb
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal
 from tests.unit.journal.fakes import (
     LEASE,
@@ -89,6 +90,57 @@ def test_an_error_that_a_repeat_can_help_is_waited_out(journal: Journal, clock: 
     assert journal.claim_all() == []
     assert drive(journal.database, clock, steps, world, row["id"])["state"] == "done"
     assert row_of(journal.database, row["id"])["fault"] is None
+
+
+def test_a_step_that_waits_gives_its_thread_back_and_no_attempt_is_counted(journal: Journal, clock: Clock) -> None:
+    seen: list[Document] = []
+
+    def look(_world: World, operation: Operation, _args: Document) -> Document:
+        seen.append(operation.notes("one"))
+        if len(seen) > 2 * runner.ATTEMPTS_BEFORE_GIVING_UP:
+            return {}
+        raise NotYet(5.0, {"looks": len(seen)}, Busy("a merge holds the volume"))
+
+    kind = Kind({"one": Verb(lambda *_: None, look)}, settle)
+    operation_id = submit(journal.database, ["one"])
+    for operation in journal.claim_all():
+        runner.run(journal, kind, World(), operation)
+    row = row_of(journal.database, operation_id)
+    assert (row["state"], row["owner"], row["attempts"], row["lease_until"]) == ("running", None, 0, clock.now + 5)
+    assert row["fault"]["message"] == "a merge holds the volume"
+    assert journal.next_due() == 5.0
+    assert journal.claim_all() == []
+    while row_of(journal.database, operation_id)["state"] == "running":
+        clock.now += 5
+        for operation in journal.claim_all():
+            runner.run(journal, kind, World(), operation)
+    assert seen[:3] == [{}, {"looks": 1}, {"looks": 2}]
+    assert row_of(journal.database, operation_id)["fault"] is None
+
+
+def test_a_step_may_wait_on_its_way_back_too(journal: Journal, clock: Clock) -> None:
+    left = [2]
+
+    def undo(*_arguments: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise NotYet(1.0)
+
+    kind = Kind({"one": Verb(lambda *_: None, fails_so_often(9, StepFailed), undo)}, settle)
+    assert to_its_end(journal, clock, kind, ["one"]) == "undone"
+    assert left == [0]
+
+
+def test_who_was_withdrawn_while_it_waited_is_not_looked_for_again(journal: Journal, clock: Clock) -> None:
+    operation_id = submit(journal.database, ["one"])
+    (operation,) = journal.claim_all()
+    journal.wait(operation, "one waits", NotYet(1.0))
+    Journal(journal.database, "volumes", owner(1), LEASE).take_over()
+    clock.now += 1
+    assert Journal(journal.database, "volumes", owner(1), LEASE).claim_all()[0].id == operation_id
+    assert journal.next_due() == 0.0
+    assert journal.claim_all() == []
+    assert journal.next_due() == math.inf
 
 
 def test_the_wait_grows_and_stays_below_half_a_minute(journal: Journal, clock: Clock) -> None:

@@ -53,7 +53,7 @@ def ending(database: Database, clock: Clock, steps: Sequence[Step], world: World
 
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[Step, ...]:
-    faults: Any = st.sampled_from(["none", "none", "none", "refuses", "lies", "half", "waits", "does not see"])
+    faults: Any = st.sampled_from(["none", "none", "none", "refuses", "lies", "half", "waits", "not yet", "does not see"])
     marks: Any = st.sampled_from(["never", "never", "never", "start", "done"])
     return tuple(
         Step(name, draw(st.booleans()), draw(st.booleans()), draw(marks), draw(faults))
@@ -64,6 +64,7 @@ def plans(draw: st.DrawFn) -> tuple[Step, ...]:
 SNAPSHOT = (Step("one", sees=False), Step("two"), Step("three", mark="done", fault="lies"), Step("four", sees=False))
 REFUSED = (Step("one", sees=False), Step("two"), Step("three", fault="half"))
 MERGE = (Step("one", sees=False, undoes=False), Step("two", mark="start", undoes=False, fault="waits"), Step("three"))
+PATIENT = (Step("one"), Step("two", mark="start", fault="not yet"), Step("three", fault="not yet"))
 STUCK = (Step("one"), Step("two", mark="start", fault="half"), Step("three"))
 
 
@@ -72,6 +73,7 @@ STUCK = (Step("one"), Step("two", mark="start", fault="half"), Step("three"))
 @example(SNAPSHOT)
 @example(REFUSED)
 @example(MERGE)
+@example(PATIENT)
 @example(STUCK)
 def test_a_crash_at_any_single_moment_changes_nothing_about_the_end(
     shared: Database, clock: Clock, steps: tuple[Step, ...]

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection
 
 from stillframe.db.engine import Database
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.worker import Lanes, Worker
 from tests.unit.journal.fakes import KIND, LEASE, Step, World, owner, row_of, settle, submit
@@ -105,6 +105,35 @@ def test_what_one_lane_waits_for_holds_up_no_other(database: Database) -> None:
         assert not begun.acquire(blocking=False), "a lane has as many threads as it may"
     finally:
         hangs.set()
+        worker.stop()
+
+
+def test_operations_that_wait_hold_up_nobody(database: Database) -> None:
+    """Four threads, two hundred deletions that wait for somebody else: a snapshot runs all the same, and then they go on."""
+    done, ran, allowed = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def wait(_world: object, _operation: Operation, _args: Document) -> Document:
+        if not allowed.is_set():
+            raise NotYet(0.05)
+        done.release()
+        return {}
+
+    def snapshot(_world: object, _operation: Operation, _args: Document) -> Document:
+        ran.set()
+        return {}
+
+    kind = Kind({"wait": Verb(lambda *_: None, wait), "snapshot": Verb(lambda *_: None, snapshot)}, settle)
+    worker = Worker(Journal(database, "compute", this_process("here"), LEASE), {KIND: kind}, None, Lanes(4), lambda: None)
+    deletions = [submit(database, ["wait"], service="compute") for _ in range(200)]
+    worker.start()
+    try:
+        submit(database, ["snapshot"], service="compute")
+        worker.wake()
+        assert ran.wait(WAIT)
+        allowed.set()
+        for _ in deletions:
+            assert done.acquire(timeout=WAIT)
+    finally:
         worker.stop()
 
 

@@ -1,16 +1,15 @@
 """Deletes every snapshot of a set through block storage, disk by disk, each with its own truth."""
 
-import time
-
 from sqlalchemy import Connection
 
 from stillframe.compute.world import World
 from stillframe.db import assisted_snapshots
 from stillframe.errors import Busy, ServiceUnavailable, StepFailed, StillframeError
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
 
-POLL_SECONDS = 0.25
+SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 5.0
+STUCK_LOOK_SECONDS = 10.0  # at a deletion that says what it waits for
 PATIENCE_SECONDS = 3600.0  # with an operation that holds a volume, such as the merge of another snapshot
 
 
@@ -27,54 +26,62 @@ def _gone(world: World, _operation: Operation, args: Document) -> Document | Non
 
 
 def _delete(world: World, operation: Operation, args: Document) -> Document:
-    """One after the other; what fails is told at the end and keeps the rest from nothing."""
-    failed: dict[str, str] = {}
+    """One after the other; what fails is told at the end and keeps the rest from nothing. Whoever waits holds no thread."""
+    notes = {"asked": [], "failed": {}, "waited": 0.0, **operation.notes("delete")}
     waiting: list[str] = []
     for number, snapshot_id in enumerate(args["snapshot_ids"]):
+        if snapshot_id in notes["failed"]:
+            continue
         try:
-            why = _delete_one(world, operation, (snapshot_id, number, len(args["snapshot_ids"])))
+            why = _delete_one(world, operation, notes, (snapshot_id, number, len(args["snapshot_ids"])))
             waiting += [f"snapshot {snapshot_id}: {why}"] if why else []
         except ServiceUnavailable:
             raise
         except StillframeError as error:
-            failed[snapshot_id] = error.message
+            notes["failed"][snapshot_id] = error.message
     if waiting:
-        raise ServiceUnavailable("; ".join(waiting))
+        raise NotYet(STUCK_LOOK_SECONDS, notes, ServiceUnavailable("; ".join(waiting)))
+    failed = notes["failed"]
     if failed:
         raise StepFailed("; ".join(f"snapshot {key}: {why}" for key, why in failed.items()), failed=failed)
     return {}
 
 
-def _delete_one(world: World, operation: Operation, place: tuple[str, int, int]) -> str | None:
-    """Returns what the deletion waits for, for as long as that lasts: then it is looked at again later, and nobody stays for
-    it. None: it is gone."""
+def _delete_one(world: World, operation: Operation, notes: Document, place: tuple[str, int, int]) -> str | None:
+    """Returns what the deletion waits for, for as long as that lasts: then the next snapshot is asked for meanwhile. None: it
+    is gone. Raises NotYet while it goes, and while its volume is busy with something else."""
     snapshot_id, number, of = place
-    asked, patience = False, time.monotonic() + PATIENCE_SECONDS
-    while True:
-        found = world.storage.snapshot(snapshot_id)
-        if found is None:
-            return None
-        if found["status"] != "deleting":
-            if asked:
-                raise StepFailed(f"it was not deleted: {found.get('fault') or found['status']}")
-            asked = _asked(world, snapshot_id, patience)
-        elif found.get("fault"):
-            return str(found["fault"])
-        if world.stopping.is_set():
-            raise ServiceUnavailable("this worker stops; the next one goes on with the set")
-        _show(world, operation, (number * 100 + _percent(found)) // of)
-        time.sleep(POLL_SECONDS)
+    found = world.storage.snapshot(snapshot_id)
+    if found is None:
+        return None
+    if found["status"] != "deleting":
+        if snapshot_id in notes["asked"]:
+            raise StepFailed(f"it was not deleted: {found.get('fault') or found['status']}")
+        busy = _ask(world, snapshot_id, notes)
+        raise _later(notes, busy)
+    if found.get("fault"):
+        return str(found["fault"])
+    _show(world, operation, (number * 100 + _percent(found)) // of)
+    raise _later(notes)
 
 
-def _asked(world: World, snapshot_id: str, patience: float) -> bool:
-    """False: the volume is busy, and its turn may come yet."""
+def _ask(world: World, snapshot_id: str, notes: Document) -> Busy | None:
+    """Returns why the volume cannot take the request now, if its turn may come yet. Raises Busy when that lasts too long."""
     try:
         world.storage.delete_snapshot(snapshot_id)
-    except Busy:
-        if time.monotonic() > patience:
+    except Busy as busy:
+        if notes["waited"] > PATIENCE_SECONDS:
             raise
-        return False
-    return True
+        return busy
+    notes["asked"].append(snapshot_id)
+    notes["waited"] = 0.0  # patience begins anew with each snapshot
+    return None
+
+
+def _later(notes: Document, why: StillframeError | None = None) -> NotYet:
+    """Soon at first, because a small merge is over at once; then less and less often."""
+    seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, notes["waited"] / 10))
+    return NotYet(seconds, {**notes, "waited": notes["waited"] + seconds}, why)
 
 
 def _percent(found: Document) -> int:

@@ -5,7 +5,7 @@ import uuid
 
 from stillframe.db import snapshots
 from stillframe.errors import Cancelled, Conflict, Parked, ServiceUnavailable
-from stillframe.journal.operation import Document, Operation, Verb
+from stillframe.journal.operation import Document, NotYet, Operation, Verb
 from stillframe.volumes.operations.chain_steps import (
     built_upon,
     commit_again,
@@ -17,8 +17,9 @@ from stillframe.volumes.operations.chain_steps import (
 )
 from stillframe.volumes.world import World
 
-POLL_SECONDS = 0.25
-SHORTEST_POLL_SECONDS = 0.02  # a small merge is over in less than one look of the other length
+SHORTEST_POLL_SECONDS = 0.02
+STAY_SECONDS = 0.25  # a small merge is over by then; a longer one keeps no thread
+SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.25, 5.0
 
 
 def merge_id(operation_id: str, key: str) -> str:
@@ -32,28 +33,38 @@ def _merged(world: World, operation: Operation, args: Document) -> Document | No
 
 
 def _merge(world: World, operation: Operation, args: Document) -> Document:
-    """Asks compute and stays until it has ended. What it ended with is compute's word, which has looked at the chain."""
+    """Asks compute, and looks again until it has ended. What it ended with is compute's word, which has looked at the chain."""
     wanted = merge_id(operation.id, args["key"])
-    ids = operation.intent.get("snapshot_ids") or [operation.intent["volume_id"]]
-    info = {"volume_id": operation.intent["volume_id"], "type": "qcow2", "id": wanted, **args["info"]}
-    world.compute.merge(ids[0], {**info, "bandwidth_mib": args["bandwidth_mib"]})
-    shown, began = -1, time.monotonic()
-    due = began + POLL_SECONDS  # what is over by then needs no percentage, which is a transaction each time
+    notes = operation.notes(args["key"])
+    if not notes:
+        ids = operation.intent.get("snapshot_ids") or [operation.intent["volume_id"]]
+        info = {"volume_id": operation.intent["volume_id"], "type": "qcow2", "id": wanted, **args["info"]}
+        world.compute.merge(ids[0], {**info, "bandwidth_mib": args["bandwidth_mib"]})
+    found = _stay(world, wanted)
+    if found["status"] == "done":
+        return {"bytes": args["bytes"]}
+    if found["status"] != "running":
+        _told(found)
+    if found["fault"]:
+        wait(world, operation, found["fault"]["message"])  # compute tries again by itself
+    waited = notes.get("waited", 0.0)
+    seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, waited / 10))
+    shown = _show(world, operation, found, notes.get("shown", -1))
+    raise NotYet(seconds, {"waited": waited + seconds, "shown": shown})
+
+
+def _stay(world: World, wanted: str) -> Document:
+    """Returns what compute says of the merge when it has ended, or after a moment: most are over within one, and the guest's
+    owner waits for the end."""
+    began = time.monotonic()
     while True:
         found = world.compute.merge_status(wanted)
         if found is None:
             raise ServiceUnavailable(f"compute does not know merge {wanted} any more")
-        if found["status"] == "done":
-            return {"bytes": args["bytes"]}
-        if found["status"] != "running":
-            _told(found)
-        if found["fault"]:
-            wait(world, operation, found["fault"]["message"])  # compute tries again by itself
-        if world.stopping.is_set():
-            raise ServiceUnavailable("this worker stops; the merge goes on, and the next worker waits for its end")
-        if time.monotonic() >= due:
-            shown, due = _show(world, operation, found, shown), time.monotonic() + POLL_SECONDS
-        time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - began) / 20)))
+        passed = time.monotonic() - began
+        if found["status"] != "running" or found["fault"] or passed >= STAY_SECONDS or world.stopping.is_set():
+            return found
+        time.sleep(max(SHORTEST_POLL_SECONDS, passed / 20))
 
 
 def _told(found: Document) -> None:

@@ -1,5 +1,6 @@
 """The deletion of a set: a volume that is busy is waited for, what cannot be deleted is told, the rest goes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from stillframe.compute.operations import delete_set
 from stillframe.db.engine import Database
 from stillframe.errors import Busy, Conflict, ServiceUnavailable, StepFailed, StillframeError
-from stillframe.journal.operation import Operation
+from stillframe.journal.operation import NotYet, Operation, notes_key
 from tests.unit.builders import SERVER, new_id
 from tests.unit.compute import fakes
 
@@ -34,37 +35,63 @@ class Storage(fakes.Storage):
         self.status[snapshot_id] = "deleting"
 
 
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delete_set, "POLL_SECONDS", 0.0)
+class Deletion:
+    """The one step of a set's deletion, asked again and again as the journal would."""
 
+    def __init__(self, storage: Storage, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.world = fakes.world(database, tmp_path, [], monkeypatch, storage)
+        self.asked = delete_set.request(new_id(), SERVER, list(storage.answers), "r")
+        self.notes: dict[str, Any] = {}
+        self.waits: list[NotYet] = []
 
-def run(storage: Storage, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = fakes.world(database, tmp_path, [], monkeypatch, storage)
-    asked = delete_set.request(new_id(), SERVER, list(storage.answers), "r")
-    operation = Operation.from_row(
-        {
-            "id": new_id(),
-            "service": asked.service,
-            "kind": asked.kind,
+    def look(self) -> None:
+        """Raises NotYet for as long as it waits."""
+        row = {
+            "id": self.asked.id or new_id(),
+            "service": self.asked.service,
+            "kind": self.asked.kind,
             "state": "running",
-            "intent": asked.intent,
-            "plan": asked.plan,
+            "intent": self.asked.intent,
+            "plan": self.asked.plan,
             "step": 0,
-            "evidence": {},
+            "evidence": {notes_key("delete"): self.notes},
             "epoch": 1,
             "attempts": 0,
             "request_id": "r",
             "fault": None,
         }
-    )
-    delete_set.KIND.verbs["delete"].do(world, operation, asked.plan[0]["args"])
+        delete_set.KIND.verbs["delete"].do(self.world, Operation.from_row(row), self.asked.plan[0]["args"])
+
+    def run(self) -> None:
+        for _ in range(1000):
+            try:
+                self.look()
+            except NotYet as waiting:
+                self.waits.append(waiting)
+                self.notes = json.loads(json.dumps(waiting.notes))
+            else:
+                return
+        raise AssertionError(f"it does not end: {self.notes}")
+
+
+def run(storage: Storage, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deletion:
+    deletion = Deletion(storage, database, tmp_path, monkeypatch)
+    deletion.run()
+    return deletion
 
 
 def test_a_busy_volume_is_waited_for(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage({new_id(): [Busy("a merge"), Busy("a merge"), None], new_id(): [None]})
-    run(storage, database, tmp_path, monkeypatch)
+    deletion = run(storage, database, tmp_path, monkeypatch)
     assert storage.status == {}
+    assert [each.why.message for each in deletion.waits if each.why] == ["a merge", "a merge"]
+
+
+def test_it_looks_soon_at_first_and_then_seldom(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deletion = run(Storage({new_id(): [*[Busy("a merge")] * 300, None]}), database, tmp_path, monkeypatch)
+    seconds = [each.seconds for each in deletion.waits[:300]]
+    assert seconds == sorted(seconds)
+    assert (seconds[0], seconds[-1]) == (0.1, 5.0)
 
 
 def test_but_not_for_ever(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +135,11 @@ def test_for_a_deletion_that_waits_nobody_stays_and_the_others_go(
         return shown(snapshot_id)
 
     monkeypatch.setattr(storage, "snapshot", snapshot)
-    with pytest.raises(ServiceUnavailable, match=f"snapshot {stuck}: no room"):
-        run(storage, database, tmp_path, monkeypatch)
+    deletion = Deletion(storage, database, tmp_path, monkeypatch)
+    for _ in range(10):
+        with pytest.raises(NotYet) as told:
+            deletion.look()
+        deletion.notes = told.value.notes
+    assert told.value.why is not None
+    assert told.value.why.message == f"snapshot {stuck}: no room"
     assert storage.status == {stuck: "deleting"}
