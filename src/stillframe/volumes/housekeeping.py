@@ -30,8 +30,9 @@ def look(world: World) -> None:
     for row in _candidates(world):
         try:
             _tidy(world, row)
-        except StillframeError as error:
-            LOG.info("volume %s is left as it is for now: %s", row["id"], error.message)
+        except (FileNotFoundError, StillframeError) as error:
+            # A request may take a file away between two looks at it; that keeps no other volume from being looked at.
+            LOG.info("volume %s is left as it is for now: %s", row["id"], error)
 
 
 def sweep_backups(world: World) -> None:

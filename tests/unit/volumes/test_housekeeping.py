@@ -42,6 +42,23 @@ def test_an_undo_is_kept_until_something_is_written(site: Site) -> None:
     site.check()
 
 
+def test_a_file_that_goes_while_it_is_looked_at_keeps_no_other_volume_waiting(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, written = reverted(site), reverted(site)
+    site.write(written, 5, 5)
+    holds_data = site.share.holds_data
+
+    def look(name: str) -> bool:
+        if gone in name:
+            raise FileNotFoundError(2, "No such file or directory", name)
+        return holds_data(name)
+
+    monkeypatch.setattr(site.share, "holds_data", look)
+    housekeeping.look(site.world)
+    assert [row["intent"]["volume_id"] for row in site.unfinished()] == [written]
+
+
 def test_a_look_that_finds_nothing_to_do_writes_nothing(site: Site) -> None:
     """It comes every few seconds, for ever."""
     volume_id = reverted(site)
