@@ -107,14 +107,13 @@ def turned_back(weights: Sequence[int], removed: Sequence[int]) -> Request:
 def _backup(parent: bool) -> dict[str, Any]:
     about: dict[str, Any] = {"name": None, "description": None, "metadata": {}, "container": "backups", "size_bytes": GIB}
     ids = {"id": MADE, "stored_id": MADE, "parent_id": OTHER if parent else None}
-    return {**about, **ids, "parent_stored_id": OTHER if parent else None, "held_file": "x", "volume_id": VOLUME}
+    return {**about, **ids, "parent_stored_id": OTHER if parent else None, "held_file": "x", "above": "y", "volume_id": VOLUME}
 
 
 def backed_up(incremental: bool) -> Request:
     found = arranged((3,))
     made = plan.hold(found.tree, held_for(MADE), overlay_name(VOLUME, MADE), 64)
-    layers = [(found.tree.active, "qcow2")]
-    return backups.create_request(found.row, _backup(incremental), layers, (found.tree, made), "r")
+    return backups.create_request(found.row, _backup(incremental), (found.tree.active, "qcow2"), (found.tree, made), "r")
 
 
 def restored_over(weights: Sequence[int]) -> Request:

@@ -1,6 +1,7 @@
 """Copies of a chain's content into the share, out of it and back in: byte for byte, and of nothing that is behind."""
 
 import os
+import random
 import re
 import stat
 import subprocess
@@ -312,6 +313,99 @@ def test_a_layer_written_out_names_a_plain_file_only(tower: Layers, tmp_path: Pa
     with pytest.raises(BadImage, match="plain file name"):
         copies.copy_layer_out(tower.share, TOP, tmp_path / "layer", backing)
     assert not (tmp_path / "layer").exists()
+
+
+def _random_step(layers: Layers, top: str, chance: random.Random, size: int) -> None:
+    """One thing a guest does: data, the same data again, zeros, TRIM; anywhere, also in parts of clusters."""
+    at, length = 512 * chance.randrange(size // 512), 512 * chance.choice([1, 8, 127, 128, 200, 700])
+    length = min(length, size - at)
+    kind = chance.choice(["write", "write", "same", "zero", "discard"])
+    if kind == "write":
+        layers.write(top, at, length, chance.randrange(1, 9))
+    elif kind == "zero":
+        layers.zero(top, at, length)
+    elif kind == "discard":
+        layers.discard(top, at, length)
+    else:
+        (layers.share / "again").write_bytes(layers.content[top][at : at + length])
+        subprocess.run(
+            ["qemu-io", "-f", "qcow2", "-c", f"write -s again {at} {length}", top],
+            cwd=layers.share, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+def _differing(old: bytes, new: bytes) -> set[int]:
+    """Numbers of the clusters that differ; behind the end of the older disk everything is zero."""
+    cluster, padded = 64 * KIB, old.ljust(len(new), b"\0")
+    return {at // cluster for at in range(0, len(new), cluster) if padded[at : at + cluster] != new[at : at + cluster]}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_increment_over_several_files_holds_what_differs_and_nothing_else(layers: Layers, tmp_path: Path, seed: int) -> None:
+    """A chain of backups made of a history: each one's clusters are those that differ, and it reads as the disk did."""
+    chance, size = random.Random(seed), 4 * MIB
+    layers.base("base", chance.choice(["raw", "qcow2"]), size)
+    layers.write("base", 0, 3 * MIB, 0x11)
+    outside, number = tmp_path / "outside", 0
+    outside.mkdir()
+    top, base, parent = "base", Source("base", layers.formats["base"], 1), "backup-0"
+    copies.copy_out(base, layers.share, outside / parent, "qcow2", True)
+    for backup in range(1, 4):
+        above = top
+        for _ in range(chance.randrange(1, 4)):
+            number += 1
+            size += chance.choice([0, 0, MIB, 192 * KIB])
+            layers.overlay(f"overlay-{number}", top, size, options=chance.choice(["", "cluster_size=4096", "cluster_size=2M"]))
+            top = f"overlay-{number}"
+            for _ in range(chance.randrange(6)):
+                _random_step(layers, top, chance, size)
+        name = f"backup-{backup}"
+        copies.copy_layer_out(layers.share, Source(top, "qcow2", 0), outside / name, parent, above)
+        assert qcow2.read(outside, name) == Image(name, "qcow2", size, parent, "qcow2")
+        assert Layers(outside).read(name, "qcow2") == layers.content[top]
+        held = {
+            cluster
+            for each in extents.extents(outside, name, "qcow2", backup + 1)
+            if each.depth == 0 and each.present
+            for cluster in range(each.start // (64 * KIB), -(-(each.start + each.length) // (64 * KIB)))
+        }
+        assert held == _differing(layers.content[above], layers.content[top])
+        assert not list(outside.glob("*.apart"))
+        parent = name
+
+
+@pytest.mark.parametrize("overlays", [1, 3])
+def test_an_increment_is_as_large_as_the_difference_compressed(layers: Layers, tmp_path: Path, overlays: int) -> None:
+    """The same 8 MiB are written in every overlay; half of what differs at the end can be compressed."""
+    layers.base("base", "qcow2", 64 * MIB)
+    layers.write("base", 0, 32 * MIB, 0x11)
+    (layers.share / "noise").write_bytes(random.Random(1).randbytes(4 * MIB))
+    top = "base"
+    for number in range(overlays):
+        layers.overlay(f"overlay-{number}", top)
+        top = f"overlay-{number}"
+        layers.write(top, 0, 4 * MIB, 0x21 + number)
+        words = ["qemu-io", "-f", "qcow2", "-c", "write -s noise 4M 4M", "-c", "write -P 17 16M 8M", top]
+        subprocess.run(words, cwd=layers.share, check=True, stdout=subprocess.DEVNULL)
+    copies.copy_layer_out(layers.share, Source(top, "qcow2", 0), tmp_path / "increment", "full", "base")
+    tables = 6 * 64 * KIB  # header, reference counts, two levels of tables
+    assert 4 * MIB < (tmp_path / "increment").stat().st_size < 4 * MIB + 256 * KIB + tables
+
+
+def test_growth_is_not_stored(layers: Layers, tmp_path: Path) -> None:
+    layers.base("base", "qcow2", MIB)
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", "4T"]
+    for each in (words, ["qemu-io", "-f", "qcow2", "-c", "write 3T 64k", "top"]):
+        subprocess.run(each, cwd=layers.share, check=True, stdout=subprocess.DEVNULL)
+    copies.copy_layer_out(layers.share, Source("top", "qcow2", 0), tmp_path / "increment", "full")
+    assert (tmp_path / "increment").stat().st_blocks * 512 < MIB
+
+
+def test_an_increment_above_a_file_that_is_not_behind_is_refused(tower: Layers, tmp_path: Path) -> None:
+    for above in ("top", "elsewhere"):
+        with pytest.raises(StepFailed, match=f"no layer above {above}"):
+            copies.copy_layer_out(tower.share, TOP, tmp_path / "layer", "full", above)
+    assert list(tmp_path.glob("layer*")) == []
 
 
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])

@@ -23,6 +23,9 @@ _VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # writethrough: with the default cache the new header is written before the tables it needs (finding 2, qemu 7.2).
     "pull": (("rebase", "-q", "-t", "writethrough"), ("-f", "-F")),
     "pull all": (("rebase", "-q", "-t", "writethrough", "-b", ""), ("-f",)),
+    # unsafe: the file is made anew after a crash.
+    "tell apart": (("rebase", "-q", "-t", "unsafe"), ("-f", "-F")),
+    "detach": (("rebase", "-q", "-u", "-b", ""), ("-f",)),
     "repoint": (("rebase", "-q", "-u"), ("-f", "-F")),
     "resize": (("resize", "-q"), ("-f",)),
     "map": (("map", "--output=json"), ("-f",)),

@@ -12,7 +12,7 @@ from stillframe.context import Context
 from stillframe.db import backups, snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.db.tables import now
-from stillframe.errors import BadRequest, Conflict
+from stillframe.errors import BadRequest, ChainConflict, Conflict
 from stillframe.host import staging
 from stillframe.journal import record as journal
 from stillframe.volumes import finding, placing, trees, volume_changing, volume_making
@@ -31,16 +31,19 @@ def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
         volume = finding.volume(connection, context, wanted["volume_id"])
         snapshot = finding.snapshot(connection, context, wanted["snapshot_id"]) if wanted.get("snapshot_id") else None
         rows = backups.of_volume(connection, volume["id"])
-    _check_source(volume, snapshot)
+        _check_source(volume, snapshot)
+        _refuse_if_busy(connection, volume, rows if wanted.get("incremental") else ())
     container = wanted.get("container") or repository.DEFAULT_CONTAINER
     world.repository(container)
-    before = trees.observe(world, volume)
     file = snapshot["backing"] if snapshot else volume["active_file"]
-    parent = _parent(rows, before, file, container) if wanted.get("incremental") else None
+    try:
+        before = trees.observe(world, volume)
+        parent = _parent(rows, before, file, container) if wanted.get("incremental") else None
+    except (BadRequest, ChainConflict):
+        _refuse_if_changed(world, volume, rows)
+        raise
     backup_id = str(uuid.uuid4())
-    layers = _layers(before, file, parent)
-    needed = _needed(world, volume, before, layers)
-    staging.require_room(world.settings.staging_dir, needed)
+    staging.require_room(world.settings.staging_dir, _needed(world, volume, before, (file, parent)))
     held = None
     if snapshot is None:
         overlay = names.overlay_name(volume["id"], str(uuid.uuid4()))
@@ -54,10 +57,12 @@ def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
         if parent is not None:
             volume_making.check_backup(connection, parent)
         backups.insert(connection, row)
-        facts = {**row, "parent_stored_id": parent["stored_id"] if parent else None, "held_file": file}
-        facts["size_bytes"] = before.images[file].size
-        request = operations.create_request(volume, facts, layers, (before, held) if held else None, context.request_id)
-        journal.submit(connection, request)
+        image = before.images[file]
+        facts = {**row, "held_file": file, "size_bytes": image.size, "parent_stored_id": None, "above": None}
+        if parent is not None:
+            facts |= {"parent_stored_id": parent["stored_id"], "above": parent["held_file"]}
+        frozen = (before, held) if held else None
+        journal.submit(connection, operations.create_request(volume, facts, (file, image.format), frozen, context.request_id))
     return backup_id
 
 
@@ -71,6 +76,23 @@ def _check_source(volume: Row, snapshot: Row | None) -> None:
             f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']}; take an"
             " assisted snapshot of its server and back up that (--snapshot)"
         )
+
+
+def _refuse_if_busy(connection: Any, volume: Row, rows: Sequence[Row]) -> None:
+    """Raises Busy naming the operation before the files are looked at: while a merge or a backup runs they show neither what
+    was nor what will be, so that no backup seems to fit. ``rows`` are those an incremental one may have to wait for."""
+    finding.refuse_if_busy(connection, volume["id"], shared=True)
+    for row in rows:
+        if row["status"] in ("creating", "deleting"):
+            journal.refuse_if_busy(connection, f"backup:{row['id']}")
+
+
+def _refuse_if_changed(world: World, volume: Row, rows: Sequence[Row]) -> None:
+    """What was begun or ended after the first look is the reason, not what was found."""
+    with world.database.read() as connection:
+        _refuse_if_busy(connection, volume, rows)
+        if backups.of_volume(connection, volume["id"]) != rows:
+            raise Conflict(f"the backups of volume {volume['id']} changed meanwhile; repeat the request")
 
 
 def _take(connection: Any, volume: Row, snapshot: Row | None) -> None:
@@ -99,21 +121,21 @@ def _parent(rows: Sequence[Row], tree: Tree, file: str, container: str) -> Row:
     )
 
 
-def _layers(tree: Tree, file: str, parent: Row | None) -> list[operations.Layer]:
-    found = [(image.name, image.format) for image in tree.path(file).images]
-    if parent is None:
-        return found[-1:]
-    start = next(number for number, (name, _format) in enumerate(found) if name == parent["held_file"])
-    return found[start + 1 :]
+def _layers(tree: Tree, file: str, parent: Row) -> int:
+    """How many files, ``file`` and those behind it, may hold what is not in the parent."""
+    path = [image.name for image in tree.path(file).images]
+    return len(path) - path.index(parent["held_file"]) - 1
 
 
-def _needed(world: World, volume: Row, tree: Tree, layers: Sequence[operations.Layer]) -> int:
-    """Bytes that lie in the staging directory at once, at most."""
-    share = world.share(volume)
-    if len(layers) == 1 and tree.images[layers[0][0]].backing is None:
-        return share.allocated(layers[0][0])
-    sums = [sum(share.visible(name, format_)[: len(layers)]) for name, format_ in layers[-1:]]
-    return max(sums)
+def _needed(world: World, volume: Row, tree: Tree, source: tuple[str, Row | None]) -> int:
+    """Bytes that lie in the staging directory at once, at most: the object that is stored, and for an incremental backup what
+    differs before it is compressed."""
+    file, parent = source
+    share, image = world.share(volume), tree.images[file]
+    if image.backing is None:
+        return share.allocated(file)
+    held = share.visible(file, image.format)
+    return 2 * sum(held[: _layers(tree, file, parent)]) if parent else sum(held)
 
 
 def _row(context: Context, sources: tuple[Row, Row | None, Row | None], wanted: dict[str, Any], container: str) -> Row:

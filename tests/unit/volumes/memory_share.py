@@ -192,7 +192,7 @@ class MemoryShare:
     def copy_out(self, source: Source, target: Path, format_: str, compress: bool) -> None:
         raise NotImplementedError
 
-    def copy_layer_out(self, source: Source, target: Path, backing: str) -> None:
+    def copy_layer_out(self, source: Source, target: Path, backing: str, above: str | None = None) -> None:
         raise NotImplementedError
 
     # changes

@@ -1,8 +1,8 @@
 """The names of a backup's objects in a store. They are made only from ids, and checked before use (I1).
 
-A key is ``volume-<VOLUME>/<name>``. The names of one backup are ``backup-<BACKUP>.qcow2`` for a full one; for an
-incremental one of n layers ``backup-<BACKUP>.1.qcow2`` to ``backup-<BACKUP>.<n-1>.qcow2`` and at last
-``backup-<BACKUP>.qcow2``; and ``backup-<BACKUP>.json``, the manifest.
+A key is ``volume-<VOLUME>/<name>``. The names of one backup are ``backup-<BACKUP>.qcow2`` and ``backup-<BACKUP>.json``, the
+manifest. An incremental one of an older release may have n files, ``backup-<BACKUP>.1.qcow2`` to
+``backup-<BACKUP>.<n-1>.qcow2`` and at last ``backup-<BACKUP>.qcow2``: they are read and removed, and no more made.
 """
 
 import re

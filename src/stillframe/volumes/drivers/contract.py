@@ -61,8 +61,9 @@ class Share(Protocol):
     def copy_out(self, source: Source, target: Path, format_: str, compress: bool) -> None:
         """Writes a full copy into a file outside the share, durably. May be repeated."""
 
-    def copy_layer_out(self, source: Source, target: Path, backing: str) -> None:
-        """Writes what the source's own file holds into an overlay outside the share. May be repeated."""
+    def copy_layer_out(self, source: Source, target: Path, backing: str, above: str | None = None) -> None:
+        """Writes in what the source differs from ``above``, a file behind it (the nearest by default), into one compressed
+        overlay outside the share, which names ``backing``. May be repeated."""
 
     def commit(self, volume_id: str, top: str, base: str) -> None:
         """Merges (base, top] down into ``base``, durably; the files above it keep their content. Refuses (ChainConflict)

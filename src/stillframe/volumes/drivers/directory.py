@@ -105,9 +105,9 @@ class DirectoryShare:
         with self._asked(outside=True):
             copies.copy_out(source, self.path, target, format_, compress)
 
-    def copy_layer_out(self, source: Source, target: Path, backing: str) -> None:
+    def copy_layer_out(self, source: Source, target: Path, backing: str, above: str | None = None) -> None:
         with self._asked(outside=True):
-            copies.copy_layer_out(self.path, source, target, backing)
+            copies.copy_layer_out(self.path, source, target, backing, above)
 
     def commit(self, volume_id: str, top: str, base: str) -> None:
         names.check_belongs(base, volume_id)

@@ -1,6 +1,5 @@
 """Make, restore and delete backups. A backup's manifest is written last and removed first."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -28,33 +27,19 @@ from stillframe.volumes.operations.snapshots import planned
 from stillframe.volumes.operations.volumes import made, settle_create
 from stillframe.volumes.world import World
 
-Layer = tuple[str, str]  # a file of the volume and its format
+File = tuple[str, str]  # a file of the volume and its format
 
 
-def create_request(
-    volume: Row, backup: Row, layers: Sequence[Layer], held: tuple[Tree, Plan] | None, request_id: str
-) -> Request:
-    """``layers``: one file that is stored flattened, or for an incremental backup those above the parent's, lowest first.
-    ``held`` is the plan that keeps the volume's content still, None where a snapshot does."""
-    names = keys.layer_names(backup["stored_id"], len(layers))
-    parent = keys.top_name(backup["parent_stored_id"]) if backup["parent_id"] else None
-    backings = [parent, *names[:-1]]
-    stored = [
-        {"verb": "store", "key": f"store-{number}" if number else "store"}
-        | {
-            "args": {
-                "key": f"store-{number}" if number else "store",
-                "object": name,
-                "file": file,
-                "format": format_,
-                "backing": below,
-            }
-        }
-        for number, (name, (file, format_), below) in enumerate(zip(names, layers, backings, strict=True))
-    ]
+def create_request(volume: Row, backup: Row, file: File, held: tuple[Tree, Plan] | None, request_id: str) -> Request:
+    """``file`` is what is backed up. An incremental backup stores in what it differs from the file ``backup["above"]``, which
+    lies behind it and reads as the parent. ``held`` is the plan that keeps the volume's content still, None where a snapshot
+    does."""
+    stored = {"object": keys.top_name(backup["stored_id"]), "file": file[0], "format": file[1], "backing": None, "above": None}
+    if backup["parent_id"]:
+        stored |= {"backing": keys.top_name(backup["parent_stored_id"]), "above": backup["above"]}
     kept = ("id", "stored_id", "container", "parent_id", "parent_stored_id", "held_file", "name", "description", "metadata")
     intent: dict[str, Any] = {"backup": {name: backup[name] for name in kept}, "source": volume_facts(volume)}
-    steps = [*stored, step("write_manifest", size=backup["size_bytes"])]
+    steps = [step("store", **stored), step("write_manifest", size=backup["size_bytes"])]
     if held is None:
         return request(volume, Wanted("create_backup", steps, intent, id=None), request_id)
     freeze = [step("check_unused"), *to_documents(held[1].steps)]
@@ -87,7 +72,8 @@ def _store(world: World, operation: Operation, args: Document) -> Document:
     if args["backing"] is None:
         share.copy_out(source, target, "qcow2", compress=True)
     else:
-        share.copy_layer_out(source, target, args["backing"])
+        # A plan of an older release has a step for each file, and each holds what differs from the one below it.
+        share.copy_layer_out(source, target, args["backing"], args.get("above"))
     written = repository.put(_key(operation, args["object"]), target)
     unstage(world, operation)
     return {"bytes": written.bytes, "sha256": written.sha256}
