@@ -82,6 +82,13 @@ COMPUTE_OPTS = [
     cfg.FloatOpt("freeze_deadline_seconds", default=10.0, min=1.0, help="The watchdog thaws the guest after this long."),
     cfg.IntOpt("agent_timeout_seconds", default=2, min=1, help="How long the guest agent may take to answer a ping."),
     cfg.IntOpt("flush_timeout_seconds", default=10, min=0, help="How long the flush before a freeze may take; 0: none."),
+    cfg.IntOpt(
+        "hook_timeout_seconds",
+        default=60,
+        min=1,
+        max=600,
+        help="How long the freeze hooks inside a guest may take, before the freeze and again after the thaw.",
+    ),
     cfg.BoolOpt(
         "hasten_freeze",
         default=True,

@@ -16,6 +16,10 @@ RULES = [
     RuleDefault("os_compute_api:os-assisted-snapshots:create", MEMBER, "Take an assisted snapshot"),
     RuleDefault("os_compute_api:os-assisted-snapshots:update", MEMBER, "Name, describe and label an assisted snapshot"),
     RuleDefault("os_compute_api:os-assisted-snapshots:delete", MEMBER, "Delete an assisted snapshot"),
+    RuleDefault("os_compute_api:os-assisted-snapshot-settings:show", READER, "Show what a server's assisted snapshots keep to"),
+    RuleDefault(
+        "os_compute_api:os-assisted-snapshot-settings:update", MEMBER, "Change what a server's assisted snapshots keep to"
+    ),
     RuleDefault("os_compute_api:os-snapshot-policies:index", READER, "List and show snapshot policies"),
     RuleDefault("os_compute_api:os-snapshot-policies:create", MEMBER, "Make a snapshot policy"),
     RuleDefault("os_compute_api:os-snapshot-policies:update", MEMBER, "Change a snapshot policy"),

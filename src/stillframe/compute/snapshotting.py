@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.chain import image, names
-from stillframe.compute import retention, servers
+from stillframe.compute import retention, server_settings, servers
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, switch
 from stillframe.compute.servers import Server
@@ -38,17 +38,18 @@ GIB = 1 << 30
 def create(world: World, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
     """Plans an assisted snapshot and starts it; returns the set's id.
 
-    ``wanted`` holds name, description, metadata, volumes ("all" or ids) and quiesce. A policy gives ``policy_id`` too, and
-    a ``set_id``, which makes a repeat the same set. Raises NotFound, BadRequest, Conflict (another set runs),
-    QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
+    ``wanted`` holds name, description, metadata, volumes ("all" or ids), and what is to differ from the server's settings.
+    A policy gives ``policy_id`` too, and a ``set_id``, which makes a repeat the same set. Raises NotFound, BadRequest, Conflict
+    (another set runs), QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
     """
     server = servers.find(world, context, server_id)
+    settings = server_settings.effective(world, server.id, wanted)
     with world.database.read() as connection:
         record.refuse_if_busy(connection, f"server:{server.id}")
     chosen, excluded = _choose(world, server, wanted["volumes"])
     volumes = world.storage.volumes_of(server.project_id, [str(disk.volume_id) for disk, _ in chosen])
     disks = side_by_side(lambda each: _plan_disk(world, server, each, volumes), chosen)
-    if server.view.active and wanted["quiesce"] == "required":
+    if server.view.active and settings["quiesce"] == "required":
         ready = switch.check_ready(world, server, tuple(disk["target"] for disk in disks))
         if ready.reason is not None:
             raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.reason}")
@@ -57,7 +58,7 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
         "policy_id": wanted.get("policy_id"),
         "server_id": server.id,
         "active": server.view.active,
-        "quiesce": wanted["quiesce"],
+        **settings,
         "name": wanted.get("name"),
         "description": wanted.get("description"),
         "metadata": wanted.get("metadata") or {},

@@ -193,9 +193,23 @@ assisted_snapshots = Table(
     Column("policy_id", String(36)),  # which policy made it; no request can set it
     Column("warnings", JSON(none_as_null=True)),  # sentences
     Column("retired_at", DateTime),  # when its policy first let it go
+    Column("switched_at", DateTime),  # not before this the disks were switched, all at once; null: not known, or not yet
+    Column("switched_at_uncertainty_ms", Float),  # and not later than so much after it
+    Column("switched_at_note", Text),  # why it is not known, or not known better
     Index("ix_assisted_project", "project_id", "seq"),
     Index("ix_assisted_server", "server_id", "seq"),
     Index("ix_assisted_policy", "policy_id", "seq"),
+)
+
+server_settings = Table(
+    "server_settings",
+    metadata,
+    Column("server_id", String(36), primary_key=True),  # libvirt knows the server; there is no table of them
+    Column("project_id", String(255), nullable=False),
+    Column("quiesce", String(16)),  # null, here and below: as the deployment has it
+    Column("allow_unfreezable", JSON(none_as_null=True)),  # mount points and types of filesystems
+    Column("hook_timeout", Integer),  # seconds
+    *_times(),
 )
 
 snapshot_policies = Table(

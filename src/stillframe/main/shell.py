@@ -31,6 +31,8 @@ COMMANDS = {
     "assisted-snapshot show": "stillframe.client.osc.assisted_snapshot:Show",
     "assisted-snapshot set": "stillframe.client.osc.assisted_snapshot:Set",
     "assisted-snapshot delete": "stillframe.client.osc.assisted_snapshot:Delete",
+    "assisted-snapshot settings show": "stillframe.client.osc.assisted_snapshot_settings:Show",
+    "assisted-snapshot settings set": "stillframe.client.osc.assisted_snapshot_settings:Set",
     "snapshot-policy create": "stillframe.client.osc.snapshot_policy:Create",
     "snapshot-policy list": "stillframe.client.osc.snapshot_policy:List",
     "snapshot-policy show": "stillframe.client.osc.snapshot_policy:Show",

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stillframe.client.assisted_snapshots import AssistedSnapshots, Document
+from stillframe.client.osc import assisted_snapshot_settings
 from stillframe.client.snapshot_policies import SnapshotPolicies
 from stillframe.errors import BadRequest, StepFailed
 
@@ -115,9 +116,10 @@ class Create(_Base, ShowOne):
         parser.add_argument(
             "--quiesce",
             choices=("required", "preferred", "never"),
-            default="preferred",
-            help="required: refuse without a frozen guest; preferred: say so when it was not; never: do not freeze",
+            help="required: refuse without a frozen guest; preferred: say so when it was not; never: do not freeze;"
+            " default: as the server's settings have it",
         )
+        assisted_snapshot_settings.add_options(parser)
         parser.add_argument("--property", action="append", default=[], metavar="<key=value>", help="may be repeated")
         parser.add_argument("--wait", action="store_true", help="Wait until the set is available")
         return parser
@@ -130,7 +132,8 @@ class Create(_Base, ShowOne):
             "description": parsed_args.description,
             "metadata": dict(_property(text) for text in parsed_args.property),
             "volumes": volumes or "all",
-            "quiesce": parsed_args.quiesce,
+            **({"quiesce": parsed_args.quiesce} if parsed_args.quiesce else {}),
+            **assisted_snapshot_settings.given_options(parsed_args),
         }
         found = client.create(client.find_server(parsed_args.server), wanted)
         if parsed_args.wait:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from stillframe.chain.names import lookup_id
+from stillframe.compute.api.assisted_snapshot_settings import ALLOW_UNFREEZABLE, HOOK_TIMEOUT, QUIESCE
 from stillframe.db import assisted_snapshots
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, NotFound
@@ -34,7 +35,9 @@ _CREATE = body.wrapped(
                 },
             ]
         },
-        "quiesce": {"enum": ["preferred", "required", "never", None]},
+        "quiesce": QUIESCE,
+        "allow_unfreezable": ALLOW_UNFREEZABLE,
+        "hook_timeout": HOOK_TIMEOUT,
     },
 )
 
@@ -98,7 +101,7 @@ def create(call: Call) -> dict[str, Any]:
     given = {key: value for key, value in call.body["assisted_snapshot"].items() if value is not None}
     if isinstance(given.get("volumes"), list) and len(given["volumes"]) > call.door.settings.compute.max_volumes_per_set:
         raise BadRequest(f"at most {call.door.settings.compute.max_volumes_per_set} volumes fit in one set")
-    wanted = {"volumes": "all", "quiesce": "preferred", **given}
+    wanted = {"volumes": "all", **given}
     set_id = call.ask("create_assisted_snapshot", server_id=call.path["id"], wanted=wanted)
     return {"assisted_snapshot": view(read(call, set_id))}
 

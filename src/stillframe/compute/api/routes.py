@@ -3,6 +3,7 @@
 from typing import Any
 
 from stillframe.compute.api import (
+    assisted_snapshot_settings,
     assisted_snapshots,
     assisted_volume_snapshots,
     assisted_volumes,
@@ -20,6 +21,7 @@ ROUTES: tuple[Route, ...] = (
     *flavors.ROUTES,
     *volume_attachments.ROUTES,
     *assisted_snapshots.ROUTES,
+    *assisted_snapshot_settings.ROUTES,
     *snapshot_policies.ROUTES,
     *assisted_volume_snapshots.ROUTES,
     *assisted_volumes.ROUTES,

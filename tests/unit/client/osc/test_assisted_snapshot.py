@@ -91,13 +91,14 @@ def shown(answer: Any) -> dict[str, Any]:
 def test_a_set_is_asked_for_with_its_defaults() -> None:
     client = Client()
     run(osc.Create, client, "web")
-    wanted: dict[str, Any] = {"name": None, "description": None, "metadata": {}, "volumes": "all", "quiesce": "preferred"}
+    wanted: dict[str, Any] = {"name": None, "description": None, "metadata": {}, "volumes": "all"}
     assert client.asked == [("id of web", wanted)]
 
 
 def test_a_set_is_asked_for_with_everything() -> None:
     client = Client()
     options = ["--name", "n", "--description", "d", "--volume", "a", "--volume", "b", "--quiesce", "required"]
+    options += ["--allow-unfreezable", "vfat", "--allow-unfreezable", "/boot/efi", "--hook-timeout", "90"]
     run(osc.Create, client, *options, "--property", "k=v=w", "--property", "l=", "web")
     assert client.asked[0][1] == {
         "name": "n",
@@ -105,6 +106,8 @@ def test_a_set_is_asked_for_with_everything() -> None:
         "metadata": {"k": "v=w", "l": ""},
         "volumes": ["id of a", "id of b"],
         "quiesce": "required",
+        "allow_unfreezable": ["vfat", "/boot/efi"],
+        "hook_timeout": 90,
     }
 
 

@@ -1,0 +1,38 @@
+"""os-assisted-snapshot-settings: what assisted snapshots of one server keep to, where the request does not say."""
+
+from typing import Any
+
+from stillframe.web import body
+from stillframe.web.route import Call, Route
+
+MOST_NAMES = 32
+QUIESCE = {"enum": ["preferred", "required", "never", None]}
+ALLOW_UNFREEZABLE = {
+    "type": ["array", "null"],
+    "items": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f]*\Z"},
+    "maxItems": MOST_NAMES,
+    "uniqueItems": True,
+}
+HOOK_TIMEOUT = {"type": ["integer", "null"], "minimum": 1, "maximum": 600}
+_UPDATE = body.wrapped(
+    "assisted_snapshot_settings",
+    {"quiesce": QUIESCE, "allow_unfreezable": ALLOW_UNFREEZABLE, "hook_timeout": HOOK_TIMEOUT},
+    minProperties=1,
+)
+
+
+def show(call: Call) -> dict[str, Any]:
+    return {"assisted_snapshot_settings": call.ask("show_server_settings", server_id=call.path["id"])}
+
+
+def update(call: Call) -> dict[str, Any]:
+    changes = call.body["assisted_snapshot_settings"]
+    found = call.ask("change_server_settings", server_id=call.path["id"], changes=changes)
+    return {"assisted_snapshot_settings": found}
+
+
+_PATH, _RULE = "/servers/{id}/os-assisted-snapshot-settings", "os_compute_api:os-assisted-snapshot-settings"
+ROUTES = (
+    Route("GET", _PATH, show, f"{_RULE}:show"),
+    Route("PUT", _PATH, update, f"{_RULE}:update", 200, _UPDATE),
+)

@@ -1,0 +1,54 @@
+"""The commands about a server's settings: what they ask for and the columns they show."""
+
+import argparse
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stillframe.client.osc import assisted_snapshot_settings as osc
+from stillframe.errors import BadRequest
+from tests.unit.builders import SERVER
+
+FOUND = {"server_id": SERVER, "quiesce": None, "allow_unfreezable": ["vfat"], "hook_timeout": 90}
+PATH = "/servers/id of web/os-assisted-snapshot-settings"
+
+
+class Door:
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def find_server(self, name: str) -> str:
+        return f"id of {name}"
+
+    def compute(self, method: str, path: str, body: Any = None) -> Any:
+        self.asked.append((method, path, body))
+        return {"assisted_snapshot_settings": FOUND}
+
+
+def run(command: Any, door: Door, *arguments: str) -> Any:
+    app = SimpleNamespace(client_manager=SimpleNamespace(assisted_snapshot=door))
+    made = command(app, argparse.Namespace())
+    names, values = made.take_action(made.get_parser("test").parse_args(list(arguments)))
+    return dict(zip(names, values, strict=True))
+
+
+def test_they_are_shown() -> None:
+    door = Door()
+    assert run(osc.Show, door, "web") == FOUND
+    assert door.asked == [("GET", PATH, None)]
+
+
+def test_what_is_named_is_changed_or_taken_back() -> None:
+    door = Door()
+    options = ["--quiesce", "required", "--allow-unfreezable", "vfat", "--default", "hook-timeout"]
+    assert run(osc.Set, door, *options, "web") == FOUND
+    wanted = {"quiesce": "required", "allow_unfreezable": ["vfat"], "hook_timeout": None}
+    assert door.asked == [("PUT", PATH, {"assisted_snapshot_settings": wanted})]
+
+
+def test_a_change_of_nothing_is_refused() -> None:
+    door = Door()
+    with pytest.raises(BadRequest, match="nothing to change"):
+        run(osc.Set, door, "web")
+    assert door.asked == []

@@ -1,0 +1,56 @@
+"""The request decides, then the server's settings, then the deployment's."""
+
+from pathlib import Path
+
+import pytest
+
+from stillframe.compute import server_settings
+from stillframe.compute.world import World
+from stillframe.db.engine import Database
+from stillframe.errors import NotFound
+from tests.unit.builders import SERVER, context, new_id
+from tests.unit.compute import fakes
+
+NOTHING = {"server_id": SERVER, "quiesce": None, "allow_unfreezable": None, "hook_timeout": None}
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return fakes.world(database, tmp_path, [fakes.view(fakes.domain_xml())], monkeypatch)
+
+
+def test_nothing_is_set_until_somebody_sets_it(world: World) -> None:
+    assert server_settings.show(world, context(), SERVER.upper()) == NOTHING
+    assert server_settings.effective(world, SERVER, {"volumes": "all"}) == {
+        "quiesce": "preferred",
+        "allow_unfreezable": [],
+        "hook_timeout": 60,
+    }
+
+
+def test_what_is_named_changes_and_null_takes_it_back(world: World) -> None:
+    made = server_settings.change(world, context(), SERVER, {"quiesce": "required", "hook_timeout": 90})
+    assert made == {**NOTHING, "quiesce": "required", "hook_timeout": 90}
+    changed = server_settings.change(world, context(), SERVER, {"hook_timeout": None, "allow_unfreezable": ["vfat"]})
+    assert changed == {**NOTHING, "quiesce": "required", "allow_unfreezable": ["vfat"]}
+    assert server_settings.show(world, context(), SERVER) == changed
+
+
+def test_a_request_overrides_its_server_even_with_nothing(world: World) -> None:
+    server_settings.change(world, context(), SERVER, {"quiesce": "required", "allow_unfreezable": ["vfat"], "hook_timeout": 5})
+    asked = {"quiesce": "never", "allow_unfreezable": [], "hook_timeout": 7}
+    assert server_settings.effective(world, SERVER, asked) == asked
+    assert server_settings.effective(world, SERVER, {"quiesce": None}) == {
+        "quiesce": "required",
+        "allow_unfreezable": ["vfat"],
+        "hook_timeout": 5,
+    }
+
+
+def test_another_projects_server_is_not_found(world: World) -> None:
+    for server_id, project in ((SERVER, "other"), (new_id(), "demo")):
+        with pytest.raises(NotFound):
+            server_settings.change(world, context(project=project), server_id, {"quiesce": "never"})
+        with pytest.raises(NotFound):
+            server_settings.show(world, context(project=project), server_id)
+    assert server_settings.of(world, SERVER) == NOTHING
