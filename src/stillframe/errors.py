@@ -69,6 +69,13 @@ class Busy(Conflict):
     hint = "Wait for the named operation to end, then repeat; stillframe operation show tells how far it is."
 
 
+class AnotherJob(Busy):
+    """Another program works on the server through libvirt; nothing was frozen or changed."""
+
+    code = "another_job"
+    hint = "Let the named job end ('virsh domjobinfo' and 'virsh blockjob' show it), then repeat; or ask with wait=SECONDS."
+
+
 class QuiesceRefused(StillframeError):
     """Quiescing was required and is not possible; nothing was created."""
 

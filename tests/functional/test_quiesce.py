@@ -1,6 +1,7 @@
 """Every way a guest agent can fail, and what is claimed afterwards. The guest is never left frozen."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -174,6 +175,69 @@ def test_the_watchdog_thaws_at_the_deadline_and_the_snapshot_says_so(use: Use) -
     assert 2500 < slowest < 6000
     assert knob(lab) == "0"
     lab.check_one_instant(found)
+    lab.check_sound()
+
+
+@contextmanager
+def backup_job(lab: Lab, name: str) -> Iterator[None]:
+    """Another program's job on the domain: a backup in pull mode, which goes on until somebody ends it."""
+    place = lab.directory / name
+    place.mkdir()
+    lab.guest.domain.backupBegin(
+        f"<domainbackup mode='pull'><server transport='unix' socket='{place}/nbd'/><disks><disk name='vda' backup='yes'"
+        f" type='file'><scratch file='{place}/scratch'/></disk><disk name='vdb' backup='no'/></disks></domainbackup>",
+        None,
+        0,
+    )
+    try:
+        yield
+    finally:
+        lab.guest.domain.abortJob()
+
+
+def test_another_programs_job_is_seen_before_anything_is_frozen(use: Use) -> None:
+    lab = use("quiesce/armed")  # where somebody is about to freeze, the services die
+    before = snapshots(lab)
+    path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
+    sets = lab.api.ok("compute", "GET", path)
+    with backup_job(lab, "seen"):
+        for policy in ("required", "preferred", "never"):
+            answer = lab.api.send("compute", "POST", path, {"assisted_snapshot": {"quiesce": policy}})
+            assert answer.status_code == 409, answer.text
+            assert "a backup job on server" in answer.text
+        assert (snapshots(lab), lab.api.ok("compute", "GET", path)) == (before, sets)
+        short = lab.api.take(lab.guest.id, quiesce="required", wait=3)
+        assert short["status"] == "error"
+        assert "a backup job on server" in short["fault"]
+        assert snapshots(lab) == before
+        body = {"assisted_snapshot": {"quiesce": "never", "wait": 600}}
+        patient = str(lab.api.ok("compute", "POST", path, body)["assisted_snapshot"]["id"])
+        wait_for(lambda: "it waits" in (lab.api.set(patient)["fault"] or ""), "the set to say what it waits for")
+        assert lab.api.set(patient)["status"] == "creating"
+        assert snapshots(lab) == before
+    found = lab.api.wait_set(patient)
+    assert (found["status"], found["fault"]) == ("available", None)
+    lab.check_one_instant(found)
+    lab.check_sound()
+
+
+@pytest.mark.parametrize("policy", ["preferred", "required"])
+def test_a_job_that_comes_after_the_freeze_does_not_hold_the_guest(use: Use, policy: str) -> None:
+    lab = use("quiesce/frozen:sleep=1.5")
+    set_id, log = ask(lab, policy), lab.stack.log
+    seen = log.read_text().count("held at quiesce/frozen")
+    wait_for(lambda: log.read_text().count("held at quiesce/frozen") > seen, "the place", 60)
+    with backup_job(lab, policy):
+        # Thawed long before the deadline, though the switch cannot begin.
+        no_freeze_remains(lab)
+        assert not lab.guest.frozen()
+        assert lab.api.set(set_id)["status"] == "creating"
+    found = lab.api.wait_set(set_id)
+    assert found["status"] == ("error" if policy == "required" else "available")
+    assert found["consistency"]["level"] == "crash"
+    assert "another job held libvirt's lock" in found["consistency"]["degraded_reason"]
+    lab.check_one_instant(found)
+    lab.guest.still_writes()
     lab.check_sound()
 
 

@@ -19,6 +19,7 @@ JSON = st.recursive(
 DETAILS = st.dictionaries(st.text("abcdefghij_", min_size=1).map(lambda name: f"d_{name}"), JSON, max_size=3)
 STABLE = {
     "agent_failed": 409,
+    "another_job": 409,
     "already_running": 409,
     "backup_store_unavailable": 503,
     "bad_backup": 409,

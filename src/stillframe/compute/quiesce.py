@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stillframe.compute import freeze_record, hasten, thaw
+from stillframe.compute import bounded, freeze_record, hasten, thaw
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.guard import Guard
 from stillframe.errors import AgentFailed, ServiceUnavailable, StillframeError
@@ -183,7 +183,8 @@ class Window:
 
     def around(self, switch: Callable[[], None], unfrozen_too: bool) -> Outcome:
         """Runs the switch inside the window. When the freeze fails, the switch runs all the same if ``unfrozen_too``,
-        else AgentFailed is raised and nothing was switched; the guest is thawed in any case (I7)."""
+        else AgentFailed is raised and nothing was switched; the guest is thawed in any case (I7). A switch that is Late is
+        waited for when the guest is thawed."""
         began = time.monotonic()
         try:
             count = self._freeze()
@@ -191,20 +192,30 @@ class Window:
             self._settle(after_failure=True)
             if not unfrozen_too or not isinstance(error, AgentFailed):
                 raise
-            switch()
+            bounded.patiently(switch)
             return replace(
                 crash_only(f"the freeze failed: {error.message}", self.prepared.flushed), hastened=self.prepared.hastened
             )
         reached("quiesce/frozen")
+        late = None
         try:
             switch()
             reached("quiesce/switched")
+        except bounded.Late as found:
+            late = found
         finally:
             thawed = self._thaw()
             frozen_ms = round((time.monotonic() - began) * 1000, 1)
         reached("quiesce/thawed")
         self._settle(after_failure=False)
+        if late is not None:
+            late.finish()
+            return replace(self._judge(count, thawed, frozen_ms), level="crash", degraded_reason=bounded.LATE)
         return self._judge(count, thawed, frozen_ms)
+
+    def give_up(self) -> None:
+        """Leaves the guest as it was before; nothing was frozen or switched."""
+        self._settle(after_failure=True)
 
     def _freeze(self) -> int:
         points = self.filesystems.mountpoints

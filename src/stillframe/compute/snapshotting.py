@@ -1,6 +1,7 @@
 """Requests about assisted snapshots: everything that can be known beforehand is checked here, before anything is touched."""
 
 import logging
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.chain import image, names
-from stillframe.compute import retention, server_settings, servers
+from stillframe.compute import retention, server_settings, servers, switching
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, switch
 from stillframe.compute.servers import Server
@@ -38,9 +39,10 @@ GIB = 1 << 30
 def create(world: World, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
     """Plans an assisted snapshot and starts it; returns the set's id.
 
-    ``wanted`` holds name, description, metadata, volumes ("all" or ids), and what is to differ from the server's settings.
-    A policy gives ``policy_id`` too, and a ``set_id``, which makes a repeat the same set. Raises NotFound, BadRequest, Conflict
-    (another set runs), QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
+    ``wanted`` holds name, description, metadata, volumes ("all" or ids), what is to differ from the server's settings, and
+    ``wait``: for how many seconds another program's job on the server is waited for. A policy gives ``policy_id`` too, and a
+    ``set_id``, which makes a repeat the same set. Raises NotFound, BadRequest, Conflict (another set runs), AnotherJob,
+    QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
     """
     server = servers.find(world, context, server_id)
     settings = server_settings.effective(world, server.id, wanted)
@@ -49,6 +51,9 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
     chosen, excluded = _choose(world, server, wanted["volumes"])
     volumes = world.storage.volumes_of(server.project_id, [str(disk.volume_id) for disk, _ in chosen])
     disks = side_by_side(lambda each: _plan_disk(world, server, each, volumes), chosen)
+    waits = wanted.get("wait") or 0
+    if not waits:
+        switching.refuse_if_at_work(world, server, tuple(disk["target"] for disk in disks))
     if server.view.active and settings["quiesce"] == "required":
         ready = switch.check_ready(world, server, tuple(disk["target"] for disk in disks))
         if ready.reason is not None:
@@ -64,6 +69,7 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
         "metadata": wanted.get("metadata") or {},
         "disks": disks,
         "warnings": _warnings(world, disks),
+        "wait_until": time.time() + waits if waits else None,
     }
     _store(world, context, server, intent, excluded)
     return str(intent["set_id"])
@@ -284,6 +290,7 @@ def _plan_for_volume(world: World, volume_id: str, create_info: dict[str, str]) 
         "size": chain.active.size,
     }
     switch.check_overlay_exists(entry)
+    switching.refuse_if_at_work(world, server, (disk.target,))
     return {"server_id": server.id, "active": server.view.active, "quiesce": "preferred", "disks": [entry]}
 
 

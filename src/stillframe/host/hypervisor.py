@@ -13,7 +13,7 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
-from stillframe.errors import AgentFailed, Conflict, HypervisorUnavailable, NotFound, StepFailed
+from stillframe.errors import AgentFailed, AnotherJob, Conflict, HypervisorUnavailable, NotFound, StepFailed
 
 AGENT_ANSWER_LIMIT = 1 << 20
 _LOST = {
@@ -107,7 +107,8 @@ def _is_open(connection: Any) -> bool:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raises libvirt's errors as ours: no such domain, the daemon is gone, the agent failed, or the call was refused."""
+    """Raises libvirt's errors as ours: no such domain, the daemon is gone, the agent failed, another job holds the domain
+    (libvirt 9.0 waits 30 s for it), or the call was refused."""
     try:
         yield
     except libvirt.libvirtError as error:
@@ -118,6 +119,8 @@ def translated(what: str) -> Iterator[None]:
             raise AgentFailed(f"the guest agent of {what} did not answer: {error}") from error
         if code in _LOST and error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
             raise HypervisorUnavailable(f"libvirt went away during a call for {what}: {error}") from error
+        if code == libvirt.VIR_ERR_OPERATION_TIMEOUT and "state change lock" in str(error):
+            raise AnotherJob(f"libvirt is busy with another job on {what}: {error}") from error
         raise StepFailed(f"libvirt refused a call for {what}: {error}", libvirt_code=code) from error
 
 

@@ -15,7 +15,7 @@ from stillframe.compute.world import World
 from stillframe.config import Settings
 from stillframe.db.engine import Database
 from stillframe.errors import AgentFailed, NotFound
-from stillframe.host import hypervisor
+from stillframe.host import domain_jobs, hypervisor
 from stillframe.host.hypervisor import DomainView
 from tests.unit.builders import SERVER, settings
 
@@ -218,6 +218,7 @@ def world(
 
     monkeypatch.setattr(hypervisor, "list_domains", lambda _hypervisor: views)
     monkeypatch.setattr(hypervisor, "find", find)
+    monkeypatch.setattr(domain_jobs, "find", lambda _domain, _targets: None)
     connection: Any = SimpleNamespace(domain=lambda _uuid: Domain(), uri="test:///default")
     configured: Settings = settings(state_dir)
     guard: Any = Guard(Agent())

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import freeze_record, quiesce
+from stillframe.compute import bounded, freeze_record, quiesce
 from stillframe.compute.quiesce import Filesystems, Outcome, Preflight, Times, Window
-from stillframe.errors import AgentFailed, HypervisorUnavailable, ServiceUnavailable, StepFailed
+from stillframe.errors import AgentFailed, AnotherJob, HypervisorUnavailable, ServiceUnavailable, StepFailed
 from tests.unit.builders import SERVER
 from tests.unit.compute.fakes import ALL, Agent, Domain, Guard
 
@@ -185,6 +185,54 @@ def switching(agent: Agent, then: Callable[[], None] | None = None) -> Callable[
 
 def failing() -> None:
     raise StepFailed("the switch failed")
+
+
+def late(agent: Agent, error: Exception | None = None) -> Callable[[], None]:
+    """A switch that has not got its turn, and what its call ends with."""
+
+    def finish() -> None:
+        agent.said.append(f"the call ends while {'frozen' if agent.frozen else 'thawed'}")
+        if error is not None:
+            raise error
+
+    def switch() -> None:
+        raise bounded.Late(finish)
+
+    return switch
+
+
+@pytest.mark.parametrize("unfrozen_too", [True, False])
+def test_a_switch_that_has_to_wait_for_its_turn_is_waited_for_when_the_guest_is_thawed(
+    agent: Agent, unfrozen_too: bool
+) -> None:
+    entered = window(agent)
+    agent.said.clear()
+    outcome = entered.around(late(agent), unfrozen_too)
+    assert agent.said[1:4] == ["guest-fsfreeze-thaw", "guest-fsfreeze-status", "disarm"]
+    assert agent.said[4:] == ["the call ends while thawed"]
+    assert (outcome.level, outcome.degraded_reason) == ("crash", bounded.LATE)
+    assert not held(entered)
+
+
+def test_a_switch_that_never_got_its_turn_leaves_the_guest_thawed_and_tells_why(agent: Agent) -> None:
+    entered = window(agent)
+    with pytest.raises(AnotherJob):
+        entered.around(late(agent, AnotherJob("a lock")), unfrozen_too=True)
+    assert agent.frozen == 0
+    assert not held(entered)
+
+
+def test_after_a_freeze_that_failed_a_late_switch_is_waited_for(agent: Agent) -> None:
+    agent.failures["guest-fsfreeze-freeze-list"] = TIMEOUT
+    assert window(agent).around(late(agent), unfrozen_too=True).level == "crash"
+    assert agent.said[-1] == "the call ends while thawed"
+
+
+def test_a_window_that_is_given_up_lets_the_watchdog_go(agent: Agent) -> None:
+    entered = window(agent)
+    entered.give_up()
+    assert "guest-fsfreeze-freeze-list" not in agent.said
+    assert not held(entered)
 
 
 def test_the_flush_and_the_watchdog_come_before_the_freeze_and_only_the_switch_inside_it(agent: Agent) -> None:

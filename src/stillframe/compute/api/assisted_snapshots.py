@@ -38,6 +38,7 @@ _CREATE = body.wrapped(
         "quiesce": QUIESCE,
         "allow_unfreezable": ALLOW_UNFREEZABLE,
         "hook_timeout": HOOK_TIMEOUT,
+        "wait": {"type": ["integer", "null"], "minimum": 0, "maximum": 86400},
     },
 )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from stillframe.compute import servers, switching
 from stillframe.compute.operations import switch
 from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
@@ -30,6 +31,9 @@ def _never(_world: World, _operation: Operation, _args: Document) -> None:
 
 def _record(world: World, operation: Operation, _args: Document) -> Document:
     """Rows in "creating" at block storage; our ids make a repeat the same call."""
+    with switch.waiting_for_its_turn(world, operation):
+        server = servers.look(world, operation.intent["server_id"])
+        switching.refuse_if_at_work(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
 
     def record(disk: Document) -> None:
         made = world.storage.create_snapshot_metadata(disk["volume_id"], _document(operation, disk))

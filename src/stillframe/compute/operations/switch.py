@@ -6,18 +6,22 @@ is in bytes. ``active`` says whether the guest ran when the plan was made.
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.compute import domain_xml, quiesce, servers
+from stillframe.compute import bounded, domain_xml, quiesce, servers, switching
 from stillframe.compute.domain_xml import Description
 from stillframe.compute.quiesce import Outcome
 from stillframe.compute.servers import Server
 from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
+from stillframe.db import assisted_snapshots
 from stillframe.errors import (
     AgentFailed,
+    AnotherJob,
     ChainConflict,
     Conflict,
     NotFound,
@@ -25,11 +29,13 @@ from stillframe.errors import (
     QuiesceRefused,
     ShareUnavailable,
     StepFailed,
+    StillframeError,
 )
 from stillframe.host import files, hypervisor, publish, qcow2, qemu_img
-from stillframe.journal.operation import Document, Operation, Verb
+from stillframe.journal.operation import Document, NotYet, Operation, Verb
 
 THAW_SECONDS = 6.0
+LOOK_SECONDS = 2.0  # at another program's job that is waited for
 LOST_OUTCOME = "nobody could confirm that the freeze held until the switch: the worker or libvirt failed around it"
 
 
@@ -112,10 +118,33 @@ def _switched_without_domain(operation: Operation) -> Document | None:
 
 
 def _switch(world: World, operation: Operation, _args: Document) -> Document:
+    with waiting_for_its_turn(world, operation):
+        return _switch_now(world, operation)
+
+
+@contextmanager
+def waiting_for_its_turn(world: World, operation: Operation) -> Iterator[None]:
+    """Another program's job within the block is waited for as long as the request says (``wait_until``, seconds since the
+    epoch), and the set tells so. Raises NotYet, and AnotherJob when that is over."""
+    try:
+        yield
+    except AnotherJob as error:
+        left = (operation.intent.get("wait_until") or 0.0) - time.time()
+        if left <= 0:
+            raise
+        if operation.intent.get("set_id"):
+            with world.database.write() as connection:
+                told = f"it waits, for {left:.0f} s more at most: {error.message}"
+                assisted_snapshots.change(connection, operation.intent["set_id"], fault=told)
+        raise NotYet(min(LOOK_SECONDS, left), why=error) from error
+
+
+def _switch_now(world: World, operation: Operation) -> Document:
     server = servers.look(world, operation.intent["server_id"])
     if server.view.active != operation.intent["active"]:
         raise Conflict(f"server {server.id} was started or stopped after the snapshot was asked for; repeat the request")
     _check_unchanged(server, operation)
+    switching.refuse_if_at_work(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
     domain = world.hypervisor.domain(server.id)
     paths = {disk["target"]: os.path.join(disk["directory"], disk["overlay"]) for disk in operation.intent["disks"]}
     xml = domain_xml.snapshot(paths, [disk.target for disk in server.live.disks])
@@ -147,7 +176,8 @@ def _check_unchanged(server: Server, operation: Operation) -> None:
 
 def _quiesced(world: World, operation: Operation, server: Server, call: tuple[object, str]) -> Outcome:
     domain, xml = call
-    policy = operation.intent["quiesce"]
+    policy, disks = operation.intent["quiesce"], operation.intent["disks"]
+    targets = tuple(disk["target"] for disk in disks)
 
     def switch() -> None:
         hypervisor.switch_disks(domain, xml)
@@ -155,7 +185,7 @@ def _quiesced(world: World, operation: Operation, server: Server, call: tuple[ob
     if policy == "never":
         switch()
         return quiesce.crash_only("quiescing was not asked for")
-    ready = check_ready(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
+    ready = check_ready(world, server, targets)
     if ready.reason is not None:
         if policy == "required":
             raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.reason}")
@@ -163,7 +193,13 @@ def _quiesced(world: World, operation: Operation, server: Server, call: tuple[ob
         return quiesce.crash_only(ready.reason)
     window = quiesce.frozen(world.guard, domain, operation.id, ready, world.times)
     try:
-        return window.around(switch, unfrozen_too=policy == "preferred")
+        switching.refuse_if_at_work(world, server, targets)  # the flush before took its time
+    except StillframeError:
+        window.give_up()
+        raise
+    call_ = bounded.Call(switch, lambda: switching.has_begun(domain, disks))
+    try:
+        return window.around(call_, unfrozen_too=policy == "preferred")
     except AgentFailed as error:
         raise QuiesceRefused(f"server {server.id} could not be quiesced: {error.message}") from error
 
