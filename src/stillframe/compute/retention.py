@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 
-from cronsim import CronSim, CronSimError
+from stillframe.compute import cron
 
 KEEP = "keep"  # the metadata key that protects a set
 
@@ -120,17 +120,7 @@ _PERIODS: dict[str, Period] = {
 def next_due(schedule: str, zone: tzinfo, after: datetime) -> datetime | None:
     """Returns the first time strictly after ``after`` that the cron expression names, in UTC; None when there is none.
 
-    ``schedule`` has the five fields of cron, as Debian's cron reads them, by the clock of ``zone``. When the clock is put
-    forward over a run, it is due right after; when an hour comes twice, it is due the first time only, unless it names
-    every hour or minute. Raises ValueError for what is no such expression.
+    ``schedule`` has the five fields of cron by the clock of ``zone``; see ``cron`` for what a change of the clock does. Raises
+    ValueError for what is no such expression.
     """
-    if len(schedule.split()) != 5:
-        raise ValueError("it must have five fields: minute, hour, day of the month, month, day of the week")
-    try:
-        runs = CronSim(schedule, after.astimezone(zone))
-    except CronSimError as error:
-        raise ValueError(f"{str(error)[:1].lower()}{str(error)[1:]}") from error
-    try:
-        return next(due for due in (each.astimezone(UTC) for each in runs) if due > after)
-    except (StopIteration, OverflowError):
-        return None
+    return cron.parse(schedule).next_after(zone, after)
