@@ -6,7 +6,7 @@ SPHINX := .venv/bin/sphinx-build
 ifeq ($(MAKELEVEL),0)
 .NOTPARALLEL:
 endif
-.PHONY: help packages setup setup-openstack demo test pytest test-nfs lint bench docs lock
+.PHONY: help packages setup setup-openstack demo test pytest test-nfs lint audit bench docs lock
 
 help:
 	@echo "make demo   show the main job on a real guest (installs what it needs)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-nfs  the whole driver suite on a real NFS mount, in a small machine: about half an hour"
 	@echo "make setup  only install: system packages and .venv (setup-openstack: Keystone and Glance for the tests)"
 	@echo "make lint   ruff, mypy, import-linter and the repository's own rules"
+	@echo "make audit  look the pinned packages up in the registry's advisories"
 	@echo "make bench  measure against virsh and qemu-img, side by side; writes docs/reference/bench*.md"
 	@echo "make docs   build the documentation into docs/_build"
 	@echo "make lock   pin the requirements anew (needs uv on the PATH)"
@@ -37,6 +38,9 @@ lint: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 	$(PYTHON) -m tests.repository
+
+audit:
+	@deploy/audit
 
 # Keystone and Glance are installed beside the first tests; those that start them wait.
 test:
@@ -63,3 +67,5 @@ lock:
 	    pyproject.toml --extra libvirt --extra osc --extra client --extra s3 --group dev -o requirements/dev.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 	    requirements/openstack.in -o requirements/openstack.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	    requirements/audit.in -o requirements/audit.txt

@@ -1,4 +1,5 @@
-"""Rules of the repository that no linter knows: no addresses of package indexes, no paths of somebody's machine, file sizes."""
+"""Rules of the repository that no linter knows: no addresses of package indexes, no paths of somebody's machine, file sizes,
+a hash for every requirement."""
 
 import re
 import subprocess
@@ -33,7 +34,23 @@ def problems() -> list[str]:
             found.append(f"{name}: {text.count(chr(10))} lines, the most is {MAX_LINES}")
         if name.startswith("requirements/") and "://" in text:
             found.append(f"{name}: holds an address")
+        if re.fullmatch(r"requirements/(?!system-packages)\w+\.txt", name):
+            found += [f"{name}: {each}" for each in unpinned(text)]
     return found
+
+
+def unpinned(text: str) -> list[str]:
+    """Returns a line for each requirement of a pip list that is not pinned to one version or has no sha256 hash."""
+    wrong = []
+    for each in text.replace("\\\n", " ").split("\n"):
+        requirement = each.partition(" --hash")[0].partition(";")[0].strip()
+        if not requirement or requirement.startswith("#"):
+            continue
+        if not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.!+]+", requirement):
+            wrong.append(f"{requirement[:60]} is not pinned to one version")
+        elif not re.search(r" --hash=sha256:[0-9a-f]{64}(\s|$)", each):
+            wrong.append(f"{requirement[:60]} has no hash")
+    return wrong
 
 
 if __name__ == "__main__":
