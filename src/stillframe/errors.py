@@ -126,6 +126,13 @@ class ServiceUnavailable(StillframeError):
     hint = "Check that the named service runs, then repeat."
 
 
+class StillRunning(StillframeError):
+    """A command waited as long as it was told to; what it waited for goes on."""
+
+    code, status = "still_running", 409
+    hint = "Nothing was given up. Look again with show, or wait longer with --timeout."
+
+
 class AgentFailed(StillframeError):
     """The guest agent is absent, hung, or refused a command."""
 

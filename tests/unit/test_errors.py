@@ -44,6 +44,7 @@ STABLE = {
     "service_unavailable": 503,
     "share_unavailable": 503,
     "step_failed": 500,
+    "still_running": 409,
     "too_large": 413,
     "unauthorized": 401,
     "version_not_supported": 406,

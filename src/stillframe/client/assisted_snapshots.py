@@ -1,25 +1,14 @@
 """The client library's noun: assisted snapshots, over any adapter that carries credentials (openstacksdk's, keystoneauth's)."""
 
-import time
-from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlencode
 
+from stillframe.client import listing, waiting
 from stillframe.client.session import error_of
-from stillframe.errors import BadRequest, NotFound, ServiceUnavailable
+from stillframe.client.waiting import Progressed
+from stillframe.errors import BadRequest, NotFound
 
 Document = dict[str, Any]
-POLL_SECONDS = 0.2
-
-
-def one(what: str, name_or_id: str, found: list[Document]) -> str:
-    """Returns the id of the only one that has the name or id. Raises NotFound, or BadRequest when a name fits several."""
-    fitting = [each["id"] for each in found if name_or_id in (each["id"], each["name"])]
-    if not fitting:
-        raise NotFound(f"no {what} has the name or id {name_or_id!r}")
-    if len(fitting) > 1:
-        raise BadRequest(f"{len(fitting)} {what}s have the name {name_or_id!r}: {', '.join(fitting)}")
-    return str(fitting[0])
 
 
 class AssistedSnapshots:
@@ -41,12 +30,16 @@ class AssistedSnapshots:
 
     def find_server(self, name_or_id: str) -> str:
         """Returns the server's id. Raises NotFound, or BadRequest when a name fits several."""
-        found = self._call(self._compute, "compute", "GET", "/servers/detail")["servers"]
-        return one("server", name_or_id, found)
+        return str(listing.find(self._ask_compute, listing.SERVERS, name_or_id)["id"])
 
     def find_volume(self, name_or_id: str) -> str:
-        found = self._call(self._volumes, "volume", "GET", "/volumes/detail")["volumes"]
-        return one("volume", name_or_id, found)
+        return str(listing.find(self._ask_volumes, listing.VOLUMES, name_or_id)["id"])
+
+    def _ask_compute(self, path: str) -> Any:
+        return self._call(self._compute, "compute", "GET", path)
+
+    def _ask_volumes(self, path: str) -> Any:
+        return self._call(self._volumes, "volume", "GET", path)
 
     def create(self, server_id: str, wanted: Document) -> Document:
         """``wanted`` holds name, description, metadata, volumes and quiesce; returns the set's document."""
@@ -56,20 +49,16 @@ class AssistedSnapshots:
 
     def list(self, server_id: str | None = None, policy_id: str | None = None) -> "list[Document]":
         path = f"/servers/{server_id}/os-assisted-snapshots" if server_id else "/os-assisted-snapshots"
-        found: Document = self._call(self._compute, "compute", "GET", path + (f"?policy_id={policy_id}" if policy_id else ""))
-        return [dict(each) for each in found["assisted_snapshots"]]
+        query = f"?{urlencode({'policy_id': policy_id})}" if policy_id else ""
+        return listing.whole(self._ask_compute, path + query, "assisted_snapshots")
 
     def show(self, name_or_id: str) -> Document:
         """Returns the set of that id, or the only one of that name."""
-        try:
-            found: Document = self._call(
-                self._compute, "compute", "GET", f"/os-assisted-snapshots/{quote(name_or_id, safe='')}"
-            )
-            return dict(found["assisted_snapshot"])
-        except NotFound:
-            named = [each for each in self.list() if each["name"] == name_or_id]
-        set_id = one("assisted snapshot", name_or_id, named)
-        return next(each for each in named if each["id"] == set_id)
+        return listing.find(self._ask_compute, listing.SETS, name_or_id)
+
+    def _look(self, set_id: str) -> Document:
+        found: Document = self.compute("GET", f"/os-assisted-snapshots/{set_id}")
+        return dict(found["assisted_snapshot"])
 
     def change(self, set_id: str, changes: Document) -> Document:
         """``changes`` holds name, description and metadata, each replaced as a whole; returns the set's document."""
@@ -82,21 +71,22 @@ class AssistedSnapshots:
         self._call(self._compute, "compute", "DELETE", path)
         return str(found["id"])
 
-    def wait(self, set_id: str, seconds: float, progressed: Callable[[Document], None]) -> Document:
-        """Returns the set once it is available or error. Raises ServiceUnavailable after ``seconds``."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            found = self.show(set_id)
-            progressed(found)
-            if found["status"] not in ("creating", "deleting"):
-                return found
-            time.sleep(POLL_SECONDS)
-        raise ServiceUnavailable(f"assisted snapshot {set_id} did not end within {seconds:g} s")
+    def wait(self, set_id: str, seconds: float | None, progressed: Progressed) -> Document:
+        """Returns the set once it is available or error. Raises StillRunning after ``seconds``; None: no end."""
 
-    def wait_gone(self, set_id: str, seconds: float) -> None:
-        """Returns once the set is gone. Raises BadRequest when the deletion failed."""
+        def look() -> Document:
+            found = self._look(set_id)
+            progressed(found)
+            return found
+
+        found = waiting.until(look, seconds, f"assisted snapshot {set_id}")
+        assert found is not None
+        return found
+
+    def wait_gone(self, set_id: str, seconds: float | None, progressed: Progressed) -> None:
+        """Returns once the set is gone. Raises BadRequest when the deletion failed, StillRunning after ``seconds``."""
         try:
-            found = self.wait(set_id, seconds, lambda _found: None)
+            found = self.wait(set_id, seconds, progressed)
         except NotFound:
             return
         raise BadRequest(f"assisted snapshot {set_id} was not deleted: {found['fault']}")

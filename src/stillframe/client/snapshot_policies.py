@@ -1,10 +1,9 @@
 """The client library's noun: snapshot policies of servers."""
 
 from typing import Any
-from urllib.parse import quote
 
-from stillframe.client.assisted_snapshots import AssistedSnapshots, Document, one
-from stillframe.errors import NotFound
+from stillframe.client import listing
+from stillframe.client.assisted_snapshots import AssistedSnapshots, Document
 
 
 class SnapshotPolicies:
@@ -24,16 +23,14 @@ class SnapshotPolicies:
 
     def list(self, server_id: str | None = None) -> "list[Document]":
         path = f"/servers/{server_id}/os-snapshot-policies" if server_id else "/os-snapshot-policies"
-        return [dict(each) for each in self._call("GET", path)["snapshot_policies"]]
+        return listing.whole(self._ask, path, "snapshot_policies")
 
     def show(self, name_or_id: str) -> Document:
         """Returns the policy of that id, or the only one of that name."""
-        try:
-            return dict(self._call("GET", f"/os-snapshot-policies/{quote(name_or_id, safe='')}")["snapshot_policy"])
-        except NotFound:
-            named = [each for each in self.list() if each["name"] == name_or_id]
-        policy_id = one("snapshot policy", name_or_id, named)
-        return next(each for each in named if each["id"] == policy_id)
+        return listing.find(self._ask, listing.POLICIES, name_or_id)
+
+    def _ask(self, path: str) -> Document:
+        return self._call("GET", path)
 
     def change(self, policy_id: str, changes: Document) -> Document:
         found = self._call("PUT", f"/os-snapshot-policies/{policy_id}", {"snapshot_policy": changes})

@@ -1,15 +1,14 @@
 """The client library's noun: what block storage's snapshots have beyond the standard calls."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
+from stillframe.client import listing, waiting
 from stillframe.client.session import error_of
-from stillframe.errors import BadRequest, NotFound, ServiceUnavailable, StepFailed
+from stillframe.client.waiting import Progressed
+from stillframe.errors import NotFound, StepFailed
 
 Document = dict[str, Any]
-POLL_SECONDS = 0.5
 
 
 class Snapshots:
@@ -27,16 +26,7 @@ class Snapshots:
 
     def find(self, name_or_id: str) -> Document:
         """Returns the snapshot. Raises NotFound, or BadRequest when a name fits several."""
-        try:
-            found: Document = self._call("GET", f"/snapshots/{quote(name_or_id, safe='')}")["snapshot"]
-            return found
-        except (NotFound, BadRequest):
-            named = self._call("GET", f"/snapshots/detail?name={quote(name_or_id, safe='')}")["snapshots"]
-        if not named:
-            raise NotFound(f"no snapshot has the name or id {name_or_id!r}")
-        if len(named) > 1:
-            raise BadRequest(f"{len(named)} snapshots have the name {name_or_id!r}: {', '.join(each['id'] for each in named)}")
-        return dict(named[0])
+        return listing.find(lambda path: self._call("GET", path), listing.SNAPSHOTS, name_or_id)
 
     def explain(self, name_or_id: str) -> Document:
         """Returns what a deletion would do: possible, method, steps, bytes, seconds, why, dependants."""
@@ -62,17 +52,19 @@ class Snapshots:
         """Gives up a deletion that merges under a running server."""
         self._call("POST", f"/snapshots/{self.find(name_or_id)['id']}/action", {"os-cancel_deletion": {}})
 
-    def wait_gone(self, snapshot_id: str, seconds: float, progressed: Callable[[Document], None]) -> None:
-        """Waits until a snapshot is gone. Raises StepFailed when it stays, ServiceUnavailable after ``seconds``."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    def wait_gone(self, snapshot_id: str, seconds: float | None, progressed: Progressed) -> None:
+        """Waits until a snapshot is gone. Raises StepFailed when it stays, StillRunning after ``seconds``."""
+
+        def look() -> Document | None:
             try:
-                found = self._call("GET", f"/snapshots/{snapshot_id}")["snapshot"]
+                found: Document = self._call("GET", f"/snapshots/{snapshot_id}")["snapshot"]
             except NotFound:
-                return
-            if found["status"] != "deleting":
-                raise StepFailed(f"snapshot {snapshot_id} is {found['status']}: {found.get('fault') or 'it was not deleted'}")
-            percent = str(found["os-extended-snapshot-attributes:progress"]).rstrip("%")
-            progressed({"status": "deleting", "progress": int(percent) if percent.isdecimal() else 0})
-            time.sleep(POLL_SECONDS)
-        raise ServiceUnavailable(f"snapshot {snapshot_id} is still being deleted after {seconds:g} s")
+                return None
+            if found["status"] == "deleting":
+                percent = str(found["os-extended-snapshot-attributes:progress"]).rstrip("%")
+                progressed({"status": "deleting", "progress": int(percent) if percent.isdecimal() else 0})
+            return found
+
+        found = waiting.until(look, seconds, f"the deletion of snapshot {snapshot_id}")
+        if found is not None:
+            raise StepFailed(f"snapshot {snapshot_id} is {found['status']}: {found.get('fault') or 'it was not deleted'}")

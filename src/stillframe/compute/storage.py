@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
+from stillframe.client import listing
 from stillframe.client.credentials import service_endpoint
 from stillframe.client.session import Session
 from stillframe.config import Settings
@@ -48,8 +49,11 @@ class StorageDoor:
 
     def attachments_of(self, server_id: str) -> list[Document]:
         """Returns the server's attachments with their connection_info."""
-        found: list[Document] = self._call("GET", f"/attachments/detail?instance_id={server_id}")["attachments"]
-        return found
+        path = f"/attachments/detail?instance_id={server_id}&limit={listing.WITHOUT_LINKS}"
+        return listing.whole(self._get, path, "attachments")
+
+    def _get(self, path: str) -> Any:
+        return self._call("GET", path)
 
     def attachment(self, volume_id: str, server_id: str) -> Document | None:
         found = [entry for entry in self.attachments_of(server_id) if entry["volume_id"] == volume_id]
@@ -102,7 +106,7 @@ class StorageDoor:
 
     def being_deleted(self) -> set[str]:
         """Returns the ids of volumes a snapshot of which is being deleted."""
-        found = self._call("GET", "/snapshots/detail?all_tenants=1&status=deleting")["snapshots"]
+        found = listing.whole(self._get, "/snapshots/detail?all_tenants=1&status=deleting", "snapshots")
         return {snapshot["volume_id"] for snapshot in found}
 
     def newest_snapshot(self, volume_id: str) -> Document | None:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+from stillframe.client import listing
 from stillframe.client.credentials import service_endpoint
 from stillframe.client.session import Session
 from stillframe.config import Settings
@@ -57,13 +58,7 @@ class ComputeDoor:
 
     def servers_with(self, volume_id: str) -> list[str]:
         """Returns the servers whose live or inactive description names the volume. Raises ServiceUnavailable."""
-        found: list[dict[str, Any]] = []
-        path: str | None = "/servers/detail?all_tenants=1"
-        while path is not None:
-            page = self._call("GET", path)
-            found += page["servers"]
-            links = page.get("servers_links", [])
-            path = f"/servers/detail?{links[0]['href'].partition('?')[2]}" if links else None
+        found = listing.whole(lambda path: self._call("GET", path), "/servers/detail?all_tenants=1", "servers")
         return [
             server["id"]
             for server in found

@@ -1,17 +1,19 @@
 """The client library: names to ids, and waiting."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from keystoneauth1.exceptions import ConnectFailure
 
-from stillframe.client import assisted_snapshots
+from stillframe.client import waiting
 from stillframe.client.assisted_snapshots import AssistedSnapshots
-from stillframe.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
-from tests.unit.builders import OTHER_VOLUME, SERVER, SET, VOLUME
+from stillframe.errors import BadRequest, Conflict, NotFound, ServiceUnavailable, StillRunning
+from tests.unit.builders import SERVER, SET, VOLUME
 from tests.unit.client.fakes import Adapter, Answer, fault
 
-SERVERS = "GET /servers/detail"
-VOLUMES = "GET /volumes/detail"
+SERVERS = "GET /servers"
+VOLUMES = "GET /volumes"
 SETS = "GET /os-assisted-snapshots"
 ONE = f"GET /os-assisted-snapshots/{SET}"
 
@@ -30,7 +32,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(assisted_snapshots, "time", made)
+    monkeypatch.setattr(waiting, "time", made)
     return made
 
 
@@ -48,11 +50,14 @@ def the_set(status: str = "available", **more: Any) -> Answer:
 
 
 def test_a_server_and_a_volume_are_found_by_name_and_by_id() -> None:
-    servers = Answer(200, {"servers": named((SERVER, "web"), (SET, "db"))})
-    found = Answer(200, {"volumes": named((VOLUME, "data"), (OTHER_VOLUME, ""))})
-    made, _, _ = client(compute={SERVERS: servers}, volumes={VOLUMES: found})
+    servers = {SERVERS: Answer(200, {"servers": named((SERVER, "web"), (SET, "db"))})}
+    servers[f"GET /servers/{SERVER}"] = Answer(200, {"server": {"id": SERVER, "name": "web"}})
+    found = {f"{VOLUMES}?name=data": Answer(200, {"volumes": named((VOLUME, "data"))})}
+    found[f"GET /volumes/{VOLUME}"] = Answer(200, {"volume": {"id": VOLUME, "name": "data"}})
+    made, compute, volumes = client(compute=servers, volumes=found)
     assert made.find_server("web") == made.find_server(SERVER) == SERVER
     assert made.find_volume("data") == made.find_volume(VOLUME) == VOLUME
+    assert len(compute.sent) == len(volumes.sent) == 2
 
 
 def test_a_name_nobody_has_is_not_found() -> None:
@@ -102,27 +107,28 @@ def test_a_set_is_changed_under_its_id() -> None:
 
 
 def test_a_set_is_shown_by_its_id_and_else_by_its_name() -> None:
-    sets = Answer(200, {"assisted_snapshots": named((SET, "nightly"), (VOLUME, "other"))})
-    made, _, _ = client(compute={ONE: the_set(), SETS: sets})
+    sets = Answer(200, {"assisted_snapshots": named((SET, "nightly"))})
+    made, _, _ = client(compute={ONE: the_set(), f"{SETS}?name=nightly": sets})
     assert made.show(SET)["name"] == "n"
     assert made.show("nightly")["id"] == SET
 
 
 def test_a_name_of_no_set_or_of_several_is_refused() -> None:
     sets = Answer(200, {"assisted_snapshots": named((SET, "a"), (VOLUME, "a"))})
-    made, _, _ = client(compute={SETS: sets})
+    none = Answer(200, {"assisted_snapshots": []})
+    made, _, _ = client(compute={f"{SETS}?name=a": sets, f"{SETS}?name=b": none})
     with pytest.raises(NotFound):
         made.show("b")
     with pytest.raises(BadRequest, match="2 assisted snapshots have the name 'a'"):
         made.show("a")
 
 
-@pytest.mark.parametrize("name", ["a/b", "a?b=c", "a#b", "../../servers", "a b", "?status=error"])
+@pytest.mark.parametrize("name", ["a/b", "a?b=c", "a#b", "../../servers", "..", "", "detail", "a b", "?status=error", "a&b"])
 def test_a_name_is_never_read_as_a_part_of_the_address(name: str) -> None:
-    made, compute, _ = client(compute={SETS: Answer(200, {"assisted_snapshots": named((SET, name))})})
+    path = f"/os-assisted-snapshots?name={quote(name, safe='')}"
+    made, compute, _ = client(compute={f"GET {path}": Answer(200, {"assisted_snapshots": named((SET, name))})})
     assert made.show(name)["id"] == SET
-    path = compute.sent[0][1].removeprefix("/os-assisted-snapshots/")
-    assert not set("/?# ") & set(path)
+    assert compute.sent == [("GET", path, None)]
 
 
 def test_deleting_names_the_sets_server() -> None:
@@ -138,24 +144,39 @@ def test_waiting_ends_with_the_set_and_tells_every_look(clock: Clock, end: str) 
     seen: list[str] = []
     assert made.wait(SET, 60, lambda found: seen.append(found["status"]))["status"] == end
     assert seen == ["creating", "creating", end]
-    assert clock.now == pytest.approx(2 * assisted_snapshots.POLL_SECONDS)
+    assert clock.now == pytest.approx(2 * waiting.SHORTEST_SECONDS)
 
 
-def test_waiting_has_an_end(clock: Clock) -> None:
+def test_waiting_has_an_end_only_if_it_was_given_one(clock: Clock) -> None:
     made, _, _ = client(compute={ONE: the_set("creating")})
-    with pytest.raises(ServiceUnavailable, match="did not end within 5 s"):
+    with pytest.raises(StillRunning, match="not through after 5 s; the work goes on"):
         made.wait(SET, 5, lambda _found: None)
-    assert 5 <= clock.now < 6
+    assert 5 <= clock.now < 5.1
+    day = 24 * 3600
+    made, _, _ = client(compute={ONE: lambda: the_set("creating" if clock.now < day else "available")})
+    assert made.wait(SET, None, lambda _found: None)["status"] == "available"
+    assert day <= clock.now < day + 2 * waiting.LONGEST_SECONDS
+
+
+def test_a_service_that_restarts_ends_no_wait_but_one_that_stays_away_does(clock: Clock) -> None:
+    looks = [the_set("creating"), ConnectFailure("refused"), fault(503, "starting"), the_set()]
+    made, _, _ = client(compute={ONE: looks})
+    assert made.wait(SET, None, lambda _found: None)["status"] == "available"
+    made, _, _ = client(compute={ONE: fault(503, "away")})
+    with pytest.raises(ServiceUnavailable, match="cannot be watched any more: away"):
+        made.wait(SET, None, lambda _found: None)
+    assert clock.now > waiting.OUTAGE_SECONDS
 
 
 def test_a_set_that_is_gone_is_what_a_deletion_waits_for() -> None:
-    looks = [the_set("deleting"), fault(404, "gone")]
-    made, _, _ = client(compute={ONE: looks, SETS: Answer(200, {"assisted_snapshots": []})})
-    made.wait_gone(SET, 60)
-    assert looks == []
+    looks = [the_set("deleting", progress=3), fault(404, "gone")]
+    made, _, _ = client(compute={ONE: looks})
+    seen: list[int] = []
+    made.wait_gone(SET, 60, lambda found: seen.append(found["progress"]))
+    assert (looks, seen) == ([], [3])
 
 
 def test_a_deletion_that_failed_is_told() -> None:
     made, _, _ = client(compute={ONE: [the_set("deleting"), the_set("error", fault="still attached")]})
     with pytest.raises(BadRequest, match="was not deleted: still attached"):
-        made.wait_gone(SET, 60)
+        made.wait_gone(SET, 60, lambda _found: None)

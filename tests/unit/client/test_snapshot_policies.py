@@ -43,13 +43,16 @@ def test_a_policy_is_made_listed_and_changed() -> None:
 
 
 def test_a_policy_is_shown_by_its_id_and_else_by_its_name() -> None:
-    made, _ = client(**{f"GET_{ONE}": Answer(200, {"snapshot_policy": policy()}), f"GET_{ALL}": several(policy("a b"))})
+    made, _ = client(
+        **{f"GET_{ONE}": Answer(200, {"snapshot_policy": policy()}), f"GET_{ALL}?name=a%20b": several(policy("a b"))}
+    )
     assert made.show(POLICY) == policy()
     assert made.show("a b") == policy("a b")
 
 
 def test_a_name_that_fits_none_or_several_is_an_error() -> None:
-    made, _ = client(**{f"GET_{ALL}": several(policy(), policy("hourly", VOLUME))})
+    two = several(policy(), policy("hourly", VOLUME))
+    made, _ = client(**{f"GET_{ALL}?name=hourly": two, f"GET_{ALL}?name=daily": several()})
     with pytest.raises(NotFound, match="no snapshot policy has the name or id 'daily'"):
         made.show("daily")
     with pytest.raises(BadRequest, match=f"{POLICY}, {VOLUME}"):
@@ -57,7 +60,7 @@ def test_a_name_that_fits_none_or_several_is_an_error() -> None:
 
 
 def test_a_policy_is_deleted_by_its_name() -> None:
-    made, compute = client(**{f"GET_{ALL}": several(policy()), f"DELETE_{ONE}": Answer(204)})
+    made, compute = client(**{f"GET_{ALL}?name=hourly": several(policy()), f"DELETE_{ONE}": Answer(204)})
     made.delete("hourly")
     assert compute.sent[-1] == ("DELETE", ONE, None)
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from stillframe.compute.storage import StorageDoor
 from stillframe.errors import NotFound, ServiceUnavailable
-from tests.unit.builders import new_id, settings
+from tests.unit.builders import SERVER, new_id, settings
 
 OURS = "demo"
 
@@ -82,6 +83,32 @@ def test_a_project_is_no_part_of_the_query(tmp_path: Path, monkeypatch: pytest.M
     service = Service()
     door(service, tmp_path, monkeypatch).volumes_of("a&all/b=c#", ids(2))
     assert "project_id=a%26all%2Fb%3Dc%23&" in service.asked[0]
+
+
+class Shelf:
+    """Block storage with many attachments, whose list has no links as Cinder's, and many snapshots that are being deleted."""
+
+    def __init__(self, count: int) -> None:
+        self.rows = [{"id": new_id(), "volume_id": new_id()} for _ in range(count)]
+
+    def call(self, _method: str, path: str, _body: Any = None) -> Any:
+        query = dict(part.split("=") for part in path.partition("?")[2].split("&"))
+        first = next((i + 1 for i, row in enumerate(self.rows) if row["id"] == query.get("marker")), 0)
+        page = self.rows[first : first + min(int(query.get("limit", 1000)), 1000)]
+        if "/attachments/" in path:
+            return {"attachments": page}
+        rest = {**query, "marker": page[-1]["id"]} if page else query
+        links = [{"rel": "next", "href": f"http://elsewhere/v9/x?{urlencode(rest)}"}]
+        return {"snapshots": page, **({"snapshots_links": links} if page else {})}
+
+
+@pytest.mark.parametrize("count", [0, 1, 50, 51, 2345])
+def test_lists_are_read_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    shelf = Shelf(count)
+    made = StorageDoor(settings(tmp_path))
+    monkeypatch.setattr(made, "_call", shelf.call)
+    assert made.attachments_of(SERVER) == shelf.rows
+    assert made.being_deleted() == {row["volume_id"] for row in shelf.rows}
 
 
 def test_a_service_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

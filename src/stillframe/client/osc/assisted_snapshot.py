@@ -1,24 +1,18 @@
 """``assisted snapshot create|list|show|set|delete``."""
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from cliff.columns import FormattableColumn
 from cliff.command import Command
 from cliff.lister import Lister
 from cliff.show import ShowOne
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stillframe.client.assisted_snapshots import AssistedSnapshots, Document
 from stillframe.client.osc import assisted_snapshot_settings
+from stillframe.client.osc.waits import NOT_AS_REQUIRED, Remaining, Waits, add_wait_options, is_to_wait, progress
 from stillframe.client.snapshot_policies import SnapshotPolicies
 from stillframe.errors import BadRequest, StepFailed
-
-WAIT_SECONDS = 600.0
 
 
 class _Lines(FormattableColumn):  # type: ignore[type-arg]
@@ -47,12 +41,18 @@ def step_lines(steps: list[Document]) -> FormattableColumn:  # type: ignore[type
     return _Lines(steps)
 
 
+def _level(found: Document) -> str | None:
+    """How consistent a set is; "exact" when nothing ran, None while that is not known."""
+    level = (found["consistency"] or {}).get("level")
+    return str(level) if level else ("exact" if found["status"] == "available" else None)
+
+
 def _columns(found: Document) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     outcome = found["consistency"] or {}
     shown = {
         **{key: found[key] for key in ("id", "server_id", "name", "description", "status", "progress", "created_at")},
         "quiesce": found["quiesce"],
-        "consistency": outcome.get("level") or ("exact" if found["status"] == "available" else None),
+        "consistency": _level(found),
         "frozen_ms": outcome.get("frozen_ms"),
         "filesystems": outcome.get("filesystems"),
         "flushed": outcome.get("flushed"),
@@ -67,31 +67,6 @@ def _columns(found: Document) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     return tuple(shown), tuple(shown.values())
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Any]:
-    """Yields a function to call with the set as it goes on: a bar on a terminal, a line per change otherwise."""
-    if sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=100)
-            yield lambda found: bar.update(task, completed=found["progress"])
-        return
-    seen: list[tuple[str, int]] = []
-
-    def line(found: Document) -> None:
-        now = (found["status"], found["progress"])
-        if now not in seen:
-            seen.append(now)
-            sys.stderr.write(f"{title}: {now[0]} {now[1]} %\n")
-
-    yield line
-
-
 class _Base(Command):
     auth_required = True
 
@@ -102,7 +77,7 @@ class _Base(Command):
         return found
 
 
-class Create(_Base, ShowOne):
+class Create(Waits, _Base, ShowOne):
     """Snapshot the volumes of a server, all at one instant"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -121,7 +96,12 @@ class Create(_Base, ShowOne):
         )
         assisted_snapshot_settings.add_options(parser)
         parser.add_argument("--property", action="append", default=[], metavar="<key=value>", help="may be repeated")
-        parser.add_argument("--wait", action="store_true", help="Wait until the set is available")
+        parser.add_argument(
+            "--require",
+            choices=("filesystem",),
+            help=f"End with code {NOT_AS_REQUIRED} if the set was taken but is only crash-consistent. Implies --wait",
+        )
+        add_wait_options(parser, "the set is available")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
@@ -136,11 +116,13 @@ class Create(_Base, ShowOne):
             **assisted_snapshot_settings.given_options(parsed_args),
         }
         found = client.create(client.find_server(parsed_args.server), wanted)
-        if parsed_args.wait:
+        if is_to_wait(parsed_args) or parsed_args.require:
             with progress("assisted snapshot") as progressed:
-                found = client.wait(found["id"], WAIT_SECONDS, progressed)
-            if found["status"] == "error":
-                raise StepFailed(f"assisted snapshot {found['id']} failed: {found['fault']}")
+                found = client.wait(found["id"], parsed_args.timeout, progressed)
+            if found["status"] != "available":
+                raise StepFailed(f"assisted snapshot {found['id']} is {found['status']}: {found['fault']}")
+        if parsed_args.require and _level(found) == "crash":
+            self.exit_code = NOT_AS_REQUIRED
         return _columns(found)
 
 
@@ -224,18 +206,19 @@ class Set(_Base, ShowOne):
         return _columns(client.change(found["id"], changes) if changes else found)
 
 
-class Delete(_Base):
+class Delete(Waits, _Base):
     """Delete assisted snapshots, with every snapshot of each set"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("sets", metavar="<assisted-snapshot>", nargs="+", help="Assisted snapshot (name or ID)")
-        parser.add_argument("--wait", action="store_true", help="Wait until they are gone")
+        add_wait_options(parser, "they are gone")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        client = self._client
+        client, remaining = self._client, Remaining(parsed_args.timeout)
         for name in parsed_args.sets:
             set_id = client.delete(name)
-            if parsed_args.wait:
-                client.wait_gone(set_id, WAIT_SECONDS)
+            if is_to_wait(parsed_args):
+                with progress(f"deletion of {set_id}") as progressed:
+                    client.wait_gone(set_id, remaining.seconds(), progressed)

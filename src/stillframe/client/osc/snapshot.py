@@ -7,10 +7,9 @@ from typing import Any
 from cliff.command import Command
 from cliff.show import ShowOne
 
-from stillframe.client.osc.assisted_snapshot import progress, step_lines
+from stillframe.client.osc.assisted_snapshot import step_lines
+from stillframe.client.osc.waits import Remaining, Waits, add_wait_options, is_to_wait, progress
 from stillframe.client.snapshots import Snapshots
-
-WAIT_SECONDS = 24 * 3600.0
 
 
 class _Base(Command):
@@ -54,7 +53,7 @@ class Explain(_Base, ShowOne):
         return tuple(shown), tuple(shown.values())
 
 
-class Delete(_Base):
+class Delete(Waits, _Base):
     """Delete snapshots; those of one volume with the least copying, under a running server too"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -63,15 +62,15 @@ class Delete(_Base):
         parser.add_argument(
             "--bandwidth", type=int, default=0, metavar="<MiB/s>", help="Limit of a live merge; 0: as configured"
         )
-        parser.add_argument("--wait", action="store_true", help="Wait until they are gone")
+        add_wait_options(parser, "they are gone")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        client = self._client
+        client, remaining = self._client, Remaining(parsed_args.timeout)
         ids = client.delete(parsed_args.snapshots, parsed_args.bandwidth)
-        for snapshot_id in ids if parsed_args.wait else []:
+        for snapshot_id in ids if is_to_wait(parsed_args) else []:
             with progress(f"snapshot {snapshot_id}") as progressed:
-                client.wait_gone(snapshot_id, WAIT_SECONDS, progressed)
+                client.wait_gone(snapshot_id, remaining.seconds(), progressed)
 
 
 class Cancel(_Base):

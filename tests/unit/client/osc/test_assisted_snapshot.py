@@ -1,13 +1,15 @@
 """The command line's nouns: what they ask for and the columns they show."""
 
 import argparse
+import io
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stillframe.client.osc import assisted_snapshot as osc
-from stillframe.errors import BadRequest, StepFailed
+from stillframe.client.osc import waits
+from stillframe.errors import BadRequest, StepFailed, StillRunning
 from tests.unit.builders import SERVER, SET, VOLUME
 
 OUTCOME = {"level": "filesystem", "frozen_ms": 123.4, "filesystems": 2, "flushed": True, "degraded_reason": None}
@@ -47,8 +49,10 @@ class Client:
         self.asked.append((server, wanted))
         return {**FOUND, "status": "creating", "consistency": None}
 
-    def wait(self, set_id: str, _seconds: float, progressed: Any) -> dict[str, Any]:
-        self.asked.append(("wait", set_id))
+    def wait(self, set_id: str, seconds: float | None, progressed: Any) -> dict[str, Any]:
+        self.asked.append(("wait", set_id, seconds))
+        if seconds == 0:
+            raise StillRunning("not through after 0 s")
         for status, progress in (("creating", 10), ("creating", 10), (self.found["status"], 100)):
             progressed({"status": status, "progress": progress})
         return self.found
@@ -59,7 +63,7 @@ class Client:
 
     def compute(self, method: str, path: str, body: Any = None) -> Any:
         self.asked.append((method, path, body))
-        return {"snapshot_policy": {"id": POLICY}}
+        return {"snapshot_policies": [{"id": POLICY, "name": "hourly/x"}]}
 
     def change(self, set_id: str, changes: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(("change", set_id, changes))
@@ -73,8 +77,8 @@ class Client:
         self.asked.append(("delete", name))
         return f"id of {name}"
 
-    def wait_gone(self, set_id: str, _seconds: float) -> None:
-        self.asked.append(("wait gone", set_id))
+    def wait_gone(self, set_id: str, seconds: float | None, _progressed: Any) -> None:
+        self.asked.append(("wait gone", set_id, seconds))
 
 
 def run(command: Any, client: Client, *arguments: str) -> Any:
@@ -128,14 +132,64 @@ def test_a_property_without_a_key_or_a_value_is_refused(text: str) -> None:
 def test_waiting_shows_the_end_and_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
     client = Client()
     assert shown(run(osc.Create, client, "--wait", "web"))["status"] == "available"
-    assert client.asked[-1] == ("wait", SET)
+    assert client.asked[-1] == ("wait", SET, None)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["assisted snapshot: creating 10 %", "assisted snapshot: available 100 %"]
 
 
 def test_a_set_that_failed_while_waited_for_is_an_error() -> None:
-    with pytest.raises(StepFailed, match=f"{SET} failed: the share is full"):
+    with pytest.raises(StepFailed, match=f"{SET} is error: the share is full"):
         run(osc.Create, Client(status="error", fault="the share is full"), "--wait", "web")
+
+
+def test_waiting_tells_what_the_set_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with waits.progress("assisted snapshot") as progressed:
+        progressed({"status": "creating", "progress": 0, "waiting_for": "a merge of volume x"})
+    assert capsys.readouterr().err == "assisted snapshot: creating 0 % (waits: a merge of volume x)\n"
+
+
+def coded(command: Any, client: Client, *arguments: str) -> tuple[int, str, list[Any]]:
+    """Runs a command as cliff does; returns its exit code, what it printed, and the errors it told."""
+    told: list[Any] = []
+    out = io.StringIO()
+    app = SimpleNamespace(
+        client_manager=SimpleNamespace(assisted_snapshot=client), stdout=out, LOG=SimpleNamespace(error=told.append)
+    )
+    made = command(app, argparse.Namespace())
+    code = made.run(made.get_parser("test").parse_args(list(arguments)))
+    return code, out.getvalue(), told
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(OUTCOME, 0), (None, 0), ({**OUTCOME, "level": "crash", "degraded_reason": "no agent"}, 3)]
+)
+def test_a_set_that_is_only_crash_consistent_is_told_by_the_exit_code(outcome: Any, code: int) -> None:
+    client = Client(consistency=outcome)
+    ended, shown_, told = coded(osc.Create, client, "--require", "filesystem", "web")
+    assert (ended, told) == (code, [])
+    assert SET in shown_
+    assert ("no agent" in shown_) is (code == 3)
+    assert client.asked[-1] == ("wait", SET, None)
+    assert coded(osc.Create, client, "--wait", "web")[0] == 0
+
+
+def test_a_bounded_wait_ends_with_a_code_of_its_own() -> None:
+    client = Client()
+    code, printed, told = coded(osc.Create, client, "--timeout", "0", "web")
+    assert (code, printed, [str(each).partition("\n")[0] for each in told]) == (4, "", ["not through after 0 s"])
+    run(osc.Create, client, "--timeout", "90", "web")
+    assert client.asked[-1] == ("wait", SET, 90)
+    run(osc.Delete, client, "--timeout", "90", "a")
+    assert client.asked[-1][:2] == ("wait gone", "id of a")
+    assert 0 < client.asked[-1][2] <= 90
+
+
+@pytest.mark.parametrize("seconds", ["-1", "1.5", "soon", "", "9999999999"])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(seconds: str) -> None:
+    client = Client()
+    with pytest.raises(SystemExit):
+        run(osc.Create, client, f"--timeout={seconds}", "web")
+    assert client.asked == []
 
 
 def test_a_set_is_shown_with_its_consistency_in_columns() -> None:
@@ -192,7 +246,7 @@ def test_a_list_has_the_columns_written_here() -> None:
 def test_a_list_of_what_a_policy_made() -> None:
     client = Client()
     run(osc.List, client, "--policy", "hourly/x")
-    assert client.asked == [("GET", "/os-snapshot-policies/hourly%2Fx", None), ("list", None, POLICY)]
+    assert client.asked == [("GET", "/os-snapshot-policies?name=hourly%2Fx", None), ("list", None, POLICY)]
 
 
 def test_a_list_shows_sets_that_have_no_outcome_yet() -> None:
@@ -204,7 +258,7 @@ def test_several_sets_are_deleted_and_waited_for_one_by_one() -> None:
     client = Client()
     run(osc.Delete, client, "a", "b")
     run(osc.Delete, client, "--wait", "c")
-    assert client.asked == [("delete", "a"), ("delete", "b"), ("delete", "c"), ("wait gone", "id of c")]
+    assert client.asked == [("delete", "a"), ("delete", "b"), ("delete", "c"), ("wait gone", "id of c", None)]
 
 
 def test_a_set_is_labelled_beside_what_it_has() -> None:

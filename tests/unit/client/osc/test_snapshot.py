@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.client import snapshots
+from stillframe.client import waiting
 from stillframe.client.osc import snapshot as osc
 from stillframe.errors import StepFailed
 from tests.unit.builders import SET, SNAPSHOT, VOLUME
@@ -52,7 +52,7 @@ def test_a_snapshot_of_a_server_that_did_not_run_is_exact_and_has_no_fault() -> 
 def test_a_deletion_that_is_waited_for_tells_how_far_it_is_and_why_it_failed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "POLL_SECONDS", 0)
+    monkeypatch.setattr(waiting, "SHORTEST_SECONDS", 0)
     delete = {f"DELETE /snapshots/{SNAPSHOT}?bandwidth_mib=7": Answer(202)}
     gone = [row("available"), row("deleting", "0%"), row("deleting", "40%"), Answer(404, {})]
     run(osc.Delete, {**delete, PATH: gone}, "--wait", "--bandwidth", "7", SNAPSHOT)

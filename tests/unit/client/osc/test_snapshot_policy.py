@@ -102,7 +102,10 @@ def test_a_policy_is_changed_under_its_id_by_what_is_named() -> None:
     door = Door()
     run(osc.Set, door, "--no-schedule", "--all-volumes", "--enable", "hourly")
     wanted = {"snapshot_policy": {"schedule": None, "volumes": "all", "enabled": True}}
-    assert door.asked == [("GET", "/os-snapshot-policies/hourly", None), ("PUT", f"/os-snapshot-policies/{POLICY}", wanted)]
+    assert door.asked == [
+        ("GET", "/os-snapshot-policies?name=hourly", None),
+        ("PUT", f"/os-snapshot-policies/{POLICY}", wanted),
+    ]
     assert sent(osc.Set, "--keep-last", "0", "hourly") == {"keep_last": 0}
 
 
@@ -166,5 +169,5 @@ def test_a_policy_without_rules_keeps_all_and_its_last_error_comes_first() -> No
 
 def test_several_policies_are_deleted() -> None:
     door = Door()
-    run(osc.Delete, door, "a", "b")
+    run(osc.Delete, door, "hourly", POLICY)
     assert [path for method, path, _ in door.asked if method == "DELETE"] == [f"/os-snapshot-policies/{POLICY}"] * 2
