@@ -195,6 +195,8 @@ def check_taken(guests: Guests, run: GuestRun) -> None:
     # The worker died after the switch, before it could record that the freeze held: that is never glossed over.
     lost = str(run.place).endswith("switch/effect")
     contents = guests.lab.check_one_instant(found)
+    guests.lab.check_instant(found)
+    assert ("failed around the switch" in (found["switched_at_note"] or "")) is lost
     assert (found["status"], found["consistency"]["level"]) == (("error", "crash") if lost else ("available", "filesystem"))
     assert lost or all(each.clean and each.checks for each in contents)
 

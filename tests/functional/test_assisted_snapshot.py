@@ -18,6 +18,8 @@ def test_all_volumes_are_of_one_instant_and_filesystem_consistent(lab: Lab) -> N
     assert (outcome["level"], outcome["filesystems"], outcome["degraded_reason"]) == ("filesystem", 3, None)
     assert (outcome["flushed"], outcome["hastened"]) == (True, True)
     assert outcome["frozen_ms"] > 0
+    lab.check_instant(found)
+    assert found["switched_at_note"] is None
     contents = lab.check_one_instant(found)
     assert all(content.clean and content.checks for content in contents)
     assert min(content.counter for content in contents) >= seen

@@ -1,7 +1,9 @@
 """A running service with a running guest on it: what most functional and crash tests begin with."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,18 @@ class Lab:
         contents = self.frozen_data(found)
         assert of_one_instant([content.counter for content in contents]), contents
         return contents
+
+    def check_instant(self, found: dict[str, Any]) -> None:
+        """Every snapshot of a set that was just taken says the instant of the switch; what is behind it was not written after
+        that, by the host's clock."""
+        began = datetime.fromisoformat(f"{found['switched_at']}+00:00").timestamp()
+        ended = began + found["switched_at_uncertainty_ms"] / 1000
+        assert datetime.fromisoformat(f"{found['created_at']}+00:00").timestamp() <= began <= ended <= time.time()
+        for entry in found["volumes"]:
+            snapshot = self.api.snapshot(entry["snapshot_id"])
+            assert snapshot["created_at"] == found["switched_at"]
+            behind = self.stack.share / self.snapshot_file(entry["volume_id"], entry["snapshot_id"])
+            assert behind.stat().st_mtime <= ended
 
     def check_sound(self) -> None:
         """The invariants every test may ask for: no guest frozen or marked so, rows, descriptions and headers agree,

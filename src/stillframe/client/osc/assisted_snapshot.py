@@ -51,6 +51,7 @@ def _columns(found: Document) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     outcome = found["consistency"] or {}
     shown = {
         **{key: found[key] for key in ("id", "server_id", "name", "description", "status", "progress", "created_at")},
+        **{key: found.get(key) for key in ("switched_at", "switched_at_uncertainty_ms", "switched_at_note")},
         "quiesce": found["quiesce"],
         "consistency": _level(found),
         "frozen_ms": outcome.get("frozen_ms"),

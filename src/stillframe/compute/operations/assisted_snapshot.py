@@ -1,11 +1,10 @@
 """The assisted snapshot: all volumes of one server at one instant."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.compute import servers, switching
+from stillframe.compute import instant, servers, switching
 from stillframe.compute.operations import switch
 from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
@@ -14,7 +13,7 @@ from stillframe.errors import ChainConflict
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 
-STEPS = ("record", "overlays", "switch", "thaw", "verify", "finalize")
+STEPS = ("record", "overlays", "instant", "switch", "thaw", "verify", "finalize")
 
 
 def request(intent: Document, request_id: str) -> Request:
@@ -63,15 +62,15 @@ def _unrecord(world: World, operation: Operation, _args: Document) -> None:
 
 
 def _finalize(world: World, operation: Operation, _args: Document) -> Document:
-    switched_at = operation.evidence["switch"].get("switched_at")
+    created_at = instant.of_snapshots(operation.evidence)  # the same for all, whoever finalizes them
 
     def finalize(disk: Document) -> None:
         document: Document = {"status": "available", "active_file": disk["overlay"]}
         outcome = switch.outcome_of(operation, disk["target"])
         if outcome is not None:
             document["consistency"] = {**outcome, "set_id": operation.intent["set_id"]}
-        if switched_at is not None:
-            document["created_at"] = datetime.fromtimestamp(switched_at, UTC).replace(tzinfo=None).isoformat()
+        if created_at is not None:
+            document["created_at"] = created_at
         world.storage.finalize_snapshot_metadata(disk["snapshot_id"], document)
 
     side_by_side(finalize, operation.intent["disks"])
@@ -103,7 +102,8 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
     if outcome != "done":
         switched = "switch" in operation.evidence
         entries = volume_entries(operation.intent, "creating" if switched else "error", message)
-        assisted_snapshots.change(connection, set_id, status="error", fault=message, volumes=entries)
+        moment = instant.known(operation.evidence).columns() if switched else {}
+        assisted_snapshots.change(connection, set_id, status="error", fault=message, volumes=entries, **moment)
         return
     consistency = switch.outcome_of_set(operation)
     status, told = "available", None
@@ -121,6 +121,7 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
         progress=100,
         consistency=consistency,
         volumes=entries,
+        **instant.known(operation.evidence).columns(),
     )
 
 

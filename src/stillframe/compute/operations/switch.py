@@ -6,13 +6,13 @@ is in bytes. ``active`` says whether the guest ran when the plan was made.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.compute import bounded, domain_xml, quiesce, servers, switching
+from stillframe.compute import bounded, domain_xml, instant, quiesce, servers, switching
 from stillframe.compute.domain_xml import Description
 from stillframe.compute.quiesce import Outcome
 from stillframe.compute.servers import Server
@@ -105,7 +105,7 @@ def _switched(world: World, operation: Operation, _args: Document) -> Document |
     new = {disk["volume_id"]: os.path.join(disk["directory"], disk["overlay"]) for disk in operation.intent["disks"]}
     old = {disk["volume_id"]: os.path.join(disk["directory"], disk["active"]) for disk in operation.intent["disks"]}
     if found == new:
-        return {"switched": True}
+        return _seen(operation)
     if found == old:
         return None
     raise Parked(f"server {server.id} has the files {sorted(map(str, found.values()))}: neither before nor after the switch")
@@ -114,7 +114,21 @@ def _switched(world: World, operation: Operation, _args: Document) -> Document |
 def _switched_without_domain(operation: Operation) -> Document | None:
     """A transient domain is gone with its description: overlays with data were in use, empty ones either way."""
     holds = [qcow2.holds_data(Path(disk["directory"]), disk["overlay"]) for disk in operation.intent["disks"]]
-    return {"switched": True} if any(holds) else None
+    return _seen(operation) if any(holds) else None
+
+
+def _seen(operation: Operation) -> Document:
+    """The first sight of the switch counts; whoever made the call knows better, and is not overruled."""
+    return {"switched": True, **({} if "switch" in operation.evidence else {"not_after": time.time()})}
+
+
+def _note_instant(world: World, operation: Operation, args: Document) -> Document:
+    """Not before this moment: durable before the window, for whoever comes after a worker that dies in it. Taken before the
+    look, because a call of the dead worker may still be under way."""
+    moment, noted = time.time(), operation.evidence.get("instant")
+    if noted and _switched(world, operation, args) is not None:
+        return noted
+    return {"not_before": moment}
 
 
 def _switch(world: World, operation: Operation, _args: Document) -> Document:
@@ -148,19 +162,23 @@ def _switch_now(world: World, operation: Operation) -> Document:
     domain = world.hypervisor.domain(server.id)
     paths = {disk["target"]: os.path.join(disk["directory"], disk["overlay"]) for disk in operation.intent["disks"]}
     xml = domain_xml.snapshot(paths, [disk.target for disk in server.live.disks])
+    moments: Document = {}
+
+    def switch() -> None:
+        moments.update(instant.around(lambda: hypervisor.switch_disks(domain, xml)))
+
     if not server.view.active:
-        # Nothing runs: the call rewrites the definition under libvirt's lock, so no start can come between.
-        hypervisor.switch_disks(domain, xml)
-        return {"switched": True, "outcome": None}
+        switch()  # nothing runs: the call rewrites the definition under libvirt's lock, so no start can come between
+        return {"switched": True, "outcome": None, **moments}
     began = time.monotonic()
-    outcome = _quiesced(world, operation, server, (domain, xml))
+    outcome = _quiesced(world, operation, server, switch)
     switch_ms = round((time.monotonic() - began) * 1000, 1)
     by_target = {disk["target"]: outcome.for_target(disk["target"]) for disk in operation.intent["disks"]}
     return {
         "switched": True,
         "outcome": outcome.document(),
         "disks": by_target,
-        "switched_at": time.time(),
+        **moments,
         "switch_ms": switch_ms,  # agent and libvirt together, the flush and the preflight among them
     }
 
@@ -174,14 +192,9 @@ def _check_unchanged(server: Server, operation: Operation) -> None:
             raise ChainConflict(f"the overlay {disk['overlay']} was changed before the switch")
 
 
-def _quiesced(world: World, operation: Operation, server: Server, call: tuple[object, str]) -> Outcome:
-    domain, xml = call
+def _quiesced(world: World, operation: Operation, server: Server, switch: Callable[[], None]) -> Outcome:
     policy, disks = operation.intent["quiesce"], operation.intent["disks"]
     targets = tuple(disk["target"] for disk in disks)
-
-    def switch() -> None:
-        hypervisor.switch_disks(domain, xml)
-
     if policy == "never":
         switch()
         return quiesce.crash_only("quiescing was not asked for")
@@ -191,6 +204,7 @@ def _quiesced(world: World, operation: Operation, server: Server, call: tuple[ob
             raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.reason}")
         switch()
         return quiesce.crash_only(ready.reason)
+    domain = world.hypervisor.domain(server.id)
     window = quiesce.frozen(world.guard, domain, operation.id, ready, world.times)
     try:
         switching.refuse_if_at_work(world, server, targets)  # the flush before took its time
@@ -270,6 +284,7 @@ def outcome_of_set(operation: Operation) -> Document | None:
 
 
 VERBS = {
+    "instant": Verb(_not_yet, _note_instant),
     "overlays": Verb(_overlays_made, _make_overlays, _unmake_overlays),
     "switch": Verb(_switched, _switch, _undo_switch, no_return="done"),
     "thaw": Verb(_not_yet, _thaw),

@@ -31,6 +31,8 @@ ROW: dict[str, Any] = {
     "volumes": [{"volume_id": VOLUME}],
     "excluded_disks": [],
     "created_at": datetime(2024, 1, 2, 3, 4, 5),
+    "switched_at": datetime(2024, 1, 2, 3, 4, 6, 500_000),
+    "switched_at_uncertainty_ms": 95.5,
 }
 
 
@@ -46,11 +48,17 @@ def asked(database: Database, tmp_path: Path) -> Any:
     return make
 
 
-def test_a_set_is_shown_whole(asked: Any) -> None:
+def test_a_set_is_shown_whole(asked: Any, database: Database) -> None:
     shown = api.show(asked({"set_id": SET}))["assisted_snapshot"]
-    kept = {key: value for key, value in ROW.items() if key not in ("project_id", "user_id", "created_at")}
-    told: dict[str, Any] = {"fault": None, "policy_id": None, "warnings": []}
-    assert shown == {**kept, **told, "created_at": "2024-01-02T03:04:05.000000"}
+    kept = {key: value for key, value in ROW.items() if key not in ("project_id", "user_id")}
+    told: dict[str, Any] = {"fault": None, "policy_id": None, "warnings": [], "switched_at_note": None}
+    stamps = {"created_at": "2024-01-02T03:04:05.000000", "switched_at": "2024-01-02T03:04:06.500000"}
+    assert shown == {**kept, **told, **stamps}
+    with database.write() as connection:
+        assisted_snapshots.change(connection, SET, switched_at=None, switched_at_uncertainty_ms=None, switched_at_note="why")
+    later = api.show(asked({"set_id": SET}))["assisted_snapshot"]
+    found = [later[name] for name in ("switched_at", "switched_at_uncertainty_ms", "switched_at_note")]
+    assert found == [None, None, "why"]
 
 
 def test_a_set_says_which_policy_made_it_and_what_it_warns_of(asked: Any, database: Database) -> None:

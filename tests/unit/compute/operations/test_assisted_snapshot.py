@@ -1,9 +1,12 @@
 """What a set says of itself when its operation ends: never more than is known (I10)."""
 
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from stillframe.compute import instant
 from stillframe.compute import operations as table
 from stillframe.compute.operations import assisted_snapshot, switch
 from stillframe.compute.quiesce import Outcome
@@ -18,8 +21,8 @@ from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SET, SNAPS
 CRASH = {"level": "crash", "degraded_reason": "why"}
 WHOLE = {"level": "filesystem", "degraded_reason": None}
 DISKS = [
-    {"volume_id": VOLUME, "snapshot_id": SNAPSHOT, "target": "vda"},
-    {"volume_id": OTHER_VOLUME, "snapshot_id": OTHER_SNAPSHOT, "target": "vdb"},
+    {"volume_id": VOLUME, "snapshot_id": SNAPSHOT, "target": "vda", "overlay": "volume-a.b"},
+    {"volume_id": OTHER_VOLUME, "snapshot_id": OTHER_SNAPSHOT, "target": "vdb", "overlay": "volume-c.d"},
 ]
 
 
@@ -73,7 +76,7 @@ def test_there_is_no_way_back_once_the_disks_are_switched_and_one_before() -> No
     verbs = assisted_snapshot.KIND.verbs
     assert {name: verb.no_return for name, verb in verbs.items() if verb.no_return != "never"} == {"switch": "done"}
     for name in assisted_snapshot.STEPS[: assisted_snapshot.STEPS.index("switch") + 1]:
-        assert verbs[name].undo is not None, name
+        assert verbs[name].undo is not None or name == "instant", name  # which only takes the time
 
 
 def test_a_set_that_is_done_says_how_consistent_it_is(settled: Any) -> None:
@@ -107,6 +110,54 @@ def test_quiescing_that_was_required_and_did_not_hold_is_told_and_the_snapshots_
     assert row["status"] == "error"
     assert "did not hold" in row["fault"]
     assert [entry["status"] for entry in row["volumes"]] == ["available", "available"]
+
+
+NOON = 1767355200.0
+
+
+@pytest.mark.parametrize(
+    ("evidence", "note"),
+    [
+        (
+            {"switch": {"outcome": WHOLE, "disks": {"vda": WHOLE, "vdb": WHOLE}, "not_before": NOON, "not_after": NOON + 0.1}},
+            None,
+        ),
+        ({"instant": {"not_before": NOON}, "switch": {"not_after": NOON + 0.1}}, instant.DIED),
+    ],
+)
+@pytest.mark.parametrize("outcome", ["done", "parked"])
+def test_the_instant_of_the_switch_is_on_the_set_and_on_every_snapshot(
+    settled: Any, evidence: Document, note: str | None, outcome: str
+) -> None:
+    ended, told = operation(evidence), {"message": "look"} if outcome == "parked" else None
+    row = settled(ended, outcome, told)
+    found = (row["switched_at"], row["switched_at_uncertainty_ms"], row["switched_at_note"])
+    assert found == (datetime(2026, 1, 2, 12), 100.0, note)
+    storage = Finalizing()
+    assisted_snapshot.KIND.verbs["finalize"].do(SimpleNamespace(storage=storage), ended, {})
+    assert {each["created_at"] for each in storage.seen.values()} == {"2026-01-02T12:00:00.000000"}
+    assert set(storage.seen) == {SNAPSHOT, OTHER_SNAPSHOT}
+
+
+def test_the_moment_before_the_window_is_kept_when_the_switch_is_done_and_taken_anew_when_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[Document | None] = [None, {"switched": True}]
+    monkeypatch.setattr(switch, "_switched", lambda *_: done.pop(0))
+    note, noted = assisted_snapshot.KIND.verbs["instant"], {"not_before": NOON}
+    again = note.do(None, operation({"instant": noted}), {})
+    assert again["not_before"] > NOON
+    assert note.do(None, operation({"instant": noted}), {}) == noted
+    assert note.do(None, operation(), {})["not_before"] > NOON  # the first time nobody needs to look
+    assert done == []
+
+
+class Finalizing:
+    def __init__(self) -> None:
+        self.seen: dict[str, Document] = {}
+
+    def finalize_snapshot_metadata(self, snapshot_id: str, document: Document) -> None:
+        self.seen[snapshot_id] = document
 
 
 def test_quiescing_that_was_required_and_held_is_available(settled: Any) -> None:
