@@ -1,5 +1,6 @@
 """Backups over REST of a volume nobody writes to: what is stored of it, and what comes back."""
 
+import json
 import random
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.content import digest
-from tests.support.desk import Desk
+from tests.support.desk import Desk, stillframe_apart
 from tests.support.lab import open_lab
 from tests.support.stack import wait_for
 
@@ -44,6 +45,13 @@ class Store(Desk):
         self.api.ok("volume", "DELETE", f"/snapshots/{snapshot_id}")
         wait_for(lambda: self.api.send("volume", "GET", f"/snapshots/{snapshot_id}").status_code == 404, "the deletion")
         self.settle()
+
+    def everything(self) -> list[Any]:
+        """Every row but for when it was written, and every file of the share and the store."""
+        lists = [self.api.ok("volume", "GET", f"/{kind}/detail")[kind] for kind in ("volumes", "snapshots", "backups")]
+        rows = [{key: value for key, value in row.items() if key != "updated_at"} for found in lists for row in found]
+        places = [each for place in (self.share, self.backups) for each in place.rglob("*") if each.is_file()]
+        return [*rows, *sorted((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in places)]
 
     def files_of(self, backup: dict[str, Any]) -> dict[str, int]:
         """Name and bytes of what a backup has in its store."""
@@ -114,3 +122,98 @@ def test_an_increment_after_the_snapshot_of_the_backup_before_it_was_deleted(sto
     assert increment["is_incremental"] and increment["object_count"] == 1
     assert sum(store.files_of(increment).values()) < 8 * (64 << 10)
     assert store.restored(increment) == larger != expected
+
+
+def _explained(store: Store, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    """Asks what a request would cost, and sees that nothing was done."""
+    before = store.everything()
+    found: dict[str, Any] = store.api.ok("volume", method, f"{path}?explain=1", body)["explanation"]
+    store.settle()
+    assert store.everything() == before
+    return found
+
+
+def test_backups_and_restores_cost_no_more_than_is_told_beforehand(store: Store) -> None:
+    volume = store.make("volume", size=1)["id"]
+    noise = store.state.parent / "noise"
+    noise.write_bytes(random.Random(20).randbytes(8 * MIB))
+    store.write(volume, f"write -s {noise} 0 8M", f"write -s {noise} 100M 8M")
+    wanted = {"volume_id": volume, "incremental": True}
+    refused = _explained(store, "POST", "/backups", {"backup": wanted})
+    assert not refused["possible"] and "make a full backup first" in refused["why"]
+    made: list[dict[str, Any]] = []
+    for incremental in (False, True):
+        wanted = {"volume_id": volume, "incremental": incremental}
+        told = _explained(store, "POST", "/backups", {"backup": wanted})
+        assert told["possible"] and told["method"].startswith("incremental" if incremental else "full")
+        assert told["parent_id"] == (made[0]["id"] if incremental else None)
+        made.append(store.make("backup", **wanted))
+        held = store.files_of(made[-1])[f"backup-{made[-1]['id']}.qcow2"]
+        assert held <= told["bytes_stored"] <= held * 1.5 + 8 * (64 << 10)
+        assert told["staging_needed"] <= told["staging_free"]
+        told = _explained(store, "POST", f"/backups/{made[-1]['id']}/restore", {"restore": {}})
+        assert told["possible"] and told["bytes_fetched"] == sum(
+            size for each in made for name, size in store.files_of(each).items() if name.endswith(".qcow2")
+        )
+        over = _explained(store, "POST", f"/backups/{made[-1]['id']}/restore", {"restore": {"volume_id": volume}})
+        assert over["method"] == f"restore over volume {volume}" and over["bytes"] == told["bytes"]
+        before = {each.name for each in store.share.iterdir()}
+        store.restored(made[-1])
+        (restored,) = (each for each in store.share.iterdir() if each.name not in before and each.suffix == "")
+        assert restored.stat().st_blocks * 512 <= told["bytes"] + 6 * (64 << 10)
+        assert told["bytes"] <= 26 * MIB and told["share_free"] > told["bytes"]
+        store.write(volume, f"write -s {noise} 300M 8M")
+    small = store.make("volume", size=1)["id"]
+    store.api.ok("volume", "POST", f"/volumes/{volume}/action", {"os-extend": {"new_size": 2}})
+    wait_for(lambda: store.shown("volume", volume)["status"] == "available", "the larger volume")
+    store.settle()
+    larger = store.make("backup", volume_id=volume)
+    refused = _explained(store, "POST", f"/backups/{larger['id']}/restore", {"restore": {"volume_id": small}})
+    assert not refused["possible"] and "cannot hold a backup of 2 GiB" in refused["why"] and refused["bytes"] >= 24 * MIB
+
+
+def test_a_deletion_of_a_backup_tells_what_it_frees_and_what_is_copied_after_it(store: Store) -> None:
+    volume = store.make("volume", size=1)["id"]
+    store.write(volume, "write -P 1 0 8M")
+    full = store.make("backup", volume_id=volume)
+    store.write(volume, "write -P 2 0 2M")
+    increment = store.make("backup", volume_id=volume, incremental=True)
+    refused = store.api.ok("volume", "GET", f"/backups/{full['id']}?explain=1")["backup"]["deletion"]
+    assert (refused["possible"], refused["dependants"]) == (False, [increment["id"]])
+    told = _explained(store, "DELETE", f"/backups/{increment['id']}")
+    assert (told["possible"], told["method"], told["steps"][0]["step"]) == (True, "remove", "commit")
+    assert told["bytes_freed"] == store.files_of(increment)[f"backup-{increment['id']}.qcow2"]
+    store.api.ok("volume", "DELETE", f"/backups/{increment['id']}")
+    wait_for(lambda: store.api.send("volume", "GET", f"/backups/{increment['id']}").status_code == 404, "the deletion")
+    assert store.files_of(increment) == {}
+
+
+def test_who_asks_for_the_cost_of_what_has_none_gets_no_deed_instead(store: Store) -> None:
+    volume = store.make("volume", size=1)["id"]
+    before = store.everything()
+    for method, path, body in (
+        ("DELETE", f"/volumes/{volume}", None),
+        ("POST", f"/volumes/{volume}/action", {"os-extend": {"new_size": 2}}),
+        ("POST", "/snapshots", {"snapshot": {"volume_id": volume}}),
+    ):
+        answer = store.api.send("volume", method, f"{path}?explain=1", body)
+        assert answer.status_code == 400 and "cannot be told" in answer.text
+    assert store.everything() == before
+
+
+def test_the_cost_is_told_on_the_command_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(store.state / "clouds.yaml"))
+    volume = store.make("volume", size=1, name="ledger")["id"]
+    store.write(volume, "write -P 1 0 8M")
+    backup = store.make("backup", volume_id=volume, name="monday")
+    for words, expected in (
+        (("create", "ledger"), "full backup"),
+        (("create", "--incremental", "ledger"), "incremental backup"),
+        (("restore", "monday"), "restore into a new volume"),
+        (("restore", "--volume", "ledger", "monday"), f"restore over volume {volume}"),
+        (("delete", backup["id"]), "remove"),
+    ):
+        said = stillframe_apart("backup", "explain", *words, "-f", "json")
+        assert said.code == 0, said.complaint
+        found = json.loads(said.out)
+        assert (found["possible"], found["method"]) == (True, expected)

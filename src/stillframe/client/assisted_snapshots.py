@@ -65,6 +65,12 @@ class AssistedSnapshots:
         found: Document = self.compute("PUT", f"/os-assisted-snapshots/{set_id}", {"assisted_snapshot": changes})
         return dict(found["assisted_snapshot"])
 
+    def explain_deletion(self, name_or_id: str) -> Document:
+        """Returns what deleting the set would do and copy: possible, method, bytes, seconds, why, dependants, volumes."""
+        path = f"/os-assisted-snapshots/{self.show(name_or_id)['id']}?explain=1"
+        found: Document = self.compute("GET", path)["assisted_snapshot"]["deletion"]
+        return found
+
     def delete(self, name_or_id: str) -> str:
         found = self.show(name_or_id)
         path = f"/servers/{found['server_id']}/os-assisted-snapshots/{found['id']}"

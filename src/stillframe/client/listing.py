@@ -30,6 +30,7 @@ class Noun:
 SERVERS = Noun("server", "server", "servers", "/servers", "/servers", filtered=False)  # Nova takes a regular expression
 VOLUMES = Noun("volume", "volume", "volumes", "/volumes", "/volumes")
 SNAPSHOTS = Noun("snapshot", "snapshot", "snapshots", "/snapshots", "/snapshots/detail")
+BACKUPS = Noun("backup", "backup", "backups", "/backups", "/backups")
 SETS = Noun("assisted snapshot", "assisted_snapshot", "assisted_snapshots", "/os-assisted-snapshots", "/os-assisted-snapshots")
 POLICIES = Noun("snapshot policy", "snapshot_policy", "snapshot_policies", "/os-snapshot-policies", "/os-snapshot-policies")
 

@@ -104,6 +104,11 @@ class StorageDoor:
             return None
         return found
 
+    def explain_deletion(self, snapshot_id: str) -> Document:
+        """Returns what the deletion of a snapshot would do and copy. Raises NotFound."""
+        found: Document = self._call("GET", f"/snapshots/{snapshot_id}?explain=1")["snapshot"]["deletion"]
+        return found
+
     def being_deleted(self) -> set[str]:
         """Returns the ids of volumes a snapshot of which is being deleted."""
         found = listing.whole(self._get, "/snapshots/detail?all_tenants=1&status=deleting", "snapshots")

@@ -170,6 +170,7 @@ backups = Table(
     Column("held_file", String(255)),  # the file of the volume that the next incremental one starts from
     Column("fault", Text),
     *_times(),
+    Column("content_bytes", BigInteger),  # what a restore writes at most; unknown of an imported one
     Index("ix_backups_project", "project_id", "seq"),
     Index("ix_backups_volume", "volume_id", "seq"),
     Index("ix_backups_parent", "parent_id"),

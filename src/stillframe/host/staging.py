@@ -26,12 +26,17 @@ def remove(base: Path, name: str) -> None:
     shutil.rmtree(base / name, ignore_errors=True)
 
 
-def require_room(base: Path, needed: int) -> None:
-    """Raises ShareUnavailable, with numbers, unless ``needed`` bytes are free where ``base`` lies."""
+def room(base: Path) -> int:
+    """Returns the bytes that are free where ``base`` lies or will lie."""
     place = base
     while not place.exists():
         place = place.parent
-    free = files.free_bytes(place)
+    return files.free_bytes(place)
+
+
+def require_room(base: Path, needed: int) -> None:
+    """Raises ShareUnavailable, with numbers, unless ``needed`` bytes are free where ``base`` lies."""
+    free = room(base)
     if free < needed:
         raise ShareUnavailable(f"{base} has {free} bytes free, {needed} are needed there on the way", free=free, needed=needed)
 

@@ -2,7 +2,10 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from sqlalchemy import Connection
 
 from stillframe.chain import names, plan
 from stillframe.chain.image import Image
@@ -17,6 +20,7 @@ from stillframe.host import staging
 from stillframe.journal import record as journal
 from stillframe.volumes import finding, placing, trees, volume_changing, volume_making
 from stillframe.volumes.backups import chain, record, repository
+from stillframe.volumes.backups.manifest import Manifest
 from stillframe.volumes.operations import backups as operations
 from stillframe.volumes.volume_making import Making
 from stillframe.volumes.world import GIB, World
@@ -24,9 +28,43 @@ from stillframe.volumes.world import GIB, World
 DELETABLE = ("available", "error", "error_deleting")
 
 
-def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
-    """Backs up a volume nothing is attached to, or one of its snapshots whatever the volume does meanwhile. ``wanted`` holds
-    volume_id, snapshot_id, incremental, name, description, container, metadata, availability_zone. Returns the id."""
+@dataclass(frozen=True)
+class Prepared:
+    """A backup that may be made: of ``file``, which the volume's tree ``before`` has, on top of ``parent`` where it is an
+    incremental one. ``held`` are the bytes a reader of the file finds in it, in what backs it, and so on down."""
+
+    volume: Row
+    snapshot: Row | None
+    parent: Row | None
+    container: str
+    before: Tree
+    file: str
+    held: tuple[int, ...]
+
+    @property
+    def content(self) -> int:
+        """Bytes the file and all behind it hold."""
+        return sum(self.held)
+
+    @property
+    def stored(self) -> int:
+        """Bytes that may have to be stored, without what compression saves."""
+        return sum(self.held[: _layers(self.before, self.file, self.parent)]) if self.parent else self.content
+
+    @property
+    def staged(self) -> int:
+        """Bytes that lie in the staging directory at once, at most: the object that is stored, and for an incremental backup
+        what differs before it is compressed."""
+        return 2 * self.stored if self.parent else self.stored
+
+    @property
+    def size(self) -> int:
+        """GiB that count for the quota."""
+        return int((self.snapshot or self.volume)["size"])
+
+
+def prepare(world: World, context: Context, wanted: Row) -> Prepared:
+    """Looks whether a backup may be made, and of what. Changes nothing. Raises NotFound, BadRequest, Busy, ChainConflict."""
     with world.database.read() as connection:
         volume = finding.volume(connection, context, wanted["volume_id"])
         snapshot = finding.snapshot(connection, context, wanted["snapshot_id"]) if wanted.get("snapshot_id") else None
@@ -42,27 +80,41 @@ def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
     except (BadRequest, ChainConflict):
         _refuse_if_changed(world, volume, rows)
         raise
-    backup_id = str(uuid.uuid4())
-    staging.require_room(world.settings.staging_dir, _needed(world, volume, before, (file, parent)))
-    held = None
-    if snapshot is None:
-        overlay = names.overlay_name(volume["id"], str(uuid.uuid4()))
-        held = plan.hold(before, trees.held_for(backup_id), overlay, world.settings.volumes.max_chain_depth)
-        world.share(volume).probe_for_writing()
-    row = _row(context, (volume, snapshot, parent), wanted, container)
-    row = {**row, "id": backup_id, "stored_id": backup_id}
+    held = world.share(volume).visible(file, before.images[file].format)
+    return Prepared(volume, snapshot, parent, container, before, file, tuple(held))
+
+
+def hold(world: World, found: Prepared, backup_id: str) -> Plan | None:
+    """How the content of a volume is kept still for its backup; None where a snapshot does. Raises Conflict for a chain that
+    is too deep, ShareUnavailable where there is no room, on the way or on the share."""
+    staging.require_room(world.settings.staging_dir, found.staged)
+    if found.snapshot is not None:
+        return None
+    overlay = names.overlay_name(found.volume["id"], str(uuid.uuid4()))
+    held = plan.hold(found.before, trees.held_for(backup_id), overlay, world.settings.volumes.max_chain_depth)
+    world.share(found.volume).probe_for_writing()
+    return held
+
+
+def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
+    """Backs up a volume nothing is attached to, or one of its snapshots whatever the volume does meanwhile. ``wanted`` holds
+    volume_id, snapshot_id, incremental, name, description, container, metadata, availability_zone. Returns the id."""
+    found, backup_id = prepare(world, context, wanted), str(uuid.uuid4())
+    held = hold(world, found, backup_id)
+    row = {**_row(context, found, wanted), "id": backup_id, "stored_id": backup_id}
     with world.database.write() as connection:
         finding.check_quota(world, connection, context.project_id, {"backups": 1, "backup_gigabytes": row["size"]})
-        _take(connection, volume, snapshot)
-        if parent is not None:
-            volume_making.check_backup(connection, parent)
+        _take(connection, found.volume, found.snapshot)
+        if found.parent is not None:
+            volume_making.check_backup(connection, found.parent)
         backups.insert(connection, row)
-        image = before.images[file]
-        facts = {**row, "held_file": file, "size_bytes": image.size, "parent_stored_id": None, "above": None}
-        if parent is not None:
-            facts |= {"parent_stored_id": parent["stored_id"], "above": parent["held_file"]}
-        frozen = (before, held) if held else None
-        journal.submit(connection, operations.create_request(volume, facts, (file, image.format), frozen, context.request_id))
+        image = found.before.images[found.file]
+        facts = {**row, "held_file": found.file, "size_bytes": image.size, "parent_stored_id": None, "above": None}
+        if found.parent is not None:
+            facts |= {"parent_stored_id": found.parent["stored_id"], "above": found.parent["held_file"]}
+        frozen = (found.before, held) if held else None
+        of = (found.file, image.format)
+        journal.submit(connection, operations.create_request(found.volume, facts, of, frozen, context.request_id))
     return backup_id
 
 
@@ -127,19 +179,8 @@ def _layers(tree: Tree, file: str, parent: Row) -> int:
     return len(path) - path.index(parent["held_file"]) - 1
 
 
-def _needed(world: World, volume: Row, tree: Tree, source: tuple[str, Row | None]) -> int:
-    """Bytes that lie in the staging directory at once, at most: the object that is stored, and for an incremental backup what
-    differs before it is compressed."""
-    file, parent = source
-    share, image = world.share(volume), tree.images[file]
-    if image.backing is None:
-        return share.allocated(file)
-    held = share.visible(file, image.format)
-    return 2 * sum(held[: _layers(tree, file, parent)]) if parent else sum(held)
-
-
-def _row(context: Context, sources: tuple[Row, Row | None, Row | None], wanted: dict[str, Any], container: str) -> Row:
-    volume, snapshot, parent = sources
+def _row(context: Context, found: Prepared, wanted: dict[str, Any]) -> dict[str, Any]:
+    volume, snapshot = found.volume, found.snapshot
     return {
         "project_id": volume["project_id"],
         "user_id": context.user_id,
@@ -147,28 +188,52 @@ def _row(context: Context, sources: tuple[Row, Row | None, Row | None], wanted: 
         "description": wanted.get("description"),
         "volume_id": volume["id"],
         "snapshot_id": snapshot["id"] if snapshot else None,
-        "parent_id": parent["id"] if parent else None,
+        "parent_id": found.parent["id"] if found.parent else None,
         "status": "creating",
-        "size": snapshot["size"] if snapshot else volume["size"],
+        "size": found.size,
         "object_count": 0,
         "bytes": 0,
-        "container": container,
+        "content_bytes": found.content,
+        "container": found.container,
         "metadata": wanted.get("metadata") or {},
         "availability_zone": wanted.get("availability_zone") or volume["availability_zone"],
         "data_timestamp": snapshot["created_at"] if snapshot else now(),
     }
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A backup that can be restored, and what lies of it and of those it builds on in the store."""
+
+    row: Row
+    manifests: tuple[Manifest, ...]
+    staged: int  # bytes that are fetched into the staging directory; 0 where the store is a directory
+
+    @property
+    def fetched(self) -> int:
+        return sum(each.bytes for found in self.manifests for each in found.objects)
+
+
+def stored(world: World, context: Context, backup_id: str) -> Stored:
+    """Looks at what a restore reads. Raises NotFound, BadRequest for a backup that is not available, BadBackup."""
+    with world.database.read() as connection:
+        backup = finding.backup(connection, context, backup_id)
+    placing.refuse_unless(backup["status"], ("available",), f"backup {backup['id']}")
+    store = world.repository(backup["container"])
+    manifests = chain.read_manifests(store, backup["volume_id"], backup["stored_id"])
+    chain.check_listed(store, manifests)
+    found = Stored(backup, manifests, 0)
+    return found if store.folder(backup["volume_id"]) is not None else replace(found, staged=found.fetched)
+
+
 def restore(world: World, context: Context, backup_id: str, volume_id: str | None, name: str | None) -> dict[str, Any]:
     """Restores a backup into a volume of its own, or in the place of what an unattached volume holds. Returns
     ``{"backup_id", "volume_id", "volume_name"}``."""
+    found = stored(world, context, backup_id)
+    backup = found.row
     with world.database.read() as connection:
-        backup = finding.backup(connection, context, backup_id)
         volume = finding.volume(connection, context, volume_id) if volume_id else None
-    placing.refuse_unless(backup["status"], ("available",), f"backup {backup['id']}")
-    manifests = chain.read_manifests(world.repository(backup["container"]), backup["volume_id"], backup["stored_id"])
-    chain.check_listed(world.repository(backup["container"]), manifests)
-    staging.require_room(world.settings.staging_dir, sum(each.bytes for found in manifests for each in found.objects))
+    staging.require_room(world.settings.staging_dir, found.staged)
     if volume is None:
         volume_id = _restore_new(world, context, backup, name or f"restore_backup_{backup['id']}")
         return {"backup_id": backup["id"], "volume_id": volume_id, "volume_name": name or f"restore_backup_{backup['id']}"}
@@ -191,7 +256,7 @@ def _restore_new(world: World, context: Context, backup: Row, name: str | None, 
         raise BadRequest(f"a volume of {size} GiB cannot hold backup {backup['id']}, which has {backup['size']} GiB")
     whole = {**given, "size": size, "name": name, "availability_zone": given.get("availability_zone")}
     type_row = volume_making.find_type(world, given)
-    pool = placing.choose(world, type_row, size, backup["bytes"])
+    pool = placing.choose(world, type_row, size, written(backup))
 
     def make(row: Row) -> Any:
         return operations.restore_request(row, backup, size * GIB, None, context.request_id)
@@ -201,14 +266,24 @@ def _restore_new(world: World, context: Context, backup: Row, name: str | None, 
     )
 
 
-def _restore_over(world: World, context: Context, backup: Row, volume: Row) -> None:
+def written(backup: Row) -> int:
+    """Bytes that a restore must find free: what the backup holds, at least what is stored of it."""
+    return int(backup["content_bytes"] or backup["bytes"])
+
+
+def check_over(world: World, backup: Row, volume: Row) -> None:
+    """Raises BadRequest, ShareUnavailable when a backup cannot take the place of what a volume holds."""
     if volume["status"] != "available":
         raise BadRequest(
             f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']}; detach it"
         )
     if volume["size"] < backup["size"]:
         raise BadRequest(f"volume {volume['id']} of {volume['size']} GiB cannot hold a backup of {backup['size']} GiB")
-    placing.check_room(world, volume, 0, backup["bytes"])
+    placing.check_room(world, volume, 0, written(backup))
+
+
+def _restore_over(world: World, context: Context, backup: Row, volume: Row) -> None:
+    check_over(world, backup, volume)
     before = trees.observe(world, volume)
     old = before.images[before.active]
     name = names.overlay_name(volume["id"], str(uuid.uuid4()))
@@ -224,20 +299,26 @@ def _restore_over(world: World, context: Context, backup: Row, volume: Row) -> N
         journal.submit(connection, operations.restore_request(volume, backup, old.size, replaced, context.request_id))
 
 
+def check_deletable(connection: Connection, row: Row, force: bool = False) -> None:
+    """Raises Conflict listing the incremental backups that build on it, Busy, BadRequest for a status in which it must stay."""
+    children = backups.children(connection, [row["id"]])[row["id"]]
+    if children:
+        raise Conflict(
+            f"Invalid backup: {len(children)} incremental backups build on {row['id']}, the first is {children[0]}",
+            dependants=children[:100],
+        )
+    journal.refuse_if_busy(connection, f"backup:{row['id']}")
+    if row["status"] not in DELETABLE and not force:
+        raise BadRequest(f"Invalid backup: the status must be available or error, but it is {row['status']}")
+
+
 def delete(world: World, context: Context, backup_id: str, force: bool = False) -> None:
-    """Deletes a backup that no incremental one builds on. Raises Conflict listing those that do."""
+    """Deletes a backup that no incremental one builds on. Raises as ``check_deletable``."""
     with world.database.write() as connection:
         row = finding.backup(connection, context, backup_id)
-        children = backups.children(connection, [row["id"]])[row["id"]]
-        if children:
-            raise Conflict(
-                f"Invalid backup: {len(children)} incremental backups build on {row['id']}, the first is {children[0]}",
-                dependants=children[:100],
-            )
-        journal.refuse_if_busy(connection, f"backup:{row['id']}")
-        allowed = (row["status"],) if force else DELETABLE
-        if not backups.move(connection, row["id"], allowed, "deleting"):
-            raise BadRequest(f"Invalid backup: the status must be available or error, but it is {row['status']}")
+        check_deletable(connection, row, force)
+        if not backups.move(connection, row["id"], (row["status"],), "deleting"):
+            raise Conflict(f"backup {row['id']} changed meanwhile; repeat the request")
         journal.submit(connection, operations.delete_request(row, context.request_id))
 
 

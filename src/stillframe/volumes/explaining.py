@@ -1,5 +1,6 @@
 """A plan in words: what would be done, with which files, how many bytes, about how long, and why this way. Pure."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stillframe.chain.plan import Plan
@@ -8,35 +9,50 @@ from stillframe.chain.tree import Tree
 from stillframe.errors import StillframeError
 
 RATE_MIB = 100  # a guess for disks nobody measured
+_NOTHING: Mapping[str, Any] = {
+    "possible": False,
+    "method": None,
+    "steps": [],
+    "bytes": 0,
+    "seconds": 0,
+    "why": "",
+    "dependants": [],
+}
 
 
 def refused(error: StillframeError) -> dict[str, Any]:
-    """The answer for a snapshot that cannot be deleted now."""
-    return {
-        "possible": False,
-        "method": None,
-        "steps": [],
-        "bytes": 0,
-        "seconds": 0,
-        "why": error.message,
-        "dependants": error.details.get("dependants", []),
-    }
+    """The answer for a request that would be refused now."""
+    return {**_NOTHING, "why": error.message, "dependants": error.details.get("dependants", [])}
 
 
-def document(before: Tree, plan: Plan, snapshot_id: str, running: bool, limit_mib: int = 0) -> dict[str, Any]:
+def row_only(snapshot_ids: Sequence[str]) -> dict[str, Any]:
+    """The answer for snapshots that failed and hold no data."""
+    why = f"{', '.join(snapshot_ids)} hold no data: only the row goes"
+    return {**_NOTHING, "possible": True, "method": "record only", "why": why}
+
+
+def document(before: Tree, plan: Plan, snapshot_ids: Sequence[str], running: bool, limit_mib: int = 0) -> dict[str, Any]:
     """See ``snapshotting.explain``. ``limit_mib`` is what a live merge may copy in a second; 0: no limit."""
     copied = cost(plan.steps)
-    rate = min(RATE_MIB, limit_mib or RATE_MIB) if running else RATE_MIB
-    shown = [found for each in plan.steps if (found := _shown(each, before)) is not None]
     return {
         "possible": True,
         "method": _method(plan, before, running),
-        "steps": shown,
+        "steps": steps(before, plan),
         "bytes": copied,
-        "seconds": round(copied / (rate << 20), 1),
-        "why": _why(before, plan, snapshot_id, running),
+        "seconds": seconds(copied, limit_mib if running else 0),
+        "why": _why(before, plan, snapshot_ids[0], running) if len(snapshot_ids) == 1 else _why_together(plan, snapshot_ids),
         "dependants": [],
     }
+
+
+def steps(before: Tree, plan: Plan) -> list[dict[str, Any]]:
+    """Which file goes where: ``[{"step", "file", "into", "bytes"}]``."""
+    return [found for each in plan.steps if (found := _shown(each, before)) is not None]
+
+
+def seconds(count: int, limit_mib: int = 0) -> float:
+    """A guess for copying so many bytes, at RATE_MIB a second or less where that is the limit."""
+    return round(count / (min(RATE_MIB, limit_mib or RATE_MIB) << 20), 1)
 
 
 def _method(plan: Plan, before: Tree, running: bool) -> str:
@@ -62,6 +78,11 @@ def _shown(step: Step, before: Tree) -> dict[str, Any] | None:
         case Trash():
             return {"step": "remove", "file": step.name, "into": None, "bytes": 0}
     return None
+
+
+def _why_together(plan: Plan, snapshot_ids: Sequence[str]) -> str:
+    merges = sum(isinstance(each, Commit | Pull) for each in plan.steps)
+    return f"{len(snapshot_ids)} snapshots go in one plan, with {merges} merges: {cost(plan.steps)} bytes are copied"
 
 
 def _why(before: Tree, plan: Plan, snapshot_id: str, running: bool) -> str:

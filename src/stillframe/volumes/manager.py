@@ -11,6 +11,7 @@ from stillframe.journal import record
 from stillframe.volumes import (
     attaching,
     backing_up,
+    backup_costs,
     chain_view,
     imaging,
     managing,
@@ -28,6 +29,7 @@ ROOMS = (
     attaching,
     imaging,
     backing_up,
+    backup_costs,
     managing,
     typing_volumes,
     chain_view,

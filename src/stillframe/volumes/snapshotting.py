@@ -125,6 +125,14 @@ def delete_several(
         rows = [finding.snapshot(connection, context, snapshot_id) for snapshot_id in snapshot_ids]
         volume = volumes.get(connection, rows[0]["volume_id"], None)
     assert volume is not None
+    _check_deletable(world, volume, rows, force)
+    before = trees.observe(world, volume)
+    rows = [row for row in rows if not _dropped(world, before, row)]
+    if rows:
+        _delete(world, context, (volume, before), rows, bandwidth_mib)
+
+
+def _check_deletable(world: World, volume: Row, rows: Sequence[Row], force: bool = False) -> None:
     for row in rows:
         if row["status"] not in DELETABLE and not force:
             raise BadRequest(f"Invalid snapshot: its status must be available or error, but it is {row['status']}")
@@ -132,18 +140,20 @@ def delete_several(
             raise BadRequest(f"snapshot {row['id']} is not one of volume {volume['id']}")
     with world.database.read() as connection:
         finding.refuse_if_busy(connection, volume["id"])
-    before = trees.observe(world, volume)
-    rows = [row for row in rows if not _dropped(world, before, row)]
-    if rows:
-        _delete(world, context, (volume, before), rows, bandwidth_mib)
 
 
-def _dropped(world: World, tree: Tree, row: Row) -> bool:
-    """A snapshot that failed has no data; only its row goes."""
+def _holds_nothing(tree: Tree, row: Row) -> bool:
+    """A snapshot that failed has no data; only its row goes. Raises ChainConflict where one has lost its data."""
     if row["id"] in tree.snapshots:
         return False
     if row["status"] != "error":
         raise ChainConflict(f"the file {row['backing']} of snapshot {row['id']} is missing")
+    return True
+
+
+def _dropped(world: World, tree: Tree, row: Row) -> bool:
+    if not _holds_nothing(tree, row):
+        return False
     with world.database.write() as connection:
         snapshots.delete(connection, row["id"])
     return True
@@ -165,22 +175,37 @@ def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Seque
 
 
 def explain(world: World, context: Context, snapshot_id: str) -> dict[str, Any]:
+    """As ``explain_several``, for one."""
+    return explain_several(world, context, [snapshot_id])
+
+
+def explain_several(world: World, context: Context, snapshot_ids: Sequence[str]) -> dict[str, Any]:
     """What a deletion would do, without doing it: ``{"method", "steps": [{"step", "file", "into", "bytes"}], "bytes",
-    "seconds", "why", "dependants", "possible"}``. ``seconds`` is a guess at RATE_MIB a second, or the configured limit."""
+    "seconds", "why", "dependants", "possible", "share_free"}``. ``seconds`` is a guess at RATE_MIB a second, or the configured
+    limit."""
     with world.database.read() as connection:
-        row = finding.snapshot(connection, context, snapshot_id)
-        volume = volumes.get(connection, row["volume_id"], None)
+        rows = [finding.snapshot(connection, context, snapshot_id) for snapshot_id in snapshot_ids]
+        volume = volumes.get(connection, rows[0]["volume_id"], None)
     assert volume is not None
+    ids = [row["id"] for row in rows]
     try:
+        _check_deletable(world, volume, rows)
         hand = hand_for(world, volume)
         before = trees.observe(world, volume)
-        if row["id"] not in before.snapshots:
-            raise Conflict(f"snapshot {row['id']} is {row['status']} and holds no data; only its row goes")
-        planned = plan.delete(before, [row["id"]], volume_changing.visible(world, volume, before), hand.running)
-    except (Conflict, ChainConflict) as error:
+        rows = [row for row in rows if not _holds_nothing(before, row)]
+        if not rows:
+            return explaining.row_only(ids)
+        ids = [row["id"] for row in rows]
+        planned = plan.delete(before, ids, volume_changing.visible(world, volume, before), hand.running)
+    except (BadRequest, Conflict, ChainConflict) as error:
         return explaining.refused(error)
     limit = world.settings.compute.merge_bandwidth_mib
-    return explaining.document(before, planned, row["id"], hand.running, limit)
+    told = {**explaining.document(before, planned, ids, hand.running, limit), "share_free": world.share(volume).free()}
+    try:
+        _check_space(world, volume, told["bytes"])
+    except ShareUnavailable as error:
+        told |= {"possible": False, "why": error.message}
+    return told
 
 
 def cancel_deletion(world: World, context: Context, snapshot_id: str) -> None:
@@ -306,7 +331,7 @@ METHODS: Mapping[str, Any] = {
     "delete_snapshot_metadata_key": delete_metadata_key,
     "delete_snapshot": delete,
     "delete_snapshots": delete_several,
-    "explain_snapshot": explain,
+    "explain_snapshots": explain_several,
     "cancel_snapshot_deletion": cancel_deletion,
     "reset_snapshot_status": reset_status,
     "create_snapshot_metadata": create_metadata,

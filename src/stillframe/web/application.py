@@ -90,6 +90,9 @@ class _Resource:
             body.check(document, route.schema)
         base = f"{req.prefix}{self._service.prefix}"
         call = Call(req.context.user, version, path, _query(req), document, base, f"{req.prefix}{req.path}", self._door)
+        if call.explains and route.method != "GET":
+            resp.media = {"explanation": _explain(route, call)}
+            return
         answer = route.handler(call)
         resp.status = falcon.code_to_http_status(route.status)
         if answer is not None and route.status != 204:
@@ -104,6 +107,13 @@ class _Resource:
                 f"There is no such action: {name[:80]}. Verify the request body and Content-Type header and try again."
             )
         return self._actions[name]
+
+
+def _explain(route: Route, call: Call) -> Any:
+    """Whoever asks for the cost only never gets the thing itself. Raises BadRequest where no cost can be told."""
+    if route.explain is None:
+        raise BadRequest("what this request costs cannot be told before: it copies nothing of a volume. Leave out explain")
+    return route.explain(call)
 
 
 def _query(req: falcon.Request) -> dict[str, str]:

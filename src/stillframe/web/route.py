@@ -41,6 +41,11 @@ class Call:
         return self.door.bus.call(method, self.context, **parameters)
 
     @property
+    def explains(self) -> bool:
+        """Tells whether only the cost is asked for: with ``?explain=1`` nothing is done."""
+        return self.query.get("explain", "").lower() in ("1", "true")
+
+    @property
     def project(self) -> str | None:
         """The project whose rows are seen: None, all of them, for the service role and admins that ask for it."""
         asked = self.query.get("all_tenants", "false").lower() in ("", "1", "true", "yes")
@@ -59,6 +64,7 @@ class Route:
     """One line of the table. Every route names its policy rule: what is not allowed by name is denied.
 
     ``action`` is the single key of an action body (``POST .../action``); ``since`` the first microversion that has it.
+    ``explain`` answers instead of ``handler`` when a request that changes something asks for its cost only.
     """
 
     method: str
@@ -69,6 +75,7 @@ class Route:
     schema: Schema | None = None
     action: str | None = None
     since: Version = (0, 0)
+    explain: Callable[[Call], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def explained(held: list[int], gone: int, running: bool, limit_mib: int = 0) -> 
         return held[NAMES.index(name) :: -1]
 
     planned = plan.delete(tree, [IDS[gone]], visible, running)
-    return explaining.document(tree, planned, IDS[gone], running, limit_mib)
+    return explaining.document(tree, planned, [IDS[gone]], running, limit_mib)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_file_that_something_else_needs_stays_without_its_snapshot() -> None:
     branch = Image(NAMES[3], "qcow2", GIB, NAMES[0], "qcow2")
     tree = with_image(replace(chain(2, 0), holds={"backup x": NAMES[3]}), branch)
     planned = plan.delete(tree, [IDS[0]], lambda name: [0, 0], True)
-    found = explaining.document(tree, planned, IDS[0], True)
+    found = explaining.document(tree, planned, [IDS[0]], True)
     assert (found["method"], found["bytes"], found["steps"]) == ("record only", 0, [])
     assert found["why"].startswith(f"{NAMES[0]} stays, without a snapshot, because ") and NAMES[3] in found["why"]
 
@@ -74,7 +74,7 @@ def test_an_end_of_a_branch_is_only_removed() -> None:
     tree = with_image(chain(2, 0), aside)
     tree = replace(tree, snapshots={**tree.snapshots, IDS[3]: NAMES[3]})
     planned = plan.delete(tree, [IDS[3]], lambda name: [0, 0], True)
-    found = explaining.document(tree, planned, IDS[3], True)
+    found = explaining.document(tree, planned, [IDS[3]], True)
     assert (found["method"], found["why"]) == ("remove", f"nothing is backed by {NAMES[3]}, so it is only removed")
 
 

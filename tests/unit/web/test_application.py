@@ -372,3 +372,17 @@ def test_a_snapshot_with_half_a_character_in_it_cannot_be_made(volumes: MakeSite
     site = volumes(create_snapshot=SNAPSHOT)
     assert site.ask("POST", f"{V3}/snapshots", body=raw).status_code == 400
     assert site.bus.asked == []
+
+
+def test_who_asks_for_the_cost_never_gets_the_deed(volumes: MakeSite, volume: str) -> None:
+    told = {"possible": True, "bytes": 7}
+    site = volumes(explain_backup=told)
+    answer = site.ask("POST", f"{V3}/backups?explain=1", json={"backup": {"volume_id": volume}})
+    assert (answer.status_code, answer.json) == (200, {"explanation": told})
+    for method, path, asked in (
+        ("DELETE", f"{V3}/volumes/{volume}?explain=1", None),
+        ("POST", f"{V3}/volumes/{volume}/action?explain=true", {"os-extend": {"new_size": 2}}),
+        ("PUT", f"{V3}/volumes/{volume}?explain=1", {"volume": {"name": "new"}}),
+    ):
+        refused = site.ask(method, path, json=asked)
+        assert refused.status_code == 400 and "cannot be told before" in fault(refused)["message"]

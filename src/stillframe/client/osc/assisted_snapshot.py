@@ -207,6 +207,22 @@ class Set(_Base, ShowOne):
         return _columns(client.change(found["id"], changes) if changes else found)
 
 
+class Explain(_Base, ShowOne):
+    """Say what deleting an assisted snapshot would do and copy, volume by volume, without doing it"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("set", metavar="<assisted-snapshot>", help="Assisted snapshot (name or ID)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        found = self._client.explain_deletion(parsed_args.set)
+        kept = ("volume_id", "snapshot_id", "possible", "method", "bytes", "seconds")
+        volumes = [{key: each[key] for key in kept} for each in found["volumes"]]
+        shown = {**found, "volumes": step_lines(volumes)}
+        return tuple(shown), tuple(shown.values())
+
+
 class Delete(Waits, _Base):
     """Delete assisted snapshots, with every snapshot of each set"""
 

@@ -98,7 +98,11 @@ def read(call: Call, set_id: str) -> Row:
 
 
 def show(call: Call) -> dict[str, Any]:
-    return {"assisted_snapshot": view(read(call, call.path["set_id"]))}
+    """With ``?explain=1`` also what a deletion would do, as ``deletion``."""
+    shown = view(read(call, call.path["set_id"]))
+    if call.explains:
+        shown["deletion"] = explain_delete(call)
+    return {"assisted_snapshot": shown}
 
 
 def create(call: Call) -> dict[str, Any]:
@@ -124,6 +128,13 @@ def delete(call: Call) -> None:
     call.ask("delete_assisted_snapshot", server_id=row["server_id"], set_id=row["id"])
 
 
+def explain_delete(call: Call) -> dict[str, Any]:
+    """What ``delete`` would do and copy, volume by volume."""
+    row = read(call, call.path["set_id"])
+    found: dict[str, Any] = call.ask("explain_assisted_snapshot", server_id=row["server_id"], set_id=row["id"])
+    return found
+
+
 _OF_SERVER = "/servers/{id}/os-assisted-snapshots"
 _INDEX = "os_compute_api:os-assisted-snapshots:index"
 _DELETE = "os_compute_api:os-assisted-snapshots:delete"
@@ -134,5 +145,5 @@ ROUTES = (
     Route("GET", _OF_SERVER, list_of_server, _INDEX),
     Route("GET", f"{_OF_SERVER}/{{set_id}}", show, _INDEX),
     Route("POST", _OF_SERVER, create, "os_compute_api:os-assisted-snapshots:create", 202, _CREATE),
-    Route("DELETE", f"{_OF_SERVER}/{{set_id}}", delete, _DELETE, 202),
+    Route("DELETE", f"{_OF_SERVER}/{{set_id}}", delete, _DELETE, 202, explain=explain_delete),
 )

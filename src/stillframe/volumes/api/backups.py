@@ -124,7 +124,10 @@ def show(call: Call) -> dict[str, Any]:
     row = read(call, call.path["id"])
     with call.door.database.read() as connection:
         children = backups.children(connection, [row["id"]])[row["id"]]
-    return {"backup": view(call, row, bool(children))}
+    shown = view(call, row, bool(children))
+    if call.explains:
+        shown["deletion"] = explain_delete(call)
+    return {"backup": shown}
 
 
 def _brief(call: Call, backup_id: str) -> dict[str, Any]:
@@ -133,11 +136,21 @@ def _brief(call: Call, backup_id: str) -> dict[str, Any]:
 
 
 def create(call: Call) -> dict[str, Any]:
+    return _brief(call, call.ask("create_backup", wanted=_wanted(call)))
+
+
+def explain_create(call: Call) -> dict[str, Any]:
+    """What ``create`` would read and store."""
+    found: dict[str, Any] = call.ask("explain_backup", wanted=_wanted(call))
+    return found
+
+
+def _wanted(call: Call) -> dict[str, Any]:
     wanted = {key: value for key, value in call.body["backup"].items() if value is not None}
     wanted.pop("force", None)
     wanted["incremental"] = str(wanted.get("incremental", False)).lower() in ("true", "1", "yes", "on")
     wanted["volume_id"] = read_volume(call, wanted["volume_id"])["id"]
-    return _brief(call, call.ask("create_backup", wanted=wanted))
+    return wanted
 
 
 def update(call: Call) -> dict[str, Any]:
@@ -151,11 +164,26 @@ def delete(call: Call) -> None:
     call.ask("delete_backup", backup_id=read(call, call.path["id"])["id"])
 
 
+def explain_delete(call: Call) -> dict[str, Any]:
+    """What ``delete`` would free, and what is copied after it."""
+    found: dict[str, Any] = call.ask("explain_backup_deletion", backup_id=read(call, call.path["id"])["id"])
+    return found
+
+
 def restore(call: Call) -> dict[str, Any]:
+    return {"restore": call.ask("restore_backup", **_target(call))}
+
+
+def explain_restore(call: Call) -> dict[str, Any]:
+    """What ``restore`` would fetch and write, and what is free for it."""
+    found: dict[str, Any] = call.ask("explain_restore", **_target(call))
+    return found
+
+
+def _target(call: Call) -> dict[str, Any]:
     wanted = call.body["restore"]
     backup_id = read(call, call.path["id"])["id"]
-    found = call.ask("restore_backup", backup_id=backup_id, volume_id=wanted.get("volume_id"), name=wanted.get("name"))
-    return {"restore": found}
+    return {"backup_id": backup_id, "volume_id": wanted.get("volume_id"), "name": wanted.get("name")}
 
 
 def export_record(call: Call) -> dict[str, Any]:
@@ -184,10 +212,10 @@ ROUTES = (
     Route("GET", "/backups", list_brief, "backup:get"),
     Route("GET", "/backups/detail", list_detail, "backup:get"),
     Route("GET", "/backups/{id}", show, "backup:get"),
-    Route("POST", "/backups", create, "backup:create", 202, _CREATE),
+    Route("POST", "/backups", create, "backup:create", 202, _CREATE, explain=explain_create),
     Route("PUT", "/backups/{id}", update, "backup:update", 200, _UPDATE, since=(3, 9)),
-    Route("DELETE", "/backups/{id}", delete, "backup:delete", 202),
-    Route("POST", "/backups/{id}/restore", restore, "backup:restore", 202, _RESTORE),
+    Route("DELETE", "/backups/{id}", delete, "backup:delete", 202, explain=explain_delete),
+    Route("POST", "/backups/{id}/restore", restore, "backup:restore", 202, _RESTORE, explain=explain_restore),
     Route("GET", "/backups/{id}/export_record", export_record, "backup:export_import"),
     Route("POST", "/backups/import_record", import_record, "backup:export_import", 201, _IMPORT),
     Route("POST", _ACTION, reset_status, "backup:admin_actions", 202, _RESET, "os-reset_status"),

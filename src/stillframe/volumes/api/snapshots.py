@@ -153,8 +153,8 @@ def show(call: Call) -> dict[str, Any]:
     """With ``?explain=1`` also what a deletion would do; see ``stillframe.volumes.explaining``."""
     row = read(call, call.path["id"])
     shown = view(call, row)
-    if call.query.get("explain", "").lower() in ("1", "true"):
-        shown["deletion"] = call.ask("explain_snapshot", snapshot_id=row["id"])
+    if call.explains:
+        shown["deletion"] = explain_deletion(call)
     return {"snapshot": shown}
 
 
@@ -180,19 +180,35 @@ def delete(call: Call) -> None:
     call.ask("delete_snapshot", snapshot_id=read(call, call.path["id"])["id"], bandwidth_mib=int(text))
 
 
+def explain_deletion(call: Call) -> dict[str, Any]:
+    """What ``delete`` would do and copy."""
+    found: dict[str, Any] = call.ask("explain_snapshots", snapshot_ids=[read(call, call.path["id"])["id"]])
+    return found
+
+
 def cancel_deletion(call: Call) -> None:
     call.ask("cancel_snapshot_deletion", snapshot_id=read(call, call.path["id"])["id"])
 
 
 def delete_several(call: Call) -> None:
     """Several snapshots of one volume as one plan, with the least copying; ``bandwidth_mib`` as in ``delete``."""
-    ids = call.body["os-delete_snapshots"]["snapshot_ids"]
+    limit = call.body["os-delete_snapshots"].get("bandwidth_mib") or 0
+    call.ask("delete_snapshots", snapshot_ids=_several(call), bandwidth_mib=limit)
+
+
+def explain_several(call: Call) -> dict[str, Any]:
+    """What ``delete_several`` would do and copy."""
+    found: dict[str, Any] = call.ask("explain_snapshots", snapshot_ids=_several(call))
+    return found
+
+
+def _several(call: Call) -> list[str]:
+    """Returns the ids of the snapshots that are named. Raises BadRequest unless they are different ones of the volume."""
     volume_id = read_volume(call, call.path["id"])["id"]
-    rows = [read(call, snapshot_id) for snapshot_id in ids]
+    rows = [read(call, snapshot_id) for snapshot_id in call.body["os-delete_snapshots"]["snapshot_ids"]]
     if [row for row in rows if row["volume_id"] != volume_id] or len({row["id"] for row in rows}) != len(rows):
         raise BadRequest(f"snapshot_ids must be different snapshots of volume {volume_id}")
-    limit = call.body["os-delete_snapshots"].get("bandwidth_mib") or 0
-    call.ask("delete_snapshots", snapshot_ids=[row["id"] for row in rows], bandwidth_mib=limit)
+    return [row["id"] for row in rows]
 
 
 def reset_status(call: Call) -> None:
@@ -296,7 +312,7 @@ ROUTES = (
     Route("GET", "/snapshots/{id}", show, "volume:get_snapshot"),
     Route("POST", "/snapshots", create, "volume:create_snapshot", 202, _CREATE),
     Route("PUT", "/snapshots/{id}", update, "volume:update_snapshot", 200, _UPDATE),
-    Route("DELETE", "/snapshots/{id}", delete, "volume:delete_snapshot", 202),
+    Route("DELETE", "/snapshots/{id}", delete, "volume:delete_snapshot", 202, explain=explain_deletion),
     Route("GET", "/snapshots/{id}/metadata", show_metadata, "volume:get_snapshot"),
     Route("POST", "/snapshots/{id}/metadata", set_metadata, "volume:update_snapshot", 200, METADATA),
     Route("PUT", "/snapshots/{id}/metadata", replace_metadata, "volume:update_snapshot", 200, METADATA),
@@ -324,6 +340,15 @@ ROUTES = (
         "os-force_delete",
     ),
     Route("POST", _ACTION, cancel_deletion, "volume:delete_snapshot", 202, _CANCEL, "os-cancel_deletion"),
-    Route("POST", "/volumes/{id}/action", delete_several, "volume:delete_snapshot", 202, _SEVERAL, "os-delete_snapshots"),
+    Route(
+        "POST",
+        "/volumes/{id}/action",
+        delete_several,
+        "volume:delete_snapshot",
+        202,
+        _SEVERAL,
+        "os-delete_snapshots",
+        explain=explain_several,
+    ),
     Route("POST", _ACTION, report, "volume:update_snapshot_status", 202, _REPORT, "os-update_snapshot_status"),
 )
