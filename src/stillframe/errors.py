@@ -92,7 +92,7 @@ class ChainConflict(StillframeError):
 
 class QuotaExceeded(StillframeError):
     code, status = "quota_exceeded", 413
-    hint = "Delete something, or ask an administrator to raise the project's quota."
+    hint = "Ask an administrator to raise the project's quota, or give up what is no longer needed."
 
 
 class TooLarge(StillframeError):
@@ -104,7 +104,7 @@ class ShareUnavailable(StillframeError):
     """The share does not answer, is full, or is not the share it was. Says nothing about what lies on it."""
 
     code, status, may_retry = "share_unavailable", 503, True
-    hint = "Check the mount and the free space of the share, then repeat; nothing was changed."
+    hint = "Check the mount and the free space of the named share or directory, then repeat."
 
 
 class BackupStoreUnavailable(StillframeError):
@@ -144,7 +144,7 @@ class StepFailed(StillframeError):
     """A step could not be done; the operation is undone."""
 
     code, status = "step_failed", 500
-    hint = "Nothing of the operation remains; look at the message, remove the cause, repeat."
+    hint = "Put right what the message names. Look at what is left (show or list), then repeat."
 
 
 class Parked(StillframeError):
@@ -165,14 +165,14 @@ class HostCommandFailed(StillframeError):
     """An outside program ended with an error, a signal, or not in time."""
 
     code, status = "host_command_failed", 500
-    hint = "The message holds the program's own words."
+    hint = "The message holds the program's own words: put right what they name, then repeat."
 
 
 class BadImage(StillframeError):
     """A file is not an image we are willing to hand to QEMU."""
 
     code, status = "bad_image", 409
-    hint = "The file was not opened by QEMU. Restore it, or remove the volume."
+    hint = "QEMU did not open the file, nothing was changed. Keep a copy of it; then put right what the message names."
 
 
 class BadBackup(StillframeError):
@@ -203,7 +203,7 @@ class ImageNotUsable(StillframeError):
 
 class AlreadyRunning(StillframeError):
     code, status = "already_running", 409
-    hint = "Stop the named process first, or use another state directory."
+    hint = "Stop the named process first. Another state directory is another installation: it needs shares of its own."
 
 
 class BadConfiguration(StillframeError):

@@ -1,7 +1,4 @@
-"""One image file and one backing chain, as values, and what makes a chain valid.
-
-The numbers in messages are the invariants of ``docs/design``.
-"""
+"""One image file and one backing chain, as values, and what makes a chain valid."""
 
 from dataclasses import dataclass
 
@@ -63,13 +60,11 @@ def check_link(volume_id: str, image: Image, below: Image | None) -> None:
     """Raises ChainConflict unless ``image`` is backed by ``below`` and says so rightly."""
     expected = below.name if below else None
     if image.backing != expected:
-        raise ChainConflict(
-            f"{image.name} of volume {volume_id} names {image.backing!r} as its backing file, not {expected!r} (I1)"
-        )
+        raise ChainConflict(f"{image.name} of volume {volume_id} names {image.backing!r} as its backing file, not {expected!r}")
     if below is None:
         return
     if image.backing_format != below.format:
-        raise ChainConflict(f"{image.name} calls its backing file {image.backing_format!r}, but it is {below.format!r} (I6)")
+        raise ChainConflict(f"{image.name} calls its backing file {image.backing_format!r}, but it is {below.format!r}")
     if image.size < below.size:
         raise ChainConflict(
             f"{image.name} has {image.size} bytes, less than its backing file's {below.size}: the disk would shrink"

@@ -96,7 +96,7 @@ def _check_below(tree: Tree, image: Image) -> None:
     elif tree.foundation is not None and image.backing == tree.foundation.name:
         check_link(tree.volume_id, image, tree.foundation)
     else:
-        raise ChainConflict(f"{image.name} names {image.backing} as its backing file, which is no file of its volume (I1)")
+        raise ChainConflict(f"{image.name} names {image.backing} as its backing file, which is no file of its volume")
 
 
 def _walk(tree: Tree, image: Image) -> list[Image]:

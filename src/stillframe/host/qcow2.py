@@ -86,7 +86,7 @@ def parse(name: str, start: bytes, length: int) -> Image:
     backing_format = _extensions(name, start, header_length, backing_at or 1 << bits)
     backing = _backing(name, start, backing_at, backing_len)
     if (backing is None) != (backing_format is None):
-        raise BadImage(f"{name} names a backing file without its format, or a format without a file (I6)")
+        raise BadImage(f"{name} names a backing file without its format, or a format without a file")
     return Image(name, "qcow2", size, backing, backing_format)
 
 
@@ -146,7 +146,7 @@ def _backing(name: str, start: bytes, at: int, length: int) -> str | None:
         raise BadImage(f"{name} has a backing file name out of bounds")
     text = start[at : at + length].decode("ascii", errors="replace")
     if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text) or not text[:1].isalnum():
-        raise BadImage(f"{name} names {text!r} as its backing file, which is no plain file name (R8)")
+        raise BadImage(f"{name} names {text!r} as its backing file, which is no plain file name")
     return text
 
 

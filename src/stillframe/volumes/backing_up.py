@@ -275,7 +275,8 @@ def check_over(world: World, backup: Row, volume: Row) -> None:
     """Raises BadRequest, ShareUnavailable when a backup cannot take the place of what a volume holds."""
     if volume["status"] != "available":
         raise BadRequest(
-            f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']}; detach it"
+            f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']};"
+            " stop its server and detach it, or restore into a new volume"
         )
     if volume["size"] < backup["size"]:
         raise BadRequest(f"volume {volume['id']} of {volume['size']} GiB cannot hold a backup of {backup['size']} GiB")

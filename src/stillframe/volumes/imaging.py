@@ -44,7 +44,7 @@ def _check_image(facts: ImageFacts, size: int) -> None:
         raise BadRequest(f"image {facts.id} is {facts.status}, not active")
     if facts.disk_format not in FORMATS or facts.container_format != "bare":
         raise ImageNotUsable(
-            f"image {facts.id} is {facts.disk_format} in {facts.container_format}; only raw and qcow2 in bare are taken (R7)"
+            f"image {facts.id} is {facts.disk_format} in {facts.container_format}; only raw and qcow2 in bare are taken"
         )
     smallest = max(facts.size or 0, facts.virtual_size or 0)
     if smallest > size * GIB or facts.min_disk > size:

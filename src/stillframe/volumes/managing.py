@@ -37,9 +37,15 @@ def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
         raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
     above = share.dependants(name)
     if above:
-        raise BadImage(f"{name} backs {', '.join(above)}; take over the whole volume with 'stillframe rebuild'")
+        raise BadImage(
+            f"{name} backs {', '.join(above)}; it is not taken from under them. 'stillframe manage-share' takes over"
+            " volumes together with their snapshots"
+        )
     if image.size % GIB:
-        raise BadImage(f"{name} has {image.size} bytes, which are no whole GiB; grow it with 'qemu-img resize' first")
+        raise BadImage(
+            f"{name} has {image.size} bytes, which are no whole GiB; while nobody has it open, grow it with"
+            f" 'qemu-img resize -f {image.format} {name} {-(-image.size // GIB)}G'"
+        )
     whole = {**wanted, "size": image.size // GIB}
     columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
     making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))

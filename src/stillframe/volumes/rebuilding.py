@@ -94,7 +94,7 @@ def _images(path: Path, own: Sequence[str], volume_id: str, recorded: str | None
             raise BadImage(f"{base} is {' in one place and '.join(said)} in another, by the headers above it and the record")
         format_ = said[0] if said else otherwise
         if format_ is None:
-            raise BadImage(f"nothing says whether {base} is raw or qcow2; say so with --base-format, it is never guessed (I6)")
+            raise BadImage(f"nothing says whether {base} is raw or qcow2; say so with --base-format, it is never guessed")
         found[base] = inspection.alone(path, base, format_)
     return found
 

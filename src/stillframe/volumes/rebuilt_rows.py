@@ -77,7 +77,7 @@ def _checked(source: Source, made: Rebuilt, foundation: Image | None) -> Tree:
     if active.format != row["format"]:
         raise ChainConflict(f"{active.name} is recorded as {row['format']!r}, its header says {active.format!r}")
     if -(-active.size // GIB) != row["size"]:
-        raise ChainConflict(f"{active.name} has {active.size} bytes, less than the {row['size']} GiB of its volume (R12)")
+        raise ChainConflict(f"{active.name} has {active.size} bytes, less than the {row['size']} GiB of its volume")
     return tree
 
 
@@ -153,7 +153,7 @@ def _behind(source: Source, snapshot_id: str, overlay: str) -> dict[str, Any]:
     if image is None:
         raise ChainConflict(f"{overlay}, the overlay of snapshot {snapshot_id}, is missing")
     if image.backing not in source.images:
-        raise ChainConflict(f"{overlay} names {image.backing} as its backing file, which is no file of its volume (I1)")
+        raise ChainConflict(f"{overlay} names {image.backing} as its backing file, which is no file of its volume")
     return {"backing": image.backing, "backing_format": image.backing_format}
 
 

@@ -110,7 +110,8 @@ def refuse_if_linked(connection: Connection, row: Row) -> None:
     linked = [clone["id"] for clone in volumes.linked_to(connection, row["id"])]
     if linked:
         raise Conflict(
-            f"volume {row['id']} is read by {len(linked)} linked volumes, the first is {linked[0]}; delete them first",
+            f"volume {row['id']} is read by {len(linked)} linked volumes, the first is {linked[0]}; it stays"
+            " as long as they do. A full copy ('openstack volume create --source') does not need it",
             dependants=linked[:100],
         )
 
@@ -237,12 +238,25 @@ def reset_status(world: World, context: Context, volume_id: str, status: str) ->
         volumes.change(connection, row["id"], status=status, **({"fault": None} if status == "available" else {}))
 
 
+def _refuse_unless_alone(connection: Connection, row: Row) -> None:
+    """Raises BadRequest for a volume of which one file alone, under the volume's own name, does not hold everything."""
+    held, linked, active = len(snapshots.of_volume(connection, row["id"])), row["linked_to"], row["active_file"]
+    why = None
+    if held:
+        why = f"it has {held} snapshots, and can be given up only without them"
+    elif linked:
+        why = f"it reads {linked['file']} of another volume; give up a full copy of it ('openstack volume create --source')"
+    elif active != names.base_name(row["id"]):
+        why = f"{active} is above one that is kept, or is renamed some seconds after its last use; see 'stillframe chain show'"
+    if why is not None:
+        raise BadRequest(f"volume {row['id']} is made of several files: {why}")
+
+
 def unmanage(world: World, context: Context, volume_id: str) -> None:
     """Gives a volume up: its file stays on the share under another name, the row goes."""
     with world.database.write() as connection:
         row = finding.volume(connection, context, volume_id)
-        if snapshots.of_volume(connection, row["id"]) or row["linked_to"] or row["active_file"] != names.base_name(row["id"]):
-            raise BadRequest(f"volume {row['id']} is made of several files; delete its snapshots before it is given up")
+        _refuse_unless_alone(connection, row)
         refuse_if_linked(connection, row)
         record.refuse_if_busy(connection, f"volume:{row['id']}")
         if not volumes.move(connection, row["id"], ("available",), "unmanaging"):

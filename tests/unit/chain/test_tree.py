@@ -66,17 +66,17 @@ def test_the_overlay_of_a_snapshot_lies_on_the_way_to_the_active_file_if_it_can(
 
 
 BROKEN: list[tuple[str, Any]] = [
-    ("I1", replace(FORK, images={name: image for name, image in FORK.images.items() if name != FIRST.name})),
-    ("I6", with_image(FORK, replace(LEFT, backing_format="raw"))),
+    ("as its backing file", replace(FORK, images={name: image for name, image in FORK.images.items() if name != FIRST.name})),
+    ("calls its backing file", with_image(FORK, replace(LEFT, backing_format="raw"))),
     ("shrink", with_image(FORK, replace(LEFT, size=1))),
     ("loop", with_image(FORK, replace(BASE, backing=LEFT.name, backing_format="qcow2"))),
     ("active file", replace(FORK, active=base_name(OTHER_VOLUME))),
     ("snapshot", replace(FORK, snapshots={SNAPSHOT: base_name(OTHER_VOLUME)})),
     ("kept for backup y", replace(FORK, holds={"backup y": base_name(OTHER_VOLUME)})),
     ("receives writes", replace(FORK, snapshots={SNAPSHOT: RIGHT.name})),
-    ("I1", replace(CLONE, foundation=None)),
-    ("I1", replace(CLONE, foundation=replace(SOURCE, name=base_name(SERVER)))),
-    ("I6", replace(CLONE, foundation=replace(SOURCE, format="qcow2"))),
+    ("as its backing file", replace(CLONE, foundation=None)),
+    ("as its backing file", replace(CLONE, foundation=replace(SOURCE, name=base_name(SERVER)))),
+    ("calls its backing file", replace(CLONE, foundation=replace(SOURCE, format="qcow2"))),
     ("shrink", replace(CLONE, foundation=replace(SOURCE, size=2 * GIB))),
 ]
 

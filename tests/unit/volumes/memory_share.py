@@ -206,7 +206,7 @@ class MemoryShare:
         for name in between[1:]:
             for other in self.dependants(name):
                 if other not in between:
-                    raise ChainConflict(f"{name} backs {other} too (I2)")
+                    raise ChainConflict(f"{name} backs {other} too")
         self.moment("commit")
         file, merged = self.entries[base], self._between(top, base)
         leaks, file.leaks = file.leaks, True
@@ -258,7 +258,7 @@ class MemoryShare:
         names.check_belongs(name, volume_id)
         names.check_belongs(to, volume_id)
         if self.dependants(name):
-            raise ChainConflict(f"{name} cannot be renamed (I4)")
+            raise ChainConflict(f"{name} cannot be renamed")
         self._rename(name, to)
 
     def adopt(self, volume_id: str, name: str, to: str) -> None:
@@ -288,7 +288,7 @@ class MemoryShare:
         self.probe()
         names.check_belongs(name, volume_id)
         if self.dependants(name):
-            raise ChainConflict(f"{name} cannot be removed (I4)")
+            raise ChainConflict(f"{name} cannot be removed")
         self.moment("remove")
         if name in self.entries:
             self.entries[names.trash_name(name)] = self.entries.pop(name)

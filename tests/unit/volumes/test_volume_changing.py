@@ -373,7 +373,7 @@ def test_a_volume_of_one_file_is_given_up(world: World) -> None:
 
 
 def test_a_volume_of_several_files_is_not_given_up(three: World) -> None:
-    with pytest.raises(BadRequest, match="several files"):
+    with pytest.raises(BadRequest, match="several files: it has 2 snapshots"):
         volume_changing.unmanage(three, ADMIN, VOLUME)
 
 

@@ -80,13 +80,13 @@ def _check_unreferenced(world: World, operation: Operation, disk: Document) -> N
     path = os.path.join(disk["directory"], disk["overlay"])
     for server in servers.list_everything(world):
         if server.names_file(path):
-            raise Parked(f"{path} is named by server {server.id}; it is not removed (I4)")
+            raise Parked(f"{path} is named by server {server.id}; it is not removed")
     share = Path(disk["directory"])
     if files.is_locked(share, disk["overlay"]):
-        raise Parked(f"{path} is open in some program; it is not removed (I4)")
+        raise Parked(f"{path} is open in some program; it is not removed")
     for name in files.listing(share):
         if names.parse(name) and name != disk["overlay"] and qemu_img.backing_of(share, name) == disk["overlay"]:
-            raise Parked(f"{path} backs {name}; it is not removed (I4)")
+            raise Parked(f"{path} backs {name}; it is not removed")
 
 
 def _files_now(description: Description, operation: Operation) -> dict[str, str | None]:

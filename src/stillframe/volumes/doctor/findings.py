@@ -16,7 +16,8 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "marker_missing": Kind(
         "The directory does not show that it is the share: it may be the empty place a share is mounted at.",
-        "Mount the share. If it is the right one and only the marker was lost, write its id back into .share-id.",
+        "Mount the share. If it is the right one and only the marker was lost, put it back: .share-id holds"
+        ' {"share_id": "ID"}.',
     ),
     "marker_foreign": Kind(
         "Another share is mounted here than the one the volumes were made on. Nothing on it was judged.",
@@ -40,7 +41,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "row_without_file": Kind(
         "The volume has a row and not one file: its content is not on this share.",
-        "Look for the files elsewhere, or restore a backup; or set it to error and delete it.",
+        "Look for the files elsewhere and put them back, or restore a backup. Only when nobody needs the content any"
+        " more: set the volume to error and delete it.",
     ),
     "missing_file": Kind(
         "A file that a row names is not there. What it held is lost unless somebody moved it.",
@@ -48,15 +50,17 @@ KINDS: Mapping[str, Kind] = {
     ),
     "unsafe_file": Kind(
         "QEMU must not see this file: its header is damaged or hostile, or it is no plain file with one name.",
-        "Restore it from a backup, or remove the volume. A second name (hard link) has to go.",
+        "Keep a copy of it. Put right what is named, or restore the volume from a backup. Of two names (a hard link)"
+        " find out who made the one that is not the volume's, and why, before it goes.",
     ),
     "wrong_backing": Kind(
         "The file is read on top of something that is not of its volume: its content is wrong, or it does not open.",
-        "Find out what it was made on (the snapshot's row says), check with a copy, then 'qemu-img rebase -u'.",
+        "Find out what it was made on (the snapshot's row says). With nothing attached, try it on a copy first:"
+        " 'qemu-img rebase -u -f qcow2 -F FORMAT -b BACKING COPY'; then the same on the file.",
     ),
     "wrong_backing_format": Kind(
         "The header calls the file below by another format than it has: read so, every byte of it is wrong.",
-        "If the row is right: 'qemu-img rebase -u -f qcow2 -F FORMAT -b BACKING FILE', with nothing attached.",
+        "If the row is right, with nothing attached: 'qemu-img rebase -u -f qcow2 -F FORMAT -b BACKING FILE'.",
     ),
     "snapshot_not_behind": Kind(
         "What this snapshot holds according to its row is not what lies behind its overlay.",
@@ -64,7 +68,9 @@ KINDS: Mapping[str, Kind] = {
     ),
     "wrong_size": Kind(
         "The guest would see a disk of another size than the volume has.",
-        "If the file is larger, extend the volume to the next size. If smaller, growing it got lost: 'qemu-img resize'.",
+        "If the file is larger, extend the volume to the next size. If smaller, growing it got lost: with nothing"
+        " attached, and a copy kept, 'qemu-img resize -f FORMAT FILE SIZE' to the row's size. Never make it smaller: that cuts"
+        " content off.",
     ),
     "wrong_mode": Kind(
         "Others may read what the guest wrote, or the hypervisor's user cannot open it.",
@@ -92,7 +98,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "transitional_status": Kind(
         "The status says that something is under way, and no operation is.",
-        "Compare the volume with its files ('stillframe chain show'), then reset the status as an administrator.",
+        "Compare the volume with its files ('stillframe chain show'), then reset the status as an administrator: it"
+        " changes the row only.",
     ),
     "parked_operation": Kind(
         "An operation stopped because what it found fits neither before nor after. Its volume or server is locked.",
@@ -124,7 +131,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "disk_without_attachment": Kind(
         "A server has this volume, and the rows do not know: the volume could be given to a second one.",
-        "Attach it through compute, or take the disk out of the server's description.",
+        "Give it to no other server. Unmount it in the guest, take the disk out of the server (virsh detach-disk --config"
+        " --live), then attach it through compute.",
     ),
 }
 

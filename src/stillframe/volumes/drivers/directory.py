@@ -114,7 +114,7 @@ class DirectoryShare:
         with self._asked():
             between = self._between(volume_id, top, base)
             for name in between[1:]:
-                self._refuse_others(name, between, "committing would change what {other} reads (I2)")
+                self._refuse_others(name, between, "committing would change what {other} reads")
             qemu_img.commit(self.path, top, base, len(between))
 
     def pull(self, volume_id: str, name: str, backing: str | None, backing_format: str | None) -> None:
@@ -134,7 +134,7 @@ class DirectoryShare:
         names.check_belongs(to, volume_id)
         with self._asked():
             for dependant in self.dependants(name):
-                raise ChainConflict(f"{name} cannot be renamed: {dependant} is backed by it (I4)")
+                raise ChainConflict(f"{name} cannot be renamed: {dependant} is backed by it")
             files.rename_new(self.path, name, to)
 
     def resize(self, volume_id: str, name: str, format_: str, size: int) -> None:
@@ -193,7 +193,7 @@ class DirectoryShare:
         with self._asked():
             dependants = self.dependants(name)
             if dependants:
-                raise ChainConflict(f"{name} cannot be removed: {', '.join(dependants)} is backed by it (I4)")
+                raise ChainConflict(f"{name} cannot be removed: {', '.join(dependants)} is backed by it")
             files.trash(self.path, name, names.trash_name(name))
 
     def adopt(self, volume_id: str, name: str, to: str) -> None:

@@ -35,7 +35,7 @@ def check_unused(world: World, operation: Operation, _args: Document) -> Documen
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
     servers = world.compute.servers_with(volume_id)
     if servers:
-        named = f"volume {volume_id} is named by the description of server {', '.join(servers)} (I4); detach it first"
+        named = f"volume {volume_id} is named by the description of server {', '.join(servers)}; detach it first"
         refuse_or_wait(world, operation, named)
     return {}
 

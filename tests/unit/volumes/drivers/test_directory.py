@@ -149,7 +149,7 @@ def test_only_the_volumes_own_files_are_touched(driver: DirectoryShare, share: P
 
 def test_a_file_that_another_is_backed_by_is_not_removed(driver: DirectoryShare, share: Path) -> None:
     for name in (BASE, FIRST):
-        with pytest.raises(ChainConflict, match="I4"):
+        with pytest.raises(ChainConflict, match="is backed by it"):
             driver.remove(VOLUME, name)
     driver.remove(VOLUME, SECOND)
     driver.remove(VOLUME, FIRST)
@@ -169,7 +169,7 @@ def test_a_file_with_a_second_child_is_never_committed_into(
     for name, child, bases in ((base_name(OTHER_VOLUME), FIRST, (FIRST, BASE)), (overlay_name(VOLUME, VOLUME), BASE, (BASE,))):
         (share / name).write_bytes(overlay(child.encode()).start().ljust(4 * CLUSTER, b"\0"))
         for base in bases:
-            with pytest.raises(ChainConflict, match="I2"):
+            with pytest.raises(ChainConflict, match="would change what"):
                 driver.commit(VOLUME, SECOND, base)
         (share / name).unlink()
     assert committed == wanted
@@ -183,7 +183,7 @@ def test_a_commit_into_what_is_not_behind_is_refused(driver: DirectoryShare) -> 
 
 
 def test_a_file_gets_a_free_name_only_when_nothing_is_backed_by_it(driver: DirectoryShare, share: Path) -> None:
-    with pytest.raises(ChainConflict, match="I4"):
+    with pytest.raises(ChainConflict, match="is backed by it"):
         driver.rename(VOLUME, FIRST, overlay_name(VOLUME, VOLUME))
     with pytest.raises(FileExistsError):
         driver.rename(VOLUME, SECOND, BASE)
