@@ -250,11 +250,20 @@ def _backend_sections(conf: cfg.ConfigOpts) -> list[str]:
     return sections
 
 
+def _default_database(state_dir: Path) -> str:
+    if "?" in str(state_dir):  # ends the path in a URL of SQLAlchemy, and cannot be written otherwise there
+        raise BadConfiguration(
+            f"state_dir {state_dir} has a '?' in its name: the database would lie beside it, in a file named by what comes"
+            " before; choose another directory"
+        )
+    return f"sqlite:///{state_dir}/stillframe.sqlite"
+
+
 def _settings(conf: cfg.ConfigOpts, sections: Sequence[str]) -> Settings:
     state_dir = Path(conf.state_dir).resolve()
     return Settings(
         state_dir=state_dir,
-        database=conf.database or f"sqlite:///{state_dir}/stillframe.sqlite",
+        database=conf.database or _default_database(state_dir),
         availability_zone=conf.availability_zone,
         host=conf.host or os.uname().nodename,
         lease_seconds=conf.lease_seconds,

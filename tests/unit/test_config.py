@@ -112,3 +112,9 @@ def test_every_option_explains_itself() -> None:
     for _, options in config.list_opts():
         for option in options:
             assert option.help, option.name
+
+
+def test_a_state_directory_whose_database_would_lie_beside_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "what?").mkdir()
+    with pytest.raises(BadConfiguration, match="would lie beside it"):
+        config.load([], {(None, "state_dir"): str(tmp_path / "what?")})

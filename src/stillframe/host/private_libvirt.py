@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from stillframe.errors import BadConfiguration, HypervisorUnavailable
 from stillframe.host.hypervisor import Hypervisor
@@ -47,7 +48,8 @@ log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 
 
 def uri(directory: Path) -> str:
-    return f"qemu+unix:///system?socket={directory}/run/libvirt-sock"
+    """Returns the daemon's URI. What a directory may be called (a space, ``&``, ``%``) means something else in a URI."""
+    return f"qemu+unix:///system?socket={quote(f'{directory}/run/libvirt-sock')}"
 
 
 def start(directory: Path) -> int:
