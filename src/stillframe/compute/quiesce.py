@@ -21,6 +21,7 @@ from stillframe.journal.failpoints import reached
 LOG = logging.getLogger(__name__)
 NO_FILESYSTEM = "no mounted filesystem on this disk, so its writes were not held back by a freeze"
 FLUSH_POLL_SECONDS = 0.02
+FREEZING = {"guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"}
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ def preflight(domain: Any, targets: tuple[str, ...], times: Times) -> Preflight:
         hypervisor.agent_command(domain, "guest-ping", None, times.agent)
         info = hypervisor.agent_command(domain, "guest-info", None, times.agent)
         commands = frozenset(str(entry["name"]) for entry in info["supported_commands"] if entry.get("enabled") is True)
-        if "guest-fsfreeze-freeze" not in commands or "guest-fsfreeze-thaw" not in commands:
-            return Preflight("the guest agent does not allow freezing")
-        if hypervisor.agent_command(domain, "guest-fsfreeze-status", None, times.agent) != "thawed":
+        if not _thawed(domain, commands, times):
             return Preflight("the guest is already frozen by somebody else")
+        if not commands >= FREEZING:
+            return Preflight("the guest agent does not allow freezing")
     except (AgentFailed, KeyError, TypeError, AttributeError) as error:
         words = error.message if isinstance(error, AgentFailed) else f"its answer makes no sense ({error!r})"
         return Preflight(f"the guest agent does not answer: {words}")
@@ -109,6 +110,13 @@ def preflight(domain: Any, targets: tuple[str, ...], times: Times) -> Preflight:
     if found.mountpoints == ():
         return Preflight("no filesystem is mounted on the set's disks", commands, found)
     return Preflight(None, commands, found)
+
+
+def _thawed(domain: Any, commands: frozenset[str], times: Times) -> bool:
+    """Asked before what the agent can do is judged: one that has frozen its guest calls freezing disabled (qemu-ga 7.2)."""
+    if "guest-fsfreeze-status" not in commands:
+        return True  # it cannot freeze either, which is the next question
+    return bool(hypervisor.agent_command(domain, "guest-fsfreeze-status", None, times.agent) == "thawed")
 
 
 def _filesystems(domain: Any, targets: tuple[str, ...], commands: frozenset[str], times: Times) -> Filesystems:

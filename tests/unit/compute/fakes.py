@@ -34,6 +34,7 @@ ALL = (
     "guest-file-write",
     "guest-file-close",
 )
+ALLOWED_WHILE_FROZEN = ("guest-ping", "guest-info", "guest-fsfreeze-status", "guest-fsfreeze-thaw")
 HANDLE = 1000
 Filesystem = tuple[str, str, tuple[str, ...]]
 
@@ -100,7 +101,12 @@ class Agent:
         mounted = [] if isinstance(self.filesystems, Exception) else self.filesystems
         match command:
             case "guest-info":
-                return {"supported_commands": [{"name": name, "enabled": True} for name in self.commands]}
+                # A frozen guest's agent allows what the thaw needs and no more.
+                return {
+                    "supported_commands": [
+                        {"name": name, "enabled": not self.frozen or name in ALLOWED_WHILE_FROZEN} for name in self.commands
+                    ]
+                }
             case "guest-fsfreeze-status":
                 return "frozen" if self.frozen else "thawed"
             case "guest-fsfreeze-freeze":

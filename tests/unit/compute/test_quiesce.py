@@ -74,7 +74,7 @@ def test_nonsense_from_the_agent_is_a_reason_and_no_error(agent: Agent, info: An
     assert preflight().reason is not None
 
 
-@pytest.mark.parametrize("command", ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw"])
+@pytest.mark.parametrize("command", ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"])
 def test_an_agent_that_may_not_freeze_or_thaw_is_the_reason(agent: Agent, command: str) -> None:
     agent.commands = without(command)
     assert preflight().reason == "the guest agent does not allow freezing"
