@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lxml import etree
@@ -30,6 +30,8 @@ class Disk:
     backing: tuple[str, ...] = ()  # of a running domain: the files behind it as libvirt knows them, nearest first
     mirror: str | None = None  # the file an active commit copies into
     mirror_ready: bool = False
+    transient: bool = False  # while it runs, what the guest writes lies in a file that libvirt throws away at its end
+    copied: bool = False  # its serial is that of a volume whose file is on another disk: a copied disk keeps its serial
 
     @property
     def name(self) -> str | None:
@@ -43,8 +45,8 @@ class Disk:
     def volume_id(self) -> str | None:
         """The volume on this disk: by its file's name, else by its serial; None when it is no volume."""
         parsed = names.parse(self.name) if self.name else None
-        if parsed:
-            return parsed[0]
+        if parsed or self.copied:
+            return parsed[0] if parsed else None
         return self.serial if self.serial and names.parse(names.base_name(self.serial)) == (self.serial, None) else None
 
 
@@ -75,13 +77,24 @@ def read(xml: str) -> Description:
     channel = root.find("devices/channel/target[@name='org.qemu.guest_agent.0']")
     memory = root.find("memory")
     return Description(
-        disks=tuple(_disk(element) for element in root.findall("devices/disk")),
+        disks=_disks(root),
         project_id=project,
         user_id=user,
         memory_mib=int(memory.text or 0) // 1024 if memory is not None else 0,
         vcpus=int(root.findtext("vcpu") or 1),
         has_agent_channel=channel is not None,
     )
+
+
+def _disks(root: etree._Element) -> tuple[Disk, ...]:
+    found = [_disk(element) for element in root.findall("devices/disk")]
+    by_file = {parsed[0] for disk in found if disk.name and (parsed := names.parse(disk.name))}
+    return tuple(replace(disk, copied=True) if _by_serial(disk) in by_file else disk for disk in found)
+
+
+def _by_serial(disk: Disk) -> str | None:
+    """The volume that only the disk's serial names."""
+    return None if disk.name and names.parse(disk.name) else disk.volume_id
 
 
 def _disk(element: etree._Element) -> Disk:
@@ -99,6 +112,7 @@ def _disk(element: etree._Element) -> Disk:
         backing=tuple(_backing(element)),
         mirror=_mirror(element),
         mirror_ready=mirror is not None and mirror.get("ready") == "yes",
+        transient=element.find("transient") is not None,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.compute import definitions, servers, turns
+from stillframe.compute import definitions, owners, servers, turns
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import merge
 from stillframe.compute.servers import Server
@@ -24,22 +24,13 @@ def server_of(world: World, context: Context, volume_id: str) -> dict[str, Any] 
     """Returns ``{"id", "active", "file"}`` of the server whose descriptions name the volume, or None. One that is about to
     start is active; it is waited for. Raises Conflict when that lasts."""
     try:
-        server, disk = _owner(world, volume_id)
+        server, disk = owners.owner(world, volume_id)
         if not server.view.active:
             with turns.taken(world, server.id):  # a start that goes on now is over then
-                server, disk = _owner(world, volume_id)
+                server, disk = owners.owner(world, volume_id)
     except NotFound:
         return None
     return {"id": server.id, "active": server.view.active, "file": disk.name}
-
-
-def _owner(world: World, volume_id: str) -> tuple[Server, Disk]:
-    wanted = names.canonical_id(volume_id, "volume_id")
-    for server in servers.list_everything(world):
-        disk = server.disk_of(wanted)
-        if disk is not None:
-            return server, disk
-    raise NotFound(f"no server has volume {wanted}")
 
 
 def merge_volume(world: World, context: Context, snapshot_id: str, delete_info: dict[str, Any]) -> str:
@@ -135,7 +126,7 @@ def _commit_intent(chain: list[str], formats: dict[str, str], top: str, base: st
 
 
 def _attached(world: World, volume_id: str) -> tuple[Server, Disk, Path]:
-    server, disk = _owner(world, volume_id)
+    server, disk = owners.owner(world, volume_id)
     if disk.file is None:
         raise NotFound(f"server {server.id} has volume {volume_id}, but in no file")
     return server, disk, Path(str(disk.directory))

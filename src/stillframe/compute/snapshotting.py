@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.chain import image, names
-from stillframe.compute import retention, server_settings, servers, switching
+from stillframe.compute import owners, retention, server_settings, servers, switching
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, switch
 from stillframe.compute.servers import Server
@@ -34,6 +34,7 @@ from stillframe.journal import record
 
 LOG = logging.getLogger(__name__)
 GIB = 1 << 30
+REMOVABLE = ("cdrom", "floppy")  # what lies in them is no state of the server
 
 
 def create(world: World, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
@@ -117,17 +118,12 @@ def _warnings(world: World, disks: Sequence[dict[str, Any]]) -> list[str]:
     return told
 
 
+Usable = dict[str, tuple[Disk, dict[str, Any]]]
+
+
 def _choose(world: World, server: Server, volumes: Any) -> tuple[list[tuple[Disk, dict[str, Any]]], list[dict[str, str]]]:
     """Returns the disks of the set with their connection_info, and why the others are left out."""
-    known = {entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id)}
-    usable: dict[str, tuple[Disk, dict[str, Any]]] = {}
-    excluded: list[dict[str, str]] = []
-    for disk in server.live.disks:
-        reason = _why_not(disk, known)
-        if reason is None:
-            usable[str(disk.volume_id)] = (disk, known[str(disk.volume_id)])
-        elif disk.device == "disk":
-            excluded.append({"device": f"/dev/{disk.target}", "reason": reason})
+    usable, excluded, refused = _sorted_out(world, server)
     if volumes == "all":
         if not usable:
             raise BadRequest(f"server {server.id} has no volume that can be snapshotted: {excluded}")
@@ -141,6 +137,8 @@ def _choose(world: World, server: Server, volumes: Any) -> tuple[list[tuple[Disk
     if len(set(wanted)) != len(wanted):
         raise BadRequest("a volume is named twice")
     missing = [volume_id for volume_id in wanted if volume_id not in usable]
+    if told := [refused[volume_id] for volume_id in missing if volume_id in refused]:
+        raise BadRequest(f"these cannot be in a set: {'; '.join(told[:20])}", volumes=missing[:128])
     if missing:
         raise BadRequest(f"not attached to server {server.id} as a volume: {', '.join(missing[:20])}", volumes=missing[:128])
     left_out = [
@@ -151,13 +149,32 @@ def _choose(world: World, server: Server, volumes: Any) -> tuple[list[tuple[Disk
     return [usable[volume_id] for volume_id in usable if volume_id in wanted], excluded + left_out
 
 
-def _why_not(disk: Disk, known: Mapping[str, dict[str, Any]]) -> str | None:
+def _sorted_out(world: World, server: Server) -> tuple[Usable, list[dict[str, str]], dict[str, str]]:
+    """Returns the volumes a set can have, the disks it cannot have, and a sentence for each volume among those."""
+    known = {entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id)}
+    usable: Usable = {}
+    excluded: list[dict[str, str]] = []
+    refused: dict[str, str] = {}
+    for disk in server.live.disks:
+        reason = _why_not(disk, known, server.view.active)
+        if reason is None:
+            usable[str(disk.volume_id)] = (disk, known[str(disk.volume_id)])
+        elif disk.device not in REMOVABLE:
+            excluded.append({"device": f"/dev/{disk.target}", "reason": reason})
+            if disk.volume_id in known:
+                refused[str(disk.volume_id)] = f"volume {disk.volume_id} (/dev/{disk.target}) is {reason}"
+    return usable, excluded, refused
+
+
+def _why_not(disk: Disk, known: Mapping[str, dict[str, Any]], active: bool) -> str | None:
     if disk.volume_id is None or disk.volume_id not in known:
         return "not a volume of block storage"
     if disk.kind != "file" or disk.format != "qcow2":
         return f"a {disk.format} disk of type {disk.kind}; only qcow2 files on a share take the assisted path"
+    if disk.transient and active:
+        return "a transient disk: what the guest writes to it is thrown away when the server stops"
     if not known[disk.volume_id]:
-        return "the volume is still being attached"
+        return "still being attached"
     return None
 
 
@@ -270,9 +287,7 @@ def _foundation(world: World, server: Server, volume_id: str) -> str | None:
 
 def _plan_for_volume(world: World, volume_id: str, create_info: dict[str, str]) -> dict[str, Any]:
     wanted = names.canonical_id(volume_id, "volume_id")
-    server = next((each for each in servers.list_everything(world) if each.live.disk_of(wanted)), None)
-    if server is None:
-        raise BadRequest(f"no server has volume {wanted}")
+    server, _ = owners.owner(world, wanted)
     disk = server.live.disk_of(wanted)
     if disk is None or disk.file is None or disk.format != "qcow2" or create_info["type"] != "qcow2":
         raise BadRequest(f"volume {wanted} is not a qcow2 file in server {server.id}")

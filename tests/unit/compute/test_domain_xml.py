@@ -29,6 +29,15 @@ def test_disks_are_read_with_everything_we_ask_of_them() -> None:
     assert (disk.name, disk.directory, disk.volume_id) == (f"volume-{VOLUME}.{SNAPSHOT}", "/srv/share", VOLUME)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_copy_that_kept_the_serial_is_not_the_volume(first: bool) -> None:
+    own, copy = fakes.disk_xml("vdb", FILE, VOLUME), fakes.disk_xml("vda", "/srv/copy.qcow2", VOLUME)
+    description = domain_xml.read(fakes.domain_xml(*((copy, own) if first else (own, copy))))
+    assert {disk.target: disk.volume_id for disk in description.disks} == {"vda": None, "vdb": VOLUME}
+    found = description.disk_of(VOLUME)
+    assert found is not None and found.target == "vdb"
+
+
 def test_disks_that_are_no_files_are_read_without_one() -> None:
     network = '<disk type="network" device="disk"><source protocol="rbd" name="a/b"/><target dev="vdb" bus="virtio"/></disk>'
     block = '<disk type="block" device="lun"><source dev="/dev/sda"/><target dev="sdb"/></disk>'

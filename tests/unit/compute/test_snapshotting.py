@@ -1,6 +1,7 @@
 """Requests about sets: what a policy adds to them, deep chains, and whose sets a policy may delete."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from stillframe.context import Context
 from stillframe.db import assisted_snapshots, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
-from stillframe.errors import Conflict, NotFound
-from stillframe.host import files, qemu_img
-from tests.unit.builders import GIB, SERVER, SET, SHARE, VOLUME, context, new_id
+from stillframe.errors import BadRequest, Conflict, NotFound
+from stillframe.host import files, hypervisor, qemu_img
+from tests.unit.builders import GIB, OTHER_VOLUME, SERVER, SET, SHARE, VOLUME, context, new_id
 from tests.unit.compute import fakes
 
 POLICY = "8b8b8b8b-8888-4888-8888-888888888888"
@@ -232,3 +233,37 @@ def test_disks_that_are_no_volumes_of_the_server_are_not_looked_at(make: Callabl
     assert depth.deep_volumes(world, SERVER) == {}
     with pytest.raises(NotFound):
         depth.deep_volumes(world, VOLUME)
+
+
+CDROM = '<disk type="file" device="cdrom"><target dev="sdz" bus="sata"/></disk>'
+LUN = '<disk type="block" device="lun"><source dev="/dev/sdx"/><target dev="sda" bus="scsi"/></disk>'
+GONE_AT_THE_END = "a transient disk: what the guest writes to it is thrown away when the server stops"
+
+
+def with_disks(world: World, monkeypatch: pytest.MonkeyPatch, *disks: str, active: bool = True) -> World:
+    (seen,) = hypervisor.list_domains(world.hypervisor)
+    changed = replace(seen, xml=seen.xml.replace("</devices>", "".join(disks) + "</devices>"), active=active)
+    monkeypatch.setattr(hypervisor, "find", lambda *_: changed)
+    monkeypatch.setattr(files, "is_locked", lambda *_: True)
+    return world
+
+
+def transient(volume: str) -> str:
+    file = f"{SHARE}/volume-{volume}.TRANSIENT-guest"
+    return fakes.disk_xml("vdb", file, volume).replace("</disk>", "<transient/></disk>")
+
+
+def test_every_disk_that_holds_data_and_is_not_in_a_set_is_named(
+    make: Callable[[int], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = taken(with_disks(make(1), monkeypatch, CDROM, LUN))
+    assert row["excluded_disks"] == [{"device": "/dev/sda", "reason": "not a volume of block storage"}]
+
+
+def test_a_transient_disk_is_left_out_and_told(make: Callable[[int], World], monkeypatch: pytest.MonkeyPatch) -> None:
+    world = with_disks(make(1), monkeypatch, transient(OTHER_VOLUME))
+    storage: Any = world.storage
+    storage.attachments.append({"volume_id": OTHER_VOLUME, "connection_info": {"name": f"volume-{OTHER_VOLUME}"}})
+    with pytest.raises(BadRequest, match=GONE_AT_THE_END):
+        snapshotting.create(world, context(), SERVER, {**ASKED, "volumes": [OTHER_VOLUME]})
+    assert taken(world)["excluded_disks"] == [{"device": "/dev/vdb", "reason": GONE_AT_THE_END}]
