@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 from stillframe.compute.domain_xml import NAMESPACE
 from stillframe.errors import AgentFailed, StillframeError
@@ -74,7 +75,7 @@ def xml(image: GuestImage, console: Path, options: GuestOptions, configured: boo
     <controller type='virtio-serial' index='0'/>
     {channel if options.channel else ""}
     {options.extra_disks}
-    <serial type='file'><source path='{console}'/><target port='0'/></serial>
+    <serial type='file'><source path={quoteattr(str(console))}/><target port='0'/></serial>
     <memballoon model='none'/>
   </devices>
 </domain>"""
