@@ -90,6 +90,13 @@ class ChainConflict(StillframeError):
     hint = "Do not start or change the server; compare the named file with the volume's record first."
 
 
+class FileInUse(Conflict):
+    """A program, another image or a server's description uses a file of a share that was to be taken over or given up."""
+
+    code = "file_in_use"
+    hint = "Stop what uses the file, or choose another file. One that others are based on stays where it is: take a copy of it."
+
+
 class QuotaExceeded(StillframeError):
     code, status = "quota_exceeded", 413
     hint = "Ask an administrator to raise the project's quota, or give up what is no longer needed."

@@ -48,6 +48,9 @@ class NoServers:
     def server_of(self, _volume_id: str) -> None:
         return None
 
+    def named_files(self, _directory: Path) -> dict[str, list[str]]:
+        return {}
+
 
 @contextmanager
 def fast_directory() -> Iterator[Path]:

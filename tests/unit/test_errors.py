@@ -30,6 +30,7 @@ STABLE = {
     "cancelled": 409,
     "chain_conflict": 409,
     "conflict": 409,
+    "file_in_use": 409,
     "forbidden": 403,
     "host_command_failed": 500,
     "hypervisor_unavailable": 503,

@@ -6,6 +6,7 @@ import uuid
 from stillframe.errors import BadImage, BadRequest
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_TEMPORARY = re.compile(rf"\.tmp\.{_UUID}\.[A-Za-z0-9._-]+")
 _CHAIN_FILE = re.compile(rf"volume-(?P<volume>{_UUID})(?:\.(?P<snapshot>{_UUID}))?")
 
 
@@ -61,6 +62,11 @@ def trash_name(name: str) -> str:
 def is_trash(name: str) -> bool:
     """Tells whether the name is one that only ``trash_name`` makes of a chain file's."""
     return name.startswith(".trash.") and parse(name.removeprefix(".trash.")) is not None
+
+
+def is_ours_apart(name: str) -> bool:
+    """Tells whether the name is one of trash, or of a file that is not published yet: nobody reads a volume through those."""
+    return is_trash(name) or _TEMPORARY.fullmatch(name) is not None
 
 
 def parse(name: str) -> tuple[str, str | None] | None:

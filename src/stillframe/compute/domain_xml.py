@@ -13,6 +13,7 @@ from stillframe.errors import StepFailed
 
 NAMESPACE = "urn:stillframe:domain:1"
 _NOVA = "http://openstack.org/xmlns/libvirt/nova/1."
+_PATH = re.compile(r"/[^\s,'\"<>]+")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -140,6 +141,17 @@ def names_text(xml: str, text: str) -> bool:
         for element in _parse(xml).iter("*")
         for held in (*map(str, element.attrib.values()), element.text or "")
     )
+
+
+def paths(xml: str) -> set[str]:
+    """Returns every absolute path in the description: sources of disks, what lies behind them, and what stands within other
+    words, such as arguments given to QEMU."""
+    held = (text for element in _parse(xml).iter("*") for text in (*map(str, element.attrib.values()), element.text or ""))
+    found: set[str] = set()
+    for text in held:
+        found |= {text} if text.startswith("/") else set()
+        found |= {match.group() for match in _PATH.finditer(text)}
+    return found
 
 
 def _owner(root: etree._Element) -> tuple[str | None, str | None]:

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stillframe.compute import attaching, labelling, merging, policy_making, powering, server_settings, set_costs, snapshotting
+from stillframe.compute import (
+    attaching,
+    labelling,
+    merging,
+    naming,
+    policy_making,
+    powering,
+    server_settings,
+    set_costs,
+    snapshotting,
+)
 from stillframe.compute.world import World
 
 
@@ -18,7 +28,7 @@ class Manager:
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """Returns every method by name; the first parameter of each is the caller's context."""
-        rooms = (powering, attaching, snapshotting, merging, labelling, policy_making, server_settings, set_costs)
+        rooms = (powering, attaching, snapshotting, merging, naming, labelling, policy_making, server_settings, set_costs)
         table = {name: method for room in rooms for name, method in room.METHODS.items()}
         return {name: partial(self._run, method) for name, method in table.items()}
 

@@ -38,6 +38,11 @@ class Server:
         return (self.live,) if self.inactive is None else (self.live, self.inactive)
 
     @property
+    def described(self) -> tuple[str, ...]:
+        """The texts of its descriptions."""
+        return tuple(xml for xml in (self.view.xml, self.view.inactive_xml) if xml)
+
+    @property
     def targets(self) -> set[str]:
         """Disk names taken in either description."""
         return {disk.target for description in self.descriptions for disk in description.disks}
@@ -57,8 +62,7 @@ class Server:
 
     def names_file(self, path: str) -> bool:
         """Tells whether either description names the file as a disk's source or anywhere else in it (I4)."""
-        described = [xml for xml in (self.view.xml, self.view.inactive_xml) if xml]
-        return any(domain_xml.names_text(xml, path) for xml in described)
+        return any(domain_xml.names_text(xml, path) for xml in self.described)
 
 
 def _server(world: World, view: DomainView) -> Server:

@@ -44,10 +44,11 @@ def share_errors(share: Path) -> Iterator[None]:
         raise
 
 
-def open_regular(share: Path, name: str) -> int:
+def open_regular(share: Path, name: str, links: bool = False) -> int:
     """Opens a file for reading without following links or waiting; returns its descriptor.
 
-    Raises BadImage unless it is a regular file with one name (R9), FileNotFoundError when it does not exist.
+    Raises BadImage unless it is a regular file with one name (with ``links``: any number of names), FileNotFoundError when
+    it does not exist.
     """
     directory = os.open(share, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -59,7 +60,7 @@ def open_regular(share: Path, name: str) -> int:
     finally:
         os.close(directory)
     found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+    if not stat.S_ISREG(found.st_mode) or (found.st_nlink != 1 and not links):
         os.close(handle)
         raise BadImage(f"{name} is not a regular file with one name")
     return handle

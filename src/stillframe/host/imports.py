@@ -62,9 +62,10 @@ def _inspect(directory: Path, name: str, declared: str) -> Image:
     return inspection.alone(directory, name, declared)
 
 
-def foreign_format(directory: Path, name: str) -> str | None:
-    """Returns which format other than raw a file has the mark of, or None. Raises BadImage for what is no regular file."""
-    handle = files.open_regular(directory, name)
+def foreign_format(directory: Path, name: str, links: bool = False) -> str | None:
+    """Returns which format other than raw a file has the mark of, or None. Raises BadImage for what is no regular file, or
+    unless ``links`` has several names."""
+    handle = files.open_regular(directory, name, links)
     try:
         length = os.fstat(handle).st_size
         head = os.pread(handle, _HEAD_BYTES, 0)

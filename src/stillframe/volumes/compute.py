@@ -1,6 +1,7 @@
 """Block storage's door to compute: its public REST API, as the service user."""
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +30,14 @@ class ComputeDoor:
             found: dict[str, Any] = self._call("GET", f"/os-assisted-volumes/{volume_id}")["server"]
         except NotFound:
             return None
+        return found
+
+    def named_files(self, directory: Path) -> dict[str, list[str]]:
+        """Returns the servers any of whose descriptions, live, inactive or saved, names a file of the directory, by the
+        file's name. Raises ServiceUnavailable."""
+        found: dict[str, list[str]] = self._call("GET", f"/os-assisted-volumes?directory={quote(str(directory), safe='')}")[
+            "files"
+        ]
         return found
 
     def resize(self, volume_id: str, size: int) -> None:

@@ -7,8 +7,9 @@ from stillframe.chain import names
 from stillframe.context import Context
 from stillframe.db import volumes
 from stillframe.errors import BadImage, BadRequest, NotFound
-from stillframe.volumes import volume_making
+from stillframe.volumes import using, volume_making
 from stillframe.volumes.backends import Pool
+from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.volume_making import Making
 from stillframe.volumes.world import GIB, World
@@ -35,12 +36,7 @@ def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
     image = share.image(name, wanted.get("format") or "qcow2")
     if image.backing is not None:
         raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
-    above = share.dependants(name)
-    if above:
-        raise BadImage(
-            f"{name} backs {', '.join(above)}; it is not taken from under them. 'stillframe manage-share' takes over"
-            " volumes together with their snapshots"
-        )
+    using.refuse_if_used(world, share, name, "taken over")
     if image.size % GIB:
         raise BadImage(
             f"{name} has {image.size} bytes, which are no whole GiB; while nobody has it open, grow it with"
@@ -71,24 +67,29 @@ def find_pool(world: World, host: str) -> Pool:
 def manageable(world: World, context: Context, host: str) -> list[dict[str, Any]]:
     """Returns the image files on a share, with whether and why not each can be taken over."""
     share = find_pool(world, host).share()
-    found = []
+    named, found = using.described(world, share), []
     for name in share.listing():
         if name.startswith(".") or name.endswith((".info", ".record")):
             continue
-        found.append(_entry(world, share, name))
+        found.append(_entry(world, share, name, named))
     return found
 
 
-def _entry(world: World, share: Any, name: str) -> dict[str, Any]:
+def _entry(world: World, share: Share, name: str, named: using.Described) -> dict[str, Any]:
     entry: dict[str, Any] = {"reference": {"source-name": name}, "size": None, "safe_to_manage": False}
     entry |= {"reason_not_safe": None, "cinder_id": None, "extra_info": None}
     try:
         image = share.image(name, "qcow2")
         entry["size"] = -(-image.size // GIB)
         _refuse_ours(world, name)
-        if image.backing is not None or share.dependants(name):
-            return {**entry, "reason_not_safe": "part of a chain"}
-        return {**entry, "safe_to_manage": image.size % GIB == 0}
+        if image.backing is not None:
+            return {**entry, "reason_not_safe": f"it is based on {image.backing}"}
+        used = using.users(share, name, named)
+        if used:
+            return {**entry, "reason_not_safe": f"in use: {'; '.join(used[:10])}"}
+        if image.size % GIB:
+            return {**entry, "reason_not_safe": f"its size of {image.size} bytes is no whole GiB"}
+        return {**entry, "safe_to_manage": True}
     except BadImage as error:
         return {**entry, "reason_not_safe": error.message}
     except BadRequest:

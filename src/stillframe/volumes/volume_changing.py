@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,10 +13,10 @@ from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import attachments, quotas, snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, Busy, Conflict, NotFound
+from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, NotFound, ShareUnavailable
 from stillframe.journal import record
 from stillframe.journal.record import Request
-from stillframe.volumes import finding, placing, trees
+from stillframe.volumes import finding, placing, trees, using
 from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations import snapshots as chain_operations
 from stillframe.volumes.operations import volumes as operations
@@ -82,6 +83,7 @@ def unset_image_metadata(world: World, context: Context, volume_id: str, key: st
 def delete(world: World, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
     """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots go with it; ``force`` is for admins and
     lets go of a volume in any status but in-use. Raises BadRequest, Conflict listing what depends on it."""
+    _refuse_foreign_readers(world, context, volume_id)
     with world.database.write() as connection:
         row = finding.volume(connection, context, volume_id)
         dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
@@ -103,6 +105,14 @@ def delete(world: World, context: Context, volume_id: str, cascade: bool = False
         for snapshot_id in dependants:
             snapshots.change(connection, snapshot_id, status="deleting")
         record.submit(connection, operations.delete_request(row, context.request_id))
+
+
+def _refuse_foreign_readers(world: World, context: Context, volume_id: str) -> None:
+    with world.database.read() as connection:
+        row = finding.volume(connection, context, volume_id)
+    with suppress(ShareUnavailable, BadConfiguration):  # looked at again before anything is removed
+        if row["share"]:
+            using.refuse_foreign_readers(world.share(row), row["id"])
 
 
 def refuse_if_linked(connection: Connection, row: Row) -> None:

@@ -24,6 +24,7 @@ class Compute:
         self.memory = memory
         self.servers: dict[str, dict[str, Any]] = {}
         self.merges: dict[str, dict[str, Any]] = {}
+        self.named: dict[str, list[str]] = {}  # what descriptions name besides volumes
         self.refuses: list[dict[str, Any] | None] = []
         self.silent = False
         self.seen_running: Callable[[], object] = lambda: None  # called when it was told that a server runs
@@ -35,6 +36,10 @@ class Compute:
     def servers_with(self, volume_id: str) -> list[str]:
         self._answer()
         return [self.servers[volume_id]["id"]] if volume_id in self.servers else []
+
+    def named_files(self, _directory: Path) -> dict[str, list[str]]:
+        self._answer()
+        return {file: [server["id"]] for server in self.servers.values() for file in [server["file"]]} | self.named
 
     def server_of(self, volume_id: str) -> dict[str, Any] | None:
         self._answer()

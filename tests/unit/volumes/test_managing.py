@@ -1,5 +1,6 @@
 """Files on a share that are no volumes yet: what may be taken over, what is listed, what is not touched."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
 from stillframe.db import operations, volume_types, volumes
 from stillframe.db.engine import Database
-from stillframe.errors import BadImage, BadRequest, NotFound, StillframeError
+from stillframe.errors import BadImage, BadRequest, FileInUse, NotFound, ServiceUnavailable, StillframeError
 from stillframe.volumes import managing
 from stillframe.volumes.world import World
 from tests.unit import builders
@@ -96,7 +97,31 @@ def test_a_file_of_a_chain_is_refused(world: World) -> None:
     header(world, backing=None, backing_format=None)
     above = base_name(OTHER_VOLUME)
     fakes.memory(world).entries[above] = File(Image(above, "qcow2", 2 * GIB, FOREIGN, "qcow2"))
-    with pytest.raises(BadImage, match="manage-share"):
+    with pytest.raises(FileInUse, match=f"{above} is based on it"):
+        manage(world)
+
+
+def test_a_file_that_somebody_uses_is_refused_and_listed_with_who(world: World) -> None:
+    share, compute = fakes.memory(world), fakes.compute(world)
+    golden = File(Image("golden", "qcow2", GIB, FOREIGN, "qcow2"))
+    users: dict[str, Callable[[], object]] = {
+        "a program has it open": lambda: share.opened.add(FOREIGN),
+        f"description of server {OTHER_VOLUME} names it": lambda: compute.named.update({FOREIGN: [OTHER_VOLUME]}),
+        "golden is based on it": lambda: share.entries.update(golden=golden),
+    }
+    for words, use in users.items():
+        use()
+        with pytest.raises(FileInUse, match=words):
+            manage(world)
+        (entry,) = [each for each in managing.manageable(world, ADMIN, HOST) if each["reference"] == {"source-name": FOREIGN}]
+        assert not entry["safe_to_manage"]
+        assert words in entry["reason_not_safe"]
+    assert FOREIGN in share.entries
+
+
+def test_where_compute_does_not_answer_nobody_knows_who_uses_a_file(world: World) -> None:
+    fakes.compute(world).silent = True
+    with pytest.raises(ServiceUnavailable):
         manage(world)
 
 
@@ -133,8 +158,10 @@ def test_files_are_listed_with_what_speaks_against_them(world: World) -> None:
     found = {entry["reference"]["source-name"]: entry for entry in managing.manageable(world, ADMIN, HOST)}
     assert set(found) == {FOREIGN, "chained", "odd", "raw", base_name(VOLUME)}
     assert found[base_name(VOLUME)]["cinder_id"] == VOLUME
-    assert [name for name, entry in found.items() if entry["safe_to_manage"]] == [FOREIGN]
-    assert found["chained"]["reason_not_safe"] == "part of a chain"
+    assert [name for name, entry in found.items() if entry["safe_to_manage"]] == []
+    assert found[FOREIGN]["reason_not_safe"] == "in use: chained is based on it"
+    assert found["odd"]["reason_not_safe"] == f"its size of {GIB + 1} bytes is no whole GiB"
+    assert found["chained"]["reason_not_safe"] == f"it is based on {FOREIGN}"
     share.entries.pop("chained")
     again = {entry["reference"]["source-name"]: entry for entry in managing.manageable(world, ADMIN, HOST)}
     assert (again[FOREIGN]["safe_to_manage"], again[FOREIGN]["size"]) == (True, 2)

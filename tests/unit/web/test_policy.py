@@ -262,6 +262,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         "os_compute_api:os-assisted-volumes": (
             {"service"},
             (
+                "GET /os-assisted-volumes",
                 "GET /os-assisted-volumes/{id}",
                 "POST /os-assisted-volumes/{id}/action resize",
                 "POST /os-assisted-volumes/{id}/action switch_file",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stillframe.errors import NotFound
+from stillframe.errors import BadRequest, NotFound
 from stillframe.web import body
 from stillframe.web.route import Call, Route
 
@@ -16,6 +16,13 @@ _SWITCH = body.wrapped(
     },
     ("name", "format"),
 )
+
+
+def named_files(call: Call) -> dict[str, Any]:
+    directory = call.query.get("directory")
+    if not directory:
+        raise BadRequest("the query needs directory=PATH, the directory whose files are asked about")
+    return {"files": call.ask("named_files", directory=directory)}
 
 
 def show(call: Call) -> dict[str, Any]:
@@ -35,6 +42,7 @@ def switch_file(call: Call) -> None:
 
 _PATH, _RULE = "/os-assisted-volumes/{id}", "os_compute_api:os-assisted-volumes"
 ROUTES = (
+    Route("GET", "/os-assisted-volumes", named_files, _RULE),
     Route("GET", _PATH, show, _RULE),
     Route("POST", f"{_PATH}/action", resize, _RULE, 202, _RESIZE, "resize"),
     Route("POST", f"{_PATH}/action", switch_file, _RULE, 202, _SWITCH, "switch_file"),

@@ -106,10 +106,15 @@ class Share(Protocol):
         """Every name on the share."""
 
     def in_use(self, volume_id: str) -> list[str]:
-        """Names of the volume's files some program has open."""
+        """Names of the volume's files some program has open: with QEMU's locks, or on this host in any way."""
+
+    def users(self, name: str) -> list[str]:
+        """Who uses a file, of whatever name, in words: programs that have it open or locked, and files of any name on the
+        share whose header names it. Empty: nobody. Raises BadImage for a file with a second name."""
 
     def remove(self, volume_id: str, name: str) -> None:
-        """Removes a chain file by way of trash. Refuses (ChainConflict) while any header on the share names it (I4).
+        """Removes a chain file by way of trash. Refuses (ChainConflict) while any header on the share names it, whatever the
+        name of its file (I4).
         May be repeated."""
 
     def adopt(self, volume_id: str, name: str, to: str) -> None:
@@ -134,4 +139,7 @@ class Share(Protocol):
         """Bytes a file occupies."""
 
     def dependants(self, name: str) -> list[str]:
-        """Names of the files whose headers name this one, whatever volume they are of."""
+        """Names of the files whose headers name this one: of any volume, and of none."""
+
+    def foreign_readers(self, volume_id: str) -> Mapping[str, list[str]]:
+        """By file of the volume, the files that are no volume's and are based on it."""

@@ -12,7 +12,7 @@ from typing import Any
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, ShareUnavailable, StepFailed
-from stillframe.host import copies, extents, files, inspection, probe, publish, qcow2, qemu_img
+from stillframe.host import copies, extents, files, inspection, probe, publish, qcow2, qemu_img, users
 from stillframe.host.copies import Source
 
 MARKER = probe.MARKER
@@ -186,7 +186,18 @@ class DirectoryShare:
 
     def in_use(self, volume_id: str) -> list[str]:
         with self._asked():
-            return [name for name in self.files(volume_id) if files.is_locked(self.path, name)]
+            found = {name: users.identity(self.path / name) for name in self.files(volume_id)}
+            open_ = users.programs([each for each in found.values() if each])
+            return [name for name, each in found.items() if each in open_ or files.is_locked(self.path, name)]
+
+    def users(self, name: str) -> list[str]:
+        with self._asked():
+            inspection.plain_name(name)
+            known = users.identity(self.path / name)
+            found = [f"{each} has it open" for each in users.programs([known] if known else ()).get(known or (0, 0), ())]
+            if not found and files.is_locked(self.path, name):
+                found = ["a program has it locked, on this host or another"]
+        return [*found, *(f"{other} is based on it" for other in self.dependants(name))]
 
     def remove(self, volume_id: str, name: str) -> None:
         names.check_belongs(name, volume_id)
@@ -247,7 +258,17 @@ class DirectoryShare:
                     continue  # a damaged file may name itself; that keeps nobody from removing it
                 if qemu_img.backing_of(self.path, other) == name:
                     found.append(other)
-        return found
+            return [*found, *self._foreign_readers([name]).get(name, ())]
+
+    def foreign_readers(self, volume_id: str) -> Mapping[str, list[str]]:
+        with self._asked():
+            return self._foreign_readers(self.files(volume_id))
+
+    def _foreign_readers(self, wanted: Collection[str]) -> Mapping[str, list[str]]:
+        """Golden images have other names than volumes, and so has what somebody based on a volume; it may lie a directory
+        further down."""
+        ours = {other for other in files.listing(self.path) if names.parse(other) or names.is_ours_apart(other)}
+        return users.readers(self.path, wanted, ours)
 
     def _between(self, volume_id: str, top: str, base: str) -> list[str]:
         """The files from ``top`` down to ``base``, both included."""

@@ -12,6 +12,7 @@ from stillframe.chain.image import Image
 from stillframe.db import snapshots
 from stillframe.errors import Conflict, ServiceUnavailable
 from stillframe.journal.operation import Document, Operation, Verb, key
+from stillframe.volumes import using
 from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.world import World
 
@@ -33,9 +34,12 @@ def check_unused(world: World, operation: Operation, _args: Document) -> Documen
     busy = _open_files(share_of(world, operation), volume_id)
     if busy:
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
-    servers = world.compute.servers_with(volume_id)
+    using.refuse_foreign_readers(share_of(world, operation), volume_id)
+    servers = set(world.compute.servers_with(volume_id))
+    described = world.compute.named_files(share_of(world, operation).path)
+    servers |= {each for name in _files(world, operation) for each in described.get(name, ())}
     if servers:
-        named = f"volume {volume_id} is named by the description of server {', '.join(servers)}; detach it first"
+        named = f"volume {volume_id} is named by the description of server {', '.join(sorted(servers))}; detach it first"
         refuse_or_wait(world, operation, named)
     return {}
 

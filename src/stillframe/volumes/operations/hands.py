@@ -11,6 +11,7 @@ from stillframe.chain.tree import Tree
 from stillframe.db.rows import Row
 from stillframe.errors import Conflict
 from stillframe.journal.operation import Document
+from stillframe.volumes import using
 from stillframe.volumes.operations.request import step
 from stillframe.volumes.world import World
 
@@ -32,7 +33,9 @@ class Hand:
 
 
 def hand_for(world: World, volume: Row, bandwidth_mib: int = 0) -> Hand:
-    """Raises Conflict for a volume in a status in which its files must be left alone, or whose server has another file."""
+    """Raises Conflict for a volume in a status in which its files must be left alone, or whose server has another file;
+    FileInUse for one that a file of another name is based on."""
+    using.refuse_foreign_readers(world.share(volume), volume["id"])
     if volume["status"] == "available":
         return Hand()
     if volume["status"] != "in-use":

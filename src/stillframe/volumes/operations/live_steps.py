@@ -6,6 +6,7 @@ import uuid
 from stillframe.db import snapshots
 from stillframe.errors import Cancelled, Conflict, Parked, ServiceUnavailable
 from stillframe.journal.operation import Document, NotYet, Operation, Verb
+from stillframe.volumes import using
 from stillframe.volumes.operations.chain_steps import (
     built_upon,
     commit_again,
@@ -91,6 +92,7 @@ def _check_stopped(world: World, operation: Operation, _args: Document) -> Docum
     if server is not None and server["active"]:
         refuse_or_wait(world, operation, f"server {server['id']} was started meanwhile")
     end_links(share_of(world, operation), operation)
+    using.refuse_foreign_readers(share_of(world, operation), volume_id)
     busy = share_of(world, operation).in_use(volume_id)
     if busy:
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")

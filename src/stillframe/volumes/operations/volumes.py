@@ -13,6 +13,7 @@ from stillframe.host.copies import Source
 from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
+from stillframe.volumes import using
 from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, RESIZE, half_published, share_of, unmake
 from stillframe.volumes.operations.live_steps import RESIZE_LIVE
@@ -124,6 +125,7 @@ def _adopted(world: World, operation: Operation, args: Document) -> Document | N
 
 
 def _adopt(world: World, operation: Operation, args: Document) -> Document:
+    using.refuse_if_used(world, share_of(world, operation), args["name"], "taken over")
     share_of(world, operation).adopt(operation.intent["volume_id"], args["name"], args["to"])
     return {}
 
@@ -136,6 +138,7 @@ def _unadopt(world: World, operation: Operation, args: Document) -> None:
 
 def _give_back(world: World, operation: Operation, args: Document) -> Document:
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
+    using.refuse_if_used(world, share, args["name"], "given up")
     for name in (names.info_name(volume_id), names.record_name(volume_id)):
         share.write_document(name, {})
     share.give_back(volume_id, args["name"], args["to"])

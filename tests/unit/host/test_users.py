@@ -1,0 +1,131 @@
+"""Names in headers: which of them mean a file, however they are written."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from stillframe.host import users
+
+GOLDEN = "golden.qcow2"
+
+
+def qcow2(backing: str = "", data_file: str = "", version: int = 3) -> bytes:
+    """A header as qemu-img writes it, as far as names go."""
+    extensions = struct.pack(">II", 0x44415441, len(data_file)) + data_file.encode().ljust(-(-len(data_file) // 8) * 8, b"\0")
+    body = (extensions if data_file else b"") + bytes(8)
+    head = struct.pack(">4sIQI", b"QFI\xfb", version, 4096 if backing else 0, len(backing)).ljust(100, b"\0")
+    return (head + struct.pack(">I", 104) + body).ljust(4096, b"\0") + backing.encode().ljust(4096, b"\0")
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    (tmp_path / GOLDEN).write_bytes(qcow2())
+    return tmp_path
+
+
+def readers(share: Path, known: tuple[str, ...] = ()) -> list[str]:
+    return users.readers(share, [GOLDEN], known).get(GOLDEN, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOLDEN,
+        f"./{GOLDEN}",
+        f"images/../{GOLDEN}",
+        f"file:{GOLDEN}",
+        f"/another/mount/point/{GOLDEN}",
+        f'json:{{"driver": "qcow2", "file": {{"driver": "file", "filename": "{GOLDEN}"}}}}',
+        f"driver=qcow2,file.filename={GOLDEN}",
+        "link",
+    ],
+)
+def test_a_name_in_a_header_is_understood_however_it_is_written(share: Path, text: str) -> None:
+    os.symlink(GOLDEN, share / "link")
+    (share / "clone").write_bytes(qcow2(text))
+    assert readers(share) == ["clone"]
+
+
+def test_the_absolute_path_is_understood(share: Path) -> None:
+    (share / "clone").write_bytes(qcow2(f"{share}/{GOLDEN}"))
+    assert readers(share) == ["clone"]
+
+
+@pytest.mark.parametrize("text", [f"../{GOLDEN}", f"{GOLDEN}"])
+def test_files_in_directories_below_are_looked_at_too(share: Path, text: str) -> None:
+    (share / "images/clone").write_bytes(qcow2(text))
+    assert readers(share) == (["images/clone"] if text.startswith("..") else [])
+
+
+@pytest.mark.parametrize("text", ["other.qcow2", f"x{GOLDEN}", f"images/{GOLDEN}", f'json:{{"filename": "x{GOLDEN}"}}'])
+def test_another_name_is_another_file(share: Path, text: str) -> None:
+    (share / "clone").write_bytes(qcow2(text))
+    assert readers(share) == []
+
+
+def test_the_same_name_in_another_directory_that_is_there_is_another_file(share: Path) -> None:
+    elsewhere = share / "images"
+    (share / "clone").write_bytes(qcow2(f"{elsewhere}/{GOLDEN}"))
+    assert readers(share) == []
+
+
+def test_an_external_data_file_counts(share: Path) -> None:
+    (share / "clone").write_bytes(qcow2(data_file=GOLDEN))
+    assert readers(share) == ["clone"]
+
+
+def test_a_qcow2_of_version_2_has_no_extensions_of_that_kind(share: Path) -> None:
+    (share / "clone").write_bytes(qcow2(GOLDEN, version=2))
+    assert readers(share) == ["clone"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'# Disk DescriptorFile\nversion=1\nparentFileNameHint="golden.qcow2"\n',
+        b"vhdxfile" + bytes(100) + GOLDEN.encode("utf-16-le"),
+        b"conectix" + bytes(500) + GOLDEN.encode("utf-16-be"),
+        struct.pack("<4sIIIQQQQQII", b"QED\0", 65536, 4, 1, 1, 0, 0, 0, 0, 64, len(GOLDEN)) + GOLDEN.encode(),
+    ],
+    ids=["vmdk", "vhdx", "vhd", "qed"],
+)
+def test_other_formats_count_when_the_name_stands_in_their_head(share: Path, head: bytes) -> None:
+    (share / "clone").write_bytes(head)
+    assert readers(share) == ["clone"]
+
+
+def test_what_has_no_mark_of_a_format_is_not_read(share: Path) -> None:
+    """It is a raw disk: a guest that writes a name there must not keep others from removing their volumes."""
+    (share / "raw").write_bytes(bytes(512) + GOLDEN.encode())
+    assert readers(share) == []
+
+
+def test_a_hostile_header_ends_nothing(share: Path) -> None:
+    (share / "far").write_bytes(struct.pack(">4sIQI", b"QFI\xfb", 3, 1 << 62, 1 << 31).ljust(200, b"\0") + GOLDEN.encode())
+    (share / "short").write_bytes(b"QFI\xfb")
+    (share / "loop").write_bytes(qcow2("loop"))
+    (share / "nul").write_bytes(qcow2("a\0b"))
+    os.mkfifo(share / "fifo")
+    os.symlink("/dev/zero", share / "zero")
+    assert readers(share) == ["far"], "a header that does not tell counts when the name stands in it"
+
+
+def test_what_is_known_is_not_looked_at(share: Path) -> None:
+    (share / "clone").write_bytes(qcow2(GOLDEN))
+    assert readers(share, ("clone",)) == []
+
+
+def test_a_clone_with_a_second_name_is_told(share: Path) -> None:
+    (share / "clone").write_bytes(qcow2(f"{share}/{GOLDEN}"))
+    os.link(share / "clone", share / "images/again")
+    assert readers(share) == ["clone", "images/again"]
+
+
+def test_a_program_that_has_no_lock_is_seen_and_this_one_is_not(share: Path) -> None:
+    known = users.identity(share / GOLDEN)
+    assert known is not None
+    with (share / GOLDEN).open("rb"):
+        assert users.programs([known]) == {}
