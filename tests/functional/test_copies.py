@@ -392,6 +392,14 @@ def test_an_increment_is_as_large_as_the_difference_compressed(layers: Layers, t
     assert 4 * MIB < (tmp_path / "increment").stat().st_size < 4 * MIB + 256 * KIB + tables
 
 
+def test_an_increment_is_made_below_a_file_a_guest_writes(tower: Layers, tmp_path: Path) -> None:
+    tower.overlay("active", "top")
+    copies.copy_out(Source("base", tower.formats["base"], 1), tower.share, tmp_path / "full", "qcow2", True)
+    with opened(tower.share, "active"):
+        copies.copy_layer_out(tower.share, TOP, tmp_path / "layer", "full", "base")
+    assert Layers(tmp_path).read("layer", "qcow2") == tower.content["top"]
+
+
 def test_growth_is_not_stored(layers: Layers, tmp_path: Path) -> None:
     layers.base("base", "qcow2", MIB)
     words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", "4T"]

@@ -25,7 +25,7 @@ from tests.support.stack import wait_for
 # What a share does not know, as docs/how-to/rebuild-the-database.md says: order and time of the last change, and whether the
 # files were looked at since something was let go; the type's id is new, so its name is compared.
 LOST = {"seq", "updated_at", "volume_type_id", "untidy"}
-LOST_OF_BACKUPS = {"seq", "updated_at", "name", "description", "metadata", "snapshot_id", "held_file"}
+LOST_OF_BACKUPS = {"content_bytes", "seq", "updated_at", "name", "description", "metadata", "snapshot_id", "held_file"}
 LOST_OF_BACKUPS |= {"created_at", "data_timestamp"}  # a manifest says when it was written
 CONFIGURATION = """
 [DEFAULT]
