@@ -79,6 +79,8 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
         _pass(operation, name, "before")
         evidence = _do(verb, world, operation, step)
         _pass(operation, name, "effect")
+    elif notes_key(name) in operation.evidence:  # it waited, and whoever it waited for has ended
+        _pass(operation, name, "effect")
     known = {**operation.evidence, name: {**operation.evidence.get(name, {}), **evidence}}
     renewed = {"attempts": 0} if number >= operation.step else {}  # a step done for the first time: patience begins anew
     changed = journal.change(
