@@ -314,8 +314,15 @@ class Histories(RuleBasedStateMachine):
         self.do("create_backup", follow, refusals, **_wanted(wanted))
 
     def _backed_up(self, new: str, key: str, disk: Disk, of_volume: bool) -> None:
-        parent = self.block.backups()[new]["parent_id"]
+        row = self.block.backups()[new]
+        parent = row["parent_id"]
         self.site.accepted["an incremental backup"] += parent is not None
+        if parent is not None and row["status"] == "available":
+            before, now = self.model.backups[parent].disk.blocks, disk.blocks
+            differing = {block // 2 for block in {*before, *now} if before.get(block) != now.get(block)}
+            tables = 4 + 2 * disk.gib  # a table for each half GiB, at most
+            assert row["object_count"] == 1 and row["bytes"] <= (len(differing) + tables) * (64 << 10)
+            self.site.accepted["an increment that is bounded"] += 1
         self.model.backup(new, Backup(disk, key, parent), of_volume)
 
     @step(when=lambda self: self.model.backups and self.room, backup=NUMBER, more=MORE, raw=st.booleans())
@@ -485,6 +492,7 @@ EVERY = {
     "delete_volume",
     "create_backup",
     "an incremental backup",
+    "an increment that is bounded",
     "create_volume_from_backup",
     "restore_backup",
     "delete_backup",
