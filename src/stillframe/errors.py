@@ -147,6 +147,15 @@ class AgentFailed(StillframeError):
     hint = "Check qemu-guest-agent inside the guest and the org.qemu.guest_agent.0 channel of the domain."
 
 
+class HookFailed(AgentFailed):
+    """A program that the guest agent runs before a freeze and after a thaw ended with an error. After a thaw it is thawed."""
+
+    code = "hook_failed"
+    hint = (
+        "Look at the hook's own log inside the guest (with Debian's wrapper /var/log/qga-fsfreeze-hook.log), and mend the hook."
+    )
+
+
 class StepFailed(StillframeError):
     """A step could not be done; the operation is undone."""
 

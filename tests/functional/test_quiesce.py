@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -301,8 +302,19 @@ def another_agent(lab: Lab, command: str) -> None:
     wait_for(lab.guest.agent_answers, "the agent")
 
 
-def test_a_disk_without_a_filesystem_is_never_called_filesystem_consistent(make: Make) -> None:
-    lab = make(raw="vdb")
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A guest with an ext4 and a disk that no filesystem is on until a test makes one."""
+    made = open_lab(tmp_path_factory.mktemp("quiesce"), SHORT)
+    try:
+        made.add_guest(2, GuestOptions(raw="vdb"))
+        yield made
+    finally:
+        made.clear()
+
+
+def test_a_disk_without_a_filesystem_is_never_called_filesystem_consistent(plain: Lab) -> None:
+    lab = plain
     found = lab.api.take(lab.guest.id, quiesce="required")
     assert (found["status"], found["consistency"]["level"], found["consistency"]["filesystems"]) == (
         "available",
@@ -319,4 +331,88 @@ def test_a_disk_without_a_filesystem_is_never_called_filesystem_consistent(make:
     assert lab.api.send("compute", "POST", path, only).status_code == 409
     alone = lab.api.take(lab.guest.id, volumes=[lab.volumes[1]])
     assert alone["consistency"]["level"] == "crash"
+    lab.check_sound()
+
+
+VFAT = "the vfat filesystem /x/efi"
+
+
+def of_volumes(lab: Lab, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each snapshot of a set says, in the order of the disks."""
+    by_volume = {each["volume_id"]: lab.api.snapshot(each["snapshot_id"])["consistency"] for each in found["volumes"]}
+    return [by_volume[volume_id] for volume_id in lab.volumes if volume_id in by_volume]
+
+
+def test_what_cannot_be_frozen_is_known_beforehand_named_and_allowed_by_choice(plain: Lab) -> None:
+    lab, path = plain, f"/servers/{plain.guest.id}/os-assisted-snapshots"
+    modules = "nls_cp437 nls_ascii nls_iso8859-1 fat vfat loop"
+    lab.guest.execute(f"for each in {modules}; do insmod /modules/$each.ko; done; mkdir -p /x/efi /x/loop")
+    lab.guest.execute("mkdosfs /dev/vdb >/dev/null && mount -t vfat /dev/vdb /x/efi && echo kept >/x/efi/file")
+    for volumes in (lab.volumes, lab.volumes[1:]):
+        before = snapshots(lab)
+        body = {"assisted_snapshot": {"quiesce": "required", "volumes": volumes}}
+        answer = lab.api.send("compute", "POST", path, body)
+        assert answer.status_code == 409, answer.text
+        told = answer.json()["conflictingRequest"]["message"]
+        assert f"{VFAT} on vdb cannot be frozen" in told and "allow_unfreezable" in told
+        assert snapshots(lab) == before
+    other = lab.api.take(lab.guest.id, quiesce="required", volumes=lab.volumes[:1])  # the other disk is no worse for it
+    assert (other["status"], other["consistency"]["level"]) == ("available", "filesystem")
+    for asked in (["vfat"], ["/x/efi"]):
+        found = lab.api.take(lab.guest.id, quiesce="required", allow_unfreezable=asked)
+        assert (found["status"], found["fault"], found["consistency"]["level"]) == ("available", None, "crash")
+        assert f"{VFAT} on vdb cannot be frozen" in found["consistency"]["degraded_reason"]
+        whole, vfat = of_volumes(lab, found)
+        assert (whole["level"], whole["frozen"], whole["not_frozen"]) == ("filesystem", ["ext4 filesystem /mnt/vda"], [])
+        assert (vfat["level"], vfat["frozen"], vfat["not_frozen"]) == ("crash", [], ["vfat filesystem /x/efi"])
+        assert "vfat filesystem /x/efi" in vfat["degraded_reason"]
+        assert lab.snapshot_data(lab.volumes[0], found["volumes"][0]["snapshot_id"]).clean
+    lab.check_sound()
+
+
+def test_a_servers_settings_allow_it_and_a_loop_mount_makes_no_label_better(plain: Lab) -> None:
+    lab, path = plain, f"/servers/{plain.guest.id}/os-assisted-snapshot-settings"
+    make = "dd if=/dev/zero of=/tmp/img bs=1M count=8 2>/dev/null && losetup /dev/loop0 /tmp/img && mke2fs -q /dev/loop0"
+    lab.guest.execute(f"{make} && mount -o ro /dev/loop0 /x/loop")
+    assert f"{VFAT} on vdb" in refused(lab)
+    lab.api.ok("compute", "PUT", path, {"assisted_snapshot_settings": {"allow_unfreezable": ["vfat"]}})
+    both = lab.api.take(lab.guest.id, quiesce="required")
+    assert both["status"] == "available"
+    assert [each["level"] for each in of_volumes(lab, both)] == ["filesystem", "crash"]
+    alone = lab.api.take(lab.guest.id, volumes=lab.volumes[1:])
+    assert (alone["status"], alone["consistency"]["level"]) == ("available", "crash")
+    assert "vfat filesystem /x/efi" in alone["consistency"]["degraded_reason"]
+    assert of_volumes(lab, alone)[0]["level"] == "crash"
+    lab.api.ok("compute", "PUT", path, {"assisted_snapshot_settings": {"allow_unfreezable": None}})
+    lab.guest.execute("umount /x/loop; losetup -d /dev/loop0")
+    lab.check_sound()
+
+
+def test_a_thaw_hook_that_fails_is_told_with_its_code(use: Use) -> None:
+    lab = use()
+    lab.guest.execute("printf '#!/bin/sh\n[ $1 = freeze ] || exit 3\n' >/tmp/hook && chmod +x /tmp/hook")
+    another_agent(lab, f"{AGENT} -F/tmp/hook")
+    try:
+        found = lab.api.take(lab.guest.id, quiesce="required")
+    finally:
+        another_agent(lab, AGENT)
+    told = f"{found['fault']} {found['consistency']}"
+    assert "hook has failed with status 3" in told
+    assert "did not answer" not in told
+    lab.guest.still_writes()
+    lab.check_sound()
+
+
+def test_a_freeze_hook_that_fails_takes_everything_back_and_is_told_with_its_code(use: Use) -> None:
+    lab = use()
+    lab.guest.execute("printf '#!/bin/sh\n[ $1 = thaw ] || exit 4\n' >/tmp/hook && chmod +x /tmp/hook")
+    another_agent(lab, f"{AGENT} -F/tmp/hook")
+    before = snapshots(lab)
+    try:
+        found = lab.api.take(lab.guest.id, quiesce="required")
+    finally:
+        another_agent(lab, AGENT)
+    assert (found["status"], snapshots(lab)) == ("error", before)
+    assert "hook has failed with status 4" in found["fault"]
+    lab.guest.still_writes()
     lab.check_sound()

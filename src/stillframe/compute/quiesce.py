@@ -7,76 +7,33 @@ is thawed, and what was changed for the freeze is put back.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stillframe.compute import bounded, freeze_record, hasten, thaw
+from stillframe.compute import bounded, filesystems, freeze_record, hasten, thaw
+from stillframe.compute.filesystems import Layout
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.guard import Guard
-from stillframe.errors import AgentFailed, ServiceUnavailable, StillframeError
+from stillframe.compute.outcome import Outcome, crash_only
+from stillframe.errors import AgentFailed, HookFailed, ServiceUnavailable, StillframeError
 from stillframe.host import hypervisor
 from stillframe.journal.failpoints import reached
 
 LOG = logging.getLogger(__name__)
-NO_FILESYSTEM = "no mounted filesystem on this disk, so its writes were not held back by a freeze"
 FLUSH_POLL_SECONDS = 0.02
 FREEZING = {"guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"}
 
 
 @dataclass(frozen=True)
-class Filesystems:
-    """What is to be frozen. ``mountpoints`` None: the agent cannot say which lie where, so all of them.
-
-    ``on_target`` counts the filesystems of each disk of the set; a disk with none cannot be quiesced.
-    """
-
-    mountpoints: tuple[str, ...] | None
-    on_target: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class Preflight:
-    """Whether the guest can be quiesced now: ``reason`` says why not, and is None when it can."""
+    """Whether the guest can be quiesced now. ``reason`` says why nothing can be frozen; ``unmet`` why ``required`` cannot be
+    met: only what is allowed may stay unfrozen. Each is None when nothing stands in the way."""
 
     reason: str | None = None
+    unmet: str | None = None
     commands: frozenset[str] = frozenset()
-    filesystems: Filesystems | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What happened in the window. ``level`` is "filesystem" or "crash"; ``degraded_reason`` says why it is crash."""
-
-    level: str
-    frozen_ms: float | None
-    filesystems: int
-    degraded_reason: str | None
-    flushed: bool
-    on_target: Mapping[str, int] = field(default_factory=dict)
-    hastened: bool = False
-
-    def document(self) -> dict[str, Any]:
-        """The document of the set."""
-        return {**self._shared(), "hastened": self.hastened}
-
-    def _shared(self) -> dict[str, Any]:
-        return {
-            "level": self.level,
-            "frozen_ms": self.frozen_ms,
-            "filesystems": self.filesystems,
-            "degraded_reason": self.degraded_reason,
-            "flushed": self.flushed,
-        }
-
-    def for_target(self, target: str) -> dict[str, Any]:
-        """The document of one disk's snapshot: a disk without a filesystem is never called more than crash-consistent."""
-        own = self._shared()
-        if self.level == "filesystem" and self.on_target:
-            own["filesystems"] = self.on_target.get(target, 0)
-            if own["filesystems"] == 0:
-                own.update(level="crash", degraded_reason=NO_FILESYSTEM)
-        return own
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
@@ -89,27 +46,29 @@ class Times:
     hasten: bool = False
 
 
-def crash_only(reason: str, flushed: bool = False) -> Outcome:
-    return Outcome("crash", None, 0, reason, flushed)
-
-
-def preflight(domain: Any, targets: tuple[str, ...], times: Times) -> Preflight:
-    """Asks the agent whether it answers and what it can do. Changes nothing in the guest."""
+def preflight(domain: Any, wanted: Layout, times: Times) -> Preflight:
+    """Asks the agent whether it answers, what it can do and what is mounted. Changes nothing in the guest. ``wanted`` names the
+    set's disks, and what is known of its filesystems already."""
     try:
         hypervisor.agent_command(domain, "guest-ping", None, times.agent)
         info = hypervisor.agent_command(domain, "guest-info", None, times.agent)
         commands = frozenset(str(entry["name"]) for entry in info["supported_commands"] if entry.get("enabled") is True)
         if not _thawed(domain, commands, times):
-            return Preflight("the guest is already frozen by somebody else")
+            return not_ready("the guest is already frozen by somebody else")
         if not commands >= FREEZING:
-            return Preflight("the guest agent does not allow freezing")
+            return not_ready("the guest agent does not allow freezing")
     except (AgentFailed, KeyError, TypeError, AttributeError) as error:
         words = error.message if isinstance(error, AgentFailed) else f"its answer makes no sense ({error!r})"
-        return Preflight(f"the guest agent does not answer: {words}")
-    found = _filesystems(domain, targets, commands, times)
-    if found.mountpoints == ():
-        return Preflight("no filesystem is mounted on the set's disks", commands, found)
-    return Preflight(None, commands, found)
+        return not_ready(f"the guest agent does not answer: {words}")
+    layout = _layout(domain, wanted, commands, times)
+    if layout.unknown is not None:
+        return Preflight(None, layout.unknown, commands, layout)
+    unmet = layout.not_allowed
+    disks = layout.judged(layout.left)
+    if any(disk.frozen for disk in disks.values()):
+        return Preflight(None, unmet, commands, layout)
+    reason = filesystems.told_of_set(disks) if layout.left else "no filesystem is mounted on the set's disks"
+    return Preflight(reason, None if layout.left and unmet is None else unmet or reason, commands, layout)
 
 
 def _thawed(domain: Any, commands: frozenset[str], times: Times) -> bool:
@@ -119,22 +78,21 @@ def _thawed(domain: Any, commands: frozenset[str], times: Times) -> bool:
     return bool(hypervisor.agent_command(domain, "guest-fsfreeze-status", None, times.agent) == "thawed")
 
 
-def _filesystems(domain: Any, targets: tuple[str, ...], commands: frozenset[str], times: Times) -> Filesystems:
-    everything = Filesystems(None, {})
-    if not {"guest-get-fsinfo", "guest-fsfreeze-freeze-list"} <= commands:
-        return everything
-    try:
-        mounted = hypervisor.guest_filesystems(domain, max(5, times.agent))
-    except StillframeError as error:
-        LOG.info("the agent cannot say which filesystems lie on which disk: %s", error.message)
-        return everything
-    if any(not disks for _, _, disks in mounted):
-        return everything
-    # A filesystem mounted twice is frozen once: one mount point for each device.
-    by_device = {device: (point, disks) for point, device, disks in reversed(mounted)}
-    ours = [(point, disks) for point, disks in by_device.values() if set(disks) & set(targets)]
-    counts = {target: sum(target in disks for _, disks in ours) for target in targets}
-    return Filesystems(tuple(point for point, _ in ours), counts)
+def not_ready(reason: str) -> Preflight:
+    return Preflight(reason, reason)
+
+
+def _layout(domain: Any, wanted: Layout, commands: frozenset[str], times: Times) -> Layout:
+    by_point = "guest-fsfreeze-freeze-list" in commands
+    told = "its command guest-get-fsinfo is not allowed"
+    if "guest-get-fsinfo" in commands:
+        try:
+            mounted = hypervisor.guest_filesystems(domain, max(5, times.agent))
+            return replace(wanted, found=filesystems.merged(mounted), by_point=by_point)
+        except StillframeError as error:
+            told = error.message
+    LOG.info("the agent cannot list filesystems: %s", told)
+    return replace(wanted, unknown=f"the guest agent cannot say which filesystems lie on which disk: {told}")
 
 
 def flush(domain: Any, commands: frozenset[str], seconds: int) -> bool:
@@ -156,7 +114,7 @@ def flush(domain: Any, commands: frozenset[str], seconds: int) -> bool:
 
 def frozen(guard: Guard, domain: Any, operation: str, ready: Preflight, times: Times) -> "Window":
     """Arms the watchdog and returns the window, not yet entered. Raises ServiceUnavailable, Conflict."""
-    assert ready.filesystems is not None
+    assert ready.layout is not None
     flushed = flush(domain, ready.commands, times.flush)
     former = hasten.former_value(domain, ready.commands, times.agent) if times.hasten else None
     record = guard.arm(domain.UUIDString(), operation, times.deadline, former)
@@ -167,7 +125,7 @@ def frozen(guard: Guard, domain: Any, operation: str, ready: Preflight, times: T
         reached("quiesce/hastened")
         if record.deadline - freeze_record.boot_seconds() < times.deadline / 2:
             record = guard.renew(record, times.deadline)  # a slow agent must not eat up the time of the freeze
-    return Window(guard, domain, record, ready.filesystems, max(1, int(times.deadline)), Prepared(flushed, hastened))
+    return Window(guard, domain, record, ready.layout, max(1, int(times.deadline)), Prepared(flushed, hastened))
 
 
 @dataclass(frozen=True)
@@ -185,7 +143,7 @@ class Window:
     guard: Guard
     domain: Any
     record: FreezeRecord
-    filesystems: Filesystems
+    layout: Layout
     seconds: int
     prepared: Prepared
 
@@ -218,7 +176,7 @@ class Window:
         self._settle(after_failure=False)
         if late is not None:
             late.finish()
-            return replace(self._judge(count, thawed, frozen_ms), level="crash", degraded_reason=bounded.LATE)
+            return replace(self._judge(count, thawed, frozen_ms), failure=bounded.LATE)
         return self._judge(count, thawed, frozen_ms)
 
     def give_up(self) -> None:
@@ -226,15 +184,19 @@ class Window:
         self._settle(after_failure=True)
 
     def _freeze(self) -> int:
-        points = self.filesystems.mountpoints
+        points = self.layout.mountpoints
         if points is None:
             return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze", None, self.seconds))
         arguments = {"mountpoints": list(points)}
         return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze-list", arguments, self.seconds))
 
-    def _thaw(self) -> int | None:
+    def _thaw(self) -> int | HookFailed | None:
+        """Returns how many the agent thawed; why it did not say so; or None when it did not answer."""
         try:
             return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-thaw", None, self.seconds))
+        except HookFailed as error:
+            LOG.warning("the thaw of server %s: %s", self.record.domain, error.message)
+            return error
         except StillframeError as error:
             LOG.warning("the thaw of server %s failed, the watchdog goes on: %s", self.record.domain, error.message)
             return None
@@ -263,18 +225,21 @@ class Window:
             LOG.warning("server %s: %s", self.record.domain, error.message)
             return False
 
-    def _judge(self, count: int, thawed: int | None, frozen_ms: float) -> Outcome:
+    def _judge(self, count: int, thawed: int | HookFailed | None, frozen_ms: float) -> Outcome:
         """The thaw's count is the proof that the freeze held until then: somebody else's thaw makes it smaller."""
-        points, on_target = self.filesystems.mountpoints, self.filesystems.on_target
-        reason = None
-        if count == 0 or (points is not None and count < len(points)):
-            reason = f"the agent froze {count} of {len(points) if points is not None else 'all'} filesystems"
+        unfrozen = self.layout.passed_over(count) if self.layout.unknown is None else ()
+        disks = self.layout.judged(unfrozen or ())
+        failure = self.layout.unknown
+        if count == 0 or unfrozen is None:
+            failure = f"the agent froze {count} of {len(self.layout.to_freeze) or 'all'} filesystems, and nobody knows which"
+        elif isinstance(thawed, HookFailed):
+            failure = f"{thawed.message}; so it does not say whether the freeze held until the thaw"
         elif thawed is None:
-            reason = "the agent did not answer the thaw, so nobody knows how long the freeze held"
+            failure = "the agent did not answer the thaw, so nobody knows how long the freeze held"
         elif thawed < count:
-            reason = f"the guest was thawed before the switch was done (the deadline is {self.seconds} s)"
-        level = "crash" if reason else "filesystem"
-        return Outcome(level, frozen_ms, count, reason, self.prepared.flushed, on_target, self.prepared.hastened)
+            failure = f"the guest was thawed before the switch was done (the deadline is {self.seconds} s)"
+        held = failure is None and self.layout.is_allowed(unfrozen or ())
+        return Outcome(frozen_ms, count, failure, self.prepared.flushed, disks, self.prepared.hastened, held)
 
 
 def _count(answer: Any) -> int:

@@ -56,9 +56,10 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
     if not waits:
         switching.refuse_if_at_work(world, server, tuple(disk["target"] for disk in disks))
     if server.view.active and settings["quiesce"] == "required":
-        ready = switch.check_ready(world, server, tuple(disk["target"] for disk in disks))
-        if ready.reason is not None:
-            raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.reason}")
+        targets = tuple(disk["target"] for disk in disks)
+        ready = switch.check_ready(world, server, targets, settings["allow_unfreezable"])
+        if ready.unmet is not None:
+            raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.unmet}")
     intent = {
         "set_id": wanted.get("set_id") or str(uuid.uuid4()),
         "policy_id": wanted.get("policy_id"),

@@ -4,6 +4,7 @@ Facts about libvirt here were seen with 9.0.0 (Debian 12).
 """
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +14,13 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
-from stillframe.errors import AgentFailed, AnotherJob, Conflict, HypervisorUnavailable, NotFound, StepFailed
+from stillframe.errors import AgentFailed, AnotherJob, Conflict, HookFailed, HypervisorUnavailable, NotFound, StepFailed
 
 AGENT_ANSWER_LIMIT = 1 << 20
+# What qemu-ga 7.2 says of its --fsfreeze-hook (execute_fsfreeze_hook, qga/commands-posix.c).
+HOOK = re.compile(
+    r"fsfreeze hook has failed with status \d+|fsfreeze hook has terminated abnormally|can't access fsfreeze hook"
+)
 _LOST = {
     libvirt.VIR_ERR_SYSTEM_ERROR,
     libvirt.VIR_ERR_INTERNAL_ERROR,
@@ -266,7 +271,8 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
 
     The answer comes from the guest: it is bounded here and must never be used as a path or a name. libvirt sends a
     guest-sync before each command. A command that timed out may still be carried out later (finding 3).
-    Raises AgentFailed.
+    Raises AgentFailed, and HookFailed when a
+    freeze hook of the agent ended with an error.
     """
     document: dict[str, Any] = {"execute": command}
     if arguments:
@@ -279,6 +285,9 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
             raise HypervisorUnavailable(f"libvirt went away during {command}: {error}") from error
         if code == libvirt.VIR_ERR_NO_DOMAIN:
             raise NotFound("the server does not exist in libvirt") from error
+        hook = HOOK.search(str(error))
+        if hook is not None:
+            raise HookFailed(f"a hook in the guest failed during {command}: {hook[0]}") from error
         raise AgentFailed(f"the guest agent failed {command}: {error}") from error
     if answer is None or len(answer) > AGENT_ANSWER_LIMIT:
         raise AgentFailed(f"the guest agent's answer to {command} is empty or too long")
@@ -288,8 +297,8 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
         raise AgentFailed(f"the guest agent's answer to {command} makes no sense") from error
 
 
-def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Returns (mount point, guest device, libvirt disk targets) of every mounted filesystem the agent names.
+def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """Returns (mount point, guest device, type, libvirt disk targets) of every mounted filesystem the agent names.
 
     libvirt maps the guest's PCI addresses to disk targets. The call has no limit of its own, so the domain's agent
     timeout is set around it (libvirt >= 5.10), and put back to libvirt's default afterwards. Raises AgentFailed.
@@ -305,4 +314,4 @@ def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, tuple[s
         finally:
             with suppress(libvirt.libvirtError):
                 domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
-    return [(entry[0], entry[1], tuple(entry[3] or ())) for entry in found]
+    return [(entry[0], entry[1], entry[2], tuple(entry[3] or ())) for entry in found]

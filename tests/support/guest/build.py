@@ -24,6 +24,7 @@ MODULES = (
     "virtio_blk",
     "virtio_console",
 )
+ON_DEMAND = ("nls_cp437", "nls_ascii", "nls_iso8859-1", "fat", "vfat", "loop")  # a test loads them, in this order
 FIRMWARE_MODULE = "qemu_fw_cfg"  # loaded before the others
 PROGRAMS = ("writer", "fill")
 TOOLS = ("/usr/sbin/qemu-ga", "/usr/sbin/mke2fs")
@@ -95,7 +96,7 @@ def _initramfs(work: Path, modules: Path) -> bytes:
             copy = root / library.lstrip("/")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(library, copy)
-    for module in (*MODULES, FIRMWARE_MODULE):
+    for module in (*MODULES, *ON_DEMAND, FIRMWARE_MODULE):
         (found,) = modules.rglob(f"{module}.ko")
         shutil.copy(found, root / "modules" / found.name)
     (root / "modules/order").write_text("\n".join(MODULES) + "\n")

@@ -36,7 +36,7 @@ ALL = (
 )
 ALLOWED_WHILE_FROZEN = ("guest-ping", "guest-info", "guest-fsfreeze-status", "guest-fsfreeze-thaw")
 HANDLE = 1000
-Filesystem = tuple[str, str, tuple[str, ...]]
+Filesystem = tuple[str, str, str, tuple[str, ...]]
 
 
 def disk_xml(target: str, file: str, serial: str = "", format_: str = "qcow2") -> str:
@@ -67,7 +67,7 @@ class Agent:
     """
 
     commands: tuple[str, ...] = ALL
-    filesystems: Sequence[Filesystem] | Exception = (("/", "vda1", ("vda",)),)
+    filesystems: Sequence[Filesystem] | Exception = (("/", "vda1", "ext4", ("vda",)),)
     failures: dict[str, Exception] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     frozen: int = 0

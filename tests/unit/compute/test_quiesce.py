@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from stillframe.compute import bounded, freeze_record, quiesce
-from stillframe.compute.quiesce import Filesystems, Outcome, Preflight, Times, Window
-from stillframe.errors import AgentFailed, AnotherJob, HypervisorUnavailable, ServiceUnavailable, StepFailed
+from stillframe.compute.filesystems import Disk, Filesystem, Layout
+from stillframe.compute.outcome import Outcome
+from stillframe.compute.quiesce import Preflight, Times, Window
+from stillframe.errors import AgentFailed, AnotherJob, HookFailed, HypervisorUnavailable, ServiceUnavailable, StepFailed
 from tests.unit.builders import SERVER
 from tests.unit.compute.fakes import ALL, Agent, Domain, Guard
 
@@ -16,7 +18,12 @@ TIMES = Times(deadline=10.0, agent=2, flush=5, hasten=False)
 HASTY = replace(TIMES, hasten=True)
 KNOB = ["guest-file-open", "guest-file-read", "guest-file-write", "guest-file-close"]
 TIMEOUT = AgentFailed("timeout")
-TWO = [("/", "vda1", ("vda",)), ("/data", "vdb1", ("vdb",))]
+TWO = [("/", "vda1", "ext4", ("vda",)), ("/data", "vdb1", "xfs", ("vdb",))]
+EFI = ("/boot/efi", "vdb1", "vfat", ("vdb",))
+ROOT = Filesystem(("/",), "ext4", ("vda",))
+DATA = Filesystem(("/data",), "xfs", ("vdb",))
+ONE = Layout(("vda",), (ROOT,))
+BOTH = Layout(("vda", "vdb"), (ROOT, DATA))
 
 
 class Clock:
@@ -44,8 +51,8 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     return Agent().install(monkeypatch)
 
 
-def preflight(*targets: str) -> Preflight:
-    return quiesce.preflight(Domain(), targets or ("vda",), TIMES)
+def preflight(*targets: str, allowed: tuple[str, ...] = ()) -> Preflight:
+    return quiesce.preflight(Domain(), Layout(targets or ("vda",), allowed=allowed), TIMES)
 
 
 def without(*commands: str) -> tuple[str, ...]:
@@ -91,44 +98,52 @@ def test_a_guest_somebody_else_has_frozen_is_left_alone(agent: Agent) -> None:
 
 
 def test_only_the_filesystems_on_the_sets_disks_are_chosen(agent: Agent) -> None:
-    agent.filesystems = [*TWO, ("/other", "vdc1", ("vdc",)), ("/both", "dm-0", ("vda", "vdb"))]
-    found = preflight("vda", "vdb", "vdd").filesystems
+    agent.filesystems = [*TWO, ("/other", "vdc1", "ext4", ("vdc",)), ("/both", "dm-0", "ext4", ("vda", "vdb"))]
+    found = preflight("vda", "vdb", "vdd").layout
     assert found is not None
     assert sorted(found.mountpoints or ()) == ["/", "/both", "/data"]
 
 
-def test_every_disk_of_the_set_has_its_count(agent: Agent) -> None:
-    agent.filesystems = [*TWO, ("/both", "dm-0", ("vda", "vdb"))]
-    found = preflight("vda", "vdb", "vdd").filesystems
-    assert found is not None
-    assert found.on_target == {"vda": 2, "vdb": 2, "vdd": 0}
+def test_an_agent_that_freezes_no_list_freezes_all(agent: Agent) -> None:
+    agent.commands = without("guest-fsfreeze-freeze-list")
+    agent.filesystems = list(TWO)
+    found = preflight("vda")
+    assert (found.reason, found.unmet) == (None, None)
+    assert found.layout is not None
+    assert (found.layout.mountpoints, len(found.layout.to_freeze)) == (None, 2)
 
 
-def test_a_filesystem_mounted_twice_is_frozen_once_at_its_first_mount_point(agent: Agent) -> None:
-    agent.filesystems = [("/", "vda1", ("vda",)), ("/srv", "vda1", ("vda",)), ("/mnt", "vda1", ("vda",))]
-    assert preflight().filesystems == Filesystems(("/",), {"vda": 1})
+def test_an_agent_that_cannot_list_filesystems_freezes_all_and_proves_nothing(agent: Agent) -> None:
+    agent.commands = without("guest-get-fsinfo")
+    found = preflight()
+    assert (found.reason, found.layout and found.layout.mountpoints) == (None, None)
+    assert "cannot say which filesystems lie on which disk: its command guest-get-fsinfo is not allowed" in str(found.unmet)
+    agent.commands, agent.filesystems = ALL, TIMEOUT
+    assert str(preflight().unmet).endswith("which disk: timeout")
 
 
-@pytest.mark.parametrize("command", ["guest-get-fsinfo", "guest-fsfreeze-freeze-list"])
-def test_an_agent_that_cannot_name_disks_or_points_freezes_all(agent: Agent, command: str) -> None:
-    agent.commands = without(command)
-    assert preflight() == Preflight(None, frozenset(without(command)), Filesystems(None, {}))
+def test_what_cannot_be_frozen_stands_in_the_way_of_required_alone(agent: Agent) -> None:
+    agent.filesystems = [TWO[0], EFI]
+    found = preflight("vda", "vdb")
+    assert found.reason is None
+    assert "the vfat filesystem /boot/efi on vdb cannot be frozen; name mount points or types in" in str(found.unmet)
+    assert preflight("vda").unmet is None
+    for name in ("vfat", "/boot/efi"):
+        assert preflight("vda", "vdb", allowed=("ext4", name)).unmet is None
 
 
-def test_an_agent_that_fails_to_name_disks_freezes_all(agent: Agent) -> None:
-    agent.filesystems = TIMEOUT
-    assert preflight().filesystems == Filesystems(None, {})
-
-
-def test_a_filesystem_on_no_known_disk_makes_all_be_frozen(agent: Agent) -> None:
-    agent.filesystems = [*TWO, ("/lvm", "dm-0", ())]
-    assert preflight().filesystems == Filesystems(None, {})
+def test_a_set_of_nothing_but_what_cannot_be_frozen_is_not_frozen_and_may_be_allowed(agent: Agent) -> None:
+    agent.filesystems = [TWO[0], EFI, ("/loop", "loop0", "ext4", ())]
+    found = preflight("vdb")
+    assert found.reason == "the vfat filesystem /boot/efi on vdb cannot be frozen"
+    assert found.unmet is not None
+    assert preflight("vdb", allowed=("vfat",)).unmet is None
 
 
 def test_a_set_of_disks_without_filesystems_cannot_be_quiesced(agent: Agent) -> None:
-    found = preflight("vdz")
-    assert found.reason == "no filesystem is mounted on the set's disks"
-    assert found.filesystems == Filesystems((), {"vdz": 0})
+    for targets in (("vdz",), ("vdy", "vdz")):
+        found = preflight(*targets, allowed=("vfat",))
+        assert found.reason == found.unmet == "no filesystem is mounted on the set's disks"
 
 
 def test_a_flush_is_waited_for(agent: Agent, clock: Clock) -> None:
@@ -163,9 +178,9 @@ def test_no_flush_is_tried_when_it_is_off_or_not_allowed(agent: Agent) -> None:
     assert not quiesce.flush(Domain(), frozenset(ALL), 5)
 
 
-def window(agent: Agent, filesystems: Filesystems | None = None, times: Times = TIMES) -> Window:
+def window(agent: Agent, layout: Layout = ONE, times: Times = TIMES) -> Window:
     guard: Any = Guard(agent)
-    ready = Preflight(None, frozenset(ALL), filesystems or Filesystems(("/",), {"vda": 1}))
+    ready = Preflight(None, None, frozenset(ALL), layout)
     return quiesce.frozen(guard, Domain(), "operation", ready, times)
 
 
@@ -252,11 +267,20 @@ def test_the_flush_and_the_watchdog_come_before_the_freeze_and_only_the_switch_i
     assert not held(entered)
 
 
-def test_all_filesystems_are_frozen_when_none_can_be_named(agent: Agent) -> None:
+def test_all_filesystems_are_frozen_when_none_can_be_named_but_nothing_is_claimed(agent: Agent) -> None:
     agent.filesystems = list(TWO)
-    outcome = window(agent, Filesystems(None, {})).around(switching(agent), unfrozen_too=False)
+    outcome = window(agent, Layout(("vda",), unknown="nobody knows")).around(switching(agent), unfrozen_too=False)
     assert "guest-fsfreeze-freeze" in agent.said
-    assert (outcome.level, outcome.filesystems) == ("filesystem", 2)
+    assert (outcome.level, outcome.filesystems, outcome.degraded_reason) == ("crash", 2, "nobody knows")
+    assert not outcome.held
+
+
+def test_all_filesystems_are_frozen_and_counted_where_the_agent_takes_no_list(agent: Agent) -> None:
+    agent.filesystems = list(TWO)
+    layout = Layout(("vda",), (ROOT, DATA), by_point=False)
+    assert window(agent, layout).around(switching(agent), unfrozen_too=False).level == "filesystem"
+    agent.answers.update({"guest-fsfreeze-freeze": 1, "guest-fsfreeze-thaw": 1})
+    assert window(agent, layout).around(switching(agent), unfrozen_too=False).level == "crash"
 
 
 def test_a_freeze_that_held_is_filesystem_consistent(agent: Agent, clock: Clock) -> None:
@@ -264,27 +288,30 @@ def test_a_freeze_that_held_is_filesystem_consistent(agent: Agent, clock: Clock)
         clock.now += 0.25
 
     outcome = window(agent).around(switching(agent, slowly), unfrozen_too=False)
-    assert outcome == Outcome("filesystem", 250.0, 1, None, True, {"vda": 1})
+    assert outcome == Outcome(250.0, 1, None, True, {"vda": Disk(("ext4 filesystem /",))}, held=True)
+    assert outcome.level == "filesystem"
 
 
-def judged(agent: Agent, filesystems: Filesystems | None = None, **answers: Any) -> Outcome:
+def judged(agent: Agent, layout: Layout = ONE, **answers: Any) -> Outcome:
     agent.answers.update({f"guest-fsfreeze-{name.replace('_', '-')}": answer for name, answer in answers.items()})
-    return window(agent, filesystems).around(switching(agent), unfrozen_too=False)
+    return window(agent, layout).around(switching(agent), unfrozen_too=False)
 
 
 def test_a_freeze_of_fewer_filesystems_than_asked_for_is_crash_consistent(agent: Agent) -> None:
-    outcome = judged(agent, Filesystems(("/", "/data"), {"vda": 1, "vdb": 1}), freeze_list=1, thaw=1)
-    assert (outcome.level, outcome.degraded_reason) == ("crash", "the agent froze 1 of 2 filesystems")
+    outcome = judged(agent, BOTH, freeze_list=1, thaw=1)
+    told = "the agent froze 1 of 2 filesystems, and nobody knows which"
+    assert (outcome.level, outcome.degraded_reason, outcome.held) == ("crash", told, False)
+    assert outcome.for_target("vda")["level"] == "crash"
 
 
 def test_a_freeze_of_nothing_is_crash_consistent(agent: Agent) -> None:
-    outcome = judged(agent, Filesystems(None, {}), freeze=0, thaw=0)
-    assert (outcome.level, outcome.degraded_reason) == ("crash", "the agent froze 0 of all filesystems")
+    outcome = judged(agent, freeze_list=0, thaw=0)
+    assert (outcome.level, outcome.held) == ("crash", False)
 
 
 @pytest.mark.parametrize("thawed", [0, 1])
 def test_a_guest_that_was_thawed_by_somebody_else_is_crash_consistent(agent: Agent, thawed: int) -> None:
-    outcome = judged(agent, Filesystems(("/", "/data"), {"vda": 1}), freeze_list=2, thaw=thawed)
+    outcome = judged(agent, BOTH, freeze_list=2, thaw=thawed)
     assert outcome.level == "crash"
     assert "thawed before the switch was done" in str(outcome.degraded_reason)
 
@@ -375,36 +402,12 @@ def test_a_watchdog_that_cannot_be_let_go_does_not_spoil_the_snapshot(agent: Age
     assert window(agent).around(switching(agent), unfrozen_too=False).level == "filesystem"
 
 
-def test_a_disk_without_a_filesystem_is_never_called_more_than_crash_consistent() -> None:
-    outcome = Outcome("filesystem", 100.0, 3, None, True, {"vda": 3, "vdb": 0})
-    assert outcome.for_target("vda") == {
-        "level": "filesystem",
-        "frozen_ms": 100.0,
-        "filesystems": 3,
-        "degraded_reason": None,
-        "flushed": True,
-    }
-    for target in ("vdb", "vdz"):
-        own = outcome.for_target(target)
-        assert (own["level"], own["filesystems"], own["degraded_reason"]) == ("crash", 0, quiesce.NO_FILESYSTEM)
-
-
-def test_where_no_filesystem_could_be_told_apart_every_disk_has_the_sets_outcome() -> None:
-    outcome = Outcome("filesystem", 100.0, 3, None, False)
-    assert {**outcome.for_target("vda"), "hastened": False} == outcome.document()
-
-
-def test_a_crash_consistent_set_gives_each_disk_its_reason() -> None:
-    outcome = Outcome("crash", 100.0, 1, "why", True, {"vda": 1, "vdb": 0})
-    for target in ("vda", "vdb"):
-        assert {**outcome.for_target(target), "hastened": False} == outcome.document()
-    assert quiesce.crash_only("why") == Outcome("crash", None, 0, "why", False)
-
-
-def test_hastening_is_told_of_the_set_and_not_of_each_disk() -> None:
-    outcome = Outcome("filesystem", 100.0, 3, None, True, {"vda": 3}, hastened=True)
-    assert outcome.document()["hastened"] is True
-    assert "hastened" not in outcome.for_target("vda")
+def test_a_thaw_hook_that_fails_is_not_a_silent_agent(agent: Agent) -> None:
+    agent.failures["guest-fsfreeze-thaw"] = HookFailed("a hook failed: fsfreeze hook has failed with status 3")
+    outcome = window(agent).around(switching(agent), unfrozen_too=False)
+    assert outcome.level == "crash"
+    assert "hook has failed with status 3" in str(outcome.degraded_reason)
+    assert "did not answer" not in str(outcome.degraded_reason)
 
 
 def test_the_guest_is_hastened_after_the_watchdog_knows_and_put_back_after_the_thaw(agent: Agent) -> None:

@@ -114,7 +114,7 @@ def test_a_silent_agent_is_told_from_a_lost_libvirt(
 
 def test_filesystems_come_with_the_disks_they_lie_on() -> None:
     domain = Domain([("/", "vda1", "ext4", ["vda"]), ("/proc", "proc", "proc", None)])
-    assert hypervisor.guest_filesystems(domain, 5) == [("/", "vda1", ("vda",)), ("/proc", "proc", ())]
+    assert hypervisor.guest_filesystems(domain, 5) == [("/", "vda1", "ext4", ("vda",)), ("/proc", "proc", "proc", ())]
 
 
 def test_an_agent_that_cannot_list_filesystems_has_failed() -> None:

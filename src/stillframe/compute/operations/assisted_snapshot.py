@@ -92,6 +92,11 @@ def volume_entries(intent: Document, status: str, error: str | None = None) -> l
     ]
 
 
+def _held(operation: Operation, consistency: Document) -> bool:
+    """Whether all was frozen that has to be: what is allowed to stay unfrozen makes a set say less, not fail."""
+    return bool(operation.evidence.get("switch", {}).get("held", consistency["level"] == "filesystem"))
+
+
 def _progressed(connection: Connection, operation: Operation) -> None:
     percent = 100 * operation.step // (len(operation.plan) + 1)
     assisted_snapshots.change(connection, operation.intent["set_id"], progress=percent)
@@ -107,7 +112,7 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
         return
     consistency = switch.outcome_of_set(operation)
     status, told = "available", None
-    if operation.intent["quiesce"] == "required" and consistency and consistency["level"] != "filesystem":
+    if operation.intent["quiesce"] == "required" and consistency and not _held(operation, consistency):
         # Past the switch there is no way back: the snapshots stay, say what they are, and the set says that it failed.
         status, told = "error", f"quiescing was required but did not hold: {consistency['degraded_reason']}"
     entries = volume_entries(operation.intent, "available")

@@ -6,15 +6,17 @@ is in bytes. ``active`` says whether the guest ran when the plan was made.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.compute import bounded, domain_xml, instant, quiesce, servers, switching
 from stillframe.compute.domain_xml import Description
-from stillframe.compute.quiesce import Outcome
+from stillframe.compute.filesystems import Layout
+from stillframe.compute.outcome import Outcome, crash_only
 from stillframe.compute.servers import Server
 from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
@@ -178,6 +180,7 @@ def _switch_now(world: World, operation: Operation) -> Document:
         "switched": True,
         "outcome": outcome.document(),
         "disks": by_target,
+        "held": outcome.held,
         **moments,
         "switch_ms": switch_ms,  # agent and libvirt together, the flush and the preflight among them
     }
@@ -197,13 +200,13 @@ def _quiesced(world: World, operation: Operation, server: Server, switch: Callab
     targets = tuple(disk["target"] for disk in disks)
     if policy == "never":
         switch()
-        return quiesce.crash_only("quiescing was not asked for")
-    ready = check_ready(world, server, targets)
+        return crash_only("quiescing was not asked for")
+    ready = check_ready(world, server, targets, operation.intent.get("allow_unfreezable") or ())
+    if ready.unmet is not None and policy == "required":
+        raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.unmet}")
     if ready.reason is not None:
-        if policy == "required":
-            raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.reason}")
         switch()
-        return quiesce.crash_only(ready.reason)
+        return replace(crash_only(ready.reason), held=ready.unmet is None)
     domain = world.hypervisor.domain(server.id)
     window = quiesce.frozen(world.guard, domain, operation.id, ready, world.times)
     try:
@@ -218,13 +221,17 @@ def _quiesced(world: World, operation: Operation, server: Server, switch: Callab
         raise QuiesceRefused(f"server {server.id} could not be quiesced: {error.message}") from error
 
 
-def check_ready(world: World, server: Server, targets: tuple[str, ...]) -> quiesce.Preflight:
-    """Tells whether the guest can be quiesced now, and if not, why."""
+def check_ready(world: World, server: Server, targets: tuple[str, ...], allowed: Sequence[str]) -> quiesce.Preflight:
+    """Tells whether the guest can be quiesced now, and if not, why; filesystems that are ``allowed`` need not be frozen."""
     if not server.view.running:
-        return quiesce.Preflight("the server is paused, so its guest agent cannot answer")
+        return quiesce.not_ready("the server is paused, so its guest agent cannot answer")
     if not server.live.has_agent_channel:
-        return quiesce.Preflight("the server has no guest agent channel (org.qemu.guest_agent.0)")
-    return quiesce.preflight(world.hypervisor.domain(server.id), targets, world.times)
+        return quiesce.not_ready("the server has no guest agent channel (org.qemu.guest_agent.0)")
+    with world.database.read() as connection:
+        newest = assisted_snapshots.newest_of_server(connection, server.id)
+    experience = frozenset(((newest or {}).get("consistency") or {}).get("not_frozen") or ())
+    wanted = Layout(targets, allowed=tuple(allowed), experience=experience)
+    return quiesce.preflight(world.hypervisor.domain(server.id), wanted, world.times)
 
 
 def _thaw(world: World, operation: Operation, _args: Document) -> Document:
@@ -273,14 +280,14 @@ def outcome_of(operation: Operation, target: str) -> Document | None:
     if "disks" in found:
         known: Document = found["disks"][target]
         return known
-    return quiesce.crash_only(LOST_OUTCOME).for_target(target)
+    return crash_only(LOST_OUTCOME).for_target(target)
 
 
 def outcome_of_set(operation: Operation) -> Document | None:
     if not operation.intent["active"]:
         return None
     found: Document | None = operation.evidence.get("switch", {}).get("outcome")
-    return found or quiesce.crash_only(LOST_OUTCOME).document()
+    return found or crash_only(LOST_OUTCOME).document()
 
 
 VERBS = {

@@ -26,6 +26,7 @@ _CREATE = body.wrapped(
     ("volume_id",),
 )
 _UPDATE = body.wrapped("snapshot", {"name": body.NAME, "description": body.DESCRIPTION}, minProperties=1)
+_FILESYSTEMS = {"type": "array", "items": {"type": "string", "maxLength": 255}, "maxItems": 64}
 _CONSISTENCY = {
     "type": ["object", "null"],
     "properties": {
@@ -35,6 +36,8 @@ _CONSISTENCY = {
         "degraded_reason": {"type": ["string", "null"], "maxLength": 1024},
         "set_id": {"type": ["string", "null"], "maxLength": 36},
         "flushed": {"type": ["boolean", "null"]},
+        "frozen": _FILESYSTEMS,
+        "not_frozen": _FILESYSTEMS,
     },
     "required": ["level"],
     "additionalProperties": False,

@@ -8,8 +8,9 @@ import pytest
 
 from stillframe.compute import instant
 from stillframe.compute import operations as table
+from stillframe.compute.filesystems import Disk
 from stillframe.compute.operations import assisted_snapshot, switch
-from stillframe.compute.quiesce import Outcome
+from stillframe.compute.outcome import Outcome
 from stillframe.db import assisted_snapshots
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
@@ -164,6 +165,16 @@ def test_quiescing_that_was_required_and_held_is_available(settled: Any) -> None
     assert settled(operation(switched(WHOLE, vda=WHOLE, vdb=WHOLE), quiesce="required"), "done")["status"] == "available"
 
 
+@pytest.mark.parametrize(("held", "status"), [(True, "available"), (False, "error")])
+def test_what_is_allowed_to_stay_unfrozen_makes_a_required_set_say_less_and_not_fail(
+    settled: Any, held: bool, status: str
+) -> None:
+    evidence = switched(CRASH, vda=CRASH, vdb=WHOLE)
+    evidence["switch"]["held"] = held
+    row = settled(operation(evidence, quiesce="required"), "done")
+    assert (row["status"], row["consistency"]["level"]) == (status, "crash")
+
+
 def test_required_on_a_server_that_did_not_run_is_available(settled: Any) -> None:
     ended = operation({"switch": {"switched": True, "outcome": None}}, active=False, quiesce="required")
     assert settled(ended, "done")["status"] == "available"
@@ -194,7 +205,15 @@ def test_progress_rises_with_the_steps_and_ends_below_a_hundred(database: Databa
     assert shown[-1] < 100
 
 
-@pytest.mark.parametrize("outcome", [None, Outcome("filesystem", 120.0, 2, None, True, {"vda": 1, "vdb": 1}, hastened=True)])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        None,
+        Outcome(
+            120.0, 2, None, True, {"vda": Disk(("ext4 filesystem /",)), "vdb": Disk((), ("vfat filesystem /efi",), "why")}, True
+        ),
+    ],
+)
 def test_block_storage_takes_what_is_said_of_each_disk(outcome: Outcome | None) -> None:
     known = {target: outcome.for_target(target) for target in ("vda", "vdb")} if outcome else {}
     ended = operation(switched(outcome.document(), **known) if outcome else None)

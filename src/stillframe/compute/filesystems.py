@@ -1,0 +1,154 @@
+"""Which filesystems of a guest lie on which disk, which cannot be frozen, and what may be said of each disk. Pure.
+
+A filesystem without ``freeze_fs`` and ``freeze_super`` answers FIFREEZE with EOPNOTSUPP (Linux 6.1, fs/ioctl.c), and qemu-ga
+7.2 passes over that without a word: it only counts less. So what cannot be frozen is known by its type, and any other that was
+passed over by the count. Names and types are a guest's word (R23): they are told, and never used as a path.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+READ_ONLY = frozenset({"squashfs", "iso9660", "erofs", "cramfs", "romfs"})  # nothing is ever written to them
+FREEZABLE = frozenset(
+    {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "nilfs2", "reiserfs", "gfs2", "gfs2meta", "bcachefs"}
+)
+UNFREEZABLE = frozenset(
+    {"vfat", "msdos", "umsdos", "exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "hfsplus", "udf", "ocfs2", "minix", "affs", "adfs"}
+    | {"bfs", "befs", "efs", "hpfs", "omfs", "qnx4", "qnx6", "sysv", "ufs", "vxfs"}
+)
+NO_FILESYSTEM = "no mounted filesystem on this disk, so its writes were not held back by a freeze"
+MOST_TOLD = 5
+MOST_LISTED = 64
+NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """One mounted filesystem: every point it is mounted at, the first first. ``targets`` empty: the agent names no disk, as for
+    a loop device."""
+
+    points: tuple[str, ...]
+    type: str
+    targets: tuple[str, ...]
+
+    def __str__(self) -> str:
+        words = "".join(letter if letter.isprintable() else "?" for letter in f"{self.type} filesystem {self.points[0]}")
+        return words if len(words) <= NAME_LENGTH else f"{words[:NAME_LENGTH]}..."
+
+    def is_allowed(self, names: Iterable[str]) -> bool:
+        """Tells whether one of the names is its type or one of its mount points."""
+        return not {self.type, *self.points}.isdisjoint(names)
+
+
+def merged(found: Sequence[tuple[str, str, str, tuple[str, ...]]]) -> tuple[Filesystem, ...]:
+    """Makes one of what is mounted more than once. ``found``: mount point, guest device, type and disk targets each."""
+    by_device: dict[str, Filesystem] = {}
+    for point, device, kind, targets in found:
+        known = by_device.get(device)
+        by_device[device] = Filesystem((*known.points, point) if known else (point,), kind.lower(), targets)
+    return tuple(by_device.values())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The filesystems of a guest, seen from the disks ``targets`` of a set. ``unknown`` says why the agent cannot list them."""
+
+    targets: tuple[str, ...]
+    found: tuple[Filesystem, ...] = ()
+    by_point: bool = True  # the agent freezes those that are named; else it freezes all
+    unknown: str | None = None
+    allowed: tuple[str, ...] = ()  # mount points and types of what need not be frozen
+    experience: frozenset[str] = frozenset()  # what earlier freezes passed over, as ``str`` has it
+
+    def _cannot(self, filesystem: Filesystem) -> bool:
+        """What is of no known type is tried; the count tells, and is remembered."""
+        strange = filesystem.type not in FREEZABLE and str(filesystem) in self.experience
+        return filesystem.type in UNFREEZABLE or strange
+
+    def _concerns(self, filesystem: Filesystem) -> bool:
+        """A filesystem on no known disk may lie on any."""
+        return not filesystem.targets or not set(filesystem.targets).isdisjoint(self.targets)
+
+    @property
+    def to_freeze(self) -> tuple[Filesystem, ...]:
+        return tuple(
+            each
+            for each in self.found
+            if not self._cannot(each) and each.type not in READ_ONLY and (not self.by_point or self._concerns(each))
+        )
+
+    @property
+    def mountpoints(self) -> tuple[str, ...] | None:
+        """What the agent is told to freeze; None: all."""
+        return tuple(each.points[0] for each in self.to_freeze) if self.by_point and self.unknown is None else None
+
+    @property
+    def left(self) -> tuple[Filesystem, ...]:
+        """What concerns the set and cannot be frozen, by its type or by experience."""
+        return tuple(each for each in self.found if self._cannot(each) and self._concerns(each))
+
+    def is_allowed(self, unfrozen: Iterable[Filesystem]) -> bool:
+        return all(each.is_allowed(self.allowed) for each in unfrozen)
+
+    @property
+    def not_allowed(self) -> str | None:
+        """Says which filesystems stand in the way of ``required``, and what to do; None: none does."""
+        told = [f"the {each}{_where(each)}" for each in self.left if not each.is_allowed(self.allowed)]
+        if not told:
+            return None
+        return (
+            f"{_some(told)} cannot be frozen; name mount points or types in allow_unfreezable of the request or of the server's"
+            " settings, unmount them, leave their volumes out, or ask with quiesce=preferred"
+        )
+
+    def passed_over(self, count: int) -> tuple[Filesystem, ...] | None:
+        """Returns what was not frozen when the agent froze ``count``; None: nobody can tell which."""
+        missing = len(self.to_freeze) - count
+        if missing <= 0:
+            return self.left
+        strange = tuple(each for each in self.to_freeze if each.type not in FREEZABLE)
+        return (*self.left, *(each for each in strange if self._concerns(each))) if missing == len(strange) else None
+
+    def judged(self, unfrozen: Sequence[Filesystem]) -> dict[str, "Disk"]:
+        """Returns what may be said of each disk when all but ``unfrozen`` were frozen."""
+        return {target: self._disk(target, unfrozen) for target in self.targets}
+
+    def _disk(self, target: str, unfrozen: Sequence[Filesystem]) -> "Disk":
+        own = [each for each in self.found if target in each.targets]
+        frozen = tuple(str(each) for each in own if each not in unfrozen and each.type not in READ_ONLY)
+        left = [each for each in unfrozen if target in each.targets or not each.targets]
+        if left:
+            told = [f"the {each} on {'this disk' if each.targets else 'an unknown disk'}" for each in left]
+            return Disk(frozen, tuple(map(str, left)), f"{_some(told)} cannot be frozen")
+        return Disk(frozen, (), None if own else NO_FILESYSTEM)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What was frozen on one disk and what was not; ``reason`` says why it is not called filesystem-consistent."""
+
+    frozen: tuple[str, ...]
+    unfrozen: tuple[str, ...] = ()
+    reason: str | None = None
+
+    def document(self) -> dict[str, list[str]]:
+        return {"frozen": list(self.frozen[:MOST_LISTED]), "not_frozen": list(self.unfrozen[:MOST_LISTED])}
+
+
+def told_of_set(disks: Mapping[str, Disk]) -> str | None:
+    """The set's reason: each disk that has a filesystem which was not frozen. A disk without any tells it itself."""
+    told = [f"{disk.reason.replace('this disk', target)}" for target, disk in disks.items() if disk.unfrozen and disk.reason]
+    if told:
+        return _some(list(dict.fromkeys(told)))
+    if not any(disk.reason is None for disk in disks.values()):
+        return next((disk.reason for disk in disks.values()), None)
+    return None
+
+
+def _where(each: Filesystem) -> str:
+    return f" on {', '.join(each.targets)}" if each.targets else " on an unknown disk"
+
+
+def _some(told: list[str]) -> str:
+    more = len(told) - MOST_TOLD
+    return " and ".join(told[:MOST_TOLD]) + (f" and {more} more" if more > 0 else "")

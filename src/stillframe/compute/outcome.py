@@ -1,0 +1,61 @@
+"""What happened in the window, and what may be said of the set and of each disk afterwards (I10)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stillframe.compute import filesystems
+from stillframe.compute.filesystems import Disk
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``failure`` says why nobody can call anything frozen; then ``disks`` count for nothing. ``held``: what ``required`` asks
+    for was met."""
+
+    frozen_ms: float | None
+    filesystems: int
+    failure: str | None
+    flushed: bool
+    disks: Mapping[str, Disk] = field(default_factory=dict)
+    hastened: bool = False
+    held: bool = False
+
+    @property
+    def degraded_reason(self) -> str | None:
+        return self.failure or filesystems.told_of_set(self.disks)
+
+    @property
+    def level(self) -> str:
+        """ "filesystem" when every mounted filesystem on the set's disks was frozen, else "crash"."""
+        return "crash" if self.degraded_reason else "filesystem"
+
+    def document(self) -> dict[str, Any]:
+        """The document of the set."""
+        return {**self._shared(), **self._lists(*self.disks.values()), "hastened": self.hastened}
+
+    def _shared(self) -> dict[str, Any]:
+        return {
+            "level": self.level,
+            "frozen_ms": self.frozen_ms,
+            "filesystems": self.filesystems,
+            "degraded_reason": self.degraded_reason,
+            "flushed": self.flushed,
+        }
+
+    def _lists(self, *disks: Disk) -> dict[str, list[str]]:
+        frozen = [] if self.failure else [name for disk in disks for name in disk.frozen]
+        left = [name for disk in disks for name in disk.unfrozen]
+        return Disk(tuple(dict.fromkeys(frozen)), tuple(dict.fromkeys(left))).document()
+
+    def for_target(self, target: str) -> dict[str, Any]:
+        """The document of one disk's snapshot: it says no more than is known of that disk."""
+        disk = self.disks.get(target)
+        if self.failure or disk is None:
+            return {**self._shared(), **self._lists(*([disk] if disk else []))}
+        own = {"level": "crash" if disk.reason else "filesystem", "degraded_reason": disk.reason}
+        return {**self._shared(), **own, "filesystems": len(disk.frozen), **disk.document()}
+
+
+def crash_only(reason: str, flushed: bool = False) -> Outcome:
+    return Outcome(None, 0, reason, flushed)
