@@ -229,6 +229,23 @@ def test_copies_with_the_same_serial_or_name_are_not_taken_for_the_volume(story:
         other.undefine()
 
 
+def test_a_copied_domain_does_not_hold_up_what_is_done_offline(story: Story) -> None:
+    api = story.lab.api
+    spare, copy = api.create_volume("spare"), story.lab.directory / "spare.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", copy.name, "1G"], cwd=copy.parent, check=True)
+    other = story.guest.domain.connect().defineXML(
+        "<domain type='qemu'><name>of spare</name><memory unit='MiB'>64</memory><os><type arch='x86_64'>hvm</type></os>"
+        f"<devices>{disk_xml(copy, 'vda', spare)}</devices></domain>"
+    )
+    try:
+        taken = api.ok("volume", "POST", "/snapshots", {"snapshot": {"volume_id": spare}})["snapshot"]["id"]
+        wait_for(lambda: api.snapshot(taken)["status"] == "available", "the snapshot")
+        wait_for(lambda: api.send("volume", "DELETE", f"/snapshots/{taken}").status_code == 202, "the deletion to begin")
+        wait_for(lambda: api.send("volume", "GET", f"/snapshots/{taken}").status_code == 404, "the deletion")
+    finally:
+        other.undefine()
+
+
 def disk_xml(file: Path, target: str, serial: str) -> str:
     disk = etree.Element("disk", type="file", device="disk")
     etree.SubElement(disk, "driver", name="qemu", type="qcow2")

@@ -42,6 +42,11 @@ class Disk:
     def directory(self) -> str | None:
         return os.path.dirname(self.file) if self.file else None
 
+    @property
+    def foreign_file(self) -> bool:
+        """Whether the disk is a file that no volume's file is called like: only its serial can name a volume then."""
+        return self.name is not None and names.parse(self.name) is None
+
     @cached_property
     def volume_id(self) -> str | None:
         """The volume on this disk: by its file's name, else by its serial; None when it is no volume."""
@@ -90,12 +95,7 @@ def read(xml: str) -> Description:
 def _disks(root: etree._Element) -> tuple[Disk, ...]:
     found = [_disk(element) for element in root.findall("devices/disk")]
     by_file = {parsed[0] for disk in found if disk.name and (parsed := names.parse(disk.name))}
-    return tuple(replace(disk, copied=True) if _by_serial(disk) in by_file else disk for disk in found)
-
-
-def _by_serial(disk: Disk) -> str | None:
-    """The volume that only the disk's serial names."""
-    return None if disk.name and names.parse(disk.name) else disk.volume_id
+    return tuple(replace(disk, copied=True) if disk.foreign_file and disk.volume_id in by_file else disk for disk in found)
 
 
 def _disk(element: etree._Element) -> Disk:

@@ -16,7 +16,7 @@ def owner(world: World, volume_id: str) -> tuple[Server, Disk]:
     wanted = names.canonical_id(volume_id, "volume_id")
     having = [(server, disk) for server in servers.list_everything(world) if (disk := server.disk_of(wanted))]
     if len(having) > 1:
-        having = [each for each in having if _by_file(each[1], wanted)] or having
+        having = [each for each in having if not each[1].foreign_file] or having
     if len(having) > 1:
         having = [each for each in having if world.storage.attachment(wanted, each[0].id)] or having
     if not having:
@@ -28,8 +28,3 @@ def owner(world: World, volume_id: str) -> tuple[Server, Disk]:
             " definitions of the others nobody knows to which"
         )
     return having[0]
-
-
-def _by_file(disk: Disk, volume_id: str) -> bool:
-    parsed = names.parse(disk.name) if disk.name else None
-    return parsed is not None and parsed[0] == volume_id

@@ -51,7 +51,11 @@ def document(world: World, server: Server) -> dict[str, Any]:
         "user_id": server.user_id,
         "memory_mib": server.live.memory_mib,
         "vcpus": server.live.vcpus,
-        "volumes": [{"id": volume_id, "device": f"/dev/{disk.target}"} for volume_id, disk in server.volumes()],
+        "volumes": [
+            {"id": volume_id, "device": f"/dev/{disk.target}"}
+            for volume_id, disk in server.volumes()
+            if not disk.foreign_file  # a copied domain keeps the serials: block storage would take its disks for in use
+        ],
     }
 
 

@@ -161,6 +161,11 @@ def test_a_server_is_described_in_novas_words(world: Any, state: int, number: in
     assert document["volumes"] == [{"id": VOLUME, "device": "/dev/vda"}]
 
 
+def test_a_copy_that_kept_the_serial_is_not_described_as_the_volume(world: Any) -> None:
+    xml = fakes.domain_xml(fakes.disk_xml("vda", "/srv/copy.qcow2", VOLUME))
+    assert powering.document(world(1), Server(fakes.view(xml), "demo", "u"))["volumes"] == []
+
+
 def test_a_start_forgets_the_chain_libvirt_wrote_into_the_definition(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
 ) -> None:

@@ -331,6 +331,8 @@ ATTACHED = volume({"status": "in-use"}, attachments=({"instance_id": SERVER, "st
         (ATTACHED, server([], []), ["attached_without_disk"]),
         (ATTACHED, server([], [disk()]), []),
         (volume(), server([disk()], [disk()]), ["disk_without_attachment"]),
+        (volume(), server([disk("copy.qcow2")], [disk("copy.qcow2")]), []),  # a copied domain: it keeps the serial
+        (ATTACHED, server([disk("moved.qcow2")], [disk("moved.qcow2")]), ["wrong_active_file"]),
         (volume(), server([disk("x.img", volume_id=None)], []), []),
         (ATTACHED, server([disk()], [disk()], frozen=True), ["guest_frozen"]),
         (ATTACHED, server([disk()], [disk()], frozen=True, freezes=[FreezeSeen(SERVER, SET, False)]), ["maybe_frozen"]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from stillframe.chain import names
 from stillframe.volumes.doctor.findings import Finding
 from stillframe.volumes.doctor.seen import DiskSeen, ServerSeen, World
 
@@ -24,8 +25,8 @@ def judge(world: World) -> Iterator[Finding]:
 def _disks(world: World, server: ServerSeen) -> Iterator[Finding]:
     if server.inactive is not None:
         yield from _descriptions(world, server, server.inactive)
-    held = {disk.volume_id: disk for disk in (*server.disks, *(server.inactive or ())) if _is_ours(world, disk)}
-    held |= {disk.volume_id: disk for disk in server.disks if _is_ours(world, disk)}
+    held = {disk.volume_id: disk for disk in (*server.disks, *(server.inactive or ())) if _is_ours(world, server, disk)}
+    held |= {disk.volume_id: disk for disk in server.disks if _is_ours(world, server, disk)}
     for volume_id, disk in held.items():
         assert volume_id is not None
         known = world.known.volumes[volume_id]
@@ -43,8 +44,14 @@ def _disks(world: World, server: ServerSeen) -> Iterator[Finding]:
             yield Finding("attached_without_disk", what, known.row["share"], volume_id, server_id=server.id)
 
 
-def _is_ours(world: World, disk: DiskSeen) -> bool:
-    return disk.volume_id in world.known.volumes and disk.volume_id not in world.unsettled
+def _is_ours(world: World, server: ServerSeen, disk: DiskSeen) -> bool:
+    known = world.known.volumes.get(disk.volume_id or "")
+    if known is None or disk.volume_id in world.unsettled:
+        return False
+    if disk.name is None or names.parse(disk.name) is not None:
+        return True
+    # Only the serial says so, which a copied domain keeps: without an attachment it is no disk of ours.
+    return any(row["instance_id"] == server.id for row in known.attachments)
 
 
 def _descriptions(world: World, server: ServerSeen, inactive: Sequence[DiskSeen]) -> Iterator[Finding]:
