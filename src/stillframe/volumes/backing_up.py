@@ -19,7 +19,7 @@ from stillframe.errors import BadRequest, ChainConflict, Conflict
 from stillframe.host import staging
 from stillframe.journal import record as journal
 from stillframe.volumes import finding, placing, trees, volume_changing, volume_making
-from stillframe.volumes.backups import chain, record, repository
+from stillframe.volumes.backups import chain, keys, record, repository
 from stillframe.volumes.backups.manifest import Manifest
 from stillframe.volumes.operations import backups as operations
 from stillframe.volumes.volume_making import Making
@@ -166,11 +166,26 @@ def _parent(rows: Sequence[Row], tree: Tree, file: str, container: str) -> Row:
     for row in reversed(rows):
         fits = row["held_file"] in path and row["container"] == container and row["size"] <= size
         if row["status"] == "available" and fits:  # along a chain of backups a disk never shrinks
+            _refuse_if_deep(rows, row)
             return row
     raise BadRequest(
         "No backups available to do an incremental backup: none of the volume's backups is one whose content is still kept"
         " below what is to be backed up; make a full backup first"
     )
+
+
+def _refuse_if_deep(rows: Sequence[Row], parent: Row) -> None:
+    """Raises BadRequest where a backup on top of ``parent`` would build on more files than can be read through at once."""
+    known = {row["id"]: row for row in rows}
+    files, below = 0, known.get(parent["id"])
+    while below is not None and files < keys.MAX_LAYERS:
+        files += max(1, below["object_count"])
+        below = known.get(below["parent_id"])
+    if files >= keys.MAX_LAYERS:
+        raise BadRequest(
+            f"backup {parent['id']} and those it builds on have {files} files, the most that can be read through: another"
+            " incremental one on top could not be restored; make a full backup"
+        )
 
 
 def _layers(tree: Tree, file: str, parent: Row) -> int:

@@ -10,9 +10,10 @@ from stillframe.db import backups
 from stillframe.errors import BadRequest, Busy, ChainConflict, Conflict
 from stillframe.journal.operation import Operation
 from stillframe.volumes import backing_up, snapshotting, trees
+from stillframe.volumes.backups import keys
 from stillframe.volumes.operations import backups as operations
 from stillframe.volumes.world import World
-from tests.unit.builders import BACKUP, backup_row
+from tests.unit.builders import BACKUP, backup_row, new_id
 from tests.unit.volumes.memory_share import MemoryShare
 from tests.unit.volumes.site import MEMBER, Site
 
@@ -114,6 +115,20 @@ def test_what_begins_or_ends_between_the_looks_is_told_instead(
     monkeypatch.setattr(trees, "observe", late)
     with pytest.raises(Busy if begun else Conflict, match="is busy with operation" if begun else "changed meanwhile"):
         setting.back_up()
+
+
+@pytest.mark.parametrize(("files", "refused"), [(keys.MAX_LAYERS - 1, False), (keys.MAX_LAYERS, True)])
+def test_no_increment_is_made_that_could_not_be_restored(setting: Setting, files: int, refused: bool) -> None:
+    """The parent builds on a backup of an older release, which has a file for each layer."""
+    older = new_id()
+    with setting.site.world.database.write() as connection:
+        backup_row(connection, id=older, volume_id=setting.volume, object_count=files - 1, container="volumebackups")
+        backups.change(connection, BACKUP, parent_id=older)
+    if refused:
+        with pytest.raises(BadRequest, match=f"have {files} files.* make a full backup"):
+            setting.back_up()
+    else:
+        assert setting.back_up()
 
 
 def test_without_a_fitting_backup_a_full_one_is_asked_for(setting: Setting) -> None:
