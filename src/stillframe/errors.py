@@ -191,6 +191,26 @@ class BadImage(StillframeError):
     hint = "QEMU did not open the file, nothing was changed. Keep a copy of it; then put right what the message names."
 
 
+class InternalSnapshots(BadImage):
+    """A qcow2 file with snapshots inside it. What the volume holds now lies beside them and is whole."""
+
+    code = "internal_snapshots"
+    hint = (
+        "The content is whole. Look with 'qemu-img snapshot -l FILE'; when nobody needs what they hold, delete each with"
+        " 'qemu-img snapshot -d SNAPSHOT FILE' while no program has the file open, and repeat: nothing else is lost."
+    )
+
+
+class NotSound(BadImage):
+    """Nothing is built on, or merged into, a file whose own bookkeeping is not certain."""
+
+    code = "image_not_sound"
+    hint = (
+        "Nothing was changed. Stop the server and repeat: what can be repaired safely is repaired then. Of a file with the"
+        " corrupt bit make a copy first, then 'qemu-img check -r all' on the copy, and compare."
+    )
+
+
 class BadBackup(StillframeError):
     """A part of a backup is missing, damaged, or not what its manifest says. The message names the part."""
 

@@ -14,7 +14,7 @@ from stillframe.compute.world import World
 from stillframe.context import Context
 from stillframe.db import operations
 from stillframe.errors import BadImage, BadRequest, Cancelled, ChainConflict, Conflict, NotFound
-from stillframe.host import block_jobs, files, qcow2, qemu_img
+from stillframe.host import block_jobs, files, qcow2, qemu_img, soundness
 from stillframe.journal import record
 
 MIB = 1 << 20
@@ -90,6 +90,8 @@ def _plan(world: World, snapshot_id: str, given: dict[str, Any]) -> dict[str, An
                 raise BadRequest(f"{name} is not part of the chain {' <- '.join(chain)} of volume {volume_id}")
     if into is None:
         return {**common, **_pull_intent(chain, formats, merged)}
+    if not files.is_written(share, into):  # whoever writes to it knows its counts; a guest that only reads it does not
+        soundness.require(share, into, formats[into])
     return {**common, **_commit_intent(chain, formats, str(merged), into)}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from stillframe.compute import definitions, servers, turns
+from stillframe.compute import definitions, mending, servers, turns
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.context import Context
@@ -126,6 +126,8 @@ def _check_files(world: World, server: Server) -> None:
                 f"server {server.id} would open {disk.name} for volume {volume_id}, but its active file is"
                 f" {info['name']}; it is not started, because that would write behind a snapshot"
             )
+        if info:
+            mending.before_start(disk, volume_id, info.get("foundation"))
 
 
 METHODS: Mapping[str, Any] = {"list_servers": list_servers, "show_server": show_server, "power": power}

@@ -31,6 +31,7 @@ _VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "map": (("map", "--output=json"), ("-f",)),
     "check": (("check", "--output=json"), ("-f",)),
     "compare": (("compare", "-q"), ("-f", "-F")),
+    "amend": (("amend", "-q"), ("-f",)),
 }
 
 

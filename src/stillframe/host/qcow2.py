@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillframe.chain.image import Image
-from stillframe.errors import BadImage
+from stillframe.errors import BadImage, InternalSnapshots, NotSound
 from stillframe.host import files
 
 HEADER_BYTES = 1 << 16
@@ -22,7 +22,7 @@ _BACKING_FORMAT = 0xE2792ACA
 _DATA_FILE = 0x44415441
 _CRYPTO = 0x0537BE77
 _REFUSED = {_DATA_FILE: "names an external data file", _CRYPTO: "has an encryption header"}
-_DIRTY, _COMPRESSION = 1, 8
+DIRTY, _CORRUPT, _COMPRESSION = 1, 2, 8
 _ZSTD = 1
 _MAX_SIZE = 1 << 56
 _MAX_L1_BYTES = 32 << 20
@@ -72,8 +72,7 @@ def parse(name: str, start: bytes, length: int) -> Image:
     header_length = _check_features(name, start) if version == 3 else _V2.size
     if not 9 <= bits <= 21:
         raise BadImage(f"{name} has an absurd cluster size (2^{bits} bytes)")
-    if crypt or inner:
-        raise BadImage(f"{name} is encrypted or has internal snapshots")
+    _check_inside(name, crypt, inner)
     if size > _MAX_SIZE or l1_size * 8 > _MAX_L1_BYTES or ref_clusters << bits > 8 << 20:
         raise BadImage(f"{name} has tables out of bounds")
     if l1_at + l1_size * 8 > length or ref_at + (ref_clusters << bits) > length:
@@ -90,6 +89,13 @@ def parse(name: str, start: bytes, length: int) -> Image:
     return Image(name, "qcow2", size, backing, backing_format)
 
 
+def _check_inside(name: str, crypt: int, inner: int) -> None:
+    if crypt:
+        raise BadImage(f"{name} is encrypted")
+    if inner:
+        raise InternalSnapshots(f"{name} holds {inner} internal snapshots, as 'qemu-img snapshot -c' and savevm make them")
+
+
 def _check_places(name: str, l1_at: int, ref_at: int, size: int) -> None:
     """A table in the first cluster would be the header itself: writing it would change what the file names."""
     if ref_at == 0 or (l1_at == 0 and size) or (l1_at and l1_at == ref_at):
@@ -104,7 +110,9 @@ def _entries_needed(size: int, bits: int) -> int:
 
 def _check_features(name: str, start: bytes) -> int:
     incompatible, _, _, order, header_length = _V3.unpack_from(start, _V2.size)
-    if incompatible & ~(_DIRTY | _COMPRESSION):
+    if incompatible & ~(DIRTY | _CORRUPT | _COMPRESSION) == 0 and incompatible & _CORRUPT:
+        raise NotSound(f"{name} has the corrupt bit: QEMU found its tables damaged and refuses to write to it")
+    if incompatible & ~(DIRTY | _COMPRESSION):
         raise BadImage(f"{name} has incompatible features {incompatible:#x}: an external data file, corruption or unknown")
     if order > 6:
         raise BadImage(f"{name} has an absurd refcount width")
@@ -148,6 +156,19 @@ def _backing(name: str, start: bytes, at: int, length: int) -> str | None:
     if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text) or not text[:1].isalnum():
         raise BadImage(f"{name} names {text!r} as its backing file, which is no plain file name")
     return text
+
+
+def extension(start: bytes, wanted: int) -> bytes | None:
+    """Returns the body of a header extension of a version 3 file, None when it has none. The header was parsed before."""
+    (at,) = struct.unpack_from(">I", start, 100)
+    while at + 8 <= len(start):
+        kind, length = struct.unpack_from(">II", start, at)
+        if kind == wanted:
+            return start[at + 8 : at + 8 + length]
+        if kind == 0:
+            return None
+        at += 8 + (length + 7) // 8 * 8
+    return None
 
 
 def tables(share: Path, name: str) -> Tables:

@@ -42,6 +42,7 @@ def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
             f"{name} has {image.size} bytes, which are no whole GiB; while nobody has it open, grow it with"
             f" 'qemu-img resize -f {image.format} {name} {-(-image.size // GIB)}G'"
         )
+    share.check_whole(name, image.format)
     whole = {**wanted, "size": image.size // GIB}
     columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
     making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))

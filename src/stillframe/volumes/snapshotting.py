@@ -71,6 +71,7 @@ def create(world: World, context: Context, volume_id: str, wanted: dict[str, Any
             " snapshot an attached volume with 'openstack assisted snapshot create --volume <volume> <server>'"
         )
     world.share(volume).probe_for_writing()
+    world.share(volume).check_sound(volume["id"])
     row = _row(context, volume, wanted)
     before = trees.observe(world, volume)
     planned = plan.snapshot(before, row["id"], world.settings.volumes.max_chain_depth)
@@ -162,6 +163,7 @@ def _dropped(world: World, tree: Tree, row: Row) -> bool:
 def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Sequence[Row], bandwidth_mib: int) -> None:
     volume, before = found
     hand = hand_for(world, volume, bandwidth_mib)
+    world.share(volume).check_sound(volume["id"])
     ids = [row["id"] for row in rows]
     planned = plan.delete(before, ids, volume_changing.visible(world, volume, before), hand.running)
     _check_space(world, volume, cost(planned.steps))

@@ -135,6 +135,7 @@ def extend(world: World, context: Context, volume_id: str, new_size: int) -> Non
         raise BadRequest(f"new_size {new_size} must be more than the {row['size']} GiB volume {row['id']} has")
     placing.check_room(world, row, new_size - row["size"])
     hand_for(world, row)
+    world.share(row).check_sound(row["id"])
     plan.extend(trees.observe(world, row), new_size << 30)
     with world.database.write() as connection:
         fresh = unchanged(connection, row)
@@ -180,6 +181,7 @@ def revert(world: World, context: Context, volume_id: str, snapshot_id: str, new
         )
     later = [other["id"] for other in rows if other["seq"] > snapshot["seq"]]
     _check_standard_revert(row, snapshot, later, newer)
+    world.share(row).check_sound(row["id"])
     before = trees.observe(world, row)
     removed = [each for each in later if each in before.snapshots] if newer == "remove" else []
     overlay = names.overlay_name(row["id"], str(uuid.uuid4()))
@@ -227,6 +229,7 @@ def undo_revert(world: World, context: Context, volume_id: str) -> None:
     hand = hand_for(world, row)
     if hand.running:
         raise Conflict(f"volume {row['id']} is open in a running server; stop it first")
+    world.share(row).check_sound(row["id"])
     before = trees.observe(world, row)
     planned = plan.undo_revert(before)
     if world.share(row).holds_data(row["active_file"]):

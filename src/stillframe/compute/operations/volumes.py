@@ -12,7 +12,7 @@ from stillframe.compute.servers import Server
 from stillframe.compute.shares import share_directory
 from stillframe.compute.world import World
 from stillframe.errors import BadRequest, ChainConflict, NotFound, StepFailed
-from stillframe.host import hypervisor, qemu_img
+from stillframe.host import hypervisor, qemu_img, soundness
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 
@@ -89,12 +89,13 @@ def _plug(world: World, operation: Operation, _args: Document) -> Document:
     foundation = source.get("foundation")
     chain = qemu_img.read_chain(share, volume_id, source["name"], source["format"], foundation)
     image.check(chain, foundation)
+    repaired = soundness.mend_open(share, chain.images)
     xml = domain_xml.volume_disk(volume_id, str(share / source["name"]), source["format"], operation.intent["target"])
     server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
     live = server.view.active and not _has(server.live, volume_id)
     config = server.inactive is not None and not _has(server.inactive, volume_id)
     hypervisor.attach_device(domain, xml, live=live, config=config)
-    return {}
+    return {"repaired": repaired} if repaired else {}
 
 
 def _unplug_begun(world: World, operation: Operation, args: Document) -> None:

@@ -84,6 +84,16 @@ class Share(Protocol):
     def repair(self, volume_id: str, name: str, format_: str) -> None:
         """Mends what an interrupted commit left in its base: leaked clusters, wrong counts. May be repeated."""
 
+    def check_sound(self, volume_id: str) -> None:
+        """Raises NotSound when a file of the volume is not sound and ``make_sound`` could not help it now."""
+
+    def check_whole(self, name: str, format_: str) -> None:
+        """Raises BadImage when a file that is no volume's yet is damaged, beyond what ``make_sound`` repairs."""
+
+    def make_sound(self, volume_id: str) -> list[str]:
+        """Repairs the reference counts of the volume's files whose writer died; returns what was done. Content stays as it
+        is. Raises NotSound, also while a program has such a file open. May be repeated."""
+
     def visible(self, name: str, format_: str, shared: bool = False) -> Sequence[int]:
         """Bytes a reader of ``name`` finds in it, in the file below, and so on. ``shared``: a guest may have it open."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, ShareUnavailable, StepFailed
-from stillframe.host import copies, extents, files, inspection, probe, publish, qcow2, qemu_img, users
+from stillframe.host import copies, extents, files, inspection, probe, publish, qcow2, qemu_img, soundness, users
 from stillframe.host.copies import Source
 
 MARKER = probe.MARKER
@@ -115,6 +115,7 @@ class DirectoryShare:
             between = self._between(volume_id, top, base)
             for name in between[1:]:
                 self._refuse_others(name, between, "committing would change what {other} reads")
+            soundness.require(self.path, base, self._format(base))
             qemu_img.commit(self.path, top, base, len(between))
 
     def pull(self, volume_id: str, name: str, backing: str | None, backing_format: str | None) -> None:
@@ -141,12 +142,29 @@ class DirectoryShare:
         self.probe_for_writing()
         names.check_belongs(name, volume_id)
         with self._asked():
+            soundness.require(self.path, name, format_)
             qemu_img.resize(self.path, name, format_, size)
 
     def repair(self, volume_id: str, name: str, format_: str) -> None:
         names.check_belongs(name, volume_id)
         with self._asked():
             qemu_img.repair_all(self.path, name, format_)
+
+    def check_sound(self, volume_id: str) -> None:
+        with self._asked():
+            for name in self.files(volume_id):
+                soundness.refuse_beyond_repair(self.path, name, self._format(name))
+
+    def check_whole(self, name: str, format_: str) -> None:
+        with self._asked():
+            soundness.check(self.path, inspection.plain_name(name), format_)
+
+    def make_sound(self, volume_id: str) -> list[str]:
+        with self._asked():
+            return [did for name in self.files(volume_id) for did in soundness.repair(self.path, name, self._format(name))]
+
+    def _format(self, name: str) -> str:
+        return "raw" if name in self.opaque() else "qcow2"
 
     def visible(self, name: str, format_: str, shared: bool = False) -> Sequence[int]:
         with self._asked():

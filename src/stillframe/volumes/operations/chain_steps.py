@@ -3,6 +3,7 @@
 Every operation's intent names volume_id, backend and share; ``before`` is the active file when it was planned.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.world import World
 
 PATIENCE_SECONDS = 5.0
+_LOG = logging.getLogger(__name__)
 
 
 def share_of(world: World, operation: Operation) -> Share:
@@ -42,6 +44,19 @@ def check_unused(world: World, operation: Operation, _args: Document) -> Documen
         named = f"volume {volume_id} is named by the description of server {', '.join(sorted(servers))}; detach it first"
         refuse_or_wait(world, operation, named)
     return {}
+
+
+def check_sound(world: World, operation: Operation, args: Document) -> Document:
+    """As ``check_unused``; then what a dead writer left is repaired, before anything is built on it or merged into it."""
+    return {**check_unused(world, operation, args), **made_sound(world, operation)}
+
+
+def made_sound(world: World, operation: Operation) -> Document:
+    """Returns what was repaired, which the journal keeps. Nobody has the files open."""
+    done = share_of(world, operation).make_sound(operation.intent["volume_id"])
+    for each in done:
+        _LOG.warning("volume %s: %s", operation.intent["volume_id"], each)
+    return {"repaired": done} if done else {}
 
 
 def refuse_or_wait(world: World, operation: Operation, why: str) -> None:
@@ -105,8 +120,9 @@ def _overlay_made(world: World, operation: Operation, args: Document) -> Documen
 
 
 def _make_overlay(world: World, operation: Operation, args: Document) -> Document:
+    repaired = made_sound(world, operation)
     share_of(world, operation).create_overlay(operation.intent["volume_id"], _overlay(args), operation.id)
-    return {}
+    return repaired
 
 
 def unmake(world: World, operation: Operation, args: Document) -> None:
@@ -239,6 +255,7 @@ def built_upon(verb: Verb) -> Verb:
 
 
 CHECK = Verb(never, check_unused)
+CHECK_SOUND = Verb(never, check_sound)
 CREATE_OVERLAY = Verb(_overlay_made, _make_overlay, unmake)
 MERGE: Mapping[str, Verb] = {
     "Record": built_upon(Verb(_recorded, _record, _unrecord)),

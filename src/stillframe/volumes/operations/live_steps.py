@@ -11,6 +11,7 @@ from stillframe.volumes.operations.chain_steps import (
     built_upon,
     commit_again,
     end_links,
+    made_sound,
     never,
     refuse_or_wait,
     share_of,
@@ -96,7 +97,7 @@ def _check_stopped(world: World, operation: Operation, _args: Document) -> Docum
     busy = share_of(world, operation).in_use(volume_id)
     if busy:
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
-    return {}
+    return made_sound(world, operation)
 
 
 def _switched(world: World, operation: Operation, args: Document) -> Document | None:

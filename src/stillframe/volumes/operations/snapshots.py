@@ -15,7 +15,7 @@ from stillframe.errors import Conflict
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.volumes import trees
-from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, MERGE, RESIZE, info_document, never, share_of
+from stillframe.volumes.operations.chain_steps import CHECK_SOUND, CREATE_OVERLAY, MERGE, RESIZE, info_document, never, share_of
 from stillframe.volumes.operations.following import follow, follow_as_far
 from stillframe.volumes.operations.hands import Hand, documents
 from stillframe.volumes.operations.live_steps import LIVE
@@ -108,11 +108,12 @@ def _settle_let_go(connection: Connection, operation: Operation, outcome: str, f
 
 
 CREATE = Kind({"CreateOverlay": CREATE_OVERLAY, "Record": MERGE["Record"]}, _settle_create)
-DELETE = Kind({"check_unused": CHECK, **MERGE, **LIVE}, _settle_delete)
-REVERT = Kind({"check_unused": CHECK, "CreateOverlay": CREATE_OVERLAY, **MERGE, **LIVE}, _settle_revert)
+DELETE = Kind({"check_unused": CHECK_SOUND, **MERGE, **LIVE}, _settle_delete)
+REVERT = Kind({"check_unused": CHECK_SOUND, "CreateOverlay": CREATE_OVERLAY, **MERGE, **LIVE}, _settle_revert)
 # An undo that is put back leaves the held file at the size it was given: it is no more than the volume's.
 _GROW_HELD = replace(RESIZE, no_return="never")
 UNDO = Kind(
-    {"check_unused": CHECK, "check_empty": Verb(never, _check_empty), "Resize": _GROW_HELD, **MERGE, **LIVE}, _settle_revert
+    {"check_unused": CHECK_SOUND, "check_empty": Verb(never, _check_empty), "Resize": _GROW_HELD, **MERGE, **LIVE},
+    _settle_revert,
 )
-LET_GO = Kind({"check_unused": CHECK, **MERGE, **LIVE}, _settle_let_go)
+LET_GO = Kind({"check_unused": CHECK_SOUND, **MERGE, **LIVE}, _settle_let_go)

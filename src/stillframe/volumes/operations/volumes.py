@@ -15,7 +15,16 @@ from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.volumes import using
 from stillframe.volumes.operations import chain_record
-from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, RESIZE, half_published, share_of, unmake
+from stillframe.volumes.operations.chain_steps import (
+    CHECK,
+    CHECK_SOUND,
+    CREATE_OVERLAY,
+    RESIZE,
+    half_published,
+    made_sound,
+    share_of,
+    unmake,
+)
 from stillframe.volumes.operations.live_steps import RESIZE_LIVE
 from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.world import World
@@ -127,7 +136,7 @@ def _adopted(world: World, operation: Operation, args: Document) -> Document | N
 def _adopt(world: World, operation: Operation, args: Document) -> Document:
     using.refuse_if_used(world, share_of(world, operation), args["name"], "taken over")
     share_of(world, operation).adopt(operation.intent["volume_id"], args["name"], args["to"])
-    return {}
+    return made_sound(world, operation)
 
 
 def _unadopt(world: World, operation: Operation, args: Document) -> None:
@@ -183,6 +192,6 @@ CREATE = Kind({"publish_base": Verb(made, _make_base, unmake)}, settle_create)
 COPY = Kind({"copy": Verb(made, _copy, unmake)}, settle_create)
 LINK = Kind({"CreateOverlay": CREATE_OVERLAY}, settle_create)
 DELETE = Kind({"check_unused": CHECK, "remove_files": Verb(_files_gone, _remove_files, no_return="start")}, _settle_delete)
-EXTEND = Kind({"check_unused": CHECK, "Resize": RESIZE, "ResizeLive": RESIZE_LIVE}, _settle_extend)
+EXTEND = Kind({"check_unused": CHECK_SOUND, "Resize": RESIZE, "ResizeLive": RESIZE_LIVE}, _settle_extend)
 MANAGE = Kind({"adopt": Verb(_adopted, _adopt, _unadopt)}, settle_create)
 UNMANAGE = Kind({"check_unused": CHECK, "give_back": Verb(_adopted, _give_back, no_return="start")}, _settle_delete)

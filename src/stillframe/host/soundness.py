@@ -1,0 +1,150 @@
+"""Whether an image file may be built upon: what its header says about refcounts and bitmaps; and the one repair there is.
+
+Facts are of QEMU 7.2. A writer that counts references lazily sets the dirty bit while it has the file open. When it dies, the
+tables are right and the counts are not: reading is safe, allocating overwrites clusters in use. QEMU repairs such a file when
+it opens it for writing, but not one it opens as a backing file and is to commit into later; nor does ``qemu-img commit``.
+A bitmap that was in use when its writer died makes ``qemu-img resize`` and a commit fail for good.
+"""
+
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillframe.chain.image import Image
+from stillframe.errors import NotSound
+from stillframe.host import files, image_command, inspection, qcow2, qemu_img
+from stillframe.host.image_command import command, limits
+from stillframe.host.run import run
+
+_FEATURES = struct.Struct(">QQQ")  # incompatible, compatible, autoclear: byte 72 of a version 3 header
+_BITMAPS = struct.Struct(">IIQQ")
+_BITMAP = struct.Struct(">QIIBBHI")
+_BITMAPS_EXTENSION = 0x23852875
+_IN_USE = 1
+_MAX_DIRECTORY = 1 << 20
+
+
+@dataclass(frozen=True)
+class Soundness:
+    """``dirty``: the reference counts cannot be trusted, unless the writer that set this still runs; ``lazy``: the next writer
+    will set it; ``bitmaps``: names of bitmaps that were in use when their writer died."""
+
+    dirty: bool = False
+    lazy: bool = False
+    bitmaps: tuple[str, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        return not self.dirty and not self.bitmaps
+
+
+def look(share: Path, name: str, format_: str) -> Soundness:
+    """Reads what the header says; a raw file is always sound. Raises BadImage, FileNotFoundError."""
+    if format_ != "qcow2":
+        return Soundness()
+    start, length = files.read_start(share, name, qcow2.HEADER_BYTES)
+    qcow2.parse(name, start, length)
+    if start[7] != 3:
+        return Soundness()
+    incompatible, compatible, autoclear = _FEATURES.unpack_from(start, 72)
+    bitmaps = _in_use(share, name, start) if autoclear & 1 else ()
+    return Soundness(bool(incompatible & qcow2.DIRTY), bool(compatible & 1), bitmaps)
+
+
+def _in_use(share: Path, name: str, start: bytes) -> tuple[str, ...]:
+    body = qcow2.extension(start, _BITMAPS_EXTENSION)
+    if body is None or len(body) < _BITMAPS.size:
+        return ()
+    count, _, size, at = _BITMAPS.unpack_from(body)
+    handle = files.open_regular(share, name)
+    try:
+        directory = os.pread(handle, min(size, _MAX_DIRECTORY), at)
+    finally:
+        os.close(handle)
+    found, place = [], 0
+    for _each in range(count):
+        if place + _BITMAP.size > len(directory):
+            raise NotSound(f"{name} has a directory of bitmaps that is cut off")
+        _, _, flags, _, _, name_size, extra = _BITMAP.unpack_from(directory, place)
+        begin = place + _BITMAP.size + extra
+        if flags & _IN_USE:
+            found.append(directory[begin : begin + name_size].decode(errors="replace"))
+        place = (begin + name_size + 7) // 8 * 8
+    return tuple(found)
+
+
+def require(share: Path, name: str, format_: str) -> None:
+    """Raises NotSound unless ``name`` may be written into by a commit or be grown."""
+    found = look(share, name, format_)
+    if found.dirty:
+        raise NotSound(f"{name} was not closed by its last writer (dirty bit): which of its clusters are in use is not certain")
+    refuse_bitmaps(name, found)
+
+
+def refuse_bitmaps(name: str, found: Soundness) -> None:
+    """Raises NotSound that names the bitmaps: they are somebody's, so nobody but a person removes them."""
+    if found.bitmaps:
+        listed = ", ".join(found.bitmaps)
+        raise NotSound(
+            f"{name} holds bitmaps of a backup program that were in use when their writer ended: {listed}. They can only be"
+            f" removed, with the server stopped: qemu-img bitmap --remove {name} BITMAP; the content stays, that program's next"
+            " backup is a full one"
+        )
+
+
+def refuse_beyond_repair(share: Path, name: str, format_: str) -> None:
+    """Raises NotSound for what ``repair`` would refuse now. A file that somebody writes to is its writer's to keep sound."""
+    if format_ == "qcow2" and not files.is_written(share, name):
+        found = look(share, name, format_)
+        refuse_bitmaps(name, found)
+        if found.dirty and files.is_locked(share, name):
+            require(share, name, format_)
+
+
+def check(share: Path, name: str, format_: str) -> None:
+    """Looks at a file that is to become a volume, its counts too. Raises BadImage when it is damaged beyond ``repair``."""
+    refuse_bitmaps(name, look(share, name, format_))
+    if not look(share, name, format_).dirty:  # with wrong counts qemu-img finds what the repair is for
+        qemu_img.check(share, name, format_)
+
+
+def repair(share: Path, name: str, format_: str) -> list[str]:
+    """Makes counts right and has later writers keep them so; returns what was done. May be repeated.
+
+    Changes no byte that a reader sees. Raises NotSound while a program has the file open, and for what no repair helps.
+    """
+    refuse_bitmaps(name, look(share, name, format_))
+    return _mend(share, name, format_)
+
+
+def mend_open(share: Path, images: Iterable[Image]) -> list[str]:
+    """Before QEMU opens a chain: as ``repair`` for each file that nobody has open; the others are as they are. A bitmap is in
+    nobody's way there."""
+    found = [each for each in images if each.format == "qcow2" and look(share, each.name, each.format).dirty]
+    return [did for each in found if not files.is_locked(share, each.name) for did in _mend(share, each.name, each.format)]
+
+
+def _mend(share: Path, name: str, format_: str) -> list[str]:
+    found = look(share, name, format_)
+    if not found.dirty and not found.lazy:
+        return []
+    if files.is_locked(share, name):
+        if not found.dirty:
+            return []  # who has it open counts lazily; once it is closed there is time for that
+        raise NotSound(f"{name} must be repaired before it is built upon, and a program has it open")
+    done = []
+    if found.dirty:
+        qemu_img.repair_all(share, name, format_)
+        done.append(f"repaired the reference counts of {name}, whose last writer had died")
+    if found.lazy:
+        inspection.alone(share, name, format_)
+        with files.made_durable(share, name):
+            words = ["-o", "lazy_refcounts=off", image_command.alone(name, format_)]
+            run(command("amend", [format_], words), cwd=share, limits=limits(1))
+        done.append(f"switched off lazy reference counts of {name}")
+    after = look(share, name, format_)
+    if after.dirty or after.lazy:
+        raise NotSound(f"{name} is not sound after its repair")
+    return done

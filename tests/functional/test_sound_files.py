@@ -1,0 +1,104 @@
+"""Files whose writer died, with real programs: repaired before anything is built on them, or refused with nothing changed."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from stillframe.errors import InternalSnapshots, NotSound
+from stillframe.host import files, inspection, qemu_img, soundness
+
+
+def run(share: Path, *words: str) -> None:
+    subprocess.run(words, cwd=share, check=True, stdout=subprocess.DEVNULL)
+
+
+def write(share: Path, name: str, pattern: int, at: str) -> None:
+    run(share, "qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} {at} 64k", name)
+
+
+def reads(share: Path, name: str, pattern: int, at: str) -> bool:
+    words = ["qemu-io", "-r", "-f", "qcow2", "-c", f"read -P {pattern} {at} 64k", name]
+    said = subprocess.run(words, cwd=share, check=False, capture_output=True, text=True)
+    return said.returncode == 0 and "verification failed" not in said.stdout
+
+
+def dead_writer(share: Path, name: str, *commands: str) -> None:
+    """Writes, and dies without closing the file."""
+    done = ("-c", "length")  # says something once all before it is done
+    words = ["stdbuf", "-oL", "qemu-io", "-f", "qcow2", *(word for each in commands for word in ("-c", each)), *done]
+    writer = subprocess.Popen([*words, "-c", "sleep 600000", name], cwd=share, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    for _each in range(2 * sum(each.startswith("write") for each in commands) + 1):
+        writer.stdout.readline()
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+
+
+@pytest.fixture
+def dirty(tmp_path: Path) -> Path:
+    """``a`` with 17 at 2 MiB and counts that do not know it; ``above`` is based on it and holds 19 at 0."""
+    run(tmp_path, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "a", "1G")
+    dead_writer(tmp_path, "a", "write -P 17 2M 64k", "flush")
+    run(tmp_path, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "a", "above")
+    write(tmp_path, "above", 19, "0")
+    return tmp_path
+
+
+def test_a_repaired_base_keeps_its_content_through_a_commit(dirty: Path) -> None:
+    with pytest.raises(NotSound, match="dirty bit"):
+        soundness.require(dirty, "a", "qcow2")
+    assert len(soundness.repair(dirty, "a", "qcow2")) == 2
+    assert soundness.repair(dirty, "a", "qcow2") == []
+    assert soundness.look(dirty, "a", "qcow2").sound
+    qemu_img.commit(dirty, "above", "a", 2)
+    assert reads(dirty, "a", 19, "0") and reads(dirty, "a", 17, "2M")
+    qemu_img.check(dirty, "a", "qcow2")
+
+
+def test_a_file_somebody_has_open_is_not_repaired_under_him(dirty: Path) -> None:
+    words = ["qemu-io", "-r", "-f", "qcow2", "-c", "sleep 600000", "above"]
+    reader = subprocess.Popen(words, cwd=dirty, stdout=subprocess.DEVNULL)
+    try:
+        while not files.is_locked(dirty, "a"):
+            time.sleep(0.05)
+        with pytest.raises(NotSound, match="has it open"):
+            soundness.repair(dirty, "a", "qcow2")
+        with pytest.raises(NotSound):
+            soundness.refuse_beyond_repair(dirty, "a", "qcow2")
+        assert soundness.mend_open(dirty, inspection.chain_of(dirty, "above", "qcow2")) == []
+    finally:
+        reader.kill()
+        reader.wait()
+    soundness.refuse_beyond_repair(dirty, "a", "qcow2")
+    assert soundness.mend_open(dirty, inspection.chain_of(dirty, "above", "qcow2"))
+    assert reads(dirty, "above", 17, "2M") and reads(dirty, "above", 19, "0")
+
+
+def test_bitmaps_that_were_in_use_are_named_and_nobody_elses_to_remove(tmp_path: Path) -> None:
+    run(tmp_path, "qemu-img", "create", "-q", "-f", "qcow2", "a", "64M")
+    for name in ("monday", "tuesday"):
+        run(tmp_path, "qemu-img", "bitmap", "--add", "a", name)
+    assert soundness.look(tmp_path, "a", "qcow2").sound
+    dead_writer(tmp_path, "a", "write -P 5 0 64k", "flush")
+    assert soundness.look(tmp_path, "a", "qcow2").bitmaps == ("monday", "tuesday")
+    for look in (soundness.require, soundness.repair, soundness.check, soundness.refuse_beyond_repair):
+        with pytest.raises(NotSound, match="monday, tuesday"):
+            look(tmp_path, "a", "qcow2")
+    for name in ("monday", "tuesday"):
+        run(tmp_path, "qemu-img", "bitmap", "--remove", "a", name)
+    soundness.check(tmp_path, "a", "qcow2")
+    assert reads(tmp_path, "a", 5, "0")
+
+
+def test_deleting_an_internal_snapshot_as_the_hint_says_loses_nothing(tmp_path: Path) -> None:
+    run(tmp_path, "qemu-img", "create", "-q", "-f", "qcow2", "a", "64M")
+    run(tmp_path, "qemu-img", "snapshot", "-c", "old", "a")
+    write(tmp_path, "a", 7, "1M")
+    with pytest.raises(InternalSnapshots):
+        soundness.look(tmp_path, "a", "qcow2")
+    run(tmp_path, "qemu-img", "snapshot", "-d", "old", "a")
+    soundness.check(tmp_path, "a", "qcow2")
+    assert reads(tmp_path, "a", 7, "1M")
