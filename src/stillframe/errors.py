@@ -102,6 +102,11 @@ class QuotaExceeded(StillframeError):
     hint = "Ask an administrator to raise the project's quota, or give up what is no longer needed."
 
 
+class TooManyRequests(StillframeError):
+    code, status = "too_many_requests", 429
+    hint = "Wait as long as Retry-After says, then send the right password; nothing was changed."
+
+
 class TooLarge(StillframeError):
     code, status = "too_large", 413
     hint = "Send a smaller body."

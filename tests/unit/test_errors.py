@@ -50,6 +50,7 @@ STABLE = {
     "step_failed": 500,
     "still_running": 409,
     "too_large": 413,
+    "too_many_requests": 429,
     "unauthorized": 401,
     "version_not_supported": 406,
 }

@@ -82,6 +82,6 @@ def error_of(status: int, answer: Any, service: str) -> StillframeError:
         message, code = _HINT.sub("", told), (found[1] if (found := _HINT.search(told)) else "")
     except (ValueError, KeyError, TypeError, AttributeError):
         message, code = f"the {service} service answered {status}", ""
-    if status >= 500:
+    if status >= 500 or status == 429:  # both pass
         return ServiceUnavailable(message)
     return _BY_CODE.get(code, _BY_STATUS.get(status, BadRequest))(message)

@@ -35,7 +35,7 @@ class _Shell:
         if not path.startswith(self._service.prefix + "/"):
             raise NotFound("The resource could not be found.")
         headers = {name.lower(): value for name, value in req.headers.items()}
-        req.context.user = self._auth.identify(headers, req.context.request_id)
+        req.context.user = self._auth.identify(headers, req.context.request_id, req.remote_addr)
         bind_log(req.context.user)
         req.context.version = versions.requested(self._service, headers)
         req.path = self._without_project(path, req.context.user)
@@ -180,6 +180,8 @@ def _told(_req: falcon.Request, resp: falcon.Response, error: StillframeError, _
     resp.media = faults.of_error(error)
     if error.status == 503:
         resp.set_header("Retry-After", "5")
+    if error.status == 429:
+        resp.set_header("Retry-After", str(error.details["retry_after"]))
     if error.status == 500:
         LOG.error("%s: %s", error.code, error.message, exc_info=error)
 

@@ -1,7 +1,8 @@
 """Who sends a request. http_basic: users, roles and projects from ``users.yaml`` in the state directory, passwords hashed.
 
-bcrypt costs about 60 ms a check, so a successful one is remembered for a minute under a keyed digest; the passwords
-themselves are not kept.
+bcrypt costs about 80 ms a check, so a successful one is remembered for a minute under a keyed digest; the passwords
+themselves are not kept. Checks that may be guesses are limited (``guesses``); a password that was right within a day is no
+guess, so that nobody who guesses beside a client stops it.
 """
 
 import base64
@@ -22,8 +23,11 @@ import yaml
 
 from stillframe.context import Context
 from stillframe.errors import BadConfiguration, Unauthorized
+from stillframe.web.guesses import Guesses
 
 REMEMBER_SECONDS = 60.0
+PROVEN_SECONDS = 86400.0
+MOST_PROVEN = 10_000
 ROUNDS = 10
 _NOBODY = b"$2b$10$pB8.t67s5V7HO9TskaIrVumkYWVfZfbBNTj9SS8c.m6q280NmNgyO"  # of random bytes that were not kept; as costly
 _REFUSED = "user name or password is wrong"
@@ -37,8 +41,11 @@ class Authenticator(Protocol):
 
     challenge: str
 
-    def identify(self, headers: Headers, request_id: str) -> Context:
-        """Returns the context of the user behind a request's headers. Raises Unauthorized."""
+    def identify(self, headers: Headers, request_id: str, peer: str = "") -> Context:
+        """Returns the context of the user behind a request's headers; ``peer`` is the address it came from.
+
+        Raises Unauthorized; TooManyRequests to who guesses.
+        """
         ...
 
 
@@ -60,32 +67,46 @@ class BasicAuth:
         self._path = path
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, float] = {}
+        self._proven: dict[bytes, float] = {}
+        self._guesses = Guesses()
         self._lock = threading.Lock()
         self._users: Mapping[str, User] = {}
         self._stamp = 0.0
 
-    def identify(self, headers: Headers, request_id: str) -> Context:
-        """Returns the context of the user behind an Authorization header. Raises Unauthorized."""
+    def identify(self, headers: Headers, request_id: str, peer: str = "") -> Context:
+        """Returns the context of the user behind an Authorization header. Raises Unauthorized; TooManyRequests."""
         name, password = _credentials(headers.get("authorization"))
         user = self._current_users().get(name)
-        if not self._matches(user, name, password):
+        if not self._matches(user, name, password, peer):
             raise Unauthorized(_REFUSED)
         assert user is not None
         return Context(user.user_id, user.project_id, user.roles, request_id)
 
-    def _matches(self, user: User | None, name: str, password: bytes) -> bool:
+    def _matches(self, user: User | None, name: str, password: bytes, peer: str) -> bool:
         stored = user.password_hash if user else _NOBODY
         digest = hmac.digest(self._key, stored + name.encode() + b"\0" + password, hashlib.sha256)
         with self._lock:
             if self._known.get(digest, 0.0) > time.monotonic():
                 return True
+            proven = self._proven.get(digest, 0.0) > time.monotonic()
+        if not proven:
+            self._guesses.begin(peer, name)
         # An unknown name costs as much time as a wrong password.
         if not bcrypt.checkpw(password[:72], stored) or user is None:
             return False
+        if not proven:
+            self._guesses.right(peer, name)
+        self._remember(digest)
+        return True
+
+    def _remember(self, digest: bytes) -> None:
         with self._lock:
             self._known = {known: end for known, end in self._known.items() if end > time.monotonic()}
             self._known[digest] = time.monotonic() + REMEMBER_SECONDS
-        return True
+            self._proven.pop(digest, None)
+            while len(self._proven) >= MOST_PROVEN:
+                del self._proven[next(iter(self._proven))]
+            self._proven[digest] = time.monotonic() + PROVEN_SECONDS
 
     def _current_users(self) -> Mapping[str, User]:
         try:

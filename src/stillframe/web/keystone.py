@@ -51,7 +51,7 @@ class KeystoneAuth:
         self._lock = threading.Lock()
         self.challenge = f'Keystone uri="{options.www_authenticate_uri or identity.auth_url}"'
 
-    def identify(self, headers: Headers, request_id: str) -> Context:
+    def identify(self, headers: Headers, request_id: str, peer: str = "") -> Context:
         """Returns the context of the user behind X-Auth-Token.
 
         Raises Unauthorized; Forbidden for a token without a project; ServiceUnavailable when Keystone does not say.

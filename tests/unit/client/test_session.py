@@ -31,7 +31,7 @@ def test_each_status_becomes_its_kind_with_the_services_own_words(status: int, k
     assert error.message == "in its words"
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_service_in_trouble_may_be_asked_again(status: int) -> None:
     error = error_of(status, fault(status, "m"), "volume")
     assert isinstance(error, ServiceUnavailable)

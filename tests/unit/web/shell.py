@@ -29,7 +29,7 @@ class ByName(BasicAuth):
     def __init__(self) -> None:
         pass
 
-    def identify(self, headers: Headers, request_id: str) -> Context:
+    def identify(self, headers: Headers, request_id: str, peer: str = "") -> Context:
         authorization = headers.get("authorization")
         if authorization is None:
             raise Unauthorized("who are you?")

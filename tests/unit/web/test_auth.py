@@ -12,7 +12,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stillframe.errors import BadConfiguration, Unauthorized
+from stillframe.errors import BadConfiguration, TooManyRequests, Unauthorized
 from stillframe.web import auth
 from stillframe.web.auth import BasicAuth, write_users
 
@@ -218,3 +218,36 @@ def test_a_missing_users_file_lets_nobody_in(tmp_path: Path) -> None:
 def test_the_users_file_is_the_owners_alone_and_holds_no_password(users: Path) -> None:
     assert stat.S_IMODE(users.stat().st_mode) == 0o600
     assert "secret" not in users.read_text()
+
+
+def guess(checked: BasicAuth, count: int, name: str | None = None) -> int:
+    """Sends wrong passwords; returns how many were refused without a look."""
+    refused = 0
+    for number in range(count):
+        try:
+            checked.identify(header(name or f"n{number}", "wrong"), "req-1", "192.0.2.1")
+        except TooManyRequests:
+            refused += 1
+        except Unauthorized:
+            pass
+    return refused
+
+
+@pytest.mark.parametrize("name", ["ann", "nobody", None])
+def test_wrong_passwords_without_end_cost_a_bounded_number_of_checks(
+    users: Path, clock: Clock, checks: list[bytes], name: str | None
+) -> None:
+    refused = guess(BasicAuth(users), 300, name)
+    assert len(checks) <= 80
+    assert refused == 300 - len(checks)
+
+
+def test_who_was_right_is_not_held_up_by_who_guesses_beside_it(users: Path, clock: Clock, checks: list[bytes]) -> None:
+    checked = BasicAuth(users)
+    checked.identify(header("ann", "secret"), "req-1", "192.0.2.1")
+    assert guess(checked, 300) and guess(checked, 300, "ann")
+    for _ in range(2):
+        clock.now += auth.REMEMBER_SECONDS + 1
+        assert checked.identify(header("ann", "secret"), "req-1", "192.0.2.1").user_id == "u1"
+    with pytest.raises(TooManyRequests):
+        checked.identify(header("ann", "wrong"), "req-1", "192.0.2.1")

@@ -1,0 +1,90 @@
+"""Limits how often a password may be guessed: each check costs about 80 ms of processor time, right or wrong.
+
+Attempts are counted by peer and name, and by peer whatever the name. The first ones are free; after them each further one
+must wait twice as long as the one before, a minute at most. An attempt is counted before its check, so that many at once
+cost no more than one after another. What is kept is bounded: the key that was used longest ago goes first.
+"""
+
+import hashlib
+import ipaddress
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from stillframe.errors import TooManyRequests
+
+FREE_BY_NAME = 20  # more than a client that starts with many requests at once has under way before the first is answered
+FREE_BY_PEER = 60
+LONGEST_SECONDS = 60.0
+FORGET_SECONDS = 900.0  # after the last attempt
+MOST_KEPT = 10_000
+
+
+@dataclass
+class _Count:
+    attempts: int = 0
+    until: float = 0.0  # of the monotonic clock: no attempt before
+    last: float = 0.0
+
+
+class Guesses:
+    """Counts attempts whose password is not yet known to be right. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[bytes, _Count] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, peer: str, name: str) -> None:
+        """Counts an attempt. Raises TooManyRequests, with ``retry_after`` in seconds, while no further one is allowed."""
+        moment = time.monotonic()
+        with self._lock:
+            found = [(key, self._of(key, moment), free) for key, free in _keys(peer, name)]
+            wait = max(count.until for _key, count, _free in found) - moment
+            if wait > 0:
+                seconds = int(wait) + 1
+                raise TooManyRequests(f"too many wrong passwords; the next may be sent in {seconds} s", retry_after=seconds)
+            for key, count, free in found:  # kept only now: what is refused takes no place from others
+                self._counts.pop(key, None)
+                self._counts[key] = count
+                count.attempts += 1
+                count.last = moment
+                beyond = count.attempts - free
+                if beyond >= 0:
+                    count.until = moment + min(LONGEST_SECONDS, 2.0 ** min(beyond, 10))
+            while len(self._counts) > MOST_KEPT:
+                self._counts.popitem(last=False)
+
+    def right(self, peer: str, name: str) -> None:
+        """The attempt was right: the name starts anew. The peer has this one attempt back, so nobody guesses on by means of
+        an account of his own."""
+        (by_name, _), (by_peer, _) = _keys(peer, name)
+        with self._lock:
+            self._counts.pop(by_name, None)
+            count = self._counts.get(by_peer)
+            if count is not None:
+                count.attempts = max(0, count.attempts - 1)
+                if count.attempts < FREE_BY_PEER:
+                    count.until = 0.0
+
+    def _of(self, key: bytes, moment: float) -> _Count:
+        count = self._counts.get(key)
+        return _Count() if count is None or moment - count.last > FORGET_SECONDS else count
+
+
+def _keys(peer: str, name: str) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
+    """Digests, because a name is as long as its sender likes."""
+    network = _network(peer)
+    by_name = hashlib.sha256(f"{network}\0{name}".encode()).digest()
+    return (by_name, FREE_BY_NAME), (hashlib.sha256(network.encode()).digest(), FREE_BY_PEER)
+
+
+def _network(peer: str) -> str:
+    """One host has a whole /64 of IPv6 to send from."""
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return peer
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
