@@ -82,6 +82,20 @@ COMPUTE_OPTS = [
     cfg.FloatOpt("freeze_deadline_seconds", default=10.0, min=1.0, help="The watchdog thaws the guest after this long."),
     cfg.IntOpt("agent_timeout_seconds", default=2, min=1, help="How long the guest agent may take to answer a ping."),
     cfg.IntOpt("flush_timeout_seconds", default=10, min=0, help="How long the flush before a freeze may take; 0: none."),
+    cfg.StrOpt(
+        "quiesce",
+        default="preferred",
+        choices=["preferred", "required", "never"],
+        help="What an assisted snapshot does about a guest that cannot be frozen, where neither the request nor the server's"
+        " settings say: take it and say so, refuse, or do not freeze.",
+    ),
+    cfg.IntOpt(
+        "policy_wait_seconds",
+        default=3600,
+        min=0,
+        max=86400,
+        help="How long the run of a snapshot policy waits for a server that is busy before it is missed.",
+    ),
     cfg.IntOpt(
         "hook_timeout_seconds",
         default=60,

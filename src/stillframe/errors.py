@@ -76,6 +76,13 @@ class AnotherJob(Busy):
     hint = "Let the named job end ('virsh domjobinfo' and 'virsh blockjob' show it), then repeat; or ask with wait=SECONDS."
 
 
+class IdInUse(Conflict):
+    """The id that a request chose belongs to something else already; nothing was changed."""
+
+    code = "id_in_use"
+    hint = "Choose a new id for a new request; a repeat of a request must be the same in every part."
+
+
 class QuiesceRefused(StillframeError):
     """Quiescing was required and is not possible; nothing was created."""
 

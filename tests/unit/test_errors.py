@@ -35,6 +35,7 @@ STABLE = {
     "hook_failed": 409,
     "host_command_failed": 500,
     "hypervisor_unavailable": 503,
+    "id_in_use": 409,
     "image_not_sound": 409,
     "image_not_usable": 400,
     "image_service_not_configured": 400,

@@ -1,5 +1,6 @@
 """The client library's noun: assisted snapshots, over any adapter that carries credentials (openstacksdk's, keystoneauth's)."""
 
+import uuid
 from typing import Any
 from urllib.parse import urlencode
 
@@ -42,9 +43,13 @@ class AssistedSnapshots:
         return self._call(self._volumes, "volume", "GET", path)
 
     def create(self, server_id: str, wanted: Document) -> Document:
-        """``wanted`` holds name, description, metadata, volumes and quiesce; returns the set's document."""
-        path = f"/servers/{server_id}/os-assisted-snapshots"
-        found: Document = self._call(self._compute, "compute", "POST", path, {"assisted_snapshot": wanted})
+        """``wanted`` holds name, description, metadata, volumes, quiesce, wait and the rest; returns the set's document.
+
+        The set's id is chosen here unless ``wanted`` has one, so that a request whose answer was lost is sent again without
+        making a second set.
+        """
+        path, body = f"/servers/{server_id}/os-assisted-snapshots", {"id": str(uuid.uuid4()), **wanted}
+        found: Document = waiting.repeated(lambda: self.compute("POST", path, {"assisted_snapshot": body}))
         return dict(found["assisted_snapshot"])
 
     def list(self, server_id: str | None = None, policy_id: str | None = None) -> "list[Document]":

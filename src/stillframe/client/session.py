@@ -9,10 +9,12 @@ from keystoneauth1 import session as ks_session
 
 from stillframe.client.identity import Identity, sign_in
 from stillframe.errors import (
+    AnotherJob,
     BadRequest,
     Busy,
     Conflict,
     Forbidden,
+    IdInUse,
     NotFound,
     QuiesceRefused,
     ServiceUnavailable,
@@ -28,7 +30,9 @@ _BY_STATUS: dict[int, type[StillframeError]] = {
     404: NotFound,
     409: Conflict,
 }
-_BY_CODE: dict[str, type[StillframeError]] = {kind.code: kind for kind in (Busy, QuiesceRefused)}  # other hints, other ways on
+_BY_CODE: dict[str, type[StillframeError]] = {
+    kind.code: kind for kind in (Busy, AnotherJob, IdInUse, QuiesceRefused)
+}  # other hints, other ways on
 
 
 @dataclass(frozen=True)

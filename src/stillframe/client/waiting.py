@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from keystoneauth1 import exceptions
 
 from stillframe.errors import ServiceUnavailable, StillRunning
 
 Document = dict[str, Any]
+NO_ANSWER = (ServiceUnavailable, exceptions.ConnectFailure, exceptions.ConnectionError)
+Answer = TypeVar("Answer")
 Progressed = Callable[[Document], None]
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.2, 5.0  # between two looks
+REPEATS, PAUSE_SECONDS = 5, 1.0  # of a request whose answer did not come
 OUTAGE_SECONDS = 300.0  # a service that restarts has not stopped working
 
 
@@ -27,7 +30,7 @@ def until(look: Callable[[], Document | None], seconds: float | None, what: str)
             if found is None or found["status"] not in ("creating", "deleting"):
                 return found
             answered = time.monotonic()
-        except (ServiceUnavailable, exceptions.ConnectFailure, exceptions.ConnectionError) as error:
+        except NO_ANSWER as error:
             if time.monotonic() - answered > OUTAGE_SECONDS:
                 raise ServiceUnavailable(f"{what} cannot be watched any more: {error}") from error
         passed = time.monotonic() - began
@@ -37,3 +40,15 @@ def until(look: Callable[[], Document | None], seconds: float | None, what: str)
                 raise StillRunning(f"{what} is not through after {seconds:g} s; the work goes on without this command")
             pause = min(pause, max(seconds - passed, 0.01))
         time.sleep(pause)
+
+
+def repeated(send: Callable[[], Answer]) -> Answer:
+    """Sends a request that may be repeated until it is answered, a few times. Raises what the last one raised."""
+    for number in range(REPEATS):
+        try:
+            return send()
+        except NO_ANSWER:
+            if number == REPEATS - 1:
+                raise
+        time.sleep(PAUSE_SECONDS * (number + 1))
+    raise AssertionError

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.compute import retention, servers
+from stillframe.compute import retention, server_settings, servers
 from stillframe.compute.retention import Rules
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
@@ -62,7 +62,8 @@ def next_run(row: Row, after: datetime) -> datetime | None:
 def create(world: World, context: Context, server_id: str, wanted: Row) -> str:
     """Stores a policy; returns its id. Raises NotFound, BadRequest, QuotaExceeded."""
     server = servers.find(world, context, server_id)
-    row = {**DEFAULTS, **_canonical(wanted)}
+    usual = server_settings.effective(world, server.id, {})["quiesce"]
+    row = {**DEFAULTS, "quiesce": usual, **_canonical(wanted)}
     _check(world, row)
     _check_attached(server, row["volumes"])
     row |= {

@@ -26,7 +26,7 @@ from stillframe.errors import Busy, StillframeError
 LOG = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)  # how long a run that was begun is left to whoever began it
 RETRY = timedelta(seconds=20)
-PATIENCE = timedelta(minutes=5)  # how long a run waits for a server that is busy
+PATIENCE = timedelta(minutes=5)  # with what somebody has to see to; a server that is busy is waited for longer
 PAUSES = (timedelta(minutes=1), timedelta(hours=1))  # before a refused deletion is tried again: doubled from, up to
 LOOK = timedelta(minutes=1)  # at the depth of a server's chains
 Clock = Callable[[], datetime]
@@ -112,7 +112,7 @@ def take(world: World, row: Row, clock: Clock) -> None:
     try:
         values = _made(_take(world, context, row, due_at), begun)
     except StillframeError as error:
-        waits = (error.status == 409 or error.may_retry) and clock() - since < PATIENCE
+        waits = (error.status == 409 or error.may_retry) and clock() - since < _patience(world, error)
         values = _waiting(error, due_at, clock() + RETRY) if waits else _missed(error, due_at)
         LOG.warning("snapshot policy %s: %s", row["id"], values["last_error"])
     except Exception as error:
@@ -136,6 +136,11 @@ def _take(world: World, context: Context, row: Row, due_at: datetime) -> str:
         "set_id": set_id,
     }
     return snapshotting.create(world, context, row["server_id"], wanted)
+
+
+def _patience(world: World, error: StillframeError) -> timedelta:
+    """How long a run waits: what is busy ends by itself."""
+    return timedelta(seconds=world.settings.compute.policy_wait_seconds) if isinstance(error, Busy) else PATIENCE
 
 
 def _refuse_if_merging(world: World, row: Row) -> None:

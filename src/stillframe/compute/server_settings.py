@@ -34,7 +34,8 @@ def of(world: World, server_id: str) -> Row:
 
 def effective(world: World, server_id: str, wanted: Row) -> Row:
     """Returns ``quiesce``, ``allow_unfreezable`` and ``hook_timeout`` (seconds) as a request of this server has them."""
-    deployment = {"quiesce": "preferred", "allow_unfreezable": [], "hook_timeout": world.settings.compute.hook_timeout_seconds}
+    options = world.settings.compute
+    deployment = {"quiesce": options.quiesce, "allow_unfreezable": [], "hook_timeout": options.hook_timeout_seconds}
     server = of(world, server_id)
     return {
         name: next(value for value in (wanted.get(name), server[name], deployment[name]) if value is not None) for name in NAMES

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.chain import image, names
-from stillframe.compute import owners, retention, server_settings, servers, switching
+from stillframe.compute import owners, repeating, retention, server_settings, servers, switching
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, switch
 from stillframe.compute.servers import Server
@@ -22,8 +22,11 @@ from stillframe.db import assisted_snapshots, operations
 from stillframe.db.tables import now
 from stillframe.errors import (
     BadRequest,
+    Busy,
+    Cancelled,
     ChainConflict,
     Conflict,
+    IdInUse,
     NotFound,
     QuiesceRefused,
     ShareUnavailable,
@@ -41,19 +44,55 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
     """Plans an assisted snapshot and starts it; returns the set's id.
 
     ``wanted`` holds name, description, metadata, volumes ("all" or ids), what is to differ from the server's settings, and
-    ``wait``: for how many seconds another program's job on the server is waited for. A policy gives ``policy_id`` too, and a
-    ``set_id``, which makes a repeat the same set. Raises NotFound, BadRequest, Conflict (another set runs), AnotherJob,
-    QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
+    ``wait``: for how many seconds other work on the server, ours or another program's, is waited for. A ``set_id`` makes a
+    repeat the same set; a policy gives ``policy_id`` too. Raises NotFound, BadRequest, IdInUse, Conflict (another set runs),
+    AnotherJob, QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
     """
+    ours = "policy_id" in wanted
+    if not ours and repeating.is_known(world, context, server_id, wanted):
+        return str(wanted["set_id"])
+    given = {**wanted, "set_id": wanted.get("set_id") or str(uuid.uuid4())}
+    if not ours:
+        given["asked"] = repeating.asked(context, server_id, wanted)
+    if not given.get("wait"):
+        return take(world, context, server_id, given)
+    given |= {"wait_until": time.time() + given["wait"], "context": context.to_document()}
+    try:
+        return take(world, context, server_id, given)
+    except Busy as busy:
+        return _line_up(world, context, servers.find(world, context, server_id), given, busy)
+
+
+def _line_up(world: World, context: Context, server: Server, wanted: dict[str, Any], busy: Busy) -> str:
+    """Stores a set that waits for its turn. What can be said against it now is said now."""
+    _choose(world, server, wanted["volumes"])
+    row = {
+        "quiesce": server_settings.effective(world, server.id, wanted)["quiesce"],
+        "volumes": [],
+        "excluded_disks": [],
+        "warnings": None,
+        "fault": f"it waits, for {wanted['wait']} s at most: {busy.message}",
+    }
+    with world.database.write() as connection:
+        if not _is_stored(connection, wanted["set_id"], wanted):
+            assisted_snapshots.insert(connection, {**_new_row(context, server, wanted), **row})
+            record.submit(connection, assisted_snapshot.waiting(server.id, wanted, context.request_id))
+    return str(wanted["set_id"])
+
+
+def take(world: World, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
+    """Plans a set and starts it now, as ``create`` does. ``wanted`` holds ``set_id`` and ``asked`` (the request) too, and of
+    a set that waited ``wait_until`` and ``operation_id``. Raises Busy as well, while the server or a volume is."""
     server = servers.find(world, context, server_id)
     settings = server_settings.effective(world, server.id, wanted)
     with world.database.read() as connection:
         record.refuse_if_busy(connection, f"server:{server.id}")
     chosen, excluded = _choose(world, server, wanted["volumes"])
+    if wanted.get("wait_until"):
+        _refuse_if_deleting(world, [str(disk.volume_id) for disk, _ in chosen])
     volumes = world.storage.volumes_of(server.project_id, [str(disk.volume_id) for disk, _ in chosen])
     disks = side_by_side(lambda each: _plan_disk(world, server, each, volumes), chosen)
-    waits = wanted.get("wait") or 0
-    if not waits:
+    if not wanted.get("wait_until"):
         switching.refuse_if_at_work(world, server, tuple(disk["target"] for disk in disks))
     if server.view.active and settings["quiesce"] == "required":
         targets = tuple(disk["target"] for disk in disks)
@@ -61,8 +100,11 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
         if ready.unmet is not None:
             raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.unmet}")
     intent = {
-        "set_id": wanted.get("set_id") or str(uuid.uuid4()),
+        "set_id": wanted["set_id"],
         "policy_id": wanted.get("policy_id"),
+        "asked": wanted.get("asked"),
+        "operation_id": wanted.get("operation_id"),
+        "wanted": wanted if wanted.get("wait_until") and "policy_id" not in wanted else None,
         "server_id": server.id,
         "active": server.view.active,
         **settings,
@@ -71,37 +113,58 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
         "metadata": wanted.get("metadata") or {},
         "disks": disks,
         "warnings": _warnings(world, disks),
-        "wait_until": time.time() + waits if waits else None,
+        "wait_until": wanted.get("wait_until"),
     }
     _store(world, context, server, intent, excluded)
     return str(intent["set_id"])
 
 
 def _store(world: World, context: Context, server: Server, intent: dict[str, Any], excluded: list[dict[str, str]]) -> None:
+    planned = {
+        "quiesce": intent["quiesce"],
+        "volumes": assisted_snapshot.volume_entries(intent, "creating"),
+        "excluded_disks": excluded,
+        "warnings": intent["warnings"] or None,
+    }
     with world.database.write() as connection:
-        if operations.get(connection, intent["set_id"]) is not None:
+        if _is_stored(connection, intent["operation_id"] or intent["set_id"], intent):
             return
         record.refuse_if_busy(connection, f"server:{server.id}")
-        assisted_snapshots.insert(
-            connection,
-            {
-                "id": intent["set_id"],
-                "project_id": server.project_id,
-                "user_id": context.user_id,
-                "name": intent["name"],
-                "description": intent["description"],
-                "server_id": server.id,
-                "metadata": intent["metadata"],
-                "status": "creating",
-                "progress": 0,
-                "quiesce": intent["quiesce"],
-                "volumes": assisted_snapshot.volume_entries(intent, "creating"),
-                "excluded_disks": excluded,
-                "policy_id": intent["policy_id"],
-                "warnings": intent["warnings"] or None,
-            },
-        )
+        if intent["operation_id"] is None:
+            assisted_snapshots.insert(connection, {**_new_row(context, server, intent), **planned})
+        elif not assisted_snapshots.begin(connection, intent["set_id"], planned):
+            raise Cancelled("the set was deleted while it waited for its turn")
         record.submit(connection, assisted_snapshot.request(intent, context.request_id))
+
+
+def _is_stored(connection: Connection, operation_id: str, wanted: Mapping[str, Any]) -> bool:
+    """Tells whether the same request was stored a moment ago. Raises IdInUse when another one was under that id."""
+    known = operations.get(connection, operation_id)
+    if known is not None and known["intent"].get("asked") != wanted.get("asked"):
+        raise IdInUse(f"the id {wanted['set_id']} is in use")
+    return known is not None
+
+
+def _new_row(context: Context, server: Server, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": wanted["set_id"],
+        "project_id": server.project_id,
+        "user_id": context.user_id,
+        "name": wanted.get("name"),
+        "description": wanted.get("description"),
+        "server_id": server.id,
+        "metadata": wanted.get("metadata") or {},
+        "status": "creating",
+        "progress": 0,
+        "policy_id": wanted.get("policy_id"),
+    }
+
+
+def _refuse_if_deleting(world: World, volume_ids: Sequence[str]) -> None:
+    """Block storage holds a volume from the first merge of a deletion to the last; libvirt is idle in between."""
+    deleting = sorted(world.storage.being_deleted() & set(volume_ids))
+    if deleting:
+        raise Busy(f"a snapshot of volume {deleting[0]} is being deleted")
 
 
 def _warnings(world: World, disks: Sequence[dict[str, Any]]) -> list[str]:
@@ -212,6 +275,7 @@ def _plan_disk(
         "overlay": names.overlay_name(volume_id, snapshot_id),
         "size": chain.active.size,
         "depth": chain.depth,
+        "name": volume.get("name") or None,
     }
 
 
@@ -237,6 +301,8 @@ def delete(world: World, context: Context, server_id: str, set_id: str, policy_i
     With ``policy_id`` in that policy's name: a set that it did not make, or that is labelled ``keep`` by now, is a Conflict.
     """
     row = find(world, context, set_id, server_id)
+    if row["status"] == "creating" and _give_up(world, row["id"]):
+        return
     if row["status"] in ("creating", "deleting"):
         raise Conflict(f"assisted snapshot {row['id']} is {row['status']}")
     present = []
@@ -251,6 +317,15 @@ def delete(world: World, context: Context, server_id: str, set_id: str, policy_i
             _retire(connection, row["id"], policy_id)
         assisted_snapshots.change(connection, row["id"], status="deleting")
         record.submit(connection, delete_set.request(row["id"], row["server_id"], present, context.request_id))
+
+
+def _give_up(world: World, set_id: str) -> bool:
+    """Tells a set that waits for its turn that nobody wants it any more; False for one that does not wait."""
+    with world.database.write() as connection:
+        waiting = operations.on_resource(connection, f"set:{set_id}")
+        if waiting is None or waiting["kind"] != "await_server":
+            return False
+        return assisted_snapshots.swap_status(connection, set_id, "creating", "deleting")
 
 
 def _retire(connection: Connection, set_id: str, policy_id: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 from sqlalchemy import delete as sql_delete
 
-from stillframe.db.rows import Page, Row, many, one, page
+from stillframe.db.rows import Page, Row, many, one, page, touched
 from stillframe.db.tables import assisted_snapshots
 
 _CHANGE = update(assisted_snapshots).where(assisted_snapshots.c.id == bindparam("key"))
@@ -53,6 +53,20 @@ def newest_of_server(connection: Connection, server_id: str) -> Row | None:
 
 def change(connection: Connection, set_id: str, **values: Any) -> None:
     connection.execute(_CHANGE, {"key": set_id, **values})
+
+
+def swap_status(connection: Connection, set_id: str, before: str, after: str) -> bool:
+    """Changes the status if it is ``before``; False when somebody was quicker."""
+    query = update(assisted_snapshots).where(assisted_snapshots.c.id == set_id, assisted_snapshots.c.status == before)
+    return touched(connection, query.values(status=after)) == 1
+
+
+def begin(connection: Connection, set_id: str, planned: Row) -> bool:
+    """Gives a set that waited for its turn what is planned for it; False when nobody wants it any more."""
+    if not swap_status(connection, set_id, "creating", "creating"):
+        return False
+    change(connection, set_id, fault=None, **planned)
+    return True
 
 
 def delete(connection: Connection, set_id: str) -> None:

@@ -1,5 +1,6 @@
 """The client library: names to ids, and waiting."""
 
+import uuid
 from typing import Any
 from urllib.parse import quote
 
@@ -75,8 +76,22 @@ def test_a_name_several_have_is_refused_with_all_of_them() -> None:
 def test_creating_sends_what_is_wanted() -> None:
     path = f"/servers/{SERVER}/os-assisted-snapshots"
     made, compute, _ = client(compute={f"POST {path}": the_set("creating")})
+    assert made.create(SERVER, {"name": "n", "id": SET})["id"] == SET
+    assert compute.sent == [("POST", path, {"assisted_snapshot": {"name": "n", "id": SET}})]
+
+
+def test_a_request_whose_answer_is_lost_is_sent_again_under_the_same_id(clock: Clock) -> None:
+    path = f"/servers/{SERVER}/os-assisted-snapshots"
+    made, compute, _ = client(compute={f"POST {path}": [ConnectFailure("reset"), fault(503, "starting"), the_set("creating")]})
     assert made.create(SERVER, {"name": "n"})["id"] == SET
-    assert compute.sent == [("POST", path, {"assisted_snapshot": {"name": "n"}})]
+    bodies = [body for _method, _path, body in compute.sent]
+    assert len(bodies) == 3
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert uuid.UUID(bodies[0]["assisted_snapshot"]["id"])
+    made, compute, _ = client(compute={f"POST {path}": fault(503, "away")})
+    with pytest.raises(ServiceUnavailable):
+        made.create(SERVER, {})
+    assert len(compute.sent) == waiting.REPEATS
 
 
 def test_an_error_of_the_service_is_ours() -> None:

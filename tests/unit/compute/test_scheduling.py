@@ -16,7 +16,7 @@ from stillframe.context import Context
 from stillframe.db import assisted_snapshots, snapshot_policies
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, ShareUnavailable, StillframeError
+from stillframe.errors import BadRequest, Busy, ChainConflict, Conflict, NotFound, ShareUnavailable, StillframeError
 from stillframe.journal import record
 from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME, new_id
 from tests.unit.compute import fakes
@@ -266,6 +266,19 @@ def test_a_run_that_is_refused_for_now_waits_some_minutes_and_is_then_missed(sit
     site.refusal, site.at = None, NOON + minutes(60)
     scheduler.serve(SERVER)
     assert (site.policy()["last_error"], site.policy()["last_run"]) == (None, site.at)
+
+
+def test_a_run_waits_an_hour_for_a_server_that_is_busy(site: Site) -> None:
+    site.add_policy()
+    site.refusal = Busy("a merge runs")
+    scheduler = site.scheduler()
+    for minute in range(60):
+        site.at = NOON + minutes(minute)
+        scheduler.serve(SERVER)
+        assert site.policy()["last_error"] == "the run of 2026-11-24T12:00:00Z waits: a merge runs"
+    site.at = NOON + minutes(61)
+    scheduler.serve(SERVER)
+    assert site.policy()["last_error"] == "the run of 2026-11-24T12:00:00Z was missed: a merge runs"
 
 
 def test_a_run_that_was_refused_for_now_is_the_same_run_when_it_goes_through(site: Site) -> None:

@@ -1,11 +1,14 @@
 """The request decides, then the server's settings, then the deployment's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stillframe.compute import server_settings
+from stillframe import config
+from stillframe.compute import policy_making, server_settings
 from stillframe.compute.world import World
+from stillframe.db import snapshot_policies
 from stillframe.db.engine import Database
 from stillframe.errors import NotFound
 from tests.unit.builders import SERVER, context, new_id
@@ -45,6 +48,19 @@ def test_a_request_overrides_its_server_even_with_nothing(world: World) -> None:
         "allow_unfreezable": ["vfat"],
         "hook_timeout": 5,
     }
+
+
+def test_the_deployment_decides_where_nobody_else_does(database: Database, world: World, tmp_path: Path) -> None:
+    strict = config.load(overrides={(None, "state_dir"): str(tmp_path), ("compute", "quiesce"): "required"})
+    there = replace(world, settings=strict)
+    assert server_settings.effective(there, SERVER, {})["quiesce"] == "required"
+    made = policy_making.create(there, context(), SERVER, {"keep_last": 1})
+    with database.read() as connection:
+        policy = snapshot_policies.get(connection, made, None)
+    assert policy is not None
+    assert policy["quiesce"] == "required"
+    server_settings.change(there, context(), SERVER, {"quiesce": "never"})
+    assert server_settings.effective(there, SERVER, {})["quiesce"] == "never"
 
 
 def test_another_projects_server_is_not_found(world: World) -> None:

@@ -39,19 +39,24 @@ class Storage(fakes.Storage):
         return {"id": snapshot_id, "status": "available"}
 
 
+def world_of(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int = 1) -> World:
+    """One stopped server, whose only volume has a chain of ``count`` files."""
+    chain = chain_of(count)
+    monkeypatch.setattr(qemu_img, "read_chain", lambda *_arguments: chain)
+    monkeypatch.setattr(files, "free_bytes", lambda _share: 100 * GIB)
+    info = {"driver_volume_type": "local", "export": SHARE, "name": chain.active.name}
+    volume = {"id": VOLUME, "name": "data", "size": 1, "os-vol-tenant-attr:tenant_id": "demo", "status": "in-use"}
+    storage = Storage([{"volume_id": VOLUME, "connection_info": info}], {VOLUME: volume})
+    xml = fakes.domain_xml(fakes.disk_xml("vda", f"{SHARE}/{chain.active.name}", VOLUME))
+    return fakes.world(database, tmp_path, [fakes.view(xml, active=False)], monkeypatch, storage)
+
+
 @pytest.fixture
 def make(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], World]:
     """Makes a world with one stopped server, whose only volume has a chain of that many files."""
 
     def made(count: int) -> World:
-        chain = chain_of(count)
-        monkeypatch.setattr(qemu_img, "read_chain", lambda *_arguments: chain)
-        monkeypatch.setattr(files, "free_bytes", lambda _share: 100 * GIB)
-        info = {"driver_volume_type": "local", "export": SHARE, "name": chain.active.name}
-        volume = {"id": VOLUME, "size": 1, "os-vol-tenant-attr:tenant_id": "demo", "status": "in-use"}
-        storage = Storage([{"volume_id": VOLUME, "connection_info": info}], {VOLUME: volume})
-        xml = fakes.domain_xml(fakes.disk_xml("vda", f"{SHARE}/{chain.active.name}", VOLUME))
-        return fakes.world(database, tmp_path, [fakes.view(xml, active=False)], monkeypatch, storage)
+        return world_of(database, tmp_path, monkeypatch, count)
 
     return made
 

@@ -236,7 +236,10 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         ),
         "os_compute_api:os-assisted-snapshots:create": (WRITE, ("POST /servers/{id}/os-assisted-snapshots",)),
         "os_compute_api:os-assisted-snapshots:update": (WRITE, ("PUT /os-assisted-snapshots/{set_id}",)),
-        "os_compute_api:os-assisted-snapshots:delete": (WRITE, ("DELETE /servers/{id}/os-assisted-snapshots/{set_id}",)),
+        "os_compute_api:os-assisted-snapshots:delete": (
+            WRITE,
+            ("DELETE /os-assisted-snapshots/{set_id}", "DELETE /servers/{id}/os-assisted-snapshots/{set_id}"),
+        ),
         "os_compute_api:os-assisted-snapshot-settings:show": (READ, ("GET /servers/{id}/os-assisted-snapshot-settings",)),
         "os_compute_api:os-assisted-snapshot-settings:update": (WRITE, ("PUT /servers/{id}/os-assisted-snapshot-settings",)),
         "os_compute_api:os-snapshot-policies:index": (

@@ -14,12 +14,21 @@ from stillframe.client.osc.waits import NOT_AS_REQUIRED, Remaining, Waits, add_w
 from stillframe.client.snapshot_policies import SnapshotPolicies
 from stillframe.errors import BadRequest, StepFailed
 
+MOST_SECONDS = 86400  # that a set may wait
+
 
 class _Lines(FormattableColumn):  # type: ignore[type-arg]
     """A list of mappings: one line each for people, the list itself for programs."""
 
     def human_readable(self) -> str:
         return "\n".join(", ".join(f"{key}={value}" for key, value in entry.items() if value) for entry in self._value)
+
+
+class _Disks(FormattableColumn):  # type: ignore[type-arg]
+    """A set's volumes in a list: name and device for people, all of it for programs."""
+
+    def human_readable(self) -> str:
+        return ", ".join(f"{each.get('name') or each['volume_id']} ({each.get('device') or '?'})" for each in self._value)
 
 
 class _Pairs(FormattableColumn):  # type: ignore[type-arg]
@@ -87,6 +96,15 @@ class Create(Waits, _Base, ShowOne):
         parser.add_argument("--name", metavar="<name>", help="Name of the set and of each of its snapshots")
         parser.add_argument("--description", metavar="<text>")
         parser.add_argument(
+            "--id", metavar="<uuid>", help="ID of the set; the same command with the same ID again makes no second set"
+        )
+        parser.add_argument(
+            "--wait-for-server",
+            type=_seconds,
+            metavar="<seconds>",
+            help="How long the set may wait for other work on the server, such as a merge or a backup; default: it is refused",
+        )
+        parser.add_argument(
             "--volume", action="append", metavar="<volume>", help="Volume (name or ID); may be repeated; default: all"
         )
         parser.add_argument(
@@ -115,6 +133,8 @@ class Create(Waits, _Base, ShowOne):
             "volumes": volumes or "all",
             **({"quiesce": parsed_args.quiesce} if parsed_args.quiesce else {}),
             **assisted_snapshot_settings.given_options(parsed_args),
+            **({"id": parsed_args.id} if parsed_args.id else {}),
+            **({"wait": parsed_args.wait_for_server} if parsed_args.wait_for_server else {}),
         }
         found = client.create(client.find_server(parsed_args.server), wanted)
         if is_to_wait(parsed_args) or parsed_args.require:
@@ -125,6 +145,12 @@ class Create(Waits, _Base, ShowOne):
         if parsed_args.require and _level(found) == "crash":
             self.exit_code = NOT_AS_REQUIRED
         return _columns(found)
+
+
+def _seconds(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {MOST_SECONDS}")
+    return int(text)
 
 
 def _property(text: str) -> tuple[str, str]:
@@ -155,7 +181,7 @@ class List(_Base, Lister):
                 found["status"],
                 (found["consistency"] or {}).get("level"),
                 (found["consistency"] or {}).get("frozen_ms"),
-                len(found["volumes"]),
+                _Disks(found["volumes"]),
                 found["created_at"],
             )
             for found in client.list(server, policy)

@@ -89,5 +89,5 @@ def _lines(title: str) -> Callable[[Document], None]:
 
 
 def _why(found: Document) -> str:
-    waiting = found.get("waiting_for")
-    return f" (waits: {waiting})" if waiting else ""
+    waiting = found.get("fault") if found["status"] == "creating" else None
+    return f" ({waiting})" if waiting else ""

@@ -38,6 +38,7 @@ _CREATE = body.wrapped(
         "quiesce": QUIESCE,
         "allow_unfreezable": ALLOW_UNFREEZABLE,
         "hook_timeout": HOOK_TIMEOUT,
+        "id": {"type": ["string", "null"], "pattern": r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\Z"},
         "wait": {"type": ["integer", "null"], "minimum": 0, "maximum": 86400},
     },
 )
@@ -109,6 +110,8 @@ def create(call: Call) -> dict[str, Any]:
     given = {key: value for key, value in call.body["assisted_snapshot"].items() if value is not None}
     if isinstance(given.get("volumes"), list) and len(given["volumes"]) > call.door.settings.compute.max_volumes_per_set:
         raise BadRequest(f"at most {call.door.settings.compute.max_volumes_per_set} volumes fit in one set")
+    if "id" in given:
+        given["set_id"] = given.pop("id")
     wanted = {"volumes": "all", **given}
     set_id = call.ask("create_assisted_snapshot", server_id=call.path["id"], wanted=wanted)
     return {"assisted_snapshot": view(read(call, set_id))}
@@ -146,4 +149,5 @@ ROUTES = (
     Route("GET", f"{_OF_SERVER}/{{set_id}}", show, _INDEX),
     Route("POST", _OF_SERVER, create, "os_compute_api:os-assisted-snapshots:create", 202, _CREATE),
     Route("DELETE", f"{_OF_SERVER}/{{set_id}}", delete, _DELETE, 202, explain=explain_delete),
+    Route("DELETE", "/os-assisted-snapshots/{set_id}", delete, _DELETE, 202, explain=explain_delete),
 )

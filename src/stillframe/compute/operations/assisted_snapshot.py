@@ -1,5 +1,7 @@
 """The assisted snapshot: all volumes of one server at one instant."""
 
+import time
+import uuid
 from typing import Any
 
 from sqlalchemy import Connection
@@ -9,7 +11,8 @@ from stillframe.compute.operations import switch
 from stillframe.compute.side_by_side import side_by_side
 from stillframe.compute.world import World
 from stillframe.db import assisted_snapshots
-from stillframe.errors import ChainConflict
+from stillframe.errors import Busy, ChainConflict
+from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 
@@ -19,9 +22,23 @@ STEPS = ("record", "overlays", "instant", "switch", "thaw", "verify", "finalize"
 def request(intent: Document, request_id: str) -> Request:
     """``intent`` holds set_id, server_id, active, quiesce, name, description, metadata and disks (see ``switch``)."""
     plan = [{"verb": verb, "args": {}} for verb in STEPS]
-    return Request(
-        "compute", "assisted_snapshot", intent, plan, [f"server:{intent['server_id']}"], request_id, intent["set_id"]
-    )
+    operation_id = intent.get("operation_id") or intent["set_id"]
+    return Request("compute", "assisted_snapshot", intent, plan, [f"server:{intent['server_id']}"], request_id, operation_id)
+
+
+def waiting(server_id: str, wanted: Document, request_id: str) -> Request:
+    """An operation that waits for the server's turn and then starts the set (see ``await_server``)."""
+    before = wanted.get("operation_id")
+    name = str(uuid.uuid5(uuid.UUID(before), "waits again")) if before else wanted["set_id"]
+    started = str(uuid.uuid5(uuid.UUID(name), "takes the set"))
+    intent = {
+        "set_id": wanted["set_id"],
+        "server_id": server_id,
+        "asked": wanted["asked"],
+        "wanted": {**wanted, "operation_id": started},
+    }
+    plan = [{"verb": "wait", "args": {}}]
+    return Request("compute", "await_server", intent, plan, [f"set:{wanted['set_id']}"], request_id, name)
 
 
 def _never(_world: World, _operation: Operation, _args: Document) -> None:
@@ -82,6 +99,8 @@ def volume_entries(intent: Document, status: str, error: str | None = None) -> l
     return [
         {
             "volume_id": disk["volume_id"],
+            "name": disk.get("name"),
+            "device": f"/dev/{disk['target']}",
             "snapshot_id": disk["snapshot_id"],
             "method": "assisted",
             "status": status,
@@ -105,6 +124,8 @@ def _progressed(connection: Connection, operation: Operation) -> None:
 def _settle(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     set_id, message = operation.intent["set_id"], fault["message"] if fault else None
     if outcome != "done":
+        if outcome == "undone" and _waits_again(connection, operation, fault):
+            return
         switched = "switch" in operation.evidence
         entries = volume_entries(operation.intent, "creating" if switched else "error", message)
         moment = instant.known(operation.evidence).columns() if switched else {}
@@ -128,6 +149,16 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
         volumes=entries,
         **instant.known(operation.evidence).columns(),
     )
+
+
+def _waits_again(connection: Connection, operation: Operation, fault: Document | None) -> bool:
+    """A volume became busy between the look at it and the first step: a set that may wait goes on waiting."""
+    wanted = operation.intent.get("wanted")
+    if not wanted or not fault or fault["code"] != Busy.code or wanted["wait_until"] <= time.time():
+        return False
+    assisted_snapshots.change(connection, wanted["set_id"], fault=f"it waits: {fault['message']}", progress=0)
+    record.submit(connection, waiting(operation.intent["server_id"], wanted, operation.request_id))
+    return True
 
 
 KIND = Kind(

@@ -26,7 +26,7 @@ FOUND: dict[str, Any] = {
     "switched_at_note": None,
     "quiesce": "preferred",
     "consistency": OUTCOME,
-    "volumes": [{"volume_id": VOLUME, "status": "available", "error": None}],
+    "volumes": [{"volume_id": VOLUME, "name": "data", "device": "/dev/vdb", "status": "available", "error": None}],
     "excluded_disks": [{"device": "/dev/vdz", "reason": "no volume"}],
     "fault": None,
     "metadata": {"a": "b", "keep": "false"},
@@ -118,7 +118,22 @@ def test_a_set_is_asked_for_with_everything() -> None:
     }
 
 
-@pytest.mark.parametrize("options", [["--quiesce", "maybe", "web"], [], ["web", "more"]])
+def test_a_set_is_asked_for_under_an_id_and_with_a_time_it_may_wait() -> None:
+    client = Client()
+    run(osc.Create, client, "--id", SET, "--wait-for-server", "600", "web")
+    asked = client.asked[0][1]
+    assert (asked["id"], asked["wait"]) == (SET, 600)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--quiesce", "maybe", "web"],
+        [],
+        ["web", "more"],
+        *(["--wait-for-server", each, "web"] for each in ("-1", "86401", "x")),
+    ],
+)
 def test_a_command_that_makes_no_sense_is_refused(options: list[str]) -> None:
     with pytest.raises(SystemExit):
         run(osc.Create, Client(), *options)
@@ -147,8 +162,8 @@ def test_a_set_that_failed_while_waited_for_is_an_error() -> None:
 
 def test_waiting_tells_what_the_set_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
     with waits.progress("assisted snapshot") as progressed:
-        progressed({"status": "creating", "progress": 0, "waiting_for": "a merge of volume x"})
-    assert capsys.readouterr().err == "assisted snapshot: creating 0 % (waits: a merge of volume x)\n"
+        progressed({"status": "creating", "progress": 0, "fault": "it waits: a merge"})
+    assert capsys.readouterr().err == "assisted snapshot: creating 0 % (it waits: a merge)\n"
 
 
 def coded(command: Any, client: Client, *arguments: str) -> tuple[int, str, list[Any]]:
@@ -231,7 +246,7 @@ def test_a_set_without_an_outcome_is_exact_only_when_it_is_there(status: str, wo
 
 def test_lists_are_lines_for_people_and_lists_for_programs() -> None:
     found = shown(run(osc.Show, Client(), SET))
-    assert found["volumes"].human_readable() == f"volume_id={VOLUME}, status=available"
+    assert found["volumes"].human_readable() == f"volume_id={VOLUME}, name=data, device=/dev/vdb, status=available"
     assert found["volumes"].machine_readable() == FOUND["volumes"]
     assert found["excluded_disks"].human_readable() == "device=/dev/vdz, reason=no volume"
     assert found["properties"].human_readable() == "a=b\nkeep=false"
@@ -244,7 +259,9 @@ def test_a_list_has_the_columns_written_here() -> None:
     client = Client()
     names, rows = run(osc.List, client)
     assert names == ("ID", "Name", "Server ID", "Status", "Consistency", "Frozen ms", "Volumes", "Created At")
-    assert rows == [(SET, "nightly", SERVER, "available", "filesystem", 123.4, 1, FOUND["created_at"])]
+    assert [*rows[0][:6], rows[0][7]] == [SET, "nightly", SERVER, "available", "filesystem", 123.4, FOUND["created_at"]]
+    assert rows[0][6].human_readable() == "data (/dev/vdb)"
+    assert rows[0][6].machine_readable() == FOUND["volumes"]
     run(osc.List, client, "--server", "web")
     assert client.asked == [("list", None, None), ("list", "id of web", None)]
 

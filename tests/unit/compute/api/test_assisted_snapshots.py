@@ -141,6 +141,12 @@ def test_more_volumes_than_a_set_may_hold_are_refused(asked: Any) -> None:
         {"name": "a\nb"},
         {"policy_id": POLICY},
         {"set_id": SET},
+        {"id": SET.upper()},
+        {"id": "x"},
+        {"id": 1},
+        {"id": SET + "0"},
+        {"wait": -1},
+        {"wait": 86401},
         {"warnings": []},
         {"metadata": {"stillframe:policy": POLICY}},
         {"metadata": {"stillframe:": ""}},
@@ -157,6 +163,19 @@ def test_deleting_names_the_server_the_set_is_of(asked: Any) -> None:
     call = asked({"set_id": SET.upper(), "id": SERVER})
     api.delete(call)
     assert call.door.bus.asked == [("delete_assisted_snapshot", {"server_id": SERVER, "set_id": SET})]
+
+
+def test_a_set_is_deleted_where_it_is_shown(database: Database, tmp_path: Path, asked: Any) -> None:
+    site = Site(database, tmp_path, SERVICES["compute"])
+    assert site.ask("DELETE", f"/v2.1/os-assisted-snapshots/{SET}").status_code == 202
+    assert site.bus.asked == [("delete_assisted_snapshot", {"server_id": SERVER, "set_id": SET})]
+    assert site.ask("DELETE", f"/v2.1/os-assisted-snapshots/{VOLUME}").status_code == 404
+
+
+def test_the_id_that_a_client_chose_is_given_on(asked: Any) -> None:
+    call = asked({"id": SERVER}, body={"assisted_snapshot": {"id": SET, "wait": 5}})
+    api.create(call)
+    assert call.door.bus.asked[0][1]["wanted"] == {"volumes": "all", "set_id": SET, "wait": 5}
 
 
 def test_labels_are_given_on_and_the_set_is_answered(asked: Any) -> None:
