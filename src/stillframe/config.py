@@ -110,6 +110,13 @@ COMPUTE_OPTS = [
         " value is put back after the thaw. The freeze is several times shorter; meanwhile the guest's kernel interrupts"
         " all of its CPUs more often. Turn it off for guests with real-time work.",
     ),
+    cfg.IntOpt(
+        "attach_wait_seconds",
+        default=60,
+        min=1,
+        max=3600,
+        help="How long attaching or detaching a volume may wait for others that attach or detach at the same server.",
+    ),
     cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
     cfg.IntOpt("max_merges", default=2, min=1, max=64, help="Live merges of snapshots that run at once on this host."),
     cfg.IntOpt(

@@ -1,6 +1,7 @@
 """Requests about a server's volumes, as the worker takes them."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stillframe.chain import names
@@ -9,8 +10,12 @@ from stillframe.compute.operations import volumes as operations
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.context import Context
+from stillframe.db import operations as operations_of
+from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, NotFound
 from stillframe.journal import record
+
+SHORT = ("attach_volume", "detach_volume")  # what another one of them waits for
 
 
 def volume_of(world: World, context: Context, volume_id: str) -> dict[str, Any]:
@@ -26,31 +31,44 @@ def volume_of(world: World, context: Context, volume_id: str) -> dict[str, Any]:
 
 
 def attach(world: World, context: Context, server_id: str, volume_id: str, device: str | None) -> dict[str, Any]:
-    """Starts to attach a volume; returns its device name. Raises NotFound, BadRequest, Conflict."""
+    """Starts to attach a volume, after what attaches and detaches at the server now; returns its device name. Raises NotFound,
+    BadRequest, Conflict."""
+    with world.database.read() as connection:
+        before = operations_of.line(connection, f"server:{names.lookup_id(server_id)}")
     server = servers.find(world, context, server_id)
     volume = volume_of(world, context, volume_id)
     if volume["os-vol-tenant-attr:tenant_id"] != server.project_id:
         raise BadRequest(f"volume {volume['id']} belongs to another project than server {server.id}")
-    target = operations.check_attachable(server, volume, device)
-    intent = {"server_id": server.id, "volume_id": volume["id"], "target": target}
     with world.database.write() as connection:
-        record.refuse_if_busy(connection, f"server:{server.id}")
+        line = record.line_of(connection, f"server:{server.id}", SHORT)
+        if any(row["intent"]["volume_id"] == volume["id"] and row["kind"] == "attach_volume" for row in line):
+            raise BadRequest(f"Volume {volume['id']} is being attached to server {server.id} already")
+        # What was in line before libvirt was asked may be through by now: its place is taken either way.
+        taken = {row["intent"]["target"] for row in (*before, *line) if row["kind"] == "attach_volume"}
+        target = operations.check_attachable(server, volume, device, taken)
+        intent = {"server_id": server.id, "volume_id": volume["id"], "target": target, **_bound(world, line)}
         record.submit(connection, operations.request("attach_volume", intent, context.request_id))
     return {"volume_id": volume["id"], "server_id": server.id, "device": f"/dev/{target}", "attachment_id": None}
 
 
 def detach(world: World, context: Context, server_id: str, volume_id: str) -> None:
-    """Starts to detach a volume. Raises NotFound, Conflict."""
+    """Starts to detach a volume, after what attaches and detaches at the server now. Raises NotFound, Conflict."""
     server = servers.find(world, context, server_id)
     try:
         wanted = names.canonical_id(volume_id)
     except BadRequest as error:
         raise NotFound(f"volume_id not found: {volume_id}") from error
-    operations.check_consistent(server, wanted)
-    intent = {"server_id": server.id, "volume_id": wanted}
     with world.database.write() as connection:
-        record.refuse_if_busy(connection, f"server:{server.id}")
+        line = record.line_of(connection, f"server:{server.id}", SHORT)
+        if not any(row["intent"]["volume_id"] == wanted and row["kind"] == "attach_volume" for row in line):
+            operations.check_consistent(server, wanted)
+        intent = {"server_id": server.id, "volume_id": wanted, **_bound(world, line)}
         record.submit(connection, operations.request("detach_volume", intent, context.request_id))
+
+
+def _bound(world: World, line: Sequence[Row]) -> dict[str, float]:
+    """Until when a request that stands in line may begin (seconds since the epoch)."""
+    return {"begin_until": time.time() + world.settings.compute.attach_wait_seconds} if line else {}
 
 
 def list_attached(world: World, context: Context, server_id: str) -> list[dict[str, Any]]:

@@ -129,6 +129,11 @@ def on_resource(connection: Connection, resource: str, shared: bool = False) -> 
     return one(connection, _ALONE_ON_RESOURCE if shared else _ON_RESOURCE, named=resource)
 
 
+def line(connection: Connection, resource: str) -> list[Row]:
+    """Returns the unfinished operations on the resource, in the order in which they are through."""
+    return many(connection, _ON_RESOURCE, named=resource)
+
+
 def alone_on_resources(connection: Connection, resources: Sequence[str]) -> list[Row]:
     """Returns id, plan and resource of the unfinished operations on any of them that do not only read it, oldest first."""
     return many(connection, _ALONE_ON_RESOURCES, names=list(resources))

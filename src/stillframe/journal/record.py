@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from stillframe.db import operations
 from stillframe.db.engine import Database
+from stillframe.db.rows import Row
 from stillframe.errors import Busy, StillframeError
 from stillframe.journal.operation import Document, Kind, NotYet, Operation
 
@@ -106,6 +107,15 @@ def refuse_if_busy(connection: Connection, resource: str, shared: bool = False) 
             state=row["state"],
             intent_id=row["intent"].get("set_id"),
         )
+
+
+def line_of(connection: Connection, resource: str, kinds: Sequence[str]) -> list[Row]:
+    """Returns the unfinished operations before which a new one would stand in line, for a resource where those of ``kinds``
+    are soon through. Raises Busy when another one holds it, or one of them does not go on."""
+    found = operations.line(connection, resource)
+    if any(row["kind"] not in kinds or row["state"] == "parked" for row in found):
+        refuse_if_busy(connection, resource)
+    return found
 
 
 class Journal:

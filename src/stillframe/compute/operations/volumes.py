@@ -11,7 +11,7 @@ from stillframe.compute.domain_xml import Description
 from stillframe.compute.servers import Server
 from stillframe.compute.shares import share_directory
 from stillframe.compute.world import World
-from stillframe.errors import BadRequest, ChainConflict, NotFound, StepFailed
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, StepFailed
 from stillframe.host import hypervisor, qemu_img, soundness
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
@@ -22,12 +22,30 @@ ASK_AGAIN_SECONDS = 5.0
 def request(kind: str, intent: Document, request_id: str) -> Request:
     """``kind`` is attach_volume (intent: server_id, volume_id, target) or detach_volume (server_id, volume_id)."""
     verbs = {"attach_volume": ("reserve", "connect", "plug", "complete"), "detach_volume": ("unplug", "release")}[kind]
-    plan = [{"verb": verb, "args": {}} for verb in verbs]
+    turn = ("turn",) if intent.get("begin_until") else ()
+    plan = [{"verb": verb, "args": {}} for verb in (*turn, *verbs)]
     return Request("compute", kind, intent, plan, [f"server:{intent['server_id']}"], request_id)
 
 
 def _ids(operation: Operation) -> tuple[str, str]:
     return operation.intent["server_id"], operation.intent["volume_id"]
+
+
+def _never(_world: World, _operation: Operation, _args: Document) -> None:
+    return None
+
+
+def _turn(world: World, operation: Operation, _args: Document) -> Document:
+    """Of a request that stood in line: once, before anything is touched."""
+    intent = operation.intent
+    if time.time() > intent["begin_until"]:
+        raise Conflict(
+            f"volume {intent['volume_id']} waited {world.settings.compute.attach_wait_seconds} s for others that attach or"
+            f" detach at server {intent['server_id']}; nothing was changed, ask again"
+        )
+    if intent.get("target") in servers.look(world, intent["server_id"]).targets:
+        raise Conflict(f"disk {intent['target']} of server {intent['server_id']} was taken meanwhile; nothing was changed")
+    return {}
 
 
 def _reserved(world: World, operation: Operation, _args: Document) -> Document | None:
@@ -186,8 +204,9 @@ def _settle(_connection: Connection, _operation: Operation, _outcome: str, _faul
     """Compute keeps no row of an attachment: libvirt and block storage are what is true."""
 
 
-def check_attachable(server: Server, volume: Document, device: str | None) -> str:
-    """Returns the target for a new disk. Raises BadRequest when the volume or the device name is taken."""
+def check_attachable(server: Server, volume: Document, device: str | None, promised: set[str]) -> str:
+    """Returns the target for a new disk; ``promised`` are those of disks that are being attached. Raises BadRequest when the
+    volume or the device name is taken."""
     if server.disk_of(volume["id"]) is not None:
         raise BadRequest(f"Volume {volume['id']} is already attached to server {server.id}")
     if volume["status"] != "available":
@@ -196,9 +215,9 @@ def check_attachable(server: Server, volume: Document, device: str | None) -> st
             + (f", attached to server {volume['attachments'][0]['server_id']}" if volume["attachments"] else "")
         )
     if device is None:
-        return domain_xml.free_target(server.targets)
+        return domain_xml.free_target(server.targets | promised)
     target = device.removeprefix("/dev/")
-    if target in server.targets:
+    if target in server.targets | promised:
         raise BadRequest(f"The supplied device path ({device}) is in use.")
     if len(target) != 3 or not target.startswith("vd") or target[2] not in "abcdefghijklmnopqrstuvwxyz":
         raise BadRequest(f"The supplied device path ({device[:40]!r}) is invalid; use /dev/vda to /dev/vdz")
@@ -218,6 +237,7 @@ def check_consistent(server: Server, volume_id: str) -> None:
 
 ATTACH = Kind(
     {
+        "turn": Verb(_never, _turn),
         "reserve": Verb(_reserved, _reserve, _release),
         "connect": Verb(_connected, _connect),
         "plug": Verb(_plugged, _plug, _unplug_begun),
@@ -226,6 +246,6 @@ ATTACH = Kind(
     _settle,
 )
 DETACH = Kind(
-    {"unplug": Verb(_unplugged, _unplug), "release": Verb(_released, _do_release)},
+    {"turn": Verb(_never, _turn), "unplug": Verb(_unplugged, _unplug), "release": Verb(_released, _do_release)},
     _settle,
 )

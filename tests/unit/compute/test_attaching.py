@@ -1,0 +1,121 @@
+"""Volumes attached and detached at one server, one request upon the other."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.compute import attaching
+from stillframe.compute.operations import volumes
+from stillframe.compute.world import World
+from stillframe.db import operations, tables
+from stillframe.db.engine import Database
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, Busy, Conflict, NotFound
+from stillframe.journal import record
+from stillframe.journal.operation import Operation
+from stillframe.journal.record import Request
+from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME, context, new_id
+from tests.unit.compute import fakes
+
+THIRD = new_id()
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A server with one foreign disk, vda, and three volumes that are free."""
+    fresh = {"size": 1, "os-vol-tenant-attr:tenant_id": "demo", "status": "available", "attachments": []}
+    storage = fakes.Storage([], {each: {"id": each, **fresh} for each in (VOLUME, OTHER_VOLUME, THIRD)})
+    xml = fakes.domain_xml(fakes.disk_xml("vda", "/srv/foreign"))
+    return fakes.world(database, tmp_path, [fakes.view(xml, xml)], monkeypatch, storage)
+
+
+def attach(world: World, volume_id: str, device: str | None = None) -> str:
+    return str(attaching.attach(world, context(), SERVER, volume_id, device)["device"])
+
+
+def line(world: World) -> list[Row]:
+    with world.database.read() as connection:
+        return operations.line(connection, f"server:{SERVER}")
+
+
+def end(world: World, row: Row) -> None:
+    with world.database.write() as connection:
+        operations.release_resources(connection, row["id"])
+        connection.execute(tables.operations.update().where(tables.operations.c.id == row["id"]).values(state="done"))
+
+
+def turn(world: World, row: Row) -> Any:
+    kind = {"attach_volume": volumes.ATTACH, "detach_volume": volumes.DETACH}[row["kind"]]
+    return kind.verbs["turn"].do(world, Operation.from_row(row), {})
+
+
+def test_volumes_are_attached_one_after_the_other_at_places_of_their_own(world: World) -> None:
+    assert [attach(world, each) for each in (VOLUME, OTHER_VOLUME, THIRD)] == ["/dev/vdb", "/dev/vdc", "/dev/vdd"]
+    found = line(world)
+    assert [row["intent"]["volume_id"] for row in found] == [VOLUME, OTHER_VOLUME, THIRD]
+    first, second, third = ([step["verb"] for step in row["plan"]] for row in found)
+    assert first == ["reserve", "connect", "plug", "complete"]
+    assert second == third == ["turn", *first]
+    with world.database.read() as connection:  # the second begins when the first is through, and not before
+        assert [row["id"] for row in operations.claimable(connection, "compute")] == [found[0]["id"]]
+    end(world, found[0])
+    with world.database.read() as connection:
+        assert [row["id"] for row in operations.claimable(connection, "compute")] == [found[1]["id"]]
+
+
+def test_a_place_that_is_promised_is_in_use(world: World) -> None:
+    attach(world, VOLUME, "/dev/vdx")
+    with pytest.raises(BadRequest, match="in use"):
+        attach(world, OTHER_VOLUME, "/dev/vdx")
+    with pytest.raises(BadRequest, match="is being attached"):
+        attach(world, VOLUME)
+
+
+def test_what_ended_while_libvirt_was_asked_has_its_place_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(world, VOLUME)
+    real = attaching.volume_of
+
+    def meanwhile(*arguments: Any) -> Any:
+        end(world, line(world)[0])  # the view of the server was read before
+        return real(*arguments)
+
+    monkeypatch.setattr(attaching, "volume_of", meanwhile)
+    assert attach(world, OTHER_VOLUME) == "/dev/vdc"
+
+
+def test_a_volume_that_is_being_attached_can_be_detached_after_that(world: World) -> None:
+    with pytest.raises(NotFound):
+        attaching.detach(world, context(), SERVER, VOLUME)
+    attach(world, VOLUME)
+    attaching.detach(world, context(), SERVER, VOLUME)
+    assert [row["kind"] for row in line(world)] == ["attach_volume", "detach_volume"]
+
+
+def test_anything_else_on_the_server_refuses(world: World) -> None:
+    for kind, state in (("assisted_snapshot", "running"), ("attach_volume", "parked")):
+        with world.database.write() as connection:
+            name = record.submit(connection, Request("compute", kind, {}, [], [f"server:{SERVER}"], "r"))
+            connection.execute(tables.operations.update().where(tables.operations.c.id == name).values(state=state))
+        with pytest.raises(Busy, match=kind):
+            attach(world, VOLUME)
+        with pytest.raises(Busy, match=kind):
+            attaching.detach(world, context(), SERVER, VOLUME)
+        end(world, {"id": name})
+    assert line(world) == []
+
+
+def test_the_wait_in_line_is_bounded_and_the_place_looked_at_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(world, VOLUME)
+    attach(world, OTHER_VOLUME)
+    attaching.detach(world, context(), SERVER, VOLUME)
+    _, attached, detached = line(world)
+    assert turn(world, attached) == turn(world, detached) == {}
+    with pytest.raises(Conflict, match=r"vda .* was taken meanwhile"):
+        turn(world, {**attached, "intent": {**attached["intent"], "target": "vda"}})
+    later = time.time() + 61
+    monkeypatch.setattr("stillframe.compute.operations.volumes.time.time", lambda: later)
+    for row in (attached, detached):
+        with pytest.raises(Conflict, match=r"waited 60 s .* nothing was changed"):
+            turn(world, row)
