@@ -416,3 +416,25 @@ def test_a_freeze_hook_that_fails_takes_everything_back_and_is_told_with_its_cod
     assert "hook has failed with status 4" in found["fault"]
     lab.guest.still_writes()
     lab.check_sound()
+
+
+def test_a_hook_that_takes_longer_than_the_deadline_is_told_apart_from_the_freeze(use: Use) -> None:
+    lab = use()
+    lab.guest.execute("printf '#!/bin/sh\\n[ $1 = thaw ] && sleep 2 || sleep 6\\n' >/tmp/hook && chmod +x /tmp/hook")
+    another_agent(lab, f"{AGENT} -F/tmp/hook")
+    before = len(lab.guest.beats())
+    try:
+        found = lab.api.take(lab.guest.id, quiesce="required", hook_timeout=20)
+    finally:
+        another_agent(lab, AGENT)
+    outcome = found["consistency"]
+    assert (found["status"], outcome["level"]) == ("available", "filesystem"), found
+    timings = outcome["timings"]
+    assert timings["hooks_before_ms"] > 5500  # the hook sleeps for 6 s, by the guest's clock
+    assert timings["hooks_after_ms"] > 1500
+    assert outcome["frozen_ms"] < timings["hooks_before_ms"]
+    lab.guest.still_writes()
+    felt = max(beat.slowest_ms for beat in lab.guest.beats()[before:])
+    assert felt < timings["hooks_before_ms"], "writers went on while the hook ran"
+    lab.check_one_instant(found)
+    lab.check_sound()

@@ -78,6 +78,12 @@ class Guard:
         self._hand_over(later)
         return later
 
+    def wait_for(self, record: FreezeRecord, seconds: float) -> None:
+        """Has the watchdog thaw after ``seconds`` from now, unless it is disarmed. Not durable: it counts while both live; a
+        watchdog that takes up what is left goes by the record, a worker's death by itself. Raises ServiceUnavailable."""
+        with self._lock:
+            self._running().ask(f"wait {record.domain} {seconds:g}", ANSWER_SECONDS)
+
     def _hand_over(self, record: FreezeRecord) -> None:
         freeze_record.write(self._directory, record)
         with self._lock:

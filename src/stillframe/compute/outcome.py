@@ -9,6 +9,26 @@ from stillframe.compute.filesystems import Disk
 
 
 @dataclass(frozen=True)
+class Timings:
+    """Seconds of each part of the window. The hooks' are None where they cannot be told apart: then the freeze's time holds the
+    hooks before it, and the thaw's those after it."""
+
+    hooks_before: float | None
+    freeze: float
+    switch: float
+    thaw: float
+    hooks_after: float | None
+
+    @property
+    def frozen_ms(self) -> float:
+        """What the guest's writers felt at most, as far as the host can know."""
+        return round((self.freeze + self.switch + self.thaw) * 1000, 1)
+
+    def document(self) -> dict[str, float | None]:
+        return {f"{name}_ms": None if part is None else round(part * 1000, 1) for name, part in vars(self).items()}
+
+
+@dataclass(frozen=True)
 class Outcome:
     """``failure`` says why nobody can call anything frozen; then ``disks`` count for nothing. ``held``: what ``required`` asks
     for was met."""
@@ -20,6 +40,7 @@ class Outcome:
     disks: Mapping[str, Disk] = field(default_factory=dict)
     hastened: bool = False
     held: bool = False
+    timings: Timings | None = None
 
     @property
     def degraded_reason(self) -> str | None:
@@ -32,7 +53,8 @@ class Outcome:
 
     def document(self) -> dict[str, Any]:
         """The document of the set."""
-        return {**self._shared(), **self._lists(*self.disks.values()), "hastened": self.hastened}
+        timings = self.timings.document() if self.timings else None
+        return {**self._shared(), **self._lists(*self.disks.values()), "hastened": self.hastened, "timings": timings}
 
     def _shared(self) -> dict[str, Any]:
         return {

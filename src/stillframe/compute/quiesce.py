@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stillframe.compute import bounded, filesystems, freeze_record, hasten, thaw
+from stillframe.compute import bounded, filesystems, freeze_record, hasten, hooks, thaw
 from stillframe.compute.filesystems import Layout
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.guard import Guard
-from stillframe.compute.outcome import Outcome, crash_only
+from stillframe.compute.hooks import Hooks
+from stillframe.compute.outcome import Outcome, Timings, crash_only
 from stillframe.errors import AgentFailed, HookFailed, ServiceUnavailable, StillframeError
 from stillframe.host import hypervisor
 from stillframe.journal.failpoints import reached
@@ -44,6 +45,7 @@ class Times:
     agent: int
     flush: int
     hasten: bool = False
+    hooks: int = 0  # what freeze hooks may take; 0: none are looked for
 
 
 def preflight(domain: Any, wanted: Layout, times: Times) -> Preflight:
@@ -117,23 +119,28 @@ def frozen(guard: Guard, domain: Any, operation: str, ready: Preflight, times: T
     assert ready.layout is not None
     flushed = flush(domain, ready.commands, times.flush)
     former = hasten.former_value(domain, ready.commands, times.agent) if times.hasten else None
-    record = guard.arm(domain.UUIDString(), operation, times.deadline, former)
+    found = hooks.look(domain, ready.commands, times.hooks)
+    deadline = times.deadline + found.patience
+    record = guard.arm(domain.UUIDString(), operation, deadline, former)
     reached("quiesce/armed")
     hastened = False
     if former is not None:
         hastened = hasten.begin(domain, times.agent)
         reached("quiesce/hastened")
-        if record.deadline - freeze_record.boot_seconds() < times.deadline / 2:
-            record = guard.renew(record, times.deadline)  # a slow agent must not eat up the time of the freeze
-    return Window(guard, domain, record, ready.layout, max(1, int(times.deadline)), Prepared(flushed, hastened))
+        if record.deadline - freeze_record.boot_seconds() < deadline - times.deadline / 2:
+            record = guard.renew(record, deadline)  # a slow agent must not eat up the time of the freeze
+    seconds = max(1, int(times.deadline))
+    found = hooks.watch(domain, ready.commands, found, 2 * (seconds + found.patience))
+    return Window(guard, domain, record, ready.layout, seconds, Prepared(flushed, hastened, found))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the guest did before the freeze, to make it short."""
+    """What was done before the freeze, and which hooks the freeze begins with."""
 
     flushed: bool
     hastened: bool
+    hooks: Hooks
 
 
 @dataclass(frozen=True)
@@ -151,17 +158,20 @@ class Window:
         """Runs the switch inside the window. When the freeze fails, the switch runs all the same if ``unfrozen_too``,
         else AgentFailed is raised and nothing was switched; the guest is thawed in any case (I7). A switch that is Late is
         waited for when the guest is thawed."""
-        began = time.monotonic()
+        moments = [time.monotonic()]
         try:
             count = self._freeze()
         except StillframeError as error:
+            error = self._told(error, time.monotonic() - moments[0])
             self._settle(after_failure=True)
             if not unfrozen_too or not isinstance(error, AgentFailed):
-                raise
+                raise error from None
             bounded.patiently(switch)
             return replace(
                 crash_only(f"the freeze failed: {error.message}", self.prepared.flushed), hastened=self.prepared.hastened
             )
+        moments.append(time.monotonic())
+        self._watch_for(self.seconds)  # the deadline of what is frozen, now that the hooks are over
         reached("quiesce/frozen")
         late = None
         try:
@@ -170,35 +180,73 @@ class Window:
         except bounded.Late as found:
             late = found
         finally:
+            moments.append(time.monotonic())
             thawed = self._thaw()
-            frozen_ms = round((time.monotonic() - began) * 1000, 1)
+            moments.append(time.monotonic())
         reached("quiesce/thawed")
         self._settle(after_failure=False)
+        outcome = self._judge(count, thawed, self._timings(moments))
         if late is not None:
             late.finish()
-            return replace(self._judge(count, thawed, frozen_ms), failure=bounded.LATE)
-        return self._judge(count, thawed, frozen_ms)
+            return replace(outcome, failure=bounded.LATE)
+        return outcome
 
     def give_up(self) -> None:
         """Leaves the guest as it was before; nothing was frozen or switched."""
         self._settle(after_failure=True)
 
+    @property
+    def _patience(self) -> int:
+        """How long a freeze or a thaw may take with its hooks."""
+        return self.seconds + self.prepared.hooks.patience
+
     def _freeze(self) -> int:
         points = self.layout.mountpoints
         if points is None:
-            return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze", None, self.seconds))
+            return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze", None, self._patience))
         arguments = {"mountpoints": list(points)}
-        return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze-list", arguments, self.seconds))
+        return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze-list", arguments, self._patience))
+
+    def _told(self, error: StillframeError, seconds: float) -> StillframeError:
+        """Names the limit that was reached, where one was."""
+        if not isinstance(error, AgentFailed) or isinstance(error, HookFailed) or seconds < self._patience:
+            return error
+        freeze = f"the freeze did not end within its deadline of {self.seconds} s (freeze_deadline_seconds)"
+        hook = self.prepared.hooks.patience
+        hooks = f"the guest's freeze hooks did not end within their timeout of {hook} s (hook_timeout), or "
+        return AgentFailed(f"{hooks if hook else ''}{freeze}: {error.message}")
+
+    def _watch_for(self, seconds: float) -> None:
+        """Tells the watchdog of a guest with hooks how long it waits from now on; without a word it waits for both limits."""
+        if not self.prepared.hooks.patience:
+            return
+        try:
+            self.guard.wait_for(self.record, seconds)
+        except ServiceUnavailable as error:
+            LOG.warning("the watchdog of server %s: %s", self.record.domain, error.message)
+
+    def _timings(self, moments: list[float]) -> Timings:
+        """``moments`` are before and after the freeze command, before and after the thaw command."""
+        before, frozen, thaw_began, after = moments
+        if not self.prepared.hooks.patience:
+            return Timings(0.0, frozen - before, thaw_began - frozen, after - thaw_began, 0.0)
+        seen = hooks.frozen_between(self.domain, self.prepared.hooks)
+        if seen is None:
+            return Timings(None, frozen - before, thaw_began - frozen, after - thaw_began, None)
+        began, ended = min(max(seen[0], before), frozen), min(max(seen[1], thaw_began), after)
+        return Timings(began - before, frozen - began, thaw_began - frozen, ended - thaw_began, after - ended)
 
     def _thaw(self) -> int | HookFailed | None:
         """Returns how many the agent thawed; why it did not say so; or None when it did not answer."""
         try:
-            return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-thaw", None, self.seconds))
+            self._watch_for(self._patience)  # a second thaw meanwhile would run the hooks again
+            return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-thaw", None, self._patience))
         except HookFailed as error:
             LOG.warning("the thaw of server %s: %s", self.record.domain, error.message)
             return error
         except StillframeError as error:
             LOG.warning("the thaw of server %s failed, the watchdog goes on: %s", self.record.domain, error.message)
+            self._watch_for(0)
             return None
 
     def _settle(self, after_failure: bool) -> None:
@@ -225,7 +273,7 @@ class Window:
             LOG.warning("server %s: %s", self.record.domain, error.message)
             return False
 
-    def _judge(self, count: int, thawed: int | HookFailed | None, frozen_ms: float) -> Outcome:
+    def _judge(self, count: int, thawed: int | HookFailed | None, timings: Timings) -> Outcome:
         """The thaw's count is the proof that the freeze held until then: somebody else's thaw makes it smaller."""
         unfrozen = self.layout.passed_over(count) if self.layout.unknown is None else ()
         disks = self.layout.judged(unfrozen or ())
@@ -239,7 +287,7 @@ class Window:
         elif thawed < count:
             failure = f"the guest was thawed before the switch was done (the deadline is {self.seconds} s)"
         held = failure is None and self.layout.is_allowed(unfrozen or ())
-        return Outcome(frozen_ms, count, failure, self.prepared.flushed, disks, self.prepared.hastened, held)
+        return Outcome(timings.frozen_ms, count, failure, self.prepared.flushed, disks, self.prepared.hastened, held, timings)
 
 
 def _count(answer: Any) -> int:

@@ -2,7 +2,8 @@
 
 It is started by the compute worker and outlives it. It reads freeze records and speaks to libvirt; it knows no
 database, no broker and no share. Its worker tells it over standard input: ``arm <domain>`` is answered ``armed
-<domain>`` once the record is held, ``disarm <domain>`` likewise. The end of the input is the worker's death.
+<domain>`` once the record is held, ``disarm <domain>`` likewise; ``wait <domain> <seconds>`` moves the deadline to so
+much from now. The end of the input is the worker's death.
 """
 
 import logging
@@ -31,6 +32,7 @@ class Watchdog:
         self._hypervisor = connection
         self._directory = directory
         self._held: dict[str, FreezeRecord] = {}
+        self._until: dict[str, float] = {}  # what a worker said later than its record, by the same clock
         self._thawing: set[FreezeRecord] = set()
         self._worker_lives = True
 
@@ -66,22 +68,31 @@ class Watchdog:
             return "ready"
         if word == "disarm":
             self._held.pop(domain, None)
+            self._until.pop(domain, None)
             return f"disarmed {domain}"
+        if word == "wait":
+            domain, _, seconds = domain.partition(" ")
+            self._until[domain] = freeze_record.boot_seconds() + float(seconds)
+            return f"waits {domain}"
         record = freeze_record.read(self._directory, domain)
         if word != "arm" or record is None:
             return f"refused {domain}"
         self._held[domain] = record
+        self._until.pop(domain, None)
         return f"armed {domain}"
 
     def _until_next(self) -> float:
-        waits = [record.deadline - freeze_record.boot_seconds() for record in self._held.values()]
+        waits = [self._deadline(record) - freeze_record.boot_seconds() for record in self._held.values()]
         return max(0.0, min([LOOK_SECONDS, *waits]))
+
+    def _deadline(self, record: FreezeRecord) -> float:
+        return self._until.get(record.domain, record.deadline)
 
     def _thaw_due(self) -> None:
         self._adopt_orphans()
         now = freeze_record.boot_seconds()
         for domain, record in list(self._held.items()):
-            if not self._worker_lives or record.deadline <= now:
+            if not self._worker_lives or self._deadline(record) <= now:
                 del self._held[domain]
                 self._thawing.add(record)
                 threading.Thread(target=self._thaw, args=(record,), daemon=True).start()

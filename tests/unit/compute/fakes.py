@@ -158,6 +158,10 @@ class Guard:
         self.held[self.held.index(record)] = later
         return later
 
+    def wait_for(self, record: FreezeRecord, seconds: float) -> None:
+        assert record in self.held
+        self.agent.said.append(f"wait {seconds:g}")
+
     def disarm(self, record: FreezeRecord) -> None:
         self.agent.said.append("disarm")
         self.held.remove(record)

@@ -1,14 +1,15 @@
 """Quiescing: what is asked of the agent in which order, and what may be claimed afterwards."""
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from stillframe.compute import bounded, freeze_record, quiesce
+from stillframe.compute import bounded, freeze_record, hooks, quiesce
 from stillframe.compute.filesystems import Disk, Filesystem, Layout
-from stillframe.compute.outcome import Outcome
+from stillframe.compute.outcome import Outcome, Timings
 from stillframe.compute.quiesce import Preflight, Times, Window
 from stillframe.errors import AgentFailed, AnotherJob, HookFailed, HypervisorUnavailable, ServiceUnavailable, StepFailed
 from tests.unit.builders import SERVER
@@ -288,7 +289,8 @@ def test_a_freeze_that_held_is_filesystem_consistent(agent: Agent, clock: Clock)
         clock.now += 0.25
 
     outcome = window(agent).around(switching(agent, slowly), unfrozen_too=False)
-    assert outcome == Outcome(250.0, 1, None, True, {"vda": Disk(("ext4 filesystem /",))}, held=True)
+    timings = Timings(0.0, 0.0, 0.25, 0.0, 0.0)
+    assert outcome == Outcome(250.0, 1, None, True, {"vda": Disk(("ext4 filesystem /",))}, held=True, timings=timings)
     assert outcome.level == "filesystem"
 
 
@@ -496,3 +498,92 @@ def test_a_slow_agent_does_not_eat_up_the_time_of_the_freeze(agent: Agent, monke
     assert agent.said[-1] == "renew"
     guard: Any = entered.guard
     assert guard.held == [entered.record]
+
+
+HOOKED = replace(TIMES, hooks=60)
+
+
+def hooked(agent: Agent, clock: Clock, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
+    """A guest whose hook takes 20 s before the freeze and 5 s after the thaw, and whose clock is 1,000 s ahead."""
+    monkeypatch.setattr(hooks, "time", clock)
+
+    def status() -> dict[str, Any]:
+        script = agent.asked["guest-exec"].get("arg", ["", ""])[1]
+        if "isfrozen" not in script:
+            return {"exited": True, "exitcode": code if "cmdline" in script else 0}
+        told = "1000.00\n1020.00\n1020.50\n"
+        return {"exited": True, "exitcode": 0, "out-data": base64.b64encode(told.encode()).decode()}
+
+    def freeze() -> int:
+        clock.now += 20.3
+        return 1
+
+    def thaw() -> int:
+        clock.now += 5.1
+        return 1
+
+    agent.answers.update({"guest-exec-status": status, "guest-fsfreeze-freeze-list": freeze, "guest-fsfreeze-thaw": thaw})
+
+
+def test_a_long_hook_counts_neither_as_frozen_nor_against_the_deadline(
+    agent: Agent, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly() -> None:
+        clock.now += 0.1
+
+    hooked(agent, clock, monkeypatch)
+    entered = window(agent, times=HOOKED)
+    assert entered.record.deadline > freeze_record.boot_seconds() + 60
+    outcome = entered.around(switching(agent, slowly), unfrozen_too=False)
+    assert outcome.level == "filesystem"
+    assert outcome.timings is not None
+    assert outcome.timings.document() == {
+        "hooks_before_ms": 20_000.0,
+        "freeze_ms": 300.0,
+        "switch_ms": 100.0,
+        "thaw_ms": 100.0,
+        "hooks_after_ms": 5_000.0,
+    }
+    assert outcome.frozen_ms == 500.0
+    told = [said for said in agent.said if said.startswith(("wait", "switch"))]
+    assert told == ["wait 10", "switch while thawed", "wait 70"]  # the watchdog's promise is for what is frozen
+
+
+def test_a_guest_without_hooks_is_given_no_more_time(agent: Agent, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooked(agent, clock, monkeypatch, hooks.NO_HOOKS)
+    entered = window(agent, times=HOOKED)
+    assert entered.record.deadline < freeze_record.boot_seconds() + 11
+    assert entered.prepared.hooks == hooks.Hooks()
+
+
+def test_hooks_that_nobody_can_tell_apart_have_their_time_and_count_as_frozen(
+    agent: Agent, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked(agent, clock, monkeypatch)
+    agent.failures["guest-exec"] = TIMEOUT
+    outcome = window(agent, times=HOOKED).around(switching(agent), unfrozen_too=False)
+    assert (outcome.level, outcome.frozen_ms) == ("filesystem", 25_400.0)
+    assert outcome.timings is not None
+    assert (outcome.timings.hooks_before, outcome.timings.hooks_after) == (None, None)
+
+
+def test_a_limit_that_was_reached_is_named(agent: Agent, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> int:
+        clock.now += 100
+        raise TIMEOUT
+
+    hooked(agent, clock, monkeypatch)
+    agent.answers["guest-fsfreeze-freeze-list"] = never
+    with pytest.raises(AgentFailed, match=r"hooks did not end within their timeout of 60 s \(hook_timeout\), or the freeze"):
+        window(agent, times=HOOKED).around(switching(agent), unfrozen_too=False)
+    with pytest.raises(AgentFailed, match=r"^the freeze did not end within its deadline of 10 s"):
+        window(agent).around(switching(agent), unfrozen_too=False)
+
+
+def test_the_watchdog_of_a_guest_with_hooks_thaws_at_once_when_the_thaw_was_lost(
+    agent: Agent, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked(agent, clock, monkeypatch)
+    agent.failures["guest-fsfreeze-thaw"] = TIMEOUT
+    assert window(agent, times=HOOKED).around(switching(agent), unfrozen_too=False).level == "crash"
+    assert [said for said in agent.said if said.startswith("wait")][-1] == "wait 0"

@@ -139,3 +139,25 @@ def test_it_tries_until_the_guest_is_thawed(dog: Watchdog, tmp_path: Path, monke
     dog._thaw(put(tmp_path, 1.0))
     assert waited == [watchdog.AGAIN_SECONDS] * 2
     assert outcomes == []
+
+
+def test_a_worker_may_move_the_deadline_while_it_lives(dog: Watchdog, tmp_path: Path, thawed: list[str]) -> None:
+    put(tmp_path, 170.0)  # 60 s for hooks and 10 s for what is frozen, at 100
+    dog._obey("arm", SERVER)
+    assert dog._obey("wait", f"{SERVER} 10") == f"waits {SERVER}"
+    dog._thaw_due()
+    assert thawed == []
+    assert dog._deadline(dog._held[SERVER]) == 110.0
+    assert dog._obey("wait", f"{SERVER} 0") == f"waits {SERVER}"
+    dog._thaw_due()
+    assert thawed == ["until 170"]
+
+
+def test_a_deadline_that_was_moved_ends_with_its_freeze(dog: Watchdog, tmp_path: Path, thawed: list[str]) -> None:
+    put(tmp_path, 170.0)
+    dog._obey("arm", SERVER)
+    dog._obey("wait", f"{SERVER} 0")
+    dog._obey("disarm", SERVER)
+    dog._obey("arm", SERVER)
+    dog._thaw_due()
+    assert thawed == []

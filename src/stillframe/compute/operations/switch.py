@@ -208,7 +208,7 @@ def _quiesced(world: World, operation: Operation, server: Server, switch: Callab
         switch()
         return replace(crash_only(ready.reason), held=ready.unmet is None)
     domain = world.hypervisor.domain(server.id)
-    window = quiesce.frozen(world.guard, domain, operation.id, ready, world.times)
+    window = quiesce.frozen(world.guard, domain, operation.id, ready, _times(world, operation))
     try:
         switching.refuse_if_at_work(world, server, targets)  # the flush before took its time
     except StillframeError:
@@ -219,6 +219,11 @@ def _quiesced(world: World, operation: Operation, server: Server, switch: Callab
         return window.around(call_, unfrozen_too=policy == "preferred")
     except AgentFailed as error:
         raise QuiesceRefused(f"server {server.id} could not be quiesced: {error.message}") from error
+
+
+def _times(world: World, operation: Operation) -> quiesce.Times:
+    hooks = operation.intent.get("hook_timeout") or world.settings.compute.hook_timeout_seconds
+    return replace(world.times, hooks=hooks)
 
 
 def check_ready(world: World, server: Server, targets: tuple[str, ...], allowed: Sequence[str]) -> quiesce.Preflight:
