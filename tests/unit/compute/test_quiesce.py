@@ -226,7 +226,7 @@ def test_a_switch_that_has_to_wait_for_its_turn_is_waited_for_when_the_guest_is_
     outcome = entered.around(late(agent), unfrozen_too)
     assert agent.said[1:4] == ["guest-fsfreeze-thaw", "guest-fsfreeze-status", "disarm"]
     assert agent.said[4:] == ["the call ends while thawed"]
-    assert (outcome.level, outcome.degraded_reason) == ("crash", bounded.LATE)
+    assert (outcome.level, outcome.degraded_reason, outcome.held) == ("crash", bounded.LATE, False)
     assert not held(entered)
 
 
