@@ -126,6 +126,16 @@ class ShareUnavailable(StillframeError):
     hint = "Check the mount and the free space of the named share or directory, then repeat."
 
 
+class ForeignShare(ShareUnavailable):
+    """The marker on a share names another deployment of Stillframe, which may be using it."""
+
+    code = "foreign_share"
+    hint = (
+        "Give this deployment a share of its own. Only if the other one is gone for good, or gives the share up:"
+        " 'stillframe manage-share --from-deployment ID' takes it over, ID being the one the message names."
+    )
+
+
 class BackupStoreUnavailable(StillframeError):
     """Where backups lie does not answer, is full, or is not the store it was. Says nothing about what lies there."""
 

@@ -28,6 +28,25 @@ def test_a_second_serve_on_the_same_directory_is_refused_by_pid(services: Lab) -
     assert services.stack.running
 
 
+def test_a_second_stillframe_over_the_same_share_is_refused_and_changes_nothing(services: Lab, tmp_path: Path) -> None:
+    volume_id, marker = services.api.create_volume(), services.stack.share / ".share-id"
+    before, configuration = marker.read_text(), tmp_path / "stillframe.conf"
+    owner = json.loads(before)["deployment"]
+    configuration.write_text(f"[local]\nshare_dir = {services.stack.share}\n")
+    options = ["--config-file", str(configuration), "--state-dir", str(tmp_path / "second")]
+    ports = ["--volumes-port", "0", "--compute-port", "0"]
+    second = subprocess.run([*PROGRAM, "serve", *options, *ports], capture_output=True, text=True, check=False, timeout=60)
+    assert second.returncode == 1
+    assert f"belongs to deployment {owner}" in second.stderr, second.stderr
+    for taken_from in ([], ["--from-deployment", volume_id]):
+        words = ["manage-share", *options, "--share", str(services.stack.share), *taken_from]
+        told = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, check=False, timeout=60)
+        assert told.returncode == 2
+        assert owner in told.stderr, told.stderr
+    assert marker.read_text() == before
+    assert services.api.volume(volume_id)["status"] == "available"
+
+
 def test_secrets_are_readable_by_their_owner_only(services: Lab) -> None:
     for name in ("clouds.yaml", "service.yaml", "users.yaml"):
         assert (services.stack.state_dir / name).stat().st_mode & 0o777 == 0o600

@@ -32,6 +32,7 @@ STABLE = {
     "conflict": 409,
     "file_in_use": 409,
     "forbidden": 403,
+    "foreign_share": 503,
     "hook_failed": 409,
     "host_command_failed": 500,
     "hypervisor_unavailable": 503,

@@ -143,6 +143,13 @@ services = Table(
     *_times(),
 )
 
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("only", Integer, primary_key=True),  # 1: there is one row
+    Column("id", String(36), nullable=False),  # what the markers of its shares say
+)
+
 shares = Table(
     "shares",
     metadata,

@@ -13,7 +13,7 @@ from cliff.command import Command
 from stillframe import config
 from stillframe.chain.names import base_name
 from stillframe.config import Settings
-from stillframe.db import volumes
+from stillframe.db import deployments, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadConfiguration, BadRequest, ShareUnavailable, StillframeError
 from stillframe.host import mounts
@@ -24,6 +24,7 @@ from stillframe.volumes import rebuilding, rebuilt_backups
 from stillframe.volumes.backends import Backends, Pool
 from stillframe.volumes.backups.repository import DEFAULT_CONTAINER
 from stillframe.volumes.doctor.looking import directory
+from stillframe.volumes.drivers import directory as share_directory
 from stillframe.volumes.rebuilding import Found
 from stillframe.volumes.rebuilt_backups import Listed
 from stillframe.volumes.rebuilt_rows import Given
@@ -100,6 +101,7 @@ class Rebuild(_FromShare):
         try:
             if _known(database):
                 raise BadRequest("the database has volumes; 'stillframe manage-share' adds to them what it does not know")
+            _become_what_was_lost(Backends(settings, database), database, parsed)
             return _take(settings, database, parsed, frozenset())
         finally:
             database.close()
@@ -112,12 +114,29 @@ class ManageShare(_FromShare):
     Works while the services run. Ends as 'stillframe rebuild' does. Whoever managed the volumes before must have stopped.
     """
 
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--from-deployment",
+            metavar="ID",
+            help="take the share over from this deployment of Stillframe, which must have stopped for good",
+        )
+        return parser
+
     def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Taken:
         database = open_database(settings)
         try:
             return _take(settings, database, parsed, _known(database))
         finally:
             database.close()
+
+
+def _become_what_was_lost(backends: Backends, database: Database, parsed: argparse.Namespace) -> None:
+    """The new database is that of the deployment whose share this is: its other shares know it then."""
+    _pool_found, path = _pool(backends, parsed)
+    marker = share_directory.marker_of(path)
+    if isinstance(marker, dict) and isinstance(marker.get("deployment"), str):
+        deployments.become(database, marker["deployment"][:36])
 
 
 def _known(database: Database) -> frozenset[str]:
@@ -134,7 +153,7 @@ def _take(settings: Settings, database: Database, parsed: argparse.Namespace, kn
     listed = _backups(settings, database, parsed)
     if parsed.dry_run:
         return Taken(found, listed, list(listed.found))
-    rebuilding.insert(database, path, given, found)
+    rebuilding.insert(database, path, given, found, getattr(parsed, "from_deployment", None))
     return Taken(found, listed, rebuilt_backups.insert(database, listed, parsed.backups or "", given))
 
 

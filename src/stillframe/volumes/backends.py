@@ -8,7 +8,7 @@ from typing import Any
 
 from stillframe.chain import names
 from stillframe.config import Settings
-from stillframe.db import shares, volumes
+from stillframe.db import deployments, shares, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadConfiguration, ShareUnavailable
 from stillframe.host.probe import Prober
@@ -52,10 +52,20 @@ class Pool:
         path = self.kind.prepare(self.export, self.mount_point_base)
         with self.database.read() as connection:
             share_id = shares.known_id(connection, self.export.export)
+        deployment = deployments.own(self.database)
         if share_id is None:
-            share_id = self._remembered(directory.prepare(path))
+            share_id = self._remembered(directory.claim(path, deployment))
+        elif directory.is_unclaimed(path, share_id):  # it was ours before markers named their deployment
+            directory.claim(path, deployment)
         prober = None if self.options.volume_driver == "local" else Prober(path, self.options.probe_seconds)
-        return DirectoryShare(path, share_id, self.minimum_free, self._raw_files, prober)
+        return DirectoryShare(path, share_id, self.minimum_free, self._raw_files, prober, deployment)
+
+    def refuse_foreign(self) -> None:
+        """Raises ForeignShare when a local share's marker names another deployment. One that has to be mounted first is looked
+        at when it is first used."""
+        if self.options.volume_driver == "local":
+            path = Path(self.export.export)
+            directory.refuse_foreign(path, directory.marker_of(path), deployments.own(self.database))
 
     def _remembered(self, share_id: str) -> str:
         """Another worker may have opened the share for the first time at the same moment."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.context import new_request_id
-from stillframe.db import shares, snapshots, volume_types, volumes
+from stillframe.db import deployments, shares, snapshots, volume_types, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadImage, ChainConflict, ShareUnavailable
 from stillframe.host import entries, files, inspection
@@ -128,12 +128,13 @@ def _refuse_unfounded(rebuilt: dict[str, Rebuilt], refused: dict[str, str], know
             refused[volume_id] = f"it is linked to volume {source_id}, which was refused or is not there"
 
 
-def insert(database: Database, path: Path, given: Given, found: Found) -> None:
+def insert(database: Database, path: Path, given: Given, found: Found, taken_from: str | None = None) -> None:
     """Writes the rows in one transaction; what stands beside the files is written anew by the worker afterwards.
 
-    Makes the share's marker if it has none. Raises ShareUnavailable when the database knows the share by another id.
+    The share's marker names this deployment afterwards; see ``directory.claim`` for one that names another. Raises
+    ShareUnavailable when the database knows the share by another id, ForeignShare.
     """
-    share_id = directory.prepare(path)
+    share_id = directory.claim(path, deployments.own(database), taken_from)
     with database.write() as connection:
         known = shares.known_id(connection, given.share)
         if known is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, ShareUnavailable, StepFailed
+from stillframe.errors import BadImage, ChainConflict, ForeignShare, HostCommandFailed, ShareUnavailable, StepFailed
 from stillframe.host import copies, extents, files, inspection, probe, publish, qcow2, qemu_img, soundness, users
 from stillframe.host.copies import Source
 
@@ -23,13 +23,15 @@ Opaque = Callable[[], Collection[str]]  # names of raw files, whose content is n
 
 @dataclass(frozen=True)
 class DirectoryShare:
-    """``share_id`` is what the marker must say; ``minimum_free`` bytes are always kept; ``opaque`` tells the raw files."""
+    """``share_id`` is what the marker must say; ``minimum_free`` bytes are always kept; ``opaque`` tells the raw files.
+    ``deployment`` is ours: a marker that names another one is refused."""
 
     path: Path
     share_id: str
     minimum_free: int
     opaque: Opaque = tuple
     prober: probe.Prober | None = field(default=None, compare=False)
+    deployment: str = ""
 
     def probe(self) -> None:
         try:
@@ -40,6 +42,8 @@ class DirectoryShare:
             raise ShareUnavailable(
                 f"the directory {self.path} is not the share it was: its marker file {MARKER} is missing or another's"
             )
+        if self.deployment:
+            refuse_foreign(self.path, found, self.deployment)
 
     def probe_for_writing(self, needed: int = 0) -> None:
         self.probe()
@@ -302,6 +306,44 @@ class DirectoryShare:
         for other in self.dependants(name):
             if other not in allowed:
                 raise ChainConflict(f"{name} backs {other} too: {why.format(other=other)}")
+
+
+def refuse_foreign(path: Path, marker: object, deployment: str) -> None:
+    """Raises ForeignShare when the marker names another deployment than ours."""
+    owner = marker.get("deployment") if isinstance(marker, dict) else None
+    if owner is not None and owner != deployment:
+        raise ForeignShare(
+            f"the share {path} belongs to deployment {owner!s:.64} of Stillframe, and this is {deployment}: two that change the"
+            " same volumes would destroy them",
+            deployment=str(owner)[:64],
+        )
+
+
+def claim(path: Path, deployment: str, taken_from: str | None = None) -> str:
+    """Makes the share ours: its marker, which is made on first use, names ``deployment`` afterwards. One that names another
+    one is taken over only with that one's id as ``taken_from``. Returns the share's id. Raises ShareUnavailable,
+    ForeignShare."""
+    share_id = prepare(path)
+    with files.share_errors(path):
+        found = _marker(path)
+        if taken_from is None or found.get("deployment") != taken_from:
+            refuse_foreign(path, found, deployment)
+        if found.get("deployment") != deployment:
+            files.write_json(path, MARKER, {**found, "deployment": deployment})
+    return share_id
+
+
+def is_unclaimed(path: Path, share_id: str) -> bool:
+    """Tells whether the marker is that of the share and names no deployment."""
+    found = marker_of(path)
+    return isinstance(found, dict) and found.get("share_id") == share_id and found.get("deployment") is None
+
+
+def marker_of(path: Path) -> Any:
+    """Returns what the marker of a directory says; None where there is no directory or no marker that can be read."""
+    with suppress(OSError, ValueError, RecursionError, BadImage):
+        return files.read_json(path, MARKER)
+    return None
 
 
 def prepare(path: Path) -> str:
