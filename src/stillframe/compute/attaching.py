@@ -39,6 +39,7 @@ def attach(world: World, context: Context, server_id: str, volume_id: str, devic
     volume = volume_of(world, context, volume_id)
     if volume["os-vol-tenant-attr:tenant_id"] != server.project_id:
         raise BadRequest(f"volume {volume['id']} belongs to another project than server {server.id}")
+    server.refuse_unless("attach")
     with world.database.write() as connection:
         line = record.line_of(connection, f"server:{server.id}", SHORT)
         if any(row["intent"]["volume_id"] == volume["id"] and row["kind"] == "attach_volume" for row in line):
@@ -58,6 +59,7 @@ def detach(world: World, context: Context, server_id: str, volume_id: str) -> No
         wanted = names.canonical_id(volume_id)
     except BadRequest as error:
         raise NotFound(f"volume_id not found: {volume_id}") from error
+    server.refuse_unless("detach")
     with world.database.write() as connection:
         line = record.line_of(connection, f"server:{server.id}", SHORT)
         if not any(row["intent"]["volume_id"] == wanted and row["kind"] == "attach_volume" for row in line):

@@ -21,8 +21,9 @@ MIB = 1 << 20
 
 
 def server_of(world: World, context: Context, volume_id: str) -> dict[str, Any] | None:
-    """Returns ``{"id", "active", "file"}`` of the server whose descriptions name the volume, or None. One that is about to
-    start is active; it is waited for. Raises Conflict when that lasts."""
+    """Returns ``{"id", "active", "file", "state", "refusal"}`` of the server whose descriptions name the volume, or None.
+    ``state`` is a row of ``domain_state``; ``refusal`` a sentence where that allows no change of the volume's files, live or
+    offline. One that is about to start is active; it is waited for. Raises Conflict when that lasts."""
     try:
         server, disk = owners.owner(world, volume_id)
         if not server.view.active:
@@ -30,7 +31,15 @@ def server_of(world: World, context: Context, volume_id: str) -> dict[str, Any] 
                 server, disk = owners.owner(world, volume_id)
     except NotFound:
         return None
-    return {"id": server.id, "active": server.view.active, "file": disk.name}
+    condition = server.condition
+    refusal = condition.why_not(server.id, "merge" if server.view.active else "offline")
+    return {
+        "id": server.id,
+        "active": server.view.active,
+        "file": disk.name,
+        "state": condition.name,
+        "refusal": refusal,
+    }
 
 
 def merge_volume(world: World, context: Context, snapshot_id: str, delete_info: dict[str, Any]) -> str:
@@ -65,6 +74,7 @@ def _known(world: World, operation_id: str | None) -> str | None:
 def _plan(world: World, snapshot_id: str, given: dict[str, Any]) -> dict[str, Any]:
     server, disk, share = _attached(world, given["volume_id"])
     volume_id = str(disk.volume_id)
+    _refuse_unless_changeable(server)
     servers.check_same(server, disk)
     try:
         known = world.storage.attachment(volume_id, server.id)
@@ -134,6 +144,11 @@ def _attached(world: World, volume_id: str) -> tuple[Server, Disk, Path]:
     return server, disk, Path(str(disk.directory))
 
 
+def _refuse_unless_changeable(server: Server) -> None:
+    """Raises Conflict in a state in which the files of a server's volumes must be left alone."""
+    server.refuse_unless("merge" if server.view.active else "offline")
+
+
 def merge_status(world: World, context: Context, operation_id: str) -> dict[str, Any]:
     """Returns ``{"id", "status", "bytes_done", "bytes_total", "fault"}``; status is running, done, cancelled, error or
     parked. Raises NotFound."""
@@ -165,6 +180,7 @@ def cancel_merge(world: World, context: Context, operation_id: str) -> None:
 def resize_disk(world: World, context: Context, volume_id: str, size: int) -> None:
     """Grows the active file of an attached volume to ``size`` bytes, and what a running guest sees. May be repeated."""
     server, disk, share = _attached(world, volume_id)
+    _refuse_unless_changeable(server)
     with world.database.read() as connection:
         # A merge of another volume is in nobody's way; one of this volume holds the volume already.
         record.refuse_if_busy(connection, f"server:{server.id}", shared=True)
@@ -197,6 +213,7 @@ def switch_file(world: World, context: Context, volume_id: str, wanted: Mapping[
             if server.names_file(os.path.join(str(share), name)):  # a switch that was killed when somebody started the server
                 definitions.name_file(world, server, disk.target, str(disk.file), disk.format)
             raise Conflict(f"server {server.id} runs; the file of its disk {disk.target} is changed only while it is stopped")
+        server.refuse_unless("offline")
         if not wanted.get("to_come") and not files.exists(share, name):
             raise ChainConflict(f"{name} is not on the share {share}")
         definitions.name_file(world, server, disk.target, os.path.join(str(share), name), wanted["format"])

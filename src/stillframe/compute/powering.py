@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from stillframe.compute import definitions, mending, servers, turns
+from stillframe.compute import definitions, domain_state, mending, restoring, servers, turns
+from stillframe.compute.domain_state import Condition
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.context import Context
@@ -13,25 +14,16 @@ from stillframe.host import hypervisor
 from stillframe.journal import record
 from stillframe.journal.failpoints import reached
 
-_RUNNING, _PAUSED = 1, 3  # of libvirt
-_STATUS = {1: "ACTIVE", 2: "ACTIVE", 3: "PAUSED", 4: "ACTIVE", 5: "SHUTOFF", 6: "ERROR", 7: "SUSPENDED"}
-_POWER_STATE = {1: 1, 2: 1, 3: 3, 4: 1, 5: 4, 6: 6, 7: 7}
-_ALLOWED = {
-    "start": ("SHUTOFF", "ERROR"),
-    "stop": ("ACTIVE",),
-    "destroy": ("ACTIVE", "PAUSED", "ERROR"),
-    "pause": ("ACTIVE",),
-    "unpause": ("PAUSED",),
-    "reboot": ("ACTIVE",),
-}
+ACTIONS = ("start", "stop", "pause", "unpause", "reboot", "resume")
 
 
-def _state(world: World, server: Server) -> int:
+def _condition(world: World, server: Server) -> Condition:
     """A guest that a merge holds still for a moment runs, as far as anybody else is concerned."""
-    state = server.view.state
-    if state == _PAUSED and not _is_held(world, server):
-        state = servers.look(world, server.id).view.state  # the moment may have ended between the two looks
-    return _RUNNING if state == _PAUSED and _is_held(world, server) else state
+    if server.view.state == domain_state.PAUSED and not _is_held(world, server):
+        server = servers.look(world, server.id)  # the moment may have ended between the two looks
+    if server.view.state == domain_state.PAUSED and _is_held(world, server):
+        return domain_state.CONDITIONS["running"]
+    return server.condition
 
 
 def _is_held(world: World, server: Server) -> bool:
@@ -40,13 +32,13 @@ def _is_held(world: World, server: Server) -> bool:
 
 
 def document(world: World, server: Server) -> dict[str, Any]:
-    """What the API makes its view of: Nova's words, in which an I/O error pause is PAUSED too."""
-    state = _state(world, server)
+    """What the API makes its view of: Nova's words, in which an I/O error pause is PAUSED too, and a saved server SUSPENDED."""
+    condition = _condition(world, server)
     return {
         "id": server.id,
         "name": server.view.name,
-        "status": _STATUS.get(state, "UNKNOWN"),
-        "power_state": _POWER_STATE.get(state, 0),
+        "status": condition.status,
+        "power_state": condition.power_state,
         "project_id": server.project_id,
         "user_id": server.user_id,
         "memory_mib": server.live.memory_mib,
@@ -70,11 +62,12 @@ def show_server(world: World, context: Context, server_id: str) -> dict[str, Any
 def power(world: World, context: Context, server_id: str, action: str) -> None:
     """Changes the power state. Raises Conflict in a state that does not allow it, or while an operation holds the server.
 
-    A start is refused when what would be opened is not what block storage records (R18).
+    A start is refused when what would be opened is not what block storage records (R18). That of a saved server restores it;
+    "resume" does the same, and wakes up a guest that sleeps.
     """
     server = servers.find(world, context, server_id)
     _refuse_if_busy(world, server, action)
-    if action not in _ALLOWED:
+    if action not in ACTIONS:
         raise BadRequest(f"unknown power action {action!r}")
     if action == "reboot":  # QEMU resets a guest that is held still as well as any, and it remains so
         _power(world, server, action)
@@ -86,8 +79,10 @@ def power(world: World, context: Context, server_id: str, action: str) -> None:
 
 def _refuse_if_busy(world: World, server: Server, action: str) -> None:
     with world.database.read() as connection:
-        # A merge goes on, or is finished offline, whatever the guest does; only a start must wait for it.
-        record.refuse_if_busy(connection, f"server:{server.id}", shared=action != "start")
+        # A merge goes on, or is finished offline, whatever the guest does; only a start must wait for it. Under a saved server
+        # nothing is done offline: there it is the merge that waits.
+        shared = action not in ("start", "resume") or server.view.saved
+        record.refuse_if_busy(connection, f"server:{server.id}", shared=shared)
 
 
 @contextmanager
@@ -100,14 +95,25 @@ def _turn(world: World, server: Server) -> Iterator[None]:
 
 
 def _power(world: World, server: Server, action: str) -> None:
-    status = _STATUS.get(_state(world, server), "UNKNOWN")
-    if status not in _ALLOWED[action]:
-        raise Conflict(f"Cannot '{action}' instance {server.id} while it is in status {status}")
-    if action == "start":
+    condition = _condition(world, server)
+    why_not = condition.why_not(server.id, action)
+    if why_not is not None:
+        cannot = f"Cannot '{action}' instance {server.id} while it is in status {condition.status}"
+        raise Conflict(f"{cannot}: {why_not}", server_state=condition.name)
+    domain = world.hypervisor.domain(server.id)
+    if server.view.active:
+        hypervisor.power(domain, "wake" if action == "resume" else action)
+        return
+    if server.view.saved:
+        restoring.check_files(world, server)
+        reached("power/checked")
+    else:
         _check_files(world, server)
         reached("power/checked")
         definitions.forget_chains(world, server)
-    hypervisor.power(world.hypervisor.domain(server.id), action)
+    hypervisor.power(domain, "start")
+    if server.view.saved:
+        servers.look(world, server.id)  # its saved memory is used up: that is noted
 
 
 def _check_files(world: World, server: Server) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from stillframe.compute import servers
+from stillframe.compute import saved_notes, servers
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.db import operations
@@ -23,6 +23,10 @@ class Reconciler:
 
     def look(self) -> None:
         """Logs each new difference. A service that does not answer is not a difference."""
+        try:
+            saved_notes.look(self._world.hypervisor, self._world.settings.state_dir)
+        except StillframeError as error:
+            LOG.info("saved servers were not looked at: %s", error.message)
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + EVERY_SECONDS
@@ -49,6 +53,12 @@ class Reconciler:
             f"server {server.id} has {disk.name} for volume {volume_id}, block storage records {recorded[volume_id]}"
             for volume_id, disk in held.items()
             if volume_id in recorded and disk.name != recorded[volume_id]
+        ]
+        lines += [
+            f"the saved memory of server {server.id} goes on with {disk.name} for volume {disk.volume_id}, block storage"
+            f" records {recorded[disk.volume_id]}: it must not be restored so"
+            for disk in (server.saved.disks if server.saved else ())
+            if disk.volume_id in recorded and disk.name != recorded[disk.volume_id]
         ]
         lines += [f"server {server.id} has volume {one}, which is not attached to it" for one in held.keys() - recorded]
         lines += [f"volume {one} is attached to server {server.id}, which lacks it" for one in recorded.keys() - held]

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stillframe.chain import names
-from stillframe.compute import domain_xml
+from stillframe.compute import domain_state, domain_xml, saved_notes
+from stillframe.compute.domain_state import Condition
 from stillframe.compute.domain_xml import Description, Disk
 from stillframe.compute.world import World
 from stillframe.context import Context
@@ -15,11 +16,13 @@ from stillframe.host.hypervisor import DomainView
 
 @dataclass(frozen=True)
 class Server:
-    """One domain with both of its descriptions. A transient domain has no inactive one."""
+    """One domain with its descriptions. A transient domain has no inactive one; one that is saved has a third, which a start
+    uses in place of the inactive one. ``saved_elsewhere``: see ``saved_notes``."""
 
     view: DomainView
     project_id: str
     user_id: str
+    saved_elsewhere: bool = False
 
     @property
     def id(self) -> str:
@@ -33,14 +36,28 @@ class Server:
     def inactive(self) -> Description | None:
         return domain_xml.read(self.view.inactive_xml) if self.view.inactive_xml else None
 
+    @cached_property
+    def saved(self) -> Description | None:
+        return domain_xml.read(self.view.saved_xml) if self.view.saved_xml else None
+
     @property
     def descriptions(self) -> tuple[Description, ...]:
-        return (self.live,) if self.inactive is None else (self.live, self.inactive)
+        return tuple(each for each in (self.live, self.inactive, self.saved) if each is not None)
+
+    @property
+    def condition(self) -> Condition:
+        """What may be done with it in the state it is in."""
+        view = self.view
+        return domain_state.classify(view.state, view.reason, view.active, view.saved, self.saved_elsewhere)
+
+    def refuse_unless(self, decision: str) -> None:
+        """Raises Conflict when the state does not allow a decision of ``domain_state.DECISIONS``."""
+        self.condition.refuse(self.id, decision)
 
     @property
     def described(self) -> tuple[str, ...]:
         """The texts of its descriptions."""
-        return tuple(xml for xml in (self.view.xml, self.view.inactive_xml) if xml)
+        return tuple(xml for xml in (self.view.xml, self.view.inactive_xml, self.view.saved_xml) if xml)
 
     @property
     def targets(self) -> set[str]:
@@ -52,7 +69,7 @@ class Server:
         return next((disk for each in self.descriptions if (disk := each.disk_of(volume_id))), None)
 
     def volumes(self) -> list[tuple[str, Disk]]:
-        """Returns (volume id, disk) for every volume named by either description."""
+        """Returns (volume id, disk) for every volume named by a description."""
         found: dict[str, Disk] = {}
         for description in self.descriptions:
             for disk in description.disks:
@@ -61,14 +78,16 @@ class Server:
         return list(found.items())
 
     def names_file(self, path: str) -> bool:
-        """Tells whether either description names the file as a disk's source or anywhere else in it (I4)."""
+        """Tells whether a description names the file as a disk's source or anywhere else in it (I4)."""
         return any(domain_xml.names_text(xml, path) for xml in self.described)
 
 
 def _server(world: World, view: DomainView) -> Server:
     described = domain_xml.read(view.xml)
     project = described.project_id or world.settings.compute.default_project
-    return Server(view, project, described.user_id or "")
+    saved_notes.follow(world.settings.state_dir, view)
+    elsewhere = saved_notes.is_saved_elsewhere(world.settings.state_dir, view)
+    return Server(view, project, described.user_id or "", elsewhere)
 
 
 def list_all(world: World, context: Context, all_projects: bool) -> list[Server]:

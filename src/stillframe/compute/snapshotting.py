@@ -87,6 +87,7 @@ def take(world: World, context: Context, server_id: str, wanted: dict[str, Any])
     settings = server_settings.effective(world, server.id, wanted)
     with world.database.read() as connection:
         record.refuse_if_busy(connection, f"server:{server.id}")
+    server.refuse_unless("set")
     chosen, excluded = _choose(world, server, wanted["volumes"])
     if wanted.get("wait_until"):
         _refuse_if_deleting(world, [str(disk.volume_id) for disk, _ in chosen])
@@ -305,6 +306,7 @@ def delete(world: World, context: Context, server_id: str, set_id: str, policy_i
         return
     if row["status"] in ("creating", "deleting"):
         raise Conflict(f"assisted snapshot {row['id']} is {row['status']}")
+    _refuse_if_kept(world, [entry["volume_id"] for entry in row["volumes"]])
     present = []
     for entry in row["volumes"]:
         found = world.storage.snapshot(entry["snapshot_id"])
@@ -326,6 +328,13 @@ def _give_up(world: World, set_id: str) -> bool:
         if waiting is None or waiting["kind"] != "await_server":
             return False
         return assisted_snapshots.swap_status(connection, set_id, "creating", "deleting")
+
+
+def _refuse_if_kept(world: World, volume_ids: Sequence[str]) -> None:
+    """Raises Conflict when the files of one of the volumes must be left alone in the state its server is in."""
+    for server in servers.list_everything(world):
+        if any(server.disk_of(volume_id) for volume_id in volume_ids):
+            server.refuse_unless("merge" if server.view.active else "offline")
 
 
 def _retire(connection: Connection, set_id: str, policy_id: str) -> None:
@@ -367,6 +376,7 @@ def _plan_for_volume(world: World, volume_id: str, create_info: dict[str, str]) 
     disk = server.live.disk_of(wanted)
     if disk is None or disk.file is None or disk.format != "qcow2" or create_info["type"] != "qcow2":
         raise BadRequest(f"volume {wanted} is not a qcow2 file in server {server.id}")
+    server.refuse_unless("set")
     servers.check_same(server, disk)
     share = Path(str(disk.directory))
     chain = _read_chain(world, share, (wanted, str(disk.name)), _foundation(world, server, wanted))

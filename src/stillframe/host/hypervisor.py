@@ -39,7 +39,11 @@ libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 @dataclass(frozen=True)
 class DomainView:
-    """One domain as libvirt shows it now. ``xml`` is the live description, or the inactive one of a stopped domain."""
+    """One domain as libvirt shows it now. ``xml`` is the live description, or the inactive one of a stopped domain.
+
+    ``saved``: libvirt keeps its memory in a file (managed save), and a start goes on with that. ``saved_xml`` is the
+    description in that file, which such a start uses in place of the inactive one; None when it cannot be read.
+    """
 
     uuid: str
     name: str
@@ -48,6 +52,8 @@ class DomainView:
     active: bool
     xml: str
     inactive_xml: str | None
+    saved: bool = False
+    saved_xml: str | None = None
 
     @property
     def running(self) -> bool:
@@ -136,7 +142,18 @@ def view(domain: Any) -> DomainView:
         active = bool(domain.isActive())
         xml = domain.XMLDesc(0)
         inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else None
-        return DomainView(uuid, domain.name(), state, reason, active, xml, inactive)
+        saved, saved_xml = (False, None) if active else _saved(domain)
+        return DomainView(uuid, domain.name(), state, reason, active, xml, inactive, saved, saved_xml)
+
+
+def _saved(domain: Any) -> tuple[bool, str | None]:
+    """A saved image may be used up or removed between two looks; one that is there and does not tell is damaged."""
+    if not domain.hasManagedSaveImage(0):
+        return False, None
+    try:
+        return True, domain.managedSaveGetXMLDesc(0)
+    except libvirt.libvirtError:
+        return bool(domain.hasManagedSaveImage(0)), None
 
 
 def find(hypervisor: Hypervisor, uuid: str) -> DomainView:
@@ -202,6 +219,7 @@ POWER: dict[str, Callable[[Any], object]] = {
     "pause": lambda domain: domain.suspend(),
     "unpause": lambda domain: domain.resume(),
     "reboot": lambda domain: domain.reset(),
+    "wake": lambda domain: domain.pMWakeup(0),
 }
 
 

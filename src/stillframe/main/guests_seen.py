@@ -2,6 +2,7 @@
 
 import html
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from stillframe.host.hypervisor import DomainView, Hypervisor
 from stillframe.volumes.doctor.seen import DiskSeen, FreezeSeen, GuestsSeen, ServerSeen
 
 AGENT_SECONDS = 3
+_SAVED_HEADER = struct.Struct("<16s5I56x")
+_LONGEST_DESCRIPTION = 16 << 20
 # File names as a share has them, wherever in a description they stand.
 _NAMES = re.compile(r"\.(?:tmp|trash|orphan)\.[A-Za-z0-9._-]+|volume-[A-Za-z0-9._-]+")
 
@@ -32,7 +35,11 @@ def look(settings: Settings, busy: frozenset[str]) -> GuestsSeen:
         return _from_files(private, freezes) if private else GuestsSeen(False, error.message, freezes=freezes)
     finally:
         connection.close()
-    texts = [text for view in views for text in (view.xml, view.inactive_xml) if text]
+    dark = [view.name for view in views if view.saved and view.saved_xml is None]
+    if dark:
+        why = f"the saved memory of {', '.join(dark)} cannot be read, so nobody knows which files it goes on with"
+        return GuestsSeen(False, why, servers, freezes=freezes)
+    texts = [text for view in views for text in (view.xml, view.inactive_xml, view.saved_xml) if text]
     return GuestsSeen(True, "", servers, _mentioned(texts), freezes)
 
 
@@ -44,10 +51,19 @@ def _from_files(private: Path, freezes: Sequence[FreezeSeen]) -> GuestsSeen:
         )
     try:
         texts = [path.read_text() for place in ("etc/qemu", "run/qemu") for path in (private / place).glob("*.xml")]
+        texts += [_saved_text(path) for path in (private / "lib/qemu/save").glob("*.save")]
     except OSError as error:
         return GuestsSeen(False, f"the descriptions below {private} cannot be read: {error}", freezes=freezes)
     why = "libvirt does not run; its descriptions were read from its files, and no agent was asked"
     return GuestsSeen(True, why, (), _mentioned(texts), freezes)
+
+
+def _saved_text(path: Path) -> str:
+    """The description in a managed save image, which lies behind a header of 92 bytes (libvirt 9.0, qemu_saveimage.h)."""
+    with path.open("rb") as image:
+        header = image.read(_SAVED_HEADER.size)
+        length = _SAVED_HEADER.unpack(header)[2] if len(header) == _SAVED_HEADER.size else 0
+        return image.read(min(length, _LONGEST_DESCRIPTION)).decode(errors="replace")
 
 
 def _mentioned(texts: Sequence[str]) -> frozenset[str]:
@@ -66,8 +82,15 @@ def _server(connection: Hypervisor, view: DomainView, busy: frozenset[str]) -> S
     inactive = domain_xml.read(view.inactive_xml) if view.inactive_xml else None
     asked = view.running and described.has_agent_channel and view.uuid not in busy
     frozen = _frozen(connection, view.uuid) if asked and any(disk.volume_id for disk in described.disks) else None
+    saved = domain_xml.read(view.saved_xml) if view.saved_xml else None
     return ServerSeen(
-        view.uuid, view.name, view.running, _disks(described), _disks(inactive) if inactive is not None else None, frozen
+        view.uuid,
+        view.name,
+        view.running,
+        _disks(described),
+        _disks(inactive) if inactive is not None else None,
+        frozen,
+        _disks(saved) if saved is not None else None,
     )
 
 

@@ -55,8 +55,13 @@ def domain_xml(*disks: str, metadata: str = "", channel: bool = True) -> str:
     )
 
 
-def view(xml: str, inactive: str | None = None, state: int = 1, active: bool = True) -> DomainView:
-    return DomainView(SERVER, "guest", state, 0, active, xml, inactive)
+def view(xml: str, inactive: str | None = None, state: int | None = None, active: bool = True) -> DomainView:
+    return DomainView(SERVER, "guest", state if state is not None else 1 if active else 5, 0, active, xml, inactive)
+
+
+def saved_view(xml: str, saved: str | None) -> DomainView:
+    """A domain with a managed save image that holds the description ``saved``."""
+    return DomainView(SERVER, "guest", 5, 5, False, xml, xml, True, saved)
 
 
 @dataclass

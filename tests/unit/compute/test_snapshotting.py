@@ -247,7 +247,9 @@ GONE_AT_THE_END = "a transient disk: what the guest writes to it is thrown away 
 
 def with_disks(world: World, monkeypatch: pytest.MonkeyPatch, *disks: str, active: bool = True) -> World:
     (seen,) = hypervisor.list_domains(world.hypervisor)
-    changed = replace(seen, xml=seen.xml.replace("</devices>", "".join(disks) + "</devices>"), active=active)
+    changed = replace(
+        seen, xml=seen.xml.replace("</devices>", "".join(disks) + "</devices>"), active=active, state=1 if active else 5
+    )
     monkeypatch.setattr(hypervisor, "find", lambda *_: changed)
     monkeypatch.setattr(files, "is_locked", lambda *_: True)
     return world

@@ -27,7 +27,7 @@ class Compute:
         self.named: dict[str, list[str]] = {}  # what descriptions name besides volumes
         self.refuses: list[dict[str, Any] | None] = []
         self.silent = False
-        self.seen_running: Callable[[], object] = lambda: None  # called when it was told that a server runs
+        self.seen_running: Callable[[], object] = lambda: None  # called when it was told that a server runs or is saved
 
     def _answer(self) -> None:
         if self.silent:
@@ -44,7 +44,7 @@ class Compute:
     def server_of(self, volume_id: str) -> dict[str, Any] | None:
         self._answer()
         found = self.servers.get(volume_id)
-        if found is not None and found["active"]:
+        if found is not None and (found["active"] or found.get("refusal")):
             found = dict(found)
             self.seen_running()
         return found
@@ -56,6 +56,10 @@ class Compute:
         if self.servers[volume_id]["active"] and self.servers[volume_id]["file"] != name:
             self.seen_running()
             raise Conflict("the server runs")
+        if self.servers[volume_id].get("refusal"):
+            refusal = self.servers[volume_id]["refusal"]
+            self.seen_running()
+            raise Conflict(refusal)
         self.servers[volume_id]["file"] = name
         self.memory.moment("switch file")
 

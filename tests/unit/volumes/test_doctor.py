@@ -334,6 +334,10 @@ ATTACHED = volume({"status": "in-use"}, attachments=({"instance_id": SERVER, "st
         (volume(), server([disk("copy.qcow2")], [disk("copy.qcow2")]), []),  # a copied domain: it keeps the serial
         (ATTACHED, server([disk("moved.qcow2")], [disk("moved.qcow2")]), ["wrong_active_file"]),
         (volume(), server([disk("x.img", volume_id=None)], []), []),
+        (ATTACHED, server([disk()], [disk()], saved=[disk()]), []),
+        (ATTACHED, server([disk()], [disk()], saved=[disk(FIRST)]), ["saved_names_other_file"]),
+        (ATTACHED, server([disk(FIRST)], [disk(FIRST)], saved=[disk()]), ["saved_names_other_file", "wrong_active_file"]),
+        (ATTACHED, server([disk()], [disk()], saved=[disk("x.img", volume_id=None)]), []),
         (ATTACHED, server([disk()], [disk()], frozen=True), ["guest_frozen"]),
         (ATTACHED, server([disk()], [disk()], frozen=True, freezes=[FreezeSeen(SERVER, SET, False)]), ["maybe_frozen"]),
     ],

@@ -204,6 +204,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "POST /servers/{id}/action os-stop",
                 "POST /servers/{id}/action pause",
                 "POST /servers/{id}/action unpause",
+                "POST /servers/{id}/action resume",
                 "POST /servers/{id}/action reboot",
             ),
         ),

@@ -155,5 +155,6 @@ ROUTES = (
     Route("POST", _ACTION, _power("stop"), _POLICY, 202, action="os-stop"),
     Route("POST", _ACTION, _power("pause"), _POLICY, 202, action="pause"),
     Route("POST", _ACTION, _power("unpause"), _POLICY, 202, action="unpause"),
+    Route("POST", _ACTION, _power("resume"), _POLICY, 202, action="resume"),
     Route("POST", _ACTION, reboot, _POLICY, 202, _REBOOT, "reboot"),
 )

@@ -94,6 +94,7 @@ def _look(world: World, operation: Operation, _args: Document) -> Document:
         raise Conflict(error.message) from error
     if disk.name != intent["active"]:
         raise Conflict(f"the active file of volume {intent['volume_id']} is {disk.name}, not {intent['active']}")
+    server.refuse_unless("merge" if server.view.active else "offline")
     servers.check_same(server, disk)
     if server.view.active:
         job = block_jobs.find(world.hypervisor.domain(server.id), disk.target)

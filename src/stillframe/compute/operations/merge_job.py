@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stillframe.compute import servers
 from stillframe.compute.world import World
 from stillframe.errors import (
     Cancelled,
@@ -16,11 +17,12 @@ from stillframe.errors import (
 )
 from stillframe.host import block_jobs, files, hypervisor
 from stillframe.journal.failpoints import reached
-from stillframe.journal.operation import Operation
+from stillframe.journal.operation import NotYet, Operation
 
 POLL_SECONDS = 0.1
 SHORTEST_POLL_SECONDS = 0.01  # a small merge is over in less than one look of the other length
 HOLD_SECONDS = 10.0
+SAVED_LOOK_SECONDS = 5.0
 
 
 def held(world: World, operation: Operation, domain: Any, act: Callable[[], None]) -> None:
@@ -63,6 +65,7 @@ def run(
     target, began, entered = operation.intent["target"], False, time.monotonic()
     while True:
         if not hypervisor.view(domain).active:
+            _wait_while_saved(world, operation)
             reached("merge/offline")
             _wait_closed(operation)
             offline(domain)
@@ -84,6 +87,15 @@ def run(
             start(domain)
             began = True
         time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - entered) / 20)))
+
+
+def _wait_while_saved(world: World, operation: Operation) -> None:
+    """A guest that comes back from its saved memory finds its disks as they were. Raises NotYet: the merge goes on live when it
+    is restored, and offline when it has stopped."""
+    server = servers.look(world, operation.intent["server_id"])
+    told = None if server.view.active else server.condition.why_not(server.id, "offline")
+    if told is not None:
+        raise NotYet(SAVED_LOOK_SECONDS, why=Conflict(f"the merge waits: {told}"))
 
 
 def _find(domain: Any, target: str) -> block_jobs.Job | None:

@@ -159,6 +159,7 @@ def _switch_now(world: World, operation: Operation) -> Document:
     server = servers.look(world, operation.intent["server_id"])
     if server.view.active != operation.intent["active"]:
         raise Conflict(f"server {server.id} was started or stopped after the snapshot was asked for; repeat the request")
+    server.refuse_unless("set")
     _check_unchanged(server, operation)
     switching.refuse_if_at_work(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
     domain = world.hypervisor.domain(server.id)
@@ -228,8 +229,8 @@ def _times(world: World, operation: Operation) -> quiesce.Times:
 
 def check_ready(world: World, server: Server, targets: tuple[str, ...], allowed: Sequence[str]) -> quiesce.Preflight:
     """Tells whether the guest can be quiesced now, and if not, why; filesystems that are ``allowed`` need not be frozen."""
-    if not server.view.running:
-        return quiesce.not_ready("the server is paused, so its guest agent cannot answer")
+    if not server.condition.allows("freeze"):
+        return quiesce.not_ready(f"the server is {server.condition.means}, so its guest agent cannot answer")
     if not server.live.has_agent_channel:
         return quiesce.not_ready("the server has no guest agent channel (org.qemu.guest_agent.0)")
     with world.database.read() as connection:

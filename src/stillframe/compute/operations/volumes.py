@@ -110,6 +110,7 @@ def _plug(world: World, operation: Operation, _args: Document) -> Document:
     repaired = soundness.mend_open(share, chain.images)
     xml = domain_xml.volume_disk(volume_id, str(share / source["name"]), source["format"], operation.intent["target"])
     server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
+    server.refuse_unless("attach")
     live = server.view.active and not _has(server.live, volume_id)
     config = server.inactive is not None and not _has(server.inactive, volume_id)
     hypervisor.attach_device(domain, xml, live=live, config=config)
@@ -146,6 +147,7 @@ def _unplugged(world: World, operation: Operation, _args: Document) -> Document 
 
 def _unplug(world: World, operation: Operation, _args: Document) -> Document:
     server_id, volume_id = _ids(operation)
+    servers.look(world, server_id).refuse_unless("detach")
     _take_out(world, server_id, volume_id)
     return {}
 

@@ -125,6 +125,15 @@ KINDS: Mapping[str, Kind] = {
         "The guest writes to another file than the one recorded: the next start or snapshot would use the wrong one.",
         "Do not stop or start the server. If its file is the newer one, the row has to follow: ask for help with both names.",
     ),
+    "saved_names_other_file": Kind(
+        "The server is saved, and its saved memory goes on with another file than the definition names or the row records."
+        " Restored, the guest would write into a file that holds a snapshot by now, or miss what was written since.",
+        "Do not start the server yet. Copy its volumes' files and the saved image away. If the file that the row records is an"
+        " overlay in which nothing was written ('qemu-img map' shows only its backing files), 'virsh managedsave-edit SERVER'"
+        " may name it, with its format, and a start restores the memory. If something was written, the memory does not fit"
+        " the disks any more: 'virsh managedsave-remove SERVER' throws it away, and the guest boots from the row's file as"
+        " after a power cut; what only the memory held is lost.",
+    ),
     "attached_without_disk": Kind(
         "The volume counts as attached, and the server has no such disk.",
         "Detach it through compute; if that does not work, delete the attachment as an administrator.",

@@ -25,6 +25,7 @@ def judge(world: World) -> Iterator[Finding]:
 def _disks(world: World, server: ServerSeen) -> Iterator[Finding]:
     if server.inactive is not None:
         yield from _descriptions(world, server, server.inactive)
+    yield from _saved(world, server)
     held = {disk.volume_id: disk for disk in (*server.disks, *(server.inactive or ())) if _is_ours(world, server, disk)}
     held |= {disk.volume_id: disk for disk in server.disks if _is_ours(world, server, disk)}
     for volume_id, disk in held.items():
@@ -42,6 +43,21 @@ def _disks(world: World, server: ServerSeen) -> Iterator[Finding]:
         if attached and volume_id not in held and volume_id not in world.unsettled:
             what = f"volume {volume_id} is attached to server {server.id}, which has no such disk"
             yield Finding("attached_without_disk", what, known.row["share"], volume_id, server_id=server.id)
+
+
+def _saved(world: World, server: ServerSeen) -> Iterator[Finding]:
+    """What a start of a saved server would open: the description in its saved image, not the definition."""
+    defined = {disk.target: disk.path for disk in (server.inactive or server.disks)}
+    for disk in server.saved or ():
+        if not _is_ours(world, server, disk):
+            continue
+        row = world.known.volumes[str(disk.volume_id)].row
+        if disk.name == row["active_file"] and disk.path == defined.get(disk.target):
+            continue
+        what = f"the saved memory of server {server.id} ({server.name}) goes on with {disk.path} as {disk.target} for volume"
+        what += f" {disk.volume_id}; its definition names {defined.get(disk.target) or 'nothing'}, recorded is"
+        what += f" {row['active_file']}"
+        yield Finding("saved_names_other_file", what, row["share"], disk.volume_id, file=disk.name, server_id=server.id)
 
 
 def _is_ours(world: World, server: ServerSeen, disk: DiskSeen) -> bool:

@@ -23,6 +23,7 @@ _CHAIN = (
     "corruption",
     "descriptions_differ",
     "wrong_active_file",
+    "saved_names_other_file",
 )
 # Locks are released first; a mode is set before a document of it is written anew.
 _ORDER = ("release", "set_mode", "write_document", "give_back_leaks", "quarantine", "remove")

@@ -91,7 +91,8 @@ class DiskSeen:
 
 @dataclass(frozen=True)
 class ServerSeen:
-    """One server as libvirt has it. ``frozen`` None: it was not asked or did not answer. ``inactive`` None: transient."""
+    """One server as libvirt has it. ``frozen`` None: it was not asked or did not answer. ``inactive`` None: transient.
+    ``saved``: the disks that its saved memory goes on with; None: it has none."""
 
     id: str
     name: str
@@ -99,6 +100,7 @@ class ServerSeen:
     disks: Sequence[DiskSeen]
     inactive: Sequence[DiskSeen] | None
     frozen: bool | None = None
+    saved: Sequence[DiskSeen] | None = None
 
 
 @dataclass(frozen=True)

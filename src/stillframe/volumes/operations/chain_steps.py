@@ -67,6 +67,16 @@ def refuse_or_wait(world: World, operation: Operation, why: str) -> None:
     raise Conflict(f"{why}; repeat the request when it is free")
 
 
+def stands_still(world: World, operation: Operation) -> None:
+    """Before each step that changes a file or a name under a stopped server: somebody may have started and saved it since the
+    last one. QEMU's locks keep one that runs; nothing but this keeps a saved one. Raises as ``refuse_or_wait``."""
+    if not any(step["verb"] == "check_stopped" for step in operation.plan):
+        return
+    server = world.compute.server_of(operation.intent["volume_id"])
+    if server is not None and not server["active"] and server.get("refusal"):
+        refuse_or_wait(world, operation, server["refusal"])
+
+
 def _merging(operation: Operation) -> list[Document]:
     return [step for step in operation.plan if step["verb"] in MERGE]
 
@@ -235,7 +245,8 @@ def _resize(world: World, operation: Operation, args: Document) -> Document:
 
 
 def built_upon(verb: Verb) -> Verb:
-    """Once such a step is recorded, which comes after it was durable, the share is not asked for it again.
+    """Once such a step is recorded, which comes after it was durable, the share is not asked for it again. Before it is begun,
+    the server is.
 
     Later steps of the same plan hide it: they give a removed file's name to another file, remove a file that was pointed
     elsewhere, write the document again. Asked for, it would look undone, and doing it again would remove the wrong file.
@@ -246,7 +257,10 @@ def built_upon(verb: Verb) -> Verb:
         if "durable" in known:
             return known
         found: Document | None = verb.done(world, operation, args)
-        return None if found is None else {**found, "durable": True}
+        if found is not None:
+            return {**found, "durable": True}
+        stands_still(world, operation)
+        return None
 
     def do(world: World, operation: Operation, args: Document) -> Document:
         return {**verb.do(world, operation, args), "durable": True}

@@ -49,6 +49,8 @@ def hand_for(world: World, volume: Row, bandwidth_mib: int = 0) -> Hand:
             f" {volume['active_file']}: somebody else changed its chain. Nothing is merged until both agree; see"
             " 'stillframe doctor'"
         )
+    if server.get("refusal"):
+        raise Conflict(server["refusal"], server_state=server["state"])
     return Hand(server, bandwidth_mib)
 
 

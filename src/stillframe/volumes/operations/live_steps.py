@@ -92,6 +92,8 @@ def _check_stopped(world: World, operation: Operation, _args: Document) -> Docum
     server = world.compute.server_of(volume_id)
     if server is not None and server["active"]:
         refuse_or_wait(world, operation, f"server {server['id']} was started meanwhile")
+    if server is not None and server.get("refusal"):
+        refuse_or_wait(world, operation, server["refusal"])
     end_links(share_of(world, operation), operation)
     using.refuse_foreign_readers(share_of(world, operation), volume_id)
     busy = share_of(world, operation).in_use(volume_id)

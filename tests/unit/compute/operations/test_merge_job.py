@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from stillframe.compute import servers
 from stillframe.compute.merges import Merges
 from stillframe.compute.operations import merge_job
+from stillframe.compute.servers import Server
 from stillframe.errors import Cancelled, Conflict, HypervisorUnavailable
 from stillframe.host import block_jobs, hypervisor
+from stillframe.journal.operation import NotYet
 from tests.unit.builders import SERVER, VOLUME
 from tests.unit.compute import fakes
 
@@ -111,6 +114,7 @@ def test_a_merge_that_was_over_before_it_was_given_up_is_made_to_last(
     monkeypatch.setattr(block_jobs, "find", lambda _domain, _target: found)
     monkeypatch.setattr(block_jobs, "abort", lambda _domain, _target: said.append("abort"))
     monkeypatch.setattr(merge_job, "_wait_closed", lambda _operation: None)
+    monkeypatch.setattr(servers, "look", lambda _world, _id: Server(fakes.view("<domain/>", active=False), "demo", "u"))
     merges, intent = Merges(), {"server_id": SERVER, "target": "vda", "kind": "pull", "volume_id": VOLUME}
     merges.give_up("operation")
     libvirt: Any = SimpleNamespace(domain=lambda _server: None)
@@ -127,3 +131,17 @@ def test_a_merge_that_was_over_before_it_was_given_up_is_made_to_last(
     else:
         run()
     assert said == (["abort"] if job else []) + (["offline"] if outcome == "offline" else [])
+
+
+def test_under_a_saved_guest_a_merge_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory goes on with the files as they are."""
+    saved = fakes.saved_view("<domain/>", "<domain/>")
+    monkeypatch.setattr(hypervisor, "view", lambda _: saved)
+    monkeypatch.setattr(servers, "look", lambda _world, _id: Server(saved, "demo", "u"))
+    world: Any = SimpleNamespace(hypervisor=SimpleNamespace(domain=lambda _server: None))
+    operation: Any = SimpleNamespace(id="operation", intent={"server_id": SERVER, "target": "vda"})
+    said: list[Any] = []
+    with pytest.raises(NotYet) as waiting:
+        merge_job.run(world, operation, said.append, said.append, lambda: False)
+    assert "managed save" in str(waiting.value.why)
+    assert said == []
