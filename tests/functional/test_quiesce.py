@@ -224,9 +224,10 @@ def test_another_programs_job_is_seen_before_anything_is_frozen(use: Use) -> Non
 
 @pytest.mark.parametrize("policy", ["preferred", "required"])
 def test_a_job_that_comes_after_the_freeze_does_not_hold_the_guest(use: Use, policy: str) -> None:
-    lab = use("quiesce/frozen:sleep=1.5")
-    set_id, log = ask(lab, policy), lab.stack.log
+    lab = use("quiesce/frozen:sleep=4", more="freeze_deadline_seconds = 20\n")
+    log = lab.stack.log
     seen = log.read_text().count("held at quiesce/frozen")
+    set_id = ask(lab, policy)
     wait_for(lambda: log.read_text().count("held at quiesce/frozen") > seen, "the place", 60)
     with backup_job(lab, policy):
         # Thawed long before the deadline, though the switch cannot begin.
@@ -234,7 +235,7 @@ def test_a_job_that_comes_after_the_freeze_does_not_hold_the_guest(use: Use, pol
         assert not lab.guest.frozen()
         assert lab.api.set(set_id)["status"] == "creating"
     found = lab.api.wait_set(set_id)
-    assert found["status"] == ("error" if policy == "required" else "available")
+    assert found["status"] == ("error" if policy == "required" else "available"), found
     assert found["consistency"]["level"] == "crash"
     assert "another job held libvirt's lock" in found["consistency"]["degraded_reason"]
     lab.check_one_instant(found)

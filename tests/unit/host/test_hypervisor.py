@@ -190,3 +190,52 @@ def test_a_stop_that_was_obeyed_is_none_that_failed(state: int) -> None:
 def test_a_power_action_that_failed_says_so(action: str, error: Refusal, state: int) -> None:
     with pytest.raises(StepFailed):
         hypervisor.power(Powered(error, state), action)
+
+
+class Saved(Domain):
+    """A domain that does not run; ``images`` are what is said, look by look, of its managed save image."""
+
+    def __init__(self, images: list[int], described: Any) -> None:
+        super().__init__(described)
+        self.images = images
+
+    def hasManagedSaveImage(self, _flags: int) -> int:
+        return self.images.pop(0)
+
+    def managedSaveGetXMLDesc(self, _flags: int) -> Any:
+        return self.fsInfo()
+
+    def state(self) -> list[int]:
+        return [5, 5]
+
+    def isActive(self) -> int:
+        return 0
+
+    def isPersistent(self) -> int:
+        return 1
+
+    def name(self) -> str:
+        return "guest"
+
+    def XMLDesc(self, _flags: int) -> str:
+        return "<domain/>"
+
+
+UNREADABLE = Refusal(libvirt.VIR_ERR_OPERATION_FAILED)
+
+
+@pytest.mark.parametrize(
+    ("images", "described", "saved"),
+    [
+        ([0], None, (False, None)),
+        ([1], "<saved/>", (True, "<saved/>")),
+        ([1, 1], UNREADABLE, (True, None)),
+        ([1, 0], UNREADABLE, (False, None)),  # used up or removed between two looks
+    ],
+)
+def test_a_saved_domain_shows_what_its_memory_goes_on_with(
+    images: list[int], described: Any, saved: tuple[bool, str | None]
+) -> None:
+    found = hypervisor.view(Saved(images, described))
+    assert (found.saved, found.saved_xml) == saved
+    assert not found.active
