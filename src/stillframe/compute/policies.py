@@ -2,7 +2,7 @@
 
 from oslo_policy.policy import RuleDefault
 
-from stillframe.web.policy import MEMBER, READER, SERVICE
+from stillframe.web.policy import ADMIN, MEMBER, READER, SERVICE
 
 RULES = [
     RuleDefault("os_compute_api:servers:index", READER, "List and show servers"),
@@ -20,6 +20,7 @@ RULES = [
     RuleDefault(
         "os_compute_api:os-assisted-snapshot-settings:update", MEMBER, "Change what a server's assisted snapshots keep to"
     ),
+    RuleDefault("os_compute_api:os-assisted-snapshots:reset_status", ADMIN, "Set the status of an assisted snapshot"),
     RuleDefault("os_compute_api:os-snapshot-policies:index", READER, "List and show snapshot policies"),
     RuleDefault("os_compute_api:os-snapshot-policies:create", MEMBER, "Make a snapshot policy"),
     RuleDefault("os_compute_api:os-snapshot-policies:update", MEMBER, "Change a snapshot policy"),

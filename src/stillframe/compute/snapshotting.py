@@ -29,6 +29,7 @@ from stillframe.errors import (
     IdInUse,
     NotFound,
     QuiesceRefused,
+    ServiceUnavailable,
     ShareUnavailable,
     StillframeError,
 )
@@ -307,11 +308,8 @@ def delete(world: World, context: Context, server_id: str, set_id: str, policy_i
     if row["status"] in ("creating", "deleting"):
         raise Conflict(f"assisted snapshot {row['id']} is {row['status']}")
     _refuse_if_kept(world, [entry["volume_id"] for entry in row["volumes"]])
-    present = []
-    for entry in row["volumes"]:
-        found = world.storage.snapshot(entry["snapshot_id"])
-        if found is not None:
-            present.append(entry["snapshot_id"])
+    present = [entry["snapshot_id"] for entry in row["volumes"] if world.storage.snapshot(entry["snapshot_id"]) is not None]
+    refuse_what_stays(world, row["id"], present)
     with world.database.write() as connection:
         record.refuse_if_busy(connection, f"set:{row['id']}")
         record.refuse_if_busy(connection, f"server:{row['server_id']}", shared=True)
@@ -335,6 +333,26 @@ def _refuse_if_kept(world: World, volume_ids: Sequence[str]) -> None:
     for server in servers.list_everything(world):
         if any(server.disk_of(volume_id) for volume_id in volume_ids):
             server.refuse_unless("merge" if server.view.active else "offline")
+
+
+def refuse_what_stays(world: World, set_id: str, snapshot_ids: Sequence[str]) -> None:
+    """Raises Conflict naming the snapshots that cannot be deleted, before anything of the set changes."""
+    reasons = side_by_side(lambda each: _why_it_stays(world, each), snapshot_ids)
+    stays = {key: why for key, why in zip(snapshot_ids, reasons, strict=True) if why}
+    if stays:
+        told = "; ".join(f"snapshot {key}: {why}" for key, why in stays.items())
+        raise Conflict(f"assisted snapshot {set_id} cannot be deleted, and nothing of it was changed: {told}", failed=stays)
+
+
+def _why_it_stays(world: World, snapshot_id: str) -> str | None:
+    """None also where it may be deleted later: an operation has to end first, or room to be made (then there is a method)."""
+    try:
+        found = world.storage.explain_deletion(snapshot_id)
+    except Conflict as error:
+        return None if isinstance(error, Busy) else error.message
+    except (NotFound, ServiceUnavailable):
+        return None  # gone meanwhile; or not to be told now: the deletion waits, and is told
+    return None if found["possible"] or found["busy"] or found["method"] else str(found["why"])
 
 
 def _retire(connection: Connection, set_id: str, policy_id: str) -> None:

@@ -17,12 +17,14 @@ _NOTHING: Mapping[str, Any] = {
     "seconds": 0,
     "why": "",
     "dependants": [],
+    "busy": None,
 }
 
 
-def refused(error: StillframeError) -> dict[str, Any]:
-    """The answer for a request that would be refused now."""
-    return {**_NOTHING, "why": error.message, "dependants": error.details.get("dependants", [])}
+def refused(error: StillframeError, operation_id: str | None = None) -> dict[str, Any]:
+    """The answer for a request that would be refused now; ``operation_id`` has to end first, and it may be possible then."""
+    found = {"why": error.message, "dependants": error.details.get("dependants", []), "busy": operation_id}
+    return {**_NOTHING, **found}
 
 
 def row_only(snapshot_ids: Sequence[str]) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def document(before: Tree, plan: Plan, snapshot_ids: Sequence[str], running: boo
         "seconds": seconds(copied, limit_mib if running else 0),
         "why": _why(before, plan, snapshot_ids[0], running) if len(snapshot_ids) == 1 else _why_together(plan, snapshot_ids),
         "dependants": [],
+        "busy": None,
     }
 
 

@@ -183,8 +183,8 @@ def explain(world: World, context: Context, snapshot_id: str) -> dict[str, Any]:
 
 def explain_several(world: World, context: Context, snapshot_ids: Sequence[str]) -> dict[str, Any]:
     """What a deletion would do, without doing it: ``{"method", "steps": [{"step", "file", "into", "bytes"}], "bytes",
-    "seconds", "why", "dependants", "possible", "share_free"}``. ``seconds`` is a guess at RATE_MIB a second, or the configured
-    limit."""
+    "seconds", "why", "dependants", "busy", "possible", "share_free"}``. ``seconds`` is a guess at RATE_MIB a second, or the
+    configured limit; ``busy`` the operation that has to end before it is possible."""
     with world.database.read() as connection:
         rows = [finding.snapshot(connection, context, snapshot_id) for snapshot_id in snapshot_ids]
         volume = volumes.get(connection, rows[0]["volume_id"], None)
@@ -200,7 +200,8 @@ def explain_several(world: World, context: Context, snapshot_ids: Sequence[str])
         ids = [row["id"] for row in rows]
         planned = plan.delete(before, ids, volume_changing.visible(world, volume, before), hand.running)
     except (BadRequest, Conflict, ChainConflict) as error:
-        return explaining.refused(error)
+        with world.database.read() as connection:
+            return explaining.refused(error, volumes.busy_operation(connection, volume["id"]))
     limit = world.settings.compute.merge_bandwidth_mib
     told = {**explaining.document(before, planned, ids, hand.running, limit), "share_free": world.share(volume).free()}
     try:

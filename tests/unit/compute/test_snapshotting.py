@@ -15,7 +15,7 @@ from stillframe.context import Context
 from stillframe.db import assisted_snapshots, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
-from stillframe.errors import BadRequest, Conflict, NotFound
+from stillframe.errors import BadRequest, Busy, Conflict, NotFound, ServiceUnavailable
 from stillframe.host import files, hypervisor, qemu_img
 from tests.unit.builders import GIB, OTHER_VOLUME, SERVER, SET, SHARE, VOLUME, context, new_id
 from tests.unit.compute import fakes
@@ -33,10 +33,23 @@ def chain_of(count: int) -> Chain:
 
 
 class Storage(fakes.Storage):
-    """Knows every snapshot."""
+    """Knows every snapshot; ``stays`` says why one cannot be deleted, or what is answered instead."""
 
-    def snapshot(self, snapshot_id: str) -> dict[str, Any]:
-        return {"id": snapshot_id, "status": "available"}
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.stays: dict[str, dict[str, Any] | Exception] = {}
+        self.statuses: dict[str, str | None] = {}
+
+    def snapshot(self, snapshot_id: str) -> dict[str, Any] | None:
+        status = self.statuses.get(snapshot_id, "available")
+        return {"id": snapshot_id, "status": status} if status else None
+
+    def explain_deletion(self, snapshot_id: str) -> dict[str, Any]:
+        found = self.stays.get(snapshot_id)
+        if isinstance(found, Exception):
+            raise found
+        told = {"possible": found is None, "busy": None, "method": None, "why": "1 linked volumes read it"}
+        return told if found is None else told | found
 
 
 def world_of(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int = 1) -> World:
@@ -186,7 +199,7 @@ def test_a_label_of_the_last_moment_counts(make: Callable[[int], World], monkeyp
     set_id = stored(world)
     real = Storage.snapshot
 
-    def label_then_answer(self: Storage, snapshot_id: str) -> dict[str, Any]:
+    def label_then_answer(self: Storage, snapshot_id: str) -> dict[str, Any] | None:
         labelling.change(world, context(), set_id, {"metadata": {"keep": "true"}})
         return real(self, snapshot_id)
 
@@ -274,3 +287,64 @@ def test_a_transient_disk_is_left_out_and_told(make: Callable[[int], World], mon
     with pytest.raises(BadRequest, match=GONE_AT_THE_END):
         snapshotting.create(world, context(), SERVER, {**ASKED, "volumes": [OTHER_VOLUME]})
     assert taken(world)["excluded_disks"] == [{"device": "/dev/vdb", "reason": GONE_AT_THE_END}]
+
+
+LATER = [{"busy": SET}, {"method": "block pull"}, Busy("a merge"), ServiceUnavailable("away"), NotFound("gone meanwhile")]
+
+
+def known_set(world: World, status: str = "available") -> tuple[Any, str]:
+    """Ends a set of one volume; returns block storage's door and the snapshot's id."""
+    row = taken(world, policy_id=POLICY, set_id=SET)
+    with world.database.write() as connection:
+        operations.release_resources(connection, SET)
+        assisted_snapshots.change(connection, SET, status=status, fault="not all snapshots were deleted")
+    return world.storage, row["volumes"][0]["snapshot_id"]
+
+
+@pytest.mark.parametrize("stays", [{}, Conflict("1 linked volumes read it")])
+def test_a_deletion_that_cannot_succeed_is_refused_with_nothing_changed(make: Callable[[int], World], stays: Any) -> None:
+    world = make(1)
+    storage, snapshot_id = known_set(world)
+    storage.stays[snapshot_id] = stays
+    before = row_of(world, SET)
+    with pytest.raises(Conflict, match=f"nothing of it was changed: snapshot {snapshot_id}: 1 linked volumes read it"):
+        snapshotting.delete(world, context(), SERVER, SET)
+    assert row_of(world, SET) == before
+
+
+@pytest.mark.parametrize("answer", [None, *LATER])
+def test_what_may_pass_keeps_no_deletion_from_beginning(make: Callable[[int], World], answer: Any) -> None:
+    world = make(1)
+    storage, snapshot_id = known_set(world)
+    storage.stays[snapshot_id] = answer
+    snapshotting.delete(world, context(), SERVER, SET)
+    assert row_of(world, SET)["status"] == "deleting"
+
+
+def test_a_set_whose_snapshots_are_good_is_set_to_available(make: Callable[[int], World]) -> None:
+    world = make(1)
+    _, snapshot_id = known_set(world, "error")
+    labelling.reset_status(world, context("admin"), SET, "available")
+    found = row_of(world, SET)
+    assert (found["status"], found["fault"], found["progress"]) == ("available", None, 100)
+    assert [(each["snapshot_id"], each["status"]) for each in found["volumes"]] == [(snapshot_id, "available")]
+
+
+@pytest.mark.parametrize(("status", "told"), [(None, "gone"), ("error", "error"), ("error_deleting", "error_deleting")])
+def test_a_set_whose_snapshots_are_not_good_is_not(make: Callable[[int], World], status: str | None, told: str) -> None:
+    world = make(1)
+    storage, snapshot_id = known_set(world, "error")
+    storage.statuses[snapshot_id] = status
+    before = row_of(world, SET)
+    with pytest.raises(Conflict, match=f"snapshot {snapshot_id} is {told}"):
+        labelling.reset_status(world, context("admin"), SET, "available")
+    assert row_of(world, SET) == before
+
+
+def test_the_status_of_a_set_that_is_being_deleted_is_left_alone(make: Callable[[int], World]) -> None:
+    world = make(1)
+    known_set(world)
+    snapshotting.delete(world, context(), SERVER, SET)
+    for status in ("available", "error"):
+        with pytest.raises(Busy):
+            labelling.reset_status(world, context("admin"), SET, status)

@@ -16,7 +16,7 @@ from stillframe.journal.record import Request
 from stillframe.volumes import attaching, snapshotting, volume_changing
 from stillframe.volumes.world import World
 from tests.unit import builders
-from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME, context
+from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SET, SNAPSHOT, VOLUME, context
 from tests.unit.volumes import fakes
 from tests.unit.volumes.memory_share import MemoryShare
 
@@ -295,8 +295,23 @@ def test_a_deletion_is_explained_without_being_done(three: World) -> None:
     assert (found["possible"], found["bytes"]) == (True, 65536)
     link(three, BASE)
     refused = snapshotting.explain(three, MEMBER, SNAPSHOT)
-    assert (refused["possible"], refused["dependants"]) == (False, [OTHER_VOLUME])
+    assert (refused["possible"], refused["dependants"], refused["busy"]) == (False, [OTHER_VOLUME], None)
     assert planned(three) == []
+
+
+def test_a_deletion_that_has_to_wait_is_told_from_one_that_is_not_possible(three: World) -> None:
+    with three.database.write() as connection:
+        volumes.change(connection, VOLUME, status="extending")
+        operation_id = record.submit(connection, record.Request("volumes", "k", {}, [], [f"volume:{VOLUME}"], "req-1"))
+    found = snapshotting.explain(three, MEMBER, SNAPSHOT)
+    assert (found["possible"], found["busy"]) == (False, operation_id)
+
+
+def test_the_row_of_a_failed_snapshot_can_always_go(three: World) -> None:
+    with three.database.write() as connection:
+        snapshots.change(connection, OTHER_SNAPSHOT, status="error", overlay=f"{BASE}.{SET}")
+    found = snapshotting.explain(three, MEMBER, OTHER_SNAPSHOT)
+    assert (found["possible"], found["method"], found["bytes"]) == (True, "record only", 0)
 
 
 def test_nothing_is_given_up_when_nothing_is_under_way(three: World) -> None:

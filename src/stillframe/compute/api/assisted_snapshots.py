@@ -19,6 +19,7 @@ _LABELS = {
     "metadata": {**body.METADATA, "propertyNames": {**body.METADATA["propertyNames"], **_RESERVED}},
 }
 _UPDATE = body.wrapped("assisted_snapshot", _LABELS, minProperties=1)
+_RESET = body.wrapped("os-reset_status", {"status": {"enum": ["available", "error"]}}, ("status",))
 _CREATE = body.wrapped(
     "assisted_snapshot",
     {
@@ -138,13 +139,20 @@ def explain_delete(call: Call) -> dict[str, Any]:
     return found
 
 
+def reset_status(call: Call) -> None:
+    status = call.body["os-reset_status"]["status"]
+    call.ask("reset_assisted_snapshot_status", set_id=read(call, call.path["set_id"])["id"], status=status)
+
+
 _OF_SERVER = "/servers/{id}/os-assisted-snapshots"
 _INDEX = "os_compute_api:os-assisted-snapshots:index"
 _DELETE = "os_compute_api:os-assisted-snapshots:delete"
+_RESET_RULE = "os_compute_api:os-assisted-snapshots:reset_status"
 ROUTES = (
     Route("GET", "/os-assisted-snapshots", list_all, _INDEX),
     Route("GET", "/os-assisted-snapshots/{set_id}", show, _INDEX),
     Route("PUT", "/os-assisted-snapshots/{set_id}", update, "os_compute_api:os-assisted-snapshots:update", 200, _UPDATE),
+    Route("POST", "/os-assisted-snapshots/{set_id}/action", reset_status, _RESET_RULE, 202, _RESET, "os-reset_status"),
     Route("GET", _OF_SERVER, list_of_server, _INDEX),
     Route("GET", f"{_OF_SERVER}/{{set_id}}", show, _INDEX),
     Route("POST", _OF_SERVER, create, "os_compute_api:os-assisted-snapshots:create", 202, _CREATE),

@@ -43,8 +43,15 @@ def _delete(world: World, operation: Operation, args: Document) -> Document:
         raise NotYet(STUCK_LOOK_SECONDS, notes, ServiceUnavailable("; ".join(waiting)))
     failed = notes["failed"]
     if failed:
-        raise StepFailed("; ".join(f"snapshot {key}: {why}" for key, why in failed.items()), failed=failed)
+        told = "; ".join(f"snapshot {key}: {why}" for key, why in failed.items())
+        raise StepFailed(told, failed=failed, left=_left(world, args["snapshot_ids"]))
     return {}
+
+
+def _left(world: World, snapshot_ids: list[str]) -> dict[str, str]:
+    """The status of every snapshot that is still there."""
+    found = {each: world.storage.snapshot(each) for each in snapshot_ids}
+    return {each: document["status"] for each, document in found.items() if document is not None}
 
 
 def _delete_one(world: World, operation: Operation, notes: Document, place: tuple[str, int, int]) -> str | None:
@@ -104,17 +111,23 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
         assisted_snapshots.delete(connection, set_id)
         return
     row = assisted_snapshots.get(connection, set_id, None)
-    failed = fault["details"].get("failed", {}) if fault else {}
+    details = fault["details"] if fault else {}
     if row is not None:
-        entries = [_entry(entry, failed) for entry in row["volumes"]]
-        told = f"not all snapshots were deleted: {fault['message'] if fault else ''}"
-        assisted_snapshots.change(connection, set_id, status="error", progress=100, fault=told, volumes=entries)
+        entries = [_entry(entry, details) for entry in row["volumes"]]
+        whole = "left" in details and all(entry["status"] == "available" for entry in entries)
+        told = f"{'no snapshot was' if whole else 'not all snapshots were'} deleted: {fault['message'] if fault else ''}"
+        status = "available" if whole else "error"
+        assisted_snapshots.change(connection, set_id, status=status, progress=100, fault=told, volumes=entries)
 
 
-def _entry(entry: Document, failed: Document) -> Document:
-    """Each volume's own outcome: what was not told to have failed is gone."""
-    why = failed.get(entry["snapshot_id"])
-    return {**entry, "status": "error" if why else "deleted", "error": why}
+def _entry(entry: Document, details: Document) -> Document:
+    """Each volume's own outcome, as it was seen at the end; what nobody saw keeps what was known of it."""
+    snapshot_id = entry["snapshot_id"]
+    if "left" not in details:
+        return entry
+    status = details["left"].get(snapshot_id, "deleted")
+    shown = status if status in ("available", "deleted") else "error"
+    return {**entry, "status": shown, "error": details["failed"].get(snapshot_id)}
 
 
 KIND = Kind({"delete": Verb(_gone, _delete)}, _settle)

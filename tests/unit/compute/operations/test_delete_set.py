@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stillframe.compute.operations import delete_set
+from stillframe.db import assisted_snapshots
 from stillframe.db.engine import Database
 from stillframe.errors import Busy, Conflict, ServiceUnavailable, StepFailed, StillframeError
 from stillframe.journal.operation import NotYet, Operation, notes_key
@@ -143,3 +145,56 @@ def test_for_a_deletion_that_waits_nobody_stays_and_the_others_go(
     assert told.value.why is not None
     assert told.value.why.message == f"snapshot {stuck}: no room"
     assert storage.status == {stuck: "deleting"}
+
+
+def ended(database: Database, storage: Storage, deletion: Deletion, error: StepFailed | None) -> dict[str, Any]:
+    """The set's row after the operation has ended so."""
+    set_id = deletion.asked.intent["set_id"]
+    entries = [{"volume_id": new_id(), "snapshot_id": each, "status": "available", "error": None} for each in storage.answers]
+    row = {
+        "id": set_id,
+        "project_id": "demo",
+        "user_id": "u",
+        "server_id": SERVER,
+        "metadata": {},
+        "status": "deleting",
+        "progress": 50,
+        "quiesce": "preferred",
+        "volumes": entries,
+        "excluded_disks": [],
+    }
+    operation: Any = SimpleNamespace(intent=deletion.asked.intent)
+    with database.write() as connection:
+        assisted_snapshots.insert(connection, row)
+        delete_set.KIND.settle(connection, operation, "undone", error.to_document() if error else None)
+        found = assisted_snapshots.get(connection, set_id, None)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("others", "status", "entries"),
+    [
+        ([Conflict("a linked volume reads it")], "available", ["available", "available"]),
+        ([None], "error", ["available", "deleted"]),
+    ],
+)
+def test_a_set_says_of_each_volume_what_became_of_it(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: Any, status: str, entries: list[str]
+) -> None:
+    storage = Storage({new_id(): [Conflict("a linked volume reads it")], new_id(): others})
+    deletion = Deletion(storage, database, tmp_path, monkeypatch)
+    with pytest.raises(StepFailed) as told:
+        deletion.run()
+    found = ended(database, storage, deletion, told.value)
+    assert found["status"] == status
+    assert [each["status"] for each in found["volumes"]] == entries
+    assert found["volumes"][0]["error"] == "a linked volume reads it"
+    assert "a linked volume reads it" in found["fault"]
+
+
+def test_what_nobody_saw_is_not_called_deleted(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage({new_id(): [None]})
+    found = ended(database, storage, Deletion(storage, database, tmp_path, monkeypatch), StepFailed("an error of the program"))
+    assert found["status"] == "error"
+    assert [each["status"] for each in found["volumes"]] == ["available"]
