@@ -54,7 +54,13 @@ def attach(world: World, context: Context, server_id: str, volume_id: str, devic
 
 def detach(world: World, context: Context, server_id: str, volume_id: str) -> None:
     """Starts to detach a volume, after what attaches and detaches at the server now. Raises NotFound, Conflict."""
-    server = servers.find(world, context, server_id)
+    try:
+        server = servers.find(world, context, server_id)
+    except NotFound as error:
+        raise NotFound(
+            f"{error.message} If it does not exist any more, an administrator releases its volumes:"
+            " openstack --os-volume-api-version 3.27 volume attachment delete ATTACHMENT"
+        ) from error
     try:
         wanted = names.canonical_id(volume_id)
     except BadRequest as error:

@@ -15,6 +15,7 @@ from stillframe.compute import (
     server_settings,
     set_costs,
     snapshotting,
+    using,
 )
 from stillframe.compute.world import World
 
@@ -28,7 +29,18 @@ class Manager:
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """Returns every method by name; the first parameter of each is the caller's context."""
-        rooms = (powering, attaching, snapshotting, merging, naming, labelling, policy_making, server_settings, set_costs)
+        rooms = (
+            powering,
+            attaching,
+            snapshotting,
+            merging,
+            naming,
+            labelling,
+            policy_making,
+            server_settings,
+            set_costs,
+            using,
+        )
         table = {name: method for room in rooms for name, method in room.METHODS.items()}
         return {name: partial(self._run, method) for name, method in table.items()}
 

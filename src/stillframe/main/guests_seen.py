@@ -38,9 +38,9 @@ def look(settings: Settings, busy: frozenset[str]) -> GuestsSeen:
     dark = [view.name for view in views if view.saved and view.saved_xml is None]
     if dark:
         why = f"the saved memory of {', '.join(dark)} cannot be read, so nobody knows which files it goes on with"
-        return GuestsSeen(False, why, servers, freezes=freezes)
+        return GuestsSeen(False, why, servers, freezes=freezes, listed=True)
     texts = [text for view in views for text in (view.xml, view.inactive_xml, view.saved_xml) if text]
-    return GuestsSeen(True, "", servers, _mentioned(texts), freezes)
+    return GuestsSeen(True, "", servers, _mentioned(texts), freezes, listed=True)
 
 
 def _from_files(private: Path, freezes: Sequence[FreezeSeen]) -> GuestsSeen:

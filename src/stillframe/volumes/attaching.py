@@ -9,10 +9,10 @@ from sqlalchemy import Connection
 from stillframe.chain import names
 from stillframe.context import Context
 from stillframe.db import attachments, operations, volumes
-from stillframe.db.rows import Page, Row
+from stillframe.db.rows import Row
 from stillframe.db.tables import now
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound
-from stillframe.volumes import finding, trees
+from stillframe.volumes import finding, releasing, trees
 from stillframe.volumes.world import GIB, World
 
 
@@ -102,19 +102,30 @@ def complete(world: World, context: Context, attachment_id: str) -> None:
 
 
 def delete(world: World, context: Context, attachment_id: str) -> list[dict[str, Any]]:
-    """Releases the volume; returns what attachments remain. Only the service may release what a server still has."""
+    """Releases the volume; returns what attachments remain. What a server has, only compute releases, which takes the disk
+    out first; an administrator may when it is proven that nobody uses the volume (``releasing``). Raises Conflict."""
+    with world.database.read() as connection:
+        row = seen(connection, context, attachment_id)
+    if _is_a_servers(row) and context.is_admin and not context.has_service_identity:
+        return _views(releasing.release(world, row))
     with world.database.write() as connection:
         row = seen(connection, context, attachment_id)
-        if row["status"] == "attached" and row["instance_id"] and not context.has_service_identity:
+        if _is_a_servers(row) and not context.has_service_identity:
             raise Conflict(
-                f"attachment {row['id']} is in use by server {row['instance_id']}; detach the volume through compute",
+                f"attachment {row['id']} is in use by server {row['instance_id']}; detach the volume through compute. If the"
+                " server does not exist any more, an administrator deletes the attachment",
                 server_id=row["instance_id"],
             )
-        attachments.delete(connection, row["id"])
-        remaining = attachments.list_page(connection, None, Page(filters={"volume_id": row["volume_id"]}))
-        if not remaining:
-            volumes.move(connection, row["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available")
-    return [{"id": other["id"], "instance": other["instance_id"], "status": other["status"]} for other in remaining]
+        remaining = releasing.drop(connection, row)
+    return _views(remaining)
+
+
+def _is_a_servers(row: Row) -> bool:
+    return row["status"] == "attached" and bool(row["instance_id"])
+
+
+def _views(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [{"id": other["id"], "instance": other["instance_id"], "status": other["status"]} for other in rows]
 
 
 def connection_infos(world: World, context: Context, attachment_ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -41,6 +41,12 @@ class ComputeDoor:
         ]
         return found
 
+    def users_of(self, volume_id: str) -> list[dict[str, str]]:
+        """Returns ``{"server_id", "name", "where"}`` of every description that names the volume, saved ones too. Raises
+        ServiceUnavailable."""
+        found: list[dict[str, str]] = self._call("GET", f"/os-assisted-volumes/{volume_id}/users")["users"]
+        return found
+
     def resize(self, volume_id: str, size: int) -> None:
         self._call("POST", f"/os-assisted-volumes/{volume_id}/action", {"resize": {"size": size}})
 

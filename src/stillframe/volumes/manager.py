@@ -15,6 +15,7 @@ from stillframe.volumes import (
     chain_view,
     imaging,
     managing,
+    releasing,
     snapshotting,
     typing_volumes,
     volume_changing,
@@ -31,6 +32,7 @@ ROOMS = (
     backing_up,
     backup_costs,
     managing,
+    releasing,
     typing_volumes,
     chain_view,
 )

@@ -13,6 +13,7 @@ RULES = [
     RuleDefault("volume:revert_to_snapshot", MEMBER, "Revert a volume to a snapshot, and undo that"),
     RuleDefault("volume_extension:volume_admin_actions:reset_status", ADMIN, "Set a volume's status"),
     RuleDefault("volume_extension:volume_admin_actions:force_delete", ADMIN, "Delete a volume whatever its status"),
+    RuleDefault("volume_extension:volume_admin_actions:force_detach", ADMIN, "Release a volume from a server that is gone"),
     RuleDefault("volume_extension:volume_manage", ADMIN, "Take over a file on a share as a volume"),
     RuleDefault("volume_extension:volume_unmanage", ADMIN, "Give a volume up, its file stays"),
     RuleDefault("volume_extension:snapshot_admin_actions:reset_status", ADMIN, "Set a snapshot's status"),

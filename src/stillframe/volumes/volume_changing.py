@@ -82,10 +82,11 @@ def unset_image_metadata(world: World, context: Context, volume_id: str, key: st
 
 def delete(world: World, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
     """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots go with it; ``force`` is for admins and
-    lets go of a volume in any status but in-use. Raises BadRequest, Conflict listing what depends on it."""
+    lets go of a volume in any status. Raises BadRequest, Conflict listing what depends on it."""
     _refuse_foreign_readers(world, context, volume_id)
     with world.database.write() as connection:
         row = finding.volume(connection, context, volume_id)
+        refuse_if_attached(connection, row)
         dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
         if dependants and not cascade:
             raise Conflict(
@@ -95,9 +96,7 @@ def delete(world: World, context: Context, volume_id: str, cascade: bool = False
             )
         refuse_if_linked(connection, row)
         record.refuse_if_busy(connection, f"volume:{row['id']}")
-        allowed: Sequence[str] = DELETABLE
-        if force and not attachments.of_volumes(connection, [row["id"]])[row["id"]]:
-            allowed = (row["status"],)
+        allowed: Sequence[str] = (row["status"],) if force else DELETABLE
         if not volumes.move(connection, row["id"], allowed, "deleting"):
             raise BadRequest(
                 f"Invalid volume: the status of volume {row['id']} must be available or error, but it is {row['status']}"
@@ -113,6 +112,15 @@ def _refuse_foreign_readers(world: World, context: Context, volume_id: str) -> N
     with suppress(ShareUnavailable, BadConfiguration):  # looked at again before anything is removed
         if row["share"]:
             using.refuse_foreign_readers(world.share(row), row["id"])
+
+
+def refuse_if_attached(connection: Connection, row: Row) -> None:
+    """Raises BadRequest naming the server, whatever the volume's status says: that may have been set by hand."""
+    for held in attachments.of_volumes(connection, [row["id"]])[row["id"]]:
+        raise BadRequest(
+            f"Invalid volume: volume {row['id']} is {row['status']} and attached to server {held['instance_id']} (attachment"
+            f" {held['id']}); detach it first. If the server does not exist any more, an administrator deletes the attachment"
+        )
 
 
 def refuse_if_linked(connection: Connection, row: Row) -> None:
@@ -247,7 +255,7 @@ def reset_status(world: World, context: Context, volume_id: str, status: str) ->
         record.refuse_if_busy(connection, f"volume:{row['id']}")
         attached = attachments.of_volumes(connection, [row["id"]])[row["id"]]
         if (status == "in-use") != bool(attached) and status in ("in-use", "available"):
-            raise BadRequest(f"volume {row['id']} has {len(attached)} attachments, so its status cannot be {status}")
+            raise BadRequest(_why_not_status(row, attached, status))
         volumes.change(connection, row["id"], status=status, **({"fault": None} if status == "available" else {}))
 
 
@@ -265,11 +273,22 @@ def _refuse_unless_alone(connection: Connection, row: Row) -> None:
         raise BadRequest(f"volume {row['id']} is made of several files: {why}")
 
 
+def _why_not_status(row: Row, attached: Sequence[Row], status: str) -> str:
+    if not attached:
+        return f"volume {row['id']} is not attached, so its status cannot be {status}"
+    held = attached[0]
+    return (
+        f"volume {row['id']} is attached to server {held['instance_id']}, so its status cannot be {status}; detach it, or if"
+        f" the server does not exist any more, delete attachment {held['id']} as an administrator"
+    )
+
+
 def unmanage(world: World, context: Context, volume_id: str) -> None:
     """Gives a volume up: its file stays on the share under another name, the row goes."""
     with world.database.write() as connection:
         row = finding.volume(connection, context, volume_id)
         _refuse_unless_alone(connection, row)
+        refuse_if_attached(connection, row)
         refuse_if_linked(connection, row)
         record.refuse_if_busy(connection, f"volume:{row['id']}")
         if not volumes.move(connection, row["id"], ("available",), "unmanaging"):

@@ -27,6 +27,7 @@ class Compute:
         self.named: dict[str, list[str]] = {}  # what descriptions name besides volumes
         self.refuses: list[dict[str, Any] | None] = []
         self.silent = False
+        self.saved: dict[str, str] = {}  # a server whose saved state names the volume
         self.seen_running: Callable[[], object] = lambda: None  # called when it was told that a server runs or is saved
 
     def _answer(self) -> None:
@@ -40,6 +41,11 @@ class Compute:
     def named_files(self, _directory: Path) -> dict[str, list[str]]:
         self._answer()
         return {file: [server["id"]] for server in self.servers.values() for file in [server["file"]]} | self.named
+
+    def users_of(self, volume_id: str) -> list[dict[str, str]]:
+        found = [(each, "live") for each in self.servers_with(volume_id)]
+        found += [(self.saved[volume_id], "saved")] if volume_id in self.saved else []
+        return [{"server_id": server_id, "name": "web", "where": where} for server_id, where in found]
 
     def server_of(self, volume_id: str) -> dict[str, Any] | None:
         self._answer()

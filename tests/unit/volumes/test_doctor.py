@@ -91,10 +91,10 @@ def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> Wor
         "mode": 0o2770,
     }
     share |= {"entries": {name: entry(name) for name in names}, "files": files, "documents": {}}
-    known: dict[str, Any] = {"volumes": {each.row["id"]: each for each in volumes}, "backups": (), "operations": ()}
+    known: dict[str, Any] = {"volumes": {each.row["id"]: each for each in volumes}, "backups": (), "operations": (), "sets": ()}
     known |= dict.fromkeys(("busy", "parked", "lived", "abandoned"), frozenset())
     whole: dict[str, Any] = {"guests": GuestsSeen(True, ""), "unsettled": frozenset(), "enabled": frozenset(("/share",))}
-    whole["now"] = NOW
+    whole |= {"now": NOW, "host": "here"}
     for key, value in more.items():
         next(fields for fields in (share, known, whole) if key in fields)[key] = value
     return World([ShareSeen(**share)], Known(**known), **whole)
@@ -314,10 +314,11 @@ def disk(name: str = BASE, target: str = "vda", volume_id: str | None = VOLUME) 
 
 def server(disks: list[DiskSeen], inactive: list[DiskSeen] | None = None, **more: Any) -> GuestsSeen:
     freezes = more.pop("freezes", ())
-    return GuestsSeen(True, "", [ServerSeen(SERVER, "web", True, disks, inactive, **more)], freezes=freezes)
+    return GuestsSeen(True, "", [ServerSeen(SERVER, "web", True, disks, inactive, **more)], freezes=freezes, listed=True)
 
 
-ATTACHED = volume({"status": "in-use"}, attachments=({"instance_id": SERVER, "status": "attached"},))
+HELD: dict[str, Any] = {"id": SET, "instance_id": SERVER, "status": "attached", "connector": {"host": "here"}}
+ATTACHED = volume({"status": "in-use"}, attachments=(HELD,))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ ATTACHED = volume({"status": "in-use"}, attachments=({"instance_id": SERVER, "st
         (ATTACHED, server([disk()], []), ["descriptions_differ"]),
         (ATTACHED, server([disk(FIRST)], [disk(FIRST)]), ["wrong_active_file"]),
         (ATTACHED, server([], []), ["attached_without_disk"]),
-        (ATTACHED, server([], [disk()]), []),
+        (ATTACHED, server([], [disk()]), ["disk_left_guest"]),
         (volume(), server([disk()], [disk()]), ["disk_without_attachment"]),
         (volume(), server([disk("copy.qcow2")], [disk("copy.qcow2")]), []),  # a copied domain: it keeps the serial
         (ATTACHED, server([disk("moved.qcow2")], [disk("moved.qcow2")]), ["wrong_active_file"]),
@@ -343,7 +344,50 @@ ATTACHED = volume({"status": "in-use"}, attachments=({"instance_id": SERVER, "st
     ],
 )
 def test_servers_against_rows(known: VolumeKnown, guests: GuestsSeen, expected: list[str]) -> None:
-    assert kinds({BASE: file(BASE)}, known, guests=guests) == expected
+    assert kinds({BASE: file(BASE)}, known, guests=guests, host="here") == expected
+
+
+NO_SERVER = GuestsSeen(True, "", listed=True)
+
+
+@pytest.mark.parametrize(
+    ("guests", "host", "expected"),
+    [
+        (NO_SERVER, "here", ["server_gone"]),
+        (NO_SERVER, "elsewhere", []),
+        (GuestsSeen(True, "libvirt does not run"), "here", []),
+        (GuestsSeen(False, "away"), "here", []),
+    ],
+)
+def test_a_server_is_gone_only_when_who_can_see_it_says_so(guests: GuestsSeen, host: str, expected: list[str]) -> None:
+    assert kinds({BASE: file(BASE)}, ATTACHED, guests=guests, host=host) == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "guests", "why"),
+    [
+        (file(BASE), NO_SERVER, None),
+        (file(BASE, locked=True), NO_SERVER, "a program has"),
+        (file(BASE), replace(NO_SERVER, mentioned=frozenset((BASE,))), "a server's description names"),
+    ],
+)
+def test_a_volume_is_released_only_when_nobody_uses_it(seen: FileSeen, guests: GuestsSeen, why: str | None) -> None:
+    whole = world({BASE: seen}, ATTACHED, guests=guests, host="here")
+    plan = repairs.plan(whole, judging.judge(whole))
+    assert [repair.verb for repair in plan.repairs] == ([] if why else ["release_attachment"])
+    assert [why in told for _, told in plan.refused if why] == ([True] if why else [])
+
+
+@pytest.mark.parametrize(("status", "expected"), [("available", ["set_is_good"]), ("error", [])])
+def test_a_set_in_error_whose_snapshots_are_good_is_found(status: str, expected: list[str]) -> None:
+    entries = [{"volume_id": VOLUME, "snapshot_id": SNAPSHOT}]
+    failed = {"id": SET, "server_id": SERVER, "fault": "refused", "status": "error", "volumes": entries}
+    known = volume({"active_file": FIRST}, snapshot(status=status))
+    seen = world(CHAIN, known, sets=[failed])
+    found = judging.judge(seen)
+    assert [each.kind for each in found] == expected
+    assert [repair.verb for repair in repairs.plan(seen, found).repairs] == (["set_available"] if expected else [])
+    assert kinds(CHAIN, known, sets=[failed], parked=frozenset((SET,))) == []
 
 
 def test_a_freeze_under_way_is_nothing_to_find_until_it_is_overdue() -> None:

@@ -349,10 +349,10 @@ def test_a_status_is_set_by_hand(world: World) -> None:
     put(world, status="error", fault="why")
     volume_changing.reset_status(world, ADMIN, VOLUME, "available")
     assert (row(world)["status"], row(world)["fault"]) == ("available", None)
-    with pytest.raises(BadRequest, match="0 attachments"):
+    with pytest.raises(BadRequest, match="is not attached, so its status cannot be in-use"):
         volume_changing.reset_status(world, ADMIN, VOLUME, "in-use")
     attach(world, active=True)
-    with pytest.raises(BadRequest, match="1 attachments"):
+    with pytest.raises(BadRequest, match="is attached to server"):
         volume_changing.reset_status(world, ADMIN, VOLUME, "available")
     volume_changing.reset_status(world, ADMIN, VOLUME, "error")
     assert row(world)["status"] == "error"

@@ -59,6 +59,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         ),
         "volume_extension:volume_admin_actions:reset_status": ({"admin"}, ("POST /volumes/{id}/action os-reset_status",)),
         "volume_extension:volume_admin_actions:force_delete": ({"admin"}, ("POST /volumes/{id}/action os-force_delete",)),
+        "volume_extension:volume_admin_actions:force_detach": ({"admin"}, ("POST /volumes/{id}/action os-force_detach",)),
         "volume_extension:volume_manage": (
             {"admin"},
             (
@@ -241,6 +242,10 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
             WRITE,
             ("DELETE /os-assisted-snapshots/{set_id}", "DELETE /servers/{id}/os-assisted-snapshots/{set_id}"),
         ),
+        "os_compute_api:os-assisted-snapshots:reset_status": (
+            {"admin"},
+            ("POST /os-assisted-snapshots/{set_id}/action os-reset_status",),
+        ),
         "os_compute_api:os-assisted-snapshot-settings:show": (READ, ("GET /servers/{id}/os-assisted-snapshot-settings",)),
         "os_compute_api:os-assisted-snapshot-settings:update": (WRITE, ("PUT /servers/{id}/os-assisted-snapshot-settings",)),
         "os_compute_api:os-snapshot-policies:index": (
@@ -268,6 +273,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
             (
                 "GET /os-assisted-volumes",
                 "GET /os-assisted-volumes/{id}",
+                "GET /os-assisted-volumes/{id}/users",
                 "POST /os-assisted-volumes/{id}/action resize",
                 "POST /os-assisted-volumes/{id}/action switch_file",
             ),

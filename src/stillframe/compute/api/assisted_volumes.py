@@ -32,6 +32,10 @@ def show(call: Call) -> dict[str, Any]:
     return {"server": found}
 
 
+def users(call: Call) -> dict[str, Any]:
+    return {"users": call.ask("users_of_volume", volume_id=call.path["id"])}
+
+
 def resize(call: Call) -> None:
     call.ask("resize_disk", volume_id=call.path["id"], size=call.body["resize"]["size"])
 
@@ -44,6 +48,7 @@ _PATH, _RULE = "/os-assisted-volumes/{id}", "os_compute_api:os-assisted-volumes"
 ROUTES = (
     Route("GET", "/os-assisted-volumes", named_files, _RULE),
     Route("GET", _PATH, show, _RULE),
+    Route("GET", f"{_PATH}/users", users, _RULE),
     Route("POST", f"{_PATH}/action", resize, _RULE, 202, _RESIZE, "resize"),
     Route("POST", f"{_PATH}/action", switch_file, _RULE, 202, _SWITCH, "switch_file"),
 )

@@ -23,6 +23,13 @@ _REVERT = body.wrapped(
 _RESET = body.wrapped(
     "os-reset_status", {"status": {"enum": [*_STATUS, None]}, "attach_status": _TEXT, "migration_status": _TEXT}
 )
+_FORCE_DETACH = body.wrapped(
+    "os-force_detach",
+    {
+        "attachment_id": {"type": ["string", "null"], "maxLength": 36},
+        "connector": {"type": ["object", "null"], "maxProperties": 64},
+    },
+)
 _BOOTABLE = body.wrapped("os-set_bootable", {"bootable": {"type": ["boolean", "string"], "maxLength": 8}}, ("bootable",))
 _IMAGE_METADATA = body.wrapped("os-set_image_metadata", {"metadata": {**body.METADATA, "type": "object"}}, ("metadata",))
 _UPLOAD = body.wrapped(
@@ -82,6 +89,12 @@ def force_delete(call: Call) -> None:
     call.ask("delete_volume", volume_id=_id(call), cascade=True, force=True)
 
 
+def force_detach(call: Call) -> None:
+    """The connector, which Cinder hands to drivers that unmap a volume from a host, has no meaning for a file."""
+    wanted = call.body["os-force_detach"].get("attachment_id")
+    call.ask("force_detach_volume", volume_id=_id(call), attachment_id=wanted)
+
+
 def upload(call: Call) -> dict[str, Any]:
     wanted = {key: value for key, value in call.body["os-volume_upload_image"].items() if value is not None}
     if wanted.get("visibility") == "public" and not call.context.is_admin:
@@ -137,6 +150,15 @@ ROUTES = (
         202,
         _empty("os-force_delete"),
         "os-force_delete",
+    ),
+    Route(
+        "POST",
+        _PATH,
+        force_detach,
+        "volume_extension:volume_admin_actions:force_detach",
+        202,
+        _FORCE_DETACH,
+        "os-force_detach",
     ),
     Route("POST", _PATH, upload, "volume:upload_image", 202, _UPLOAD, "os-volume_upload_image"),
     Route("POST", _PATH, unmanage, "volume_extension:volume_unmanage", 202, _empty("os-unmanage"), "os-unmanage"),

@@ -136,7 +136,20 @@ KINDS: Mapping[str, Kind] = {
     ),
     "attached_without_disk": Kind(
         "The volume counts as attached, and the server has no such disk.",
-        "Detach it through compute; if that does not work, delete the attachment as an administrator.",
+        "Detach it: 'openstack server remove volume SERVER VOLUME'. Compute releases it, since the server has no such disk.",
+    ),
+    "disk_left_guest": Kind(
+        "The disk was unplugged from the running guest only. Sets of the server leave it out, and a restart brings it back.",
+        "To be rid of it: 'openstack server remove volume SERVER VOLUME'. To have it back in the guest: stop and start it.",
+    ),
+    "server_gone": Kind(
+        "The server was undefined, or ended, or moved away, and its volume cannot be detached through it any more.",
+        "If the server runs elsewhere, leave this alone. Otherwise --fix releases the volume, once it is proven that nobody"
+        " uses it; so does 'openstack --os-volume-api-version 3.27 volume attachment delete ATTACHMENT' as an administrator.",
+    ),
+    "set_is_good": Kind(
+        "A deletion of the set failed before anything was deleted, or was put right: the set can be used as any other.",
+        "--fix sets it to available. Nothing is deleted by that.",
     ),
     "disk_without_attachment": Kind(
         "A server has this volume, and the rows do not know: the volume could be given to a second one.",

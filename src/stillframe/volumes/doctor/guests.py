@@ -20,6 +20,24 @@ def judge(world: World) -> Iterator[Finding]:
             yield Finding("guest_frozen", what, server_id=server.id)
         if server.id not in world.known.busy:
             yield from _disks(world, server)
+    if world.guests.listed:
+        yield from _gone(world)
+
+
+def _gone(world: World) -> Iterator[Finding]:
+    """Attachments to servers that libvirt does not know. Of another host's servers this one's libvirt says nothing."""
+    known_here = {server.id for server in world.guests.servers}
+    for volume_id, known in world.known.volumes.items():
+        for row in known.attachments:
+            host = (row["connector"] or {}).get("host", world.host)
+            if row["instance_id"] in known_here or not row["instance_id"] or host != world.host:
+                continue
+            if row["instance_id"] in world.known.busy or volume_id in world.unsettled:
+                continue
+            what = f"volume {volume_id} is attached to server {row['instance_id']}, which libvirt on {host} does not know"
+            what += f" (attachment {row['id']}, {row['status']})"
+            facts = {"attachment": row}
+            yield Finding("server_gone", what, known.row["share"], volume_id, server_id=row["instance_id"], facts=facts)
 
 
 def _disks(world: World, server: ServerSeen) -> Iterator[Finding]:
@@ -38,6 +56,8 @@ def _disks(world: World, server: ServerSeen) -> Iterator[Finding]:
         if not any(row["instance_id"] == server.id for row in known.attachments):
             what = f"server {server.id} has volume {volume_id} as {disk.target}, and there is no attachment"
             yield Finding("disk_without_attachment", what, known.row["share"], volume_id, server_id=server.id)
+    if server.running and server.inactive is not None:
+        yield from _left(world, server)
     for volume_id, known in world.known.volumes.items():
         attached = [row for row in known.attachments if row["instance_id"] == server.id and row["status"] == "attached"]
         if attached and volume_id not in held and volume_id not in world.unsettled:
@@ -58,6 +78,17 @@ def _saved(world: World, server: ServerSeen) -> Iterator[Finding]:
         what += f" {disk.volume_id}; its definition names {defined.get(disk.target) or 'nothing'}, recorded is"
         what += f" {row['active_file']}"
         yield Finding("saved_names_other_file", what, row["share"], disk.volume_id, file=disk.name, server_id=server.id)
+
+
+def _left(world: World, server: ServerSeen) -> Iterator[Finding]:
+    """Disks that the definition has and the running guest has not."""
+    live = {disk.volume_id for disk in server.disks}
+    for disk in server.inactive or ():
+        if disk.volume_id not in live and _is_ours(world, server, disk):
+            what = f"disk {disk.target} of server {server.id} (volume {disk.volume_id}) is in its definition, but the running"
+            what += " guest does not have it"
+            share = world.known.volumes[str(disk.volume_id)].row["share"]
+            yield Finding("disk_left_guest", what, share, disk.volume_id, file=disk.name, server_id=server.id)
 
 
 def _is_ours(world: World, server: ServerSeen, disk: DiskSeen) -> bool:

@@ -37,6 +37,7 @@ def judge(world: World) -> list[Finding]:
     found += _not_enabled(world)
     found += _statuses(world)
     found += _operations(world)
+    found += _sets(world)
     return found + list(guests.judge(world))
 
 
@@ -95,6 +96,17 @@ def _age(world: World, row: Row) -> float:
     """Seconds since the row was changed."""
     changed: datetime = row["updated_at"] or row["created_at"]
     return (world.wall - changed).total_seconds()
+
+
+def _sets(world: World) -> Iterator[Finding]:
+    """Sets that say "error" although each of their snapshots is good."""
+    good = {row["id"] for known in world.known.volumes.values() for row in known.snapshots if row["status"] == "available"}
+    for row in world.known.sets:
+        ids = [entry["snapshot_id"] for entry in row["volumes"]]
+        at_work = {row["id"], row["server_id"], *ids} & (world.known.busy | world.known.parked)
+        if ids and set(ids) <= good and not at_work:
+            what = f"assisted snapshot {row['id']} is 'error' ({row['fault']}), and its {len(ids)} snapshots are all available"
+            yield Finding("set_is_good", what, server_id=row["server_id"], facts={"set": row})
 
 
 def _operations(world: World) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.config import Settings
-from stillframe.db import attachments, backups, holds, operations, shares, snapshots, volumes
+from stillframe.db import assisted_snapshots, attachments, backups, holds, operations, shares, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadConfiguration, BadImage, HostCommandFailed, ShareUnavailable
@@ -27,6 +27,7 @@ from stillframe.volumes.operations.chain_steps import info_document
 SERVICE = "doctor"  # of the operations by which a repair holds a volume
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _EVERYTHING = Page(limit=1 << 31)
+_FAILED = Page(limit=1 << 31, filters={"status": "error"})
 Guests = Callable[[frozenset[str]], GuestsSeen]  # given the ids of what operations are at work on
 
 
@@ -62,6 +63,7 @@ def look(settings: Settings, database: Database, guests: Guests, options: Option
         frozenset(pool.export.export for pool in backends.pools),
         options.older_than,
         time.time(),
+        settings.host,
     )
 
 
@@ -85,6 +87,7 @@ def _known(settings: Settings, database: Database) -> Known:
             _with_attached(_mentioned(still), found),
             frozenset(holds.volumes_ever(connection)),
             frozenset(row["id"] for row in gone),
+            assisted_snapshots.list_page(connection, None, _FAILED),
         )
 
 

@@ -11,7 +11,7 @@ from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict, StillframeError
 from stillframe.host import entries, files, qemu_img
 from stillframe.journal.failpoints import reached
-from stillframe.volumes.doctor import holding
+from stillframe.volumes.doctor import holding, row_repairs
 from stillframe.volumes.doctor.looking import volume_known
 from stillframe.volumes.doctor.repairs import Plan, Repair
 from stillframe.volumes.doctor.seen import ShareSeen, World
@@ -53,11 +53,15 @@ def mend(place: Place, plan: Plan, log: UndoLog) -> Iterator[Mended]:
 
 def _one(place: Place, repair: Repair, log: UndoLog) -> None:
     if repair.verb == "release":
-        holding.release(place.database, repair.args["operation"])
+        holding.release(place.database, repair.args["id"])
         return
-    share, intent = place.share(repair), {"says": repair.says, "volume_id": repair.finding.volume_id}
+    intent = {"says": repair.says, "volume_id": repair.finding.volume_id}
     with holding.held(place.database, place.settings.host, repair.volumes, intent):
         _check_unchanged(place, repair)
+        if repair.verb in row_repairs.VERBS:
+            row_repairs.VERBS[repair.verb](place.database, repair, place.world.share(repair.finding.share or ""))
+            return
+        share = place.share(repair)
         name = str(repair.finding.file)
         number = log.begin(repair, share)
         reached(f"doctor/{repair.verb}/before")

@@ -26,7 +26,16 @@ _CHAIN = (
     "saved_names_other_file",
 )
 # Locks are released first; a mode is set before a document of it is written anew.
-_ORDER = ("release", "set_mode", "write_document", "give_back_leaks", "quarantine", "remove")
+_ORDER = (
+    "release",
+    "release_attachment",
+    "set_available",
+    "set_mode",
+    "write_document",
+    "give_back_leaks",
+    "quarantine",
+    "remove",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Repair:
     @property
     def key(self) -> tuple[str, str | None, str | None]:
         """The same repair in another plan."""
-        return self.verb, self.finding.share, self.finding.file or str(self.args.get("operation"))
+        return self.verb, self.finding.share, self.finding.file or str(self.args.get("id"))
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,31 @@ def _quarantine(world: World, finding: Finding) -> Repair:
 
 def _release(_world: World, finding: Finding) -> Repair:
     operation = finding.facts["operation"]
-    return Repair("release", finding, f"release what operation {operation} holds", (), {"operation": operation})
+    return Repair("release", finding, f"release what operation {operation} holds", (), {"id": operation})
+
+
+def _release_attachment(world: World, finding: Finding) -> Repair:
+    """Proof that the server is gone: no description of one names a file of the volume, and nobody has one open."""
+    held, volume_id = finding.facts["attachment"], str(finding.volume_id)
+    share = world.share(finding.share or "")
+    if share is None or not share.is_itself:
+        raise Unproven("the share of the volume was not looked at")
+    if not world.guests.complete:
+        raise Unproven(f"whether a server names it is not known: {world.guests.why}")
+    own = [name for name in share.files if leftovers.owner(name) == volume_id]
+    for name in own:
+        if name in world.guests.mentioned:
+            raise Unproven(f"a server's description names {name}")
+        if share.files[name].locked:
+            raise Unproven(f"a program has {name} open")
+    says = f"release volume {volume_id} from server {finding.server_id} (attachment {held['id']})"
+    return Repair("release_attachment", finding, says, [volume_id], {"id": held["id"], "files": own})
+
+
+def _set_available(_world: World, finding: Finding) -> Repair:
+    row = finding.facts["set"]
+    volumes = [entry["volume_id"] for entry in row["volumes"]]
+    return Repair("set_available", finding, f"set assisted snapshot {row['id']} to available", volumes, {"id": row["id"]})
 
 
 _MAKE: Mapping[str, Callable[[World, Finding], Repair]] = {
@@ -200,4 +233,6 @@ _MAKE: Mapping[str, Callable[[World, Finding], Repair]] = {
     "record_differs": _write,
     "orphan_file": _quarantine,
     "abandoned_repair": _release,
+    "server_gone": _release_attachment,
+    "set_is_good": _set_available,
 }

@@ -72,6 +72,7 @@ class Known:
     parked: frozenset[str]
     lived: frozenset[str]
     abandoned: frozenset[str] = frozenset()  # operations of doctors that run no more
+    sets: Sequence[Row] = ()  # assisted snapshots in "error"
 
     @property
     def running(self) -> set[str]:
@@ -115,13 +116,14 @@ class FreezeSeen:
 @dataclass(frozen=True)
 class GuestsSeen:
     """What libvirt says. ``complete``: every description of this host was read, so a file that is not in ``mentioned`` is
-    named by none; otherwise ``why`` says what is missing."""
+    named by none; otherwise ``why`` says what is missing. ``listed``: ``servers`` are all that libvirt knows."""
 
     complete: bool
     why: str
     servers: Sequence[ServerSeen] = ()
     mentioned: frozenset[str] = frozenset()
     freezes: Sequence[FreezeSeen] = ()
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class World:
     enabled: frozenset[str] = frozenset()  # exports of every enabled backend, also of those that did not answer
     older_than: float = 3600.0  # seconds after which a left-over is one
     now: float = 0.0  # seconds since the epoch
+    host: str = ""  # whose libvirt was asked
 
     @property
     def wall(self) -> datetime:

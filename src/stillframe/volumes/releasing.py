@@ -1,0 +1,94 @@
+"""Releases a volume from a server that does not exist any more, with proof that nobody uses it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.chain import names
+from stillframe.context import Context
+from stillframe.db import attachments, volumes
+from stillframe.db.rows import Page, Row
+from stillframe.errors import BadRequest, Busy, Conflict, NotFound
+from stillframe.host import users as file_users
+from stillframe.journal import record
+from stillframe.volumes import finding
+from stillframe.volumes.world import World
+
+
+def force_detach(world: World, context: Context, volume_id: str, attachment_id: str | None = None) -> None:
+    """``os-force_detach``: ends one attachment of the volume; without an id the only one. Raises BadRequest, NotFound,
+    Conflict naming who uses the volume, ServiceUnavailable when that is not known."""
+    wanted = names.canonical_id(attachment_id, "attachment_id") if attachment_id else None
+    with world.database.read() as connection:
+        volume = finding.volume(connection, context, volume_id)
+        held = attachments.of_volumes(connection, [volume["id"]])[volume["id"]]
+    chosen = [row for row in held if wanted in (None, row["id"])]
+    if not held:
+        raise BadRequest(f"Invalid volume: volume {volume['id']} has no attachment")
+    if not chosen:
+        raise NotFound(f"Volume attachment could not be found with filter: attachment_id = {attachment_id}.")
+    if len(chosen) > 1:
+        raise BadRequest(f"Invalid volume: volume {volume['id']} has {len(chosen)} attachments; name one by attachment_id")
+    release(world, chosen[0])
+
+
+def release(world: World, held: Row) -> Sequence[Row]:
+    """Ends the attachment ``held`` when nobody uses the volume; returns the attachments that remain. Rows change, nothing else.
+
+    Raises Conflict naming who uses it, Busy, ServiceUnavailable and ShareUnavailable when that is not known."""
+    with world.database.read() as connection:
+        volume = volumes.get(connection, held["volume_id"], None)
+        assert volume is not None
+        _refuse_if_at_work(connection, volume["id"])
+    used_by = users(world, volume)
+    if used_by:
+        raise Conflict(
+            f"volume {volume['id']} is used by {'; '.join(used_by)}. It was not released; detach it through compute"
+            " (openstack server remove volume), or end what uses it, and repeat",
+            users=used_by[:100],
+        )
+    with world.database.write() as connection:
+        _refuse_if_at_work(connection, volume["id"])
+        if attachments.get(connection, held["id"], None) != held:
+            raise Busy(f"attachment {held['id']} changed meanwhile; repeat the request")
+        return drop(connection, held)
+
+
+def _refuse_if_at_work(connection: Connection, volume_id: str) -> None:
+    record.refuse_if_busy(connection, f"volume:{volume_id}")
+    finding.refuse_if_being_taken(connection, volume_id)
+
+
+def users(world: World, volume: Row) -> list[str]:
+    """Says in words who uses a file of the volume: descriptions of servers, live, inactive and saved, locks of QEMU on any
+    host, open files of programs on this one. Raises ServiceUnavailable, ShareUnavailable: then nobody knows."""
+    found = [
+        f"the {each['where']} description of server {each['server_id']} ({each['name']})"
+        for each in world.compute.users_of(volume["id"])
+    ]
+    share = world.share(volume)
+    own = share.files(volume["id"])
+    open_here = opened(share.path, own)
+    found += [f"{who}, which has {name} open" for name in sorted(open_here) for who in open_here[name]]
+    found += [f"a program that holds a lock on {name}" for name in share.in_use(volume["id"]) if name not in open_here]
+    return found
+
+
+def opened(directory: Path, own: Sequence[str]) -> dict[str, list[str]]:
+    """Returns, for each of the files that a program of this host has open, which programs do."""
+    wanted = {identity: name for name in own if (identity := file_users.identity(directory / name)) is not None}
+    return {wanted[identity]: found for identity, found in file_users.programs(wanted).items() if found}
+
+
+def drop(connection: Connection, held: Row) -> Sequence[Row]:
+    """Deletes the attachment; the last one makes the volume available. Returns those that remain."""
+    attachments.delete(connection, held["id"])
+    remaining = attachments.list_page(connection, None, Page(filters={"volume_id": held["volume_id"]}))
+    if not remaining:
+        volumes.move(connection, held["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available")
+    return remaining
+
+
+METHODS: Mapping[str, Any] = {"force_detach_volume": force_detach}

@@ -1,0 +1,163 @@
+"""A volume whose server vanished is released by an administrator, with proof that nobody uses it; nobody else's is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.db import attachments, volumes
+from stillframe.db.engine import Database
+from stillframe.errors import BadRequest, Busy, Conflict, NotFound, ServiceUnavailable, ShareUnavailable
+from stillframe.journal import record
+from stillframe.volumes import attaching, releasing, volume_changing
+from stillframe.volumes.world import World
+from tests.unit import builders
+from tests.unit.builders import OTHER_VOLUME, SERVER, SET, VOLUME, context
+from tests.unit.volumes import fakes
+
+SERVICE, ADMIN, MEMBER = context("service", project="service"), context("admin"), context()
+BASE = f"volume-{VOLUME}"
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    with database.write() as connection:
+        builders.volume_row(connection)
+    return fakes.world(database, tmp_path)
+
+
+@pytest.fixture
+def attachment(world: World) -> str:
+    wanted = {"volume_uuid": VOLUME, "instance_uuid": SERVER, "connector": {"host": "h"}}
+    made = attaching.create(world, SERVICE, wanted)
+    attaching.complete(world, SERVICE, made)
+    return made
+
+
+def state(world: World) -> tuple[str, int]:
+    """The volume's status, and how many attachments it has."""
+    with world.database.read() as connection:
+        row = volumes.get(connection, VOLUME, None)
+        held = attachments.of_volumes(connection, [VOLUME])[VOLUME]
+    assert row is not None
+    return row["status"], len(held)
+
+
+def release(world: World, way: str, attachment: str) -> Any:
+    if way == "attachment":
+        return attaching.delete(world, ADMIN, attachment)
+    return releasing.force_detach(world, ADMIN, VOLUME, attachment if way == "named" else None)
+
+
+WAYS = ("attachment", "named", "only one")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_nobody_uses_is_released(world: World, attachment: str, way: str) -> None:
+    release(world, way, attachment)
+    assert state(world) == ("available", 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_description_names_is_not(world: World, attachment: str, way: str) -> None:
+    fakes.compute(world).servers[VOLUME] = {"id": SERVER, "active": False, "file": BASE}
+    with pytest.raises(Conflict, match=f"live description of server {SERVER} \\(web\\)"):
+        release(world, way, attachment)
+    assert state(world) == ("in-use", 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_saved_state_names_is_not(world: World, attachment: str, way: str) -> None:
+    fakes.compute(world).saved[VOLUME] = SERVER
+    with pytest.raises(Conflict, match=f"saved description of server {SERVER}"):
+        release(world, way, attachment)
+    assert state(world) == ("in-use", 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_locked_is_not(world: World, attachment: str, way: str) -> None:
+    fakes.memory(world).opened.add(BASE)
+    with pytest.raises(Conflict, match=f"holds a lock on {BASE}"):
+        release(world, way, attachment)
+    assert state(world) == ("in-use", 1)
+
+
+def test_what_a_program_has_open_is_not(world: World, attachment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releasing, "opened", lambda *_: {BASE: ["qemu-nbd (pid 4711)"]})
+    with pytest.raises(Conflict, match=rf"qemu-nbd \(pid 4711\), which has {BASE} open"):
+        attaching.delete(world, ADMIN, attachment)
+    assert state(world) == ("in-use", 1)
+
+
+def test_not_known_is_not_gone(world: World, attachment: str) -> None:
+    fakes.compute(world).silent = True
+    with pytest.raises(ServiceUnavailable):
+        attaching.delete(world, ADMIN, attachment)
+    fakes.compute(world).silent = False
+    fakes.memory(world).silent = True
+    with pytest.raises(ShareUnavailable):
+        attaching.delete(world, ADMIN, attachment)
+    assert state(world) == ("in-use", 1)
+
+
+def test_an_operation_is_waited_for(world: World, attachment: str) -> None:
+    with world.database.write() as connection:
+        record.submit(connection, record.Request("volumes", "k", {}, [], [f"volume:{VOLUME}"], "req-1"))
+    with pytest.raises(Busy):
+        attaching.delete(world, ADMIN, attachment)
+
+
+def test_a_snapshot_that_is_being_taken_is_waited_for(world: World, attachment: str) -> None:
+    with world.database.write() as connection:
+        builders.snapshot_row(connection, status="creating")
+    with pytest.raises(Busy, match="being taken"):
+        attaching.delete(world, ADMIN, attachment)
+
+
+def test_what_changes_between_the_look_and_the_release_is_looked_at_again(world: World, attachment: str) -> None:
+    with world.database.read() as connection:
+        held = attachments.get(connection, attachment, None)
+    assert held is not None
+    with world.database.write() as connection:
+        attachments.change(connection, attachment, mode="ro")
+    with pytest.raises(Busy):
+        releasing.release(world, held)
+    assert state(world) == ("in-use", 1)
+
+
+def test_a_status_that_was_set_by_hand_stays(world: World, attachment: str) -> None:
+    volume_changing.reset_status(world, ADMIN, VOLUME, "error")
+    attaching.delete(world, ADMIN, attachment)
+    assert state(world) == ("error", 0)
+    volume_changing.reset_status(world, ADMIN, VOLUME, "available")
+    assert state(world) == ("available", 0)
+
+
+def test_what_is_asked_for_must_be_there(world: World) -> None:
+    with pytest.raises(BadRequest, match="no attachment"):
+        releasing.force_detach(world, ADMIN, VOLUME)
+    with pytest.raises(NotFound):
+        releasing.force_detach(world, ADMIN, OTHER_VOLUME)
+
+
+def test_another_volumes_attachment_is_not_found(world: World, attachment: str) -> None:
+    with pytest.raises(NotFound):
+        releasing.force_detach(world, ADMIN, VOLUME, SET)
+    assert state(world) == ("in-use", 1)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("status", ["in-use", "error", "error_deleting", "maintenance", "deleting", "available"])
+def test_no_status_makes_an_attached_volume_deletable(world: World, attachment: str, status: str, force: bool) -> None:
+    with world.database.write() as connection:
+        volumes.change(connection, VOLUME, status=status)
+    with pytest.raises(BadRequest, match=f"attached to server {SERVER}"):
+        volume_changing.delete(world, ADMIN, VOLUME, cascade=force, force=force)
+    with pytest.raises(BadRequest, match=f"attached to server {SERVER}"):
+        volume_changing.unmanage(world, ADMIN, VOLUME)
+    assert state(world) == (status, 1)
+
+
+def test_the_refused_status_names_the_way_that_works(world: World, attachment: str) -> None:
+    with pytest.raises(BadRequest, match=f"delete attachment {attachment} as an administrator"):
+        volume_changing.reset_status(world, ADMIN, VOLUME, "available")
