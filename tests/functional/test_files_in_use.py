@@ -35,7 +35,7 @@ def make(lab: Lab, name: str = GOLDEN) -> str:
     share = lab.stack.share
     qemu("qemu-img", "create", "-q", "-f", "qcow2", name, "1G", at=share)
     qemu("qemu-io", "-f", "qcow2", "-c", "write -P 17 2M 64k", name, at=share)
-    (share / name).chmod(0o660)
+    (share / name).chmod(0o644)
     return digest(share, name)
 
 
@@ -86,6 +86,7 @@ def test_a_file_is_taken_from_nobody_and_taken_when_it_is_free(lab: Lab) -> None
         "it",
     )
     assert digest(share, f"volume-{made}") == content
+    assert (share / f"volume-{made}").stat().st_mode & 0o777 == 0o660
     assert not (share / GOLDEN).exists()
 
 

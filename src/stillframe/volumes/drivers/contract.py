@@ -128,7 +128,7 @@ class Share(Protocol):
         May be repeated."""
 
     def adopt(self, volume_id: str, name: str, to: str) -> None:
-        """Gives a file that is no volume's yet a volume's name. May be repeated."""
+        """Gives a file that is no volume's yet a volume's name, and the mode 0660 of all volumes' files. May be repeated."""
 
     def give_back(self, volume_id: str, name: str, to: str) -> None:
         """Gives a volume's file a name that is no volume's. May be repeated."""

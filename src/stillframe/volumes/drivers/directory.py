@@ -12,11 +12,12 @@ from typing import Any
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict, ForeignShare, HostCommandFailed, ShareUnavailable, StepFailed
-from stillframe.host import copies, extents, files, inspection, probe, publish, qcow2, qemu_img, soundness, users
+from stillframe.host import copies, entries, extents, files, inspection, probe, publish, qcow2, qemu_img, soundness, users
 from stillframe.host.copies import Source
 
 MARKER = probe.MARKER
 TRASH_SECONDS = 60.0
+MODE = 0o660  # of every file of a volume: the hypervisor's group may write, nobody else may read
 _PUBLISHING_LOOKS = 50
 Opaque = Callable[[], Collection[str]]  # names of raw files, whose content is never read as a header (R3)
 
@@ -233,6 +234,8 @@ class DirectoryShare:
         inspection.plain_name(name)
         names.check_belongs(to, volume_id)
         with self._asked():
+            if files.exists(self.path, name):
+                entries.set_mode(self.path, name, MODE)  # before it has the name: a crash in between leaves no open volume
             files.rename_new(self.path, name, to)
 
     def give_back(self, volume_id: str, name: str, to: str) -> None:

@@ -1,5 +1,6 @@
 """Create a volume, empty or from another one's content; delete, extend, take over and give up a volume."""
 
+import logging
 from typing import Any
 
 from sqlalchemy import Connection
@@ -28,6 +29,8 @@ from stillframe.volumes.operations.chain_steps import (
 from stillframe.volumes.operations.live_steps import RESIZE_LIVE
 from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.world import World
+
+LOG = logging.getLogger(__name__)
 
 
 def create_request(volume: Row, size: int, request_id: str) -> Request:
@@ -135,6 +138,7 @@ def _adopted(world: World, operation: Operation, args: Document) -> Document | N
 
 def _adopt(world: World, operation: Operation, args: Document) -> Document:
     using.refuse_if_used(world, share_of(world, operation), args["name"], "taken over")
+    LOG.info("volume %s: %s is taken over, with mode 0660", operation.intent["volume_id"], args["name"])
     share_of(world, operation).adopt(operation.intent["volume_id"], args["name"], args["to"])
     return made_sound(world, operation)
 
