@@ -1,13 +1,19 @@
-"""The look around on a timer: what libvirt has against what block storage records. It tells; it changes nothing."""
+"""The look around on a timer: what libvirt has against what block storage records. It tells what differs, and changes one
+thing: a detachment that the guest carried out after we had given it up is finished."""
 
 import logging
 import time
 
+from sqlalchemy import Connection
+
 from stillframe.compute import saved_notes, servers
+from stillframe.compute.operations import volumes as attachments
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
+from stillframe.context import new_request_id
 from stillframe.db import operations
 from stillframe.errors import StillframeError
+from stillframe.journal import record
 
 LOG = logging.getLogger(__name__)
 EVERY_SECONDS = 60.0
@@ -43,6 +49,7 @@ class Reconciler:
         with self._world.database.read() as connection:
             if operations.on_resource(connection, f"server:{server.id}") is not None:
                 return []
+        self._finish_late_detachments(server)
         recorded = {
             entry["volume_id"]: entry["connection_info"].get("name")
             for entry in self._world.storage.attachments_of(server.id)
@@ -63,3 +70,28 @@ class Reconciler:
         lines += [f"server {server.id} has volume {one}, which is not attached to it" for one in held.keys() - recorded]
         lines += [f"volume {one} is attached to server {server.id}, which lacks it" for one in recorded.keys() - held]
         return lines
+
+    def _finish_late_detachments(self, server: Server) -> None:
+        """QEMU carries out an unplug that the guest did not answer when the guest answers after all, at a reset at the latest
+        (qemu 7.2). By then the detachment was given up; asked for again, it finds the disk gone and releases the volume."""
+        if not server.view.active:
+            return
+        for entry in self._world.storage.attachments_of(server.id):
+            volume_id = entry["volume_id"]
+            if entry["status"] != "attached" or any(disk.volume_id == volume_id for disk in server.live.disks):
+                continue
+            with self._world.database.write() as connection:
+                if not _was_given_up(connection, server.id, volume_id):
+                    continue
+                intent = {"server_id": server.id, "volume_id": volume_id}
+                record.submit(connection, attachments.request("detach_volume", intent, new_request_id()))
+            LOG.info("server %s has let go of volume %s after all; it is released", server.id, volume_id)
+
+
+def _was_given_up(connection: Connection, server_id: str, volume_id: str) -> bool:
+    """Tells whether the last thing that was asked about the volume at the server is a detachment that failed."""
+    if operations.on_resource(connection, f"server:{server_id}") is not None:
+        return False
+    rows = operations.newest_on(connection, f"server:{server_id}", ("attach_volume", "detach_volume"))
+    last = next((row for row in rows if row["intent"]["volume_id"] == volume_id), None)
+    return last is not None and (last["kind"], last["state"]) == ("detach_volume", "undone")

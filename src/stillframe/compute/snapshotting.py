@@ -217,7 +217,8 @@ def _choose(world: World, server: Server, volumes: Any) -> tuple[list[tuple[Disk
 
 def _sorted_out(world: World, server: Server) -> tuple[Usable, list[dict[str, str]], dict[str, str]]:
     """Returns the volumes a set can have, the disks it cannot have, and a sentence for each volume among those."""
-    known = {entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id)}
+    attached = world.storage.attachments_of(server.id)
+    known = {entry["volume_id"]: entry["connection_info"] for entry in attached}
     usable: Usable = {}
     excluded: list[dict[str, str]] = []
     refused: dict[str, str] = {}
@@ -229,7 +230,21 @@ def _sorted_out(world: World, server: Server) -> tuple[Usable, list[dict[str, st
             excluded.append({"device": f"/dev/{disk.target}", "reason": reason})
             if disk.volume_id in known:
                 refused[str(disk.volume_id)] = f"volume {disk.volume_id} (/dev/{disk.target}) is {reason}"
+    for volume_id in sorted(known.keys() - {disk.volume_id for disk in server.live.disks}):
+        reason = _why_absent(server, known[volume_id])
+        excluded.append({"device": "none", "volume_id": volume_id, "reason": reason})
+        refused[volume_id] = f"volume {volume_id}: {reason}"
     return usable, excluded, refused
+
+
+def _why_absent(server: Server, info: Mapping[str, Any]) -> str:
+    """Why a volume that is attached by block storage's word is no disk of the server."""
+    if not info:
+        return "the volume is still being attached"
+    return (
+        f"block storage has it attached, but server {server.id} has no such disk now: it was unplugged, by hand or by a"
+        " detachment that the guest answered late. Detach it (openstack server remove volume), or attach it again"
+    )
 
 
 def _why_not(disk: Disk, known: Mapping[str, dict[str, Any]], active: bool) -> str | None:

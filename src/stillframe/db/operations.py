@@ -139,6 +139,13 @@ def alone_on_resources(connection: Connection, resources: Sequence[str]) -> list
     return many(connection, _ALONE_ON_RESOURCES, names=list(resources))
 
 
+def newest_on(connection: Connection, resource: str, kinds: Sequence[str]) -> list[Row]:
+    """Returns the operations of these kinds that ever named the resource, newest first."""
+    query = select(operations).join(held, held.c.operation_id == operations.c.id)
+    query = query.where(held.c.resource == resource, operations.c.kind.in_(kinds))
+    return many(connection, query.order_by(operations.c.seq.desc()).limit(1000))
+
+
 def of_kind_on(connection: Connection, resource: str, kind: str) -> bool:
     """Tells whether an operation of that kind has yet to begin on the resource."""
     query = select(operations.c.seq).join(held, held.c.operation_id == operations.c.id)

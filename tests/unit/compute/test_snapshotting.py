@@ -280,6 +280,22 @@ def test_every_disk_that_holds_data_and_is_not_in_a_set_is_named(
     assert row["excluded_disks"] == [{"device": "/dev/sda", "reason": "not a volume of block storage"}]
 
 
+@pytest.mark.parametrize(
+    ("info", "why"),
+    [({"name": f"volume-{OTHER_VOLUME}"}, "has no such disk now"), ({}, "is still being attached")],
+    ids=["unplugged", "being attached"],
+)
+def test_an_attached_volume_that_the_guest_lacks_is_named(make: Callable[[int], World], info: dict[str, Any], why: str) -> None:
+    world = make(1)
+    storage: Any = world.storage
+    storage.attachments.append({"volume_id": OTHER_VOLUME, "connection_info": info})
+    with pytest.raises(BadRequest, match=why):
+        snapshotting.create(world, context(), SERVER, {**ASKED, "volumes": [OTHER_VOLUME]})
+    (left_out,) = taken(world)["excluded_disks"]
+    assert (left_out["device"], left_out["volume_id"]) == ("none", OTHER_VOLUME)
+    assert why in left_out["reason"]
+
+
 def test_a_transient_disk_is_left_out_and_told(make: Callable[[int], World], monkeypatch: pytest.MonkeyPatch) -> None:
     world = with_disks(make(1), monkeypatch, transient(OTHER_VOLUME))
     storage: Any = world.storage

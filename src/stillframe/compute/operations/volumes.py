@@ -13,10 +13,10 @@ from stillframe.compute.shares import share_directory
 from stillframe.compute.world import World
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, StepFailed
 from stillframe.host import hypervisor, qemu_img, soundness
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
 
-ASK_AGAIN_SECONDS = 5.0
+STAY_SECONDS, LOOK_SECONDS = 1.0, 1.0  # at a guest that is asked to let go of a disk
 
 
 def request(kind: str, intent: Document, request_id: str) -> Request:
@@ -118,9 +118,8 @@ def _plug(world: World, operation: Operation, _args: Document) -> Document:
 
 
 def _unplug_begun(world: World, operation: Operation, args: Document) -> None:
-    server_id, volume_id = _ids(operation)
     try:
-        _take_out(world, server_id, volume_id)
+        _take_out(world, operation, "plug")
     except NotFound:
         return  # the server is gone, and with it the disk
 
@@ -146,40 +145,46 @@ def _unplugged(world: World, operation: Operation, _args: Document) -> Document 
 
 
 def _unplug(world: World, operation: Operation, _args: Document) -> Document:
-    server_id, volume_id = _ids(operation)
+    server_id, _volume_id = _ids(operation)
     servers.look(world, server_id).refuse_unless("detach")
-    _take_out(world, server_id, volume_id)
+    _take_out(world, operation, "unplug")
     return {}
 
 
-def _take_out(world: World, server_id: str, volume_id: str) -> None:
-    """Live first: while the guest holds the disk, its definition must go on naming it."""
+def _take_out(world: World, operation: Operation, step: str) -> None:
+    """Live first: while the guest holds the disk, its definition must go on naming it. Raises NotYet while the guest has not
+    answered, and StepFailed when that lasts too long."""
+    server_id, volume_id = _ids(operation)
     server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
     if server.view.active and _has(server.live, volume_id):
-        _take_out_live(world, domain, server, volume_id)
+        _take_out_live(world, domain, server, operation, step)
     disk = server.inactive.disk_of(volume_id) if server.inactive else None
     if disk is not None and server.view.inactive_xml:
         xml = domain_xml.disk_element(server.view.inactive_xml, disk.target)
         hypervisor.detach_device(domain, xml, live=False, config=True)
 
 
-def _take_out_live(world: World, domain: object, server: Server, volume_id: str) -> None:
+def _take_out_live(world: World, domain: object, server: Server, operation: Operation, step: str) -> None:
+    """Most guests answer within moments, and are waited for that long; for others the step comes back."""
+    _server_id, volume_id = _ids(operation)
     disk = server.live.disk_of(volume_id)
     assert disk is not None
-    xml = domain_xml.disk_element(server.view.xml, disk.target)
-    end = time.monotonic() + world.settings.compute.detach_timeout_seconds
-    ask_at = 0.0
-    while time.monotonic() < end:
+    _ask_to_go(domain, domain_xml.disk_element(server.view.xml, disk.target))
+    end = time.monotonic() + STAY_SECONDS
+    while True:
         now = servers.look(world, server.id)
         if not now.view.active or not _has(now.live, volume_id):
             return
-        if time.monotonic() >= ask_at:
-            _ask_to_go(domain, xml)
-            ask_at = time.monotonic() + ASK_AGAIN_SECONDS
+        if time.monotonic() >= end:
+            break
         time.sleep(0.1)
+    waited = operation.notes(step).get("waited", 0.0) + STAY_SECONDS
+    if waited < world.settings.compute.detach_timeout_seconds:
+        raise NotYet(LOOK_SECONDS, {"waited": waited + LOOK_SECONDS})
     raise StepFailed(
         f"the guest of server {server.id} did not let go of disk {disk.target} within"
-        f" {world.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat"
+        f" {world.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat. Should the guest let go of"
+        " it later, at a reset for instance, the volume is released then"
     )
 
 

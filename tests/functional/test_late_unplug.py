@@ -1,0 +1,69 @@
+"""A disk that leaves its guest late: told while nobody has looked, and released when somebody does. By the real QEMU."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from stillframe.compute.domain_xml import NAMESPACE
+from tests.support import qemu_io
+from tests.support.content import digest
+from tests.support.lab import Lab, open_lab
+from tests.support.stack import wait_for
+
+# A machine without a system to answer an unplug; QEMU carries it out at the next reset.
+DOMAIN = f"""<domain type='qemu'><name>deaf</name>
+<metadata><sf:owner xmlns:sf="{NAMESPACE}" project="demo" user="operator"/></metadata><memory unit='MiB'>64</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><devices><memballoon model='none'/></devices>
+</domain>"""
+
+
+@pytest.fixture
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = open_lab(tmp_path_factory.mktemp("unplug"), "[compute]\ndetach_timeout_seconds = 2\n")
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
+def volumes_of(lab: Lab, server_id: str) -> list[str]:
+    found = lab.api.ok("compute", "GET", f"/servers/{server_id}/os-volume_attachments")["volumeAttachments"]
+    return [each["volumeId"] for each in found]
+
+
+def test_a_disk_that_left_late_is_told_and_then_released(lab: Lab) -> None:
+    domain = lab.stack.hypervisor.connection().defineXML(DOMAIN)
+    server_id = domain.UUIDString()
+    try:
+        domain.create()
+        stays, goes = lab.api.create_volume("stays"), lab.api.create_volume("goes")
+        qemu_io.write(lab.stack.share, f"volume-{goes}", b"of the volume that goes")
+        before = digest(lab.stack.share, f"volume-{goes}")
+        lab.api.attach(server_id, stays)
+        lab.api.attach(server_id, goes)
+        lab.api.ok("compute", "DELETE", f"/servers/{server_id}/os-volume_attachments/{goes}")
+        wait_for(lambda: "did not let go" in lab.stack.log.read_text(), "the detachment's end", 60)
+        assert sorted(volumes_of(lab, server_id)) == sorted([stays, goes])
+        domain.reset(0)
+        wait_for(lambda: goes not in domain.XMLDesc(0), "the unplug")
+        refused = lab.api.send(
+            "compute",
+            "POST",
+            f"/servers/{server_id}/os-assisted-snapshots",
+            {"assisted_snapshot": {"quiesce": "never", "volumes": [goes]}},
+        )
+        assert refused.status_code == 400
+        assert "has no such disk now" in refused.text
+        found = lab.api.take(server_id, quiesce="never")
+        assert [each["volume_id"] for each in found["volumes"]] == [stays]
+        assert [each.get("volume_id") for each in found["excluded_disks"]] == [goes]
+        lab.stack.stop()
+        lab.stack.start()  # what looks once a minute looks when it starts
+        wait_for(lambda: lab.api.volume(goes)["status"] == "available", "the release", 60)
+        assert volumes_of(lab, server_id) == [stays]
+        assert lab.api.volume(goes)["attachments"] == []
+        assert digest(lab.stack.share, f"volume-{goes}") == before
+    finally:
+        domain = lab.stack.hypervisor.domain(server_id)
+        domain.destroy()
+        domain.undefine()

@@ -1,0 +1,86 @@
+"""The look around: a detachment that was given up and carried out later is finished, and nothing else is changed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.compute.operations import volumes as attachments
+from stillframe.compute.reconcile import Reconciler
+from stillframe.compute.world import World
+from stillframe.db import operations
+from stillframe.db.engine import Database
+from stillframe.journal import record
+from tests.unit.builders import SERVER, SHARE, VOLUME, new_id
+from tests.unit.compute import fakes
+
+NAME = f"volume-{VOLUME}"
+ATTACHED = {"volume_id": VOLUME, "status": "attached", "connection_info": {"name": NAME}}
+
+
+def look(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *disks: str) -> World:
+    """One look at a running server with these disks, to which block storage has the volume attached."""
+    monkeypatch.setattr("stillframe.compute.saved_notes.look", lambda *_: None)
+    views = [fakes.view(fakes.domain_xml(*disks), fakes.domain_xml(*disks))]
+    world = fakes.world(database, tmp_path, views, monkeypatch, fakes.Storage([dict(ATTACHED)]))
+    Reconciler(world).look()
+    return world
+
+
+def ended(database: Database, kind: str, state: str) -> None:
+    with database.write() as connection:
+        intent: dict[str, Any] = {"server_id": SERVER, "volume_id": VOLUME, "target": "vda"}
+        operation_id = record.submit(connection, attachments.request(kind, intent, "r"))
+        connection.exec_driver_sql("UPDATE operations SET state = ? WHERE id = ?", (state, operation_id))
+        operations.release_resources(connection, operation_id)
+
+
+def asked(database: Database) -> list[str]:
+    with database.read() as connection:
+        return [row["kind"] for row in operations.unfinished(connection, "compute")]
+
+
+def test_a_detachment_that_the_guest_carried_out_late_is_finished(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(database, "attach_volume", "done")
+    ended(database, "detach_volume", "undone")
+    look(database, tmp_path, monkeypatch)
+    assert asked(database) == ["detach_volume"]
+    look(database, tmp_path, monkeypatch)
+    assert asked(database) == ["detach_volume"], "once"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        [("attach_volume", "done")],
+        [("detach_volume", "undone"), ("attach_volume", "done")],
+        [("detach_volume", "parked")],
+    ],
+)
+def test_a_disk_that_went_for_another_reason_is_only_told_of(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[tuple[str, str]]
+) -> None:
+    for kind, state in before:
+        ended(database, kind, state)
+    kept = asked(database)
+    look(database, tmp_path, monkeypatch)
+    assert asked(database) == kept
+
+
+def test_a_disk_that_is_still_there_is_left_there(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(database, "detach_volume", "undone")
+    look(database, tmp_path, monkeypatch, fakes.disk_xml("vda", f"{SHARE}/{NAME}", VOLUME))
+    assert asked(database) == []
+
+
+def test_another_volumes_detachment_says_nothing(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with database.write() as connection:
+        intent = {"server_id": SERVER, "volume_id": new_id()}
+        operation_id = record.submit(connection, attachments.request("detach_volume", intent, "r"))
+        connection.exec_driver_sql("UPDATE operations SET state = 'undone' WHERE id = ?", (operation_id,))
+        operations.release_resources(connection, operation_id)
+    look(database, tmp_path, monkeypatch)
+    assert asked(database) == []
