@@ -37,7 +37,7 @@ class WorkerPart:
 def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
     world = volumes_world.open_world(settings, database)
     for pool in world.backends.pools:
-        pool.refuse_foreign()  # before anything of this worker runs
+        pool.begin()
     rounds = itertools.count()
     journal = Journal(database, "volumes", this_process(settings.host), settings.lease_seconds)
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,15 @@ class Pool:
         prober = None if self.options.volume_driver == "local" else Prober(path, self.options.probe_seconds)
         return DirectoryShare(path, share_id, self.minimum_free, self._raw_files, prober, deployment)
 
-    def refuse_foreign(self) -> None:
-        """Raises ForeignShare when a local share's marker names another deployment. One that has to be mounted first is looked
-        at when it is first used."""
-        if self.options.volume_driver == "local":
-            path = Path(self.export.export)
-            directory.refuse_foreign(path, directory.marker_of(path), deployments.own(self.database))
+    def begin(self) -> None:
+        """Makes a local share ready, before anybody is told that the service is. What has to be mounted is mounted when it is
+        first used. Raises ForeignShare when its marker names another deployment."""
+        if self.options.volume_driver != "local":
+            return
+        path = Path(self.export.export)
+        directory.refuse_foreign(path, directory.marker_of(path), deployments.own(self.database))
+        with suppress(ShareUnavailable, BadConfiguration):  # told to whoever uses it
+            self.share()
 
     def _remembered(self, share_id: str) -> str:
         """Another worker may have opened the share for the first time at the same moment."""
