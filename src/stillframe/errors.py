@@ -189,7 +189,7 @@ class Parked(StillframeError):
     """What is found fits neither before nor after; a person has to look. Nothing is touched."""
 
     code, status = "parked", 409
-    hint = "Read the message, put the named thing right, and restart the worker: it looks again."
+    hint = "Read the message and put the named thing right; then 'stillframe operation retry ID' has it looked at again."
 
 
 class Cancelled(StillframeError):

@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
-from stillframe.db import attachments, operations, snapshots, volumes
+from stillframe.db import assisted_snapshots, attachments, operations, snapshots, volumes
+from stillframe.db.tables import operations as operations_table
 from stillframe.host import files, hypervisor
+from stillframe.journal import record
 from stillframe.journal.failpoints import VARIABLE
 from stillframe.volumes.doctor import holding
 from stillframe.volumes.doctor.findings import KINDS
+from stillframe.volumes.operations import chain_record
 from tests.support import qemu_io
 from tests.support.desk import Desk
 from tests.support.lab import open_lab
@@ -501,6 +505,45 @@ def test_a_parked_operation_and_nothing_of_its_volume_is_touched(desk: Desk) -> 
     fixed(desk)
 
 
+def test_a_parked_operation_is_retried_by_its_id_while_the_services_run(desk: Desk) -> None:
+    volume_id = desk.volume()
+    desk.settle()
+    with desk.database().write() as connection:
+        parked = record.submit(connection, chain_record.request(volume_id, "r"))
+        connection.execute(update(operations_table).where(operations_table.c.id == parked).values(state="parked"))
+
+    def state() -> str:
+        with desk.database().read() as connection:
+            row = operations.get(connection, parked)
+        assert row is not None
+        return str(row["state"])
+
+    assert one(desk, "parked_operation")["volume_id"] == volume_id
+    assert desk.run(["operation", "retry"], str(uuid.uuid4())).code != 0
+    assert state() == "parked"
+    assert desk.run(["operation", "retry"], parked).code == 0
+    wait_for(lambda: state() == "done", "the operation")
+    assert desk.run(["operation", "retry"], parked).code != 0, "it is not parked any more"
+
+
+def test_a_set_called_error_whose_snapshots_are_good_is_found_and_mended(desk: Desk) -> None:
+    volume_id, set_id = desk.volume(), str(uuid.uuid4())
+    snapshot_id = desk.api.ok("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume_id}})["snapshot"]["id"]
+    desk.settle()
+    entry = {"volume_id": volume_id, "snapshot_id": snapshot_id, "method": "assisted", "status": "error", "error": "a clone"}
+    with desk.database().write() as connection:
+        row: dict[str, Any] = {"id": set_id, "project_id": "demo", "user_id": "member", "server_id": str(uuid.uuid4())}
+        row |= {"name": None, "description": None, "metadata": {}, "progress": 100, "quiesce": "preferred"}
+        row |= {"status": "error", "fault": "not all were deleted", "volumes": [entry], "excluded_disks": []}
+        assisted_snapshots.insert(connection, row)
+    assert set_id in one(desk, "set_is_good")["what"]
+    fixed(desk)
+    with desk.database().read() as connection:
+        found_row = assisted_snapshots.get(connection, set_id, None)
+    assert found_row is not None
+    assert found_row["status"] == "available"
+
+
 def test_a_volume_with_an_operation_is_not_judged(desk: Desk) -> None:
     volume_id = desk.volume()
     (desk.share / f"volume-{volume_id}").chmod(0o644)
@@ -681,5 +724,6 @@ def test_a_busy_service_is_never_mistaken_for_a_broken_one(desk: Desk) -> None:
 
 
 def test_no_kind_of_finding_is_without_a_test() -> None:
-    text = Path(__file__).read_text() + Path(__file__).with_name("test_saved_servers.py").read_text()
+    beside = ("test_saved_servers.py", "test_vanished_server.py", "test_late_unplug.py")
+    text = "".join(Path(__file__).with_name(name).read_text() for name in (Path(__file__).name, *beside))
     assert [kind for kind in KINDS if f'"{kind}"' not in text] == []

@@ -7,6 +7,7 @@ import pytest
 from stillframe.compute.domain_xml import NAMESPACE
 from tests.support import qemu_io
 from tests.support.content import digest
+from tests.support.desk import Desk
 from tests.support.lab import Lab, open_lab
 from tests.support.stack import wait_for
 
@@ -46,6 +47,7 @@ def test_a_disk_that_left_late_is_told_and_then_released(lab: Lab) -> None:
         assert sorted(volumes_of(lab, server_id)) == sorted([stays, goes])
         domain.reset(0)
         wait_for(lambda: goes not in domain.XMLDesc(0), "the unplug")
+        assert [each["kind"] for each in Desk(lab).document("--quick")["findings"]] == ["disk_left_guest"]
         refused = lab.api.send(
             "compute",
             "POST",

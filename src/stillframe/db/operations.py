@@ -118,9 +118,15 @@ def free(connection: Connection, service: str, owner: str) -> None:
 def unpark(connection: Connection, service: str) -> None:
     """Lets parked operations be looked at once more; forward or back is decided from what is found."""
     for row in many(connection, select(operations).where(operations.c.service == service, operations.c.state == "parked")):
-        state = "undoing" if BACK in row["evidence"] else "running"
-        query = update(operations).where(operations.c.id == row["id"])
-        connection.execute(query.values(state=state, lease_until=0.0, attempts=0))
+        unpark_one(connection, row)
+
+
+def unpark_one(connection: Connection, row: Row) -> bool:
+    """Lets one parked operation be looked at once more; False when it is not parked, or not as it was read."""
+    state = "undoing" if BACK in row["evidence"] else "running"
+    query = update(operations).where(operations.c.id == row["id"], operations.c.epoch == row["epoch"])
+    query = query.where(operations.c.state == "parked")
+    return touched(connection, query.values(state=state, lease_until=0.0, attempts=0)) == 1
 
 
 def on_resource(connection: Connection, resource: str, shared: bool = False) -> Row | None:

@@ -1,17 +1,18 @@
-"""``stillframe operation list|show``: what the journal holds, parked operations with the sentence a person needs."""
+"""``stillframe operation list|show|retry``: what the journal holds, parked operations with the sentence a person needs."""
 
 import argparse
 import json
 from datetime import datetime
 from typing import Any
 
+from cliff.command import Command
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
 from stillframe import config
 from stillframe.db import operations
 from stillframe.db.engine import Database
-from stillframe.errors import NotFound
+from stillframe.errors import Conflict, NotFound
 
 
 def _database(parsed: argparse.Namespace) -> Database:
@@ -61,6 +62,23 @@ class Show(ShowOne):
             raise NotFound(f"there is no operation {parsed_args.operation}")
         names = tuple(row)
         return names, tuple(_shown(row[name]) for name in names)
+
+
+class Retry(Command):
+    """Let a parked operation be looked at again by the running worker, after what it names was put right"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = _add_options(super().get_parser(prog_name))
+        parser.add_argument("operation", metavar="ID")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        with _database(parsed_args).write() as connection:
+            row = operations.get(connection, parsed_args.operation)
+            if row is None:
+                raise NotFound(f"there is no operation {parsed_args.operation}")
+            if not operations.unpark_one(connection, row):
+                raise Conflict(f"operation {row['id']} is {row['state']}: only a parked operation can be retried")
 
 
 def _shown(value: Any) -> Any:

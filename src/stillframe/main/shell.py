@@ -18,6 +18,7 @@ COMMANDS = {
     "worker": "stillframe.main.services:Worker",
     "operation list": "stillframe.main.operations:List",
     "operation show": "stillframe.main.operations:Show",
+    "operation retry": "stillframe.main.operations:Retry",
     "doctor": "stillframe.main.doctor:Doctor",
     "rebuild": "stillframe.main.rebuild:Rebuild",
     "manage-share": "stillframe.main.rebuild:ManageShare",

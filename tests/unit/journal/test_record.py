@@ -219,3 +219,16 @@ def test_what_is_unfinished_is_listed_in_order_with_what_is_parked(journal: Jour
         totals = {row["state"]: (row["amount"], row["bytes"]) for row in operations.totals(connection)}
     assert totals == {"done": (2, 2), "parked": (1, 0), "running": (1, 0)}
     assert {first, second}.isdisjoint({third, fourth})
+
+
+def test_one_parked_operation_is_looked_at_again_and_no_other(journal: Journal) -> None:
+    first, other = (submit(journal.database, ["one"], resources=[f"server:{each}"]) for each in "ab")
+    for operation in journal.claim_all():
+        journal.finish(operation, kind_of(()), "parked", StepFailed("why"))
+        journal.let_go(operation)
+    with journal.database.write() as connection:
+        row = operations.get(connection, first)
+        assert row and operations.unpark_one(connection, row)
+        assert not operations.unpark_one(connection, row)
+    assert ids(journal) == [first]
+    assert row_of(journal.database, other)["state"] == "parked"

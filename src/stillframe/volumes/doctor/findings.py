@@ -103,7 +103,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "parked_operation": Kind(
         "An operation stopped because what it found fits neither before nor after. Its volume or server is locked.",
-        "Read the message, put the named thing right, restart the worker. See the how-to on parked operations.",
+        "Read the message, put the named thing right, then 'stillframe operation retry ID'. The how-to on parked operations"
+        " has an example.",
     ),
     "abandoned_repair": Kind(
         "A doctor died while it repaired. What it did is in its undo log; its volume is locked.",
