@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stillframe.chain import names
+from stillframe.chain.image import Image
 from stillframe.context import Context
 from stillframe.db import volumes
-from stillframe.errors import BadImage, BadRequest, NotFound
+from stillframe.errors import BadImage, BadRequest, FileInUse, HostCommandFailed, NotFound
 from stillframe.volumes import using, volume_making
 from stillframe.volumes.backends import Pool
 from stillframe.volumes.drivers.contract import Share
@@ -34,19 +35,24 @@ def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
         raise NotFound(f"the share {pool.export.export} has no file {name!r}")
     _refuse_ours(world, name)
     image = share.image(name, wanted.get("format") or "qcow2")
+    _refuse_unfit(share, name, image, using.described(world, share))
+    whole = {**wanted, "size": image.size // GIB}
+    columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
+    making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
+    return volume_making.insert(world, context, whole, type_row, making)
+
+
+def _refuse_unfit(share: Share, name: str, image: Image, named: using.Described) -> None:
+    """The one answer of the request and of the list. Raises BadImage, FileInUse."""
     if image.backing is not None:
         raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
-    using.refuse_if_used(world, share, name, "taken over")
+    using.refuse_users(share, name, named, "taken over")
     if image.size % GIB:
         raise BadImage(
             f"{name} has {image.size} bytes, which are no whole GiB; while nobody has it open, grow it with"
             f" 'qemu-img resize -f {image.format} {name} {-(-image.size // GIB)}G'"
         )
     share.check_whole(name, image.format)
-    whole = {**wanted, "size": image.size // GIB}
-    columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
-    making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
-    return volume_making.insert(world, context, whole, type_row, making)
 
 
 def _refuse_ours(world: World, name: str) -> None:
@@ -83,15 +89,9 @@ def _entry(world: World, share: Share, name: str, named: using.Described) -> dic
         image = share.image(name, "qcow2")
         entry["size"] = -(-image.size // GIB)
         _refuse_ours(world, name)
-        if image.backing is not None:
-            return {**entry, "reason_not_safe": f"it is based on {image.backing}"}
-        used = using.users(share, name, named)
-        if used:
-            return {**entry, "reason_not_safe": f"in use: {'; '.join(used[:10])}"}
-        if image.size % GIB:
-            return {**entry, "reason_not_safe": f"its size of {image.size} bytes is no whole GiB"}
+        _refuse_unfit(share, name, image, named)
         return {**entry, "safe_to_manage": True}
-    except BadImage as error:
+    except (BadImage, FileInUse, HostCommandFailed) as error:
         return {**entry, "reason_not_safe": error.message}
     except BadRequest:
         parsed = names.parse(name)

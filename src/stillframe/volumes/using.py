@@ -22,7 +22,12 @@ def users(share: Share, name: str, named: Described) -> list[str]:
 
 def refuse_if_used(world: World, share: Share, name: str, verb: str) -> None:
     """``verb`` says what was to be done, such as "taken over". Raises FileInUse naming every user, ServiceUnavailable."""
-    found = users(share, name, described(world, share))
+    refuse_users(share, name, described(world, share), verb)
+
+
+def refuse_users(share: Share, name: str, named: Described, verb: str) -> None:
+    """As ``refuse_if_used``, for who has asked compute already. Raises FileInUse."""
+    found = users(share, name, named)
     if found:
         raise FileInUse(f"{name} cannot be {verb}: {'; '.join(found[:10])}", users=found[:100])
 

@@ -10,7 +10,7 @@ from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
 from stillframe.db import operations, volume_types, volumes
 from stillframe.db.engine import Database
-from stillframe.errors import BadImage, BadRequest, FileInUse, NotFound, ServiceUnavailable, StillframeError
+from stillframe.errors import BadImage, BadRequest, FileInUse, NotFound, NotSound, ServiceUnavailable, StillframeError
 from stillframe.volumes import managing
 from stillframe.volumes.world import World
 from tests.unit import builders
@@ -159,9 +159,21 @@ def test_files_are_listed_with_what_speaks_against_them(world: World) -> None:
     assert set(found) == {FOREIGN, "chained", "odd", "raw", base_name(VOLUME)}
     assert found[base_name(VOLUME)]["cinder_id"] == VOLUME
     assert [name for name, entry in found.items() if entry["safe_to_manage"]] == []
-    assert found[FOREIGN]["reason_not_safe"] == "in use: chained is based on it"
-    assert found["odd"]["reason_not_safe"] == f"its size of {GIB + 1} bytes is no whole GiB"
-    assert found["chained"]["reason_not_safe"] == f"it is based on {FOREIGN}"
+    assert found[FOREIGN]["reason_not_safe"] == f"{FOREIGN} cannot be taken over: chained is based on it"
+    assert f"odd has {GIB + 1} bytes, which are no whole GiB" in found["odd"]["reason_not_safe"]
+    assert found["chained"]["reason_not_safe"].startswith(f"chained is backed by {FOREIGN};")
     share.entries.pop("chained")
     again = {entry["reference"]["source-name"]: entry for entry in managing.manageable(world, ADMIN, HOST)}
     assert (again[FOREIGN]["safe_to_manage"], again[FOREIGN]["size"]) == (True, 2)
+
+
+def test_the_list_says_of_a_damaged_file_what_the_request_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(name: str, _format: str) -> None:
+        raise NotSound(f"{name} is damaged")
+
+    monkeypatch.setattr(fakes.memory(world), "check_whole", damaged)
+    with pytest.raises(NotSound) as refused:
+        manage(world)
+    found = {entry["reference"]["source-name"]: entry for entry in managing.manageable(world, ADMIN, HOST)}
+    assert not found[FOREIGN]["safe_to_manage"]
+    assert found[FOREIGN]["reason_not_safe"] == refused.value.message
