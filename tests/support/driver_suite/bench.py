@@ -267,6 +267,11 @@ def calls(scratch: Path) -> dict[str, Call]:
         "stamp": lambda share, volume: share.stamp(volume.base),
         "allocated": lambda share, volume: share.allocated(volume.base),
         "dependants": lambda share, volume: share.dependants(volume.base),
+        "foreign_readers": lambda share, volume: share.foreign_readers(volume.id),
+        "users": lambda share, volume: share.users(volume.base),
+        "check_sound": lambda share, volume: share.check_sound(volume.id),
+        "check_whole": lambda share, volume: share.check_whole(volume.base, "qcow2"),
+        "make_sound": lambda share, volume: share.make_sound(volume.id),
     }
 
 

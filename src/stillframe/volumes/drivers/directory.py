@@ -326,13 +326,15 @@ def claim(path: Path, deployment: str, taken_from: str | None = None) -> str:
     """Makes the share ours: its marker, which is made on first use, names ``deployment`` afterwards. One that names another
     one is taken over only with that one's id as ``taken_from``. Returns the share's id. Raises ShareUnavailable,
     ForeignShare."""
-    share_id = prepare(path)
+    share_id = prepare(path, deployment)
     with files.share_errors(path):
         found = _marker(path)
         if taken_from is None or found.get("deployment") != taken_from:
             refuse_foreign(path, found, deployment)
         if found.get("deployment") != deployment:
-            files.write_json(path, MARKER, {**found, "deployment": deployment})
+            with suppress(FileNotFoundError):  # another process of ours did the same at the same moment
+                files.write_json(path, MARKER, {**found, "deployment": deployment})
+            refuse_foreign(path, _marker(path), deployment)
     return share_id
 
 
@@ -349,13 +351,13 @@ def marker_of(path: Path) -> Any:
     return None
 
 
-def prepare(path: Path) -> str:
-    """Makes the marker of a share on first use; returns the share's id, the same to all who do it at once. Raises
-    ShareUnavailable."""
+def prepare(path: Path, deployment: str | None = None) -> str:
+    """Makes the marker of a share on first use, for ``deployment`` if it is given; returns the share's id, the same to all who
+    do it at once. Raises ShareUnavailable."""
     with files.share_errors(path):
         found = _marker(path)
         if found is None:
-            made = {"share_id": str(uuid.uuid4())}
+            made = {"share_id": str(uuid.uuid4())} | ({"deployment": deployment} if deployment else {})
             temporary = f".tmp.{made['share_id']}"
             files.write_json(path, temporary, made)
             try:
