@@ -12,6 +12,7 @@ from tests.demo import deletions
 from tests.demo.stage import Stage
 from tests.support.content import DiskContent, of_one_instant, read_disk
 from tests.support.guest.domain import Guest
+from tests.support.site import journal_is_empty
 from tests.support.stack import wait_for
 
 DISKS = 3
@@ -109,6 +110,7 @@ def _failed_try(stage: Stage, guest: Guest) -> None:
     with stage.act("stopping the guest agent"):
         guest.execute("killall qemu-ga", wait=False)
         wait_for(lambda: not guest.agent_answers(), "the agent's end")
+    wait_for(lambda: journal_is_empty(stage.stack), "the end of what the deletions left to do")
     before = _everything(stage, guest)
     done = stage.command("assisted-snapshot", "create", "--quiesce", "required", "--name", "third", "--wait", "demo")
     stage.console.print(f"  [yellow]{done.stderr.strip()}[/]")

@@ -425,7 +425,10 @@ def test_a_hook_that_takes_longer_than_the_deadline_is_told_apart_from_the_freez
     another_agent(lab, f"{AGENT} -F/tmp/hook")
     before = len(lab.guest.beats())
     try:
-        found = lab.api.take(lab.guest.id, quiesce="required", hook_timeout=20)
+        for _ in range(3):  # a guest that hardly gets a processor may miss the moment in which the agent's file is there
+            found = lab.api.take(lab.guest.id, quiesce="required", hook_timeout=20)
+            if found["status"] != "available" or found["consistency"]["timings"]["hooks_before_ms"] is not None:
+                break
     finally:
         another_agent(lab, AGENT)
     outcome = found["consistency"]

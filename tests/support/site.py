@@ -16,16 +16,16 @@ from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab, open_lab
 from tests.support.pattern import CLUSTER, Pattern, seen
 from tests.support.qcow2_content import Memory, digest, digests
-from tests.support.stack import read_when_there, wait_for
+from tests.support.stack import Stack, read_when_there, wait_for
 
 KINDS = ("commit", "commit_active", "pull")
 LARGE = 36  # clusters the other side has more than what is copied
 Content = dict[int, bytes]
 
 
-def journal_is_empty(lab: Lab) -> bool:
+def journal_is_empty(stack: Stack) -> bool:
     """Nothing is under way. What is parked waits for a person, and that is a failure."""
-    database = Database(f"sqlite:///{lab.stack.state_dir}/stillframe.sqlite")
+    database = Database(f"sqlite:///{stack.state_dir}/stillframe.sqlite")
     with database.read() as connection:
         rows = [row for service in ("volumes", "compute") for row in operations.unfinished(connection, service)]
     database.close()
@@ -187,7 +187,7 @@ class Site:
             return
         if not lab.stack.running:
             lab.stack.start()
-        wait_for(lambda: journal_is_empty(lab), "the operations before")
+        wait_for(lambda: journal_is_empty(lab.stack), "the operations before")
         lab.stack.kill()
         lab.stack.start(failpoint)
         self.armed = failpoint
@@ -197,7 +197,7 @@ class Site:
         self.lab.stack.wait_killed()
         self.lab.stack.start(following)
         self.armed = following
-        wait_for(lambda: journal_is_empty(self.lab), "the recovery", 60)
+        wait_for(lambda: journal_is_empty(self.lab.stack), "the recovery", 60)
 
     # --- what must hold
 
@@ -227,7 +227,7 @@ class Site:
 
     def sound(self) -> None:
         """No guest held or frozen, no file without an owner, headers and rows agree, nothing hidden is left over."""
-        wait_for(lambda: journal_is_empty(self.lab), "the journal")
+        wait_for(lambda: journal_is_empty(self.lab.stack), "the journal")
         # Of a guest that died while it was held, the watchdog forgets at its next look.
         wait_for(
             lambda: freeze_record.read_all(self.lab.stack.state_dir / "freeze") == [], "the watchdog to have no guest left"
@@ -245,7 +245,7 @@ class Site:
     # --- the guest
 
     def restart_guest(self) -> None:
-        wait_for(lambda: journal_is_empty(self.lab), "the journal")
+        wait_for(lambda: journal_is_empty(self.lab.stack), "the journal")
         self.lab.guest.console.write_text("")
         self.lab.guest.start()
         self.wait_up(0)

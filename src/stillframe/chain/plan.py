@@ -7,7 +7,7 @@ from stillframe.chain import merge, names
 from stillframe.chain.image import Image
 from stillframe.chain.steps import CreateOverlay, Record, Rename, Resize, Step, Trash
 from stillframe.chain.tree import Tree, check, with_image, without_image
-from stillframe.errors import Conflict
+from stillframe.errors import ChainConflict, Conflict
 
 UNDO = "the undo of a revert"
 Visible = Callable[[str], Sequence[int]]  # of a file: bytes its reader finds in it, in what backs it, and so on down
@@ -46,7 +46,7 @@ def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible, running:
     """
     check(tree)
     for snapshot_id in snapshot_ids:
-        linked = tree.shared.get(tree.snapshots[snapshot_id], ())
+        linked = tree.shared.get(_file_of(tree, snapshot_id), ())
         if linked:
             raise Conflict(
                 f"snapshot {snapshot_id} cannot be deleted: {len(linked)} linked volumes read it, the first is {linked[0]}",
@@ -57,13 +57,20 @@ def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible, running:
     return _release(replace(tree, snapshots=kept), freed, visible, running)
 
 
+def _file_of(tree: Tree, snapshot_id: str) -> str:
+    """The file that holds the snapshot. Raises ChainConflict for one that went after it was looked up."""
+    if snapshot_id not in tree.snapshots:
+        raise ChainConflict(f"snapshot {snapshot_id} is not among those of volume {tree.volume_id} any more")
+    return tree.snapshots[snapshot_id]
+
+
 def revert(tree: Tree, snapshot_id: str, overlay: str, removed: Collection[str], visible: Visible) -> Plan:
     """A new active file on the snapshot's data; the file active so far is held until the revert can no more be undone.
 
     ``removed`` are newer snapshots that go; their files stay as long as the undo does.
     """
     before = tree.active
-    steps, after = _overlay(tree, overlay, tree.snapshots[snapshot_id], 1 << 30)
+    steps, after = _overlay(tree, overlay, _file_of(tree, snapshot_id), 1 << 30)
     kept = {key: file for key, file in tree.snapshots.items() if key not in removed}
     older = [file for reason, file in tree.holds.items() if reason == UNDO]
     after = replace(after, active=overlay, snapshots=kept, holds={**tree.holds, UNDO: before})

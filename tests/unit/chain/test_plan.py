@@ -299,6 +299,13 @@ def test_several_at_once_copy_everything_but_the_largest(visible: tuple[int, ...
     assert list(found.after.images) == [BASE.name]
 
 
+def test_a_snapshot_that_went_meanwhile_is_a_conflict_and_no_defect() -> None:
+    with pytest.raises(ChainConflict, match="any more"):
+        plan.delete(TWO, [OTHER_VOLUME], lambda _name: ())
+    with pytest.raises(ChainConflict, match="any more"):
+        plan.revert(TWO, OTHER_VOLUME, overlay_name(VOLUME, OTHER_VOLUME), [], lambda _name: ())
+
+
 def test_a_snapshot_that_a_linked_volume_reads_is_refused_naming_it() -> None:
     shared = replace(TWO, shared={FIRST.name: (OTHER_VOLUME,)})
     with pytest.raises(Conflict, match=OTHER_VOLUME) as told:
