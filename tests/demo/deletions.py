@@ -106,12 +106,12 @@ def tell_the_end(stage: Stage, guest: Guest, volumes: list[str]) -> None:
     hypervisor.power(guest.domain, "destroy")
     base = base_name(volumes[1])
     with stage.act("waiting until the service has given data-2 its own name back, on the share and in the definition"):
-        wait_for(lambda: _named(guest) == base and _strange(stage, volumes) == [], "the base name", 40)
+        wait_for(lambda: _named(guest) == base and strange_files(stage, volumes) == [], "the base name", 40)
     stage.show("chain", "show", "data-2")
     stage.prove(
         files.exists(stage.stack.share, base) and _named(guest) == base, "data-2 is one file with the volume's own name again"
     )
-    stage.prove(_strange(stage, volumes) == [], "no file is left over on the share")
+    stage.prove(strange_files(stage, volumes) == [], "no file is left over on the share")
     with stage.act("replaying the journals of copies of the volumes and reading them"):
         seen = [_look(stage, chain, disk) for chain, disk in zip(_chains(stage, volumes), ("vda", "vdb", ""), strict=True)]
     stage.prove(all(counter >= told for counter, _ in seen), f"every volume holds the last round the guest told, {told}")
@@ -124,7 +124,7 @@ def _named(guest: Guest) -> str | None:
     return next((disk.name for disk in disks if disk.target == "vdb"), None)
 
 
-def _strange(stage: Stage, volumes: list[str]) -> list[str]:
+def strange_files(stage: Stage, volumes: list[str]) -> list[str]:
     """Files on the share that belong to no volume's chain and are not its documents."""
     known = {".share-id"} | {f"volume-{volume_id}.{kind}" for volume_id in volumes for kind in ("info", "record")}
     known |= {str(each["name"]) for chain in _chains(stage, volumes) for each in chain["files"]}

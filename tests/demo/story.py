@@ -28,7 +28,7 @@ def tell(stage: Stage) -> int:
         _prove_content(stage, guest, found)
         _draw_chains(stage)
         deletions.tell(stage, guest, volumes, found)
-    _failed_try(stage, guest)
+    _failed_try(stage, guest, volumes)
     if found is not None:
         deletions.tell_the_end(stage, guest, volumes)
     return _summary(stage, time.monotonic() - began)
@@ -105,17 +105,21 @@ def _draw_chains(stage: Stage) -> None:
         stage.show("chain", "show", f"data-{number}")
 
 
-def _failed_try(stage: Stage, guest: Guest) -> None:
+def _failed_try(stage: Stage, guest: Guest, volumes: list[str]) -> None:
     stage.console.rule("A try that has to fail")
     with stage.act("stopping the guest agent"):
         guest.execute("killall qemu-ga", wait=False)
         wait_for(lambda: not guest.agent_answers(), "the agent's end")
     wait_for(lambda: journal_is_empty(stage.stack), "the end of what the deletions left to do")
+    wait_for(lambda: deletions.strange_files(stage, volumes) == [], "the end of large files that were deleted")
     before = _everything(stage, guest)
     done = stage.command("assisted-snapshot", "create", "--quiesce", "required", "--name", "third", "--wait", "demo")
     stage.console.print(f"  [yellow]{done.stderr.strip()}[/]")
     stage.prove(done.returncode != 0 and "cannot be quiesced" in done.stderr, "without an agent, --quiesce required is refused")
-    stage.prove(_everything(stage, guest) == before, "the refused try changed no file, no domain and no record")
+    after = _everything(stage, guest)
+    for kind in [kind for kind in before if after[kind] != before[kind]]:
+        stage.console.print(f"  {kind} before: {before[kind]}\n  {kind} after:  {after[kind]}")
+    stage.prove(after == before, "the refused try changed no file, no domain and no record")
     guest.still_writes()
 
 

@@ -138,7 +138,7 @@ def test_shell_completion_names_every_command(desk: Lab) -> None:
 
 def test_operations_can_be_looked_at(desk: Lab) -> None:
     state = ["--state-dir", str(desk.stack.state_dir)]
-    assert document(desk, PROGRAM, "operation", "list", *state) == []
+    wait_for(lambda: document(desk, PROGRAM, "operation", "list", *state) == [], "the end of what earlier tests began")
     ended = document(desk, PROGRAM, "operation", "list", "--all", *state)
     taken = next(row["ID"] for row in ended if row["Kind"] == "assisted_snapshot")
     shown = document(desk, PROGRAM, "operation", "show", *state, taken)
