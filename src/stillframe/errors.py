@@ -4,6 +4,9 @@ An error is raised with a message that names the thing and the cause. ``hint`` s
 process borders as ``to_document``/``from_document`` (see ``rpc``) and reach a client as a fault body (see ``web``).
 """
 
+import errno
+import os
+import posixpath
 from typing import Any, ClassVar
 
 
@@ -30,6 +33,13 @@ class StillframeError(Exception):
     def to_document(self) -> dict[str, Any]:
         """Returns ``{"code", "message", "details"}``."""
         return {"code": self.code, "message": self.message, "details": self.details}
+
+
+class InternalError(StillframeError):
+    """A defect of Stillframe. Its words are for the log: they may hold paths of the host, or what another project owns."""
+
+    code = "internal_error"
+    hint = "The service's log holds the cause, under the id of the request or of the operation; report it as a defect."
 
 
 class BadRequest(StillframeError):
@@ -155,6 +165,13 @@ class ServiceUnavailable(StillframeError):
     hint = "Check that the named service runs, then repeat."
 
 
+class ServiceFailed(StillframeError):
+    """The other service answered that it met an error of its own: it is there, and asking for longer does not help."""
+
+    code, status = "service_failed", 502
+    hint = "The named service's log holds the cause, under the request id; put that right, then repeat."
+
+
 class StillRunning(StillframeError):
     """A command waited as long as it was told to; what it waited for goes on."""
 
@@ -181,8 +198,15 @@ class HookFailed(AgentFailed):
 class StepFailed(StillframeError):
     """A step could not be done; the operation is undone."""
 
-    code, status = "step_failed", 500
+    code, status = "step_failed", 409
     hint = "Put right what the message names. Look at what is left (show or list), then repeat."
+
+
+class HypervisorRefused(StepFailed):
+    """libvirt, or QEMU behind it, refused a call. The message holds its words."""
+
+    code = "hypervisor_refused"
+    hint = "The message holds libvirt's own words: put right what they name, then repeat."
 
 
 class Parked(StillframeError):
@@ -202,8 +226,25 @@ class Cancelled(StillframeError):
 class HostCommandFailed(StillframeError):
     """An outside program ended with an error, a signal, or not in time."""
 
-    code, status = "host_command_failed", 500
+    code, status = "host_command_failed", 409
     hint = "The message holds the program's own words: put right what they name, then repeat."
+
+
+class AccessRefused(HostCommandFailed):
+    """The host lets the service, libvirt or QEMU not at a file or a call."""
+
+    code, status = "access_refused", 403
+    hint = (
+        "An operator looks at the owner, the mode and the security label (AppArmor, SELinux) of what the message names, and"
+        " at what libvirt allows to the service's user; then repeat."
+    )
+
+
+class ImageLocked(HostCommandFailed):
+    """A program has a file open that QEMU was to lock; most have it for a moment only."""
+
+    code, may_retry = "image_locked", True
+    hint = "Let the program that has the named file open end ('fuser FILE' names it on its host), then repeat."
 
 
 class BadImage(StillframeError):
@@ -282,3 +323,15 @@ def from_document(document: dict[str, Any]) -> StillframeError:
     """Makes the error again that ``to_document`` described; an unknown code becomes the base kind."""
     kind = catalogue().get(document["code"], StillframeError)
     return kind(document["message"], **document["details"])
+
+
+def of_os_error(error: OSError) -> StillframeError:
+    """Returns what the operating system refused, in its words; a file is named without its directory, which is the host's."""
+    words = error.strerror or str(error) or type(error).__name__
+    name = posixpath.basename(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+    if error.errno == errno.ENOENT and name:
+        return ChainConflict(f"{name} is not there, though the records name it")
+    told = f"{name}: {words}" if name else words
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AccessRefused(f"the host refuses the service's access: {told}")
+    return StepFailed(f"the host says: {told}")

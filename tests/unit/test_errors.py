@@ -1,5 +1,6 @@
 """Every kind of error: its stable code, and that it survives the way to another process."""
 
+import errno
 import json
 from typing import Any
 
@@ -18,6 +19,7 @@ JSON = st.recursive(
 )
 DETAILS = st.dictionaries(st.text("abcdefghij_", min_size=1).map(lambda name: f"d_{name}"), JSON, max_size=3)
 STABLE = {
+    "access_refused": 403,
     "agent_failed": 409,
     "another_job": 409,
     "already_running": 409,
@@ -34,22 +36,26 @@ STABLE = {
     "forbidden": 403,
     "foreign_share": 503,
     "hook_failed": 409,
-    "host_command_failed": 500,
+    "host_command_failed": 409,
+    "hypervisor_refused": 409,
     "hypervisor_unavailable": 503,
     "id_in_use": 409,
+    "image_locked": 409,
     "image_not_sound": 409,
     "image_not_usable": 400,
     "image_service_not_configured": 400,
     "image_service_unavailable": 503,
     "internal": 500,
+    "internal_error": 500,
     "internal_snapshots": 409,
     "not_found": 404,
     "parked": 409,
     "quiesce_refused": 409,
     "quota_exceeded": 413,
+    "service_failed": 502,
     "service_unavailable": 503,
     "share_unavailable": 503,
-    "step_failed": 500,
+    "step_failed": 409,
     "still_running": 409,
     "too_large": 413,
     "too_many_requests": 429,
@@ -74,8 +80,33 @@ def test_every_kind_says_what_to_do_next(kind: type[StillframeError]) -> None:
     assert kind is StillframeError or kind.hint != StillframeError.hint
 
 
-def test_what_does_not_answer_may_be_tried_again_and_nothing_else() -> None:
-    assert {kind.code for kind in KINDS if kind.may_retry} == {code for code, status in STABLE.items() if status == 503}
+def test_what_does_not_answer_or_is_locked_may_be_tried_again_and_nothing_else() -> None:
+    away = {code for code, status in STABLE.items() if status == 503}
+    assert {kind.code for kind in KINDS if kind.may_retry} == away | {"image_locked"}
+
+
+def test_only_what_is_our_own_doing_is_a_500() -> None:
+    assert {code for code, status in STABLE.items() if status == 500} == {"bad_configuration", "internal", "internal_error"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/canary/volume-1"), "chain_conflict", "volume-1 is"),
+        (PermissionError(errno.EACCES, "Permission denied", "/srv/canary/volume-1"), "access_refused", "volume-1: Permission"),
+        (PermissionError(errno.EPERM, "Operation not permitted"), "access_refused", "Operation not permitted"),
+        (OSError(errno.EIO, "Input/output error", b"/srv/canary/volume-1"), "step_failed", "volume-1: Input/output error"),
+        (OSError("without a number"), "step_failed", "without a number"),
+        (TimeoutError(), "step_failed", "TimeoutError"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_its_words_without_the_hosts_directories(
+    error: OSError, code: str, told: str
+) -> None:
+    found = errors.of_os_error(error)
+    assert (found.code, found.may_retry) == (code, False)
+    assert told in found.message
+    assert "canary" not in found.message
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
-from stillframe.errors import BadRequest, NotFound, ServiceUnavailable
+from stillframe.errors import BadRequest, NotFound, ServiceFailed
 
 Document = dict[str, Any]
 Ask = Callable[[str], Any]  # a path with its query to the document that a GET answers
@@ -72,7 +72,7 @@ def _pages(ask: Ask, path: str, many: str) -> Iterator[Document]:
             query = urlencode({**kept, "marker": entries[-1]["id"]})
         else:
             return
-    raise ServiceUnavailable(f"the list {place} does not end: its next page is one that was read already")
+    raise ServiceFailed(f"the list {place} does not end: its next page is one that was read already")
 
 
 def _next_link(links: list[Document] | None) -> str | None:

@@ -9,15 +9,21 @@ from keystoneauth1 import session as ks_session
 
 from stillframe.client.identity import Identity, sign_in
 from stillframe.errors import (
+    AccessRefused,
     AnotherJob,
     BadRequest,
     Busy,
     Conflict,
     Forbidden,
+    HostCommandFailed,
+    HypervisorRefused,
     IdInUse,
+    ImageLocked,
     NotFound,
     QuiesceRefused,
+    ServiceFailed,
     ServiceUnavailable,
+    StepFailed,
     StillframeError,
     Unauthorized,
 )
@@ -31,8 +37,21 @@ _BY_STATUS: dict[int, type[StillframeError]] = {
     409: Conflict,
 }
 _BY_CODE: dict[str, type[StillframeError]] = {
-    kind.code: kind for kind in (Busy, AnotherJob, IdInUse, QuiesceRefused)
+    kind.code: kind
+    for kind in (
+        AccessRefused,
+        AnotherJob,
+        Busy,
+        HostCommandFailed,
+        HypervisorRefused,
+        IdInUse,
+        ImageLocked,
+        QuiesceRefused,
+        ServiceFailed,
+        StepFailed,
+    )
 }  # other hints, other ways on
+_PASSES = (429, 502, 503, 504)  # the service, or what stands before it, says that it cannot answer now
 
 
 @dataclass(frozen=True)
@@ -80,12 +99,18 @@ def _open(endpoint: Endpoint, seconds: float) -> ks_session.Session:
 
 
 def error_of(status: int, answer: Any, service: str) -> StillframeError:
+    """Returns the error that an answer tells of. What may pass is ServiceUnavailable; a defect of the other service is not."""
     try:
         (fault,) = answer.json().values()
         told = str(fault["message"])
         message, code = _HINT.sub("", told), (found[1] if (found := _HINT.search(told)) else "")
     except (ValueError, KeyError, TypeError, AttributeError):
         message, code = f"the {service} service answered {status}", ""
-    if status >= 500 or status == 429:  # both pass
+    kind = _BY_CODE.get(code)
+    if kind is not None:
+        return kind(message)
+    if status in _PASSES:
         return ServiceUnavailable(message)
-    return _BY_CODE.get(code, _BY_STATUS.get(status, BadRequest))(message)
+    if status >= 500:
+        return ServiceFailed(f"the {service} service met an error of its own: {message}")
+    return _BY_STATUS.get(status, BadRequest)(message)

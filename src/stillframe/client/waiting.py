@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from keystoneauth1 import exceptions
 
-from stillframe.errors import ServiceUnavailable, StillRunning
+from stillframe.errors import ServiceFailed, ServiceUnavailable, StillRunning
 
 Document = dict[str, Any]
-NO_ANSWER = (ServiceUnavailable, exceptions.ConnectFailure, exceptions.ConnectionError)
+NO_ANSWER = (ServiceUnavailable, ServiceFailed, exceptions.ConnectFailure, exceptions.ConnectionError)
 Answer = TypeVar("Answer")
 Progressed = Callable[[Document], None]
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.2, 5.0  # between two looks

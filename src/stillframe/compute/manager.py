@@ -1,5 +1,6 @@
 """The methods an API may call on the compute worker, by name."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,9 @@ from stillframe.compute import (
     using,
 )
 from stillframe.compute.world import World
+from stillframe.errors import of_os_error
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,10 @@ class Manager:
         return {name: partial(self._run, method) for name, method in table.items()}
 
     def _run(self, method: Callable[..., Any], context: Any, **parameters: Any) -> Any:
-        answer = method(self.world, context, **parameters)
+        try:
+            answer = method(self.world, context, **parameters)
+        except OSError as error:
+            LOG.warning("a request is refused: %s", error)
+            raise of_os_error(error) from error
         self.wake()
         return answer

@@ -21,7 +21,7 @@ from stillframe.context import Context, bind_log, new_request_id
 from stillframe.db import assisted_snapshots, operations, snapshot_policies
 from stillframe.db.rows import Row
 from stillframe.db.tables import now
-from stillframe.errors import Busy, StillframeError
+from stillframe.errors import Busy, HostCommandFailed, StepFailed, StillframeError
 
 LOG = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)  # how long a run that was begun is left to whoever began it
@@ -112,7 +112,7 @@ def take(world: World, row: Row, clock: Clock) -> None:
     try:
         values = _made(_take(world, context, row, due_at), begun)
     except StillframeError as error:
-        waits = (error.status == 409 or error.may_retry) and clock() - since < _patience(world, error)
+        waits = _may_pass(error) and clock() - since < _patience(world, error)
         values = _waiting(error, due_at, clock() + RETRY) if waits else _missed(error, due_at)
         LOG.warning("snapshot policy %s: %s", row["id"], values["last_error"])
     except Exception as error:
@@ -136,6 +136,11 @@ def _take(world: World, context: Context, row: Row, due_at: datetime) -> str:
         "set_id": set_id,
     }
     return snapshotting.create(world, context, row["server_id"], wanted)
+
+
+def _may_pass(error: StillframeError) -> bool:
+    """What somebody refuses for good is told at once; a server in the wrong state may be in the right one soon."""
+    return error.may_retry or (error.status == 409 and not isinstance(error, StepFailed | HostCommandFailed))
 
 
 def _patience(world: World, error: StillframeError) -> timedelta:

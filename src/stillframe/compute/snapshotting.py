@@ -26,11 +26,14 @@ from stillframe.errors import (
     Cancelled,
     ChainConflict,
     Conflict,
+    HostCommandFailed,
     IdInUse,
     NotFound,
     QuiesceRefused,
+    ServiceFailed,
     ServiceUnavailable,
     ShareUnavailable,
+    StepFailed,
     StillframeError,
 )
 from stillframe.host import files, qemu_img
@@ -365,7 +368,7 @@ def _why_it_stays(world: World, snapshot_id: str) -> str | None:
         found = world.storage.explain_deletion(snapshot_id)
     except Conflict as error:
         return None if isinstance(error, Busy) else error.message
-    except (NotFound, ServiceUnavailable):
+    except (NotFound, ServiceUnavailable, ServiceFailed, StepFailed, HostCommandFailed):
         return None  # gone meanwhile; or not to be told now: the deletion waits, and is told
     return None if found["possible"] or found["busy"] or found["method"] else str(found["why"])
 

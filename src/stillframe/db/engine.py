@@ -11,8 +11,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 
 from stillframe.errors import BadConfiguration
+
+# The database is away, or another writer keeps it for too long: that passes. A statement it does not understand is a defect.
+AWAY = OperationalError
 
 
 class Database:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stillframe.chain.image import Image
-from stillframe.errors import HostCommandFailed, StepFailed
+from stillframe.errors import StepFailed
 from stillframe.host import files, image_command, inspection, publish, qcow2, qemu_img
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import Limits, attempt, explain, run
+from stillframe.host.run import Limits, attempt, failure, run
 
 _ZSTD = "compression_type=zstd"
 _CLUSTERS = f"cluster_size={64 << 10}"  # those of a full backup; what differs is rounded up to them
@@ -127,7 +127,7 @@ def compare(share: Path, a: Source, b: Source) -> bool:
     words = command("compare", [one.format, other.format], [one.path, other.path])
     outcome = attempt(words, cwd=share, limits=limits(one.depth + other.depth))
     if outcome.code not in (0, 1):
-        raise HostCommandFailed(explain(words, outcome), exit_code=outcome.code)
+        raise failure(words, outcome)
     return outcome.code == 0
 
 

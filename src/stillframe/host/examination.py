@@ -4,10 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillframe.errors import HostCommandFailed
 from stillframe.host import files, image_command, inspection
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import attempt, explain
+from stillframe.host.run import attempt, failure
 
 _CORRUPT, _LEAKS = 2, 3
 
@@ -39,7 +38,7 @@ def examine(share: Path, name: str, format_: str) -> Examination | None:
     if outcome.code == _CORRUPT:
         return Examination(damage=_damage(outcome.output, outcome.complaint))
     if outcome.code not in (0, _LEAKS):
-        raise HostCommandFailed(f"{name}: {explain(words, outcome)}", exit_code=outcome.code)
+        raise failure(words, outcome, name)
     return Examination(int(json.loads(outcome.output).get("leaks", 0)))
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stillframe.errors import HostCommandFailed, StepFailed
+from stillframe.errors import StepFailed
 from stillframe.host import inspection
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import explain, feed
+from stillframe.host.run import failure, feed
 
 MOST_EXTENTS = 4_000_000
 _MOST_OUTPUT = 4 << 30
@@ -42,7 +42,7 @@ def extents(share: Path, name: str, format_: str, depth: int, shared: bool = Fal
     bounds = replace(limits(max(depth, len(images))), output=_MOST_OUTPUT)
     outcome = feed(words, reader.take, cwd=share, limits=bounds)
     if outcome.code != 0:
-        raise HostCommandFailed(explain(words, outcome), exit_code=outcome.code)
+        raise failure(words, outcome)
     return reader.end()
 
 

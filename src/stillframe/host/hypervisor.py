@@ -4,6 +4,7 @@ Facts about libvirt here were seen with 9.0.0 (Debian 12).
 """
 
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -14,8 +15,20 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
-from stillframe.errors import AgentFailed, AnotherJob, Conflict, HookFailed, HypervisorUnavailable, NotFound, StepFailed
+from stillframe.errors import (
+    AccessRefused,
+    AgentFailed,
+    AnotherJob,
+    Conflict,
+    HookFailed,
+    HypervisorRefused,
+    HypervisorUnavailable,
+    NotFound,
+    StillframeError,
+)
+from stillframe.host import wording
 
+LOG = logging.getLogger(__name__)
 AGENT_ANSWER_LIMIT = 1 << 20
 # What qemu-ga 7.2 says of its --fsfreeze-hook (execute_fsfreeze_hook, qga/commands-posix.c).
 HOOK = re.compile(
@@ -34,6 +47,14 @@ _AGENT = {
     getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", -1),
     getattr(libvirt, "VIR_ERR_AGENT_COMMAND_FAILED", -1),
 }
+_FORBIDDEN = {
+    libvirt.VIR_ERR_ACCESS_DENIED,
+    libvirt.VIR_ERR_OPERATION_DENIED,
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_CANCELLED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+}
+_BUSY = ("state change lock", "max_queued limit")
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
@@ -118,21 +139,37 @@ def _is_open(connection: Any) -> bool:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raises libvirt's errors as ours: no such domain, the daemon is gone, the agent failed, another job holds the domain
-    (libvirt 9.0 waits 30 s for it), or the call was refused."""
+    """Raises libvirt's errors as ours: no such domain, the daemon is gone or answers too late, the agent failed, another job
+    holds the domain (libvirt 9.0 waits 30 s for it), somebody may not do it, or the call was refused."""
     try:
         yield
     except libvirt.libvirtError as error:
-        code = error.get_error_code()
-        if code == libvirt.VIR_ERR_NO_DOMAIN:
-            raise NotFound(f"{what} does not exist in libvirt") from error
-        if code in _AGENT:
-            raise AgentFailed(f"the guest agent of {what} did not answer: {error}") from error
-        if code in _LOST and error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
-            raise HypervisorUnavailable(f"libvirt went away during a call for {what}: {error}") from error
-        if code == libvirt.VIR_ERR_OPERATION_TIMEOUT and "state change lock" in str(error):
-            raise AnotherJob(f"libvirt is busy with another job on {what}: {error}") from error
-        raise StepFailed(f"libvirt refused a call for {what}: {error}", libvirt_code=code) from error
+        LOG.info("libvirt on a call for %s: %s", what, error)
+        raise _told(error, what) from error
+
+
+def _told(error: libvirt.libvirtError, what: str) -> StillframeError:
+    code, words = error.get_error_code(), wording.without_directories(str(error))
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
+        return NotFound(f"{what} does not exist in libvirt")
+    if code in _AGENT:
+        return AgentFailed(f"the guest agent of {what} did not answer: {words}")
+    if _is_away(error):
+        return HypervisorUnavailable(f"libvirt went away during a call for {what}: {words}")
+    if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_OPERATION_FAILED) and any(each in words for each in _BUSY):
+        return AnotherJob(f"libvirt is busy with another job on {what}: {words}")
+    if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        return HypervisorUnavailable(f"libvirt did not answer a call for {what} in time: {words}")
+    # QEMU's and the system's refusals reach libvirt as text, below codes of every kind.
+    kind = AccessRefused if code in _FORBIDDEN or wording.is_forbidden(words) else HypervisorRefused
+    return kind(f"libvirt refused a call for {what}: {words}", libvirt_code=code)
+
+
+def _is_away(error: libvirt.libvirtError) -> bool:
+    """The connection broke, or was found broken."""
+    code = error.get_error_code()
+    by_the_way = error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+    return code in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN) or (code in _LOST and by_the_way)
 
 
 def view(domain: Any) -> DomainView:
@@ -298,10 +335,9 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
     try:
         answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps(document), timeout, 0)
     except libvirt.libvirtError as error:
-        code = error.get_error_code()
-        if code in _LOST and error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
+        if _is_away(error):
             raise HypervisorUnavailable(f"libvirt went away during {command}: {error}") from error
-        if code == libvirt.VIR_ERR_NO_DOMAIN:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             raise NotFound("the server does not exist in libvirt") from error
         hook = HOOK.search(str(error))
         if hook is not None:

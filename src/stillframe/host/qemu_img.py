@@ -10,10 +10,10 @@ from typing import Any
 
 from stillframe.chain.image import Chain, Image
 from stillframe.chain.names import check_belongs
-from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, StepFailed
+from stillframe.errors import BadImage, ChainConflict, StepFailed
 from stillframe.host import files, image_command, inspection, qcow2
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import attempt, explain, run
+from stillframe.host.run import attempt, explain, failure, run
 
 _CORRUPT, _LEAKS = 2, 3
 
@@ -86,7 +86,7 @@ def _examine(share: Path, name: str, format_: str, *options: str) -> dict[str, A
     if outcome.code == _CORRUPT:
         raise BadImage(f"{name} is damaged: {explain(words, outcome)}")
     if outcome.code not in (0, _LEAKS):
-        raise HostCommandFailed(f"{name}: {explain(words, outcome)}", exit_code=outcome.code)
+        raise failure(words, outcome, name)
     # After a repair qemu-img checks once more; this is the report of that last look.
     report: dict[str, Any] = json.loads(outcome.output)
     return report

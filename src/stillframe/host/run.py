@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from stillframe.errors import HostCommandFailed
+from stillframe.errors import AccessRefused, HostCommandFailed, ImageLocked
+from stillframe.host import wording
 
 OUTPUT_LIMIT = 1 << 20
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -66,10 +67,11 @@ def cancelled_by(cancelled: Cancelled) -> Iterator[None]:
 
 
 def run(command: Sequence[str], *, cwd: Path, limits: Limits | None = None, cancelled: Cancelled | None = None) -> str:
-    """Runs a program to its end and returns its standard output. Raises HostCommandFailed with the program's own words."""
+    """Runs a program to its end and returns its standard output. Raises HostCommandFailed, or a kind of it, with the
+    program's own words."""
     outcome = attempt(command, cwd=cwd, limits=limits, cancelled=cancelled)
     if outcome.code != 0:
-        raise HostCommandFailed(explain(command, outcome), exit_code=outcome.code)
+        raise failure(command, outcome)
     return outcome.output
 
 
@@ -210,9 +212,24 @@ def _guarded(command: Sequence[str], bounds: Limits) -> list[str]:
     ]
 
 
+def failure(command: Sequence[str], outcome: Outcome, name: str = "") -> HostCommandFailed:
+    """Returns the error of a program that ended by itself; ``name`` is the file it was about, where its words may not say it.
+
+    Waiting helps where a lock is held, and nowhere else.
+    """
+    kind = HostCommandFailed
+    if wording.is_locked(outcome.complaint):
+        kind = ImageLocked
+    elif wording.is_forbidden(outcome.complaint):
+        kind = AccessRefused
+    told = explain(command, outcome)
+    return kind(f"{name}: {told}" if name else told, exit_code=outcome.code)
+
+
 def explain(command: Sequence[str], outcome: Outcome) -> str:
-    """Says how a program ended, in its own words."""
-    return f"{' '.join(command[:2])} ended with {outcome.code}: {outcome.complaint or 'without a word'}"
+    """Says how a program ended, in its own words; directories, which are the host's, are left out."""
+    words = wording.without_directories(outcome.complaint) or "without a word"
+    return f"{' '.join(command[:2])} ended with {outcome.code}: {words}"
 
 
 def _printable(words: bytes) -> str:

@@ -6,7 +6,17 @@ from typing import Any
 
 from stillframe.context import operation_log
 from stillframe.db import operations
-from stillframe.errors import Cancelled, Parked, StepFailed, StillframeError, from_document
+from stillframe.db.engine import AWAY
+from stillframe.errors import (
+    Cancelled,
+    InternalError,
+    Parked,
+    ServiceUnavailable,
+    StepFailed,
+    StillframeError,
+    from_document,
+    of_os_error,
+)
 from stillframe.journal.failpoints import reached
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb, key, notes_key
 from stillframe.journal.record import Journal, LostLease
@@ -33,7 +43,7 @@ def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
 def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None:
     """Gives the operation back, so that it is looked at again and not held for ever."""
     try:
-        journal.postpone(operation, StepFailed(f"an error of the program: {type(error).__name__}: {error}"))
+        journal.postpone(operation, InternalError(f"the service met an error of its own ({type(error).__name__})"))
     except Exception:
         LOG.exception("operation %s could not be given back; its lease will end", operation.id)
 
@@ -193,7 +203,12 @@ def _bytes(evidence: dict[str, Document]) -> int:
 
 
 def _told(error: Exception, step: Document) -> StillframeError:
+    """What a person is told. The words of a defect are for the log: nobody can say what they hold."""
     if isinstance(error, StillframeError):
         return error
-    LOG.exception("step %s", step["verb"])
-    return StepFailed(f"step {step['verb']} failed: {type(error).__name__}: {error}")
+    LOG.error("step %s", step["verb"], exc_info=error)
+    if isinstance(error, OSError):
+        return of_os_error(error)
+    if isinstance(error, AWAY):
+        return ServiceUnavailable(f"step {step['verb']}: the service's database does not answer")
+    return InternalError(f"step {step['verb']} met an error of the service's own ({type(error).__name__})")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stillframe.context import Context, bind_log
-from stillframe.errors import ServiceUnavailable, StillframeError, from_document
+from stillframe.db.engine import AWAY
+from stillframe.errors import InternalError, ServiceUnavailable, StillframeError, from_document
 
 LOG = logging.getLogger(__name__)
 Methods = Mapping[str, Callable[..., Any]]
@@ -94,6 +95,9 @@ class SocketServer:
             return {"result": self._methods[message["method"]](context, **message["parameters"])}
         except StillframeError as error:
             return {"error": error.to_document()}
+        except AWAY:
+            LOG.exception("method %s", message["method"])
+            return {"error": ServiceUnavailable("the worker's database does not answer").to_document()}
         except Exception:
             LOG.exception("method %s", message["method"])
-            return {"error": StillframeError("the worker met an error of the program").to_document()}
+            return {"error": InternalError("the worker met an error of its own").to_document()}

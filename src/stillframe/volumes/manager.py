@@ -1,12 +1,13 @@
 """The methods an API may call on the block storage worker, by name."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from stillframe.db import snapshots
-from stillframe.errors import BadImage, ChainConflict, HostCommandFailed
+from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, of_os_error
 from stillframe.journal import record
 from stillframe.volumes import (
     attaching,
@@ -23,6 +24,7 @@ from stillframe.volumes import (
 )
 from stillframe.volumes.world import World
 
+LOG = logging.getLogger(__name__)
 ROOMS = (
     volume_making,
     volume_changing,
@@ -55,14 +57,21 @@ class Manager:
 
     def _run(self, method: Callable[..., Any], due: bool, context: Any, **parameters: Any) -> Any:
         try:
-            answer = method(self.world, context, **parameters)
-        except (FileNotFoundError, HostCommandFailed, BadImage, ChainConflict):
-            # What is found wrong while an operation changes the files is that operation's doing, which may have ended since.
-            self._refuse_what_changes(parameters)
-            answer = method(self.world, context, **parameters)
+            answer = self._answer(method, context, parameters)
+        except OSError as error:
+            LOG.warning("a request is refused: %s", error)
+            raise of_os_error(error) from error
         if due:
             self.wake()
         return answer
+
+    def _answer(self, method: Callable[..., Any], context: Any, parameters: Mapping[str, Any]) -> Any:
+        try:
+            return method(self.world, context, **parameters)
+        except (FileNotFoundError, HostCommandFailed, BadImage, ChainConflict):
+            # What is found wrong while an operation changes the files is that operation's doing, which may have ended since.
+            self._refuse_what_changes(parameters)
+            return method(self.world, context, **parameters)
 
     def _refuse_what_changes(self, parameters: Mapping[str, Any]) -> None:
         named = {**parameters, **(parameters.get("wanted") or {})}

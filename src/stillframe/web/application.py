@@ -8,7 +8,8 @@ from typing import Any
 import falcon
 
 from stillframe.context import Context, bind_log, new_request_id
-from stillframe.errors import BadRequest, NotFound, StillframeError, TooLarge
+from stillframe.db.engine import AWAY
+from stillframe.errors import BadRequest, NotFound, ServiceUnavailable, StillframeError, TooLarge
 from stillframe.web import body, faults, versions
 from stillframe.web.auth import Authenticator
 from stillframe.web.policy import Enforcer
@@ -154,6 +155,7 @@ def make(
     application.add_error_handler(Exception, _unexpected)
     application.add_error_handler(falcon.HTTPError, _http_error)
     application.add_error_handler(StillframeError, _told)
+    application.add_error_handler(AWAY, _database_away)
     by_path: dict[str, list[Route]] = defaultdict(list)
     for route in service.routes:
         by_path[route.path].append(route)
@@ -192,6 +194,11 @@ def _http_error(_req: falcon.Request, resp: falcon.Response, error: falcon.HTTPE
     resp.media = faults.body(status, error.description or error.title or "error")
     for name, value in dict(error.headers or {}).items():
         resp.set_header(name, value)
+
+
+def _database_away(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:
+    LOG.error("%s %s: the database does not answer", req.method, req.path, exc_info=error)
+    _told(req, resp, ServiceUnavailable("the service's database does not answer"), params)
 
 
 def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: object) -> None:

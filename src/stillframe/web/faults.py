@@ -15,6 +15,7 @@ NAMES = {
     415: "badMediaType",
     429: "overLimit",
     501: "notImplemented",
+    502: "badGateway",
     503: "serviceUnavailable",
 }
 
@@ -24,7 +25,7 @@ def body(status: int, message: str, **more: Any) -> dict[str, Any]:
 
 
 def of_error(error: StillframeError) -> dict[str, Any]:
-    """Returns the fault body. 500s name no internals; everything else says what, why and what to do."""
+    """Returns the fault body. 500s are defects and name no internals; everything else says what, why and what to do."""
     message = error.message if error.status != 500 else "the service met an unexpected error"
     details = error.details if error.status != 500 else {}
     return body(error.status, f"{message} [{error.code}: {error.hint}]", **details)

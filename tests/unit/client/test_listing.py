@@ -11,7 +11,7 @@ from stillframe.client.assisted_snapshots import AssistedSnapshots
 from stillframe.client.chains import Chains
 from stillframe.client.snapshot_policies import SnapshotPolicies
 from stillframe.client.snapshots import Snapshots
-from stillframe.errors import BadRequest, NotFound, ServiceUnavailable
+from stillframe.errors import BadRequest, NotFound, ServiceFailed
 from tests.unit.builders import SERVER, SET, new_id
 from tests.unit.client.fakes import Answer, fault
 
@@ -116,7 +116,7 @@ def test_the_chain_of_the_last_volume_is_found() -> None:
 
 def test_a_list_whose_pages_go_round_is_an_error() -> None:
     links = [{"rel": "next", "href": "http://here/things?marker=a"}]
-    with pytest.raises(ServiceUnavailable, match="does not end"):
+    with pytest.raises(ServiceFailed, match="does not end"):
         listing.whole(lambda _path: {"things": [{"id": "a"}], "things_links": links}, "/things", "things")
 
 

@@ -7,13 +7,19 @@ from keystoneauth1 import exceptions
 
 from stillframe.client.session import Endpoint, Session, error_of
 from stillframe.errors import (
+    AccessRefused,
     BadRequest,
     Busy,
     Conflict,
     Forbidden,
+    HostCommandFailed,
+    HypervisorRefused,
+    ImageLocked,
     NotFound,
     QuiesceRefused,
+    ServiceFailed,
     ServiceUnavailable,
+    StepFailed,
     StillframeError,
     Unauthorized,
 )
@@ -31,11 +37,19 @@ def test_each_status_becomes_its_kind_with_the_services_own_words(status: int, k
     assert error.message == "in its words"
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_service_in_trouble_may_be_asked_again(status: int) -> None:
     error = error_of(status, fault(status, "m"), "volume")
     assert isinstance(error, ServiceUnavailable)
     assert error.may_retry
+
+
+@pytest.mark.parametrize("status", [500, 501, 505])
+def test_a_defect_of_the_other_service_is_told_and_is_not_waited_for(status: int) -> None:
+    error = error_of(status, fault(status, "it met an unexpected error"), "volume")
+    assert type(error) is ServiceFailed
+    assert error.message == "the volume service met an error of its own: it met an unexpected error"
+    assert not error.may_retry
 
 
 @pytest.mark.parametrize("status", [*KINDS, 406, 413, 415])
@@ -74,9 +88,21 @@ def test_a_message_crosses_our_services_without_growing(message: str) -> None:
     assert document == faults.of_error(Conflict(message))
 
 
-@pytest.mark.parametrize("kind", [Busy, QuiesceRefused])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        AccessRefused,
+        Busy,
+        HostCommandFailed,
+        HypervisorRefused,
+        ImageLocked,
+        QuiesceRefused,
+        ServiceFailed,
+        StepFailed,
+    ],
+)
 def test_what_to_do_next_is_not_lost_on_the_way(kind: type[StillframeError]) -> None:
-    error = error_of(409, Answer(409, faults.of_error(kind("why"))), "compute")
+    error = error_of(kind.status, Answer(kind.status, faults.of_error(kind("why"))), "compute")
     assert type(error) is kind
     assert str(error) == f"why\nhint: {kind.hint}"
 

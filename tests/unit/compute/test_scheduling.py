@@ -16,7 +16,16 @@ from stillframe.context import Context
 from stillframe.db import assisted_snapshots, snapshot_policies
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, Busy, ChainConflict, Conflict, NotFound, ShareUnavailable, StillframeError
+from stillframe.errors import (
+    BadRequest,
+    Busy,
+    ChainConflict,
+    Conflict,
+    HypervisorRefused,
+    NotFound,
+    ShareUnavailable,
+    StillframeError,
+)
 from stillframe.journal import record
 from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME, new_id
 from tests.unit.compute import fakes
@@ -292,7 +301,10 @@ def test_a_run_that_was_refused_for_now_is_the_same_run_when_it_goes_through(sit
     assert site.policy()["last_error"] is None
 
 
-@pytest.mark.parametrize("refusal", [NotFound("no such server"), BadRequest("not attached"), RuntimeError("a bug")])
+@pytest.mark.parametrize(
+    "refusal",
+    [NotFound("no such server"), BadRequest("not attached"), HypervisorRefused("libvirt says no"), RuntimeError("a bug")],
+)
 def test_a_run_that_cannot_succeed_is_missed_at_once(site: Site, refusal: Exception) -> None:
     site.add_policy()
     site.refusal = refusal

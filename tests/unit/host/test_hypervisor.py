@@ -8,7 +8,17 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from stillframe.errors import AgentFailed, Conflict, HypervisorUnavailable, NotFound, StepFailed, StillframeError
+from stillframe.errors import (
+    AccessRefused,
+    AgentFailed,
+    AnotherJob,
+    Conflict,
+    HypervisorRefused,
+    HypervisorUnavailable,
+    NotFound,
+    StepFailed,
+    StillframeError,
+)
 from stillframe.host import hypervisor
 from tests.unit.builders import SERVER
 
@@ -16,9 +26,9 @@ from tests.unit.builders import SERVER
 class Refusal(libvirt.libvirtError):  # type: ignore[misc]
     """libvirt's error with a code and a domain of our choice."""
 
-    def __init__(self, code: int, domain: int = libvirt.VIR_FROM_QEMU) -> None:
-        Exception.__init__(self, "in libvirt's words")
-        self.err = (code, domain, "in libvirt's words", 2, None, None, None, 0, 0)
+    def __init__(self, code: int, domain: int = libvirt.VIR_FROM_QEMU, words: str = "in libvirt's words") -> None:
+        Exception.__init__(self, words)
+        self.err = (code, domain, words, 2, None, None, None, 0, 0)
 
 
 class Domain:
@@ -50,13 +60,38 @@ LOST = Refusal(libvirt.VIR_ERR_RPC, libvirt.VIR_FROM_RPC)
         (Refusal(libvirt.VIR_ERR_AGENT_UNSYNCED), AgentFailed),
         (LOST, HypervisorUnavailable),
         (Refusal(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC), HypervisorUnavailable),
-        (Refusal(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU), StepFailed),
-        (Refusal(libvirt.VIR_ERR_OPERATION_INVALID), StepFailed),
+        (Refusal(libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_FROM_NONE), HypervisorUnavailable),
+        (Refusal(libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_FROM_NONE), HypervisorUnavailable),
+        (Refusal(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU), HypervisorRefused),
+        (Refusal(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_QEMU), HypervisorRefused),
+        (Refusal(libvirt.VIR_ERR_OPERATION_INVALID), HypervisorRefused),
+        (Refusal(libvirt.VIR_ERR_CONFIG_UNSUPPORTED), HypervisorRefused),
+        (Refusal(libvirt.VIR_ERR_OPERATION_TIMEOUT), HypervisorUnavailable),
+        (Refusal(libvirt.VIR_ERR_OPERATION_TIMEOUT, words="cannot acquire state change lock (held by x)"), AnotherJob),
+        (Refusal(libvirt.VIR_ERR_OPERATION_FAILED, words="cannot acquire job mutex: max_queued limit reached"), AnotherJob),
+        (Refusal(libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_FROM_ACCESS), AccessRefused),
+        (Refusal(libvirt.VIR_ERR_OPERATION_DENIED), AccessRefused),
+        (Refusal(libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_FROM_RPC), AccessRefused),
+        (Refusal(libvirt.VIR_ERR_INTERNAL_ERROR, words="Could not open 'v': Permission denied"), AccessRefused),
     ],
 )
 def test_each_refusal_of_libvirt_has_its_kind(error: Refusal, kind: type[StillframeError]) -> None:
-    with pytest.raises(kind, match="the thing"), hypervisor.translated("the thing"):
+    with pytest.raises(kind, match="the thing") as told, hypervisor.translated("the thing"):
         raise error
+    assert type(told.value) is kind
+    assert told.value.status in (403, 404, 409, 503)
+
+
+def test_libvirts_words_are_told_without_the_hosts_directories(caplog: pytest.LogCaptureFixture) -> None:
+    words = "internal error: unable to execute QEMU command 'blockdev-add': Could not open '/srv/canary/volume-1': No such file"
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(HypervisorRefused, match="'blockdev-add': Could not open 'volume-1': No such file") as told,
+        hypervisor.translated("server s"),
+    ):
+        raise Refusal(libvirt.VIR_ERR_INTERNAL_ERROR, words=words)
+    assert "canary" not in told.value.message
+    assert "/srv/canary/volume-1" in caplog.text
 
 
 def agent(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[dict[str, Any], int]]:

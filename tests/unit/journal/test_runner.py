@@ -1,12 +1,13 @@
 """The runner: the order of steps, which way an error turns it, and that the world is believed."""
 
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from stillframe.db.engine import Database
+from stillframe.db.engine import AWAY, Database
 from stillframe.errors import StepFailed
 from stillframe.journal import runner
 from stillframe.journal.operation import Kind, Verb
@@ -141,7 +142,7 @@ def test_an_undo_that_was_interrupted_goes_on_where_it_was(journal: Journal, clo
     assert world.log[-3:] == ["undo three", "undo two", "undo one"]
 
 
-def test_an_error_of_the_program_is_told_as_one_and_undone(journal: Journal) -> None:
+def test_an_error_of_the_program_is_told_as_one_and_undone(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
     def broken(*_arguments: Any) -> Any:
         raise ZeroDivisionError("by hand")
 
@@ -149,7 +150,36 @@ def test_an_error_of_the_program_is_told_as_one_and_undone(journal: Journal) -> 
     operation_id = submit(journal.database, ["one"])
     for operation in journal.claim_all():
         runner.run(journal, kind, World(), operation)
-    assert row_of(journal.database, operation_id)["fault"]["message"] == "step one failed: ZeroDivisionError: by hand"
+    found = row_of(journal.database, operation_id)
+    assert (found["state"], found["fault"]["code"]) == ("undone", "internal_error")
+    assert found["fault"]["message"] == "step one met an error of the service's own (ZeroDivisionError)"
+    assert "by hand" in caplog.text  # the words of a defect may hold anything: they are the operator's
+
+
+def test_a_file_that_is_not_there_is_named_and_not_waited_for(journal: Journal) -> None:
+    def gone(*_arguments: Any) -> Any:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/canary/volume-1")
+
+    kind = Kind({"one": Verb(lambda *_: None, gone)}, settle)
+    operation_id = submit(journal.database, ["one"])
+    for operation in journal.claim_all():
+        runner.run(journal, kind, World(), operation)
+    found = row_of(journal.database, operation_id)
+    assert (found["state"], found["fault"]["code"]) == ("undone", "chain_conflict")
+    assert found["fault"]["message"] == "volume-1 is not there, though the records name it"
+
+
+def test_a_step_that_finds_no_database_is_tried_again(journal: Journal) -> None:
+    def away(*_arguments: Any) -> Any:
+        raise AWAY("select", None, Exception("the canary"))
+
+    kind = Kind({"one": Verb(lambda *_: None, away)}, settle)
+    operation_id = submit(journal.database, ["one"])
+    for operation in journal.claim_all():
+        runner.run(journal, kind, World(), operation)
+    found = row_of(journal.database, operation_id)
+    assert (found["state"], found["fault"]["code"]) == ("running", "service_unavailable")
+    assert "canary" not in found["fault"]["message"]
 
 
 def test_an_error_while_the_rows_follow_changes_nothing_and_is_tried_again(journal: Journal, clock: Clock) -> None:

@@ -9,11 +9,17 @@ from typing import Any
 
 import pytest
 
-from stillframe.db.engine import Database
+from stillframe.db.engine import AWAY, Database
 from stillframe.errors import (
+    AccessRefused,
     BadConfiguration,
     Conflict,
+    HostCommandFailed,
+    HypervisorRefused,
+    ImageLocked,
+    InternalError,
     QuotaExceeded,
+    ServiceFailed,
     ServiceUnavailable,
     StepFailed,
     StillframeError,
@@ -261,7 +267,7 @@ def test_fields_of_a_snapshot_that_are_not_the_users_cannot_be_written(volumes: 
         (Conflict("busy"), 409),
         (QuotaExceeded("full"), 413),
         (ServiceUnavailable("away"), 503),
-        (StepFailed("the canary"), 500),
+        (InternalError("the canary"), 500),
         (BadConfiguration("the canary"), 500),
         (StillframeError("the canary"), 500),
         (RuntimeError("the canary"), 500),
@@ -276,6 +282,33 @@ def test_an_error_of_the_worker_has_its_status_and_tells_no_internals(
     assert fault(answer)["code"] == status
     assert "canary" not in answer.text
     assert ("Retry-After" in answer.headers) is (status == 503)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "name"),
+    [
+        (StepFailed("in its own words"), 409, "conflictingRequest"),
+        (HypervisorRefused("in its own words"), 409, "conflictingRequest"),
+        (HostCommandFailed("in its own words"), 409, "conflictingRequest"),
+        (ImageLocked("in its own words"), 409, "conflictingRequest"),
+        (AccessRefused("in its own words"), 403, "forbidden"),
+        (ServiceFailed("in its own words"), 502, "badGateway"),
+    ],
+)
+def test_a_refusal_is_told_in_the_words_of_who_said_it(
+    volumes: MakeSite, volume: str, error: StillframeError, status: int, name: str
+) -> None:
+    answer = volumes(delete_volume=error).ask("DELETE", f"{V3}/volumes/{volume}")
+    assert (answer.status_code, list(answer.json)) == (status, [name])
+    assert fault(answer)["message"] == f"in its own words [{error.code}: {error.hint}]"
+
+
+def test_a_database_that_is_away_is_waited_for_and_tells_no_internals(volumes: MakeSite, volume: str) -> None:
+    away = AWAY("the canary", None, Exception("the canary"))
+    answer = volumes(delete_volume=away).ask("DELETE", f"{V3}/volumes/{volume}")
+    assert answer.status_code == 503
+    assert "Retry-After" in answer.headers
+    assert "canary" not in answer.text
 
 
 def test_an_unexpected_error_names_the_request_so_that_the_log_can_be_searched(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stillframe.errors import Conflict, StepFailed, StillframeError, catalogue
+from stillframe.errors import Conflict, InternalError, StillframeError, catalogue
 from stillframe.web import faults
 
 
@@ -17,6 +17,7 @@ from stillframe.web import faults
         (409, "conflictingRequest"),
         (413, "overLimit"),
         (415, "badMediaType"),
+        (502, "badGateway"),
         (503, "serviceUnavailable"),
         (500, "computeFault"),
         (406, "computeFault"),
@@ -40,5 +41,5 @@ def test_no_fault_of_ours_tells_internals(kind: type[StillframeError]) -> None:
 
 
 def test_a_500_keeps_its_details_to_itself() -> None:
-    ((_, fault),) = faults.of_error(StepFailed("m", libvirt_code=1)).items()
+    ((_, fault),) = faults.of_error(InternalError("m", libvirt_code=1)).items()
     assert set(fault) == {"code", "message"}

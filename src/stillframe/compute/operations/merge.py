@@ -23,6 +23,7 @@ from stillframe.compute.operations import merge_job
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.errors import (
+    AccessRefused,
     Conflict,
     HostCommandFailed,
     HypervisorUnavailable,
@@ -217,7 +218,7 @@ def _switch(world: World, operation: Operation, domain: Any) -> None:
     failed: StillframeError | None = None
     try:
         block_jobs.pivot(domain, operation.intent["target"])
-    except (StepFailed, HypervisorUnavailable) as error:
+    except (StepFailed, AccessRefused, HypervisorUnavailable) as error:
         failed = error
     end = time.monotonic() + merge_job.HOLD_SECONDS - 2
     while time.monotonic() < end:

@@ -1,0 +1,26 @@
+"""What programs of the host say, read for what it means, and told to somebody who must not learn the host's directories.
+
+Words are those of the C locale: ``run`` sets it, and libvirt's daemon has it unless an operator gave it another.
+"""
+
+import re
+
+_QUOTED = re.compile(r"""(['"])/(?:[^'"]*/)?([^'"/]*)\1""")
+_BARE = re.compile(r"(?<![\w/.:~-])/(?:[^\s/'\",:;]+/)+(?=[^\s/'\",:;])")
+_LOCKED = re.compile(r'Failed to get (?:shared )?"[\w ]+" lock|Failed to lock byte \d+')
+_FORBIDDEN = ("Permission denied", "Operation not permitted")
+
+
+def without_directories(words: str) -> str:
+    """Returns the words with each absolute path cut to its last part."""
+    return _BARE.sub("", _QUOTED.sub(r"\1\2\1", words))
+
+
+def is_locked(words: str) -> bool:
+    """Tells whether QEMU did not get its lock on an image file (qemu 7.2, block/file-posix.c)."""
+    return bool(_LOCKED.search(words))
+
+
+def is_forbidden(words: str) -> bool:
+    """Tells whether the system did not let the program at something (strerror of EACCES and EPERM)."""
+    return any(each in words for each in _FORBIDDEN)

@@ -1,0 +1,50 @@
+"""What a program's words mean, and what of them is told to everybody."""
+
+import pytest
+
+from stillframe.errors import AccessRefused, HostCommandFailed, ImageLocked
+from stillframe.host import wording
+from stillframe.host.run import Outcome, failure
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("Could not open '/srv/a b/volume-1': No such file", "Could not open 'volume-1': No such file"),
+        ('{"filename": "/srv/x/volume-1"}', '{"filename": "volume-1"}'),
+        ("qemu-img: /srv/x/volume-1: is read-only", "qemu-img: volume-1: is read-only"),
+        ("cannot open /srv/x/volume-1", "cannot open volume-1"),
+        ("file=/srv/x/volume-1,driver=qcow2", "file=volume-1,driver=qcow2"),
+        ("a file in /srv/x/", "a file in x/"),
+        ("mounting server:/export/a failed", "mounting server:/export/a failed"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+        ("relative a/b/c, and/or 1/2", "relative a/b/c, and/or 1/2"),
+        ("", ""),
+    ],
+)
+def test_a_path_is_told_by_its_last_part(words: str, told: str) -> None:
+    assert wording.without_directories(words) == told
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "status", "may_retry"),
+    [
+        ('Failed to get "write" lock Is another process using the image [v]?', ImageLocked, 409, True),
+        ('Failed to get shared "write" lock', ImageLocked, 409, True),
+        ('Failed to get "consistent read" lock', ImageLocked, 409, True),
+        ("Could not open 'v': Permission denied", AccessRefused, 403, False),
+        ("Could not open 'v': Operation not permitted", AccessRefused, 403, False),
+        ("Bitmap 'b' is inconsistent and cannot be used", HostCommandFailed, 409, False),
+        ("Could not open 'v': No such file or directory", HostCommandFailed, 409, False),
+        ("error while writing at byte 0: No space left on device", HostCommandFailed, 409, False),
+        ("", HostCommandFailed, 409, False),
+    ],
+)
+def test_waiting_helps_where_a_lock_is_held_and_nowhere_else(
+    words: str, kind: type[HostCommandFailed], status: int, may_retry: bool
+) -> None:
+    found = failure(["qemu-img", "resize", "-q"], Outcome(1, "", words), "v")
+    assert type(found) is kind
+    assert (found.status, found.may_retry) == (status, may_retry)
+    assert found.message == f"v: qemu-img resize ended with 1: {words or 'without a word'}"
+    assert found.details == {"exit_code": 1}
