@@ -11,6 +11,8 @@ from stillframe.errors import StillframeError
 
 Document = dict[str, Any]
 
+BEGINS_NOTED = "what begins is noted"  # in the evidence of an operation that no release without begun_key has worked on
+
 
 class NotYet(Exception):
     """A step waits for somebody else: its thread takes other work, and the step is asked again after ``seconds``.
@@ -46,6 +48,14 @@ class Operation:
         """What the step of that key noted when it last said ``NotYet``."""
         return dict(self.evidence.get(notes_key(step), {}))
 
+    def may_have_begun(self, step: str, verb: "Verb") -> bool:
+        """Whether the step of that key may have been begun, which is recorded before it is of every verb with a point of no
+        return. What nothing is recorded of may have begun."""
+        if verb.no_return == "start":
+            return step in self.evidence
+        noted = verb.no_return == "done" and BEGINS_NOTED in self.evidence
+        return not noted or step in self.evidence or begun_key(step) in self.evidence
+
     @staticmethod
     def from_row(row: Row) -> "Operation":
         return Operation(**{name: row[name] for name in Operation.__dataclass_fields__})
@@ -59,7 +69,8 @@ class Verb:
     raises when the world does not answer (unknown is not undone). ``do`` performs it and returns evidence. ``undo``
     puts back what ``do`` may have begun; None when there is nothing to put back. ``no_return`` says from where on the
     operation only goes forward: once the step is "done", or from its "start" because a half done step cannot be put
-    back. All functions may be called again after a crash at any point. ``done`` and ``do`` raise NotYet to wait.
+    back. All functions may be called again after a crash at any point. ``done`` and ``do`` raise NotYet to wait. A step with
+    a point of no return that was never begun turns round even where its ``done`` raises Parked.
     """
 
     done: Callable[[Any, Operation, Document], Document | None]
@@ -71,6 +82,11 @@ class Verb:
 def notes_key(step: str) -> str:
     """Where the notes of a waiting step are kept: apart from its evidence, which says that it was begun or is done."""
     return f"{step} waits"
+
+
+def begun_key(step: str) -> str:
+    """Where it is noted, before its ``do``, that a step of no return once it is done was begun: it may still not be done."""
+    return f"{step} begun"
 
 
 def key(step: Document) -> str:

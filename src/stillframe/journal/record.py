@@ -15,7 +15,7 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import Busy, StillframeError
-from stillframe.journal.operation import Document, Kind, NotYet, Operation
+from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, NotYet, Operation
 
 
 class LostLease(Exception):
@@ -77,7 +77,7 @@ def submit(connection: Connection, request: Request) -> str:
         "intent": request.intent,
         "plan": list(request.plan),
         "step": 0,
-        "evidence": {},
+        "evidence": {BEGINS_NOTED: {}},
         "epoch": 0,
         "lease_until": request.not_before,
         "attempts": 0,

@@ -9,6 +9,7 @@ from stillframe.db import operations
 from stillframe.db.engine import AWAY
 from stillframe.errors import (
     Cancelled,
+    Conflict,
     InternalError,
     Parked,
     ServiceUnavailable,
@@ -18,7 +19,7 @@ from stillframe.errors import (
     of_os_error,
 )
 from stillframe.journal.failpoints import reached
-from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb, key, notes_key
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb, begun_key, key, notes_key
 from stillframe.journal.record import Journal, LostLease
 
 LOG = logging.getLogger(__name__)
@@ -64,8 +65,11 @@ def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) 
     for number, step in enumerate(operation.plan):
         try:
             current = _one_step(journal, kind, world, current, number)
-        except (LostLease, Parked):
+        except LostLease:
             raise
+        except Parked as error:
+            _park_or_go_back(journal, kind, world, (journal.fresh(current), number, error))
+            return
         except NotYet as waiting:
             journal.wait(journal.fresh(current), notes_key(key(step)), waiting)
             return
@@ -83,9 +87,7 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
     verb, name = kind.verbs[step["verb"]], key(step)
     evidence = verb.done(world, operation, step["args"])
     if evidence is None:
-        if verb.no_return == "start" and name not in operation.evidence:
-            # Recorded before it begins: half of it cannot be put back.
-            operation = journal.change(operation, evidence={**operation.evidence, name: {}})
+        operation = _noted(journal, verb, operation, name)
         _pass(operation, name, "before")
         evidence = _do(verb, world, operation, step)
         _pass(operation, name, "effect")
@@ -99,6 +101,14 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
     _pass(operation, name, "record")
     LOG.debug("operation %s: step %s is recorded", operation.id, step["verb"])
     return changed
+
+
+def _noted(journal: Journal, verb: Verb, operation: Operation, name: str) -> Operation:
+    """Records before a step begins that it does, where that decides later whether there is a way back."""
+    mark = {"never": None, "start": name, "done": begun_key(name)}[verb.no_return]
+    if mark is None or mark in operation.evidence:
+        return operation
+    return journal.change(operation, evidence={**operation.evidence, mark: {}})
 
 
 def _pass(operation: Operation, name: str, phase: str) -> None:
@@ -118,6 +128,17 @@ def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Documen
             raise
         LOG.warning("step %s was done although it said: %s", step["verb"], error)
         return evidence
+
+
+def _park_or_go_back(journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, Parked]) -> None:
+    """What is found fits neither before nor after: where the step was never begun that is not our doing, and before a point of
+    no return nobody has to decide anything."""
+    operation, number, error = failure
+    step = operation.plan[number]
+    if operation.may_have_begun(key(step), kind.verbs[step["verb"]]) or _is_past_no_return(kind, world, operation):
+        raise error
+    LOG.warning("operation %s, step %s was never begun: %s", operation.id, step["verb"], error.message)
+    _turn_round(journal, kind, world, (operation, number, Conflict(error.message, **error.details)))
 
 
 def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, StillframeError]) -> None:
@@ -144,20 +165,26 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
     elif past:
         raise Parked(f"step {operation.plan[number]['verb']} cannot be finished and there is no way back: {error.message}")
     else:
-        # The step after the last recorded one may have begun before a crash: it is taken back too.
-        begun = min(len(operation.plan), max(number, operation.step) + 1)
-        changed = journal.change(operation, state="undoing", step=begun, attempts=0, fault=error.to_document())
-        _go_back(journal, kind, world, changed)
+        _turn_round(journal, kind, world, failure)
+
+
+def _turn_round(journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, StillframeError]) -> None:
+    operation, number, error = failure
+    # The step after the last recorded one may have begun before a crash: it is taken back too.
+    begun = min(len(operation.plan), max(number, operation.step) + 1)
+    changed = journal.change(operation, state="undoing", step=begun, attempts=0, fault=error.to_document())
+    _go_back(journal, kind, world, changed)
 
 
 def _is_past_no_return(kind: Kind, world: Any, operation: Operation) -> bool:
-    """Tells whether a step that cannot be taken back was begun or done: by the record, and where that is silent, by the
-    world itself. Raises when the world does not answer."""
+    """Tells whether a step that cannot be taken back was begun or done: by the record, and where that says only that it was
+    begun, by the world itself. Raises when the world does not answer."""
     for step in operation.plan[: operation.step + 1]:  # what comes later cannot have begun
-        verb = kind.verbs[step["verb"]]
-        if verb.no_return != "never" and key(step) in operation.evidence:
+        verb, name = kind.verbs[step["verb"]], key(step)
+        if verb.no_return != "never" and name in operation.evidence:
             return True
-        if verb.no_return == "done" and verb.done(world, operation, step["args"]) is not None:
+        begun = verb.no_return == "done" and operation.may_have_begun(name, verb)
+        if begun and verb.done(world, operation, step["args"]) is not None:
             return True
     return False
 

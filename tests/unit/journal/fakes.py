@@ -13,7 +13,7 @@ from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage, ServiceUnavailable, ShareUnavailable, StepFailed, StillframeError
 from stillframe.journal import record, runner
-from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
+from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal, Owner, Request
 from tests.unit.builders import new_id
 
@@ -186,6 +186,11 @@ def row_of(database: Database, operation_id: str) -> Row:
         found = operations.get(connection, operation_id)
     assert found is not None
     return found
+
+
+def found(row: Row) -> dict[str, Document]:
+    """What the steps found or made, without the mark that every operation carries from its beginning."""
+    return {name: evidence for name, evidence in row["evidence"].items() if name != BEGINS_NOTED}
 
 
 def settled(database: Database, operation_id: str) -> dict[str, int]:

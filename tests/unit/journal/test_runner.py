@@ -19,6 +19,7 @@ from tests.unit.journal.fakes import (
     Step,
     World,
     drive,
+    found,
     kind_of,
     owner,
     row_of,
@@ -57,7 +58,7 @@ def test_a_step_the_world_shows_as_done_is_not_done_again(journal: Journal) -> N
     world = World(facts={"one"})
     row = run(journal, (Step("one"), Step("two")), world)
     assert world.log == ["do two"]
-    assert row["evidence"] == {"one": {"seen": True}, "two": {"bytes": 1}}
+    assert found(row) == {"one": {"seen": True}, "two": {"bytes": 1}}
 
 
 def test_progress_is_told_in_the_transaction_that_records_it(journal: Journal) -> None:

@@ -128,8 +128,11 @@ def _note_instant(world: World, operation: Operation, args: Document) -> Documen
     """Not before this moment: durable before the window, for whoever comes after a worker that dies in it. Taken before the
     look, because a call of the dead worker may still be under way."""
     moment, noted = time.time(), operation.evidence.get("instant")
-    if noted and _switched(world, operation, args) is not None:
-        return noted
+    try:
+        if noted and _switched(world, operation, args) is not None:
+            return noted
+    except Parked:  # what that means is for the switch to say, which knows whether it was begun
+        return dict(noted or {"not_before": moment})
     return {"not_before": moment}
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.db import snapshots
-from stillframe.errors import Conflict, ServiceUnavailable
+from stillframe.errors import ChainConflict, Conflict, ServiceUnavailable
 from stillframe.journal.operation import Document, Operation, Verb, key
 from stillframe.volumes import using
 from stillframe.volumes.drivers.contract import Share
@@ -233,12 +233,21 @@ def _trash(world: World, operation: Operation, args: Document) -> Document:
     return {}
 
 
-def _resized(world: World, operation: Operation, args: Document) -> Document | None:
+def resized(world: World, operation: Operation, args: Document) -> Document | None:
+    if args["name"] not in _files(world, operation):
+        return None  # on a share that answers: there is nothing that could have grown
     found = share_of(world, operation).image(args["name"], args["format"])
     return {} if found.size >= args["size"] else None
 
 
+def refuse_if_gone(world: World, operation: Operation, name: str) -> None:
+    """Raises ChainConflict when a file of the volume that is to be changed is not on the share."""
+    if name not in _files(world, operation):
+        raise ChainConflict(f"{name}, the file of volume {operation.intent['volume_id']}, is missing on the share")
+
+
 def _resize(world: World, operation: Operation, args: Document) -> Document:
+    refuse_if_gone(world, operation, args["name"])
     share = share_of(world, operation)
     share.resize(operation.intent["volume_id"], args["name"], args["format"], args["size"])
     return {}
@@ -279,4 +288,5 @@ MERGE: Mapping[str, Verb] = {
     "Rename": built_upon(Verb(_renamed, _rename, no_return="start")),
     "Trash": built_upon(Verb(_trashed, _trash, no_return="start")),
 }
-RESIZE = Verb(_resized, _resize, no_return="start")
+# A file that has not grown is as it was: what failed left nothing to put back.
+RESIZE = Verb(resized, _resize, no_return="done")

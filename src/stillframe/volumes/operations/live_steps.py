@@ -13,7 +13,9 @@ from stillframe.volumes.operations.chain_steps import (
     end_links,
     made_sound,
     never,
+    refuse_if_gone,
     refuse_or_wait,
+    resized,
     share_of,
     wait,
 )
@@ -124,12 +126,8 @@ def _unswitch(world: World, operation: Operation, _args: Document) -> None:
         world.compute.switch_file(operation.intent["volume_id"], operation.intent["active_before"], operation.intent["format"])
 
 
-def _resized(world: World, operation: Operation, args: Document) -> Document | None:
-    found = share_of(world, operation).image(args["name"], args["format"])
-    return {} if found.size >= args["size"] else None
-
-
 def _resize(world: World, operation: Operation, args: Document) -> Document:
+    refuse_if_gone(world, operation, args["name"])  # the guest still has it open, and would let it grow
     world.compute.resize(operation.intent["volume_id"], args["size"])
     return {}
 
@@ -139,4 +137,4 @@ LIVE = {
     "check_stopped": Verb(never, _check_stopped),
     "SwitchFile": built_upon(Verb(_switched, _switch, _unswitch)),
 }
-RESIZE_LIVE = Verb(_resized, _resize)
+RESIZE_LIVE = Verb(resized, _resize, no_return="done")

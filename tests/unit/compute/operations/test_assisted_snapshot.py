@@ -14,6 +14,7 @@ from stillframe.compute.outcome import Outcome
 from stillframe.db import assisted_snapshots
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
+from stillframe.errors import Parked
 from stillframe.journal.operation import Document, Operation
 from stillframe.volumes.api import snapshots
 from stillframe.web import body
@@ -151,6 +152,15 @@ def test_the_moment_before_the_window_is_kept_when_the_switch_is_done_and_taken_
     assert note.do(None, operation({"instant": noted}), {}) == noted
     assert note.do(None, operation(), {})["not_before"] > NOON  # the first time nobody needs to look
     assert done == []
+
+
+def test_what_fits_neither_before_nor_after_the_switch_is_for_the_switch_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed(*_arguments: Any) -> None:
+        raise Parked("neither before nor after the switch")
+
+    monkeypatch.setattr(switch, "_switched", mixed)
+    noted = {"not_before": NOON}
+    assert assisted_snapshot.KIND.verbs["instant"].do(None, operation({"instant": noted}), {}) == noted
 
 
 class Finalizing:
