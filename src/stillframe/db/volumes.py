@@ -39,6 +39,10 @@ def list_all(connection: Connection) -> list[Row]:
     return many(connection, select(volumes).order_by(volumes.c.seq))
 
 
+def ids(connection: Connection) -> list[str]:
+    return list(connection.execute(select(volumes.c.id)).scalars())
+
+
 def count(connection: Connection, project_id: str | None, filters: dict[str, Any]) -> int:
     query = select(func.count()).select_from(volumes).where(*_mine(project_id), *matching(volumes, filters))
     return int(connection.execute(query).scalar_one())

@@ -65,19 +65,28 @@ def _inspect(directory: Path, name: str, declared: str) -> Image:
 def foreign_format(directory: Path, name: str, links: bool = False) -> str | None:
     """Returns which format other than raw a file has the mark of, or None. Raises BadImage for what is no regular file, or
     unless ``links`` has several names."""
+    return mark(*ends(directory, name, links))
+
+
+def ends(directory: Path, name: str, links: bool = False) -> tuple[bytes, bytes]:
+    """Returns the first 64 KiB and the last 512 bytes of a file. Raises as ``foreign_format``."""
     handle = files.open_regular(directory, name, links)
     try:
         length = os.fstat(handle).st_size
         head = os.pread(handle, _HEAD_BYTES, 0)
-        tail = os.pread(handle, _SECTOR, max(0, length - _SECTOR))
+        return head, os.pread(handle, _SECTOR, max(0, length - _SECTOR))
     finally:
         os.close(handle)
-    for at, mark, format_ in _MAGICS:
-        if head[at : at + len(mark)] == mark:
+
+
+def mark(head: bytes, tail: bytes) -> str | None:
+    """Returns which format other than raw these ends of a file have the mark of, or None."""
+    for at, magic, format_ in _MAGICS:
+        if head[at : at + len(magic)] == magic:
             return format_
-    for mark, format_ in _FOOTERS:
+    for magic, format_ in _FOOTERS:
         # VHD footers of before 2004 have 511 bytes, so the mark stands one byte later.
-        if tail.startswith(mark) or tail[1:].startswith(mark):
+        if tail.startswith(magic) or tail[1:].startswith(magic):
             return format_
     return "VMDK" if _describes_vmdk(head) else None
 

@@ -16,9 +16,9 @@ from stillframe.host import files, imports
 
 Identity = tuple[int, int]  # device and inode: the file itself, whatever name it was opened by
 MOST_ENTRIES = 100_000
-_HEAD_BYTES = 1 << 16
 _QCOW, _QED = b"QFI\xfb", b"QED\0"
 _DATA_FILE = 0x44415441
+_WORD = re.compile(r"[\w.-]+")
 
 
 def identity(path: Path) -> Identity | None:
@@ -69,28 +69,29 @@ def readers(share: Path, names: Collection[str], known: Collection[str] = ()) ->
     """Returns, for each of ``names`` that has any, the files below ``share`` whose header names it as what they are based on,
     as paths below it and whatever they are called. ``known`` are names that are not looked at.
 
-    A header that does not tell, and a format whose headers are not read here, count as soon as the name stands in them: it
-    is better to ask somebody once too often. Raises ShareUnavailable.
+    Each file is opened once, however many names are asked for. A header that does not tell, and a format whose headers are not
+    read here, count as soon as the name stands in them: it is better to ask somebody once too often. Raises ShareUnavailable.
     """
-    targets = {name: identity(share / name) for name in names}
+    wanted = _Wanted(share, names)
     found: dict[str, list[str]] = {}
-    for place, other in _entries(share):
-        path = os.path.normpath(os.path.join(place, other))
+    for place, directory, other in _entries(share):
+        path = os.path.join(place, other)
         if path in known:
             continue
         try:
-            texts = names_in(share / place, other)
+            texts = names_in(directory, other)
         except (BadImage, FileNotFoundError):
             continue  # a link is seen where it is used; a special file is based on nothing
         except OSError as error:
             raise ShareUnavailable(f"{path} on the share {share} cannot be read: {error.strerror}") from error
-        for name, target in targets.items():
-            if path != name and any(_leads_to(text, (share, place), (name, target)) for text in texts):
-                found.setdefault(name, []).append(path)
+        for name in {each for text in texts for each in wanted.meant(text, place)} - {path}:
+            found.setdefault(name, []).append(path)
     return found
 
 
-def _entries(share: Path) -> Iterator[tuple[str, str]]:
+def _entries(share: Path) -> Iterator[tuple[str, Path, str]]:
+    """Yields every file below the share: the path of its directory below the share, that directory, the file's name."""
+
     def fail(error: OSError) -> None:
         raise error
 
@@ -98,27 +99,25 @@ def _entries(share: Path) -> Iterator[tuple[str, str]]:
     with files.share_errors(share):
         for directory, below, entries in os.walk(share, onerror=fail):
             below.sort()
+            place = os.path.relpath(directory, share)
+            place, path = "" if place == "." else place, Path(directory)
             for name in sorted(entries):
                 count += 1
                 if count > MOST_ENTRIES:
                     raise ShareUnavailable(f"{share} holds more than {MOST_ENTRIES} files, too many to look at each")
-                yield os.path.relpath(directory, share), name
+                yield place, path, name
 
 
 def names_in(directory: Path, name: str) -> list[str]:
     """Returns the names of other files that stand in an image's header, as they are written there; the whole head of one that
     does not tell. Empty for what has the mark of no format: what it holds is its guest's, and is not read. Raises BadImage
     for what is no regular file."""
-    handle = files.open_regular(directory, name, links=True)
-    try:
-        head = os.pread(handle, _HEAD_BYTES, 0)
-    finally:
-        os.close(handle)
+    head, tail = imports.ends(directory, name, links=True)
     if head.startswith(_QCOW) and len(head) >= 20:
         return [_text(head, *struct.unpack_from(">QI", head, 8)), *_data_files(head)]
     if head.startswith(_QED) and len(head) >= 64:
         return [_text(head, *struct.unpack_from("<II", head, 56))]
-    if imports.foreign_format(directory, name, links=True) is None:
+    if imports.mark(head, tail) is None:
         return []
     texts = (
         head.replace(b"\0", b" ").decode("latin-1"),
@@ -149,24 +148,35 @@ def _data_files(head: bytes) -> Iterator[str]:
         at += 8 + (length + 7) // 8 * 8
 
 
-def _leads_to(text: str, place: tuple[Path, str], file: tuple[str, Identity | None]) -> bool:
-    """Tells whether a name in the header of a file in directory ``place`` means ``file``. JSON and the like are searched."""
-    (share, below), (name, target) = place, file
-    if text.startswith("json:") or "=" in text.partition("/")[0]:
-        return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", text) is not None
-    path = text.removeprefix("file:")
-    if not path or "\0" in path:
-        return False
-    if not os.path.isabs(path):
-        path = os.path.normpath(os.path.join(share, below, path))
-    if target is not None and _is_below(path, share) and identity(Path(path)) == target:
-        return True
-    if os.path.basename(path) != name:
-        return False
-    there = identity(Path(path).parent)
-    return there is None or there == identity(share)  # a place this host does not have may be the share under another name
+class _Wanted:
+    """Files of a share, found by what a header says: in a time that does not grow with their number."""
 
+    def __init__(self, share: Path, names: Collection[str]) -> None:
+        self._share = share
+        self._there = identity(share)
+        self._above = f"{os.path.normpath(share)}{os.sep}"
+        self._names = set(names)
+        self._odd = [name for name in self._names if not _WORD.fullmatch(name)]  # no text gives these as one word
+        self._files: dict[Identity, list[str]] = {}
+        for name in self._names:
+            target = identity(share / name)
+            if target is not None:
+                self._files.setdefault(target, []).append(name)
 
-def _is_below(path: str, share: Path) -> bool:
-    """Only there a header's word is followed: elsewhere a name may lead to something that hangs."""
-    return path.startswith(f"{os.path.normpath(share)}{os.sep}")
+    def meant(self, text: str, below: str) -> Iterator[str]:
+        """Yields what a name in the header of a file in directory ``below`` means. JSON and the like are searched."""
+        if text.startswith("json:") or "=" in text.partition("/")[0]:
+            yield from self._names.intersection(_WORD.findall(text))
+            yield from (name for name in self._odd if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", text))
+            return
+        path = text.removeprefix("file:")
+        if not path or "\0" in path:
+            return
+        if not os.path.isabs(path):
+            path = os.path.normpath(os.path.join(self._share, below, path))
+        if path.startswith(self._above):  # elsewhere a header's word is not followed: it may lead to something that hangs
+            yield from self._files.get(identity(Path(path)) or (0, 0), ())
+        if os.path.basename(path) in self._names:
+            there = identity(Path(path).parent)
+            if there is None or there == self._there:  # what this host does not have may be the share under another name
+                yield os.path.basename(path)

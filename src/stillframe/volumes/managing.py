@@ -1,6 +1,6 @@
 """Requests about files on a share that are no volumes of ours yet, as the worker takes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stillframe.chain import names
@@ -35,18 +35,18 @@ def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
         raise NotFound(f"the share {pool.export.export} has no file {name!r}")
     _refuse_ours(world, name)
     image = share.image(name, wanted.get("format") or "qcow2")
-    _refuse_unfit(share, name, image, using.described(world, share))
+    _refuse_unfit(share, name, image, using.users(share, [name], using.described(world, share)))
     whole = {**wanted, "size": image.size // GIB}
     columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
     making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
     return volume_making.insert(world, context, whole, type_row, making)
 
 
-def _refuse_unfit(share: Share, name: str, image: Image, named: using.Described) -> None:
+def _refuse_unfit(share: Share, name: str, image: Image, used: Mapping[str, Sequence[str]]) -> None:
     """The one answer of the request and of the list. Raises BadImage, FileInUse."""
     if image.backing is not None:
         raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
-    using.refuse_users(share, name, named, "taken over")
+    using.refuse_users(name, used, "taken over")
     if image.size % GIB:
         raise BadImage(
             f"{name} has {image.size} bytes, which are no whole GiB; while nobody has it open, grow it with"
@@ -71,28 +71,29 @@ def find_pool(world: World, host: str) -> Pool:
     raise BadRequest(f"no enabled backend is {host!r}; GET /scheduler-stats/get_pools lists them")
 
 
-def manageable(world: World, context: Context, host: str) -> list[dict[str, Any]]:
-    """Returns the image files on a share, with whether and why not each can be taken over."""
+def manageable(world: World, context: Context, host: str, offset: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+    """Returns the image files on a share, with whether and why not each can be taken over: ``limit`` of them in the order of
+    their names, after the first ``offset``. Who uses them is looked for once, for all of them."""
     share = find_pool(world, host).share()
-    named, found = using.described(world, share), []
-    for name in share.listing():
-        if name.startswith(".") or name.endswith((".info", ".record")):
-            continue
-        found.append(_entry(world, share, name, named))
-    return found
+    listed = [name for name in share.listing() if not (name.startswith(".") or name.endswith((".info", ".record")))]
+    page = listed[offset : offset + limit]
+    used = using.users(share, page, using.described(world, share))
+    return [_entry(world, share, name, used) for name in page]
 
 
-def _entry(world: World, share: Share, name: str, named: using.Described) -> dict[str, Any]:
+def _entry(world: World, share: Share, name: str, used: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     entry: dict[str, Any] = {"reference": {"source-name": name}, "size": None, "safe_to_manage": False}
     entry |= {"reason_not_safe": None, "cinder_id": None, "extra_info": None}
     try:
         image = share.image(name, "qcow2")
         entry["size"] = -(-image.size // GIB)
         _refuse_ours(world, name)
-        _refuse_unfit(share, name, image, named)
+        _refuse_unfit(share, name, image, used)
         return {**entry, "safe_to_manage": True}
     except (BadImage, FileInUse, HostCommandFailed) as error:
         return {**entry, "reason_not_safe": error.message}
+    except FileNotFoundError:
+        return {**entry, "reason_not_safe": f"{name} is not there any more"}
     except BadRequest:
         parsed = names.parse(name)
         return {**entry, "reason_not_safe": "already managed", "cinder_id": parsed[0] if parsed else None}

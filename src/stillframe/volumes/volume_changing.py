@@ -111,7 +111,7 @@ def _refuse_foreign_readers(world: World, context: Context, volume_id: str) -> N
         row = finding.volume(connection, context, volume_id)
     with suppress(ShareUnavailable, BadConfiguration):  # looked at again before anything is removed
         if row["share"]:
-            using.refuse_foreign_readers(world.share(row), row["id"])
+            using.refuse_foreign_readers(world, world.share(row), row["id"])
 
 
 def refuse_if_attached(connection: Connection, row: Row) -> None:

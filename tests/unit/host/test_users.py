@@ -118,6 +118,17 @@ def test_what_is_known_is_not_looked_at(share: Path) -> None:
     assert readers(share, ("clone",)) == []
 
 
+def test_many_names_are_looked_for_at_once(share: Path) -> None:
+    odd = "my image (1).qcow2"
+    for name in (odd, "second.qcow2"):
+        (share / name).write_bytes(qcow2())
+    os.link(share / "second.qcow2", share / "same.qcow2")
+    (share / "one").write_bytes(qcow2(f"{share}/second.qcow2"))
+    (share / "two").write_bytes(qcow2(f'json:{{"file": {{"filename": "{odd}"}}, "x": "{GOLDEN}"}}'))
+    found = users.readers(share, [GOLDEN, odd, "second.qcow2", "same.qcow2", "one"])
+    assert found == {"second.qcow2": ["one"], "same.qcow2": ["one"], odd: ["two"], GOLDEN: ["two"]}
+
+
 def test_a_clone_with_a_second_name_is_told(share: Path) -> None:
     (share / "clone").write_bytes(qcow2(f"{share}/{GOLDEN}"))
     os.link(share / "clone", share / "images/again")

@@ -3,7 +3,7 @@
 It promises what ``contract.Share`` promises and fails where a real share fails.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,18 +101,28 @@ class MemoryShare:
             self._read(name, self.entries[name].image.format)
         return [name for name in self.files(volume_id) if name in self.opened]
 
-    def users(self, name: str) -> list[str]:
+    def users(self, wanted: Collection[str]) -> Mapping[str, list[str]]:
         self.probe()
-        opened = ["a program has it open"] if name in self.opened else []
-        return [*opened, *(f"{other} is based on it" for other in self.dependants(name))]
+        found = {
+            name: [
+                *(["a program has it open"] if name in self.opened else []),
+                *(f"{other} is based on it" for other in self.dependants(name)),
+            ]
+            for name in wanted
+        }
+        return {name: words for name, words in found.items() if words}
 
     def dependants(self, name: str) -> list[str]:
         self.probe()
         found = [other for other, file in self.entries.items() if file.image.backing == name and not names.is_trash(other)]
         return sorted(other for other in found if sum(self.entries[other] is file for file in self.entries.values()) == 1)
 
-    def foreign_readers(self, volume_id: str) -> Mapping[str, list[str]]:
-        found = {name: [each for each in self.dependants(name) if not names.parse(each)] for name in self.files(volume_id)}
+    def foreign_readers(self, volume_id: str, known: Collection[str]) -> Mapping[str, list[str]]:
+        ours = {volume_id, *known}
+        found = {
+            name: [each for each in self.dependants(name) if (names.parse(each) or ("",))[0] not in ours]
+            for name in self.files(volume_id)
+        }
         return {name: above for name, above in found.items() if above}
 
     def visible(self, name: str, format_: str, shared: bool = False) -> Sequence[int]:

@@ -1,8 +1,10 @@
 """Files on a share that are no volumes yet: what may be taken over, what is listed, what is not touched."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,10 +13,14 @@ from stillframe.chain.names import base_name
 from stillframe.db import operations, volume_types, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadImage, BadRequest, FileInUse, NotFound, NotSound, ServiceUnavailable, StillframeError
+from stillframe.host import users
 from stillframe.volumes import managing
+from stillframe.volumes.drivers import directory
+from stillframe.volumes.drivers.directory import DirectoryShare
 from stillframe.volumes.world import World
 from tests.unit import builders
 from tests.unit.builders import GIB, OTHER_VOLUME, SHARE, VOLUME, context
+from tests.unit.host.headers import CLUSTER, Header
 from tests.unit.volumes import fakes
 from tests.unit.volumes.memory_share import File
 
@@ -165,6 +171,38 @@ def test_files_are_listed_with_what_speaks_against_them(world: World) -> None:
     share.entries.pop("chained")
     again = {entry["reference"]["source-name"]: entry for entry in managing.manageable(world, ADMIN, HOST)}
     assert (again[FOREIGN]["safe_to_manage"], again[FOREIGN]["size"]) == (True, 2)
+
+
+def test_a_list_opens_every_file_a_few_times_however_many_there_are(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who uses what is looked for once a request: programs once, the header of each file once for all names."""
+    path = tmp_path / "many"
+    path.mkdir()
+    pool = SimpleNamespace(share=lambda: DirectoryShare(path, directory.prepare(path), 0))
+    monkeypatch.setattr(managing, "find_pool", lambda _world, _host: pool)
+    opened, looked, open_, programs = [], [], os.open, users.programs
+    monkeypatch.setattr(os, "open", lambda *words, **more: opened.append(words) or open_(*words, **more))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(users, "programs", lambda wanted: looked.append(wanted) or programs(wanted))  # type: ignore[func-returns-value]
+    opens = []
+    for number in range(60):
+        (path / f"foreign-{number}").write_bytes(Header(size=GIB + 512, l1_entries=3).start().ljust(4 * CLUSTER, b"\0"))
+        if number in (19, 59):
+            opened.clear()
+            found = managing.manageable(world, ADMIN, HOST)
+            assert ["no whole GiB" in each["reason_not_safe"] for each in found] == [True] * (number + 1)
+            opens.append(len(opened))
+    assert len(looked) == 2
+    assert opens[1] <= 3 * opens[0] <= 60 * 12
+
+
+def test_a_page_of_the_list_looks_at_its_own_files_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    share, asked = fakes.memory(world), []
+    for number in range(5):
+        share.entries[f"image-{number}"] = File(Image(f"image-{number}", "qcow2", GIB))
+    monkeypatch.setattr(share, "check_whole", lambda name, _format: asked.append(name))
+    found = managing.manageable(world, ADMIN, HOST, offset=2, limit=2)
+    assert [each["reference"]["source-name"] for each in found] == ["image-1", "image-2"] == asked
 
 
 def test_the_list_says_of_a_damaged_file_what_the_request_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from stillframe.volumes.api.volumes import read, views
 from stillframe.web import body
 from stillframe.web.route import Call, Route
 
+_MOST = 1000
 _TEXT = {"type": ["string", "null"], "maxLength": 255}
 _MANAGE = body.wrapped(
     "volume",
@@ -44,9 +45,9 @@ def _listed(call: Call) -> list[dict[str, Any]]:
     host = call.query.get("host")
     if not host:
         raise BadRequest("the query needs host=HOST@BACKEND#EXPORT, as /scheduler-stats/get_pools lists them")
-    found: list[dict[str, Any]] = call.ask("manageable_volumes", host=host)
-    offset, limit = (_number(call, name, default) for name, default in (("offset", 0), ("limit", 1000)))
-    return found[offset : offset + min(limit, 1000)]
+    offset, limit = (_number(call, name, default) for name, default in (("offset", 0), ("limit", _MOST)))
+    found: list[dict[str, Any]] = call.ask("manageable_volumes", host=host, offset=offset, limit=min(limit, _MOST))
+    return found
 
 
 def _number(call: Call, name: str, default: int) -> int:

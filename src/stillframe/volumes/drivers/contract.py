@@ -4,7 +4,7 @@ A kind of backend (``local``, ``nfs``, ``glusterfs``) says where its shares are,
 reach a file; what happens on a mounted share is the same for all of them (``directory``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,9 +118,10 @@ class Share(Protocol):
     def in_use(self, volume_id: str) -> list[str]:
         """Names of the volume's files some program has open: with QEMU's locks, or on this host in any way."""
 
-    def users(self, name: str) -> list[str]:
-        """Who uses a file, of whatever name, in words: programs that have it open or locked, and files of any name on the
-        share whose header names it. Empty: nobody. Raises BadImage for a file with a second name."""
+    def users(self, wanted: Collection[str]) -> Mapping[str, list[str]]:
+        """Who uses each of these files, of whatever name, in words: programs that have it open or locked, and files of any
+        name on the share whose header names it. A file that nobody uses is left out; one with a second name, or that is
+        gone, is not. However many are asked about, every file of the share is opened once to read its header."""
 
     def remove(self, volume_id: str, name: str) -> None:
         """Removes a chain file by way of trash. Refuses (ChainConflict) while any header on the share names it, whatever the
@@ -151,5 +152,5 @@ class Share(Protocol):
     def dependants(self, name: str) -> list[str]:
         """Names of the files whose headers name this one: of any volume, and of none."""
 
-    def foreign_readers(self, volume_id: str) -> Mapping[str, list[str]]:
-        """By file of the volume, the files that are no volume's and are based on it."""
+    def foreign_readers(self, volume_id: str, known: Collection[str]) -> Mapping[str, list[str]]:
+        """By file of the volume, the files based on it that are of none of the volumes ``known``, nor its own."""

@@ -118,8 +118,7 @@ class DirectoryShare:
         names.check_belongs(base, volume_id)
         with self._asked():
             between = self._between(volume_id, top, base)
-            for name in between[1:]:
-                self._refuse_others(name, between, "committing would change what {other} reads")
+            self._refuse_others(between)
             soundness.require(self.path, base, self._format(base))
             qemu_img.commit(self.path, top, base, len(between))
 
@@ -213,14 +212,27 @@ class DirectoryShare:
             open_ = users.programs([each for each in found.values() if each])
             return [name for name, each in found.items() if each in open_ or files.is_locked(self.path, name)]
 
-    def users(self, name: str) -> list[str]:
+    def users(self, wanted: Collection[str]) -> Mapping[str, list[str]]:
         with self._asked():
-            inspection.plain_name(name)
-            known = users.identity(self.path / name)
-            found = [f"{each} has it open" for each in users.programs([known] if known else ()).get(known or (0, 0), ())]
-            if not found and files.is_locked(self.path, name):
-                found = ["a program has it locked, on this host or another"]
-        return [*found, *(f"{other} is based on it" for other in self.dependants(name))]
+            known = {name: users.identity(self.path / name) for name in wanted}
+            open_ = users.programs({each for each in known.values() if each})
+            above = self._readers(wanted)
+            found = {name: self._held(name, open_.get(known[name] or (0, 0), ())) for name in wanted}
+        for name, others in above.items():
+            found[name] += [f"{other} is based on it" for other in others]
+        return {name: words for name, words in found.items() if words}
+
+    def _held(self, name: str, programs: Sequence[str]) -> list[str]:
+        """A file that cannot be asked about may have any user."""
+        try:
+            locked = files.is_locked(self.path, inspection.plain_name(name))
+        except BadImage as error:
+            return [error.message]
+        except FileNotFoundError:
+            return ["it is not there any more"]
+        if programs or not locked:
+            return [f"{each} has it open" for each in programs]
+        return ["a program has it locked, on this host or another"]
 
     def remove(self, volume_id: str, name: str) -> None:
         names.check_belongs(name, volume_id)
@@ -276,24 +288,19 @@ class DirectoryShare:
             return files.allocated(self.path, inspection.plain_name(name))
 
     def dependants(self, name: str) -> list[str]:
-        opaque, found = self.opaque(), []
         with self._asked():
-            for other in files.listing(self.path):
-                if other == name or names.parse(other) is None or other in opaque:
-                    continue  # a damaged file may name itself; that keeps nobody from removing it
-                if qemu_img.backing_of(self.path, other) == name:
-                    found.append(other)
-            return [*found, *self._foreign_readers([name]).get(name, ())]
+            return self._readers([name]).get(name, [])
 
-    def foreign_readers(self, volume_id: str) -> Mapping[str, list[str]]:
+    def foreign_readers(self, volume_id: str, known: Collection[str]) -> Mapping[str, list[str]]:
         with self._asked():
-            return self._foreign_readers(self.files(volume_id))
+            return self._readers(self.files(volume_id), {volume_id, *known})
 
-    def _foreign_readers(self, wanted: Collection[str]) -> Mapping[str, list[str]]:
+    def _readers(self, wanted: Collection[str], known: Collection[str] = ()) -> Mapping[str, list[str]]:
         """Golden images have other names than volumes, and so has what somebody based on a volume; it may lie a directory
-        further down."""
-        ours = {other for other in files.listing(self.path) if names.parse(other) or names.is_ours_apart(other)}
-        return users.readers(self.path, wanted, ours)
+        further down. Files of the volumes ``known`` are not looked at, nor what only looks like a header (R3)."""
+        listed = files.listing(self.path)
+        apart = {name for name in listed if names.is_ours_apart(name) or (names.parse(name) or ("",))[0] in known}
+        return users.readers(self.path, wanted, apart | set(self.opaque()))
 
     def _between(self, volume_id: str, top: str, base: str) -> list[str]:
         """The files from ``top`` down to ``base``, both included."""
@@ -305,10 +312,11 @@ class DirectoryShare:
             found.append(names.check_belongs(below, volume_id))
         return found
 
-    def _refuse_others(self, name: str, allowed: Collection[str], why: str) -> None:
-        for other in self.dependants(name):
-            if other not in allowed:
-                raise ChainConflict(f"{name} backs {other} too: {why.format(other=other)}")
+    def _refuse_others(self, between: Sequence[str]) -> None:
+        for name, others in self._readers(between[1:]).items():
+            for other in others:
+                if other not in between:
+                    raise ChainConflict(f"{name} backs {other} too: committing would change what {other} reads")
 
 
 def refuse_foreign(path: Path, marker: object, deployment: str) -> None:

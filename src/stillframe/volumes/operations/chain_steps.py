@@ -36,7 +36,7 @@ def check_unused(world: World, operation: Operation, _args: Document) -> Documen
     busy = _open_files(share_of(world, operation), volume_id)
     if busy:
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
-    using.refuse_foreign_readers(share_of(world, operation), volume_id)
+    using.refuse_foreign_readers(world, share_of(world, operation), volume_id)
     servers = set(world.compute.servers_with(volume_id))
     described = world.compute.named_files(share_of(world, operation).path)
     servers |= {each for name in _files(world, operation) for each in described.get(name, ())}

@@ -35,7 +35,7 @@ class Hand:
 def hand_for(world: World, volume: Row, bandwidth_mib: int = 0) -> Hand:
     """Raises Conflict for a volume in a status in which its files must be left alone, or whose server has another file;
     FileInUse for one that a file of another name is based on."""
-    using.refuse_foreign_readers(world.share(volume), volume["id"])
+    using.refuse_foreign_readers(world, world.share(volume), volume["id"])
     if volume["status"] == "available":
         return Hand()
     if volume["status"] != "in-use":

@@ -97,7 +97,7 @@ def _check_stopped(world: World, operation: Operation, _args: Document) -> Docum
     if server is not None and server.get("refusal"):
         refuse_or_wait(world, operation, server["refusal"])
     end_links(share_of(world, operation), operation)
-    using.refuse_foreign_readers(share_of(world, operation), volume_id)
+    using.refuse_foreign_readers(world, share_of(world, operation), volume_id)
     busy = share_of(world, operation).in_use(volume_id)
     if busy:
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
