@@ -29,6 +29,7 @@ from stillframe.volumes.doctor import holding
 from stillframe.volumes.doctor.findings import KINDS
 from stillframe.volumes.operations import chain_record
 from tests.support import qemu_io
+from tests.support.content import digest
 from tests.support.desk import Desk
 from tests.support.lab import open_lab
 from tests.support.service import PROGRAM
@@ -259,6 +260,52 @@ def test_volumes_nobody_here_ever_had_are_left_alone(desk: Desk) -> None:
     assert "2 files" in one(desk, "unknown_volume")["what"]
     before = state_of(desk)
     assert desk.document(*FIX)["plan"] == [] and state_of(desk) == before
+
+
+def test_a_file_of_somebody_else_that_is_based_on_a_volume(desk: Desk) -> None:
+    """Whatever it is called, wherever it lies and however its header names the volume's file."""
+    volume_id = desk.volume()
+    base = f"volume-{volume_id}"
+    desk.snapshot(volume_id)
+    qemu_io.write(desk.share, base, b"of the volume")
+    (desk.share / "below").mkdir()
+    made = {
+        "golden.qcow2": ("qcow2", base),
+        ".hidden": ("qcow2", f"{desk.share}/{base}"),
+        "below/clone": ("qcow2", f"../{base}"),
+        "by-options": ("qcow2", f'json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{base}"}}}}'),
+        "old.qed": ("qed", base),
+        f"volume-{uuid.uuid4()}": ("qcow2", base),
+    }
+    for name, (format_, backing) in made.items():
+        qemu_img(desk, "create", "-q", "-u", "-f", format_, "-b", backing, "-F", "qcow2", name, "1G")
+        (told,) = [each for each in found(desk) if each["kind"] != "unknown_volume"]
+        assert (told["kind"], told["file"], told["volume_id"]) == ("foreign_reader", name, volume_id), told
+        assert desk.document(*FIX)["plan"] == []
+        answer = desk.api.send("volume", "DELETE", f"/volumes/{volume_id}?cascade=true")
+        assert answer.status_code == 409 and name in answer.text, answer.text
+        copy = desk.state / "copy"
+        qemu_img(desk, "convert", "-f", format_, "-O", "qcow2", name, str(copy))  # what the advice says
+        assert digest(desk.state, "copy") == digest(desk.share, base)
+        (desk.share / name).rename(desk.state / "moved")
+        assert found(desk) == []
+    (desk.share / "below").rmdir()
+
+
+def test_what_somebody_elses_file_is_based_on_is_not_put_aside(desk: Desk) -> None:
+    volume_id = desk.volume()
+    orphan = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    overlay_on(desk, orphan.name, "golden.qcow2")
+    assert refused(desk) == "the header of golden.qcow2 names it"
+    (desk.share / "golden.qcow2").unlink()
+    with subprocess.Popen(["tail", "-f", orphan], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        reader.stdout.read(1)
+        try:
+            assert refused(desk) == "a program has it open"
+        finally:
+            reader.terminate()
+    fixed(desk)
 
 
 def test_a_missing_file(desk: Desk) -> None:

@@ -90,7 +90,7 @@ def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> Wor
         "marker": "1",
         "mode": 0o2770,
     }
-    share |= {"entries": {name: entry(name) for name in names}, "files": files, "documents": {}}
+    share |= {"entries": {name: entry(name) for name in names}, "files": files, "documents": {}, "readers": {}}
     known: dict[str, Any] = {"volumes": {each.row["id"]: each for each in volumes}, "backups": (), "operations": (), "sets": ()}
     known |= dict.fromkeys(("busy", "parked", "lived", "abandoned"), frozenset())
     whole: dict[str, Any] = {"guests": GuestsSeen(True, ""), "unsettled": frozenset(), "enabled": frozenset(("/share",))}
@@ -226,6 +226,33 @@ def test_what_is_not_settled_is_not_judged() -> None:
     broken = volume({"active_file": SET, "status": "extending"}, snapshot(status="deleting"))
     assert len(kinds(files, broken)) > 3
     assert kinds(files, broken, unsettled=frozenset((VOLUME,))) == []
+
+
+@pytest.mark.parametrize(
+    ("reader", "more", "expected"),
+    [
+        ("golden.qcow2", {}, ["foreign_reader"]),
+        ("below/clone", {}, ["foreign_reader"]),
+        (".hidden", {}, ["foreign_reader"]),
+        (OTHER, {}, ["foreign_reader"]),
+        (OTHER, {"lived": frozenset((OTHER_VOLUME,))}, []),  # told as an orphan
+        (f".orphan.{SECOND}", {}, []),
+        ("golden.qcow2", {"unsettled": frozenset((VOLUME,))}, []),
+    ],
+)
+def test_a_file_of_somebody_else_on_one_of_ours(reader: str, more: dict[str, Any], expected: list[str]) -> None:
+    found = judged(CHAIN, SNAPPED, readers={BASE: [reader], "golden": ["not-ours"]}, **more)
+    assert [each.kind for each in found] == expected
+    assert all((each.file, each.volume_id) == (reader, VOLUME) and BASE in each.what for each in found)
+
+
+def test_what_somebody_elses_file_is_based_on_is_neither_renamed_nor_removed() -> None:
+    trash = f".trash.{FIRST}"
+    for name, files in ((SECOND, ORPHANED), (trash, CHAIN)):
+        also = [trash] if name == trash else []
+        assert planned(files, SNAPPED, also=also)[1] == []
+        done, (why,) = planned(files, SNAPPED, also=also, readers={name: ["golden.qcow2"]})
+        assert (done, why) == ([], "the header of golden.qcow2 names it")
 
 
 def test_modes_of_what_is_ours() -> None:

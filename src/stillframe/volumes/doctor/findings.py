@@ -39,6 +39,15 @@ KINDS: Mapping[str, Kind] = {
         "This database never had the volume: it is another database's, or was lost with one, or was put here by hand.",
         "'stillframe manage-share' adds it to this database. If it is another installation's, leave it alone.",
     ),
+    "foreign_reader": Kind(
+        "Somebody made a file on top of a file of the volume. While it lies there, whatever would merge, rename, grow or remove"
+        " files of the volume is refused (409), because the other file would read something else then, or not open any more."
+        " If it is based on the file that receives the volume's writes, each write of the guest changes what it reads.",
+        "Find out who made it and who uses it. If it is needed: end the programs that have it open, look at what it names"
+        " ('qemu-img info FILE') and copy it to where it stands alone, 'qemu-img convert -f FORMAT -O qcow2 FILE COPY' (with"
+        " the volume's server stopped if it reads the active file). When the copy is known to be good, or when nobody needs the"
+        " content, move the file off the share. Never rebase it with -u.",
+    ),
     "row_without_file": Kind(
         "The volume has a row and not one file: its content is not on this share.",
         "Look for the files elsewhere and put them back, or restore a backup. Only when nobody needs the content any"

@@ -19,6 +19,7 @@ def judge(world: World, share: ShareSeen) -> Iterator[Finding]:
     yield from _temporaries(world, share)
     yield from _orphans(world, share)
     yield from _unknown(world, share)
+    yield from _foreign(world, share)
     yield from _modes(world, share)
 
 
@@ -106,6 +107,19 @@ def _unknown(world: World, share: ShareSeen) -> Iterator[Finding]:
             more = f"; {used[0]} is read by a volume of ours" if used else ""
             what = f"{len(files)} files of volume {volume_id} lie on {share.export}, and there is no row of it{more}"
             yield Finding("unknown_volume", what, share.export, volume_id, file=files[0], facts={"files": files})
+
+
+def _foreign(world: World, share: ShareSeen) -> Iterator[Finding]:
+    """Files of nobody we know that are based on a file some row needs. What was put aside, or will be, is told as an orphan."""
+    wanted = needed(world, share)
+    for name, readers in share.readers.items():
+        volume_id = owner(name)
+        if name not in wanted or volume_id in world.unsettled:
+            continue
+        for other in readers:
+            if not other.startswith(QUARANTINE) and owner(other) not in world.known.lived:
+                what = f"{other} on {share.export} is no file of a volume of this database, and is based on {name}"
+                yield Finding("foreign_reader", what, share.export, volume_id, file=other)
 
 
 def _modes(world: World, share: ShareSeen) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from stillframe.db import assisted_snapshots, attachments, backups, holds, opera
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadConfiguration, BadImage, HostCommandFailed, ShareUnavailable
-from stillframe.host import entries, examination, files, inspection, qemu_img
+from stillframe.host import entries, examination, files, inspection, qemu_img, users
 from stillframe.host.entries import Entry
 from stillframe.journal.record import is_dead
 from stillframe.volumes import trees, volume_record
@@ -167,7 +167,23 @@ def _with_files(share: ShareSeen, known: Known, options: Options) -> ShareSeen:
                     documents[name] = _text(share.path, name)
             except FileNotFoundError:
                 continue
-    return replace(share, entries=listed, files=seen, documents=documents)
+    opened = _opened(share.path, seen)
+    seen = {name: replace(each, locked=True) if name in opened else each for name, each in seen.items()}
+    return replace(share, entries=listed, files=seen, documents=documents, readers=_readers(share.path, listed, known))
+
+
+def _opened(path: Path, seen: Collection[str]) -> set[str]:
+    """A program that reads a file takes no lock as QEMU does, and needs its file all the same."""
+    found = {name: users.identity(path / name) for name in seen}
+    open_ = users.programs({each for each in found.values() if each})
+    return {name for name, each in found.items() if each in open_}
+
+
+def _readers(path: Path, listed: Collection[str], known: Known) -> Mapping[str, Sequence[str]]:
+    """What a guest writes into a raw disk of ours is never taken for a header: no file of a known volume is read here."""
+    chain = {name for name in listed if names.parse(name) is not None}
+    apart = {name for name in listed if names.is_ours_apart(name)}
+    return users.readers(path, chain | apart, apart | {name for name in chain if leftovers.owner(name) in known.volumes})
 
 
 def _text(path: Path, name: str) -> str:

@@ -9,7 +9,7 @@ from stillframe.config import Settings
 from stillframe.db import volumes
 from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict, StillframeError
-from stillframe.host import entries, files, qemu_img
+from stillframe.host import entries, files, qemu_img, users
 from stillframe.journal.failpoints import reached
 from stillframe.volumes.doctor import holding, row_repairs
 from stillframe.volumes.doctor.looking import volume_known
@@ -85,7 +85,8 @@ def _check_unchanged(place: Place, repair: Repair) -> None:
 
 
 def _refuse_open(path: Path, name: str) -> None:
-    if files.is_locked(path, name):
+    seen = users.identity(path / name)
+    if files.is_locked(path, name) or (seen is not None and users.programs([seen])):
         raise ChainConflict(f"a program has {name} open")
 
 

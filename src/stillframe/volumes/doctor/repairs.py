@@ -145,6 +145,8 @@ def _remove(world: World, finding: Finding) -> Repair:
     wanted = leftovers.named_by_rows(world, share) | {seen.names for seen in share.files.values()}
     if original != name and original not in share.files and original in wanted:
         raise Unproven(f"{original}, whose content it holds, is missing and asked for")
+    if share.readers.get(name):
+        raise Unproven(f"the header of {share.readers[name][0]} names it")
     volumes = [finding.volume_id] if finding.volume_id else []
     return Repair("remove", finding, f"remove {name} ({finding.facts['bytes']} bytes)", volumes)
 
@@ -191,9 +193,11 @@ def _quarantine(world: World, finding: Finding) -> Repair:
     aside = f"{QUARANTINE}{name}"
     if aside in share.entries:
         raise Unproven(f"{aside} is there already")
-    read_by = [other for other, seen in share.files.items() if seen.names == name]
+    read_by = {other: None for other, seen in share.files.items() if seen.names == name} | dict.fromkeys(
+        share.readers.get(name, ())
+    )
     volumes = [str(finding.volume_id)]
-    return Repair("quarantine", finding, f"rename {name} to {aside}", volumes, {"to": aside, "read_by": read_by})
+    return Repair("quarantine", finding, f"rename {name} to {aside}", volumes, {"to": aside, "read_by": list(read_by)})
 
 
 def _release(_world: World, finding: Finding) -> Repair:

@@ -13,7 +13,8 @@ from stillframe.host.entries import Entry
 
 @dataclass(frozen=True)
 class FileSeen:
-    """One chain file. ``image`` is None where ``problem`` says why, or where nobody knows the file's format.
+    """One chain file. ``image`` is None where ``problem`` says why, or where nobody knows the file's format. ``locked``: some
+    program has it open, locked or not.
 
     ``names`` is the backing file a header names, whatever the format; ``examined`` False: nobody could say about leaks.
     """
@@ -40,6 +41,7 @@ class ShareSeen:
     entries: Mapping[str, Entry] = field(default_factory=dict)
     files: Mapping[str, FileSeen] = field(default_factory=dict)
     documents: Mapping[str, str] = field(default_factory=dict)  # the text of every .info and .record
+    readers: Mapping[str, Sequence[str]] = field(default_factory=dict)  # file -> files based on it that are of no known volume
 
     @property
     def is_itself(self) -> bool:
