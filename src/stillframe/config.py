@@ -24,6 +24,21 @@ DEFAULT_OPTS = [
     cfg.StrOpt("host", help="The name of this host in service lists and operation leases. Default: its host name."),
     cfg.IntOpt("lease_seconds", default=30, min=5, help="How long an operation stays with a worker that fell silent."),
     cfg.IntOpt("workers", default=4, min=1, max=64, help="Operations one worker process runs at once, per share."),
+    cfg.IntOpt(
+        "max_connections",
+        default=2000,
+        min=16,
+        max=20000,
+        help="HTTP connections each service keeps open; for one more, the one is closed that has waited longest for its"
+        " client.",
+    ),
+    cfg.IntOpt(
+        "max_connections_per_peer",
+        default=500,
+        min=4,
+        max=20000,
+        help="Of these, how many one address may have (of IPv6, one /64 network). Raise it where a proxy stands in front.",
+    ),
     cfg.ListOpt("enabled_backends", default=["local"], help="Sections below that describe a backend of block storage each."),
 ]
 VOLUMES_OPTS = [
@@ -202,6 +217,8 @@ class Settings:
     host: str
     lease_seconds: int
     workers: int
+    max_connections: int
+    max_connections_per_peer: int
     volumes: Any
     compute: Any
     auth: Any
@@ -229,6 +246,10 @@ class Settings:
     @property
     def staging_dir(self) -> Path:
         return Path(self.volumes.staging_dir or self.state_dir / "staging")
+
+    def api_socket(self, service: str) -> Path:
+        """Where "volumes" or "compute" listens for the other service."""
+        return self.state_dir / f"api-{service}.sock"
 
     @property
     def freeze_dir(self) -> Path:
@@ -289,6 +310,8 @@ def _settings(conf: cfg.ConfigOpts, sections: Sequence[str]) -> Settings:
         host=conf.host or os.uname().nodename,
         lease_seconds=conf.lease_seconds,
         workers=conf.workers,
+        max_connections=conf.max_connections,
+        max_connections_per_peer=conf.max_connections_per_peer,
         volumes=conf.volumes,
         compute=conf.compute,
         auth=conf.auth,

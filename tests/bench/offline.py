@@ -1,6 +1,6 @@
 """The part about volumes nothing is attached to."""
 
-from tests.bench import backing, copying, headers, merging, requests
+from tests.bench import backing, copying, headers, leaning, merging, requests
 from tests.bench.recording import Part
 
 INTRO = """Each comparison alternates between ours, through REST, and the bare program with the same durability. Ours is timed
@@ -11,5 +11,5 @@ PART = Part(
     "offline",
     "Volumes nothing is attached to",
     INTRO,
-    [*copying.SECTIONS, *merging.SECTIONS, *backing.SECTIONS, *requests.SECTIONS, *headers.SECTIONS],
+    [*copying.SECTIONS, *merging.SECTIONS, *backing.SECTIONS, *requests.SECTIONS, *headers.SECTIONS, *leaning.SECTIONS],
 )

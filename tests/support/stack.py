@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 import yaml
@@ -33,6 +34,10 @@ class Api:
         if body is not None:
             more["json"] = body
         return self._session.request(method, self._cloud[key] + path, headers=headers, timeout=60, **more)
+
+    def port(self, service: str) -> int:
+        key = "block_storage_endpoint_override" if service == "volume" else "compute_endpoint_override"
+        return int(urlsplit(self._cloud[key]).port or 80)
 
     def ok(self, service: str, method: str, path: str, body: Any = None) -> Any:
         answer = self.send(service, method, path, body)

@@ -25,10 +25,11 @@ def service_endpoint(settings: Settings, service: str) -> Endpoint:
     except OSError as error:
         raise BadConfiguration(f"the services' credentials {path} cannot be read: {error}") from error
     url = known[service]
+    door: Path | None = settings.api_socket("volumes" if service == "volume" else service)
     if service == "volume" and settings.compute.storage_endpoint:
-        url = settings.compute.storage_endpoint
+        url, door = settings.compute.storage_endpoint, None
     identity = from_options("keystone", settings.keystone) if settings.auth.strategy == "keystone" else None
-    return Endpoint(service, url, known["username"], known["password"], _MICROVERSION[service], identity)
+    return Endpoint(service, url, known["username"], known["password"], _MICROVERSION[service], identity, door)
 
 
 def write_private(path: Path, document: Any) -> None:

@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from keystoneauth1 import adapter, exceptions, http_basic
 from keystoneauth1 import session as ks_session
 
 from stillframe.client.identity import Identity, sign_in
+from stillframe.client.unix import UnixAdapter
 from stillframe.errors import (
     AccessRefused,
     AnotherJob,
@@ -58,7 +60,8 @@ _PASSES = (429, 502, 503, 504)  # the service, or what stands before it, says th
 class Endpoint:
     """Where a service is and as whom it is called. ``service`` is "volume" or "compute".
 
-    With an ``identity`` it is called with tokens of Keystone, else with the name and the password.
+    With an ``identity`` it is called with tokens of Keystone, else with the name and the password. With a ``socket`` it is
+    reached over that Unix socket; the URL then only says what is asked for.
     """
 
     service: str
@@ -67,6 +70,7 @@ class Endpoint:
     password: str
     microversion: str
     identity: Identity | None = None
+    socket: Path | None = None
 
 
 class Session:
@@ -74,7 +78,10 @@ class Session:
 
     def __init__(self, endpoint: Endpoint, seconds: float = 30.0) -> None:
         self._endpoint = endpoint
-        self._adapter = adapter.Adapter(_open(endpoint, seconds), endpoint_override=endpoint.url, raise_exc=False)
+        opened = _open(endpoint, seconds)
+        if endpoint.socket is not None:
+            opened.session.mount(endpoint.url, UnixAdapter(endpoint.socket))
+        self._adapter = adapter.Adapter(opened, endpoint_override=endpoint.url, raise_exc=False)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Sends one request; returns the answer's document, or None. Raises an error of the answer's kind."""

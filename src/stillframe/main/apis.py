@@ -7,16 +7,33 @@ from stillframe.db.engine import Database
 from stillframe.rpc.bus import Bus
 from stillframe.volumes import policies as volumes_policies
 from stillframe.volumes.api import routes as volumes_routes
-from stillframe.web import application, observe
+from stillframe.web import application, observe, server
 from stillframe.web.auth import Authenticator, BasicAuth
+from stillframe.web.connections import Limits
 from stillframe.web.keystone import KeystoneAuth
 from stillframe.web.policy import Enforcer
 from stillframe.web.route import Door
-from stillframe.web.server import Server
 
 
-def api(settings: Settings, database: Database, service: str, bus: Bus) -> Server:
-    """Makes the HTTP server of "volumes" or "compute", bound but not started."""
+class Api:
+    """One service behind two doors: the public port, and a Unix socket in the state directory for the other service. They
+    share no thread and no connection, so whoever leans on the port does not stop the services from speaking to each other."""
+
+    def __init__(self, public: server.Server, private: server.Server) -> None:
+        self._doors = (public, private)
+        self.port = public.port
+
+    def start(self) -> None:
+        for door in self._doors:
+            door.start()
+
+    def stop(self) -> None:
+        for door in self._doors:
+            door.stop()
+
+
+def api(settings: Settings, database: Database, service: str, bus: Bus) -> Api:
+    """Makes the HTTP servers of "volumes" or "compute", bound but not started. Raises BadConfiguration."""
     table, rules, options = {
         "volumes": (volumes_routes.SERVICE, volumes_policies.RULES, settings.volumes),
         "compute": (compute_routes.SERVICE, compute_policies.RULES, settings.compute),
@@ -28,7 +45,14 @@ def api(settings: Settings, database: Database, service: str, bus: Bus) -> Serve
         "/metrics": observe.metrics_page(database),
     }
     made = application.make(table, Door(database, bus, settings), authenticator(settings), enforcer, pages)
-    return Server(made, options.listen, options.port)
+    limits = Limits(settings.max_connections, settings.max_connections_per_peer)
+    public = server.Server(made, server.tcp(options.listen, options.port), limits)
+    alone = Limits(limits.connections, limits.connections)  # the only peer is the other service
+    try:
+        return Api(public, server.Server(made, server.unix(settings.api_socket(service)), alone))
+    except BaseException:
+        public.stop()
+        raise
 
 
 def authenticator(settings: Settings) -> Authenticator:

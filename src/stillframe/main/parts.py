@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -13,12 +14,12 @@ from stillframe.config import Settings
 from stillframe.db.engine import Database
 from stillframe.main import apis, state
 from stillframe.rpc.bus import Bus, InProcess, SocketBus, SocketServer
-from stillframe.web.server import Server
 
 LOG = logging.getLogger(__name__)
 # In one process a thread that comes back from the database or the disk waits for the interpreter behind one that computes:
 # five milliseconds each time unless told otherwise, and often while others wait for its transaction.
 SWITCH_SECONDS = 0.001
+OTHER_FILES = 1024  # the database's, libvirt's, those of files at work
 
 
 def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
@@ -27,6 +28,7 @@ def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
 
     stop = Stop()
     sys.setswitchinterval(SWITCH_SECONDS)
+    _allow_connections(settings)
     with ExitStack() as running:
         locks = state.Locks(_made(settings), state.PARTS)
         database = state.prepare(settings)
@@ -50,8 +52,25 @@ def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
     del locks
 
 
-def _bound(running: ExitStack, settings: Settings, database: Database, service: str, bus: Bus) -> Server:
-    """Binds a REST service's port; whatever happens afterwards, its threads are stopped."""
+def _allow_connections(settings: Settings) -> None:
+    """Raises this process's soft limit of open files to what its connections may need, as far as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * settings.max_connections + OTHER_FILES
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        LOG.warning(
+            "this process may open %d files, but %d connections of two services need %d: raise its limit (LimitNOFILE=)"
+            " or lower max_connections",
+            allowed,
+            settings.max_connections,
+            wanted,
+        )
+
+
+def _bound(running: ExitStack, settings: Settings, database: Database, service: str, bus: Bus) -> apis.Api:
+    """Binds a REST service's doors; whatever happens afterwards, its threads are stopped."""
     server = apis.api(settings, database, service, bus)
     running.callback(server.stop)
     return server
@@ -60,6 +79,7 @@ def _bound(running: ExitStack, settings: Settings, database: Database, service: 
 def serve_api(settings: Settings, service: str, ready: Callable[[str], None]) -> None:
     """Runs one REST service; its worker answers over a Unix socket in the state directory."""
     stop = Stop()
+    _allow_connections(settings)
     with ExitStack() as running:
         locks = state.Locks(_made(settings), (f"api-{service}",))
         database = state.prepare(settings)

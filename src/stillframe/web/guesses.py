@@ -6,13 +6,13 @@ cost no more than one after another. What is kept is bounded: the key that was u
 """
 
 import hashlib
-import ipaddress
 import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from stillframe.errors import TooManyRequests
+from stillframe.web.peers import network_of
 
 FREE_BY_NAME = 20  # more than a client that starts with many requests at once has under way before the first is answered
 FREE_BY_PEER = 60
@@ -74,17 +74,6 @@ class Guesses:
 
 def _keys(peer: str, name: str) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
     """Digests, because a name is as long as its sender likes."""
-    network = _network(peer)
+    network = network_of(peer)
     by_name = hashlib.sha256(f"{network}\0{name}".encode()).digest()
     return (by_name, FREE_BY_NAME), (hashlib.sha256(network.encode()).digest(), FREE_BY_PEER)
-
-
-def _network(peer: str) -> str:
-    """One host has a whole /64 of IPv6 to send from."""
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return peer
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
-        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
-    return str(address)
