@@ -664,6 +664,10 @@ def test_servers_against_rows(desk: Desk) -> None:
     assert one(desk, "wrong_active_file")["server_id"] == server_id
     domain(desk, {}, server_id)
     assert one(desk, "attached_without_disk")["volume_id"] == volume_id
+    # What it advises, done.
+    desk.lab.api.ok("compute", "DELETE", f"/servers/{server_id}/os-volume_attachments/{volume_id}")
+    wait_for(lambda: desk.lab.api.volume(volume_id)["status"] == "available", "the detachment")
+    assert found(desk) == []
 
 
 @pytest.mark.usefixtures("undefine")

@@ -53,25 +53,33 @@ def attach(world: World, context: Context, server_id: str, volume_id: str, devic
 
 
 def detach(world: World, context: Context, server_id: str, volume_id: str) -> None:
-    """Starts to detach a volume, after what attaches and detaches at the server now. Raises NotFound, Conflict."""
+    """Starts to detach a volume, after what attaches and detaches at the server now; one that no description of the server has
+    any more is only released. Raises NotFound, Conflict."""
     try:
         server = servers.find(world, context, server_id)
     except NotFound as error:
         raise NotFound(
             f"{error.message} If it does not exist any more, an administrator releases its volumes:"
-            " openstack --os-volume-api-version 3.27 volume attachment delete ATTACHMENT"
+            " 'openstack --os-volume-api-version 3.27 volume attachment delete ATTACHMENT'"
         ) from error
     try:
         wanted = names.canonical_id(volume_id)
     except BadRequest as error:
         raise NotFound(f"volume_id not found: {volume_id}") from error
     server.refuse_unless("detach")
+    gone = server.disk_of(wanted) is None and _is_recorded(world, server, wanted)
     with world.database.write() as connection:
         line = record.line_of(connection, f"server:{server.id}", SHORT)
-        if not any(row["intent"]["volume_id"] == wanted and row["kind"] == "attach_volume" for row in line):
+        if not gone and not any(row["intent"]["volume_id"] == wanted and row["kind"] == "attach_volume" for row in line):
             operations.check_consistent(server, wanted)
         intent = {"server_id": server.id, "volume_id": wanted, **_bound(world, line)}
         record.submit(connection, operations.request("detach_volume", intent, context.request_id))
+
+
+def _is_recorded(world: World, server: Server, volume_id: str) -> bool:
+    """Whether block storage has the volume attached to the server."""
+    known = world.storage.attachment(volume_id, server.id)
+    return known is not None and known["status"] == "attached"
 
 
 def _bound(world: World, line: Sequence[Row]) -> dict[str, float]:

@@ -203,6 +203,9 @@ class Storage:
     def attachments_of(self, _server_id: str) -> list[dict[str, Any]]:
         return self.attachments
 
+    def attachment(self, volume_id: str, server_id: str) -> dict[str, Any] | None:
+        return next((each for each in self.attachments if each["volume_id"] == volume_id), None)
+
     def being_deleted(self) -> set[str]:
         return self.deleting
 

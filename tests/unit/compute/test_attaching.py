@@ -88,9 +88,20 @@ def test_what_ended_while_libvirt_was_asked_has_its_place_all_the_same(world: Wo
 def test_a_volume_that_is_being_attached_can_be_detached_after_that(world: World) -> None:
     with pytest.raises(NotFound):
         attaching.detach(world, context(), SERVER, VOLUME)
+    assert line(world) == []
     attach(world, VOLUME)
     attaching.detach(world, context(), SERVER, VOLUME)
     assert [row["kind"] for row in line(world)] == ["attach_volume", "detach_volume"]
+
+
+def test_a_volume_without_a_disk_can_be_detached(world: World) -> None:
+    """What the doctor advises where a volume counts as attached, and no description of the server has it any more."""
+    reserved = {"volume_id": OTHER_VOLUME, "status": "reserved"}
+    world.storage.attachments += [{"volume_id": VOLUME, "status": "attached"}, reserved]  # type: ignore[attr-defined]
+    attaching.detach(world, context(), SERVER, VOLUME)
+    assert [(row["kind"], row["intent"]["volume_id"]) for row in line(world)] == [("detach_volume", VOLUME)]
+    with pytest.raises(NotFound):  # somebody attaches it now
+        attaching.detach(world, context(), SERVER, OTHER_VOLUME)
 
 
 def test_anything_else_on_the_server_refuses(world: World) -> None:
