@@ -100,8 +100,11 @@ def refuse_if_busy(connection: Connection, resource: str, shared: bool = False) 
     """Raises Busy naming the unfinished operation that holds the resource; with ``shared`` for one that only reads."""
     row = operations.on_resource(connection, resource, shared)
     if row is not None:
+        waits = ""
+        if row["state"] == "parked":  # nobody's waiting ends that
+            waits = f", and waits for an administrator: 'stillframe operation show {row['id']}' tells for what"
         raise Busy(
-            f"{resource.replace(':', ' ')} is busy: operation {row['id']} ({row['kind']}) is {row['state']}",
+            f"{resource.replace(':', ' ')} is busy: operation {row['id']} ({row['kind']}) is {row['state']}{waits}",
             operation_id=row["id"],
             kind=row["kind"],
             state=row["state"],
