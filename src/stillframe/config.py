@@ -22,7 +22,9 @@ DEFAULT_OPTS = [
     ),
     cfg.StrOpt("availability_zone", default="nova", help="The availability zone both services show."),
     cfg.StrOpt("host", help="The name of this host in service lists and operation leases. Default: its host name."),
-    cfg.IntOpt("lease_seconds", default=30, min=5, help="How long an operation stays with a worker that fell silent."),
+    cfg.IntOpt(
+        "lease_seconds", default=30, min=5, help="How long an operation stays with a worker that does not answer any more."
+    ),
     cfg.IntOpt("workers", default=4, min=1, max=64, help="Operations one worker process runs at once, per share."),
     cfg.IntOpt(
         "max_connections",
@@ -86,7 +88,7 @@ BACKEND_OPTS = [
     ),
     cfg.FloatOpt("max_over_subscription_ratio", default=20.0, min=1.0, help="Virtual GiB promised per GiB of the share."),
     cfg.IntOpt("reserved_percentage", default=0, min=0, max=90, help="Part of the share that is never promised."),
-    cfg.FloatOpt("probe_seconds", default=5.0, min=0.5, help="How long the share may take to show that it is there."),
+    cfg.FloatOpt("probe_seconds", default=5.0, min=0.5, help="How long the share may take to answer."),
 ]
 COMPUTE_OPTS = [
     cfg.StrOpt("listen", default="127.0.0.1", help="Address the compute API listens on."),
@@ -94,7 +96,9 @@ COMPUTE_OPTS = [
     cfg.StrOpt("libvirt_uri", help="libvirt to use. Default: a private daemon below state_dir."),
     cfg.StrOpt("default_project", default="demo", help="Project of domains that name none in their libvirt metadata."),
     cfg.StrOpt("storage_endpoint", help="Endpoint of block storage. Default: the volumes section's listen and port."),
-    cfg.FloatOpt("freeze_deadline_seconds", default=10.0, min=1.0, help="The watchdog thaws the guest after this long."),
+    cfg.FloatOpt(
+        "freeze_deadline_seconds", default=10.0, min=1.0, help="The watchdog thaws the guest after this many seconds."
+    ),
     cfg.IntOpt("agent_timeout_seconds", default=2, min=1, help="How long the guest agent may take to answer a ping."),
     cfg.IntOpt("flush_timeout_seconds", default=10, min=0, help="How long the flush before a freeze may take; 0: none."),
     cfg.StrOpt(
@@ -132,7 +136,7 @@ COMPUTE_OPTS = [
         max=3600,
         help="How long attaching or detaching a volume may wait for others that attach or detach at the same server.",
     ),
-    cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to let go of a disk."),
+    cfg.IntOpt("detach_timeout_seconds", default=20, min=1, help="How long a guest may take to release a disk."),
     cfg.IntOpt("max_merges", default=2, min=1, max=64, help="Live merges of snapshots that run at once on this host."),
     cfg.IntOpt(
         "max_merges_per_share", default=2, min=1, max=64, help="Of these, how many may work on files of one share at once."
@@ -161,7 +165,7 @@ def _identity_opts(needs: str) -> list[cfg.Opt]:
         cfg.StrOpt("project_name", default="service", help="Project the user acts in."),
         cfg.StrOpt("project_domain_name", default="Default", help="Domain of the project."),
         cfg.StrOpt("cafile", help="Certificates to trust. Default: those of the system."),
-        cfg.IntOpt("timeout_seconds", default=30, min=1, help="How long the service may be silent."),
+        cfg.IntOpt("timeout_seconds", default=30, min=1, help="How long Keystone may take to answer."),
     ]
 
 

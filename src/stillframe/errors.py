@@ -76,7 +76,7 @@ class Busy(Conflict):
     """An operation holds the thing; the same request is accepted once that has ended."""
 
     code = "busy"
-    hint = "Wait for the named operation to end, then repeat; stillframe operation show tells how far it is."
+    hint = "Wait for the named operation to end, then repeat; 'stillframe operation show ID' tells how far it is."
 
 
 class AnotherJob(Busy):

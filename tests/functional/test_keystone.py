@@ -219,4 +219,4 @@ def test_serve_says_what_is_missing(tmp_path: Path) -> None:
     command = [*PROGRAM, "serve", "--state-dir", str(tmp_path / "state"), "--config-file", str(tmp_path / "stillframe.conf")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert "section [keystone] of the configuration says nothing about auth_url, username, password_file" in done.stderr
+    assert "section [keystone] of the configuration lacks auth_url, username, password_file" in done.stderr

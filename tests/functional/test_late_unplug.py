@@ -43,7 +43,7 @@ def test_a_disk_that_left_late_is_told_and_then_released(lab: Lab) -> None:
         lab.api.attach(server_id, stays)
         lab.api.attach(server_id, goes)
         lab.api.ok("compute", "DELETE", f"/servers/{server_id}/os-volume_attachments/{goes}")
-        wait_for(lambda: "did not let go" in lab.stack.log.read_text(), "the detachment's end", 60)
+        wait_for(lambda: "did not release" in lab.stack.log.read_text(), "the detachment's end", 60)
         assert sorted(volumes_of(lab, server_id)) == sorted([stays, goes])
         domain.reset(0)
         wait_for(lambda: goes not in domain.XMLDesc(0), "the unplug")

@@ -175,10 +175,10 @@ def test_a_guest_that_somebody_else_froze_stays_theirs(story: Story) -> None:
     try:
         path = f"/servers/{story.guest.id}/os-assisted-snapshots"
         answer = story.lab.api.send("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})
-        assert answer.status_code == 409 and "already frozen by somebody else" in answer.text, answer.text
+        assert answer.status_code == 409 and "frozen already, by another program" in answer.text, answer.text
         found = story.take(volumes=[story.plain])
         assert found["consistency"]["level"] == "crash"
-        assert "already frozen by somebody else" in found["consistency"]["degraded_reason"]
+        assert "frozen already, by another program" in found["consistency"]["degraded_reason"]
         assert story.guest.frozen()
     finally:
         story.guest.agent("guest-fsfreeze-thaw")

@@ -259,6 +259,6 @@ def test_chains_stay_at_the_soft_limit_and_labels_win_over_it(deep: Lab) -> None
     assert [len(each["warnings"]) for each in (fourth, fifth)] == [1, 1]
     make_due(deep, policy_id)
     wait_for(lambda: policy(deep, policy_id)["last_error"] is not None, "the refusal at the hard limit", TURN)
-    assert "the most allowed is 5; delete a snapshot first" in policy(deep, policy_id)["last_error"]
+    assert "the most allowed is 5; delete a snapshot" in policy(deep, policy_id)["last_error"]
     assert [each["id"] for each in sets(deep)] == [each["id"] for each in (second, third, fourth, fifth)]
     deep.check_sound()

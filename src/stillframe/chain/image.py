@@ -16,6 +16,11 @@ class Image:
     backing: str | None = None
     backing_format: str | None = None
 
+    def __str__(self) -> str:
+        """As messages name it."""
+        on = f", on {self.backing} ({self.backing_format})" if self.backing else ""
+        return f"{self.name} ({self.format}, {self.size} bytes{on})"
+
 
 @dataclass(frozen=True)
 class Chain:

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from stillframe.client import listing, waiting
 from stillframe.client.session import error_of
 from stillframe.client.waiting import Progressed
-from stillframe.errors import BadRequest, NotFound
+from stillframe.errors import NotFound, StepFailed
 
 Document = dict[str, Any]
 
@@ -95,9 +95,9 @@ class AssistedSnapshots:
         return found
 
     def wait_gone(self, set_id: str, seconds: float | None, progressed: Progressed) -> None:
-        """Returns once the set is gone. Raises BadRequest when the deletion failed, StillRunning after ``seconds``."""
+        """Returns once the set is gone. Raises StepFailed when the deletion failed, StillRunning after ``seconds``."""
         try:
             found = self.wait(set_id, seconds, progressed)
         except NotFound:
             return
-        raise BadRequest(f"assisted snapshot {set_id} was not deleted: {found['fault']}")
+        raise StepFailed(f"assisted snapshot {set_id} was not deleted as a whole: {found['fault']}")

@@ -33,7 +33,7 @@ def from_options(section: str, options: Any) -> Identity:
     """Reads an identity from a section of the configuration. Raises BadConfiguration naming what is missing."""
     missing = [name for name in _REQUIRED if not getattr(options, name)]
     if missing:
-        raise BadConfiguration(f"section [{section}] of the configuration says nothing about {', '.join(missing)}")
+        raise BadConfiguration(f"section [{section}] of the configuration lacks {', '.join(missing)}")
     url = options.auth_url.rstrip("/")
     return Identity(
         section=section,

@@ -45,7 +45,7 @@ class Call:
         try:
             return self._begun()
         except (OSError, StillframeError) as error:
-            LOG.warning("nobody can tell whether the switch has begun: %s", error)
+            LOG.warning("it is not known whether the switch has begun, so the guest is thawed: %s", error)
             return False
 
     def finish(self) -> None:

@@ -20,11 +20,11 @@ def name_file(world: World, server: Server, target: str, file: str, format_: str
     saved = next((each for each in now.saved.disks if each.target == target), None) if now.saved else None
     if saved is not None and saved.file is not None and saved.file != file:
         _name(world, now, target, saved.file, saved.format)
-        raise Conflict(f"server {server.id} was saved meanwhile, with {saved.file} open, not {file}; {now.condition.way}")
+        raise Conflict(f"server {server.id} was saved meanwhile, with {saved.name} open; {now.condition.way}")
     live = next((each for each in now.live.disks if each.target == target), None) if now.view.active else None
     if live is not None and live.file is not None and live.file != file:
         _name(world, now, target, live.file, live.format)
-        raise Conflict(f"server {server.id} was started meanwhile and has {live.file} open, not {file}")
+        raise Conflict(f"server {server.id} was started meanwhile and has {live.name} open; stop it and repeat")
 
 
 def _name(world: World, server: Server, target: str, file: str, format_: str) -> None:

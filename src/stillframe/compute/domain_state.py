@@ -171,7 +171,7 @@ CONDITIONS: Mapping[str, Condition] = {
             "pmsuspended",
             (
                 "asleep (its guest went to sleep by itself), with its disks open and an agent that cannot answer",
-                "Wake it up ('virsh dompmwakeup', or openstack server resume) and repeat.",
+                "Wake it up ('openstack server resume', or 'virsh dompmwakeup') and repeat.",
             ),
         ),
         _row(

@@ -42,6 +42,12 @@ class Disk:
     def directory(self) -> str | None:
         return os.path.dirname(self.file) if self.file else None
 
+    def beside(self, other: "Disk | None") -> str:
+        """In a message: what another description names where this one names our file."""
+        if other is None or other.name is None:
+            return "no such disk" if other is None else "no file"
+        return other.name if other.name != self.name else f"{other.name} in another directory"
+
     @property
     def foreign_file(self) -> bool:
         """Whether the disk is a file that no volume's file is called like: only its serial can name a volume then."""

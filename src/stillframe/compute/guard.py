@@ -41,7 +41,9 @@ class Guard:
         """
         earlier = freeze_record.read(self._directory, domain)
         if earlier is not None and not try_thaw(self._hypervisor, self._directory, earlier):
-            raise Conflict(f"server {domain} may still be frozen by operation {earlier.operation}; it is being thawed")
+            raise Conflict(
+                f"server {domain} may still be frozen by operation {earlier.operation}; the watchdog thaws it, repeat then"
+            )
         record = FreezeRecord(domain, operation, freeze_record.boot_seconds() + seconds, os.getpid(), rcu_expedited)
         try:
             self._hand_over(record)
@@ -55,7 +57,9 @@ class Guard:
         or when this worker dies."""
         earlier = freeze_record.read(self._directory, domain)
         if earlier is not None and not try_thaw(self._hypervisor, self._directory, earlier):
-            raise Conflict(f"server {domain} may still be frozen by operation {earlier.operation}; it is being thawed")
+            raise Conflict(
+                f"server {domain} may still be frozen by operation {earlier.operation}; the watchdog thaws it, repeat then"
+            )
         deadline = freeze_record.boot_seconds() + seconds
         record = FreezeRecord(domain, operation, deadline, os.getpid(), None, suspended=True)
         try:
@@ -69,7 +73,10 @@ class Guard:
         """Lets a guest run again that a worker held still and left so. Raises Conflict when that cannot be done now."""
         left = freeze_record.read(self._directory, domain)
         if left is not None and left.suspended and not self.try_thaw(left):
-            raise Conflict(f"server {domain} is still held by operation {left.operation}; it is let go on, try again then")
+            raise Conflict(
+                f"the end of a merge (operation {left.operation}) still keeps server {domain} suspended; the watchdog resumes"
+                " it within seconds, repeat then"
+            )
 
     def renew(self, record: FreezeRecord, seconds: float) -> FreezeRecord:
         """Moves the deadline to ``seconds`` from now, before the freeze begins. Raises ServiceUnavailable; the record stays,
@@ -89,7 +96,7 @@ class Guard:
         with self._lock:
             answer = self._running().ask(f"arm {record.domain}", ANSWER_SECONDS)
         if answer != f"armed {record.domain}":
-            raise ServiceUnavailable(f"the watchdog would not be armed for server {record.domain}: {answer}")
+            raise ServiceUnavailable(f"the watchdog did not take server {record.domain}, which was not frozen: {answer}")
 
     def disarm(self, record: FreezeRecord) -> None:
         """After a thaw that the agent confirmed: the record goes, the watchdog lets go."""

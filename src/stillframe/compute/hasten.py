@@ -39,7 +39,7 @@ def former_value(domain: Any, commands: frozenset[str], seconds: float) -> str |
     try:
         found = _with_knob(domain, seconds, _read)
     except AgentFailed as error:
-        LOG.info("the freeze is not hastened: %s", error.message)
+        LOG.info("the freeze is not made shorter (rcu_expedited): %s", error.message)
         return None
     return found if found == "0" else None
 
@@ -50,7 +50,7 @@ def begin(domain: Any, seconds: float) -> bool:
     try:
         _with_knob(domain, seconds, lambda ask, handle: _write(ask, handle, HASTENED))
     except AgentFailed as error:
-        LOG.info("the freeze is not hastened: %s", error.message)
+        LOG.info("the freeze is not made shorter (rcu_expedited): %s", error.message)
         return False
     return True
 
@@ -94,7 +94,7 @@ def _read(ask: Ask, handle: int) -> str:
     try:
         found = base64.b64decode(answer["buf-b64"], validate=True).strip().decode()
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise AgentFailed(f"the guest agent's answer about {KNOB} makes no sense") from error
+        raise AgentFailed(f"the guest agent's answer about {KNOB} cannot be read") from error
     if found not in ("0", "1"):
         raise AgentFailed(f"{KNOB} of the guest is neither 0 nor 1")
     return found

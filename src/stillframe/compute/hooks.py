@@ -54,7 +54,7 @@ def look(domain: Any, commands: frozenset[str], patience: int) -> Hooks:
     try:
         found = _wait(domain, _start(domain, LOOK), ANSWER_SECONDS)
     except (AgentFailed, KeyError, TypeError) as error:
-        LOG.info("nobody can tell whether the guest has freeze hooks: %s", error)
+        LOG.info("it is not known whether the guest has freeze hooks: %s", error)
         return Hooks(patience)
     return Hooks() if found.get("exitcode") == NO_HOOKS else Hooks(patience)
 

@@ -17,7 +17,7 @@ def change(world: World, context: Context, set_id: str, changes: dict[str, Any])
     with world.database.write() as connection:
         fresh = assisted_snapshots.get(connection, row["id"], None)
         if fresh is None or fresh["status"] == "deleting":
-            raise Conflict(f"assisted snapshot {row['id']} is being deleted; a label comes too late")
+            raise Conflict(f"assisted snapshot {row['id']} is being deleted and cannot be changed any more")
         assisted_snapshots.change(connection, row["id"], **changes)
 
 
@@ -32,7 +32,7 @@ def reset_status(world: World, context: Context, set_id: str, status: str) -> No
     bad = [f"snapshot {key} is {told}" for key, told in seen.items() if told != "available"]
     if status == "available" and (bad or not seen):
         why = "; ".join(bad[:20]) or "it has no snapshot"
-        raise Conflict(f"assisted snapshot {row['id']} cannot be available: {why}. Delete the set, or mend what is named first")
+        raise Conflict(f"assisted snapshot {row['id']} cannot be available: {why}. Put right what is named first")
     with world.database.write() as connection:
         record.refuse_if_busy(connection, f"set:{row['id']}")
         record.refuse_if_busy(connection, f"server:{row['server_id']}", shared=True)

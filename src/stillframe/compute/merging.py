@@ -81,7 +81,7 @@ def _plan(world: World, snapshot_id: str, given: dict[str, Any]) -> dict[str, An
         foundation = known["connection_info"].get("foundation") if known and known["connection_info"] else None
         images = qemu_img.read_chain(share, volume_id, str(disk.name), disk.format, foundation).images
     except FileNotFoundError as error:
-        raise ChainConflict(f"{error.filename} of volume {volume_id} is missing on {share}") from error
+        raise ChainConflict(f"{error.filename} of volume {volume_id} is missing on its share") from error
     chain, formats = [image.name for image in images], {image.name: image.format for image in images}
     common = {
         "server_id": server.id,
@@ -140,7 +140,7 @@ def _commit_intent(chain: list[str], formats: dict[str, str], top: str, base: st
 def _attached(world: World, volume_id: str) -> tuple[Server, Disk, Path]:
     server, disk = owners.owner(world, volume_id)
     if disk.file is None:
-        raise NotFound(f"server {server.id} has volume {volume_id}, but in no file")
+        raise NotFound(f"server {server.id} has volume {volume_id}, but its disk there is no file")
     return server, disk, Path(str(disk.directory))
 
 
@@ -187,14 +187,14 @@ def resize_disk(world: World, context: Context, volume_id: str, size: int) -> No
         record.refuse_if_busy(connection, f"merge:{volume_id}")
     now = qcow2.read_as(share, str(disk.name), disk.format).size
     if now > size:
-        raise ChainConflict(f"{disk.file} has {now} bytes already, more than {size}")
+        raise ChainConflict(f"{disk.name} has {now} bytes already, more than {size}")
     if server.view.active:
         block_jobs.resize(world.hypervisor.domain(server.id), disk.target, size)
     else:
         qemu_img.resize(share, str(disk.name), disk.format, size)
     found = qcow2.read_as(share, str(disk.name), disk.format).size
     if found != size:
-        raise ChainConflict(f"{disk.file} has {found} bytes after it was grown to {size}")
+        raise ChainConflict(f"{disk.name} has {found} bytes after it was grown to {size}")
 
 
 def switch_file(world: World, context: Context, volume_id: str, wanted: Mapping[str, Any]) -> None:
@@ -215,7 +215,7 @@ def switch_file(world: World, context: Context, volume_id: str, wanted: Mapping[
             raise Conflict(f"server {server.id} runs; the file of its disk {disk.target} is changed only while it is stopped")
         server.refuse_unless("offline")
         if not wanted.get("to_come") and not files.exists(share, name):
-            raise ChainConflict(f"{name} is not on the share {share}")
+            raise ChainConflict(f"{name} of volume {disk.volume_id} is not on its share")
         definitions.name_file(world, server, disk.target, os.path.join(str(share), name), wanted["format"])
 
 

@@ -22,9 +22,9 @@ def owner(world: World, volume_id: str) -> tuple[Server, Disk]:
     if not having:
         raise NotFound(f"no server has volume {wanted}")
     if len(having) > 1:
-        told = ", ".join(f"{server.id} ({disk.file} as {disk.target})" for server, disk in having)
+        told = ", ".join(f"{server.id} (as {disk.target})" for server, disk in having)
         raise Conflict(
-            f"several servers name volume {wanted}: {told}; it belongs to one, and until the disk is taken out of the"
-            " definitions of the others nobody knows to which"
+            f"several servers name volume {wanted}: {told}. Take the disk out of the definitions of those that it does"
+            " not belong to (virsh edit); attach the volume to no other server before"
         )
     return having[0]

@@ -125,12 +125,13 @@ def _check_files(world: World, server: Server) -> None:
         if info and info.get("offline_operation"):
             raise Conflict(
                 f"server {server.id} cannot start now: operation {info['offline_operation']} changes the files of volume"
-                f" {volume_id}; 'stillframe operation show' tells how far it is"
+                f" {volume_id}; wait for its end ('stillframe operation show {info['offline_operation']}')"
             )
         if info and disk.name != info["name"]:
             raise Conflict(
                 f"server {server.id} would open {disk.name} for volume {volume_id}, but its active file is"
-                f" {info['name']}; it is not started, because that would write behind a snapshot"
+                f" {info['name']}; it was not started, because the guest would write into a snapshot. 'stillframe doctor'"
+                " tells an administrator more"
             )
         if info:
             mending.before_start(disk, volume_id, info.get("foundation"))

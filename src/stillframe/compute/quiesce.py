@@ -56,11 +56,11 @@ def preflight(domain: Any, wanted: Layout, times: Times) -> Preflight:
         info = hypervisor.agent_command(domain, "guest-info", None, times.agent)
         commands = frozenset(str(entry["name"]) for entry in info["supported_commands"] if entry.get("enabled") is True)
         if not _thawed(domain, commands, times):
-            return not_ready("the guest is already frozen by somebody else")
+            return not_ready("the guest is frozen already, by another program")
         if not commands >= FREEZING:
             return not_ready("the guest agent does not allow freezing")
     except (AgentFailed, KeyError, TypeError, AttributeError) as error:
-        words = error.message if isinstance(error, AgentFailed) else f"its answer makes no sense ({error!r})"
+        words = error.message if isinstance(error, AgentFailed) else f"its answer cannot be read ({error!r})"
         return not_ready(f"the guest agent does not answer: {words}")
     layout = _layout(domain, wanted, commands, times)
     if layout.unknown is not None:

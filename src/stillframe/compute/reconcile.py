@@ -85,7 +85,11 @@ class Reconciler:
                     continue
                 intent = {"server_id": server.id, "volume_id": volume_id}
                 record.submit(connection, attachments.request("detach_volume", intent, new_request_id()))
-            LOG.info("server %s has let go of volume %s after all; it is released", server.id, volume_id)
+            LOG.info(
+                "server %s released volume %s after its detachment was given up; the volume is detached now",
+                server.id,
+                volume_id,
+            )
 
 
 def _was_given_up(connection: Connection, server_id: str, volume_id: str) -> bool:

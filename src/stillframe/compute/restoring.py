@@ -42,10 +42,9 @@ def _check_disk(server: Server, disk: Disk, recorded: str | None) -> None:
         )
     defined = next((each for each in (server.inactive or server.live).disks if each.target == disk.target), None)
     if defined is None or defined.file != disk.file:
-        named = defined.file if defined else "no such disk"
         raise ChainConflict(
-            f"the saved memory of server {server.id} goes on with {disk.file} as {disk.target}, but its definition names"
-            f" {named}. {_AWAY}"
+            f"the saved memory of server {server.id} goes on with {disk.name} as {disk.target}, but its definition names"
+            f" {disk.beside(defined)}. {_AWAY}"
         )
     _check_chain(server, disk)
 

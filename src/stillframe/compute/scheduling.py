@@ -117,7 +117,7 @@ def take(world: World, row: Row, clock: Clock) -> None:
         LOG.warning("snapshot policy %s: %s", row["id"], values["last_error"])
     except Exception as error:
         LOG.exception("snapshot policy %s", row["id"])
-        values = _missed(StillframeError(f"an error of the program: {type(error).__name__}"), due_at)
+        values = _missed(StillframeError(f"an unexpected error ({type(error).__name__}); the service's log has more"), due_at)
     _record(world, row, held, values, clock())
 
 
@@ -286,7 +286,7 @@ def _delete(world: World, candidate: _Candidate) -> bool:
     refusal: str | None = None
     try:
         snapshotting.delete(world, _context(policy), policy["server_id"], set_id, policy["id"])
-        LOG.info("snapshot policy %s lets set %s go", policy["id"], set_id)
+        LOG.info("snapshot policy %s deletes set %s", policy["id"], set_id)
     except StillframeError as error:
         refusal = f"set {set_id} was not deleted: {error.message}"
         LOG.warning("snapshot policy %s: %s", policy["id"], refusal)

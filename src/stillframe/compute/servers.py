@@ -121,8 +121,8 @@ def check_same(server: Server, disk: Disk) -> None:
     other = next((each for each in server.inactive.disks if each.target == disk.target), None)
     if other is None or other.file != disk.file:
         raise ChainConflict(
-            f"disk {disk.target} of server {server.id} is {disk.file} now, but would be {other.file if other else None}"
-            " after a restart; it is not touched until both agree"
+            f"disk {disk.target} of server {server.id} is {disk.name} now, but would be {disk.beside(other)}"
+            " after a restart. Correct the definition (virsh edit) before the server stops, then repeat"
         )
 
 

@@ -30,7 +30,7 @@ def explain_deletion(world: World, context: Context, server_id: str, set_id: str
         "method": ", ".join(dict.fromkeys(str(each["method"]) for each in volumes if each["method"])) or None,
         "bytes": copied,
         "seconds": round(sum(each["seconds"] for each in volumes), 1),
-        "why": "; ".join(refused) or f"{len(volumes)} snapshots go, one after the other: {copied} bytes are copied",
+        "why": "; ".join(refused) or f"{len(volumes)} snapshots are deleted, one after the other: {copied} bytes are copied",
         "dependants": [found for each in volumes for found in each["dependants"]],
         "volumes": volumes,
     }

@@ -138,7 +138,7 @@ def _store(world: World, context: Context, server: Server, intent: dict[str, Any
         if intent["operation_id"] is None:
             assisted_snapshots.insert(connection, {**_new_row(context, server, intent), **planned})
         elif not assisted_snapshots.begin(connection, intent["set_id"], planned):
-            raise Cancelled("the set was deleted while it waited for its turn")
+            raise Cancelled("the set was deleted while it waited for other work on the server")
         record.submit(connection, assisted_snapshot.request(intent, context.request_id))
 
 
@@ -246,7 +246,8 @@ def _why_absent(server: Server, info: Mapping[str, Any]) -> str:
         return "the volume is still being attached"
     return (
         f"block storage has it attached, but server {server.id} has no such disk now: it was unplugged, by hand or by a"
-        " detachment that the guest answered late. Detach it (openstack server remove volume), or attach it again"
+        " detachment that the guest answered late. Detach it (openstack server remove volume); to have it in"
+        " the guest again, attach it afterwards"
     )
 
 
@@ -254,7 +255,7 @@ def _why_not(disk: Disk, known: Mapping[str, dict[str, Any]], active: bool) -> s
     if disk.volume_id is None or disk.volume_id not in known:
         return "not a volume of block storage"
     if disk.kind != "file" or disk.format != "qcow2":
-        return f"a {disk.format} disk of type {disk.kind}; only qcow2 files on a share take the assisted path"
+        return f"a {disk.format} disk of type {disk.kind}; only qcow2 files on a share can be in a set"
     if disk.transient and active:
         return "a transient disk: what the guest writes to it is thrown away when the server stops"
     if not known[disk.volume_id]:
@@ -274,17 +275,18 @@ def _plan_disk(
     volume_id, share = str(disk.volume_id), Path(str(disk.directory))
     place = place_of(world.settings, info)
     if disk.name != info["name"] or share != place:
+        elsewhere = "" if share == place else ", in another directory"
         raise ChainConflict(
-            f"volume {volume_id} is {disk.file} in server {server.id}, but block storage records {place}/{info['name']}"
+            f"volume {volume_id} is {disk.name} in server {server.id}, but block storage records {info['name']}{elsewhere}"
         )
     chain = _read_chain(world, share, (volume_id, str(disk.name)), info.get("foundation"))
     volume = volumes.get(volume_id)
     if volume is None:
         raise NotFound(f"Volume {volume_id} could not be found.")
     if chain.active.size != volume["size"] * GIB:
-        raise ChainConflict(f"{disk.file} has {chain.active.size} bytes, but volume {volume_id} has {volume['size']} GiB")
+        raise ChainConflict(f"{disk.name} has {chain.active.size} bytes, but volume {volume_id} has {volume['size']} GiB")
     if server.view.active and not files.is_locked(share, str(disk.name)):
-        raise ChainConflict(f"the guest of server {server.id} does not have {disk.file} open: the file was replaced")
+        raise ChainConflict(f"the guest of server {server.id} does not have {disk.name} open: the file was replaced")
     snapshot_id = str(uuid.uuid4())
     return {
         "volume_id": volume_id,
@@ -302,15 +304,15 @@ def _plan_disk(
 def _read_chain(world: World, share: Path, place: tuple[str, str], foundation: str | None = None) -> image.Chain:
     options, (volume_id, active) = world.settings.volumes, place
     if files.free_bytes(share) < options.minimum_free_mib << 20:
-        raise ShareUnavailable(f"the share {share} is full: less than {options.minimum_free_mib} MiB are free")
+        raise ShareUnavailable(f"the share of volume {volume_id} is full: less than {options.minimum_free_mib} MiB are free")
     try:
         chain = image.check(qemu_img.read_chain(share, volume_id, active, "qcow2", foundation), foundation)
     except FileNotFoundError as error:
-        raise ShareUnavailable(f"{error.filename} of volume {volume_id} is not on the share {share}") from error
+        raise ShareUnavailable(f"{error.filename} of volume {volume_id} is not on its share") from error
     if chain.depth >= options.max_chain_depth:
         raise Conflict(
             f"volume {volume_id} has {chain.depth} files in its chain, the most allowed is {options.max_chain_depth};"
-            " delete a snapshot first"
+            " delete a snapshot that is not needed any more, which merges two files"
         )
     return chain
 

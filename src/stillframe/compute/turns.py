@@ -14,7 +14,9 @@ def taken(world: World, server_id: str) -> Iterator[None]:
     """Raises Conflict when it does not come to us in time."""
     turn = world.merges.turn(server_id)
     if not turn.acquire(timeout=SECONDS):
-        raise Conflict(f"another power action on server {server_id}, or a merge, has not ended for {SECONDS:g} s; try later")
+        raise Conflict(
+            f"another power action on server {server_id}, or the end of a merge, takes longer than {SECONDS:g} s; repeat later"
+        )
     try:
         yield
     finally:

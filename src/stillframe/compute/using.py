@@ -34,7 +34,7 @@ def _descriptions(view: DomainView) -> Iterator[tuple[str, str]]:
         yield "saved", view.saved_xml
     elif view.saved:
         raise HypervisorUnavailable(
-            f"the saved memory of server {view.uuid} ({view.name}) cannot be read, so nobody knows which files it goes on with"
+            f"the saved memory of server {view.uuid} ({view.name}) cannot be read, so it is not known which files it needs"
         )
 
 

@@ -63,7 +63,11 @@ class Database:
                     yield writer
                     broken = writer.exec_driver_sql("PRAGMA foreign_key_check").all() if raw is not None else []
                     if broken:
-                        raise BadConfiguration(f"the database refers to rows it does not have: {broken[:5]}")
+                        raise BadConfiguration(
+                            "the database was not upgraded, and is as it was: these rows refer to rows that are not there"
+                            f" (table, row, other table): {[tuple(each)[:3] for each in broken[:5]]}. Copy the database"
+                            " away, and correct them or go back to a copy that has them"
+                        )
             finally:
                 if raw is not None:
                     raw.execute("PRAGMA foreign_keys=ON")

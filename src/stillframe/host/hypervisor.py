@@ -348,7 +348,7 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
     try:
         return json.loads(answer)["return"]
     except (ValueError, KeyError, TypeError) as error:
-        raise AgentFailed(f"the guest agent's answer to {command} makes no sense") from error
+        raise AgentFailed(f"the guest agent's answer to {command} cannot be read") from error
 
 
 def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, str, tuple[str, ...]]]:

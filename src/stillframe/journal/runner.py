@@ -35,7 +35,7 @@ def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
         except LostLease:
             LOG.warning("operation %s is held by another worker now", operation.id)
         except Exception as error:
-            LOG.exception("operation %s (%s) met an error of the program", operation.id, operation.kind)
+            LOG.exception("operation %s (%s): unexpected error, a defect of Stillframe", operation.id, operation.kind)
             _hand_back(journal, operation, error)
         finally:
             journal.let_go(operation)
@@ -46,7 +46,7 @@ def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None
     try:
         journal.postpone(operation, InternalError(f"the service met an error of its own ({type(error).__name__})"))
     except Exception:
-        LOG.exception("operation %s could not be given back; its lease will end", operation.id)
+        LOG.exception("operation %s could not be released; it is taken up when its lease has ended", operation.id)
 
 
 def _run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
@@ -126,7 +126,7 @@ def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Documen
         evidence = verb.done(world, operation, step["args"])
         if evidence is None:
             raise
-        LOG.warning("step %s was done although it said: %s", step["verb"], error)
+        LOG.warning("step %s took effect although it failed with: %s", step["verb"], error)
         return evidence
 
 
@@ -154,7 +154,7 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
         # The world does not say whether the step of no return was done: neither way may be taken yet.
         asked = _told(unknown, operation.plan[number])
         if not asked.may_retry and operation.attempts >= ATTEMPTS_BEFORE_GIVING_UP:
-            raise Parked(f"nobody can tell whether there is a way back: {asked.message}") from unknown
+            raise Parked(f"it is not known whether the operation can still be undone: {asked.message}") from unknown
         journal.postpone(operation, asked)
         return
     if not error.may_retry and operation.fault and from_document(operation.fault).may_retry:
@@ -163,7 +163,9 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
     if waits or (past and operation.attempts < ATTEMPTS_PAST_NO_RETURN):
         journal.postpone(operation, error)
     elif past:
-        raise Parked(f"step {operation.plan[number]['verb']} cannot be finished and there is no way back: {error.message}")
+        raise Parked(
+            f"step {operation.plan[number]['verb']} cannot be finished, and it is too late to undo it: {error.message}"
+        )
     else:
         _turn_round(journal, kind, world, failure)
 

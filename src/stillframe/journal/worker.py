@@ -100,5 +100,5 @@ class Worker:
             try:
                 self.on_timer()
             except Exception:
-                LOG.exception("the %s worker's look around failed", self.journal.service)
+                LOG.exception("the periodic check of the %s worker failed", self.journal.service)
             self._ended.wait(TIMER_SECONDS)

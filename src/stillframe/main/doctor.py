@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from stillframe import config
 from stillframe.config import Settings
 from stillframe.db.engine import Database
-from stillframe.errors import NotFound, StillframeError
+from stillframe.errors import BadConfiguration, StillframeError
 from stillframe.main import guests_seen
 from stillframe.volumes.doctor import judging, looking, mending, repairs, telling, undo_log
 from stillframe.volumes.doctor.findings import Finding
@@ -128,10 +128,10 @@ class Doctor(Command):
 
 
 def open_database(settings: Settings) -> Database:
-    """Opens the database as it is; never makes one. Raises NotFound."""
+    """Opens the database as it is; never makes one. Raises BadConfiguration."""
     path = settings.database.removeprefix("sqlite:///")
     if path != settings.database and not Path(path).exists():
-        raise NotFound(f"there is no database {path}")
+        raise BadConfiguration(f"there is no database {path}: give the services' own --state-dir or --config-file")
     return Database(settings.database)
 
 

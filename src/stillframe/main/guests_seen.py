@@ -37,7 +37,7 @@ def look(settings: Settings, busy: frozenset[str]) -> GuestsSeen:
         connection.close()
     dark = [view.name for view in views if view.saved and view.saved_xml is None]
     if dark:
-        why = f"the saved memory of {', '.join(dark)} cannot be read, so nobody knows which files it goes on with"
+        why = f"the saved memory of {', '.join(dark)} cannot be read, so it is not known which files it needs"
         return GuestsSeen(False, why, servers, freezes=freezes, listed=True)
     texts = [text for view in views for text in (view.xml, view.inactive_xml, view.saved_xml) if text]
     return GuestsSeen(True, "", servers, _mentioned(texts), freezes, listed=True)
@@ -47,7 +47,7 @@ def _from_files(private: Path, freezes: Sequence[FreezeSeen]) -> GuestsSeen:
     """Ours does not run: what it would say lies in its directories, one description a file, live ones in run."""
     if not private.is_dir():
         return GuestsSeen(
-            False, "compute never ran over this state directory, and no libvirt_uri is configured", freezes=freezes
+            False, "compute never ran with this state directory, and no libvirt_uri is configured", freezes=freezes
         )
     try:
         texts = [path.read_text() for place in ("etc/qemu", "run/qemu") for path in (private / place).glob("*.xml")]

@@ -86,8 +86,9 @@ class _FromShare(Command):
 class Rebuild(_FromShare):
     """Make a lost database again from a share: from the records beside the volumes, their headers and .info files
 
-    Ends with 0 when every volume was taken, 1 when some were refused because they are not sound, 2 when nothing could be
-    done. The services must not run over the state directory.
+    Only for a database that is gone for good: the new one takes its place, and two over one share destroy its volumes. No
+    service may run over the state directory, or over the lost database on any host. Ends with 0 when every volume was taken,
+    1 when some were refused because they are not sound, 2 when nothing could be done.
     """
 
     def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Taken:
@@ -161,7 +162,9 @@ def _backups(settings: Settings, database: Database, parsed: argparse.Namespace)
     if not parsed.backups:
         return Listed({}, {})
     if parsed.dry_run:
-        raise BadRequest("--dry-run does not look at backups: their store is remembered when it is first asked")
+        raise BadRequest(
+            "--dry-run and --backups cannot be given together: to look at a backup store is recorded in the database"
+        )
     return rebuilt_backups.find(open_world(settings, database).repository(parsed.backups))
 
 

@@ -51,7 +51,7 @@ class SocketBus:
                     raise ServiceUnavailable(f"the {self._service} worker did not answer in {self._seconds:g} s")
                 answer = json.loads(connection.recv_bytes(MESSAGE_LIMIT))
         except (OSError, EOFError) as error:
-            raise ServiceUnavailable(f"the {self._service} worker does not answer on {self._path}: {error}") from error
+            raise ServiceUnavailable(f"the {self._service} worker does not answer: {error}") from error
         if "error" in answer:
             raise from_document(answer["error"])
         return answer["result"]

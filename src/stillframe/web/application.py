@@ -113,7 +113,10 @@ class _Resource:
 def _explain(route: Route, call: Call) -> Any:
     """Whoever asks for the cost only never gets the thing itself. Raises BadRequest where no cost can be told."""
     if route.explain is None:
-        raise BadRequest("what this request costs cannot be told before: it copies nothing of a volume. Leave out explain")
+        raise BadRequest(
+            "the cost of this request cannot be told beforehand: it copies nothing of a volume. Nothing was done;"
+            " leave out explain"
+        )
     return route.explain(call)
 
 
@@ -202,6 +205,6 @@ def _database_away(req: falcon.Request, resp: falcon.Response, error: Exception,
 
 
 def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: object) -> None:
-    LOG.error("%s %s met an error of the program", req.method, req.path, exc_info=error)
+    LOG.error("%s %s: unexpected error, a defect of Stillframe", req.method, req.path, exc_info=error)
     resp.status = falcon.HTTP_500
     resp.media = faults.body(500, f"the service met an unexpected error; request {req.context.request_id}")

@@ -9,7 +9,7 @@ from keystoneauth1.exceptions import ConnectFailure
 
 from stillframe.client import waiting
 from stillframe.client.assisted_snapshots import AssistedSnapshots
-from stillframe.errors import BadRequest, Conflict, NotFound, ServiceUnavailable, StillRunning
+from stillframe.errors import BadRequest, Conflict, NotFound, ServiceUnavailable, StepFailed, StillRunning
 from tests.unit.builders import SERVER, SET, VOLUME
 from tests.unit.client.fakes import Adapter, Answer, fault
 
@@ -193,5 +193,5 @@ def test_a_set_that_is_gone_is_what_a_deletion_waits_for() -> None:
 
 def test_a_deletion_that_failed_is_told() -> None:
     made, _, _ = client(compute={ONE: [the_set("deleting"), the_set("error", fault="still attached")]})
-    with pytest.raises(BadRequest, match="was not deleted: still attached"):
+    with pytest.raises(StepFailed, match="was not deleted as a whole: still attached"):
         made.wait_gone(SET, 60, lambda _found: None)

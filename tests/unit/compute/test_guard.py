@@ -129,7 +129,7 @@ def test_a_guest_that_was_left_held_still_goes_on(watched: Guard, monkeypatch: p
     assert asked == []
     suspended = replace(frozen, suspended=True)
     freeze_record.write(tmp_path / "freeze", suspended)
-    with pytest.raises(Conflict, match="still held by operation earlier"):
+    with pytest.raises(Conflict, match="operation earlier\\) still keeps"):
         watched.let_go_on(SERVER)
     assert asked == [suspended]
 

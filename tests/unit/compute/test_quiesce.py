@@ -95,7 +95,7 @@ def test_a_command_that_is_switched_off_is_none(agent: Agent) -> None:
 
 def test_a_guest_somebody_else_has_frozen_is_left_alone(agent: Agent) -> None:
     agent.frozen = 1
-    assert preflight().reason == "the guest is already frozen by somebody else"
+    assert preflight().reason == "the guest is frozen already, by another program"
 
 
 def test_only_the_filesystems_on_the_sets_disks_are_chosen(agent: Agent) -> None:

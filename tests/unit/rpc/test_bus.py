@@ -97,5 +97,5 @@ def test_a_worker_that_does_not_answer_is_unavailable(monkeypatch: pytest.Monkey
 
 
 def test_a_worker_that_does_not_run_is_unavailable() -> None:
-    with pytest.raises(ServiceUnavailable, match="does not answer on /nowhere"):
+    with pytest.raises(ServiceUnavailable, match="the volumes worker does not answer"):
         SocketBus("volumes", PATH).call("add", context())

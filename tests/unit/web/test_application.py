@@ -418,4 +418,4 @@ def test_who_asks_for_the_cost_never_gets_the_deed(volumes: MakeSite, volume: st
         ("PUT", f"{V3}/volumes/{volume}?explain=1", {"volume": {"name": "new"}}),
     ):
         refused = site.ask(method, path, json=asked)
-        assert refused.status_code == 400 and "cannot be told before" in fault(refused)["message"]
+        assert refused.status_code == 400 and "cannot be told beforehand" in fault(refused)["message"]

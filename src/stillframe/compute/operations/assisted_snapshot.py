@@ -55,7 +55,8 @@ def _record(world: World, operation: Operation, _args: Document) -> Document:
         made = world.storage.create_snapshot_metadata(disk["volume_id"], _document(operation, disk))
         if (made["file"]["overlay"], made["file"]["backing"]) != (disk["overlay"], disk["active"]):
             raise ChainConflict(
-                f"block storage says volume {disk['volume_id']} is {made['file']['backing']}, the guest has {disk['active']}"
+                f"the active file of volume {disk['volume_id']} is {disk['active']} in the guest, but"
+                f" {made['file']['backing']} in the records of block storage"
             )
 
     side_by_side(record, operation.intent["disks"])

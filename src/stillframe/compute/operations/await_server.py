@@ -29,14 +29,14 @@ def _wait(world: World, operation: Operation, _args: Document) -> Document:
     with world.database.read() as connection:
         row = assisted_snapshots.get(connection, intent["set_id"], None)
     if row is None or row["status"] != "creating":
-        raise Cancelled("the set was deleted while it waited for its turn")
+        raise Cancelled("the set was deleted while it waited for other work on the server")
     wanted = intent["wanted"]
     try:
         snapshotting.take(world, Context.from_document(wanted["context"]), intent["server_id"], wanted)
     except Busy as busy:
         left = wanted["wait_until"] - time.time()
         if left <= 0:
-            raise Conflict(f"the set waited {wanted['wait']} s for its turn, and still {busy.message}") from busy
+            raise Conflict(f"the set waited {wanted['wait']} s and was not taken: {busy.message}") from busy
         told = f"it waits, for {wanted['wait']} s at most: {busy.message}"
         if row["fault"] != told:
             with world.database.write() as connection:

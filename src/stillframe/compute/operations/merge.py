@@ -92,7 +92,8 @@ def _look(world: World, operation: Operation, _args: Document) -> Document:
     try:
         server, disk = _disk(world, operation)
     except Parked as error:  # it went while the merge stood in line: nothing has begun
-        raise Conflict(error.message) from error
+        told = f"server {intent['server_id']} has no disk {intent['target']} with volume {intent['volume_id']} any more"
+        raise Conflict(f"{told}; nothing was merged") from error
     if disk.name != intent["active"]:
         raise Conflict(f"the active file of volume {intent['volume_id']} is {disk.name}, not {intent['active']}")
     server.refuse_unless("merge" if server.view.active else "offline")
@@ -110,7 +111,9 @@ def _disk(world: World, operation: Operation) -> tuple[Server, Disk]:
     if disk is None or disk.volume_id != operation.intent["volume_id"]:
         raise Parked(
             f"server {server.id} has no disk {operation.intent['target']} with volume {operation.intent['volume_id']} any"
-            " more; attach it again, or restart the services when it is back"
+            " more. Stop the server (openstack server stop). If its definition has no such disk either, put the disk back into"
+            " it with the file that it named last (virsh edit). Then 'stillframe operation retry"
+            f" {operation.id}' finishes the merge"
         )
     return server, disk
 
@@ -287,7 +290,8 @@ def _barrier(world: World, operation: Operation) -> bool:
     if known is not None and known["run"] != now:
         raise Parked(
             f"server {operation.intent['server_id']} was started again between the end of a merge and its flush: what volume"
-            f" {operation.intent['volume_id']} reads may be old. Stop the server; the services then merge it anew from"
+            f" {operation.intent['volume_id']} reads may be old. Stop the server (openstack server stop); then"
+            f" 'stillframe operation retry {operation.id}' merges it again from"
             f" {operation.intent.get('old_backing') or operation.intent.get('top')}, which is kept"
         )
     merge_job.held(world, operation, domain, lambda: None)
@@ -320,12 +324,12 @@ def _verify(world: World, operation: Operation, _args: Document) -> Document:
     for server in servers.list_everything(world):
         for name in operation.intent["gone"]:
             if server.names_file(_path(operation, name)):
-                raise Parked(f"{name} is still named by the description of server {server.id} after the merge")
+                raise Parked(f"{name} is still named by a description of server {server.id} after the merge, and stays")
     kept = [name for name in files.listing(share) if name not in operation.intent["gone"]]
     for name in kept:
         below = qemu_img.backing_of(share, name) if name.startswith(f"volume-{operation.intent['volume_id']}") else None
         if below in operation.intent["gone"]:
-            raise Parked(f"{name} is still backed by {below} after the merge")
+            raise Parked(f"{name} is still backed by {below} after the merge, which stays")
     return {}
 
 

@@ -34,7 +34,7 @@ def held(world: World, operation: Operation, domain: Any, act: Callable[[], None
         world.guard.let_go_on(server_id)  # else it would be taken for one that somebody paused
         found = hypervisor.view(domain)
         if not found.active:
-            raise HypervisorUnavailable(f"server {server_id} stopped before it could be held still")
+            raise HypervisorUnavailable(f"server {server_id} stopped before it could be suspended for the end of the merge")
         if not found.running:
             hypervisor.flush(domain)
             act()  # paused by somebody else, and still so
@@ -113,7 +113,7 @@ def _wait_closed(operation: Operation) -> None:
     end = time.monotonic() + 10
     while files.is_locked(Path(operation.intent["directory"]), operation.intent["active"]):
         if time.monotonic() > end:
-            raise Conflict(f"{operation.intent['active']} is open in some program though its server is stopped")
+            raise Conflict(f"{operation.intent['active']} is still open in a program although its server is stopped")
         time.sleep(POLL_SECONDS)
 
 
@@ -121,12 +121,13 @@ def _explain(operation: Operation) -> None:
     free = files.free_bytes(Path(operation.intent["directory"]))
     if free < 16 << 20:
         raise ShareUnavailable(
-            f"the merge stopped: {operation.intent['directory']} has {free} bytes free; it goes on with more"
+            f"the merge stopped: the share of volume {operation.intent['volume_id']} has {free} bytes free; it goes on when"
+            " there is more"
         )
     # libvirt 9.0 does not say why a job failed. It is begun again until it ends well or somebody gives the merge up.
     raise ShareUnavailable(
         f"the block job on disk {operation.intent['target']} ended before its work was done: somebody aborted it, or"
-        f" {operation.intent['directory']} could not be read or written; it is begun again"
+        f" the share of volume {operation.intent['volume_id']} could not be read or written; it is begun again"
     )
 
 

@@ -59,7 +59,7 @@ def _make_overlays(world: World, operation: Operation, _args: Document) -> Docum
     def make(disk: Document) -> None:
         share = Path(disk["directory"])
         if files.free_bytes(share) < world.settings.volumes.minimum_free_mib << 20:
-            raise ShareUnavailable(f"the share {share} is full")
+            raise ShareUnavailable(f"the share of volume {disk['volume_id']} is full")
         with files.share_errors(share):
             publish.publish_overlay(share, overlay_image(disk), operation.id, disk["volume_id"])
 
@@ -82,13 +82,13 @@ def _check_unreferenced(world: World, operation: Operation, disk: Document) -> N
     path = os.path.join(disk["directory"], disk["overlay"])
     for server in servers.list_everything(world):
         if server.names_file(path):
-            raise Parked(f"{path} is named by server {server.id}; it is not removed")
+            raise Parked(f"{disk['overlay']} is named by a description of server {server.id}; it is not removed")
     share = Path(disk["directory"])
     if files.is_locked(share, disk["overlay"]):
-        raise Parked(f"{path} is open in some program; it is not removed")
+        raise Parked(f"{disk['overlay']} is open in a program; it is not removed")
     for name in files.listing(share):
         if names.parse(name) and name != disk["overlay"] and qemu_img.backing_of(share, name) == disk["overlay"]:
-            raise Parked(f"{path} backs {name}; it is not removed")
+            raise Parked(f"{disk['overlay']} backs {name}; it is not removed")
 
 
 def _files_now(description: Description, operation: Operation) -> dict[str, str | None]:
@@ -110,7 +110,8 @@ def _switched(world: World, operation: Operation, _args: Document) -> Document |
         return _seen(operation)
     if found == old:
         return None
-    raise Parked(f"server {server.id} has the files {sorted(map(str, found.values()))}: neither before nor after the switch")
+    told = ", ".join(f"{key}: {os.path.basename(str(path))}" for key, path in sorted(found.items()))
+    raise Parked(f"the files of server {server.id} are neither those before the switch nor those after it ({told})")
 
 
 def _switched_without_domain(operation: Operation) -> Document | None:
@@ -194,7 +195,7 @@ def _check_unchanged(server: Server, operation: Operation) -> None:
     for disk in operation.intent["disks"]:
         share = Path(disk["directory"])
         if server.view.active and not files.is_locked(share, disk["active"]):
-            raise ChainConflict(f"the guest does not have {share / disk['active']} open: the file was replaced")
+            raise ChainConflict(f"the guest does not have {disk['active']} open: the file was replaced")
         if qcow2.read(share, disk["overlay"]) != overlay_image(disk):
             raise ChainConflict(f"the overlay {disk['overlay']} was changed before the switch")
 
@@ -268,7 +269,7 @@ def _verify(world: World, operation: Operation, _args: Document) -> Document:
     for disk in operation.intent["disks"]:
         found = qcow2.read(Path(disk["directory"]), disk["overlay"])
         if found != overlay_image(disk):
-            raise Parked(f"{disk['overlay']} is {found} after the switch")
+            raise Parked(f"the header of an overlay is not as it was made: {found}, not {overlay_image(disk)}")
     try:
         server = servers.look(world, operation.intent["server_id"])
     except NotFound:
@@ -277,7 +278,11 @@ def _verify(world: World, operation: Operation, _args: Document) -> Document:
         paths = _files_now(description, operation)
         for disk in operation.intent["disks"]:
             if paths[disk["volume_id"]] != os.path.join(disk["directory"], disk["overlay"]):
-                raise Parked(f"a description of server {server.id} names {paths[disk['volume_id']]} for {disk['target']}")
+                raise Parked(
+                    f"a description of server {server.id} names {os.path.basename(str(paths[disk['volume_id']]))} for"
+                    f" {disk['target']}, but the guest writes to {disk['overlay']}. Do not stop or start the server before the"
+                    " description is right (virsh edit)"
+                )
     return {}
 
 
@@ -313,6 +318,6 @@ def check_overlay_exists(disk: Document) -> None:
     try:
         found = qcow2.read(Path(disk["directory"]), disk["overlay"])
     except FileNotFoundError as error:
-        raise StepFailed(f"{disk['overlay']} does not exist in {disk['directory']}") from error
+        raise StepFailed(f"{disk['overlay']} does not exist on the share of volume {disk['volume_id']}") from error
     if found != overlay_image(disk):
-        raise StepFailed(f"{disk['overlay']} is {found}, not {overlay_image(disk)}")
+        raise StepFailed(f"the overlay is {found}, not {overlay_image(disk)}")

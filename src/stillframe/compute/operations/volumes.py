@@ -40,11 +40,14 @@ def _turn(world: World, operation: Operation, _args: Document) -> Document:
     intent = operation.intent
     if time.time() > intent["begin_until"]:
         raise Conflict(
-            f"volume {intent['volume_id']} waited {world.settings.compute.attach_wait_seconds} s for others that attach or"
-            f" detach at server {intent['server_id']}; nothing was changed, ask again"
+            f"volume {intent['volume_id']} waited {world.settings.compute.attach_wait_seconds} s while others were attached to"
+            f" or detached from server {intent['server_id']}; nothing was changed, repeat the request"
         )
     if intent.get("target") in servers.look(world, intent["server_id"]).targets:
-        raise Conflict(f"disk {intent['target']} of server {intent['server_id']} was taken meanwhile; nothing was changed")
+        raise Conflict(
+            f"disk {intent['target']} of server {intent['server_id']} was taken meanwhile; nothing was changed, repeat the"
+            " request"
+        )
     return {}
 
 
@@ -182,9 +185,9 @@ def _take_out_live(world: World, domain: object, server: Server, operation: Oper
     if waited < world.settings.compute.detach_timeout_seconds:
         raise NotYet(LOOK_SECONDS, {"waited": waited + LOOK_SECONDS})
     raise StepFailed(
-        f"the guest of server {server.id} did not let go of disk {disk.target} within"
-        f" {world.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat. Should the guest let go of"
-        " it later, at a reset for instance, the volume is released then"
+        f"the guest of server {server.id} did not release disk {disk.target} within"
+        f" {world.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat. If the guest"
+        " releases it later, at a reset for instance, the volume is detached then"
     )
 
 
@@ -239,7 +242,9 @@ def check_consistent(server: Server, volume_id: str) -> None:
     if disk.name is not None and server.live.disk_of(volume_id) and server.inactive:
         other = server.inactive.disk_of(volume_id)
         if other is not None and other.file != disk.file:
-            raise ChainConflict(f"volume {volume_id} is {disk.file} in the guest and {other.file} in the definition")
+            raise ChainConflict(
+                f"volume {volume_id} is {disk.name} in the guest and {disk.beside(other)} in the definition of its server"
+            )
 
 
 ATTACH = Kind(

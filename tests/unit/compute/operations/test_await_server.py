@@ -127,7 +127,7 @@ def test_the_wait_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     ask(world, wait=600)
     later = time.time() + 601
     monkeypatch.setattr("stillframe.compute.operations.await_server.time.time", lambda: later)
-    with pytest.raises(Conflict, match=r"the set waited 600 s for its turn, and still server .* is busy") as refused:
+    with pytest.raises(Conflict, match=r"the set waited 600 s and was not taken: server .* is busy") as refused:
         wait(world)
     settle(world, "undone", refused.value.to_document())
     assert (row(world)["status"], row(world)["fault"]) == ("error", refused.value.message)
