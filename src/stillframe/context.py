@@ -43,6 +43,11 @@ class Context:
     def sees_all_projects(self) -> bool:
         return self.is_admin or self.is_service
 
+    @property
+    def sees_hosts(self) -> bool:
+        """Told of hosts, exports and mount points: administrators, and services, for a user too."""
+        return self.is_admin or self.has_service_identity
+
     def to_document(self) -> dict[str, Any]:
         return {
             "user_id": self.user_id,

@@ -239,7 +239,7 @@ ON_THE_ACTIVE: dict[str, Verb] = {
     "attach": lambda v: (
         "POST",
         "/attachments",
-        {"attachment": {"volume_uuid": v.id, "instance_uuid": str(uuid.uuid4()), "connector": CONNECTOR}},
+        {"attachment": {"volume_uuid": v.id, "instance_uuid": None, "connector": CONNECTOR}},
     ),
 }
 # Every request that reads the file behind it, which holds the snapshot.

@@ -200,6 +200,7 @@ class Served(Storage):
         self._open = ExitStack()
         self._lab: Lab = open_lab(self._open.enter_context(fast_directory()))
         self._open.callback(self._lab.clear)
+        self._service = self._lab.stack.service_api()
         state_dir = self._lab.stack.state_dir
         super().__init__(Database(f"sqlite:///{state_dir}/stillframe.sqlite"), [self._lab.stack.share], state_dir / "backups")
         self._open.callback(self.database.close)
@@ -212,7 +213,9 @@ class Served(Storage):
     def send(self, name: str, method: str, **parameters: Any) -> Asked:
         """Sends a request; refusals are 400, 404 and 409."""
         verb, path, body = CALLS[method](parameters)
-        answer = self._lab.stack.api().send("volume", verb, path, body)
+        # Only a service is believed which server it is for.
+        api = self._service if method == "create_attachment" else self._lab.stack.api()
+        answer = api.send("volume", verb, path, body)
         assert answer.status_code < 300 or answer.status_code in (400, 404, 409), f"{name}: {answer.text}"
         accepted = answer.status_code < 300
         found = answer.json() if answer.content else {}

@@ -1,15 +1,19 @@
 """A server that vanished gives its volumes back, with proof and with their content; what is in use is never taken."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 
+import libvirt_qemu
 import pytest
 
+from stillframe.compute import domain_xml
+from stillframe.db import attachments, volumes
 from stillframe.host import hypervisor
 from tests.support import qemu_io
-from tests.support.content import digest
+from tests.support.content import digest, flattened
 from tests.support.desk import Desk
-from tests.support.guest.domain import GuestOptions
+from tests.support.guest.domain import Guest, GuestOptions
 from tests.support.lab import open_lab
 
 
@@ -87,3 +91,77 @@ def test_what_a_program_or_a_server_uses_is_not_released(desk: Desk) -> None:
         reader.wait()
     assert desk.document("--fix", "--yes", "--quick")["left"] == []
     assert desk.api.volume(volume_id)["status"] == "available"
+
+
+def write_as_guest(guest: Guest, text: bytes) -> None:
+    """The guest's own device writes, though its processor stands still."""
+    command = f'qemu-io -d {device(guest)} "write -P {text[0]} 0 65536"'
+    told = libvirt_qemu.qemuMonitorCommand(guest.domain, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+    assert "wrote 65536" in told or not told.strip(), told
+
+
+def device(guest: Guest) -> str:
+    told = libvirt_qemu.qemuMonitorCommand(guest.domain, "info block", libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+    return str(re.search(r"Attached to:\s+(\S+)", told)[1])  # type: ignore[index]
+
+
+def test_a_guest_keeps_a_volume_whose_attachment_is_not_complete(desk: Desk) -> None:
+    """Compute has plugged the disk and not said so yet. Whoever lets go of the volume then makes it look free."""
+    api, service, admin = desk.api, desk.lab.stack.service_api(), desk.lab.stack.api("stillframe-admin")
+    guest = desk.lab.add_guest(0, GuestOptions(name="early"), boot=False)
+    volume_id = desk.volume("early")
+    name = f"volume-{volume_id}"
+    wanted = {"volume_uuid": volume_id, "instance_uuid": guest.id, "connector": {"host": "here"}}
+    attachment = service.ok("volume", "POST", "/attachments", {"attachment": wanted})["attachment"]["id"]
+    xml = domain_xml.volume_disk(volume_id, str(desk.share / name), "qcow2", "vda")
+    hypervisor.attach_device(guest.domain, xml, live=False, config=True)
+    guest.domain.createWithFlags(1)  # VIR_DOMAIN_START_PAUSED
+    try:
+        write_as_guest(guest, b"a")
+        for who in (api, admin):
+            answer = who.send("volume", "DELETE", f"/attachments/{attachment}")
+            assert answer.status_code == 409, answer.text
+            assert (f"server {guest.id}" in answer.text) == (who is admin)
+        assert api.volume(volume_id)["status"] == "attaching"
+        with desk.database().write() as connection:  # as if it had been lost in any other way
+            attachments.delete(connection, attachment)
+            volumes.change(connection, volume_id, status="available")
+        offline_is_refused(desk, volume_id)
+        write_as_guest(guest, b"b")
+    finally:
+        guest.domain.destroy()
+    offline_is_refused(desk, volume_id)  # its definition names it: it would go on with the file under that name
+    hypervisor.undefine(guest.domain)
+    desk.lab.guests.remove(guest)
+    with flattened(desk.share, name) as raw:
+        assert raw.read_bytes()[:65536] == b"b" * 65536
+    desk.snapshot(volume_id)
+
+
+def offline_is_refused(desk: Desk, volume_id: str) -> None:
+    """Everything that reads or changes the volume's files with nothing attached is refused or fails; nothing has changed."""
+    name = f"volume-{volume_id}"
+    before = sorted(each.name for each in desk.share.glob(f"{name}*"))
+    asked = {
+        "snapshot": ("/snapshots", {"snapshot": {"volume_id": volume_id}}),
+        "clone": ("/volumes", {"volume": {"source_volid": volume_id}}),
+        "back up": ("/backups", {"backup": {"volume_id": volume_id}}),
+        "extend": (f"/volumes/{volume_id}/action", {"os-extend": {"new_size": 2}}),
+    }
+    for what, (path, body) in asked.items():
+        answer = desk.api.send("volume", "POST", path, body)
+        assert answer.status_code in (202, 409), (what, answer.text)
+        desk.settle()
+        if answer.status_code == 202 and what != "extend":
+            ((noun, made),) = answer.json().items()
+            found = desk.api.ok("volume", "GET", f"/{noun}s/{made['id']}")[noun]
+            assert found["status"] == "error", (what, found)
+            assert desk.api.send("volume", "DELETE", f"/{noun}s/{made['id']}").status_code == 202
+            desk.settle()
+    assert desk.api.send("volume", "DELETE", f"/volumes/{volume_id}").status_code in (202, 409)
+    desk.settle()
+    shown = desk.api.volume(volume_id)
+    assert (shown["status"], shown["size"]) == ("available", 1)
+    assert [each for each in sorted(each.name for each in desk.share.glob(f"{name}*")) if not each.endswith(".record")] == [
+        each for each in before if not each.endswith(".record")
+    ]

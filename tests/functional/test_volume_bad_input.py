@@ -178,8 +178,9 @@ def test_nothing_is_done_under_a_volume_that_is_attached(desk: Counter, backup: 
     made = desk.make("volume", size=1)
     connector = {"host": "h"}
     body = {"attachment": {"volume_uuid": made, "instance_uuid": str(uuid.uuid4()), "connector": connector}}
-    attachment = desk.api.ok("volume", "POST", "/attachments", body)["attachment"]["id"]
-    desk.api.ok("volume", "POST", f"/attachments/{attachment}/action", {"os-complete": None})
+    service = desk.lab.stack.service_api()
+    attachment = service.ok("volume", "POST", "/attachments", body)["attachment"]["id"]
+    service.ok("volume", "POST", f"/attachments/{attachment}/action", {"os-complete": None})
     restore = {"restore": {"volume_id": made}}
     desk.refused("POST", f"/backups/{backup[1]}/restore", restore, "in-use", made)
     desk.refused("POST", "/backups", {"backup": {"volume_id": made}}, "in-use", made)

@@ -40,10 +40,13 @@ _ROUNDS = 200
 
 
 class NoServers:
-    """A compute service whose servers name no volume."""
+    """A compute service whose servers name no volume; there is one of every id."""
 
     def servers_with(self, _volume_id: str) -> list[str]:
         return []
+
+    def has_server(self, _project_id: str, _server_id: str) -> bool:
+        return True
 
     def server_of(self, _volume_id: str) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Which descriptions of servers name a volume, wherever libvirt keeps them."""
+"""Which servers have a volume, or are about to: by libvirt's descriptions, wherever it keeps them, and by the journal."""
 
 import html
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ from typing import Any
 from stillframe.chain import names
 from stillframe.compute.world import World
 from stillframe.context import Context
+from stillframe.db import operations
 from stillframe.errors import HypervisorUnavailable
 from stillframe.host import hypervisor
 from stillframe.host.hypervisor import DomainView
@@ -14,16 +15,28 @@ from stillframe.host.hypervisor import DomainView
 
 def users_of_volume(world: World, context: Context, volume_id: str) -> list[dict[str, str]]:
     """Returns ``{"server_id", "name", "where"}`` for each description in which a file of the volume stands anywhere: as a
-    disk's source, a backing file. A serial is none: a copied domain keeps it. ``where`` is live, inactive or saved. Raises
-    HypervisorUnavailable: then nobody knows."""
-    wanted = names.base_name(names.canonical_id(volume_id, "volume_id"))
-    found = [
+    disk's source, a backing file. A serial is none: a copied domain keeps it. ``where`` is live, inactive or saved; it is
+    "attaching" for an attachment that is under way. Raises HypervisorUnavailable: then nobody knows."""
+    volume_id = names.canonical_id(volume_id, "volume_id")
+    wanted = names.base_name(volume_id)
+    coming = _coming(world, volume_id)  # first: what is through by the time that libvirt is asked stands in a description
+    found = coming + [
         {"server_id": view.uuid, "name": view.name, "where": where}
         for view in hypervisor.list_domains(world.hypervisor)
         for where, xml in _descriptions(view)
         if wanted in html.unescape(xml).lower()
     ]
     return [each for number, each in enumerate(found) if each not in found[:number]]
+
+
+def _coming(world: World, volume_id: str) -> list[dict[str, str]]:
+    with world.database.read() as connection:
+        rows = operations.unfinished(connection, "compute")
+    return [
+        {"server_id": row["intent"]["server_id"], "name": "", "where": "attaching"}
+        for row in rows
+        if row["kind"] == "attach_volume" and row["intent"]["volume_id"] == volume_id
+    ]
 
 
 def _descriptions(view: DomainView) -> Iterator[tuple[str, str]]:

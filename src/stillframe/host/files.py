@@ -23,6 +23,7 @@ SHARE_WORDS = (  # what a program says when the share is to blame (strerror of t
     "Transport endpoint is not connected",
     "Stale file handle",
 )
+LOCK_WORDS = ('Failed to get "', 'Failed to get shared "')  # what QEMU 7.2 says when another program has a lock on an image
 _FLOCK = struct.Struct("hhqqi4x")
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)

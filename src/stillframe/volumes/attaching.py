@@ -27,16 +27,19 @@ def seen(connection: Connection, context: Context, attachment_id: str) -> Row:
 def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
     """Reserves the volume for a server (``instance_uuid``), and connects it when a connector is given.
 
-    The same volume and server again: the same attachment. Returns its id. Raises BadRequest, Conflict; BadImage,
-    ChainConflict, ShareUnavailable when a connector is given and the volume's files are not fit to be opened.
+    The same volume and server again: the same attachment. Returns its id. Only a service is believed which server it is for:
+    of everybody else's, compute says whether it is one of the volume's project. Raises BadRequest, Conflict, NotFound;
+    ServiceUnavailable when compute does not say; BadImage, ChainConflict, ShareUnavailable when a connector is given and the
+    volume's files are not fit to be opened.
     """
     instance = wanted.get("instance_uuid")
     instance = names.canonical_id(instance, "instance_uuid") if instance else None
-    if wanted.get("connector"):
-        with world.database.read() as connection:
-            volume = finding.volume(connection, context, wanted["volume_uuid"])
-        if volume["status"] == "available":
-            _look_at(world, volume)
+    with world.database.read() as connection:
+        volume = finding.volume(connection, context, wanted["volume_uuid"])
+    if instance is not None and not context.has_service_identity:
+        _check_server(world, volume, instance)
+    if wanted.get("connector") and volume["status"] == "available":
+        _look_at(world, volume)
     with world.database.write() as connection:
         volume = finding.volume(connection, context, wanted["volume_uuid"])
         for row in attachments.of_volumes(connection, [volume["id"]])[volume["id"]]:
@@ -65,6 +68,12 @@ def create(world: World, context: Context, wanted: dict[str, Any]) -> str:
             },
         )
     return attachment_id
+
+
+def _check_server(world: World, volume: Row, server_id: str) -> None:
+    """Who may name any server fills the lists that another project's servers are looked after with."""
+    if not world.compute.has_server(volume["project_id"], server_id):
+        raise NotFound(f"Instance {server_id} could not be found.")
 
 
 def _look_at(world: World, volume: Row) -> None:
@@ -102,26 +111,25 @@ def complete(world: World, context: Context, attachment_id: str) -> None:
 
 
 def delete(world: World, context: Context, attachment_id: str) -> list[dict[str, Any]]:
-    """Releases the volume; returns what attachments remain. What a server has, only compute releases, which takes the disk
-    out first; an administrator may when it is proven that nobody uses the volume (``releasing``). Raises Conflict."""
+    """Releases the volume; returns what attachments remain.
+
+    What a server has, compute releases, which takes the disk out first. Everybody else needs the proof that nobody uses the
+    volume (``releasing``): a server may have it open long before its attachment is complete. That of a complete one is taken
+    from administrators only. Raises Conflict, Busy; ServiceUnavailable, ShareUnavailable when nobody knows.
+    """
     with world.database.read() as connection:
         row = seen(connection, context, attachment_id)
-    if _is_a_servers(row) and context.is_admin and not context.has_service_identity:
-        return _views(releasing.release(world, row))
-    with world.database.write() as connection:
-        row = seen(connection, context, attachment_id)
-        if _is_a_servers(row) and not context.has_service_identity:
+    if row["instance_id"] and not context.has_service_identity:
+        if row["status"] == "attached" and not context.is_admin:
             raise Conflict(
                 f"attachment {row['id']} is in use by server {row['instance_id']}; detach the volume through compute. If the"
                 " server does not exist any more, an administrator deletes the attachment",
                 server_id=row["instance_id"],
             )
-        remaining = releasing.drop(connection, row)
+        return _views(releasing.release(world, row, named=context.is_admin))
+    with world.database.write() as connection:
+        remaining = releasing.drop(connection, seen(connection, context, attachment_id))
     return _views(remaining)
-
-
-def _is_a_servers(row: Row) -> bool:
-    return row["status"] == "attached" and bool(row["instance_id"])
 
 
 def _views(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -42,10 +42,17 @@ class ComputeDoor:
         return found
 
     def users_of(self, volume_id: str) -> list[dict[str, str]]:
-        """Returns ``{"server_id", "name", "where"}`` of every description that names the volume, saved ones too. Raises
-        ServiceUnavailable."""
+        """Returns ``{"server_id", "name", "where"}`` of every description that names the volume, saved ones too, and of every
+        server that it is being attached to, with the ``where`` "attaching". Raises ServiceUnavailable."""
         found: list[dict[str, str]] = self._call("GET", f"/os-assisted-volumes/{volume_id}/users")["users"]
         return found
+
+    def has_server(self, project_id: str, server_id: str) -> bool:
+        """Tells whether the server is one of the project's. It takes as long for one of another project as for none: the
+        project's servers are asked for. Raises ServiceUnavailable."""
+        path = f"/servers/detail?all_tenants=1&project_id={quote(project_id, safe='')}"
+        found = listing.whole(lambda page: self._call("GET", page), path, "servers")
+        return any((server["id"], server["tenant_id"]) == (server_id, project_id) for server in found)
 
     def resize(self, volume_id: str, size: int) -> None:
         self._call("POST", f"/os-assisted-volumes/{volume_id}/action", {"resize": {"size": size}})

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from stillframe.db import snapshots
-from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, of_os_error
+from stillframe.errors import BadImage, ChainConflict, FileInUse, HostCommandFailed, of_os_error
 from stillframe.journal import record
 from stillframe.volumes import (
     attaching,
@@ -68,7 +68,7 @@ class Manager:
     def _answer(self, method: Callable[..., Any], context: Any, parameters: Mapping[str, Any]) -> Any:
         try:
             return method(self.world, context, **parameters)
-        except (FileNotFoundError, HostCommandFailed, BadImage, ChainConflict):
+        except (FileNotFoundError, HostCommandFailed, FileInUse, BadImage, ChainConflict):
             # What is found wrong while an operation changes the files is that operation's doing, which may have ended since.
             self._refuse_what_changes(parameters)
             return method(self.world, context, **parameters)

@@ -2,7 +2,7 @@
 
 from oslo_policy.policy import RuleDefault
 
-from stillframe.web.policy import ADMIN, MEMBER, MEMBER_OR_SERVICE, READER, SERVICE
+from stillframe.web.policy import ADMIN, ADMIN_OR_SERVICE, MEMBER, MEMBER_OR_SERVICE, READER, SERVICE
 
 RULES = [
     RuleDefault("volume:get", READER, "List and show volumes"),
@@ -25,7 +25,7 @@ RULES = [
     RuleDefault("volume:attachment_get", READER, "List and show attachments"),
     RuleDefault("volume:attachment_create", MEMBER_OR_SERVICE, "Reserve a volume for a server"),
     RuleDefault("volume:attachment_update", MEMBER_OR_SERVICE, "Give an attachment its connector"),
-    RuleDefault("volume:attachment_complete", MEMBER_OR_SERVICE, "Say that the server has the volume"),
+    RuleDefault("volume:attachment_complete", ADMIN_OR_SERVICE, "Say that the server has the volume"),
     RuleDefault("volume:attachment_delete", MEMBER_OR_SERVICE, "Release a volume"),
     RuleDefault("volume:create_snapshot_metadata", SERVICE, "Record a snapshot that compute is taking"),
     RuleDefault("volume:finalize_snapshot_metadata", SERVICE, "Say how compute's snapshot ended"),

@@ -1,4 +1,4 @@
-"""Releases a volume from a server that does not exist any more, with proof that nobody uses it."""
+"""Releases a volume from a server that does not have it, with proof that nobody uses it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,20 +34,22 @@ def force_detach(world: World, context: Context, volume_id: str, attachment_id: 
     release(world, chosen[0])
 
 
-def release(world: World, held: Row) -> Sequence[Row]:
+def release(world: World, held: Row, named: bool = True) -> Sequence[Row]:
     """Ends the attachment ``held`` when nobody uses the volume; returns the attachments that remain. Rows change, nothing else.
 
-    Raises Conflict naming who uses it, Busy, ServiceUnavailable and ShareUnavailable when that is not known."""
+    Raises Conflict, with ``named`` naming who uses it: members of a project are not told of programs and others' servers.
+    Raises Busy; ServiceUnavailable and ShareUnavailable when that is not known."""
     with world.database.read() as connection:
         volume = volumes.get(connection, held["volume_id"], None)
         assert volume is not None
         _refuse_if_at_work(connection, volume["id"])
     used_by = users(world, volume)
     if used_by:
+        who, details = ("; ".join(used_by), {"users": used_by[:100]}) if named else ("a server or a program", {})
         raise Conflict(
-            f"volume {volume['id']} is used by {'; '.join(used_by)}. It was not released; detach it through compute"
+            f"volume {volume['id']} is used by {who}. It was not released; detach it through compute"
             " (openstack server remove volume), or end what uses it, and repeat",
-            users=used_by[:100],
+            **details,
         )
     with world.database.write() as connection:
         _refuse_if_at_work(connection, volume["id"])
@@ -64,16 +66,19 @@ def _refuse_if_at_work(connection: Connection, volume_id: str) -> None:
 def users(world: World, volume: Row) -> list[str]:
     """Says in words who uses a file of the volume: descriptions of servers, live, inactive and saved, locks of QEMU on any
     host, open files of programs on this one. Raises ServiceUnavailable, ShareUnavailable: then nobody knows."""
-    found = [
-        f"the {each['where']} description of server {each['server_id']} ({each['name']})"
-        for each in world.compute.users_of(volume["id"])
-    ]
+    found = [_described(each) for each in world.compute.users_of(volume["id"])]
     share = world.share(volume)
     own = share.files(volume["id"])
     open_here = opened(share.path, own)
     found += [f"{who}, which has {name} open" for name in sorted(open_here) for who in open_here[name]]
     found += [f"a program that holds a lock on {name}" for name in share.in_use(volume["id"]) if name not in open_here]
     return found
+
+
+def _described(user: Mapping[str, str]) -> str:
+    if user["where"] == "attaching":
+        return f"server {user['server_id']}, which it is being attached to"
+    return f"the {user['where']} description of server {user['server_id']} ({user['name']})"
 
 
 def opened(directory: Path, own: Sequence[str]) -> dict[str, list[str]]:

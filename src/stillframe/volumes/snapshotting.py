@@ -278,6 +278,9 @@ def finalize_metadata(world: World, context: Context, snapshot_id: str, wanted: 
     """``os-finalize_snapshot_metadata``: from "creating" to "available" or "error"; the same call again changes nothing."""
     with world.database.write() as connection:
         row = finding.snapshot(connection, context, snapshot_id)
+        active = wanted.get("active_file") or row["overlay"]
+        if active != row["overlay"]:  # of a repeat too: who says another file has not finished this snapshot
+            raise BadRequest(f"active_file {active[:120]!r} is not the snapshot's overlay {row['overlay']}")
         if row["status"] == wanted["status"] and _is_repeat(row, wanted):
             return
         if row["status"] != "creating":
@@ -285,9 +288,6 @@ def finalize_metadata(world: World, context: Context, snapshot_id: str, wanted: 
         if wanted["status"] == "error":
             snapshots.change(connection, row["id"], status="error", fault="compute could not take it")
             return
-        active = wanted.get("active_file") or row["overlay"]
-        if active != row["overlay"]:
-            raise BadRequest(f"active_file {active[:120]!r} is not the snapshot's overlay {row['overlay']}")
         changes: dict[str, Any] = {"status": "available", "progress": "100%", "consistency": wanted.get("consistency")}
         if wanted.get("created_at"):
             changes["created_at"] = _time(wanted["created_at"])

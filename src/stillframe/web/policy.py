@@ -12,6 +12,7 @@ READER = "role:reader or role:service or role:admin"
 MEMBER = "role:member or role:admin"
 SERVICE = "role:service"
 ADMIN = "role:admin"
+ADMIN_OR_SERVICE = "role:service or role:admin"
 MEMBER_OR_SERVICE = "role:member or role:service or role:admin"
 
 

@@ -65,6 +65,31 @@ def test_volumes_are_attached_one_after_the_other_at_places_of_their_own(world: 
         assert [row["id"] for row in operations.claimable(connection, "compute")] == [found[1]["id"]]
 
 
+def test_a_reservation_that_somebody_else_made_is_taken_over_before_the_disk_is_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise nothing of it changes, and who has just seen that nobody uses the volume would let go of it."""
+    attach(world, VOLUME)
+    (row,) = line(world)
+    found = {"id": "a", "volume_id": VOLUME, "status": "attaching"}
+    info = {"driver_volume_type": "local", "export": "/srv", "name": f"volume-{VOLUME}", "format": "qcow2"}
+    monkeypatch.setattr(world.storage, "attachment", lambda *_: {**found, "connection_info": info}, raising=False)
+    told: list[str] = []
+
+    def take(attachment_id: str, _connector: Any) -> Any:
+        told.append(attachment_id)
+        return info
+
+    monkeypatch.setattr(world.storage, "connect", take, raising=False)
+    operation = Operation.from_row({**row, "evidence": {"reserve": {"attachment_id": "a"}}})
+    connect = volumes.ATTACH.verbs["connect"]
+    assert connect.done(world, operation, {}) is None
+    evidence = connect.do(world, operation, {})
+    assert told == ["a"]
+    again = Operation.from_row({**row, "evidence": {"reserve": {"attachment_id": "a"}, "connect": evidence}})
+    assert connect.done(world, again, {}) == evidence
+
+
 def test_a_place_that_is_promised_is_in_use(world: World) -> None:
     attach(world, VOLUME, "/dev/vdx")
     with pytest.raises(BadRequest, match="in use"):

@@ -11,7 +11,7 @@ from stillframe.db.engine import Database
 from stillframe.errors import Conflict, ServiceUnavailable
 from stillframe.volumes.backends import Backends
 from stillframe.volumes.world import World
-from tests.unit.builders import GIB, SHARE, VOLUME, settings
+from tests.unit.builders import GIB, SERVER, SHARE, VOLUME, settings
 from tests.unit.volumes.memory_share import File, MemoryShare, nothing
 
 
@@ -27,6 +27,8 @@ class Compute:
         self.named: dict[str, list[str]] = {}  # what descriptions name besides volumes
         self.refuses: list[dict[str, Any] | None] = []
         self.silent = False
+        self.projects: dict[str, str] = {SERVER: "demo"}
+        self.attaching: dict[str, str] = {}  # a server that compute attaches the volume to now
         self.saved: dict[str, str] = {}  # a server whose saved state names the volume
         self.seen_running: Callable[[], object] = lambda: None  # called when it was told that a server runs or is saved
 
@@ -45,7 +47,12 @@ class Compute:
     def users_of(self, volume_id: str) -> list[dict[str, str]]:
         found = [(each, "live") for each in self.servers_with(volume_id)]
         found += [(self.saved[volume_id], "saved")] if volume_id in self.saved else []
+        found += [(self.attaching[volume_id], "attaching")] if volume_id in self.attaching else []
         return [{"server_id": server_id, "name": "web", "where": where} for server_id, where in found]
+
+    def has_server(self, project_id: str, server_id: str) -> bool:
+        self._answer()
+        return self.projects.get(server_id) == project_id
 
     def server_of(self, volume_id: str) -> dict[str, Any] | None:
         self._answer()

@@ -51,6 +51,17 @@ def test_a_server_on_a_later_page_counts_too(tmp_path: Path) -> None:
     assert door(tmp_path, session).servers_with(VOLUME) == ["b"]
 
 
+def test_a_server_is_a_projects_when_its_list_has_it_to_the_letter(tmp_path: Path) -> None:
+    pages = {"first": {"servers": [{"id": "a", "tenant_id": "demo"}, {"id": "b", "tenant_id": "DEMO"}]}}
+    for name, expected in (("a", True), ("b", False), ("c", False)):
+        session = Session(pages)
+        assert door(tmp_path, session).has_server("demo", name) is expected
+        assert session.asked == ["/servers/detail?all_tenants=1&project_id=demo"]  # the same, whosever it is
+    session = Session({"first": {"servers": []}})
+    assert not door(tmp_path, session).has_server("a&all/b=c#", "a")
+    assert session.asked == ["/servers/detail?all_tenants=1&project_id=a%26all%2Fb%3Dc%23"]
+
+
 def test_a_compute_service_that_does_not_answer_is_never_taken_for_no(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable):
         door(tmp_path, Session({"first": ServiceUnavailable("away")})).servers_with(VOLUME)

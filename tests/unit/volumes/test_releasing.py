@@ -100,6 +100,13 @@ def test_not_known_is_not_gone(world: World, attachment: str) -> None:
     assert state(world) == ("in-use", 1)
 
 
+def test_what_compute_attaches_now_is_not(world: World, attachment: str) -> None:
+    fakes.compute(world).attaching[VOLUME] = SERVER
+    with pytest.raises(Conflict, match=f"used by server {SERVER}, which it is being attached to"):
+        attaching.delete(world, ADMIN, attachment)
+    assert state(world) == ("in-use", 1)
+
+
 def test_an_operation_is_waited_for(world: World, attachment: str) -> None:
     with world.database.write() as connection:
         record.submit(connection, record.Request("volumes", "k", {}, [], [f"volume:{VOLUME}"], "req-1"))

@@ -70,7 +70,7 @@ def test_a_snapshot_is_planned_and_its_row_waits(world: World) -> None:
     assert row is not None
     assert (row["status"], row["overlay"], row["backing"]) == ("creating", overlay_name(VOLUME, snapshot_id), BASE)
     (operation,) = planned(world)
-    assert [step["verb"] for step in operation["plan"]] == ["CreateOverlay", "Record"]
+    assert [step["verb"] for step in operation["plan"]] == ["check_closed", "CreateOverlay", "Record"]
     assert operation["intent"]["active_before"] == BASE
     assert volume(world)["active_file"] == BASE
 
@@ -460,6 +460,12 @@ def test_finalizing_with_another_file_is_refused(world: World, active: str) -> N
     with pytest.raises(BadRequest):
         snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": "available", "active_file": active})
     assert volume(world)["active_file"] == BASE
+    # Nor is it done already, once it is.
+    snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": "available", "active_file": OVERLAY})
+    with pytest.raises(BadRequest, match="is not the snapshot's overlay"):
+        snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": "available", "active_file": active})
+    snapshotting.finalize_metadata(world, SERVICE, SNAPSHOT, {"status": "available", "active_file": OVERLAY})
+    assert volume(world)["active_file"] == OVERLAY
 
 
 def test_a_record_is_not_dropped_while_a_file_carries_it(taken: World) -> None:

@@ -94,7 +94,7 @@ def test_a_copy_of_a_volume_holds_it_as_long_as_it_lasts(world: World) -> None:
     row = create(world, source_volid=VOLUME)
     assert (row["size"], row["snapshot_id"], row["source_volid"]) == (2, None, VOLUME)
     (operation,) = planned(world)
-    assert operation["plan"][0]["args"]["source"]["name"] == OVERLAY
+    assert operation["plan"][1]["args"]["source"]["name"] == OVERLAY
     assert resources(world, operation) == {f"volume:{row['id']}": 0, f"volume:{VOLUME}": 0}
     with pytest.raises(Conflict, match="busy"):
         create(world, source_volid=VOLUME)
@@ -130,7 +130,7 @@ def test_only_a_snapshot_can_be_linked_to(world: World) -> None:
     add_type(world, "linked", **LINKED)
     row = create(world, source_volid=VOLUME, volume_type="linked")
     assert row["linked_to"] is None
-    assert [step["verb"] for step in planned(world)[0]["plan"]] == ["copy"]
+    assert [step["verb"] for step in planned(world)[0]["plan"]] == ["check_closed", "copy"]
 
 
 @pytest.mark.parametrize("status", ["creating", "error", "deleting", "restoring"])

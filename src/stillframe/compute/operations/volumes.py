@@ -70,6 +70,10 @@ def _release(world: World, operation: Operation, _args: Document) -> None:
 
 
 def _connected(world: World, operation: Operation, _args: Document) -> Document | None:
+    """Said at least once by us: a reservation that somebody else made, connector and all, is known to be in use from then on,
+    so that nobody who has just seen the volume unused releases it."""
+    if "connect" not in operation.evidence:
+        return None
     server_id, volume_id = _ids(operation)
     known = world.storage.attachment(volume_id, server_id)
     return _source(world, known["connection_info"]) if known and known["connection_info"] else None

@@ -23,6 +23,7 @@ _CREATE = body.wrapped(
     },
     ("volume_uuid",),
 )
+_OF_THE_HOST = ("export", "mount_point_base", "options")  # addresses and places that are no business of a project's members
 _UPDATE = body.wrapped("attachment", {"connector": {"type": "object", "maxProperties": 64}}, ("connector",))
 
 
@@ -33,7 +34,9 @@ def _view(call: Call, row: Row) -> dict[str, Any]:
 def _views(call: Call, rows: Sequence[Row]) -> list[dict[str, Any]]:
     connected = [row["id"] for row in rows if row["connector"]]
     infos = call.ask("connection_infos", attachment_ids=connected) if connected else {}
-    return [_shown(row, infos.get(row["id"])) for row in rows]
+    hidden = () if call.context.sees_hosts else _OF_THE_HOST
+    known = {key: {name: info[name] for name in info if name not in hidden} for key, info in infos.items()}
+    return [_shown(row, known.get(row["id"])) for row in rows]
 
 
 def _shown(row: Row, known: dict[str, Any] | None) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str
         "replication_status": None,
         "consistencygroup_id": None,
         "multiattach": False,
-        "attachments": [_attachment(entry) for entry in attached if entry["status"] == "attached"],
+        "attachments": [_attachment(entry, call.context.sees_hosts) for entry in attached if entry["status"] == "attached"],
         "os-vol-tenant-attr:tenant_id": row["project_id"],
     }
     if row["image_metadata"]:
@@ -120,14 +120,14 @@ def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str
     return view
 
 
-def _attachment(row: Row) -> dict[str, Any]:
+def _attachment(row: Row, host_too: bool) -> dict[str, Any]:
     connector = row["connector"] or {}
     return {
         "id": row["volume_id"],
         "attachment_id": row["id"],
         "volume_id": row["volume_id"],
         "server_id": row["instance_id"],
-        "host_name": connector.get("host"),
+        "host_name": connector.get("host") if host_too else None,
         "device": connector.get("mountpoint"),
         "attached_at": stamp(row["attached_at"]),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.errors import BadImage, ChainConflict, ForeignShare, HostCommandFailed, ShareUnavailable, StepFailed
+from stillframe.errors import BadImage, ChainConflict, FileInUse, ForeignShare, HostCommandFailed, ShareUnavailable, StepFailed
 from stillframe.host import copies, entries, extents, files, inspection, probe, publish, qcow2, qemu_img, soundness, users
 from stillframe.host.copies import Source
 
@@ -70,6 +70,8 @@ class DirectoryShare:
                 raise
             if isinstance(error, HostCommandFailed) and any(words in error.message for words in files.SHARE_WORDS):
                 raise ShareUnavailable(f"the share {self.path} does not work: {error.message}") from error
+            if isinstance(error, HostCommandFailed) and any(words in error.message for words in files.LOCK_WORDS):
+                raise FileInUse(f"a program has a file on the share {self.path} open: {error.message}") from error
             with files.share_errors(self.path):
                 raise
 

@@ -30,16 +30,26 @@ def never(_world: World, _operation: Operation, _args: Document) -> None:
     return
 
 
-def check_unused(world: World, operation: Operation, _args: Document) -> Document:
-    volume_id = operation.intent["volume_id"]
+def check_unused(world: World, operation: Operation, args: Document) -> Document:
+    """As ``check_closed``, before files are changed or get other names: then nothing may be based on one either. Raises
+    FileInUse too."""
+    check_closed(world, operation, args)
+    using.refuse_foreign_readers(world, share_of(world, operation), operation.intent["volume_id"])
+    return {}
+
+
+def check_closed(world: World, operation: Operation, args: Document) -> Document:
+    """Before anything is done offline, whatever the volume's row says: no program has a file of it open or locked, and no
+    description of a server, live, inactive or saved, names one. ``args`` may hold the ``volume_id`` of another one on the same
+    share, which is read. Raises as ``refuse_or_wait``; ServiceUnavailable and ShareUnavailable when nobody knows."""
+    volume_id = args.get("volume_id") or operation.intent["volume_id"]
     end_links(share_of(world, operation), operation)
     busy = _open_files(share_of(world, operation), volume_id)
     if busy:
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
-    using.refuse_foreign_readers(world, share_of(world, operation), volume_id)
     servers = set(world.compute.servers_with(volume_id))
     described = world.compute.named_files(share_of(world, operation).path)
-    servers |= {each for name in _files(world, operation) for each in described.get(name, ())}
+    servers |= {each for name in share_of(world, operation).files(volume_id) for each in described.get(name, ())}
     if servers:
         named = f"volume {volume_id} is named by the description of server {', '.join(sorted(servers))}; detach it first"
         refuse_or_wait(world, operation, named)
@@ -278,6 +288,7 @@ def built_upon(verb: Verb) -> Verb:
 
 
 CHECK = Verb(never, check_unused)
+CHECK_CLOSED = Verb(never, check_closed)
 CHECK_SOUND = Verb(never, check_sound)
 CREATE_OVERLAY = Verb(_overlay_made, _make_overlay, unmake)
 MERGE: Mapping[str, Verb] = {

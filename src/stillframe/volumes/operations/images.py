@@ -12,7 +12,7 @@ from stillframe.host.copies import Source
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.volumes.images import NewImage
-from stillframe.volumes.operations.chain_steps import share_of, unmake
+from stillframe.volumes.operations.chain_steps import CHECK_CLOSED, share_of, unmake
 from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.operations.volumes import made, settle_create
 from stillframe.volumes.world import World
@@ -27,7 +27,11 @@ def import_request(volume: Row, size: int, image_id: str, request_id: str) -> Re
 
 def upload_request(volume: Row, wanted: Document, request_id: str) -> Request:
     """``wanted`` are the fields of ``NewImage``."""
-    plan = [step("create_image", **wanted), step("put_content", image_id=wanted["id"], disk_format=wanted["disk_format"])]
+    plan = [
+        step("check_closed"),
+        step("create_image", **wanted),
+        step("put_content", image_id=wanted["id"], disk_format=wanted["disk_format"]),
+    ]
     return request(volume, Wanted("volume_to_image", plan), request_id)
 
 
@@ -97,6 +101,10 @@ def _settle_upload(connection: Connection, operation: Operation, outcome: str, f
 
 IMPORT = Kind({"import_content": Verb(made, _import, _unimport)}, settle_create)
 UPLOAD = Kind(
-    {"create_image": Verb(_image_made, _make_image, _unmake_image), "put_content": Verb(_content_put, _put_content, _unput)},
+    {
+        "check_closed": CHECK_CLOSED,
+        "create_image": Verb(_image_made, _make_image, _unmake_image),
+        "put_content": Verb(_content_put, _put_content, _unput),
+    },
     _settle_upload,
 )

@@ -15,7 +15,16 @@ from stillframe.errors import Conflict
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.volumes import trees
-from stillframe.volumes.operations.chain_steps import CHECK_SOUND, CREATE_OVERLAY, MERGE, RESIZE, info_document, never, share_of
+from stillframe.volumes.operations.chain_steps import (
+    CHECK_CLOSED,
+    CHECK_SOUND,
+    CREATE_OVERLAY,
+    MERGE,
+    RESIZE,
+    info_document,
+    never,
+    share_of,
+)
 from stillframe.volumes.operations.following import follow, follow_as_far
 from stillframe.volumes.operations.hands import Hand, documents
 from stillframe.volumes.operations.live_steps import LIVE
@@ -31,7 +40,8 @@ def planned(before: Tree, plan: Plan) -> dict[str, Any]:
 
 def create_request(volume: Row, snapshot_id: str, before: Tree, plan: Plan, request_id: str) -> Request:
     intent = {"snapshot_ids": [snapshot_id], **planned(before, plan)}
-    return request(volume, Wanted("create_snapshot", to_documents(plan.steps), intent), request_id)
+    steps = [step("check_closed"), *to_documents(plan.steps)]
+    return request(volume, Wanted("create_snapshot", steps, intent), request_id)
 
 
 def change_request(kind: str, volume: Row, plans: tuple[Tree, Plan, Hand], options: Document) -> Request:
@@ -107,7 +117,7 @@ def _settle_let_go(connection: Connection, operation: Operation, outcome: str, f
         volumes.change(connection, operation.intent["volume_id"], fault=fault["message"])
 
 
-CREATE = Kind({"CreateOverlay": CREATE_OVERLAY, "Record": MERGE["Record"]}, _settle_create)
+CREATE = Kind({"check_closed": CHECK_CLOSED, "CreateOverlay": CREATE_OVERLAY, "Record": MERGE["Record"]}, _settle_create)
 DELETE = Kind({"check_unused": CHECK_SOUND, **MERGE, **LIVE}, _settle_delete)
 REVERT = Kind({"check_unused": CHECK_SOUND, "CreateOverlay": CREATE_OVERLAY, **MERGE, **LIVE}, _settle_revert)
 # An undo that is put back leaves the held file at the size it was given: it is no more than the volume's.

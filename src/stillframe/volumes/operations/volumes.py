@@ -18,6 +18,7 @@ from stillframe.volumes import using
 from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations.chain_steps import (
     CHECK,
+    CHECK_CLOSED,
     CHECK_SOUND,
     CREATE_OVERLAY,
     RESIZE,
@@ -43,8 +44,10 @@ def copy_request(volume: Row, size: int, source: Document, request_id: str) -> R
     """A full copy; ``source`` is {"volume_id", "name", "format", "exclusive"}: whether the source receives writes."""
     plan = [step("copy", name=volume["active_file"], size=size, format=volume["format"], source=source)]
     other = [source["volume_id"]]
-    wanted = Wanted("copy_volume", plan, also=other) if source["exclusive"] else Wanted("copy_volume", plan, reads=other)
-    return request(volume, wanted, request_id)
+    if not source["exclusive"]:
+        return request(volume, Wanted("copy_volume", plan, reads=other), request_id)
+    check = step("check_closed", volume_id=source["volume_id"])
+    return request(volume, Wanted("copy_volume", [check, *plan], also=other), request_id)
 
 
 def link_request(volume: Row, size: int, request_id: str) -> Request:
@@ -193,7 +196,7 @@ def _settle_extend(connection: Connection, operation: Operation, outcome: str, f
 
 
 CREATE = Kind({"publish_base": Verb(made, _make_base, unmake)}, settle_create)
-COPY = Kind({"copy": Verb(made, _copy, unmake)}, settle_create)
+COPY = Kind({"check_closed": CHECK_CLOSED, "copy": Verb(made, _copy, unmake)}, settle_create)
 LINK = Kind({"CreateOverlay": CREATE_OVERLAY}, settle_create)
 DELETE = Kind({"check_unused": CHECK, "remove_files": Verb(_files_gone, _remove_files, no_return="start")}, _settle_delete)
 EXTEND = Kind({"check_unused": CHECK_SOUND, "Resize": RESIZE, "ResizeLive": RESIZE_LIVE}, _settle_extend)

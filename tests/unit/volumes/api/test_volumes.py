@@ -137,11 +137,21 @@ def test_only_attachments_that_are_complete_are_shown(asked: Any, database: Data
             "attachment_id": SET,
             "volume_id": VOLUME,
             "server_id": SERVER,
-            "host_name": "h",
+            "host_name": None,
             "device": "/dev/vdb",
             "attached_at": "2024-01-02T03:04:05.000000",
         }
     ]
+
+
+def test_where_a_volume_is_attached_is_for_services_and_administrators(asked: Any, database: Database) -> None:
+    row = {"id": SET, "project_id": "demo", "volume_id": VOLUME, "instance_id": SERVER, "status": "attached", "mode": "rw"}
+    with database.write() as connection:
+        attachments.insert(connection, {**row, "connector": {"host": "kvm-7"}})
+    for roles in (("member", "reader"), ("reader",)):
+        assert "kvm-7" not in str(shown(asked((3, 71), *roles)))
+    for role in ("admin", "service"):
+        assert shown(asked((3, 71), role))["attachments"][0]["host_name"] == "kvm-7"
 
 
 def test_times_are_written_with_microseconds() -> None:

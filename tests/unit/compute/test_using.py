@@ -1,0 +1,28 @@
+"""Which servers have a volume or are about to: live, inactive and saved descriptions, and attachments under way."""
+
+from pathlib import Path
+
+import pytest
+
+from stillframe.compute import using
+from stillframe.compute.operations import volumes
+from stillframe.db.engine import Database
+from stillframe.journal import record
+from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME, context
+from tests.unit.compute import fakes
+
+
+def test_an_attachment_that_is_under_way_is_a_user(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fakes.world(database, tmp_path, [], monkeypatch)
+    with database.write() as connection:
+        for kind, volume_id in (("attach_volume", VOLUME), ("detach_volume", OTHER_VOLUME)):
+            intent = {"server_id": SERVER, "volume_id": volume_id, "target": "vdb"}
+            record.submit(connection, volumes.request(kind, intent, "req-1"))
+            record.submit(connection, record.Request("volumes", kind, intent, [], [f"volume:{volume_id}"], "req-1"))
+    coming = {"server_id": SERVER, "name": "", "where": "attaching"}
+    assert using.users_of_volume(world, context("service"), VOLUME.upper()) == [coming]
+    assert using.users_of_volume(world, context("service"), OTHER_VOLUME) == []
+    xml = fakes.domain_xml(fakes.disk_xml("vda", f"/srv/volume-{VOLUME}"))
+    world = fakes.world(database, tmp_path, [fakes.view(xml, xml)], monkeypatch)
+    found = using.users_of_volume(world, context("service"), VOLUME)
+    assert [each["where"] for each in found] == ["attaching", "live", "inactive"]

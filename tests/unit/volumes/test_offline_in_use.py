@@ -1,0 +1,52 @@
+"""Whatever a volume's row says: nothing is done offline to files that a program has open or a server's description names."""
+
+from collections.abc import Callable
+
+import pytest
+
+from stillframe.errors import StillframeError
+from stillframe.volumes import snapshotting, volume_changing, volume_making
+from stillframe.volumes.operations import chain_steps
+from tests.unit.builders import SERVER
+from tests.unit.volumes import fakes
+from tests.unit.volumes.site import Site
+
+Ask = Callable[[Site, str, str], object]
+OPERATIONS: dict[str, Ask] = {
+    "snapshot": lambda site, volume, _: snapshotting.create(site.world, site.member, volume, {}),
+    "clone": lambda site, volume, _: volume_making.create(site.world, site.member, {"source_volid": volume}),
+    "extend": lambda site, volume, _: volume_changing.extend(site.world, site.member, volume, 5),
+    "revert": lambda site, volume, snapshot: volume_changing.revert(site.world, site.member, volume, snapshot, "keep"),
+    "delete the snapshot": lambda site, _, snapshot: snapshotting.delete(site.world, site.member, snapshot),
+    "delete": lambda site, volume, _: volume_changing.delete(site.world, site.member, volume, cascade=True),
+}
+
+
+@pytest.mark.parametrize("user", ["lock", "description", "saved description"])
+@pytest.mark.parametrize("what", OPERATIONS)
+def test_nothing_is_changed_under_a_guest_that_the_row_knows_nothing_of(
+    site: Site, monkeypatch: pytest.MonkeyPatch, what: str, user: str
+) -> None:
+    monkeypatch.setattr(chain_steps, "PATIENCE_SECONDS", 0.0)
+    volume = site.volume()
+    snapshot = site.snapshot(volume)
+    site.write(volume, 1, 7)
+    compute, share, active = fakes.compute(site.world), site.share, site.row(volume)["active_file"]
+    if user == "lock":
+        share.opened.add(active)
+    elif user == "description":
+        compute.servers[volume] = {"id": SERVER, "active": False, "file": active}
+    else:
+        compute.named[active] = [SERVER]
+    before = {name: file.image for name, file in share.entries.items() if file.image}
+    try:
+        OPERATIONS[what](site, volume, snapshot)
+    except StillframeError as error:
+        assert error.status == 409, error
+    else:
+        site.end()
+        newest = site.newest()
+        assert (newest["state"], newest["fault"]["code"]) == ("undone", "conflict"), newest["fault"]
+    assert {name: file.image for name, file in share.entries.items() if file.image} == before
+    assert (site.row(volume)["status"], site.row(volume)["active_file"]) == ("available", active)
+    assert share.content(active) == site.model[volume]
