@@ -63,23 +63,24 @@ def stub(home: Path, name: str, script: str) -> None:
 
 def test_a_failed_freeze_is_undone_and_told(home: Path) -> None:
     stub(home, "10-good", "exit 0")
-    stub(home, "20-bad", '[ "$1" = thaw ]')
+    stub(home, "20-bad", '[ "$1" = thaw ] || exit 4')
     stub(home, "30-later.bak", "exit 0")
-    assert hook(home, "freeze") == 1
+    assert hook(home, "freeze") == 4
     assert (home / "calls").read_text().splitlines() == ["10-good freeze", "20-bad freeze", "10-good thaw", "20-bad thaw"]
 
 
 def test_a_failed_thaw_keeps_no_other_from_its_thaw(home: Path) -> None:
     stub(home, "10-bad", "exit 3")
     stub(home, "20-good", "exit 0")
-    assert hook(home, "thaw") == 1
-    assert (home / "calls").read_text().splitlines() == ["10-bad thaw", "20-good thaw"]
+    stub(home, "30-bad", "exit 5")
+    assert hook(home, "thaw") == 3
+    assert (home / "calls").read_text().splitlines() == ["10-bad thaw", "20-good thaw", "30-bad thaw"]
 
 
 def test_postgresql_recovers_every_acknowledged_row(home: Path) -> None:
     shutil.copy(HOOKS / "postgresql", home / "fsfreeze-hook.d")
     at = {"HOME": str(home), "PGHOST": str(home), "PGUSER": "nobody"}
-    assert hook(home, "freeze", **at) == 1, "the database is down"
+    assert hook(home, "freeze", **at) == 2, "the database is down"
     data = home / "data"
     assert as_nobody(BIN / "initdb", "-N", "-U", "nobody", "-A", "trust", "-D", data, **at).returncode == 0
     options = f"-k {home} -c listen_addresses="

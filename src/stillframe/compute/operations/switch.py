@@ -26,6 +26,7 @@ from stillframe.errors import (
     AnotherJob,
     ChainConflict,
     Conflict,
+    HookFailed,
     NotFound,
     Parked,
     QuiesceRefused,
@@ -223,7 +224,8 @@ def _quiesced(world: World, operation: Operation, server: Server, switch: Callab
     try:
         return window.around(call_, unfrozen_too=policy == "preferred")
     except AgentFailed as error:
-        raise QuiesceRefused(f"server {server.id} could not be quiesced: {error.message}") from error
+        kind = HookFailed if isinstance(error, HookFailed) else QuiesceRefused  # whose advice is about the hook
+        raise kind(f"server {server.id} could not be quiesced: {error.message}") from error
 
 
 def _times(world: World, operation: Operation) -> quiesce.Times:
