@@ -8,6 +8,8 @@ import pytest
 
 from stillframe.errors import InternalSnapshots, NotSound
 from stillframe.host import files, inspection, qemu_img, soundness
+from tests.support import qemu_io
+from tests.support.qemu_io import dead_writer
 
 
 def run(share: Path, *words: str) -> None:
@@ -22,19 +24,6 @@ def reads(share: Path, name: str, pattern: int, at: str) -> bool:
     words = ["qemu-io", "-r", "-f", "qcow2", "-c", f"read -P {pattern} {at} 64k", name]
     said = subprocess.run(words, cwd=share, check=False, capture_output=True, text=True)
     return said.returncode == 0 and "verification failed" not in said.stdout
-
-
-def dead_writer(share: Path, name: str, *commands: str) -> None:
-    """Writes, and dies without closing the file."""
-    done = ("-c", "length")  # says something once all before it is done
-    words = ["stdbuf", "-oL", "qemu-io", "-f", "qcow2", *(word for each in commands for word in ("-c", each)), *done]
-    writer = subprocess.Popen([*words, "-c", "sleep 600000", name], cwd=share, stdout=subprocess.PIPE, text=True)
-    assert writer.stdout is not None
-    for _each in range(2 * sum(each.startswith("write") for each in commands) + 1):
-        writer.stdout.readline()
-    writer.kill()
-    writer.wait()
-    writer.stdout.close()
 
 
 @pytest.fixture
@@ -102,3 +91,51 @@ def test_deleting_an_internal_snapshot_as_the_hint_says_loses_nothing(tmp_path: 
     run(tmp_path, "qemu-img", "snapshot", "-d", "old", "a")
     soundness.check(tmp_path, "a", "qcow2")
     assert reads(tmp_path, "a", 7, "1M")
+
+
+def test_a_dirty_file_that_is_damaged_besides_is_not_touched(dirty: Path) -> None:
+    """Two guest clusters in one place: QEMU's own repair counts 2 and is content, and one of them stays wrong."""
+    write(dirty, "above", 23, "4M")  # a cluster that is nobody's business
+    dead_writer(dirty, "a", "write -P 18 6M 64k", "flush")  # QEMU repaired at this opening; dirty again
+    soundness.refuse_beyond_repair(dirty, "a", "qcow2")
+    soundness.check(dirty, "a", "qcow2")
+    qemu_io.cross(dirty / "a", 32, 96)
+    before = (dirty / "a").read_bytes()
+    for act in (soundness.repair, soundness.check, soundness.refuse_beyond_repair):
+        with pytest.raises(NotSound, match="more is damaged than its reference counts"):
+            act(dirty, "a", "qcow2")
+    with pytest.raises(NotSound, match="more is damaged"):
+        soundness.mend_open(dirty, inspection.chain_of(dirty, "above", "qcow2"))
+    assert (dirty / "a").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ((1 << 63) | (1 << 40), "past the end"),
+        ((1 << 63) | 0x50200, "where no cluster begins"),
+        ((1 << 63) | 0x10000, "where something else is too"),  # the table of counts
+        ((1 << 62) | 0x10000, "where something else is too"),
+    ],
+)
+def test_what_no_repair_of_counts_mends(dirty: Path, entry: int, told: str) -> None:
+    at = qemu_io.entry_of(dirty / "a", 33)
+    with (dirty / "a").open("r+b") as file:
+        file.seek(at)
+        file.write(entry.to_bytes(8, "big"))
+    before = (dirty / "a").read_bytes()
+    with pytest.raises(NotSound, match=told):
+        soundness.repair(dirty, "a", "qcow2")
+    assert (dirty / "a").read_bytes() == before
+
+
+def test_compressed_content_shares_clusters_and_is_no_damage(tmp_path: Path) -> None:
+    run(tmp_path, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "a", "1G")
+    dead_writer(
+        tmp_path, "a", "write -c -P 7 1M 64k", "write -c -P 8 700M 64k", "write -P 9 3M 128k", "write -z 3M 64k", "flush"
+    )
+    assert len(soundness.repair(tmp_path, "a", "qcow2")) == 2
+    assert reads(tmp_path, "a", 7, "1M") and reads(tmp_path, "a", 8, "700M") and reads(tmp_path, "a", 0, "3M")
+    write(tmp_path, "a", 5, "9M")
+    assert reads(tmp_path, "a", 7, "1M") and reads(tmp_path, "a", 8, "700M") and reads(tmp_path, "a", 5, "9M")
+    qemu_img.check(tmp_path, "a", "qcow2")

@@ -1,14 +1,16 @@
 """Examines an image file without standing in anybody's way: no lock is taken, nothing is changed."""
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillframe.host import files, image_command, inspection
+from stillframe.host import files, image_command, inspection, references
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import attempt, failure
+from stillframe.host.run import attempt, explain, failure, run
 
 _CORRUPT, _LEAKS = 2, 3
+_ROOM = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,26 @@ def examine(share: Path, name: str, format_: str) -> Examination | None:
     if outcome.code not in (0, _LEAKS):
         raise failure(words, outcome, name)
     return Examination(int(json.loads(outcome.output).get("leaks", 0)))
+
+
+def beyond_repair(share: Path, name: str) -> str | None:
+    """Returns what a repair of the counts of a qcow2 file would leave wrong, None for nothing. Nothing is changed, and no lock
+    is taken: the repair is made for show, its writes go into a scratch file. Reads every table of the file, three times.
+    Raises BadImage for a file QEMU must not see, HostCommandFailed."""
+    inspection.alone(share, name, "qcow2")
+    told = references.contradiction(share, name)
+    if told is not None:
+        return told
+    length = (share / name).stat(follow_symlinks=False).st_size
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory) / "scratch"
+        # New counts may be put behind the end of the file.
+        run(command("create", ["qcow2"], [str(scratch), str((length + length // 8 + _ROOM) // 512 * 512)]), cwd=share)
+        words = command("check", ["qcow2"], ["-r", "all", image_command.over(scratch, name)])
+        outcome = attempt(words, cwd=share, limits=limits(2))
+    if outcome.code in (0, _LEAKS):
+        return None
+    return _damage(outcome.output, outcome.complaint) if outcome.code == _CORRUPT else explain(words, outcome)
 
 
 def _state(share: Path, name: str) -> tuple[int, int, int]:

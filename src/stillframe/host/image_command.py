@@ -6,6 +6,7 @@ read, and nothing else in the tree names the program.
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from stillframe.errors import BadImage
 from stillframe.host.qcow2 import FORMATS
@@ -72,6 +73,15 @@ def alone(name: str, format_: str) -> str:
     """Names a file without what backs it: QEMU opens this one file only."""
     node = {"driver": format_, "file": {"driver": "file", "filename": name}}
     return "json:" + json.dumps({**node, "backing": None} if format_ == "qcow2" else node)
+
+
+def over(scratch: Path, name: str) -> str:
+    """Names a qcow2 file so that whatever QEMU writes to it goes into ``scratch``, a qcow2 file of its own: the bytes of the
+    file lie behind that, read only and without a lock."""
+    bytes_ = {"driver": "file", "filename": name, "locking": "off", "read-only": True}
+    below = {"driver": "raw", "read-only": True, "file": bytes_}
+    file = {"driver": "qcow2", "file": {"driver": "file", "filename": str(scratch)}, "backing": below}
+    return "json:" + json.dumps({"driver": "qcow2", "file": file, "backing": None})
 
 
 def above_nothing(name: str, size: int) -> str:

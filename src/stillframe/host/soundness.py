@@ -3,6 +3,8 @@
 Facts are of QEMU 7.2. A writer that counts references lazily sets the dirty bit while it has the file open. When it dies, the
 tables are right and the counts are not: reading is safe, allocating overwrites clusters in use. QEMU repairs such a file when
 it opens it for writing, but not one it opens as a backing file and is to commit into later; nor does ``qemu-img commit``.
+A live commit into such a file overwrites clusters in use, ends well and clears the bit: nothing shows it afterwards. A pull
+only reads it. A file that QEMU goes on with for reading only, as the old active file after a switch, it marks clean (all seen).
 A bitmap that was in use when its writer died makes ``qemu-img resize`` and a commit fail for good.
 """
 
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from stillframe.chain.image import Image
 from stillframe.errors import NotSound
-from stillframe.host import files, image_command, inspection, qcow2, qemu_img
+from stillframe.host import examination, files, image_command, inspection, qcow2, qemu_img
 from stillframe.host.image_command import command, limits
 from stillframe.host.run import run
 
@@ -24,6 +26,7 @@ _BITMAP = struct.Struct(">QIIBBHI")
 _BITMAPS_EXTENSION = 0x23852875
 _IN_USE = 1
 _MAX_DIRECTORY = 1 << 20
+_LOOKED_INTO_AT_ONCE = 64 << 30  # bytes: about a second
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ def require(share: Path, name: str, format_: str) -> None:
     refuse_bitmaps(name, found)
 
 
+def require_for_live(share: Path, name: str, format_: str) -> None:
+    """As ``require``, of a base that a running QEMU is to commit into. If it writes to the file it knows the counts; with a
+    file that it only reads it goes on by the counts as they are."""
+    if not files.is_written(share, name):
+        require(share, name, format_)
+
+
 def refuse_bitmaps(name: str, found: Soundness) -> None:
     """Raises NotSound that names the bitmaps: they are somebody's, so nobody but a person removes them."""
     if found.bitmaps:
@@ -94,20 +104,42 @@ def refuse_bitmaps(name: str, found: Soundness) -> None:
         )
 
 
+def unvouched(share: Path, name: str, format_: str) -> Soundness:
+    """As ``look``, of what is wrong with the file itself: what a program that writes to it will put right is not."""
+    if format_ != "qcow2" or look(share, name, format_).sound or files.is_written(share, name):
+        return Soundness()
+    return look(share, name, format_)  # again: a writer may have closed it in between
+
+
 def refuse_beyond_repair(share: Path, name: str, format_: str) -> None:
-    """Raises NotSound for what ``repair`` would refuse now. A file that somebody writes to is its writer's to keep sound."""
-    if format_ == "qcow2" and not files.is_written(share, name):
-        found = look(share, name, format_)
-        refuse_bitmaps(name, found)
-        if found.dirty and files.is_locked(share, name):
-            require(share, name, format_)
+    """Raises NotSound for what ``repair`` would refuse now. A file that somebody writes to is its writer's to keep sound; into
+    a huge one ``repair`` alone looks, before it changes anything."""
+    found = unvouched(share, name, format_)
+    refuse_bitmaps(name, found)
+    if not found.dirty:
+        return
+    if files.is_locked(share, name):
+        require(share, name, format_)
+    if (share / name).stat(follow_symlinks=False).st_size <= _LOOKED_INTO_AT_ONCE:
+        _refuse_damage(share, name)
 
 
 def check(share: Path, name: str, format_: str) -> None:
     """Looks at a file that is to become a volume, its counts too. Raises BadImage when it is damaged beyond ``repair``."""
-    refuse_bitmaps(name, look(share, name, format_))
-    if not look(share, name, format_).dirty:  # with wrong counts qemu-img finds what the repair is for
+    found = look(share, name, format_)
+    refuse_bitmaps(name, found)
+    if found.dirty:  # with wrong counts qemu-img finds what the repair is for, and says no more of what it is not for
+        _refuse_damage(share, name)
+    else:
         qemu_img.check(share, name, format_)
+
+
+def _refuse_damage(share: Path, name: str) -> None:
+    told = examination.beyond_repair(share, name)
+    if told is not None:
+        raise NotSound(
+            f"{name} was not closed by its last writer (dirty bit), and more is damaged than its reference counts: {told}"
+        )
 
 
 def repair(share: Path, name: str, format_: str) -> list[str]:
@@ -136,6 +168,7 @@ def _mend(share: Path, name: str, format_: str) -> list[str]:
         raise NotSound(f"{name} must be repaired before it is built upon, and a program has it open")
     done = []
     if found.dirty:
+        _refuse_damage(share, name)
         qemu_img.repair_all(share, name, format_)
         done.append(f"repaired the reference counts of {name}, whose last writer had died")
     if found.lazy:
