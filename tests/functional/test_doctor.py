@@ -22,7 +22,7 @@ from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.db import assisted_snapshots, attachments, operations, snapshots, volumes
 from stillframe.db.tables import operations as operations_table
-from stillframe.host import files, hypervisor
+from stillframe.host import files, hypervisor, soundness
 from stillframe.journal import record
 from stillframe.journal.failpoints import VARIABLE
 from stillframe.volumes.doctor import holding
@@ -402,6 +402,94 @@ def test_leaked_clusters_are_given_back(desk: Desk) -> None:
     assert "nothing to put back" in outcome["trouble"]
 
 
+def dirty(desk: Desk, volume_id: str) -> Path:
+    """The volume's only file holds 17 at 2 MiB and 18 at 6 MiB, and its writer died with lazy counts."""
+    path = desk.share / f"volume-{volume_id}"
+    qemu_io.mark(path, compatible=1)
+    qemu_io.dead_writer(desk.share, path.name, "write -P 17 2M 64k", "write -P 18 6M 64k", "flush")
+    return path
+
+
+def test_a_file_whose_writer_died_is_repaired(desk: Desk) -> None:
+    volume_id = desk.volume()
+    path = dirty(desk, volume_id)
+    content = digest(desk.share, path.name)
+    for options in ((), ("--quick",)):
+        assert [each["kind"] for each in found(desk, *options)] == ["unsound_file"]
+    told = one(desk, "unsound_file")
+    assert told["file"] == path.name and "dirty bit" in told["what"]
+    with opened(path):
+        assert refused(desk) == "a program has it open"
+    change_row(desk, volume_id, status="in-use")
+    assert "'in-use'" in refused(desk)
+    change_row(desk, volume_id, status="available")
+    answer = fixed(desk)
+    assert "check -r all" in answer["repaired"][0]["does"]
+    qemu_img(desk, "check", "-q", "-f", "qcow2", path.name)
+    assert soundness.look(desk.share, path.name, "qcow2") == soundness.Soundness()
+    assert digest(desk.share, path.name) == content
+    (outcome,) = undone(desk, answer["undo_log"])
+    assert "nothing to put back" in outcome["trouble"]
+
+
+def test_a_dirty_base_and_a_dirty_orphan_are_found_too(desk: Desk) -> None:
+    volume_id = desk.volume()
+    base = dirty(desk, volume_id)
+    overlay = desk.share / f"volume-{volume_id}.{uuid.uuid4()}"
+    desk.snapshot(volume_id)  # repairs the base
+    assert found(desk) == []
+    overlay_on(desk, base.name, overlay.name)
+    for path in (base, overlay):
+        qemu_io.mark(path, incompatible=1)
+    told = found(desk)
+    assert {(each["kind"], each["file"]) for each in told} == {
+        ("orphan_file", overlay.name),
+        ("unsound_file", overlay.name),
+        ("unsound_file", base.name),
+    }
+    answer = fixed(desk)
+    assert [each["does"].split()[0] for each in answer["repaired"]] == ["repair", "repair", "rename"]
+
+
+def test_a_dirty_file_with_other_damage_is_left_alone(desk: Desk) -> None:
+    path = dirty(desk, desk.volume())
+    qemu_io.cross(path, 32, 96)
+    assert sorted(each["kind"] for each in found(desk)) == ["corruption", "unsound_file"]
+    assert "damaged beyond its reference counts" in refused(desk)
+    before = state_of(desk)
+    answer = desk.document(*FIX, "--quick")  # it did not look into the file before: the repair does
+    assert "where something else is too" in answer["repaired"][0]["trouble"] and state_of(desk) == before
+
+
+def test_the_corrupt_bit_is_told_and_left_alone(desk: Desk) -> None:
+    path = dirty(desk, desk.volume())
+    qemu_io.mark(path, incompatible=2)
+    assert "corrupt bit" in one(desk, "unsound_file")["what"]
+    assert "guessed" in refused(desk)
+
+
+def test_a_bitmap_that_was_in_use_is_told_and_nobodys_to_remove(desk: Desk) -> None:
+    path = desk.share / f"volume-{desk.volume()}"
+    qemu_img(desk, "bitmap", "--add", path.name, "monday")
+    assert found(desk) == []
+    qemu_io.dead_writer(desk.share, path.name, "write -P 5 0 64k", "flush")
+    told = one(desk, "inconsistent_bitmap")
+    assert "monday" in told["what"] and "bitmap --remove" in told["advice"]
+    assert desk.document(*FIX)["plan"] == []
+    content = digest(desk.share, path.name)
+    qemu_img(desk, "bitmap", "--remove", path.name, "monday")
+    assert found(desk) == [] and digest(desk.share, path.name) == content
+
+
+def test_what_a_program_writes_to_is_its_own_to_keep_sound(desk: Desk) -> None:
+    path = desk.share / f"volume-{desk.volume()}"
+    qemu_io.mark(path, compatible=1)
+    qemu_img(desk, "bitmap", "--add", path.name, "monday")
+    with qemu_io.writer(desk.share, path.name, "write -P 5 0 64k", "flush"):
+        assert path.read_bytes()[79] & 1
+        assert found(desk) == []
+
+
 def test_corruption_is_told_and_left_alone(desk: Desk) -> None:
     volume_id = desk.volume()
     path = desk.share / f"volume-{volume_id}"
@@ -614,11 +702,12 @@ def test_a_doctor_that_died_left_its_hold(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("place", ["before", "effect"])
-@pytest.mark.parametrize("verb", ["set_mode", "write_document", "give_back_leaks", "quarantine", "remove"])
+@pytest.mark.parametrize("verb", ["set_mode", "write_document", "repair_counts", "give_back_leaks", "quarantine", "remove"])
 def test_a_doctor_killed_in_a_repair_leaves_nothing_half_done(desk: Desk, verb: str, place: str) -> None:
     volume_id = desk.volume()
     leak(desk, volume_id)
-    overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    orphan = overlay_on(desk, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
+    qemu_io.mark(orphan, incompatible=1)
     (desk.share / f"volume-{volume_id}").chmod(0o644)
     (desk.share / f"volume-{volume_id}.record").write_text("{")
     (desk.share / f".tmp.{volume_id}.left").write_text("left over")
@@ -632,7 +721,8 @@ def test_a_doctor_killed_in_a_repair_leaves_nothing_half_done(desk: Desk, verb: 
         if log is not None:
             desk.run(["doctor"], "--undo", log, "--yes")
     after = state_of(desk)
-    gone = {f".tmp.{volume_id}.left", f"volume-{volume_id}"}  # removed for good; leaks given back
+    # Removed for good; leaks given back; counts repaired.
+    gone = {f".tmp.{volume_id}.left", f"volume-{volume_id}", orphan.name}
     assert {name: found for name, found in after.items() if name not in gone} == {
         name: found for name, found in before.items() if name not in gone
     }

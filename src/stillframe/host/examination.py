@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stillframe.host import files, image_command, inspection, references
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import attempt, explain, failure, run
+from stillframe.host.run import attempt, failure, run
 
 _CORRUPT, _LEAKS = 2, 3
 _ROOM = 64 << 20
@@ -59,9 +59,11 @@ def beyond_repair(share: Path, name: str) -> str | None:
         run(command("create", ["qcow2"], [str(scratch), str((length + length // 8 + _ROOM) // 512 * 512)]), cwd=share)
         words = command("check", ["qcow2"], ["-r", "all", image_command.over(scratch, name)])
         outcome = attempt(words, cwd=share, limits=limits(2))
-    if outcome.code in (0, _LEAKS):
-        return None
-    return _damage(outcome.output, outcome.complaint) if outcome.code == _CORRUPT else explain(words, outcome)
+    if outcome.code == _CORRUPT:
+        return _damage(outcome.output, outcome.complaint)
+    if outcome.code not in (0, _LEAKS):
+        raise failure(words, outcome, name)
+    return None
 
 
 def _state(share: Path, name: str) -> tuple[int, int, int]:

@@ -134,6 +134,10 @@ def test_what_fits_gives_nothing() -> None:
         ({**CHAIN, FIRST: file(FIRST, BASE, size=2 * GIB)}, SNAPPED, ["wrong_size"]),
         ({**CHAIN, FIRST: file(FIRST, BASE, leaks=3)}, SNAPPED, ["leaked_clusters"]),
         ({**CHAIN, FIRST: file(FIRST, BASE, leaks=3, damage="bad")}, SNAPPED, ["corruption"]),
+        ({**CHAIN, BASE: FileSeen(unsound="corrupt bit")}, SNAPPED, ["unsound_file"]),
+        ({**CHAIN, BASE: file(BASE, unsound="dirty", dirty=True)}, SNAPPED, ["unsound_file"]),
+        ({**CHAIN, BASE: file(BASE, unsound="dirty", dirty=True, damage="bad")}, SNAPPED, ["unsound_file", "corruption"]),
+        ({**CHAIN, FIRST: file(FIRST, BASE, bitmaps=("monday",))}, SNAPPED, ["inconsistent_bitmap"]),
         (CHAIN, volume({"active_file": BASE}, snapshot()), ["snapshot_not_behind"]),
         (
             CHAIN,
@@ -483,6 +487,18 @@ def test_leaks_are_given_back_only_while_nobody_can_open_the_file() -> None:
     files = {**leaking, OTHER: file(OTHER, BASE)}
     done, (why,) = planned(files, volume({}, linked={BASE: (OTHER_VOLUME,)}), clone)
     assert done == [] and OTHER_VOLUME in why
+
+
+def test_counts_are_repaired_only_where_that_is_all_there_is_and_nobody_can_open_the_file() -> None:
+    def seen(**more: Any) -> dict[str, FileSeen]:
+        return {BASE: replace(file(BASE, unsound="dirty", dirty=True), **more)}
+
+    assert planned(seen(), volume()) == ([f"repair_counts {BASE}"], [])
+    assert planned(seen(locked=True), volume())[1] == ["a program has it open"]
+    assert "'in-use'" in planned(seen(), ATTACHED)[1][0]
+    assert "beyond its reference counts: bad" in planned(seen(damage="bad"), volume())[1][0]
+    assert "monday" in planned(seen(bitmaps=("monday",)), volume())[1][0]
+    assert "guessed" in planned({BASE: FileSeen(unsound="corrupt bit")}, volume())[1][0]
 
 
 def test_documents_are_written_only_where_the_files_agree() -> None:

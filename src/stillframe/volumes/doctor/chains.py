@@ -78,6 +78,11 @@ def _file(share: ShareSeen, known: VolumeKnown, name: str, seen: FileSeen) -> It
     if seen.problem is not None:
         yield told("unsafe_file", f"{name} on {share.export} must not be opened: {seen.problem}")
         return
+    if seen.unsound is not None:
+        yield told("unsound_file", f"a file on {share.export} is not sound: {seen.unsound}")
+    if seen.bitmaps:
+        what = f"{name} on {share.export} holds bitmaps that were in use when their writer died: {', '.join(seen.bitmaps)}"
+        yield told("inconsistent_bitmap", what)
     if seen.damage is not None:
         yield told("corruption", f"{name} on {share.export} is damaged: {seen.damage}")
     elif seen.leaks:

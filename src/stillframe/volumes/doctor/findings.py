@@ -93,6 +93,20 @@ KINDS: Mapping[str, Kind] = {
         "The file's own tables contradict each other: some of its content is or will be wrong.",
         "Stop the server, copy the file away, then 'qemu-img check -r all' on it and compare; or restore a backup.",
     ),
+    "unsound_file": Kind(
+        "The file's own header says that what it counts as free may be in use, or that its tables are damaged. It reads as"
+        " before; what is merged into it or written behind QEMU's back may overwrite content.",
+        "Dirty bit: --fix repairs the reference counts, which changes no content, while nobody has the file open; a start"
+        " of the stopped server through compute does the same. Never merge into it by other means before that. Corrupt bit, or"
+        " damage besides: leave the file as it is, make a copy, 'qemu-img check -r all' on the copy, and compare; or restore"
+        " a backup.",
+    ),
+    "inconsistent_bitmap": Kind(
+        "A backup program's record of what changed was in use when its writer died, and is worth nothing now. The content is"
+        " whole, but the file can neither be grown nor merged into.",
+        "With nothing having the file open: 'qemu-img bitmap --remove FILE BITMAP' for each. Nothing of the content goes with"
+        " it. Then have that program make a full backup: an increment would miss what was written.",
+    ),
     "info_differs": Kind(
         "The .info file, which other tools and a rebuild read, does not say what the rows say.",
         "--fix writes it from the rows where the files agree with them.",

@@ -14,8 +14,8 @@ from stillframe.config import Settings
 from stillframe.db import assisted_snapshots, attachments, backups, holds, operations, shares, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
-from stillframe.errors import BadConfiguration, BadImage, HostCommandFailed, ShareUnavailable
-from stillframe.host import entries, examination, files, inspection, qemu_img, users
+from stillframe.errors import BadConfiguration, BadImage, HostCommandFailed, NotSound, ShareUnavailable
+from stillframe.host import entries, examination, files, inspection, qemu_img, soundness, users
 from stillframe.host.entries import Entry
 from stillframe.journal.record import is_dead
 from stillframe.volumes import trees, volume_record
@@ -204,15 +204,21 @@ def _file(path: Path, entry: Entry, known: Known, options: Options) -> FileSeen:
         return FileSeen(names=qemu_img.backing_of(path, entry.name), locked=locked)
     try:
         image = inspection.alone(path, entry.name, format_)
+        sound = soundness.unvouched(path, entry.name, format_)
+    except NotSound as error:
+        return FileSeen(unsound=error.message, names=None, locked=locked)
     except BadImage as error:
         return FileSeen(problem=error.message, names=None, locked=locked)
-    found = FileSeen(image, names=image.backing, locked=locked)
+    why = f"{entry.name} was not closed by its last writer (dirty bit)" if sound.dirty else None
+    found = FileSeen(image, names=image.backing, locked=locked, unsound=why, dirty=sound.dirty, bitmaps=sound.bitmaps)
     return _examined(path, found) if options.examine and row is not None else found
 
 
 def _examined(path: Path, found: FileSeen) -> FileSeen:
     assert found.image is not None
     try:
+        if found.dirty:  # its counts are wrong, and are not what damage means
+            return replace(found, damage=examination.beyond_repair(path, found.image.name))
         told = examination.examine(path, found.image.name, found.image.format)
     except HostCommandFailed:
         return found  # somebody opened it meanwhile, or took it away

@@ -9,7 +9,7 @@ from stillframe.config import Settings
 from stillframe.db import volumes
 from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict, StillframeError
-from stillframe.host import entries, files, qemu_img, users
+from stillframe.host import entries, files, qemu_img, soundness, users
 from stillframe.journal.failpoints import reached
 from stillframe.volumes.doctor import holding, row_repairs
 from stillframe.volumes.doctor.looking import volume_known
@@ -106,6 +106,11 @@ def _give_back_leaks(path: Path, name: str, args: Mapping[str, Any]) -> None:
     qemu_img.repair_leaks(path, name, args["format"])
 
 
+def _repair_counts(path: Path, name: str, args: Mapping[str, Any]) -> None:
+    _refuse_open(path, name)
+    soundness.repair(path, name, args["format"])
+
+
 def _quarantine(path: Path, name: str, args: Mapping[str, Any]) -> None:
     entry = entries.look(path).get(name)
     if entry is not None and entry.regular and entry.links == 1:
@@ -124,6 +129,7 @@ _VERBS: Mapping[str, Callable[[Path, str, Mapping[str, Any]], None]] = {
     "remove": _remove,
     "set_mode": _set_mode,
     "give_back_leaks": _give_back_leaks,
+    "repair_counts": _repair_counts,
     "quarantine": _quarantine,
     "write_document": _write_document,
 }

@@ -32,6 +32,7 @@ _ORDER = (
     "set_available",
     "set_mode",
     "write_document",
+    "repair_counts",
     "give_back_leaks",
     "quarantine",
     "remove",
@@ -158,16 +159,32 @@ def _set_mode(_world: World, finding: Finding) -> Repair:
 
 
 def _leaks(world: World, finding: Finding) -> Repair:
-    share, name = _share(world, finding), str(finding.file)
-    if share.files[name].locked:
+    says = f"give back what leaked in {finding.file} (qemu-img check -r leaks)"
+    return Repair("give_back_leaks", finding, says, _free_readers(world, finding), {"format": "qcow2"})
+
+
+def _counts(world: World, finding: Finding) -> Repair:
+    seen = _share(world, finding).files[str(finding.file)]
+    if not seen.dirty:
+        raise Unproven("what else is damaged would be guessed at")
+    if seen.damage is not None:
+        raise Unproven(f"it is damaged beyond its reference counts: {seen.damage}")
+    if seen.bitmaps:
+        raise Unproven(f"the bitmaps {', '.join(seen.bitmaps)} have to be removed first")
+    says = f"repair the reference counts of {finding.file} (qemu-img check -r all)"
+    return Repair("repair_counts", finding, says, _free_readers(world, finding), {"format": "qcow2"})
+
+
+def _free_readers(world: World, finding: Finding) -> list[str]:
+    """The volumes that are held while the file is repaired. Raises Unproven unless nobody has it open or may open it soon."""
+    if _share(world, finding).files[str(finding.file)].locked:
         raise Unproven("a program has it open")
     readers = _readers(world, str(finding.volume_id))
     for volume_id in readers:
         status = world.known.volumes[volume_id].row["status"]
         if status != "available":
             raise Unproven(f"volume {volume_id}, which reads it, is {status!r}: its server could be started meanwhile")
-    says = f"give back what leaked in {name} (qemu-img check -r leaks)"
-    return Repair("give_back_leaks", finding, says, readers, {"format": "qcow2"})
+    return readers
 
 
 def _readers(world: World, volume_id: str) -> list[str]:
@@ -233,6 +250,7 @@ _MAKE: Mapping[str, Callable[[World, Finding], Repair]] = {
     "old_temporary": _remove,
     "wrong_mode": _set_mode,
     "leaked_clusters": _leaks,
+    "unsound_file": _counts,
     "info_differs": _write,
     "record_differs": _write,
     "orphan_file": _quarantine,

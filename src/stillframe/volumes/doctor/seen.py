@@ -17,6 +17,8 @@ class FileSeen:
     program has it open, locked or not.
 
     ``names`` is the backing file a header names, whatever the format; ``examined`` False: nobody could say about leaks.
+    ``unsound`` says why the header is not to be relied upon; ``dirty``: for the one reason that a repair of counts helps.
+    ``bitmaps`` were in use when their writer died.
     """
 
     image: Image | None = None
@@ -26,6 +28,9 @@ class FileSeen:
     examined: bool = False
     leaks: int = 0
     damage: str | None = None
+    unsound: str | None = None
+    dirty: bool = False
+    bitmaps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from stillframe.volumes.doctor.seen import ShareSeen
 Document = dict[str, Any]
 _FOR_GOOD = {
     "remove": "nothing referred to it: it cannot be put back",
+    "repair_counts": "no content changed: there is nothing to put back",
     "give_back_leaks": "no content changed: there is nothing to put back",
 }
 
