@@ -100,8 +100,8 @@ def _plan(world: World, snapshot_id: str, given: dict[str, Any]) -> dict[str, An
                 raise BadRequest(f"{name} is not part of the chain {' <- '.join(chain)} of volume {volume_id}")
     if into is None:
         return {**common, **_pull_intent(chain, formats, merged)}
-    if not files.is_written(share, into):  # whoever writes to it knows its counts; a guest that only reads it does not
-        soundness.require(share, into, formats[into])
+    if server.view.active:
+        soundness.require_for_live(share, into, formats[into])
     return {**common, **_commit_intent(chain, formats, str(merged), into)}
 
 

@@ -36,7 +36,7 @@ from stillframe.errors import (
     StepFailed,
     StillframeError,
 )
-from stillframe.host import files, qemu_img
+from stillframe.host import files, qemu_img, soundness
 from stillframe.journal import record
 
 LOG = logging.getLogger(__name__)
@@ -307,6 +307,7 @@ def _read_chain(world: World, share: Path, place: tuple[str, str], foundation: s
         raise ShareUnavailable(f"the share of volume {volume_id} is full: less than {options.minimum_free_mib} MiB are free")
     try:
         chain = image.check(qemu_img.read_chain(share, volume_id, active, "qcow2", foundation), foundation)
+        soundness.refuse_beyond_repair(share, active, "qcow2")  # it becomes a base
     except FileNotFoundError as error:
         raise ShareUnavailable(f"{error.filename} of volume {volume_id} is not on its share") from error
     if chain.depth >= options.max_chain_depth:

@@ -15,8 +15,8 @@ from stillframe.context import Context
 from stillframe.db import assisted_snapshots, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
-from stillframe.errors import BadRequest, Busy, Conflict, NotFound, ServiceUnavailable
-from stillframe.host import files, hypervisor, qemu_img
+from stillframe.errors import BadRequest, Busy, Conflict, NotFound, NotSound, ServiceUnavailable
+from stillframe.host import files, hypervisor, qemu_img, soundness
 from tests.unit.builders import GIB, OTHER_VOLUME, SERVER, SET, SHARE, VOLUME, context, new_id
 from tests.unit.compute import fakes
 
@@ -56,6 +56,7 @@ def world_of(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """One stopped server, whose only volume has a chain of ``count`` files."""
     chain = chain_of(count)
     monkeypatch.setattr(qemu_img, "read_chain", lambda *_arguments: chain)
+    monkeypatch.setattr(soundness, "refuse_beyond_repair", lambda *_arguments: None)
     monkeypatch.setattr(files, "free_bytes", lambda _share: 100 * GIB)
     info = {"driver_volume_type": "local", "export": SHARE, "name": chain.active.name}
     volume = {"id": VOLUME, "name": "data", "size": 1, "os-vol-tenant-attr:tenant_id": "demo", "status": "in-use"}
@@ -105,6 +106,19 @@ def test_at_the_hard_limit_nothing_is_taken(make: Callable[[int], World]) -> Non
     with pytest.raises(
         Conflict, match="has 64 files in its chain, the most allowed is 64; delete a snapshot that is not needed"
     ):
+        snapshotting.create(world, context(), SERVER, ASKED)
+    with world.database.read() as connection:
+        assert assisted_snapshots.list_page(connection, None, Page()) == []
+
+
+def test_what_is_not_sound_beyond_repair_becomes_no_base(make: Callable[[int], World], monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make(1)
+
+    def refuse(_share: Path, name: str, _format: str) -> None:
+        raise NotSound(f"{name} is damaged")
+
+    monkeypatch.setattr(soundness, "refuse_beyond_repair", refuse)
+    with pytest.raises(NotSound, match="is damaged"):
         snapshotting.create(world, context(), SERVER, ASKED)
     with world.database.read() as connection:
         assert assisted_snapshots.list_page(connection, None, Page()) == []

@@ -8,6 +8,7 @@ old_backing, old_format. ``gone`` are the files nothing may name afterwards.
 The truth is the chain, never the job (I8). When the guest stops on the way the merge is finished offline.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -28,18 +29,21 @@ from stillframe.errors import (
     HostCommandFailed,
     HypervisorUnavailable,
     NotFound,
+    NotSound,
     Parked,
     ShareUnavailable,
     StepFailed,
     StillframeError,
 )
-from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img
+from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img, soundness
 from stillframe.journal.failpoints import reached
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
 
 DEPTH = 200
 NOT_RUNNING = -1
+UNSOUND_LOOK_SECONDS = 5.0
+LOG = logging.getLogger(__name__)
 
 
 def request(intent: Document, operation_id: str | None, request_id: str) -> Request:
@@ -102,6 +106,9 @@ def _look(world: World, operation: Operation, _args: Document) -> Document:
         job = block_jobs.find(world.hypervisor.domain(server.id), disk.target)
         if job is not None:
             raise Conflict(f"another program runs a block job on disk {disk.target} of server {server.id}; wait for its end")
+    if intent["kind"] == "commit":
+        look = soundness.require_for_live if server.view.active else soundness.refuse_beyond_repair
+        look(_share(operation), intent["base"], intent["base_format"])
     return {}
 
 
@@ -120,6 +127,32 @@ def _disk(world: World, operation: Operation) -> tuple[Server, Disk]:
 
 def _share(operation: Operation) -> Path:
     return Path(operation.intent["directory"])
+
+
+def _wait_while_unsound(operation: Operation) -> None:
+    """Right before a commit begins: QEMU may have died since it was asked for, or in it, and somebody started the server again.
+    Raises NotYet: once the server stops the base is repaired and the merge is finished offline."""
+    try:
+        soundness.require_for_live(_share(operation), operation.intent["base"], operation.intent["base_format"])
+    except NotSound as error:
+        server_id = operation.intent["server_id"]
+        told = f"the merge waits for server {server_id} to stop, and is finished then: {error.message}"
+        raise NotYet(UNSOUND_LOOK_SECONDS, why=Conflict(told)) from error
+
+
+def _mended(operation: Operation, done: list[str]) -> Document:
+    """What was repaired before the merge is finished offline, for the journal and the log."""
+    for each in done:
+        LOG.warning("volume %s: %s", operation.intent["volume_id"], each)
+    return {"repaired": done} if done else {}
+
+
+def _mend_base(operation: Operation) -> Document:
+    """What a QEMU left that died in a commit. An error in one leaves wrong counts without the dirty bit. Raises NotSound."""
+    share, base, format_ = _share(operation), operation.intent["base"], operation.intent["base_format"]
+    done = soundness.repair(share, base, format_)
+    qemu_img.repair_all(share, base, format_)
+    return _mended(operation, done)
 
 
 def _path(operation: Operation, name: str) -> str:
@@ -145,16 +178,17 @@ def _is_off_the_chain(operation: Operation, disk: Disk) -> bool:
 
 
 def _commit(world: World, operation: Operation, _args: Document) -> Document:
-    intent = operation.intent
+    intent, mended = operation.intent, dict[str, Any]()
 
     def start(domain: Any) -> None:
+        _wait_while_unsound(operation)
         _note_run(world, operation, hypervisor.run_id(domain))
         top, base = _path(operation, intent["top"]), _path(operation, intent["base"])
         block_jobs.commit(domain, intent["target"], top, base, intent["bandwidth"])
 
     def offline(_domain: Any) -> None:
         share = _share(operation)
-        qemu_img.repair_all(share, intent["base"], intent["base_format"])
+        mended.update(_mend_base(operation))
         qemu_img.commit(share, intent["top"], intent["base"], DEPTH)
         qemu_img.repoint(share, intent["above"], intent["base"], intent["base_format"])
 
@@ -167,7 +201,7 @@ def _commit(world: World, operation: Operation, _args: Document) -> Document:
 
     merge_job.run(world, operation, start, offline, ended)
     _note_run(world, operation, None)
-    return {"flushed": True, "bytes": world.merges.progress(operation.id)[1]}
+    return {"flushed": True, "bytes": world.merges.progress(operation.id)[1], **mended}
 
 
 # --- commit of the active file, and pivot
@@ -184,15 +218,16 @@ def _pivoted(world: World, operation: Operation, _args: Document) -> Document | 
 
 
 def _commit_active(world: World, operation: Operation, _args: Document) -> Document:
-    intent = operation.intent
+    intent, mended = operation.intent, dict[str, Any]()
 
     def start(domain: Any) -> None:
+        _wait_while_unsound(operation)
         block_jobs.commit(domain, intent["target"], None, _path(operation, intent["base"]), intent["bandwidth"])
 
     def offline(_domain: Any) -> None:
         share = _share(operation)
         if _pivoted(world, operation, {}) is None:
-            qemu_img.repair_all(share, intent["base"], intent["base_format"])
+            mended.update(_mend_base(operation))
             qemu_img.commit(share, intent["active"], intent["base"], DEPTH)
             server = servers.look(world, intent["server_id"])
             path = _path(operation, intent["base"])
@@ -205,7 +240,7 @@ def _commit_active(world: World, operation: Operation, _args: Document) -> Docum
         return _pivoted(world, operation, {}) is not None
 
     merge_job.run(world, operation, start, offline, ended)
-    return {"bytes": world.merges.progress(operation.id)[1]}
+    return {"bytes": world.merges.progress(operation.id)[1], **mended}
 
 
 def _pivot(world: World, operation: Operation) -> None:
@@ -252,7 +287,7 @@ def _flushed(operation: Operation, step: str) -> Document | None:
 
 
 def _pull(world: World, operation: Operation, _args: Document) -> Document:
-    intent = operation.intent
+    intent, mended = operation.intent, dict[str, Any]()
     share = _share(operation)
 
     def start(domain: Any) -> None:
@@ -261,6 +296,7 @@ def _pull(world: World, operation: Operation, _args: Document) -> Document:
         block_jobs.pull(domain, intent["target"], backing, intent["bandwidth"])
 
     def offline(_domain: Any) -> None:
+        mended.update(_mended(operation, soundness.mend_open(share, [qcow2.read(share, intent["active"])])))
         if qcow2.read(share, intent["active"]).backing != intent["old_backing"]:
             qemu_img.repoint(share, intent["active"], intent["old_backing"], intent["old_format"])
         qemu_img.pull(share, intent["active"], intent["backing"], intent["backing_format"], DEPTH)
@@ -276,7 +312,7 @@ def _pull(world: World, operation: Operation, _args: Document) -> Document:
 
     merge_job.run(world, operation, start, offline, ended)
     _note_run(world, operation, None)
-    return {"flushed": True, "bytes": world.merges.progress(operation.id)[1]}
+    return {"flushed": True, "bytes": world.merges.progress(operation.id)[1], **mended}
 
 
 def _barrier(world: World, operation: Operation) -> bool:

@@ -4,6 +4,7 @@ An intent's ``disks`` are ``{"volume_id", "snapshot_id", "target", "directory", 
 is in bytes. ``active`` says whether the guest ran when the plan was made.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +35,11 @@ from stillframe.errors import (
     StepFailed,
     StillframeError,
 )
-from stillframe.host import files, hypervisor, publish, qcow2, qemu_img
+from stillframe.host import files, hypervisor, publish, qcow2, qemu_img, soundness
 from stillframe.journal.operation import Document, NotYet, Operation, Verb
 
 THAW_SECONDS = 6.0
+LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 2.0  # at another program's job that is waited for
 LOST_OUTCOME = "nobody could confirm that the freeze held until the switch: the worker or libvirt failed around it"
 
@@ -55,17 +57,22 @@ def _overlays_made(_world: World, operation: Operation, _args: Document) -> Docu
 
 
 def _make_overlays(world: World, operation: Operation, _args: Document) -> Document:
-    """Every overlay durable and its header read back, before anything refers to it (I3, finding 4)."""
+    """Every overlay durable and its header read back, before anything refers to it (I3, finding 4). What becomes a base under a
+    stopped server is repaired first, if its writer died; a running QEMU marks it clean when it goes on with the overlay."""
+    repaired: list[str] = []
 
     def make(disk: Document) -> None:
         share = Path(disk["directory"])
         if files.free_bytes(share) < world.settings.volumes.minimum_free_mib << 20:
             raise ShareUnavailable(f"the share of volume {disk['volume_id']} is full")
         with files.share_errors(share):
+            for each in soundness.mend_open(share, [qcow2.read(share, disk["active"])]):
+                LOG.warning("volume %s: %s", disk["volume_id"], each)
+                repaired.append(each)
             publish.publish_overlay(share, overlay_image(disk), operation.id, disk["volume_id"])
 
     side_by_side(make, operation.intent["disks"])
-    return {}
+    return {"repaired": repaired} if repaired else {}
 
 
 def _unmake_overlays(world: World, operation: Operation, _args: Document) -> None:

@@ -1,0 +1,188 @@
+"""Files with lazy reference counts under a guest whose QEMU dies: what a switch leaves, what the next start and the next merge
+repair, and what a server that somebody else started must wait for. Every byte is compared."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select
+
+from stillframe.db.engine import Database
+from stillframe.db.tables import operations
+from stillframe.host import examination, hypervisor, soundness
+from tests.support import qemu_io
+from tests.support.pattern import CLUSTER
+from tests.support.site import Disk, Site, journal_is_empty, open_site
+from tests.support.stack import wait_for
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with open_site(tmp_path_factory.mktemp("sound"), 2) as opened:
+        yield opened
+
+
+def active(site: Site, disk: Disk) -> str:
+    return str(site.chain(disk.id)["active_file"])
+
+
+def stop(site: Site) -> None:
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    if site.lab.guest.domain.isActive():
+        hypervisor.power(site.lab.guest.domain, "destroy")
+
+
+def start(site: Site) -> None:
+    """As a user does it."""
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    site.lab.guest.console.write_text("")
+    site.lab.api.ok("compute", "POST", f"/servers/{site.lab.guest.id}/action", {"os-start": None})
+    site.wait_up(0)
+
+
+def lazy(site: Site, *disks: Disk) -> None:
+    """From now on QEMU counts lazily in the disks' active files."""
+    stop(site)
+    for disk in disks:
+        qemu_io.mark(site.share / active(site, disk), compatible=1)
+    site.restart_guest()
+
+
+def died(site: Site, disk: Disk, name: str, first: int) -> None:
+    """A writer wrote eight clusters to a file that lies in the chain of a stopped server, and died."""
+    qemu_io.mark(site.share / name, compatible=1)
+    qemu_io.dead_writer(site.share, name, f"write -P 81 {first * CLUSTER} {8 * CLUSTER}", "flush")
+    assert soundness.look(site.share, name, "qcow2").dirty
+    disk.pattern.clusters.update(dict.fromkeys(range(first, first + 8), 81))
+
+
+def repaired(site: Site, disk: Disk) -> str:
+    """What the journal says was repaired of a volume."""
+    database = Database(f"sqlite:///{site.lab.stack.state_dir}/stillframe.sqlite")
+    with database.read() as connection:
+        rows = connection.execute(select(operations)).mappings().all()
+    database.close()
+    mine = [row["evidence"] for row in rows if disk.id in json.dumps([row["intent"], row["plan"]])]
+    return " ".join(str(did) for found in mine for step in found.values() for did in step.get("repaired", ()))
+
+
+def is_sound(site: Site, name: str) -> bool:
+    """A guest may have it open for reading."""
+    told = examination.examine(site.share, name, "qcow2")
+    return not soundness.look(site.share, name, "qcow2").dirty and told == examination.Examination()
+
+
+def test_a_switch_leaves_a_sound_base(site: Site) -> None:
+    """QEMU writes the counts out and clears the bit when it goes on with the overlay; a kill right after changes nothing."""
+    disk = site.disks[0]
+    lazy(site, disk)
+    site.write(disk, 0, 40, 65)
+    base = active(site, disk)
+    assert soundness.look(site.share, base, "qcow2").dirty
+    (first,) = site.take(disk)
+    assert is_sound(site, base)
+    site.write(disk, 2, 4, 66)
+    site.kill_qemu()
+    assert is_sound(site, base) and site.lab.snapshot_file(disk.id, first) == base
+    site.look()
+    start(site)
+    site.clear(disk)
+
+
+def test_a_stopped_server_whose_qemu_died(site: Site) -> None:
+    """A set, a deletion, an extension and a start, each over a file whose writer died: repaired before, and recorded."""
+    disk = site.disks[0]
+    lazy(site, disk)
+    site.write(disk, 0, 40, 65)
+    site.kill_qemu()
+    base = active(site, disk)
+    assert soundness.look(site.share, base, "qcow2").dirty
+    (first,) = site.take(disk)
+    assert is_sound(site, base) and f"repaired the reference counts of {base}" in repaired(site, disk)
+    above = active(site, disk)
+    died(site, disk, above, 44)
+    site.lab.api.ok("volume", "POST", f"/volumes/{disk.id}/action", {"os-extend": {"new_size": 2}})
+    wait_for(lambda: site.lab.api.volume(disk.id)["size"] == 2, "the extension")
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    assert is_sound(site, above)
+    site.look()
+    died(site, disk, above, 56)
+    site.delete(first)
+    site.gone(first)
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    assert f"repaired the reference counts of {above}" in repaired(site, disk)
+    site.look()
+    assert is_sound(site, active(site, disk))
+    died(site, disk, active(site, disk), 70)
+    told = site.lab.stack.log.read_text().count("repaired the reference counts")
+    start(site)
+    assert site.lab.stack.log.read_text().count("repaired the reference counts") == told + 1
+    site.write(disk, 80, 4, 67)
+    stop(site)
+    site.look()
+    assert is_sound(site, active(site, disk))
+    start(site)
+
+
+def test_a_server_that_somebody_else_started_over_a_dirty_base(site: Site) -> None:
+    """What QEMU only reads it does not repair: nothing is merged into that while it runs, and reading from it is right."""
+    down, up = site.disks
+    committed, pulled = site.arrange("commit_active", down), site.arrange("pull", up)
+    stop(site)
+    for disk, snapshot_id in ((down, committed), (up, pulled)):
+        base = site.lab.snapshot_file(disk.id, snapshot_id)
+        died(site, disk, base, 200)
+        disk.held[snapshot_id].update({place: disk.content[place] for place in range(200, 208)})
+    site.restart_guest()
+    base = site.lab.snapshot_file(down.id, committed)
+    before = (site.share / base).read_bytes()
+    told = site.lab.api.ok("volume", "GET", f"/snapshots/{committed}?explain=1")["snapshot"]["deletion"]
+    assert not told["possible"] and "dirty bit" in told["why"]
+    answer = site.lab.api.send("volume", "DELETE", f"/snapshots/{committed}")
+    assert answer.status_code == 409 and "dirty bit" in answer.text, answer.text
+    assert site.lab.api.snapshot(committed)["status"] == "available"
+    assert (site.share / base).read_bytes() == before
+    site.delete(pulled)
+    site.gone(pulled)
+    stop(site)
+    site.look()
+    start(site)
+    assert is_sound(site, base)
+    site.delete(committed)
+    site.gone(committed)
+    stop(site)
+    site.look()
+    assert is_sound(site, active(site, down)) and is_sound(site, active(site, up))
+    start(site)
+
+
+def test_qemu_dies_in_a_commit_and_somebody_starts_the_server(site: Site) -> None:
+    """The base is left dirty, and read by the QEMU that runs now: the merge waits for its end, then repairs and goes on."""
+    disk = site.disks[0]
+    site.clear(disk)
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    lazy(site, disk)
+    doomed = site.arrange("commit_active", disk, 160)
+    base = site.lab.snapshot_file(disk.id, doomed)
+    site.delete(doomed, "?bandwidth_mib=1")
+    site.wait_jobs(disk)
+    wait_for(lambda: soundness.look(site.share, base, "qcow2").dirty, "the first cluster that is allocated")
+    site.lab.stack.kill()
+    site.kill_qemu()
+    site.lab.guest.console.write_text("")
+    site.lab.guest.start()
+    site.wait_up(0)
+    before = (site.share / base).read_bytes()
+    site.lab.stack.start()
+    log = site.lab.stack.log
+    wait_for(
+        lambda: "the merge waits for server" in log.read_text() + json.dumps(site.merge()["fault"]), "the merge to wait", 60
+    )
+    assert site.job(disk) == {} and (site.share / base).read_bytes() == before
+    site.look(doomed)  # what that one held is being overwritten
+    hypervisor.power(site.lab.guest.domain, "destroy")
+    site.gone(doomed, 90)
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    assert f"repaired the reference counts of {base}" in repaired(site, disk)
+    site.look()
+    assert is_sound(site, active(site, disk))
