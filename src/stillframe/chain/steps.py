@@ -83,6 +83,15 @@ class Resize:
 Step = CreateOverlay | Commit | Pull | Repoint | Rename | Record | Trash | Resize
 
 
+def written(steps: Sequence["Step"]) -> frozenset[str]:
+    """Returns the files into which the steps write, other than those they make."""
+    return frozenset(
+        step.base if isinstance(step, Commit) else step.name
+        for step in steps
+        if isinstance(step, Commit | Pull | Repoint | Resize)
+    )
+
+
 def cost(steps: Sequence[Step]) -> int:
     """Bytes the steps copy at most."""
     return sum(step.bytes for step in steps if isinstance(step, Commit | Pull))

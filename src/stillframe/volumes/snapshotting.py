@@ -8,18 +8,18 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.chain import names, plan
-from stillframe.chain.steps import cost
+from stillframe.chain.steps import cost, written
 from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import operations as journal
 from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, ShareUnavailable
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, NotSound, ShareUnavailable
 from stillframe.journal import record
 from stillframe.volumes import explaining, finding, trees, volume_changing
 from stillframe.volumes.operations import chain_record, live_steps
 from stillframe.volumes.operations import snapshots as operations
-from stillframe.volumes.operations.hands import hand_for
+from stillframe.volumes.operations.hands import Hand, hand_for
 from stillframe.volumes.world import World
 
 DELETABLE = ("available", "error", "error_deleting")
@@ -163,9 +163,9 @@ def _dropped(world: World, tree: Tree, row: Row) -> bool:
 def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Sequence[Row], bandwidth_mib: int) -> None:
     volume, before = found
     hand = hand_for(world, volume, bandwidth_mib)
-    world.share(volume).check_sound(volume["id"])
     ids = [row["id"] for row in rows]
     planned = plan.delete(before, ids, volume_changing.visible(world, volume, before), hand.running)
+    _check_sound(world, volume, planned, hand)
     _check_space(world, volume, cost(planned.steps))
     with world.database.write() as connection:
         volume_changing.unchanged(connection, volume, before)
@@ -174,6 +174,11 @@ def _delete(world: World, context: Context, found: tuple[Row, Tree], rows: Seque
                 raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")
         options = {"snapshot_ids": ids, "request_id": context.request_id}
         record.submit(connection, operations.change_request("delete_snapshot", volume, (before, planned, hand), options))
+
+
+def _check_sound(world: World, volume: Row, planned: plan.Plan, hand: Hand) -> None:
+    """Offline every file is repaired first. Under a running server none can be: what is only read may be as it is."""
+    world.share(volume).check_sound(volume["id"], written(planned.steps) if hand.running else None)
 
 
 def explain(world: World, context: Context, snapshot_id: str) -> dict[str, Any]:
@@ -199,7 +204,8 @@ def explain_several(world: World, context: Context, snapshot_ids: Sequence[str])
             return explaining.row_only(ids)
         ids = [row["id"] for row in rows]
         planned = plan.delete(before, ids, volume_changing.visible(world, volume, before), hand.running)
-    except (BadRequest, Conflict, ChainConflict) as error:
+        _check_sound(world, volume, planned, hand)
+    except (BadRequest, Conflict, ChainConflict, NotSound) as error:
         with world.database.read() as connection:
             return explaining.refused(error, volumes.busy_operation(connection, volume["id"]))
     limit = world.settings.compute.merge_bandwidth_mib

@@ -241,7 +241,7 @@ class MemoryShare:
         self.moment("repair")
         self.entries[name].leaks = False
 
-    def check_sound(self, volume_id: str) -> None:
+    def check_sound(self, volume_id: str, among: Collection[str] | None = None) -> None:
         self.probe()
 
     def check_whole(self, name: str, format_: str) -> None:

@@ -12,7 +12,7 @@ from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
 from stillframe.db import operations, volume_types, volumes
 from stillframe.db.engine import Database
-from stillframe.errors import BadImage, BadRequest, FileInUse, NotFound, NotSound, ServiceUnavailable, StillframeError
+from stillframe.errors import BadImage, BadRequest, FileInUse, NotFound, ServiceUnavailable, StillframeError
 from stillframe.host import users
 from stillframe.volumes import managing
 from stillframe.volumes.drivers import directory
@@ -203,15 +203,3 @@ def test_a_page_of_the_list_looks_at_its_own_files_only(world: World, monkeypatc
     monkeypatch.setattr(share, "check_whole", lambda name, _format: asked.append(name))
     found = managing.manageable(world, ADMIN, HOST, offset=2, limit=2)
     assert [each["reference"]["source-name"] for each in found] == ["image-1", "image-2"] == asked
-
-
-def test_the_list_says_of_a_damaged_file_what_the_request_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(name: str, _format: str) -> None:
-        raise NotSound(f"{name} is damaged")
-
-    monkeypatch.setattr(fakes.memory(world), "check_whole", damaged)
-    with pytest.raises(NotSound) as refused:
-        manage(world)
-    found = {entry["reference"]["source-name"]: entry for entry in managing.manageable(world, ADMIN, HOST)}
-    assert not found[FOREIGN]["safe_to_manage"]
-    assert found[FOREIGN]["reason_not_safe"] == refused.value.message

@@ -84,8 +84,9 @@ class Share(Protocol):
     def repair(self, volume_id: str, name: str, format_: str) -> None:
         """Mends what an interrupted commit left in its base: leaked clusters, wrong counts. May be repeated."""
 
-    def check_sound(self, volume_id: str) -> None:
-        """Raises NotSound when a file of the volume is not sound and ``make_sound`` could not help it now."""
+    def check_sound(self, volume_id: str, among: Collection[str] | None = None) -> None:
+        """Raises NotSound when a file of the volume is not sound and ``make_sound`` could not help it now; of the files
+        ``among`` these where they are given."""
 
     def check_whole(self, name: str, format_: str) -> None:
         """Raises BadImage when a file that is no volume's yet is damaged, beyond what ``make_sound`` repairs."""

@@ -156,9 +156,9 @@ class DirectoryShare:
         with self._asked():
             qemu_img.repair_all(self.path, name, format_)
 
-    def check_sound(self, volume_id: str) -> None:
+    def check_sound(self, volume_id: str, among: Collection[str] | None = None) -> None:
         with self._asked():
-            for name in self.files(volume_id):
+            for name in [each for each in self.files(volume_id) if among is None or each in among]:
                 soundness.refuse_beyond_repair(self.path, name, self._format(name))
 
     def check_whole(self, name: str, format_: str) -> None:
