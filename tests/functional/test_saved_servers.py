@@ -1,5 +1,6 @@
 """A saved guest is not a stopped one: its memory goes on with the disks as they are, so nothing of them is changed."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from stillframe.compute import domain_xml
+from stillframe.db import attachments, volumes
+from stillframe.db.engine import Database
 from stillframe.host import hypervisor
 from tests.support.content import digest
 from tests.support.lab import Lab, open_lab
@@ -154,6 +157,50 @@ def test_a_saved_guest_whose_files_were_exchanged_is_not_restored(lab: Lab, firs
     assert "saved_names_other_file" not in doctor(lab)
     assert power(lab, "resume").status_code == 202
     goes_on(lab, round_)
+
+
+def test_what_a_saved_guest_goes_on_with_is_left_alone_when_no_row_says_so(lab: Lab, first: dict[str, Any]) -> None:
+    """Its attachment was taken out of the rows, as a database of yesterday has it: the volume counts as available."""
+    round_, volume = lab.guest.beats()[-1].round, lab.volumes[0]
+    snapshot = next(each["snapshot_id"] for each in first["volumes"] if each["volume_id"] == volume)
+    lab.guest.domain.managedSave(0)
+    database = Database(f"sqlite:///{lab.stack.state_dir}/stillframe.sqlite")
+    with database.write() as connection:
+        (row,) = attachments.of_volumes(connection, [volume])[volume]
+        attachments.delete(connection, row["id"])
+        volumes.change(connection, volume, status="available")
+    content, descriptions = disks(lab), described(lab)
+    taken = lab.api.send("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume}})
+    assert taken.status_code == 409 and lab.guest.id in taken.text and "saved" in taken.text, taken.text
+    action = f"/volumes/{volume}/action"
+    for method, path, body in (
+        ("POST", action, {"os-extend": {"new_size": 2}}),
+        ("POST", action, {"revert": {"snapshot_id": snapshot}}),
+        ("DELETE", f"/snapshots/{snapshot}", None),
+        ("DELETE", f"/volumes/{volume}?cascade=true", None),
+        ("POST", action, {"os-unmanage": {}}),
+    ):
+        lab.stack.api("stillframe-admin").send("volume", method, path, body)
+        wait_for(lambda: lab.api.volume(volume)["status"] == "available" and not unfinished(lab), "the end of it", 60)
+        assert (disks(lab), described(lab)) == (content, descriptions), (method, path, body)
+    assert lab.api.volume(volume)["size"] == 1
+    with database.write() as connection:
+        attachments.insert(connection, {key: value for key, value in row.items() if key != "seq"})
+        volumes.change(connection, volume, status="in-use", fault=None)
+    database.close()
+    assert power(lab, "os-start").status_code == 202
+    goes_on(lab, round_)
+
+
+def unfinished(lab: Lab) -> list[Any]:
+    said = subprocess.run(
+        [sys.executable, "-m", "stillframe.main.shell", "operation", "list", "-f", "json", "--state-dir", lab.stack.state_dir],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: list[Any] = json.loads(said.stdout or "[]")
+    return found
 
 
 def test_a_guest_saved_to_a_file_of_somebodys_choice_waits_for_it(lab: Lab) -> None:

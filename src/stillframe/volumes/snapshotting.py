@@ -16,7 +16,7 @@ from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, NotSound, ShareUnavailable
 from stillframe.journal import record
-from stillframe.volumes import explaining, finding, trees, volume_changing
+from stillframe.volumes import explaining, finding, trees, using, volume_changing
 from stillframe.volumes.operations import chain_record, live_steps
 from stillframe.volumes.operations import snapshots as operations
 from stillframe.volumes.operations.hands import Hand, hand_for
@@ -72,6 +72,7 @@ def create(world: World, context: Context, volume_id: str, wanted: dict[str, Any
         )
     world.share(volume).probe_for_writing()
     world.share(volume).check_sound(volume["id"])
+    using.refuse_if_named(world, world.share(volume), volume["id"])
     row = _row(context, volume, wanted)
     before = trees.observe(world, volume)
     planned = plan.snapshot(before, row["id"], world.settings.volumes.max_chain_depth)

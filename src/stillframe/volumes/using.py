@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from stillframe.db import volumes
-from stillframe.errors import FileInUse
+from stillframe.errors import Conflict, FileInUse
 from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.world import World
 
@@ -33,6 +33,29 @@ def refuse_users(name: str, used: Mapping[str, Sequence[str]], verb: str) -> Non
     found = used.get(name)
     if found:
         raise FileInUse(f"{name} cannot be {verb}: {'; '.join(found[:10])}", users=found[:100])
+
+
+def naming(world: World, share: Share, volume_id: str) -> list[str]:
+    """Returns the servers any of whose descriptions, live, inactive or saved, names a file of the volume. Raises
+    ServiceUnavailable: who cannot ask compute does not know."""
+    named = described(world, share)
+    return sorted({server for name in share.files(volume_id) for server in named.get(name, ())})
+
+
+def named_by(volume_id: str, servers: Sequence[str]) -> str:
+    """Says why the files of a volume that counts as available are left alone, and what to do."""
+    return (
+        f"volume {volume_id} is named by a description, live, inactive or saved, of server {', '.join(servers)}, which goes on"
+        " with its files as they are; detach it from there (a saved server is restored first)"
+    )
+
+
+def refuse_if_named(world: World, share: Share, volume_id: str) -> None:
+    """Raises Conflict when a server would go on with a file of an unattached volume: a snapshot makes another file the active
+    one, and what that server wrote would go into the snapshot. Raises ServiceUnavailable."""
+    servers = naming(world, share, volume_id)
+    if servers:
+        raise Conflict(named_by(volume_id, servers), servers=servers)
 
 
 def refuse_foreign_readers(world: World, share: Share, volume_id: str) -> None:

@@ -10,7 +10,16 @@ from stillframe.context import Context
 from stillframe.db import operations, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, Busy, ChainConflict, Conflict, NotFound, QuotaExceeded, ShareUnavailable
+from stillframe.errors import (
+    BadRequest,
+    Busy,
+    ChainConflict,
+    Conflict,
+    NotFound,
+    QuotaExceeded,
+    ServiceUnavailable,
+    ShareUnavailable,
+)
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.volumes import attaching, snapshotting, volume_changing
@@ -53,6 +62,17 @@ def volume(world: World) -> Row:
 def change_volume(world: World, **values: Any) -> None:
     with world.database.write() as connection:
         volumes.change(connection, VOLUME, **values)
+
+
+def test_a_volume_that_a_description_names_is_not_snapshotted_as_one_that_nobody_has(world: World) -> None:
+    """Its rows say that nothing is attached; a saved server goes on with its file all the same."""
+    fakes.compute(world).named[BASE] = [SERVER]
+    with pytest.raises(Conflict, match=f"live, inactive or saved, of server {SERVER}"):
+        snapshotting.create(world, MEMBER, VOLUME, {"name": "s"})
+    fakes.compute(world).silent = True
+    with pytest.raises(ServiceUnavailable):
+        snapshotting.create(world, MEMBER, VOLUME, {"name": "s"})
+    assert planned(world) == []
 
 
 def planned(world: World) -> list[Row]:

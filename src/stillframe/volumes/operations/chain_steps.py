@@ -48,11 +48,9 @@ def check_closed(world: World, operation: Operation, args: Document) -> Document
     if busy:
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
     servers = set(world.compute.servers_with(volume_id))
-    described = world.compute.named_files(share_of(world, operation).path)
-    servers |= {each for name in share_of(world, operation).files(volume_id) for each in described.get(name, ())}
+    servers |= set(using.naming(world, share_of(world, operation), volume_id))
     if servers:
-        named = f"volume {volume_id} is named by the description of server {', '.join(sorted(servers))}; detach it first"
-        refuse_or_wait(world, operation, named)
+        refuse_or_wait(world, operation, using.named_by(volume_id, sorted(servers)))
     return {}
 
 
