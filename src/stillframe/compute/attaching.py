@@ -49,7 +49,13 @@ def attach(world: World, context: Context, server_id: str, volume_id: str, devic
         target = operations.check_attachable(server, volume, device, taken)
         intent = {"server_id": server.id, "volume_id": volume["id"], "target": target, **_bound(world, line)}
         record.submit(connection, operations.request("attach_volume", intent, context.request_id))
-    return {"volume_id": volume["id"], "server_id": server.id, "device": f"/dev/{target}", "attachment_id": None}
+    return {
+        "volume_id": volume["id"],
+        "server_id": server.id,
+        "device": f"/dev/{target}",
+        "attachment_id": None,
+        "guest_has_disk": None,
+    }
 
 
 def detach(world: World, context: Context, server_id: str, volume_id: str) -> None:
@@ -88,18 +94,25 @@ def _bound(world: World, line: Sequence[Row]) -> dict[str, float]:
 
 
 def list_attached(world: World, context: Context, server_id: str) -> list[dict[str, Any]]:
-    """Returns what libvirt shows, with block storage's attachment ids."""
+    """Returns what libvirt shows, with block storage's attachment ids; then what only block storage calls attached.
+
+    ``guest_has_disk`` is what libvirt says of the guest now: True, or False where it runs without the disk or no description
+    has it any more; None while the server does not run."""
     server = servers.find(world, context, server_id)
-    known = {entry["volume_id"]: entry["id"] for entry in world.storage.attachments_of(server.id)}
-    return [_entry(server, volume_id, disk.target, known.get(volume_id)) for volume_id, disk in server.volumes()]
+    known = {entry["volume_id"]: entry for entry in world.storage.attachments_of(server.id)}
+    held = {volume_id: disk.target for volume_id, disk in server.volumes()}
+    lost = [volume_id for volume_id, entry in known.items() if entry["status"] == "attached" and volume_id not in held]
+    return [_entry(server, volume_id, held.get(volume_id), known.get(volume_id, {}).get("id")) for volume_id in (*held, *lost)]
 
 
-def _entry(server: Server, volume_id: str, target: str, attachment_id: str | None) -> dict[str, Any]:
+def _entry(server: Server, volume_id: str, target: str | None, attachment_id: str | None) -> dict[str, Any]:
+    live = any(disk.volume_id == volume_id for disk in server.live.disks)
     return {
         "volume_id": volume_id,
         "server_id": server.id,
-        "device": f"/dev/{target}",
+        "device": f"/dev/{target}" if target else None,
         "attachment_id": attachment_id,
+        "guest_has_disk": live if server.view.active else None if target else False,
     }
 
 

@@ -3,16 +3,19 @@ thing: a detachment that the guest carried out after we had given it up is finis
 
 import logging
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 
 from sqlalchemy import Connection
 
 from stillframe.compute import saved_notes, servers
 from stillframe.compute.operations import volumes as attachments
 from stillframe.compute.servers import Server
+from stillframe.compute.storage import Document
 from stillframe.compute.world import World
 from stillframe.context import new_request_id
 from stillframe.db import operations
-from stillframe.errors import StillframeError
+from stillframe.errors import NotFound, StillframeError
 from stillframe.journal import record
 
 LOG = logging.getLogger(__name__)
@@ -49,12 +52,10 @@ class Reconciler:
         with self._world.database.read() as connection:
             if operations.on_resource(connection, f"server:{server.id}") is not None:
                 return []
-        self._finish_late_detachments(server)
-        recorded = {
-            entry["volume_id"]: entry["connection_info"].get("name")
-            for entry in self._world.storage.attachments_of(server.id)
-            if entry["status"] == "attached"
-        }
+        entries = [entry for entry in self._world.storage.attachments_of(server.id) if entry["status"] == "attached"]
+        self._finish_late_detachments(server, entries)
+        self._report_missing(server, entries)
+        recorded = {entry["volume_id"]: entry["connection_info"].get("name") for entry in entries}
         held = dict(server.volumes())
         lines = [
             f"server {server.id} has {disk.name} for volume {volume_id}, block storage records {recorded[volume_id]}"
@@ -71,14 +72,27 @@ class Reconciler:
         lines += [f"volume {one} is attached to server {server.id}, which lacks it" for one in recorded.keys() - held]
         return lines
 
-    def _finish_late_detachments(self, server: Server) -> None:
+    def _report_missing(self, server: Server, entries: Sequence[Document]) -> None:
+        """Block storage shows of each attachment whether the running guest has been seen without the disk; it is told when
+        that changes. What was attached after the server was looked at is missing in that look alone: it is looked at again."""
+        changed = [each for each in entries if _lacks(server, each) != bool(each.get("missing_in_guest_since"))]
+        if not changed:
+            return
+        with suppress(NotFound):
+            fresh = servers.look(self._world, server.id)
+            with self._world.database.read() as connection:
+                if operations.on_resource(connection, f"server:{server.id}") is not None:
+                    return
+            for entry in changed:
+                if _lacks(fresh, entry) != bool(entry.get("missing_in_guest_since")):
+                    self._world.storage.report_guest_disk(entry["id"], not _lacks(fresh, entry))
+
+    def _finish_late_detachments(self, server: Server, entries: Sequence[Document]) -> None:
         """QEMU carries out an unplug that the guest did not answer when the guest answers after all, at a reset at the latest
         (qemu 7.2). By then the detachment was given up; asked for again, it finds the disk gone and releases the volume."""
-        if not server.view.active:
-            return
-        for entry in self._world.storage.attachments_of(server.id):
+        for entry in entries:
             volume_id = entry["volume_id"]
-            if entry["status"] != "attached" or any(disk.volume_id == volume_id for disk in server.live.disks):
+            if not _lacks(server, entry):
                 continue
             with self._world.database.write() as connection:
                 if not _was_given_up(connection, server.id, volume_id):
@@ -90,6 +104,11 @@ class Reconciler:
                 server.id,
                 volume_id,
             )
+
+
+def _lacks(server: Server, entry: Document) -> bool:
+    """Tells whether the guest runs without the disk of the attachment. One that does not run has none."""
+    return server.view.active and not any(disk.volume_id == entry["volume_id"] for disk in server.live.disks)
 
 
 def _was_given_up(connection: Connection, server_id: str, volume_id: str) -> bool:

@@ -72,6 +72,10 @@ class StorageDoor:
     def complete(self, attachment_id: str) -> None:
         self._call("POST", f"/attachments/{attachment_id}/action", {"os-complete": None})
 
+    def report_guest_disk(self, attachment_id: str, present: bool) -> None:
+        """Says whether the running guest was just seen with the disk. Raises NotFound."""
+        self._call("POST", f"/attachments/{attachment_id}/action", {"os-report_guest_disk": {"present": present}})
+
     def release(self, attachment_id: str) -> None:
         try:
             self._call("DELETE", f"/attachments/{attachment_id}")

@@ -121,6 +121,7 @@ attachments = Table(
     Column("connector", JSON(none_as_null=True)),
     Column("attached_at", DateTime),
     *_times(),
+    Column("missing_since", DateTime),  # compute has seen the running guest without the disk
     Index("ix_attachments_volume", "volume_id"),
     Index("ix_attachments_instance", "instance_id"),
 )

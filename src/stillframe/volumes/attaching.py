@@ -110,6 +110,17 @@ def complete(world: World, context: Context, attachment_id: str) -> None:
         volumes.move(connection, row["volume_id"], ("reserved", "attaching"), "in-use")
 
 
+def report_guest_disk(world: World, context: Context, attachment_id: str, present: bool) -> None:
+    """Compute's word on an attachment: whether the running guest was just seen with the disk. Changes no status, since the
+    volume is the server's until it is detached. May be repeated: the first look that missed it is what is kept."""
+    with world.database.write() as connection:
+        row = seen(connection, context, attachment_id)
+        if not present and row["missing_since"] is None and row["status"] == "attached":
+            attachments.change(connection, row["id"], missing_since=now())
+        elif present and row["missing_since"] is not None:
+            attachments.change(connection, row["id"], missing_since=None)
+
+
 def delete(world: World, context: Context, attachment_id: str) -> list[dict[str, Any]]:
     """Releases the volume; returns what attachments remain.
 
@@ -166,5 +177,6 @@ METHODS: Mapping[str, Any] = {
     "update_attachment": update,
     "complete_attachment": complete,
     "delete_attachment": delete,
+    "report_guest_disk": report_guest_disk,
     "connection_infos": connection_infos,
 }

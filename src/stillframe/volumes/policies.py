@@ -26,6 +26,7 @@ RULES = [
     RuleDefault("volume:attachment_create", MEMBER_OR_SERVICE, "Reserve a volume for a server"),
     RuleDefault("volume:attachment_update", MEMBER_OR_SERVICE, "Give an attachment its connector"),
     RuleDefault("volume:attachment_complete", ADMIN_OR_SERVICE, "Say that the server has the volume"),
+    RuleDefault("volume:attachment_report", SERVICE, "Say whether the running guest has the disk"),
     RuleDefault("volume:attachment_delete", MEMBER_OR_SERVICE, "Release a volume"),
     RuleDefault("volume:create_snapshot_metadata", SERVICE, "Record a snapshot that compute is taking"),
     RuleDefault("volume:finalize_snapshot_metadata", SERVICE, "Say how compute's snapshot ended"),

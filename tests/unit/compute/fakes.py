@@ -197,6 +197,7 @@ class Storage:
 
     def __init__(self, attachments: list[dict[str, Any]] | None = None, volumes: Mapping[str, Any] | None = None) -> None:
         self.attachments = attachments or []
+        self.reports: list[tuple[str, bool]] = []
         self.deleting: set[str] = set()
         self.volumes = dict(volumes or {})
 
@@ -205,6 +206,9 @@ class Storage:
 
     def attachment(self, volume_id: str, server_id: str) -> dict[str, Any] | None:
         return next((each for each in self.attachments if each["volume_id"] == volume_id), None)
+
+    def report_guest_disk(self, attachment_id: str, present: bool) -> None:
+        self.reports.append((attachment_id, present))
 
     def being_deleted(self) -> set[str]:
         return self.deleting

@@ -13,6 +13,7 @@ from stillframe.db import operations, tables
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, Busy, Conflict, NotFound
+from stillframe.host import hypervisor
 from stillframe.journal import record
 from stillframe.journal.operation import Operation
 from stillframe.journal.record import Request
@@ -88,6 +89,29 @@ def test_a_reservation_that_somebody_else_made_is_taken_over_before_the_disk_is_
     assert told == ["a"]
     again = Operation.from_row({**row, "evidence": {"reserve": {"attachment_id": "a"}, "connect": evidence}})
     assert connect.done(world, again, {}) == evidence
+
+
+@pytest.mark.parametrize(
+    ("live", "inactive", "expected"),
+    [
+        (True, True, ("/dev/vdb", True)),
+        (False, True, ("/dev/vdb", False)),  # unplugged from the guest alone
+        (False, False, (None, False)),  # and from the definition
+    ],
+)
+def test_the_list_says_whether_the_guest_has_the_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch, live: bool, inactive: bool, expected: tuple[str | None, bool]
+) -> None:
+    disk = fakes.disk_xml("vdb", f"/share/volume-{VOLUME}", VOLUME)
+    texts = [fakes.domain_xml(*([disk] if has else [])) for has in (live, inactive)]
+    running, stopped = fakes.view(texts[0], texts[1]), fakes.view(texts[1], active=False)
+    attached = [{"id": "a", "volume_id": VOLUME, "status": "attached"}, {"id": "b", "volume_id": THIRD, "status": "attaching"}]
+    for view, told in ((running, expected), (stopped, (expected[0], None if inactive else False))):
+        monkeypatch.setattr(hypervisor, "find", lambda _connection, _id, view=view: view)
+        world.storage.attachments = attached  # type: ignore[attr-defined]
+        (entry,) = attaching.list_attached(world, context(), SERVER)
+        assert (entry["volume_id"], entry["device"], entry["guest_has_disk"]) == (VOLUME, *told)
+        assert entry["attachment_id"] == "a"
 
 
 def test_a_place_that_is_promised_is_in_use(world: World) -> None:

@@ -15,14 +15,14 @@ from tests.unit.builders import SERVER, SHARE, VOLUME, new_id
 from tests.unit.compute import fakes
 
 NAME = f"volume-{VOLUME}"
-ATTACHED = {"volume_id": VOLUME, "status": "attached", "connection_info": {"name": NAME}}
+ATTACHED = {"id": "a", "volume_id": VOLUME, "status": "attached", "connection_info": {"name": NAME}}
 
 
-def look(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *disks: str) -> World:
+def look(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *disks: str, since: str | None = None) -> World:
     """One look at a running server with these disks, to which block storage has the volume attached."""
     monkeypatch.setattr("stillframe.compute.saved_notes.look", lambda *_: None)
     views = [fakes.view(fakes.domain_xml(*disks), fakes.domain_xml(*disks))]
-    world = fakes.world(database, tmp_path, views, monkeypatch, fakes.Storage([dict(ATTACHED)]))
+    world = fakes.world(database, tmp_path, views, monkeypatch, fakes.Storage([{**ATTACHED, "missing_in_guest_since": since}]))
     Reconciler(world).look()
     return world
 
@@ -84,3 +84,27 @@ def test_another_volumes_detachment_says_nothing(database: Database, tmp_path: P
         operations.release_resources(connection, operation_id)
     look(database, tmp_path, monkeypatch)
     assert asked(database) == []
+
+
+@pytest.mark.parametrize(
+    ("has", "since", "told"),
+    [
+        (False, None, [("a", False)]),
+        (False, "2026-01-01T00:00:00.000000", []),
+        (True, "2026-01-01T00:00:00.000000", [("a", True)]),
+        (True, None, []),
+    ],
+)
+def test_block_storage_is_told_once_of_a_disk_that_left_its_guest_or_came_back(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool, since: str | None, told: list[Any]
+) -> None:
+    disks = [fakes.disk_xml("vda", f"{SHARE}/{NAME}", VOLUME)] if has else []
+    world = look(database, tmp_path, monkeypatch, *disks, since=since)
+    assert world.storage.reports == told  # type: ignore[attr-defined]
+
+
+def test_nothing_is_told_while_an_operation_changes_the_server(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(database, "detach_volume", "undone")  # the look asks for the rest of it
+    assert look(database, tmp_path, monkeypatch).storage.reports == []  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """Attachments: reserve, connect, complete, release; each may be repeated."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,27 @@ def test_every_call_may_be_repeated(world: World) -> None:
         row = attachments.get(connection, attachment_id, None)
     assert row is not None
     assert row["connector"] == CONNECTOR
+
+
+def test_a_disk_that_left_its_guest_is_told_since_when_and_changes_no_status(world: World) -> None:
+    attachment_id = reserve(world)
+    acts: list[Callable[[], object]] = [
+        lambda: attaching.report_guest_disk(world, SERVICE, attachment_id, False),  # not attached yet
+        lambda: attaching.update(world, SERVICE, attachment_id, CONNECTOR),
+        lambda: attaching.complete(world, SERVICE, attachment_id),
+        lambda: attaching.report_guest_disk(world, SERVICE, attachment_id, False),
+        lambda: attaching.report_guest_disk(world, SERVICE, attachment_id, False),
+        lambda: attaching.report_guest_disk(world, SERVICE, attachment_id, True),
+    ]
+    since = []
+    for act in acts:
+        act()
+        with world.database.read() as connection:
+            row = attachments.get(connection, attachment_id, None)
+        assert row is not None
+        since.append(row["missing_since"])
+    assert since[:3] == [None] * 3 and since[3] is not None and since[3:] == [since[3], since[3], None]
+    assert state(world) == ("in-use", ["attached"])
 
 
 def test_a_reserved_volume_is_nobody_elses(world: World) -> None:

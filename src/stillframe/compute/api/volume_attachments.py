@@ -21,6 +21,7 @@ _CREATE = body.wrapped(
 
 def _view(call: Call, entry: dict[str, Any]) -> dict[str, Any]:
     shown = {"volumeId": entry["volume_id"], "serverId": entry["server_id"], "device": entry["device"]}
+    shown["guest_has_disk"] = entry["guest_has_disk"]
     if call.version < (2, 89):
         shown["id"] = entry["volume_id"]
     if call.version >= (2, 70):

@@ -26,6 +26,8 @@ _CREATE = body.wrapped(
 _OF_THE_HOST = ("export", "mount_point_base", "options")  # addresses and places that are no business of a project's members
 _UPDATE = body.wrapped("attachment", {"connector": {"type": "object", "maxProperties": 64}}, ("connector",))
 
+_REPORT = body.wrapped("os-report_guest_disk", {"present": {"type": "boolean"}}, ("present",))
+
 
 def _view(call: Call, row: Row) -> dict[str, Any]:
     return _views(call, [row])[0]
@@ -60,6 +62,7 @@ def _shown(row: Row, known: dict[str, Any] | None) -> dict[str, Any]:
     return {
         **shown,
         "attached_at": stamp(row["attached_at"]) or "",
+        "missing_in_guest_since": stamp(row["missing_since"]),
         "detached_at": "",
         "attach_mode": row["mode"],
         "connection_info": info,
@@ -111,6 +114,11 @@ def complete(call: Call) -> None:
     call.ask("complete_attachment", attachment_id=_read(call, call.path["id"])["id"])
 
 
+def report(call: Call) -> None:
+    wanted = call.body["os-report_guest_disk"]
+    call.ask("report_guest_disk", attachment_id=_read(call, call.path["id"])["id"], present=wanted["present"])
+
+
 def delete(call: Call) -> dict[str, Any]:
     return {"attachments": call.ask("delete_attachment", attachment_id=_read(call, call.path["id"])["id"])}
 
@@ -129,6 +137,16 @@ ROUTES = (
         "volume:attachment_complete",
         204,
         action="os-complete",
+        since=(3, 44),
+    ),
+    Route(
+        "POST",
+        "/attachments/{id}/action",
+        report,
+        "volume:attachment_report",
+        204,
+        _REPORT,
+        action="os-report_guest_disk",
         since=(3, 44),
     ),
 )

@@ -12,8 +12,8 @@ from stillframe.web.route import Call, Version
 from tests.unit import builders
 from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME
 
-ENTRY = {"volume_id": VOLUME, "server_id": SERVER, "device": "/dev/vdb", "attachment_id": "a"}
-BASE = {"volumeId": VOLUME, "serverId": SERVER, "device": "/dev/vdb"}
+ENTRY = {"volume_id": VOLUME, "server_id": SERVER, "device": "/dev/vdb", "attachment_id": "a", "guest_has_disk": True}
+BASE = {"volumeId": VOLUME, "serverId": SERVER, "device": "/dev/vdb", "guest_has_disk": True}
 
 
 @pytest.fixture
