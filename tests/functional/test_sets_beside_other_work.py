@@ -1,5 +1,6 @@
 """Sets, their deletions, backups and attachments that meet other work on the same server: a slow merge, a linked clone."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,8 @@ from tests.support.site import Disk, Site, journal_is_empty, open_site
 from tests.support.stack import wait_for
 
 SLOW = "[compute]\nmerge_bandwidth_mib = 1\n"
-CLUSTERS = 320  # 20 MiB: a merge of them takes 20 s, unless a test takes the throttle off
+IDS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+CLUSTERS = 320  # 20 MiB: a merge of them takes 20 s
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +29,12 @@ def settled(site: Site) -> None:
     wait_for(lambda: journal_is_empty(site.lab.stack), "the operations", 60)
 
 
-def under_way(site: Site) -> list[str]:
-    """The ids of the operations that have not ended."""
+def assert_named(site: Site, told: str) -> None:
+    """The message of a 409 names an operation."""
     database = Database(f"sqlite:///{site.lab.stack.state_dir}/stillframe.sqlite")
     with database.read() as connection:
-        found = [row["id"] for service in ("volumes", "compute") for row in operations.unfinished(connection, service)]
+        assert [each for each in IDS.findall(told) if operations.get(connection, each)], told
     database.close()
-    return found
 
 
 def take(site: Site, value: int, start: int = 0) -> dict[str, Any]:
@@ -61,13 +62,24 @@ def path(site: Site, found: dict[str, Any] | None = None) -> str:
     return f"{every}/{found['id']}" if found else every
 
 
+def slowed(site: Site, disk: Disk) -> None:
+    """Waits for the merge of a disk and lets it take minutes, unless a test takes the throttle off."""
+    site.wait_jobs(disk)
+    bytes_per_second = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
+    site.lab.guest.domain.blockJobSetSpeed(disk.target, 128 << 10, bytes_per_second)
+
+
+def unthrottle(site: Site) -> None:
+    for disk in site.disks:
+        with suppress(libvirt.libvirtError):  # there is no merge, or it has just ended
+            site.lab.guest.domain.blockJobSetSpeed(disk.target, 0, 0)
+
+
 def hurried(site: Site, found: dict[str, Any]) -> None:
     """Takes the throttle off whatever merge there is, until the set is gone; its snapshots go one after the other."""
 
     def over() -> bool:
-        for disk in site.disks:
-            with suppress(libvirt.libvirtError):  # there is none, or it has just ended
-                site.lab.guest.domain.blockJobSetSpeed(disk.target, 0, 0)
+        unthrottle(site)
         return site.lab.api.send("compute", "GET", path(site, found)).status_code == 404
 
     wait_for(over, "the set's end", 90)
@@ -118,11 +130,11 @@ def test_a_set_asked_for_while_a_merge_runs_waits_for_it_if_it_may(site: Site) -
     take(site, 50)
     site.write(disk, 3, 5, 60)
     site.delete(doomed)
-    site.wait_jobs(disk)
+    slowed(site, disk)
     volumes = [other.id, disk.id]
     wanted = {"quiesce": "never", "volumes": volumes}
     told = conflict(api.send("compute", "POST", path(site), {"assisted_snapshot": wanted}))
-    assert [each for each in under_way(site) if each in told], told
+    assert_named(site, told)
     body = {"assisted_snapshot": {**wanted, "wait": 600}}
     asked = str(api.ok("compute", "POST", path(site), body)["assisted_snapshot"]["id"])
     wait_for(lambda: "it waits" in (api.set(asked)["fault"] or ""), "the set to say what it waits for")
@@ -140,7 +152,9 @@ def test_a_set_asked_for_while_a_merge_runs_waits_for_it_if_it_may(site: Site) -
     site.look()
 
 
-def test_an_incremental_backup_while_the_set_before_is_deleted_says_so(site: Site) -> None:
+def test_an_incremental_backup_while_an_older_set_is_deleted_says_so(site: Site) -> None:
+    """The file that the backup before it holds goes down into the one of the older set."""
+    site.arm("merge/committed:sleep=3")  # one has gone into the other, and nothing says so yet
     api, disk = site.lab.api, site.disks[0]
 
     def back_up(found: dict[str, Any], incremental: bool) -> Any:
@@ -155,19 +169,28 @@ def test_an_incremental_backup_while_the_set_before_is_deleted_says_so(site: Sit
         assert made["status"] == "available", made
         return made
 
-    ended(back_up(take(site, 70), False))
     # No set hides what the one before holds, so that whatever way a merge takes, all of it is copied.
-    former, found = take(site, 80, CLUSTERS + 100), take(site, 90, 2 * CLUSTERS + 200)
-    content = disk.pattern.copy()
+    older, before, found = (take(site, 70 + number, number * (CLUSTERS + 100)) for number in range(3))
+    ended(back_up(before, False))
+    content = dict(disk.pattern.clusters)
     site.write(disk, 0, 30, 99)
     settled(site)
-    api.ok("compute", "DELETE", path(site, former))
-    site.wait_jobs(disk)
-    told = conflict(back_up(found, True))
-    assert [each for each in under_way(site) if each in told], told
-    hurried(site, former)
-    made = ended(back_up(found, True))
+    api.ok("compute", "DELETE", path(site, older))
+    slowed(site, disk)
+    assert_named(site, conflict(back_up(found, True)))
+    answers = []
+
+    def accepted() -> bool:
+        unthrottle(site)
+        answers.append(back_up(found, True))
+        if answers[-1].status_code != 202:
+            assert_named(site, conflict(answers[-1]))
+        return bool(answers[-1].status_code == 202)
+
+    wait_for(accepted, "the deletion's end", 60)
+    made = ended(answers[-1])
     assert made["is_incremental"]
+    hurried(site, older)
     restored = api.ok("volume", "POST", f"/backups/{made['id']}/restore", {"restore": {}})["restore"]["volume_id"]
     wait_for(lambda: api.volume(restored)["status"] == "available", "the restored volume", 60)
     assert seen(site.share, site.chain(restored)["active_file"]) == content
