@@ -5,6 +5,7 @@ Each way to merge has a disk of its own.
 """
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.host import files, hypervisor
 from stillframe.journal.failpoints import PHASES
+from tests.support.desk import stillframe
 from tests.support.processes import child
 from tests.support.qcow2_content import digests
-from tests.support.site import KINDS, Site, open_site
+from tests.support.site import KINDS, Site, journal_is_empty, open_site
 from tests.support.stack import read_when_there, wait_for
 
 THROTTLED = 128  # clusters, 8 MiB at 1 MiB/s
@@ -197,6 +199,40 @@ def test_worker_and_watchdog_die_while_the_guest_is_held_still(site: Site, kind:
     assert hypervisor.view(site.lab.guest.domain).running
     site.lab.guest.still_writes()
     site.look()
+
+
+def test_a_server_that_was_started_again_before_the_flush_is_merged_again_as_the_message_says(site: Site) -> None:
+    """What was pulled may not be on the disk. Nothing is guessed: an administrator does what the parked operations say."""
+    stack, domain = site.lab.stack, site.lab.guest.domain
+    snapshot_id = site.arrange("pull", site.disks[0])
+    site.arm("merge/pulled:hold")
+    before = stack.log.read_text().count("held at merge/pulled")
+    site.delete(snapshot_id)
+    wait_for(lambda: stack.log.read_text().count("held at merge/pulled") > before, "the place")
+    stack.kill()
+    site.kill_qemu()
+    site.lab.guest.console.write_text("")
+    domain.create()
+    stack.start()
+    site.armed = ""
+    site.wait_up(0)
+    told = site.parked(2)
+    assert "Stop the server (openstack server stop); then 'stillframe operation retry" in told["merge_volume"]
+    site.lab.api.ok("compute", "POST", f"/servers/{site.lab.guest.id}/action", {"os-stop": None})
+    wait_for(lambda: not domain.isActive(), "the stop", 90)
+    retry(site, told["merge_volume"])
+    site.parked(1)
+    retry(site, told["delete_snapshot"].rpartition("When it is done")[2])
+    wait_for(lambda: journal_is_empty(stack), "the deletion", 60)
+    site.gone(snapshot_id)
+    site.check()
+
+
+def retry(site: Site, told: str) -> None:
+    """Types the command of the message."""
+    found = re.search(r"'stillframe (operation retry) (\S+)'", told)
+    assert found is not None, told
+    assert stillframe(*found[1].split(), "--state-dir", str(site.lab.stack.state_dir), found[2]).code == 0
 
 
 def begin(site: Site, kind: str) -> str:

@@ -160,6 +160,20 @@ class Site:
         database.close()
         return found
 
+    def parked(self, count: int) -> dict[str, str]:
+        """Waits until so many operations are parked and nothing else is under way; returns what they say, by kind."""
+
+        def look() -> dict[str, str]:
+            database = Database(f"sqlite:///{self.lab.stack.state_dir}/stillframe.sqlite")
+            with database.read() as connection:
+                rows = [row for service in ("volumes", "compute") for row in operations.unfinished(connection, service)]
+            database.close()
+            parked = {row["kind"]: str(row["fault"]["message"]) for row in rows if row["state"] == "parked"}
+            return parked if len(parked) == len(rows) == count else {}
+
+        wait_for(lambda: bool(look()), f"{count} parked operations", 60)
+        return look()
+
     def wait_jobs(self, *disks: Disk) -> None:
         """Waits until each disk has a job that has copied something and not all."""
         wanted = disks or self.disks[: len(KINDS)]

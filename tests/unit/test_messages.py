@@ -130,6 +130,18 @@ def test_a_message_is_in_the_words_of_its_reader() -> None:
     assert [(place, text) for place, text in told() if INSIDE.search(text)] == []
 
 
+def test_what_compute_refuses_names_no_directory_of_the_host() -> None:
+    """Whoever owns a server reads it: names of files are theirs, where a share is mounted is not."""
+    found = []
+    for path in sorted((SOURCE / "compute").rglob("*.py")):
+        raised = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise)]
+        for value in (each for node in raised for each in ast.walk(node) if isinstance(each, ast.FormattedValue)):
+            told = ast.unparse(value.value)
+            if re.search(r"^(path|share|place)$|\bdirectory\b'?\]?$|\.(file|path|directory)$", told):
+                found.append((f"{path.relative_to(ROOT)}:{value.lineno}", told))
+    assert found == []
+
+
 def test_a_command_that_a_message_names_can_be_typed() -> None:
     found = [(place, command) for place, text in told() for command in named(text)]
     assert len(found) > 20

@@ -69,11 +69,13 @@ def _blames_share(
                 names = os.listdir(share)
             if any(operation.intent["volume_id"] in name for name in names):
                 raise  # one file is missing, and waiting would not bring it back
-            raise ShareUnavailable(f"the share {share} is not there: {error.filename} cannot be found") from error
+            missing = f"{os.path.basename(str(error.filename))} of volume {operation.intent['volume_id']}"
+            raise ShareUnavailable(f"the share is not there: {missing} cannot be found") from error
         except HostCommandFailed as error:
             if not any(words in error.message for words in (*files.SHARE_WORDS, "Input/output error")):
                 raise
-            raise ShareUnavailable(f"the share {share} does not work: {error.message}") from error
+            told = f"the share of volume {operation.intent['volume_id']} does not work"
+            raise ShareUnavailable(f"{told}: {error.message}") from error
         except OSError:
             with files.share_errors(share):
                 raise

@@ -48,7 +48,7 @@ def _merge(world: World, operation: Operation, args: Document) -> Document:
     if found["status"] == "done":
         return {"bytes": args["bytes"]}
     if found["status"] != "running":
-        _told(found)
+        _told(found, operation.id)
     if found["fault"]:
         wait(world, operation, found["fault"]["message"])  # compute tries again by itself
     waited = notes.get("waited", 0.0)
@@ -71,10 +71,13 @@ def _stay(world: World, wanted: str) -> Document:
         time.sleep(max(SHORTEST_POLL_SECONDS, passed / 20))
 
 
-def _told(found: Document) -> None:
+def _told(found: Document, deletion_id: str) -> None:
     fault = found["fault"] or {"message": "compute did not say why", "details": {}}
     if found["status"] == "parked":
-        raise Parked(fault["message"])
+        raise Parked(
+            f"merge {found['id']} is parked: {fault['message']}. When it is done, 'stillframe operation retry {deletion_id}'"
+            " ends the deletion"
+        )
     # Given up, or refused before anything was merged: the snapshot's rows say what is left.
     raise Cancelled(fault["message"], merged=bool(fault["details"].get("merged")))
 

@@ -12,7 +12,7 @@ from tests.unit.volumes import fakes
 from tests.unit.volumes.site import Site
 
 ARGS = {"key": "MergeLive-1", "bytes": 7, "bandwidth_mib": 0, "info": {"file_to_merge": "a", "merge_target_file": "b"}}
-RUNNING: dict[str, Any] = {"status": "running", "bytes_done": 1, "bytes_total": 4, "fault": None}
+RUNNING: dict[str, Any] = {"id": "of-compute", "status": "running", "bytes_done": 1, "bytes_total": 4, "fault": None}
 
 
 class Merge:
@@ -68,8 +68,10 @@ def test_what_compute_tries_again_is_told_and_waited_for(merge: Merge) -> None:
 def test_how_it_ended_is_told(merge: Merge, status: str, error: type[Exception]) -> None:
     merge.wait()
     merge.answer = {**RUNNING, "status": status, "fault": {"message": "why", "details": {}}}
-    with pytest.raises(error, match="why"):
+    with pytest.raises(error, match="why") as told:
         merge.look()
+    # Both are parked then, and each has to be retried.
+    assert (f"retry {merge.id}" in told.value.message) is (error is Parked)  # type: ignore[attr-defined]
 
 
 def test_a_merge_that_compute_does_not_know_is_asked_about_again(merge: Merge) -> None:
