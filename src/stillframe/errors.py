@@ -216,6 +216,13 @@ class Parked(StillframeError):
     hint = "Read the message and put the named thing right; then 'stillframe operation retry ID' has it looked at again."
 
 
+class Abandoned(StillframeError):
+    """A person ended a parked operation where it stood: nothing was put back, and nothing removed."""
+
+    code, status = "abandoned", 409
+    hint = "Nothing was put back and nothing removed: 'stillframe doctor' names what is left and what can be done."
+
+
 class Cancelled(StillframeError):
     """Somebody asked for the operation to be given up; it ends without going back or on."""
 

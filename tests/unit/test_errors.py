@@ -29,6 +29,7 @@ STABLE = {
     "bad_image": 409,
     "bad_request": 400,
     "busy": 409,
+    "abandoned": 409,
     "cancelled": 409,
     "chain_conflict": 409,
     "conflict": 409,

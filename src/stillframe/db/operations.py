@@ -129,6 +129,20 @@ def unpark_one(connection: Connection, row: Row) -> bool:
     return touched(connection, query.values(state=state, lease_until=0.0, attempts=0)) == 1
 
 
+def abandon(connection: Connection, row: Row, fault: Row) -> bool:
+    """Ends one parked operation; False when it is not parked, or not as it was read: somebody was quicker."""
+    query = update(operations).where(operations.c.id == row["id"], operations.c.epoch == row["epoch"])
+    query = query.where(operations.c.state == "parked")
+    return touched(connection, query.values(state="undone", owner=None, fault=fault, epoch=row["epoch"] + 1)) == 1
+
+
+def abandoned(connection: Connection) -> list[Row]:
+    """Returns the operations that a person abandoned, the newest first."""
+    code = operations.c.fault["code"].as_string()
+    query = select(operations).where(operations.c.state == "undone", code == "abandoned")
+    return many(connection, query.order_by(operations.c.seq.desc()).limit(1000))
+
+
 def on_resource(connection: Connection, resource: str, shared: bool = False) -> Row | None:
     """Returns the oldest unfinished operation on the resource, or None; with ``shared`` those that only read it are in
     nobody's way. Background ones never are: what is asked meanwhile runs after them."""

@@ -94,6 +94,12 @@ def key(step: Document) -> str:
     return str(step.get("key") or step["verb"])
 
 
+def is_whole(outcome: str, fault: Document | None) -> bool:
+    """Whether an operation that can only go forward once it has begun left everything as it was: it went back, or a person
+    abandoned it before that."""
+    return outcome == "undone" or (outcome == "abandoned" and not (fault and fault["details"].get("begun")))
+
+
 Settle = Callable[[Connection, Operation, str, Document | None], None]
 
 
@@ -102,10 +108,13 @@ class Kind:
     """One kind of operation: its verbs, and how rows follow its outcome.
 
     ``settle(connection, operation, outcome, fault)`` changes resource rows in the transaction that ends the operation;
-    ``outcome`` is done, undone or parked, ``fault`` an error document or None. ``progressed`` is called in the
-    transaction that records a step.
+    ``outcome`` is done, undone, parked or abandoned, ``fault`` an error document or None. Abandoned: a person ended what
+    was parked where it stood, nothing was put back; ``fault["details"]["begun"]`` tells whether a step with a point of no
+    return may have begun. ``progressed`` is called in the transaction that records a step. ``afterwards`` tells the person
+    what can be done then.
     """
 
     verbs: Mapping[str, Verb]
     settle: Settle
     progressed: Callable[[Connection, Operation], None] | None = None
+    afterwards: str = ""

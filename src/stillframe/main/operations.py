@@ -15,11 +15,15 @@ from stillframe.db.engine import Database
 from stillframe.errors import Conflict, NotFound
 
 
-def _database(parsed: argparse.Namespace) -> Database:
-    return Database(config.load(parsed.config_file, {(None, "state_dir"): parsed.state_dir}).database)
+def settings_of(parsed: argparse.Namespace) -> config.Settings:
+    return config.load(parsed.config_file, {(None, "state_dir"): parsed.state_dir})
 
 
-def _add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def database_of(parsed: argparse.Namespace) -> Database:
+    return Database(settings_of(parsed).database)
+
+
+def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--config-file", action="append", default=[], metavar="FILE")
     parser.add_argument("--state-dir", metavar="DIR")
     return parser
@@ -29,12 +33,12 @@ class List(Lister):
     """List operations that have not ended (pending, running, undoing, parked), or with --all the newest hundred"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = _add_options(super().get_parser(prog_name))
+        parser = add_options(super().get_parser(prog_name))
         parser.add_argument("--all", action="store_true", help="those that ended too, with why they failed")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        with _database(parsed_args).read() as connection:
+        with database_of(parsed_args).read() as connection:
             rows = (
                 operations.newest(connection, 100)
                 if parsed_args.all
@@ -51,12 +55,12 @@ class Show(ShowOne):
     """Show one operation: what was asked, the plan, what each step found"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = _add_options(super().get_parser(prog_name))
+        parser = add_options(super().get_parser(prog_name))
         parser.add_argument("operation", metavar="ID")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-        with _database(parsed_args).read() as connection:
+        with database_of(parsed_args).read() as connection:
             row = operations.get(connection, parsed_args.operation)
         if row is None:
             raise NotFound(f"there is no operation {parsed_args.operation}")
@@ -68,12 +72,12 @@ class Retry(Command):
     """Let a parked operation be looked at again by the running worker, after what it names was put right"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = _add_options(super().get_parser(prog_name))
+        parser = add_options(super().get_parser(prog_name))
         parser.add_argument("operation", metavar="ID")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        with _database(parsed_args).write() as connection:
+        with database_of(parsed_args).write() as connection:
             row = operations.get(connection, parsed_args.operation)
             if row is None:
                 raise NotFound(f"there is no operation {parsed_args.operation}")

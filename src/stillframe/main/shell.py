@@ -19,6 +19,7 @@ COMMANDS = {
     "operation list": "stillframe.main.operations:List",
     "operation show": "stillframe.main.operations:Show",
     "operation retry": "stillframe.main.operations:Retry",
+    "operation abandon": "stillframe.main.abandoning:Abandon",
     "doctor": "stillframe.main.doctor:Doctor",
     "rebuild": "stillframe.main.rebuild:Rebuild",
     "manage-share": "stillframe.main.rebuild:ManageShare",

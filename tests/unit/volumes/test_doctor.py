@@ -92,6 +92,7 @@ def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> Wor
     }
     share |= {"entries": {name: entry(name) for name in names}, "files": files, "documents": {}, "readers": {}}
     known: dict[str, Any] = {"volumes": {each.row["id"]: each for each in volumes}, "backups": (), "operations": (), "sets": ()}
+    known["given_up"] = ()
     known |= dict.fromkeys(("busy", "parked", "lived", "abandoned"), frozenset())
     whole: dict[str, Any] = {"guests": GuestsSeen(True, ""), "unsettled": frozenset(), "enabled": frozenset(("/share",))}
     whole |= {"now": NOW, "host": "here"}
@@ -328,6 +329,35 @@ def operation(**changes: Any) -> dict[str, Any]:
         "fault": None,
         "intent": {"volume_id": VOLUME},
     } | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"row": {"status": "error_extending"}}, True),
+        ({"row": {"status": "available"}}, False),
+        ({"row": {"status": "in-use"}}, False),
+        ({"snapshot": {"status": "error_deleting"}}, True),
+        ({"backup": {"status": "error"}}, True),
+        ({"set": {"status": "error"}}, True),
+        ({}, False),
+    ],
+)
+def test_what_was_abandoned_is_told_until_it_is_put_right(changes: dict[str, Any], told: bool) -> None:
+    message = "a person abandoned it: gone; nothing was put back: look at a"
+    fault = {"code": "abandoned", "message": message, "details": {"next": "delete it again"}}
+    values = {key: {**value, "fault": message} for key, value in changes.items()}
+    given = volume(values.get("row", {}), *([snapshot(**values["snapshot"])] if "snapshot" in values else []))
+    backups = [{"id": SET, "volume_id": VOLUME, **values["backup"]}] if "backup" in values else []
+    sets = [{"id": SET, "server_id": SERVER, "volumes": [], **values["set"]}] if "set" in values else []
+    asked = {"volume_id": VOLUME, "snapshot_ids": [SNAPSHOT], "set_id": SET, "backup": {"id": SET}}
+    other = operation(state="undone", fault=fault, intent={"volume_id": OTHER_VOLUME})
+    given_up = [operation(state="undone", fault=fault, intent=asked), other]
+    known = {"given_up": given_up, "backups": backups, "sets": sets}
+    findings = [each for each in judged({BASE: file(BASE)}, given, **known) if each.kind == "abandoned_operation"]
+    assert [(each.volume_id, message in each.what, "delete it again" in each.what) for each in findings] == (
+        [(VOLUME, True, True)] if told else []
+    )
 
 
 def test_operations() -> None:

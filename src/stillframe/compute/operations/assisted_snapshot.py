@@ -127,7 +127,9 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
     if outcome != "done":
         if outcome == "undone" and _waits_again(connection, operation, fault):
             return
-        switched = "switch" in operation.evidence
+        # Of what a person abandoned nobody knows; the snapshots stay as block storage has them.
+        unknown = outcome == "abandoned" and bool(fault and fault["details"].get("begun"))
+        switched = "switch" in operation.evidence or unknown
         entries = volume_entries(operation.intent, "creating" if switched else "error", message)
         moment = instant.known(operation.evidence).columns() if switched else {}
         assisted_snapshots.change(connection, set_id, status="error", fault=message, volumes=entries, **moment)
@@ -170,4 +172,7 @@ KIND = Kind(
     },
     _settle,
     _progressed,
+    afterwards="Look with 'stillframe doctor' which file the server's disks are on. Where it is an overlay of this set, the"
+    " guest writes there and the volume's row has to follow: do not stop or start the server, and delete neither snapshot nor"
+    " set before. Where it is the file of before, reset the snapshots to error as an administrator, and delete the set.",
 )

@@ -51,4 +51,6 @@ KIND = Kind(
         "report": Verb(_never, _report),
     },
     _settle,
+    afterwards="Look with 'stillframe doctor' which file the server's disk is on. Where it is the new overlay, the guest writes"
+    " there: do not stop or start the server before the volume's row follows.",
 )

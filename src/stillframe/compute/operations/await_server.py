@@ -56,4 +56,4 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
         assisted_snapshots.change(connection, set_id, status="error", fault=fault["message"] if fault else None)
 
 
-KIND = Kind({"wait": Verb(_started, _wait)}, _settle)
+KIND = Kind({"wait": Verb(_started, _wait)}, _settle, afterwards="Nothing was taken. Delete the set and ask again.")

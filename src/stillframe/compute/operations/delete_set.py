@@ -130,4 +130,8 @@ def _entry(entry: Document, details: Document) -> Document:
     return {**entry, "status": shown, "error": details["failed"].get(snapshot_id)}
 
 
-KIND = Kind({"delete": Verb(_gone, _delete)}, _settle)
+KIND = Kind(
+    {"delete": Verb(_gone, _delete)},
+    _settle,
+    afterwards="Each snapshot's own deletion goes on or has ended: look at them, then delete the set again.",
+)

@@ -394,4 +394,6 @@ KIND = Kind(
         "report": Verb(_never, _report),
     },
     _settle,
+    afterwards="QEMU may still be at it: 'virsh blockjob' shows the job. The deletion that asked for the merge ends with a"
+    " fault; if it is parked itself, 'stillframe operation retry' lets it end. Delete the snapshot again when the job is over.",
 )

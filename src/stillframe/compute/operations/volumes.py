@@ -251,6 +251,10 @@ def check_consistent(server: Server, volume_id: str) -> None:
             )
 
 
+_COMPARE = (
+    "Compare the server's disks with 'openstack volume attachment list': 'stillframe doctor' tells each that is on one side"
+    " only, and what to do."
+)
 ATTACH = Kind(
     {
         "turn": Verb(_never, _turn),
@@ -260,8 +264,10 @@ ATTACH = Kind(
         "complete": Verb(_completed, _complete),
     },
     _settle,
+    afterwards=_COMPARE,
 )
 DETACH = Kind(
     {"turn": Verb(_never, _turn), "unplug": Verb(_unplugged, _unplug), "release": Verb(_released, _do_release)},
     _settle,
+    afterwards=_COMPARE,
 )

@@ -126,8 +126,13 @@ KINDS: Mapping[str, Kind] = {
     ),
     "parked_operation": Kind(
         "An operation stopped because what it found fits neither before nor after. Its volume or server is locked.",
-        "Read the message, put the named thing right, then 'stillframe operation retry ID'. The how-to on parked operations"
-        " has an example.",
+        "Read the message, put the named thing right, then 'stillframe operation retry ID'. Where it cannot be put right,"
+        " 'stillframe operation abandon ID' ends it as it stands. The how-to on parked operations has an example.",
+    ),
+    "abandoned_operation": Kind(
+        "A person abandoned an operation where it stood, and what it was about is still as that left it. It holds nothing.",
+        "Do what 'next' says. 'stillframe operation show ID' shows the plan and how far it came; the files it names are as it"
+        " left them.",
     ),
     "abandoned_repair": Kind(
         "A doctor died while it repaired. What it did is in its undo log; its volume is locked.",

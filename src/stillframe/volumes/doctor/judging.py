@@ -1,7 +1,8 @@
 """From what was seen to findings. Pure: every rule is one small function over the values of ``seen``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
 from stillframe.db.rows import Row
 from stillframe.volumes.doctor import chains, guests, leftovers
@@ -37,6 +38,7 @@ def judge(world: World) -> list[Finding]:
     found += _not_enabled(world)
     found += _statuses(world)
     found += _operations(world)
+    found += _abandoned(world)
     found += _sets(world)
     return found + list(guests.judge(world))
 
@@ -107,6 +109,35 @@ def _sets(world: World) -> Iterator[Finding]:
         if ids and set(ids) <= good and not at_work:
             what = f"assisted snapshot {row['id']} is 'error' ({row['fault']}), and its {len(ids)} snapshots are all available"
             yield Finding("set_is_good", what, server_id=row["server_id"], facts={"set": row})
+
+
+def _abandoned(world: World) -> Iterator[Finding]:
+    """Told as long as something says "error" because of it."""
+    failed = _failed(world)
+    for row in world.known.given_up:
+        if not any(row["fault"]["message"] in failed.get(each, "") for each in _about(row["intent"])):
+            continue
+        what = f"operation {row['id']} ({row['service']}, {row['kind']}): {row['fault']['message']}."
+        what += f" Next: {row['fault']['details']['next']}"
+        yield Finding(
+            "abandoned_operation", what, None, row["intent"].get("volume_id"), server_id=row["intent"].get("server_id")
+        )
+
+
+def _about(intent: Mapping[str, Any]) -> Iterator[str]:
+    """Ids of what an operation was about."""
+    yield from (str(intent[name]) for name in ("volume_id", "snapshot_id", "set_id") if intent.get(name))
+    yield from intent.get("snapshot_ids", ())
+    if intent.get("backup"):
+        yield str(intent["backup"]["id"])
+
+
+def _failed(world: World) -> dict[str, str]:
+    """What is said by the volumes, snapshots, backups and sets that are not as they should be."""
+    rows: list[Row] = [*world.known.backups, *world.known.sets]
+    for known in world.known.volumes.values():
+        rows += [known.row, *known.snapshots]
+    return {row["id"]: row["fault"] for row in rows if row.get("fault") and row["status"] not in ("available", "in-use")}
 
 
 def _operations(world: World) -> Iterator[Finding]:

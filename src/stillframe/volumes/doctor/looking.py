@@ -88,6 +88,7 @@ def _known(settings: Settings, database: Database) -> Known:
             frozenset(holds.volumes_ever(connection)),
             frozenset(row["id"] for row in gone),
             assisted_snapshots.list_page(connection, None, _FAILED),
+            operations.abandoned(connection),
         )
 
 

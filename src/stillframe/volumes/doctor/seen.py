@@ -80,6 +80,7 @@ class Known:
     lived: frozenset[str]
     abandoned: frozenset[str] = frozenset()  # operations of doctors that run no more
     sets: Sequence[Row] = ()  # assisted snapshots in "error"
+    given_up: Sequence[Row] = ()  # operations that a person abandoned
 
     @property
     def running(self) -> set[str]:

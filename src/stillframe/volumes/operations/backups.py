@@ -14,13 +14,14 @@ from stillframe.db.tables import now
 from stillframe.errors import BadBackup
 from stillframe.host.copies import Source
 from stillframe.journal import record
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, Operation, Verb, is_whole
 from stillframe.journal.record import Request
 from stillframe.volumes import trees
 from stillframe.volumes.backups import chain, keys, manifest
 from stillframe.volumes.backups.manifest import Manifest, StoredObject
 from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, MERGE, share_of, unmake
+from stillframe.volumes.operations.following import follow_abandoned
 from stillframe.volumes.operations.images import staged, unstage
 from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.operations.snapshots import planned
@@ -120,7 +121,9 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
     told = fault["message"] if fault and outcome != "done" else None
     volumes.move(connection, volume_id, ("backing-up",), operation.intent["status_before"])
     if outcome != "done":
-        backups.move(connection, backup["id"], ("creating",), "error", fault=told, held_file=None)
+        backups.move(connection, backup["id"], ("creating", "error"), "error", fault=told, held_file=None)
+        if outcome == "abandoned":  # what the document beside the volume names may be an overlay of nobody
+            record.submit(connection, chain_record.request(volume_id, operation.request_id))
         return
     sizes = [found["bytes"] for key, found in operation.evidence.items() if key.startswith("store")]
     if "after" in operation.intent:
@@ -129,7 +132,7 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
         if other["id"] != backup["id"] and other["held_file"]:  # an incremental one builds on the newest only
             backups.change(connection, other["id"], held_file=None)
     values = {"object_count": len(sizes), "bytes": sum(sizes), "held_file": backup["held_file"], "fault": None}
-    backups.move(connection, backup["id"], ("creating",), "available", **values)
+    backups.move(connection, backup["id"], ("creating", "error"), "available", **values)
     volumes.change(connection, volume_id, untidy=True)
     record.submit(connection, chain_record.request(volume_id, operation.request_id))
 
@@ -185,9 +188,11 @@ def _settle_restore(connection: Connection, operation: Operation, outcome: str, 
         settle_create(connection, operation, outcome, fault)
         return
     volume_id = operation.intent["volume_id"]
-    status = "error_restoring" if outcome == "parked" else operation.intent["status_before"]
+    status = "error_restoring" if outcome in ("parked", "abandoned") else operation.intent["status_before"]
     told = fault["message"] if fault and outcome != "done" else None
     volumes.move(connection, volume_id, ("restoring-backup", "error_restoring"), status, fault=told)
+    if outcome == "abandoned":
+        follow_abandoned(connection, operation, fault)
     if outcome == "done":
         trees.apply_after(connection, volume_id, operation.intent["after"])
         record.submit(connection, chain_record.request(volume_id, operation.request_id))
@@ -231,7 +236,7 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
         backups.delete(connection, backup_id)
         volumes.change(connection, operation.intent["volume_id"], untidy=True)
         return
-    status = operation.intent["status_before"] if outcome == "undone" else "error_deleting"
+    status = operation.intent["status_before"] if is_whole(outcome, fault) else "error_deleting"
     backups.move(connection, backup_id, ("deleting", "error_deleting"), status, fault=fault["message"] if fault else None)
 
 
@@ -244,6 +249,16 @@ CREATE = Kind(
         "write_manifest": Verb(_manifest_written, _write_manifest, _unwrite_manifest),
     },
     _settle_create,
+    afterwards="Delete the backup, which removes what was stored of it, and make another one. The volume reads as before.",
 )
-RESTORE = Kind({"check_unused": CHECK, "restore_content": Verb(_restored, _restore, _unrestore), **MERGE}, _settle_restore)
-DELETE = Kind({"remove_objects": Verb(_objects_gone, _remove_objects, no_return="start")}, _settle_delete)
+RESTORE = Kind(
+    {"check_unused": CHECK, "restore_content": Verb(_restored, _restore, _unrestore), **MERGE},
+    _settle_restore,
+    afterwards="A new volume: delete it and restore again. Onto a volume: compare its row with its files ('stillframe chain"
+    " show'), then reset the status as an administrator and restore again. The backup is whole.",
+)
+DELETE = Kind(
+    {"remove_objects": Verb(_objects_gone, _remove_objects, no_return="start")},
+    _settle_delete,
+    afterwards="Some of its objects may be gone: a backup in error_deleting can only be deleted again.",
+)

@@ -75,4 +75,8 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
         volumes.change(connection, volume["id"], fault=None)  # rows, headers and documents agree
 
 
-KIND = Kind({"write_info": Verb(_done, _do)}, _settle)
+KIND = Kind(
+    {"write_info": Verb(_done, _do)},
+    _settle,
+    afterwards="Block storage writes the documents again by itself, as soon as rows and files agree.",
+)

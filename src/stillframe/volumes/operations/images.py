@@ -99,7 +99,9 @@ def _settle_upload(connection: Connection, operation: Operation, outcome: str, f
     volumes.move(connection, operation.intent["volume_id"], ("uploading",), operation.intent["status_before"], fault=told)
 
 
-IMPORT = Kind({"import_content": Verb(made, _import, _unimport)}, settle_create)
+IMPORT = Kind(
+    {"import_content": Verb(made, _import, _unimport)}, settle_create, afterwards="Delete the volume and ask for it again."
+)
 UPLOAD = Kind(
     {
         "check_closed": CHECK_CLOSED,
@@ -107,4 +109,5 @@ UPLOAD = Kind(
         "put_content": Verb(_content_put, _put_content, _unput),
     },
     _settle_upload,
+    afterwards="The volume was only read. Delete the image that was begun from the image service.",
 )

@@ -79,7 +79,8 @@ def _told(found: Document, deletion_id: str) -> None:
             " ends the deletion"
         )
     # Given up, or refused before anything was merged: the snapshot's rows say what is left.
-    raise Cancelled(fault["message"], merged=bool(fault["details"].get("merged")))
+    details = fault["details"]
+    raise Cancelled(fault["message"], merged=bool(details.get("merged") or details.get("begun")))
 
 
 def _show(world: World, operation: Operation, found: Document, shown: int) -> int:

@@ -12,9 +12,11 @@ from stillframe.chain.tree import Tree
 from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import Conflict
+from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.volumes import trees
+from stillframe.volumes.operations import chain_record
 from stillframe.volumes.operations.chain_steps import (
     CHECK_CLOSED,
     CHECK_SOUND,
@@ -25,7 +27,7 @@ from stillframe.volumes.operations.chain_steps import (
     never,
     share_of,
 )
-from stillframe.volumes.operations.following import follow, follow_as_far
+from stillframe.volumes.operations.following import follow, follow_abandoned, follow_as_far, is_touched
 from stillframe.volumes.operations.hands import Hand, documents
 from stillframe.volumes.operations.live_steps import LIVE
 from stillframe.volumes.operations.request import Wanted, request, step
@@ -71,6 +73,9 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
         follow(connection, operation)
         return
     snapshots.change(connection, snapshot_id, status="error", fault=fault["message"] if fault else None)
+    if outcome == "abandoned":  # the volume writes on where it did: an overlay that was made is nobody's, and holds nothing
+        snapshots.change(connection, snapshot_id, overlay=None)
+        record.submit(connection, chain_record.request(operation.intent["volume_id"], operation.request_id))
 
 
 def _settle_delete(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
@@ -78,14 +83,23 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
         follow(connection, operation)
         _mark_untidy(connection, operation)
         return
-    follow_as_far(connection, operation)
+    _follow_broken_off(connection, operation, outcome, fault)
     # What some of its merges left is nobody's snapshot, and is merged in the background.
     volumes.change(connection, operation.intent["volume_id"], untidy=True)
     merged = bool(fault and fault["details"].get("merged"))
-    status = "available" if outcome == "undone" and not merged else "error_deleting"
+    told = fault["message"] if fault else None
     for snapshot_id in operation.intent["snapshot_ids"]:
-        told = fault["message"] if fault else None
+        touched = is_touched(operation, snapshot_id) if outcome == "abandoned" else merged or outcome == "parked"
+        status = "error_deleting" if touched else "available"
         snapshots.change(connection, snapshot_id, status=status, progress="100%", fault=told)
+
+
+def _follow_broken_off(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+    if outcome != "abandoned":
+        follow_as_far(connection, operation)
+    elif not follow_abandoned(connection, operation, fault):
+        told = fault["message"] if fault else None
+        volumes.change(connection, operation.intent["volume_id"], status="error", fault=told)
 
 
 def _mark_untidy(connection: Connection, operation: Operation) -> None:
@@ -101,10 +115,13 @@ def _settle_revert(connection: Connection, operation: Operation, outcome: str, f
         follow(connection, operation)
         # Where newer snapshots went with the revert, nobody needs their files once it is undone.
         volumes.change(connection, operation.intent["volume_id"], untidy=True)
+    if outcome == "abandoned":
+        follow_abandoned(connection, operation, fault)
     for snapshot_id in operation.intent["snapshot_ids"]:
         snapshots.move(connection, snapshot_id, ("restoring", "deleting"), "available")
     told = fault["message"] if fault and outcome != "done" else None
-    status = "error" if outcome == "parked" else operation.intent["status_before"]
+    merged = bool(fault and outcome == "undone" and fault["details"].get("merged"))  # given up within a merge
+    status = "error" if outcome in ("parked", "abandoned") or merged else operation.intent["status_before"]
     volumes.move(connection, operation.intent["volume_id"], ("reverting", "error"), status, fault=told)
 
 
@@ -112,18 +129,39 @@ def _settle_let_go(connection: Connection, operation: Operation, outcome: str, f
     if outcome == "done":
         follow(connection, operation)
         return
-    follow_as_far(connection, operation)
+    _follow_broken_off(connection, operation, outcome, fault)
     if fault:
         volumes.change(connection, operation.intent["volume_id"], fault=fault["message"])
 
 
-CREATE = Kind({"check_closed": CHECK_CLOSED, "CreateOverlay": CREATE_OVERLAY, "Record": MERGE["Record"]}, _settle_create)
-DELETE = Kind({"check_unused": CHECK_SOUND, **MERGE, **LIVE}, _settle_delete)
-REVERT = Kind({"check_unused": CHECK_SOUND, "CreateOverlay": CREATE_OVERLAY, **MERGE, **LIVE}, _settle_revert)
+CREATE = Kind(
+    {"check_closed": CHECK_CLOSED, "CreateOverlay": CREATE_OVERLAY, "Record": MERGE["Record"]},
+    _settle_create,
+    afterwards="The volume's row names the file it had before: nothing was written elsewhere. Delete the snapshot and take"
+    " another one.",
+)
+DELETE = Kind(
+    {"check_unused": CHECK_SOUND, **MERGE, **LIVE},
+    _settle_delete,
+    afterwards="The volume reads as before. A snapshot in error_deleting may be half merged: delete it again, which finishes"
+    " that. One that is available was not touched.",
+)
+_REVERTED = (
+    "Compare the volume's row with its files ('stillframe chain show'), and with the definition of its server; when they name"
+    " the same active file, reset the status as an administrator, and ask again if it is not the one you want."
+)
+REVERT = Kind(
+    {"check_unused": CHECK_SOUND, "CreateOverlay": CREATE_OVERLAY, **MERGE, **LIVE}, _settle_revert, afterwards=_REVERTED
+)
 # An undo that is put back leaves the held file at the size it was given: it is no more than the volume's.
 _GROW_HELD = replace(RESIZE, no_return="never")
 UNDO = Kind(
     {"check_unused": CHECK_SOUND, "check_empty": Verb(never, _check_empty), "Resize": _GROW_HELD, **MERGE, **LIVE},
     _settle_revert,
+    afterwards=_REVERTED,
 )
-LET_GO = Kind({"check_unused": CHECK_SOUND, **MERGE, **LIVE}, _settle_let_go)
+LET_GO = Kind(
+    {"check_unused": CHECK_SOUND, **MERGE, **LIVE},
+    _settle_let_go,
+    afterwards="It merged files that no snapshot needs. The volume reads as before, and block storage tries again by itself.",
+)

@@ -12,7 +12,7 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadImage, ChainConflict
 from stillframe.host.copies import Source
 from stillframe.journal import record
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, Operation, Verb, is_whole
 from stillframe.journal.record import Request
 from stillframe.volumes import using
 from stillframe.volumes.operations import chain_record
@@ -178,16 +178,17 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
             volumes.change(connection, row["linked_to"]["volume_id"], untidy=True)
         volumes.delete(connection, volume_id)
         return
-    status = operation.intent.get("status_before", "available") if outcome == "undone" else "error_deleting"
+    whole = is_whole(outcome, fault)
+    status = operation.intent.get("status_before", "available") if whole else "error_deleting"
     allowed = ("deleting", "error_deleting", "unmanaging")
     volumes.move(connection, volume_id, allowed, status, fault=fault["message"] if fault else None)
     for snapshot in snapshots.of_volume(connection, volume_id):  # those that were to go with it
-        snapshots.move(connection, snapshot["id"], ("deleting",), "available" if outcome == "undone" else "error_deleting")
+        snapshots.move(connection, snapshot["id"], ("deleting",), "available" if whole else "error_deleting")
 
 
 def _settle_extend(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     volume_id, before = operation.intent["volume_id"], operation.intent["status_before"]
-    status = {"done": before, "undone": before, "parked": "error_extending"}[outcome]
+    status = before if outcome == "done" or is_whole(outcome, fault) else "error_extending"
     size = {"size": operation.intent["size"]} if outcome == "done" else {}
     told = fault["message"] if fault and outcome != "done" else None
     volumes.move(connection, volume_id, ("extending", "error_extending"), status, fault=told, **size)
@@ -195,10 +196,32 @@ def _settle_extend(connection: Connection, operation: Operation, outcome: str, f
         record.submit(connection, chain_record.request(volume_id, operation.request_id))
 
 
-CREATE = Kind({"publish_base": Verb(made, _make_base, unmake)}, settle_create)
-COPY = Kind({"check_closed": CHECK_CLOSED, "copy": Verb(made, _copy, unmake)}, settle_create)
-LINK = Kind({"CreateOverlay": CREATE_OVERLAY}, settle_create)
-DELETE = Kind({"check_unused": CHECK, "remove_files": Verb(_files_gone, _remove_files, no_return="start")}, _settle_delete)
-EXTEND = Kind({"check_unused": CHECK_SOUND, "Resize": RESIZE, "ResizeLive": RESIZE_LIVE}, _settle_extend)
-MANAGE = Kind({"adopt": Verb(_adopted, _adopt, _unadopt)}, settle_create)
-UNMANAGE = Kind({"check_unused": CHECK, "give_back": Verb(_adopted, _give_back, no_return="start")}, _settle_delete)
+_REMAKE = "Delete the volume, which removes what was made of it, and ask for it again."
+
+CREATE = Kind({"publish_base": Verb(made, _make_base, unmake)}, settle_create, afterwards=_REMAKE)
+COPY = Kind({"check_closed": CHECK_CLOSED, "copy": Verb(made, _copy, unmake)}, settle_create, afterwards=_REMAKE)
+LINK = Kind({"CreateOverlay": CREATE_OVERLAY}, settle_create, afterwards=_REMAKE)
+DELETE = Kind(
+    {"check_unused": CHECK, "remove_files": Verb(_files_gone, _remove_files, no_return="start")},
+    _settle_delete,
+    afterwards="Some of its files may be gone: its content is what backups hold. Delete the volume again.",
+)
+EXTEND = Kind(
+    {"check_unused": CHECK_SOUND, "Resize": RESIZE, "ResizeLive": RESIZE_LIVE},
+    _settle_extend,
+    afterwards="Growing changes no content. When 'qemu-img info -U' shows the file to be whole, reset the status to what it was"
+    " (available or in-use) as an administrator; if it is larger than the volume says, extend the volume again.",
+)
+MANAGE = Kind(
+    {"adopt": Verb(_adopted, _adopt, _unadopt)},
+    settle_create,
+    afterwards="If the file has the volume's name by now, deleting the volume would delete it. Reset the status to available as"
+    " an administrator, then 'openstack volume delete --remote' gives it back as unmanaged-ID. If it kept its own name, delete"
+    " the volume: the file stays.",
+)
+UNMANAGE = Kind(
+    {"check_unused": CHECK, "give_back": Verb(_adopted, _give_back, no_return="start")},
+    _settle_delete,
+    afterwards="If the file is called unmanaged-ID by now, delete the volume: the file stays. If it still has the volume's"
+    " name, deleting would remove it: reset the status to available as an administrator, and give the volume up again.",
+)

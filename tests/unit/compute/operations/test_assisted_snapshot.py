@@ -202,6 +202,14 @@ def test_a_set_that_is_parked_past_the_switch_does_not_say_its_snapshots_failed(
     assert {entry["status"] for entry in row["volumes"]} == {"creating"}
 
 
+@pytest.mark.parametrize(("begun", "shown"), [(True, "creating"), (False, "error")])
+def test_a_set_that_was_abandoned_is_an_error_and_says_what_its_snapshots_may_be(settled: Any, begun: bool, shown: str) -> None:
+    fault = {"message": "a person abandoned it: a mixture", "details": {"begun": begun}}
+    row = settled(operation(), "abandoned", fault)
+    assert (row["status"], row["fault"]) == ("error", "a person abandoned it: a mixture")
+    assert {(entry["status"], entry["error"]) for entry in row["volumes"]} == {(shown, fault["message"])}
+
+
 def test_progress_rises_with_the_steps_and_ends_below_a_hundred(database: Database, settled: Any) -> None:
     assert assisted_snapshot.KIND.progressed is not None
     shown = []

@@ -64,6 +64,17 @@ def test_what_compute_tries_again_is_told_and_waited_for(merge: Merge) -> None:
         merge.look()
 
 
+@pytest.mark.parametrize(("details", "merged"), [({"merged": True}, True), ({"begun": True}, True), ({"begun": False}, False)])
+def test_a_merge_that_was_given_up_or_abandoned_within_is_told_as_such(
+    merge: Merge, details: dict[str, bool], merged: bool
+) -> None:
+    merge.wait()
+    merge.answer = {**RUNNING, "status": "error", "fault": {"message": "why", "details": details}}
+    with pytest.raises(Cancelled) as told:
+        merge.look()
+    assert told.value.details == {"merged": merged}
+
+
 @pytest.mark.parametrize(("status", "error"), [("parked", Parked), ("cancelled", Cancelled), ("error", Cancelled)])
 def test_how_it_ended_is_told(merge: Merge, status: str, error: type[Exception]) -> None:
     merge.wait()

@@ -1,0 +1,75 @@
+"""Ends a parked operation where it stands: a person decided that it is not to go on, and not back either."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.db import operations
+from stillframe.db.rows import Row
+from stillframe.errors import Abandoned, Conflict
+from stillframe.journal.operation import Document, Kind, Operation, key
+
+_FILES = ("name", "to", "top", "base", "overlay", "file_to_merge", "merge_target_file")
+_ENDED = ("done", "undone")
+
+
+def refuse_unless_parked(row: Row) -> None:
+    """Raises Conflict saying what can be done instead."""
+    if row["state"] == "parked":
+        return
+    if row["state"] in _ENDED:
+        told = "it has ended already, and holds nothing"
+    else:
+        told = "it is tried by itself; 'stillframe operation show' tells what it waits for"
+    raise Conflict(f"operation {row['id']} is {row['state']}, and only a parked one can be abandoned: {told}")
+
+
+def abandon(connection: Connection, row: Row, kind: Kind, present: Collection[str] | None = None) -> Abandoned:
+    """Ends the operation ``row`` shows, gives back what it holds and lets its rows follow, all in the caller's transaction.
+    Nothing on a share or in libvirt is touched. ``present`` are the names of all files on its share, None when nobody could
+    tell. Returns the fault it ends with. Raises Conflict when it is not parked, or was retried, taken by a worker or abandoned
+    since it was read."""
+    refuse_unless_parked(row)
+    fault = fault_of(row, kind, present)
+    document = fault.to_document()
+    if not operations.abandon(connection, row, document):
+        raise Conflict(f"operation {row['id']} changed meanwhile: somebody retried or abandoned it; look at it again")
+    operations.release_resources(connection, row["id"])
+    fresh = operations.get(connection, row["id"])
+    assert fresh is not None
+    kind.settle(connection, Operation.from_row(fresh), "abandoned", document)
+    return fault
+
+
+def fault_of(row: Row, kind: Kind, present: Collection[str] | None = None) -> Abandoned:
+    """What the operation would end with, see ``abandon``. ``details`` are for the kind's ``settle`` and for the doctor."""
+    operation = Operation.from_row(row)
+    met = (row["fault"] or {}).get("message") or "it was parked without a word"
+    files = files_of(operation, kind)
+    left = f"; nothing was put back: look at {', '.join(files)}" if files else ""
+    details = {"kind": row["kind"], "begun": begun(operation, kind), "files": files, "next": kind.afterwards}
+    details["present"] = None if present is None else sorted(name for name in files if name in present)
+    return Abandoned(f"a person abandoned it: {met}{left}", **details)
+
+
+def begun(operation: Operation, kind: Kind) -> bool:
+    """Whether a step that cannot be put back may have begun."""
+    steps = operation.plan[: operation.step + 1]  # what comes later cannot have begun
+    verbs = [(key(step), kind.verbs[step["verb"]]) for step in steps]
+    return any(verb.no_return != "never" and operation.may_have_begun(name, verb) for name, verb in verbs)
+
+
+def files_of(operation: Operation, kind: Kind) -> list[str]:
+    """Names of the files that the steps which may have begun were about, in their order."""
+    found: dict[str, None] = {}
+    for step in operation.plan[: operation.step + 1]:
+        if operation.may_have_begun(key(step), kind.verbs[step["verb"]]):
+            found |= dict.fromkeys(_names(step["args"]))
+    disks = operation.intent.get("disks", []) if operation.step else []
+    return [*found, *(disk["overlay"] for disk in disks if disk["overlay"] not in found)]
+
+
+def _names(args: Document) -> Iterator[str]:
+    given: dict[str, Any] = {**args, **(args.get("info") or {})}
+    yield from (given[each] for each in _FILES if isinstance(given.get(each), str))

@@ -1,0 +1,112 @@
+"""``stillframe operation abandon``: a person ends a parked operation where it stands, and sees what that leaves."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+from cliff.command import Command
+from sqlalchemy import Connection
+
+from stillframe.db import assisted_snapshots, backups, operations, snapshots, volumes
+from stillframe.db.engine import Database
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, Conflict, NotFound, StillframeError
+from stillframe.journal import abandoning
+from stillframe.journal.operation import Kind
+from stillframe.main.operations import add_options, database_of, settings_of
+
+DONE, REFUSED = 0, 1
+
+
+class Abandon(Command):
+    """End a parked operation where it stands: what it holds is given back, nothing is put back and no file is touched"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = add_options(super().get_parser(prog_name))
+        parser.add_argument("operation", metavar="ID")
+        parser.add_argument("--yes", action="store_true", help="do not ask")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        database = database_of(parsed_args)
+        with database.read() as connection:
+            row = operations.get(connection, parsed_args.operation)
+            if row is None:
+                raise NotFound(f"there is no operation {parsed_args.operation}")
+            abandoning.refuse_unless_parked(row)
+            before = _things(connection, row)
+        kind = _kind(row)
+        met = (row["fault"] or {}).get("message", "it does not say why")
+        self._say(f"operation {row['id']} ({row['service']}, {row['kind']}) is parked: {met}")
+        self._say(*(f"{name} is {status}" for name, status in before.items()))
+        files = abandoning.fault_of(row, kind).details["files"]
+        self._say(*([f"nothing will be put back; it has worked on {', '.join(files)}"] if files else []))
+        if not self._may(parsed_args.yes):
+            return REFUSED
+        present = _present(parsed_args, database, row)
+        with database.write() as connection:
+            fault = abandoning.abandon(connection, row, kind, present)
+            after = _things(connection, row)
+        self._say(f"operation {row['id']} was parked and is undone: {fault.message}")
+        self._say(*(f"{name} was {status} and is {after[name]}" for name, status in before.items()))
+        self._say(*([f"next: {kind.afterwards}"] if kind.afterwards else []))
+        return DONE
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self.app.stdout.write(f"{line}\n")
+
+    def _may(self, yes: bool) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise BadRequest("nothing was done: say --yes to have it done without being asked")
+        if input("Abandon it? [y/N] ").strip().lower() in ("y", "yes"):
+            return True
+        self._say("nothing was done")
+        return False
+
+
+def _kind(row: Row) -> Kind:
+    """Services are imported here, because the other commands do not need them."""
+    from stillframe.compute import operations as compute
+    from stillframe.volumes import operations as block_storage
+
+    tables: Mapping[str, Mapping[str, Kind]] = {"volumes": block_storage.KINDS, "compute": compute.KINDS}
+    kind = tables.get(row["service"], {}).get(row["kind"])
+    if kind is None:
+        raise Conflict(f"this release does not know operations of the kind {row['kind']}, so it cannot say what one leaves")
+    return kind
+
+
+def _present(parsed: argparse.Namespace, database: Database, row: Row) -> list[str] | None:
+    """Names of the files on the operation's share; None when it does not answer."""
+    from stillframe.volumes.backends import Backends
+
+    if "share" not in row["intent"]:
+        return None
+    try:
+        return Backends(settings_of(parsed), database).share(row["intent"]).listing()
+    except (StillframeError, OSError):
+        return None
+
+
+def _things(connection: Connection, row: Row) -> dict[str, str]:
+    """What the operation is about, and the status each has."""
+    intent = row["intent"]
+    found = {
+        "volume": (volumes, [intent.get("volume_id")]),
+        "snapshot": (snapshots, intent.get("snapshot_ids", [])),
+        "set": (assisted_snapshots, [intent.get("set_id")]),
+        "backup": (backups, [intent.get("backup", {}).get("id")]),
+    }
+    return {
+        f"{what} {each}": _status(table.get(connection, each, None))
+        for what, (table, ids) in found.items()
+        for each in ids
+        if each
+    }
+
+
+def _status(row: Row | None) -> str:
+    return str(row["status"]) if row is not None else "gone"

@@ -1,0 +1,151 @@
+"""A parked operation that a person ends where it stands: one of two who try wins, and what it held is free."""
+
+from typing import Any
+
+import pytest
+
+from stillframe.db import operations
+from stillframe.db.engine import Database
+from stillframe.db.rows import Row
+from stillframe.errors import Busy, Conflict, Parked, StepFailed
+from stillframe.journal import abandoning, record, runner
+from stillframe.journal.operation import Kind, Verb, begun_key
+from stillframe.journal.record import Journal, Request
+from tests.unit.builders import new_id
+from tests.unit.journal.fakes import LEASE, Clock, World, owner, row_of, settle, settled
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock().install(monkeypatch)
+
+
+@pytest.fixture
+def journal(database: Database, clock: Clock) -> Journal:
+    return Journal(database, "volumes", owner(), LEASE)
+
+
+def kind_of(mark: Any = "done", does: bool = True) -> Kind:
+    """Two steps; the second one asks for a person, once it was begun if ``does``."""
+
+    def park(*_arguments: Any) -> Any:
+        raise Parked("a mixture")
+
+    one = Verb(lambda *_: None, lambda *_: {})
+    return Kind({"one": one, "two": Verb((lambda *_: None) if does else park, park, None, mark)}, settle, afterwards="look")
+
+
+def parked(journal: Journal, kind: Kind) -> Row:
+    plan = [{"verb": "one", "args": {"name": "a"}}, {"verb": "two", "args": {"name": "b", "info": {"file_to_merge": "c"}}}]
+    plan.append({"verb": "one", "key": "one-2", "args": {"name": "never"}})
+    request = Request("volumes", "k", {"volume_id": "v"}, plan, ["volume:v"], "r", new_id(), ("volume:w",))
+    with journal.database.write() as connection:
+        operation_id = record.submit(connection, request)
+    for operation in journal.claim_all():
+        runner.run(journal, kind, World(), operation)
+    row = row_of(journal.database, operation_id)
+    assert row["state"] == "parked"
+    return row
+
+
+def abandon(journal: Journal, row: Row, kind: Kind) -> Row:
+    with journal.database.write() as connection:
+        abandoning.abandon(connection, row, kind, ["b", "other"])
+    return row_of(journal.database, row["id"])
+
+
+def test_it_ends_with_what_it_met_and_where_to_look(journal: Journal) -> None:
+    kind = kind_of()
+    row = abandon(journal, parked(journal, kind), kind)
+    assert (row["state"], row["owner"]) == ("undone", None)
+    fault = row["fault"]
+    assert fault["message"] == "a person abandoned it: a mixture; nothing was put back: look at a, b, c"
+    wanted = {"kind": "k", "begun": True, "files": ["a", "b", "c"], "next": "look", "present": ["b"]}
+    assert (fault["code"], fault["details"]) == ("abandoned", wanted)
+    assert settled(journal.database, row["id"]) == {"parked": 1, "abandoned": 1}
+
+
+def test_what_it_held_is_free_and_the_next_one_begins(journal: Journal) -> None:
+    kind = kind_of()
+    row = parked(journal, kind)
+    with journal.database.read() as connection, pytest.raises(Busy):
+        record.refuse_if_busy(connection, "volume:v")
+    abandon(journal, row, kind)
+    with journal.database.write() as connection:
+        for resource in ("volume:v", "volume:w"):
+            record.refuse_if_busy(connection, resource)
+        after = record.submit(connection, Request("volumes", "k", {}, row["plan"], ["volume:v"], "r"))
+    assert [each.id for each in journal.claim_all()] == [after]
+
+
+@pytest.mark.parametrize("quicker", ["retried", "taken", "abandoned", "parked again"])
+def test_of_two_who_decide_one_wins(journal: Journal, quicker: str) -> None:
+    kind = kind_of()
+    row = parked(journal, kind)
+    if quicker == "abandoned":
+        abandon(journal, row, kind)
+    else:
+        with journal.database.write() as connection:
+            assert operations.unpark_one(connection, row)
+    if quicker in ("taken", "parked again"):
+        (operation,) = journal.claim_all()
+        if quicker == "parked again":
+            runner.run(journal, kind, World(), operation)
+    before = row_of(journal.database, row["id"]), settled(journal.database, row["id"])
+    with pytest.raises(Conflict, match="look at it again"):
+        abandon(journal, row, kind)
+    assert (row_of(journal.database, row["id"]), settled(journal.database, row["id"])) == before
+
+
+def test_who_was_abandoned_cannot_be_retried_or_taken(journal: Journal) -> None:
+    kind = kind_of()
+    row = parked(journal, kind)
+    abandon(journal, row, kind)
+    with journal.database.write() as connection:
+        assert not operations.unpark_one(connection, row)
+    journal.take_over()
+    assert journal.claim_all() == []
+
+
+@pytest.mark.parametrize(("state", "told"), [("running", "by itself"), ("pending", "by itself"), ("done", "has ended")])
+def test_only_what_is_parked_is_abandoned(journal: Journal, state: str, told: str) -> None:
+    kind = kind_of()
+    row = parked(journal, kind) | {"state": state}
+    with pytest.raises(Conflict, match=told) as refusal:
+        abandon(journal, row, kind)
+    assert f"is {state}" in refusal.value.message
+    assert row_of(journal.database, row["id"])["state"] == "parked"
+
+
+@pytest.mark.parametrize(
+    ("mark", "evidence", "begun"),
+    [
+        ("start", {}, False),
+        ("start", {"two": {}}, True),
+        ("done", {"what begins is noted": {}}, False),
+        ("done", {"what begins is noted": {}, begun_key("two"): {}}, True),
+        ("done", {}, True),  # an older release noted nothing
+        ("never", {"two": {}}, False),
+    ],
+)
+def test_what_may_have_begun(journal: Journal, mark: Any, evidence: dict[str, Any], begun: bool) -> None:
+    row = parked(journal, kind_of()) | {"evidence": evidence}
+    assert abandoning.fault_of(row, kind_of(mark)).details["begun"] is begun
+
+
+def test_the_overlays_of_a_set_are_named(journal: Journal) -> None:
+    row = parked(journal, kind_of()) | {"intent": {"disks": [{"overlay": "volume-a.b"}, {"overlay": "a"}]}}
+    assert abandoning.fault_of(row, kind_of()).details["files"] == ["a", "b", "c", "volume-a.b"]
+    assert abandoning.fault_of(row | {"step": 0, "plan": []}, kind_of()).details["files"] == []
+
+
+def test_the_newest_that_were_abandoned_are_listed(journal: Journal) -> None:
+    kind = kind_of()
+    row = abandon(journal, parked(journal, kind), kind)
+    ended = parked(journal, kind)
+    with journal.database.write() as connection:
+        assert operations.unpark_one(connection, ended)
+    (operation,) = journal.claim_all()
+    journal.finish(operation, kind, "undone", StepFailed("no"))
+    with journal.database.read() as connection:
+        assert [each["id"] for each in operations.abandoned(connection)] == [row["id"]]

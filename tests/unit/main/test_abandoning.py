@@ -1,0 +1,131 @@
+"""``operation abandon`` asks first, says what was and what is, and does nothing it was not told to."""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from stillframe.db import operations
+from stillframe.db.engine import Database
+from stillframe.db.tables import operations as table
+from stillframe.errors import BadRequest, Conflict, NotFound
+from stillframe.journal import record
+from stillframe.journal.record import Request
+from stillframe.main import abandoning
+from tests.unit import builders
+from tests.unit.builders import VOLUME, new_id
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def parked(database: Database) -> str:
+    """An extend that was never begun."""
+    plan = [{"verb": "Resize", "args": {"name": "volume-x", "format": "qcow2", "size": 3 << 30}}]
+    intent = {"volume_id": VOLUME, "size": 3, "status_before": "available"}
+    with database.write() as connection:
+        builders.volume_row(connection, status="error_extending")
+        made = record.submit(connection, Request("volumes", "extend_volume", intent, plan, [f"volume:{VOLUME}"], "r"))
+        fault = {"code": "parked", "message": "a mixture", "details": {}}
+        connection.execute(update(table).where(table.c.id == made).values(state="parked", fault=fault))
+    return made
+
+
+@pytest.fixture
+def command(database: Database, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setattr(abandoning, "database_of", lambda _parsed: database)
+
+    def run(operation_id: str, yes: bool = False) -> tuple[int, str]:
+        app: Any = SimpleNamespace(stdout=io.StringIO())
+        code = abandoning.Abandon(app, None).take_action(argparse.Namespace(operation=operation_id, yes=yes))
+        return code, app.stdout.getvalue()
+
+    return run
+
+
+def state(database: Database, operation_id: str) -> str:
+    with database.read() as connection:
+        row = operations.get(connection, operation_id)
+    assert row is not None
+    return str(row["state"])
+
+
+def test_it_says_what_was_and_what_is(database: Database, parked: str, command: Command) -> None:
+    code, said = command(parked, yes=True)
+    assert (code, state(database, parked)) == (0, "undone")
+    assert said.splitlines() == [
+        f"operation {parked} (volumes, extend_volume) is parked: a mixture",
+        f"volume {VOLUME} is error_extending",
+        f"operation {parked} was parked and is undone: a person abandoned it: a mixture",
+        f"volume {VOLUME} was error_extending and is available",
+        f"next: {abandoning._kind({'service': 'volumes', 'kind': 'extend_volume'}).afterwards}",
+    ]
+
+
+@pytest.mark.parametrize(("answer", "wanted"), [("y", (0, "undone")), ("", (1, "parked")), ("n", (1, "parked"))])
+def test_on_a_terminal_it_asks(
+    database: Database, parked: str, command: Command, monkeypatch: pytest.MonkeyPatch, answer: str, wanted: tuple[int, str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda _question: answer)
+    code, said = command(parked)
+    assert (code, state(database, parked)) == wanted
+    assert ("nothing was done" in said) is (code == 1)
+
+
+def test_without_a_terminal_it_wants_to_be_told(
+    database: Database, parked: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    with pytest.raises(BadRequest, match="--yes"):
+        command(parked)
+    assert state(database, parked) == "parked"
+
+
+def test_what_was_retried_while_it_asked_is_left_alone(
+    database: Database, parked: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def retried(_question: str) -> str:
+        with database.write() as connection:
+            row = operations.get(connection, parked)
+            assert row and operations.unpark_one(connection, row)
+        return "y"
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", retried)
+    with pytest.raises(Conflict, match="meanwhile"):
+        command(parked)
+    assert state(database, parked) == "running"
+
+
+def test_what_is_not_there_or_not_known(database: Database, parked: str, command: Command) -> None:
+    with pytest.raises(NotFound):
+        command(new_id(), yes=True)
+    with database.write() as connection:
+        connection.execute(update(table).where(table.c.id == parked).values(kind="of_a_later_release"))
+    with pytest.raises(Conflict, match="does not know"):
+        command(parked, yes=True)
+    assert state(database, parked) == "parked"
+
+
+def test_every_kind_says_what_can_be_done_afterwards() -> None:
+    from stillframe.compute import operations as compute
+    from stillframe.volumes import operations as block_storage
+
+    for table_ in (compute.KINDS, block_storage.KINDS):
+        assert [name for name, kind in table_.items() if not kind.afterwards] == []
+
+
+def test_a_share_that_cannot_be_read_is_nothing_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    parsed = argparse.Namespace(config_file=[], state_dir=str(tmp_path))
+    row = {"intent": {"backend": "local", "share": "/not/there"}}
+    assert abandoning._present(parsed, database, row) is None
+    assert abandoning._present(parsed, database, {"intent": {}}) is None
