@@ -1,7 +1,5 @@
 """A share that fills up while a merge runs and has room again later: a small file system of its own, on a loop device."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from stillframe.errors import AgentFailed
 from stillframe.host import hypervisor
 from tests.support.guest.domain import Guest
 from tests.support.site import Site, open_site
+from tests.support.small_share import fill, small_share
 from tests.support.stack import wait_for
 
 SIZE_MIB = 256
@@ -21,35 +20,14 @@ TWELVE_HUNDRED = f"fill {{}} 1200 16 {ord('D')}"
 @pytest.fixture
 def share(tmp_path: Path) -> Iterator[Path]:
     """Where the services of ``tmp_path`` keep their volumes."""
-    image, mounted = tmp_path / "share.ext4", tmp_path / "state/share"
-    image.touch()
-    os.truncate(image, SIZE_MIB << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image], check=True)
-    mounted.mkdir(parents=True, mode=0o700)
-    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
-    try:
-        (mounted / "lost+found").rmdir()
+    with small_share(tmp_path, SIZE_MIB) as mounted:
         yield mounted
-    finally:
-        subprocess.run(["umount", mounted], check=True)
 
 
 @pytest.fixture
 def site(tmp_path: Path, share: Path) -> Iterator[Site]:
     with open_site(tmp_path, 1, "[volumes]\nminimum_free_mib = 1\n") as opened:
         yield opened
-
-
-def fill(share: Path) -> Path:
-    """Takes every free block."""
-    filler = share / "filler"
-    with filler.open("wb") as file:
-        while True:
-            room = os.statvfs(share)
-            try:
-                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), max(room.f_bavail * room.f_frsize, room.f_frsize))
-            except OSError:
-                return filler
 
 
 def needs_room(guest: Guest, command: str) -> bool:
