@@ -1,7 +1,6 @@
 """Releases a volume from a server that does not have it, with proof that nobody uses it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,9 +10,8 @@ from stillframe.context import Context
 from stillframe.db import attachments, volumes
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, Busy, Conflict, NotFound
-from stillframe.host import users as file_users
 from stillframe.journal import record
-from stillframe.volumes import finding
+from stillframe.volumes import finding, using
 from stillframe.volumes.world import World
 
 
@@ -43,7 +41,7 @@ def release(world: World, held: Row, named: bool = True) -> Sequence[Row]:
         volume = volumes.get(connection, held["volume_id"], None)
         assert volume is not None
         _refuse_if_at_work(connection, volume["id"])
-    used_by = users(world, volume)
+    used_by = using.users_of_volume(world, volume)
     if used_by:
         who, details = ("; ".join(used_by), {"users": used_by[:100]}) if named else ("a server or a program", {})
         raise Conflict(
@@ -61,30 +59,6 @@ def release(world: World, held: Row, named: bool = True) -> Sequence[Row]:
 def _refuse_if_at_work(connection: Connection, volume_id: str) -> None:
     record.refuse_if_busy(connection, f"volume:{volume_id}")
     finding.refuse_if_being_taken(connection, volume_id)
-
-
-def users(world: World, volume: Row) -> list[str]:
-    """Says in words who uses a file of the volume: descriptions of servers, live, inactive and saved, locks of QEMU on any
-    host, open files of programs on this one. Raises ServiceUnavailable, ShareUnavailable: then nobody knows."""
-    found = [_described(each) for each in world.compute.users_of(volume["id"])]
-    share = world.share(volume)
-    own = share.files(volume["id"])
-    open_here = opened(share.path, own)
-    found += [f"{who}, which has {name} open" for name in sorted(open_here) for who in open_here[name]]
-    found += [f"a program that holds a lock on {name}" for name in share.in_use(volume["id"]) if name not in open_here]
-    return found
-
-
-def _described(user: Mapping[str, str]) -> str:
-    if user["where"] == "attaching":
-        return f"server {user['server_id']}, which it is being attached to"
-    return f"the {user['where']} description of server {user['server_id']} ({user['name']})"
-
-
-def opened(directory: Path, own: Sequence[str]) -> dict[str, list[str]]:
-    """Returns, for each of the files that a program of this host has open, which programs do."""
-    wanted = {identity: name for name in own if (identity := file_users.identity(directory / name)) is not None}
-    return {wanted[identity]: found for identity, found in file_users.programs(wanted).items() if found}
 
 
 def drop(connection: Connection, held: Row) -> Sequence[Row]:

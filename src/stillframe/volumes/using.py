@@ -1,9 +1,13 @@
-"""Who uses a file of a share: asked before it is taken over, given up or gets another name, and by the list of what may be."""
+"""Who uses a file of a share, or a volume: asked before it is taken over, changed, given up or released, and by the list of
+what may be."""
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from stillframe.db import volumes
+from stillframe.db.rows import Row
 from stillframe.errors import Conflict, FileInUse
+from stillframe.host import users as users_of_files
 from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.world import World
 
@@ -33,6 +37,30 @@ def refuse_users(name: str, used: Mapping[str, Sequence[str]], verb: str) -> Non
     found = used.get(name)
     if found:
         raise FileInUse(f"{name} cannot be {verb}: {'; '.join(found[:10])}", users=found[:100])
+
+
+def users_of_volume(world: World, volume: Row) -> list[str]:
+    """Says in words who uses a file of the volume: descriptions of servers, live, inactive and saved, locks of QEMU on any
+    host, open files of programs on this one. Raises ServiceUnavailable, ShareUnavailable: then nobody knows."""
+    found = [_described(each) for each in world.compute.users_of(volume["id"])]
+    share = world.share(volume)
+    own = share.files(volume["id"])
+    open_here = opened(share.path, own)
+    found += [f"{who}, which has {name} open" for name in sorted(open_here) for who in open_here[name]]
+    found += [f"a program that holds a lock on {name}" for name in share.in_use(volume["id"]) if name not in open_here]
+    return found
+
+
+def _described(user: Mapping[str, str]) -> str:
+    if user["where"] == "attaching":
+        return f"server {user['server_id']}, which it is being attached to"
+    return f"the {user['where']} description of server {user['server_id']} ({user['name']})"
+
+
+def opened(directory: Path, own: Sequence[str]) -> dict[str, list[str]]:
+    """Returns, for each of the files that a program of this host has open, which programs do."""
+    wanted = {identity: name for name in own if (identity := users_of_files.identity(directory / name)) is not None}
+    return {wanted[identity]: found for identity, found in users_of_files.programs(wanted).items() if found}
 
 
 def naming(world: World, share: Share, volume_id: str) -> list[str]:

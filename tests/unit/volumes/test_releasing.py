@@ -9,7 +9,7 @@ from stillframe.db import attachments, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadRequest, Busy, Conflict, NotFound, ServiceUnavailable, ShareUnavailable
 from stillframe.journal import record
-from stillframe.volumes import attaching, releasing, volume_changing
+from stillframe.volumes import attaching, releasing, using, volume_changing
 from stillframe.volumes.world import World
 from tests.unit import builders
 from tests.unit.builders import OTHER_VOLUME, SERVER, SET, VOLUME, context
@@ -83,7 +83,7 @@ def test_what_is_locked_is_not(world: World, attachment: str, way: str) -> None:
 
 
 def test_what_a_program_has_open_is_not(world: World, attachment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releasing, "opened", lambda *_: {BASE: ["qemu-nbd (pid 4711)"]})
+    monkeypatch.setattr(using, "opened", lambda *_: {BASE: ["qemu-nbd (pid 4711)"]})
     with pytest.raises(Conflict, match=rf"qemu-nbd \(pid 4711\), which has {BASE} open"):
         attaching.delete(world, ADMIN, attachment)
     assert state(world) == ("in-use", 1)

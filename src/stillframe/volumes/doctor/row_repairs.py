@@ -7,7 +7,8 @@ from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict
 from stillframe.volumes.doctor.repairs import Repair
 from stillframe.volumes.doctor.seen import ShareSeen
-from stillframe.volumes.releasing import drop, opened
+from stillframe.volumes.releasing import drop
+from stillframe.volumes.using import opened
 
 
 def _release_attachment(database: Database, repair: Repair, share: ShareSeen | None) -> None:
