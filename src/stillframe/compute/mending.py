@@ -23,3 +23,9 @@ def before_start(disk: Disk, volume_id: str, foundation: str | None) -> None:
         chain = qemu_img.read_chain(share, volume_id, str(disk.name), disk.format, foundation)
         for each in soundness.mend_open(share, chain.images):
             LOG.warning("volume %s: %s", volume_id, each)
+
+
+def before_growth(share: Path, disk: Disk, volume_id: str) -> None:
+    """As ``before_start``, of the one file that qemu-img is to write to. Raises NotSound for what no repair helps."""
+    for each in soundness.repair(share, str(disk.name), disk.format):
+        LOG.warning("volume %s: %s", volume_id, each)

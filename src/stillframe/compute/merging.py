@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.compute import definitions, owners, servers, turns
+from stillframe.compute import definitions, mending, owners, servers, turns
 from stillframe.compute.domain_xml import Disk
 from stillframe.compute.operations import merge
 from stillframe.compute.servers import Server
@@ -191,6 +191,7 @@ def resize_disk(world: World, context: Context, volume_id: str, size: int) -> No
     if server.view.active:
         block_jobs.resize(world.hypervisor.domain(server.id), disk.target, size)
     else:
+        mending.before_growth(share, disk, volume_id)
         qemu_img.resize(share, str(disk.name), disk.format, size)
     found = qcow2.read_as(share, str(disk.name), disk.format).size
     if found != size:

@@ -2,7 +2,19 @@
 
 import json
 
-from stillframe.chain.steps import Commit, CreateOverlay, Pull, Record, Trash, cost, to_documents
+from stillframe.chain.steps import (
+    Commit,
+    CreateOverlay,
+    Pull,
+    Record,
+    Rename,
+    Repoint,
+    Resize,
+    Trash,
+    cost,
+    to_documents,
+    written,
+)
 
 STEPS = (
     CreateOverlay("a", "b", "qcow2", 7),
@@ -27,3 +39,9 @@ def test_a_verb_that_comes_again_has_a_key_of_its_own() -> None:
 
 def test_only_commits_and_pulls_copy() -> None:
     assert cost((*STEPS, Pull("a", None, None, 4))) == 13
+
+
+def test_what_is_written_into_is_told_apart_from_what_is_read_or_made() -> None:
+    made = CreateOverlay("new", "a", "qcow2", 1)
+    steps = (made, Commit("a", "b", "qcow2", 1), Pull("c", "d", "qcow2", 1), Repoint("e", "f", "qcow2"), Resize("g", "raw", 1))
+    assert written((*steps, Rename("h", "i"), Trash("j"))) == {"b", "c", "e", "g"}
