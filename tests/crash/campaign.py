@@ -145,7 +145,7 @@ class Campaign:
         assert not gone & set(self.rows), "what should be gone is there"
         for each in model.failed:
             assert self.rows[each]["status"] == "error"
-            left = [path.name for path in self.stage.share.iterdir() if each in path.name]
+            left = [path.name for path in self.stage.share.rglob("*") if each in path.name]
             assert not left, left
         for name, content in model.files.items():
             assert filled(self.stage.share, name) == content

@@ -123,7 +123,7 @@ def write(path: Path, clusters: Content) -> None:
 
 def duplicate(stage: Stage, template: Copy, count: int) -> list[Copy]:
     made = [template.anew() for _ in range(count)]
-    names = [path for path in stage.share.iterdir() if any(key in path.name for key in template.ids.values())]
+    names = [path for path in stage.share.rglob("*") if any(key in path.name for key in template.ids.values())]
     stored = [path for path in stage.backups.rglob("*") if any(key in path.name for key in template.ids.values())]
     for copy in made:
         new = {template.ids[part]: key for part, key in copy.ids.items()}

@@ -1,6 +1,5 @@
 """Copies of a chain's content into the share, out of it and back in: byte for byte, and of nothing that is behind."""
 
-import os
 import random
 import re
 import stat
@@ -13,7 +12,7 @@ import pytest
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, overlay_name, temporary_name
 from stillframe.errors import BadImage, ChainConflict, StepFailed
-from stillframe.host import copies, extents, files, imports, publish, qcow2, qemu_img, run
+from stillframe.host import copies, extents, files, imports, pins, publish, qcow2, qemu_img, run, workdir
 from stillframe.host.copies import Source
 from tests.support.layers import KIB, MIB, Layers, opened
 from tests.unit.builders import OTHER_VOLUME, SNAPSHOT
@@ -60,7 +59,7 @@ def copied(layers: Layers, image: Image, source: Source = TOP) -> bytes:
     copies.publish_copy(layers.share, source, image, "token", OTHER_VOLUME)
     assert qcow2.read_as(layers.share, image.name, image.format) == image
     assert stat.S_IMODE((layers.share / image.name).stat().st_mode) == 0o660
-    assert not [name for name in os.listdir(layers.share) if name.startswith(".tmp")]
+    assert workdir.lying(layers.share) == []
     return layers.read(image.name, image.format)
 
 
@@ -112,10 +111,10 @@ def test_a_copy_takes_no_space_for_zeros(layers: Layers) -> None:
 
 
 def test_a_copy_too_small_for_its_source_is_refused_before_anything_is_made(tower: Layers) -> None:
-    before = set(os.listdir(tower.share))
+    before = set(files.listing(tower.share))
     with pytest.raises(StepFailed, match="does not fit"):
         copied(tower, Image(COPY, "qcow2", 4 * MIB - 512))
-    assert set(os.listdir(tower.share)) == before
+    assert set(files.listing(tower.share)) == before
 
 
 def test_a_copy_may_be_repeated_and_keeps_what_was_published(tower: Layers) -> None:
@@ -128,26 +127,25 @@ def test_a_copy_may_be_repeated_and_keeps_what_was_published(tower: Layers) -> N
 
 
 def test_what_an_interrupted_copy_left_is_made_anew(tower: Layers) -> None:
-    tower.base(temporary_name(OTHER_VOLUME, "token"), "qcow2", 4 * MIB)
-    tower.content.pop(temporary_name(OTHER_VOLUME, "token"))
+    with workdir.working(tower.share) as place:
+        (place / temporary_name(OTHER_VOLUME, "token")).write_bytes(b"QFI")
     assert copied(tower, Image(COPY, "qcow2", 4 * MIB)) == tower.content["top"]
 
 
 def test_a_copy_that_differs_is_never_published(tower: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file system lies: between copying and comparing one byte of the copy changes."""
-    real = copies.compare
+    real = copies._equal
 
-    def changed(share: Path, a: Source, b: Source) -> bool:
-        tower.formats[b.name] = b.format
-        tower.content[b.name] = tower.read(b.name)
-        tower.write(b.name, 0, 1, 0xEE)
-        tower.content.pop(b.name)
-        return real(share, a, b)
+    def changed(one: copies._Held, other: copies._Held) -> bool:
+        name = other.pinned.images[0].name
+        with workdir.working(tower.share) as place:
+            Layers(place, {name: bytes(MIB)}, {name: "qcow2"}).write(name, 0, 1, 0xEE)
+        return real(one, other)
 
-    monkeypatch.setattr(copies, "compare", changed)
+    monkeypatch.setattr(copies, "_equal", changed)
     with pytest.raises(StepFailed, match="differs"):
         copies.publish_copy(tower.share, TOP, Image(COPY, "qcow2", 4 * MIB), "token", OTHER_VOLUME)
-    assert set(os.listdir(tower.share)) == set(tower.content)
+    assert set(files.listing(tower.share)) == set(tower.content)
 
 
 def test_two_that_read_the_same_compare_equal_whatever_their_chains(tower: Layers) -> None:
@@ -198,7 +196,8 @@ def test_a_reflink_is_not_made_where_the_file_system_cannot(tmp_path: Path, xfs:
     (tmp_path / "a").write_bytes(b"content")
     for target in (tmp_path / "b", xfs / "b"):
         target.write_bytes(b"")
-        assert not files.reflink(tmp_path, "a", target), "needs a test directory on a file system without reflinks"
+        with pins.alone(tmp_path, "a", "raw") as source:
+            assert not files.reflink(source.handle("a"), target.parent, "b"), "needs a file system without reflinks"
         assert target.read_bytes() == b""
 
 
@@ -206,9 +205,10 @@ def test_a_file_somebody_writes_to_is_not_reflinked(xfs: Path) -> None:
     layers = Layers(xfs)
     layers.base("base", "raw", MIB)
     (xfs / "copy").write_bytes(b"")
-    with opened(xfs, "base", "raw"):
-        assert not copies._share_blocks(xfs, Source("base", "raw", 1), "copy")
-    assert copies._share_blocks(xfs, Source("base", "raw", 1), "copy")
+    with copies._hold(xfs, Source("base", "raw", 1)) as held:
+        with opened(xfs, "base", "raw"):
+            assert not copies._share_blocks(held, xfs, "copy")
+        assert copies._share_blocks(held, xfs, "copy")
 
 
 @pytest.mark.parametrize(("format_", "compress"), [("raw", False), ("qcow2", False), ("qcow2", True)])
@@ -445,7 +445,8 @@ def test_a_raw_file_of_any_length_comes_in_filled_up_to_a_sector(layers: Layers,
     source = Source("image", "raw", 1, tmp_path)
     expected = b"\x07" * length + b"\0" * (-length % 512)
     copies.copy_in(source, layers.share, "temporary", "qcow2")
-    assert layers.read("temporary", "qcow2") == expected
+    with workdir.working(layers.share) as place:
+        assert Layers(place).read("temporary", "qcow2") == expected
     copies.publish_copy(layers.share, source, Image(COPY, "raw", 2 * MIB), "token", OTHER_VOLUME)
     assert layers.read(COPY, "raw") == expected.ljust(2 * MIB, b"\0")
 

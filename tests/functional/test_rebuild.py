@@ -460,7 +460,8 @@ def test_a_volume_that_is_not_sound_is_refused_and_the_others_are_taken(
 
 def test_a_share_of_cinders_is_managed_while_the_services_run(tmp_path: Path, cinder: Cinder) -> None:
     for path in cinder.share.iterdir():
-        path.chmod(0o644)
+        if path.is_file():
+            path.chmod(0o644)
     configuration = f"[DEFAULT]\nenabled_backends = local, theirs\n[theirs]\nshare_dir = {cinder.share}\n"
     lab = open_lab(tmp_path, configuration)
     try:

@@ -51,7 +51,8 @@ class Counter(Desk):
         lists = [self.api.ok("volume", "GET", f"/{kind}/detail")[kind] for kind in ("volumes", "snapshots", "backups")]
         for row in (row for rows in lists for row in rows):
             row.pop("updated_at", None)
-        files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.share.iterdir())
+        found = [path for path in self.share.rglob("*") if path.is_file()]
+        files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
         return [*lists, files]
 
     def refused(self, method: str, path: str, body: Any = None, *words: str, status: int = 400) -> None:

@@ -162,7 +162,10 @@ def images_are_made_written_merged_and_copied() -> None:
 @by_service
 def every_file_is_for_the_service_and_its_group_only() -> None:
     assert stat.S_IMODE(POINT.stat().st_mode) == 0o2770
-    for path in POINT.iterdir():
+    working = POINT / ".stillframe"
+    assert stat.S_IMODE(working.stat().st_mode) & 0o777 == 0o700
+    as_user((HYPERVISOR_UID, SHARE_GID), lambda: expect(PermissionError, "", lambda: os.listdir(working)))
+    for path in (each for each in POINT.iterdir() if each != working):
         found = path.stat()
         assert (found.st_uid, found.st_gid) == SERVICE, path
         assert stat.S_IMODE(found.st_mode) == 0o660, f"{path}: {found.st_mode:o}"

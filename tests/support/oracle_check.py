@@ -107,7 +107,7 @@ class Checker:
             else:
                 yield from (f"nobody needs {name}, and it is not merged" for name in self._loose(volume_id))
         for share, wanted in expected.items():
-            yield from _compare(f"files of {share.name}", {path.name for path in share.iterdir()}, wanted)
+            yield from _compare(f"files of {share.name}", {path.name for path in share.rglob("*")} - {".stillframe"}, wanted)
             yield from _modes(share)
 
     def _needed(self, row: Row) -> set[str]:
@@ -183,7 +183,11 @@ def _columns(row: Row | None, wanted: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _modes(share: Path) -> Iterator[str]:
-    for path, wanted in ((share, 0o2770), *((path, 0o660) for path in share.iterdir())):
+    for path, wanted in (
+        (share, 0o2770),
+        (share / ".stillframe", 0o2700),
+        *((path, 0o660) for path in share.rglob("*") if path.is_file()),
+    ):
         mode = stat.S_IMODE(path.lstat().st_mode)
         yield from _compare(f"mode of {path.name}", f"{mode:o}", f"{wanted:o}")
 

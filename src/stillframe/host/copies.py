@@ -8,18 +8,22 @@ time. ``-t none`` and ``-W`` brought nothing; reflinks and ``-C`` on XFS a tenth
 ``docs/reference/bench-offline.md``.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stillframe.chain.image import Image
-from stillframe.errors import StepFailed
-from stillframe.host import files, image_command, inspection, publish, qcow2, qemu_img
+from stillframe.errors import ChainConflict, StepFailed
+from stillframe.host import files, image_command, inspection, pins, publish, qcow2, qemu_img, workdir
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import Limits, attempt, failure, run
+from stillframe.host.pins import Pinned
+from stillframe.host.run import Limits, Place, attempt, failure, run
 
 _ZSTD = "compression_type=zstd"
+_APART = ".apart"
 _CLUSTERS = f"cluster_size={64 << 10}"  # those of a full backup; what differs is rounded up to them
 
 
@@ -38,30 +42,29 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A source that was looked at: how qemu-img is to name it, its files nearest first."""
+class _Held:
+    """A source that was looked at and is held open, and the greatest depth it may have."""
 
-    path: str
-    images: tuple[Image, ...]
+    pinned: Pinned
     depth: int
 
     @property
     def format(self) -> str:
-        return self.images[0].format
+        return self.pinned.images[0].format
 
     @property
     def size(self) -> int:
         """QEMU counts in sectors: a raw file's last one is filled up with zeros."""
-        return (self.images[0].size + 511) // 512 * 512
+        return (self.pinned.images[0].size + 511) // 512 * 512
 
     def limits(self, size: int | None = None) -> Limits:
         return limits(self.depth + 1, size=size)
 
 
-def _open(share: Path, source: Source) -> _Opened:
-    images = inspection.chain_of(source.directory or share, source.name, source.format)
-    path = source.name if source.directory is None else str(source.directory.absolute() / source.name)
-    return _Opened(path, images, max(source.depth, len(images)))
+@contextmanager
+def _hold(share: Path, source: Source) -> Iterator[_Held]:
+    with pins.chain(source.directory or share, source.name, source.format) as pinned:
+        yield _Held(pinned, max(source.depth, len(pinned.images)))
 
 
 def publish_copy(share: Path, source: Source, image: Image, token: str, volume_id: str) -> None:
@@ -69,63 +72,84 @@ def publish_copy(share: Path, source: Source, image: Image, token: str, volume_i
 
     With ``image.backing`` the new file is an overlay on it that holds the whole content itself: nothing is read from the
     backing file, now or later. May be repeated with the same token. Raises StepFailed when the source is larger than
-    ``image.size`` or the copy does not compare equal, and what ``source.confirm`` raises.
+    ``image.size`` or the copy does not compare equal, ChainConflict when the source was written meanwhile, and what
+    ``source.confirm`` raises.
     """
-    opened = _open(share, source)
-    if image.size < opened.size:
-        raise StepFailed(f"{source.name} has {opened.size} bytes and does not fit into the {image.size} of {image.name}")
-    temporary = publish.begin(share, image, token, volume_id)
-    if temporary is None:
-        return
-    with files.made_durable(share, temporary) as begin_sync, ThreadPoolExecutor(1, "confirm") as helper:
-        shared = _share_blocks(share, source, temporary)
-        # One file, the same format, nothing behind or below it: then what the kernel shared is the whole copy.
-        whole = shared and len(opened.images) == 1 and image.backing is None and image.format == source.format
-        if not whole:
-            _copy(share, opened, image, temporary, offload=shared)
-        begin_sync()  # the disk writes while one processor compares and another one confirms
-        confirmed = helper.submit(source.confirm)
-        if not whole:
-            _verify(share, source, Source(temporary, image.format, source.depth))
-        confirmed.result()
-    qemu_img.grow(share, temporary, image.format, image.size)
-    qemu_img.check(share, temporary, image.format)
+    with _hold(share, source) as held:
+        if image.size < held.size:
+            raise StepFailed(f"{source.name} has {held.size} bytes and does not fit into the {image.size} of {image.name}")
+        temporary = publish.begin(share, image, token, volume_id)
+        if temporary is None:
+            return
+        with workdir.working(share) as place:
+            with _removed_after_an_error(place, temporary):
+                _fill(held, source.confirm, place, replace(image, name=temporary), share)
+            qemu_img.grow(place, temporary, image.format, image.size, behind=share)
+            qemu_img.check(place, temporary, image.format)
     publish.finish(share, temporary, image)
 
 
-def _share_blocks(share: Path, source: Source, temporary: str) -> bool:
+@contextmanager
+def _removed_after_an_error(place: Path, temporary: str) -> Iterator[None]:
+    """Whatever went wrong, a copy of what was not to be read must not lie there."""
+    try:
+        yield
+    except (StepFailed, ChainConflict):
+        files.remove(place, temporary)
+        raise
+
+
+def _fill(held: _Held, confirm: Callable[[], None], place: Path, image: Image, share: Path) -> None:
+    """Makes ``image``, an empty file in ``place``, a durable copy; what backs it lies on the share."""
+    with files.made_durable(place, image.name) as begin_sync, ThreadPoolExecutor(1, "confirm") as helper:
+        shared = _share_blocks(held, place, image.name)
+        # One file, the same format, nothing behind or below it: then what the kernel shared is the whole copy.
+        whole = shared and len(held.pinned.images) == 1 and image.backing is None and image.format == held.format
+        if not whole:
+            _copy(place, held, image, offload=shared)
+        begin_sync()  # the disk writes while one processor compares and another one confirms
+        confirmed = helper.submit(confirm)
+        if not whole:
+            with pins.chain(place, image.name, image.format, share) as copy:
+                if not _equal(held, _Held(copy, held.depth)):
+                    raise StepFailed(f"the copy of {held.pinned.images[0].name} differs from it")
+        held.pinned.confirm()
+        confirmed.result()
+
+
+def _share_blocks(held: _Held, place: Path, temporary: str) -> bool:
     """Makes ``temporary`` a reflink of the source's own file; False where the file system cannot, or a guest writes it."""
-    directory = source.directory or share
-    return not files.is_written(directory, source.name) and files.reflink(directory, source.name, share / temporary)
+    handle = held.pinned.opened[0].handle
+    return not files.is_written_open(handle) and files.reflink(handle, place, temporary)
 
 
-def _copy(share: Path, opened: _Opened, image: Image, temporary: str, offload: bool) -> None:
+def _copy(place: Path, held: _Held, image: Image, offload: bool) -> None:
     """``offload`` lets the file system copy (-C): where it shares blocks that takes a tenth of the time. It does not look
     for zeros in the content, so elsewhere, where it takes as long as any copy, it is not used."""
     options = ["-C"] if offload else []
+    there = Place(place, held.pinned.descriptors)
     if image.backing is None or image.backing_format is None:
-        words = command("convert", [opened.format, image.format], [*options, opened.path, temporary])
-        run(words, cwd=share, limits=opened.limits(opened.size))
+        words = command("convert", [held.format, image.format], [*options, held.pinned.path, image.name])
+        run(words, cwd=there, limits=held.limits(held.size))
         return
     # Of the source's size: convert leaves a tail as it is, resize fills it with zeros where the backing file is longer.
-    run(command("create", [image.format], [temporary, str(opened.size)]), cwd=share, limits=limits(1))
-    target = image_command.above_nothing(temporary, opened.size)
-    words = command("fill", [opened.format, image.format], [*options, opened.path, target])
-    run(words, cwd=share, limits=opened.limits(opened.size))
-    qemu_img.repoint(share, temporary, image.backing, image.backing_format)
-
-
-def _verify(share: Path, source: Source, copy: Source) -> None:
-    if not compare(share, source, copy):
-        files.remove(share, copy.name)
-        raise StepFailed(f"the copy of {source.name} differs from it")
+    run(command("create", [image.format], [image.name, str(held.size)]), cwd=place, limits=limits(1))
+    target = image_command.above_nothing(image.name, held.size)
+    words = command("fill", [held.format, image.format], [*options, held.pinned.path, target])
+    run(words, cwd=there, limits=held.limits(held.size))
+    qemu_img.repoint(place, image.name, image.backing, image.backing_format)
 
 
 def compare(share: Path, a: Source, b: Source) -> bool:
     """Tells whether both read the same; where one is longer, whether its rest is zeros."""
-    one, other = _open(share, a), _open(share, b)
-    words = command("compare", [one.format, other.format], [one.path, other.path])
-    outcome = attempt(words, cwd=share, limits=limits(one.depth + other.depth))
+    with _hold(share, a) as one, _hold(share, b) as other:
+        return _equal(one, other)
+
+
+def _equal(one: _Held, other: _Held) -> bool:
+    words = command("compare", [one.format, other.format], [one.pinned.path, other.pinned.path])
+    there = Place(one.pinned.directory, (*one.pinned.descriptors, *other.pinned.descriptors))
+    outcome = attempt(words, cwd=there, limits=limits(one.depth + other.depth))
     if outcome.code not in (0, 1):
         raise failure(words, outcome)
     return outcome.code == 0
@@ -139,13 +163,19 @@ def copy_out(source: Source, share: Path, target: Path, format_: str, compress: 
     """
     if compress and format_ != "qcow2":
         raise StepFailed(f"a {format_} file cannot be compressed")
-    opened = _open(share, source)
     options = ["-c", "-o", _ZSTD] if compress else []
-    _renew(target)
-    with files.made_durable(target.parent, target.name):
-        words = command("convert", [opened.format, format_], [*options, opened.path, str(target.absolute())])
-        run(words, cwd=share, limits=opened.limits(opened.size))
-    _expect(target.parent, Image(target.name, format_, opened.size))
+    with _hold(share, source) as held, workdir.held(target.parent) as place:
+        _convert(held, place, target.name, format_, options)
+
+
+def _convert(held: _Held, place: Path, name: str, format_: str, options: Sequence[str] = ()) -> None:
+    """Converts into ``name``, a new file in a directory that nobody else may enter, durably."""
+    _renew(place, name)
+    with files.made_durable(place, name), _removed_after_an_error(place, name):
+        words = command("convert", [held.format, format_], [*options, held.pinned.path, name])
+        run(words, cwd=Place(place, held.pinned.descriptors), limits=held.limits(held.size))
+        held.pinned.confirm()
+    _expect(place, Image(name, format_, held.size))
 
 
 def copy_layer_out(share: Path, source: Source, target: Path, backing: str, above: str | None = None) -> None:
@@ -160,60 +190,63 @@ def copy_layer_out(share: Path, source: Source, target: Path, backing: str, abov
     ``rebase``, which cannot compress, and compresses only in ``convert -B``, which looks at one file (both tested). Nobody
     finds it after a crash but who removes the directory. Raises StepFailed when ``above`` is not behind ``source``.
     """
-    opened = _open(share, source)
-    nearest = opened.images[1].name if len(opened.images) > 1 else None
-    behind = {image.name: image.format for image in opened.images[1:]}
-    above = above or nearest
-    if above is None or above not in behind:
-        raise StepFailed(f"{source.name} is {opened.format} and no layer above {above or 'another file'}")
-    inspection.plain_name(backing)
-    apart = str(target.absolute()) + ".apart"
-    _renew(Path(apart))
-    _tell_apart(share, opened, str((source.directory or share).absolute() / above), behind[above], apart)
-    _renew(target)
-    path = str(target.absolute())
-    with files.made_durable(target.parent, target.name):
-        arguments = ["-o", f"{_CLUSTERS},{_ZSTD}", path, str(opened.size)]
-        run(command("create", ["qcow2"], arguments), cwd=share, limits=limits(1))
-        ends = [image_command.above_nothing(each, opened.size) for each in (apart, path)]
-        run(command("fill above", ["qcow2"] * 3, ["-c", "-B", backing, *ends]), cwd=share, limits=limits(1, size=opened.size))
-        qemu_img.repoint(target.parent, target.name, backing, "qcow2")
-    files.remove(target.parent, Path(apart).name)
-    _expect(target.parent, Image(target.name, "qcow2", opened.size, backing, "qcow2"))
+    name, apart = target.name, f"{target.name}.apart"
+    with _hold(share, source) as held, workdir.held(target.parent) as place:
+        behind = [image.name for image in held.pinned.images[1:]]
+        above = above or next(iter(behind), None)
+        if above is None or above not in behind:
+            raise StepFailed(f"{source.name} is {held.format} and no layer above {above or 'another file'}")
+        inspection.plain_name(backing)
+        _renew(place, apart)
+        with _removed_after_an_error(place, apart):
+            _tell_apart(held, place, apart, above)
+            held.pinned.confirm()
+        _renew(place, name)
+        with files.made_durable(place, name):
+            run(command("create", ["qcow2"], ["-o", f"{_CLUSTERS},{_ZSTD}", name, str(held.size)]), cwd=place, limits=limits(1))
+            ends = [image_command.above_nothing(each, held.size) for each in (apart, name)]
+            words = command("fill above", ["qcow2"] * 3, ["-c", "-B", backing, *ends])
+            run(words, cwd=place, limits=limits(1, size=held.size))
+            qemu_img.repoint(place, name, backing, "qcow2")
+        files.remove(place, apart)
+        _expect(place, Image(name, "qcow2", held.size, backing, "qcow2"))
 
 
-def _tell_apart(share: Path, opened: _Opened, above: str, above_format: str, apart: str) -> None:
+def _tell_apart(held: _Held, place: Path, apart: str, above: str) -> None:
     """Makes ``apart`` an overlay on nothing that holds the clusters in which the source differs from ``above``."""
-    top = str((share / opened.path).absolute())
-    arguments = ["-o", _CLUSTERS, "-b", top, apart, str(opened.size)]
-    run(command("overlay", ["qcow2", opened.format], arguments), cwd=share, limits=limits(1))
-    # Both chains are open at once. Nothing of ``apart`` is believed after a crash, so nothing of it is synced.
-    both = replace(opened, depth=2 * opened.depth)
-    words = command("tell apart", ["qcow2", above_format], ["-b", above, apart])
-    run(words, cwd=share, limits=both.limits(opened.size))
+    top, above_format = held.pinned.images[0], next(each.format for each in held.pinned.images if each.name == above)
+    arguments = ["-o", _CLUSTERS, "-b", top.name, apart, str(held.size)]
+    run(command("overlay", ["qcow2", top.format], arguments), cwd=place, limits=limits(1))
+    handle = files.open_regular(place, apart)
+    try:
+        held.pinned.add(_APART, handle)
+        # Both chains are open at once. Nothing of ``apart`` is believed after a crash, so nothing of it is synced.
+        both = replace(held, depth=2 * held.depth)
+        words = command("tell apart", ["qcow2", above_format], ["-b", above, held.pinned.below(_APART)])
+        there = Place(held.pinned.directory, (*held.pinned.descriptors, handle))
+        run(words, cwd=there, limits=both.limits(held.size))
+    finally:
+        os.close(handle)
     # Its source is gone from its header: from here on only the clusters it holds are read.
-    run(command("detach", ["qcow2"], [apart]), cwd=share, limits=limits(1))
+    run(command("detach", ["qcow2"], [apart]), cwd=place, limits=limits(1))
 
 
 def copy_in(source: Source, share: Path, temporary: str, format_: str) -> None:
-    """Converts a file from outside, its chain beside it, into the one file ``temporary`` on the share, which is replaced.
+    """Converts a file from outside, its chain beside it, into the one file ``temporary`` in the working directory of the share,
+    which is replaced.
 
     The source was looked at by the caller (``imports.inspect_import``) and is looked at again here. ``temporary`` is
     durable afterwards and gets its name by ``publish.publish_as``.
     """
-    opened = _open(share, replace(source, directory=source.directory or share))
     inspection.plain_name(temporary)
-    _renew(share / temporary)
-    with files.made_durable(share, temporary):
-        words = command("convert", [opened.format, format_], [opened.path, temporary])
-        run(words, cwd=share, limits=opened.limits(opened.size))
-    _expect(share, Image(temporary, format_, opened.size))
+    with _hold(share, source) as held, workdir.working(share) as place:
+        _convert(held, place, temporary, format_)
 
 
-def _renew(target: Path) -> None:
-    files.remove(target.parent, target.name)
-    files.create_empty(target.parent, target.name)
-    files.sync_directory(target.parent)
+def _renew(directory: Path, name: str) -> None:
+    files.remove(directory, name)
+    files.create_empty(directory, name)
+    files.sync_directory(directory)
 
 
 def _expect(directory: Path, image: Image) -> None:

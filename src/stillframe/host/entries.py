@@ -3,10 +3,11 @@
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillframe.host import files
+from stillframe.host import files, workdir
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,20 @@ class Entry:
 
 
 def look(directory: Path) -> Mapping[str, Entry]:
-    """Returns every entry by name; what goes away meanwhile is left out. Raises ShareUnavailable."""
-    found = {}
+    """Returns every entry by name, those of the working directory too; what goes away meanwhile is left out. Raises
+    ShareUnavailable."""
+    found: dict[str, Entry] = {}
     for name in files.listing(directory):
-        with files.share_errors(directory):
-            try:
-                found[name] = _entry(name, os.stat(directory / name, follow_symlinks=False))
-            except FileNotFoundError:
-                continue
+        _add(found, directory, name)
+    with files.share_errors(directory), suppress(FileNotFoundError), workdir.working(directory, make=False) as place:
+        for name in os.listdir(place):
+            _add(found, place, name)
     return found
+
+
+def _add(found: dict[str, Entry], directory: Path, name: str) -> None:
+    with files.share_errors(directory), suppress(FileNotFoundError):
+        found[name] = _entry(name, os.stat(directory / name, follow_symlinks=False))
 
 
 def _entry(name: str, found: os.stat_result) -> Entry:
@@ -70,17 +76,14 @@ def read_text(directory: Path, name: str) -> str | None:
 
 def write_text(directory: Path, name: str, text: str) -> None:
     """Replaces a small text, as ``read_text`` returned it, atomically and durably, mode 0660."""
-    temporary = f".tmp.{name}"
-    files.remove(directory, temporary)
-    files.create_empty(directory, temporary)
-    (directory / temporary).write_bytes(text.encode(errors="surrogateescape"))
-    files.sync_file(directory, temporary)
-    files.rename_over(directory, temporary, name)
+    files.write_bytes(directory, name, text.encode(errors="surrogateescape"))
 
 
 def append_line(path: Path, line: str) -> None:
     """Adds one line to a text of mode 0600, which is made when it is missing; durable when it returns."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    handle = files.open_regular(path.parent, path.name, flags=os.O_WRONLY | os.O_APPEND)
     try:
         os.write(handle, line.encode() + b"\n")
         os.fsync(handle)

@@ -1,11 +1,12 @@
 """Examines an image file without standing in anybody's way: no lock is taken, nothing is changed."""
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillframe.host import files, image_command, inspection, references
+from stillframe.host import files, image_command, pins, references
 from stillframe.host.image_command import command, limits
 from stillframe.host.run import attempt, failure, run
 
@@ -29,14 +30,17 @@ def examine(share: Path, name: str, format_: str) -> Examination | None:
     """
     if format_ == "raw":
         return Examination()
-    before = _state(share, name)
     if files.is_written(share, name):
         return None
-    inspection.alone(share, name, format_)
-    words = command("check", [format_], ["-U", image_command.alone(name, format_)])
-    outcome = attempt(words, cwd=share, limits=limits(1))
-    if files.is_written(share, name) or _state(share, name) != before:
-        return None
+    with pins.alone(share, name, format_) as pinned:
+        handle = pinned.handle(name)
+        before = _state(handle)
+        if files.is_written_open(handle):
+            return None
+        words = command("check", [format_], ["-U", pinned.word])
+        outcome = attempt(words, cwd=pinned.place, limits=limits(1))
+        if files.is_written_open(handle) or _state(handle) != before:
+            return None
     if outcome.code == _CORRUPT:
         return Examination(damage=_damage(outcome.output, outcome.complaint))
     if outcome.code not in (0, _LEAKS):
@@ -48,17 +52,18 @@ def beyond_repair(share: Path, name: str) -> str | None:
     """Returns what a repair of the counts of a qcow2 file would leave wrong, None for nothing. Nothing is changed, and no lock
     is taken: the repair is made for show, its writes go into a scratch file. Reads every table of the file, three times.
     Raises BadImage for a file QEMU must not see, HostCommandFailed."""
-    inspection.alone(share, name, "qcow2")
-    told = references.contradiction(share, name)
-    if told is not None:
-        return told
-    length = (share / name).stat(follow_symlinks=False).st_size
-    with tempfile.TemporaryDirectory() as directory:
-        scratch = Path(directory) / "scratch"
-        # New counts may be put behind the end of the file.
-        run(command("create", ["qcow2"], [str(scratch), str((length + length // 8 + _ROOM) // 512 * 512)]), cwd=share)
-        words = command("check", ["qcow2"], ["-r", "all", image_command.over(scratch, name)])
-        outcome = attempt(words, cwd=share, limits=limits(2))
+    with pins.alone(share, name, "qcow2") as pinned:
+        told = references.contradiction_of(pinned.handle(name), name)
+        if told is not None:
+            return told
+        length = os.fstat(pinned.handle(name)).st_size
+        with tempfile.TemporaryDirectory() as directory:
+            scratch = Path(directory) / "scratch"
+            # New counts may be put behind the end of the file.
+            size = (length + length // 8 + _ROOM) // 512 * 512
+            run(command("create", ["qcow2"], [str(scratch), str(size)]), cwd=scratch.parent)
+            words = command("check", ["qcow2"], ["-r", "all", image_command.over(scratch, name)])
+            outcome = attempt(words, cwd=pinned.place, limits=limits(2))
     if outcome.code == _CORRUPT:
         return _damage(outcome.output, outcome.complaint)
     if outcome.code not in (0, _LEAKS):
@@ -66,8 +71,8 @@ def beyond_repair(share: Path, name: str) -> str | None:
     return None
 
 
-def _state(share: Path, name: str) -> tuple[int, int, int]:
-    found = (share / name).stat(follow_symlinks=False)
+def _state(handle: int) -> tuple[int, int, int]:
+    found = os.fstat(handle)
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stillframe.errors import StepFailed
-from stillframe.host import inspection
+from stillframe.host import pins
 from stillframe.host.image_command import command, limits
 from stillframe.host.run import failure, feed
 
@@ -36,11 +36,11 @@ def extents(share: Path, name: str, format_: str, depth: int, shared: bool = Fal
     ``shared`` also reads a file a guest has open (-U): what comes back is then true only roughly, good for a cost. The
     output of qemu-img is read as it comes and never cut off. Raises StepFailed for more than ``MOST_EXTENTS`` extents.
     """
-    images = inspection.chain_of(share, name, format_)
-    words = command("map", [format_], ["-U", name] if shared else [name])
     reader = _Reader(name)
-    bounds = replace(limits(max(depth, len(images))), output=_MOST_OUTPUT)
-    outcome = feed(words, reader.take, cwd=share, limits=bounds)
+    with pins.chain(share, name, format_) as pinned:
+        words = command("map", [format_], ["-U", pinned.word] if shared else [pinned.word])
+        bounds = replace(limits(max(depth, len(pinned.images))), output=_MOST_OUTPUT)
+        outcome = feed(words, reader.take, cwd=pinned.place, limits=bounds)
     if outcome.code != 0:
         raise failure(words, outcome)
     return reader.end()

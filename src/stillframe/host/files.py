@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.errors import BadImage, ShareUnavailable
+from stillframe.host import workdir
 
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EIO, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SHARE_WORDS = (  # what a program says when the share is to blame (strerror of the C locale)
@@ -45,26 +46,36 @@ def share_errors(share: Path) -> Iterator[None]:
         raise
 
 
-def open_regular(share: Path, name: str, links: bool = False) -> int:
-    """Opens a file for reading without following links or waiting; returns its descriptor.
+def open_regular(share: Path, name: str, links: bool = False, flags: int = os.O_RDONLY) -> int:
+    """Opens a file, for reading by default, without following links or waiting; returns its descriptor.
 
-    Raises BadImage unless it is a regular file with one name (with ``links``: any number of names), FileNotFoundError when
-    it does not exist.
+    What it is is looked at before it is opened (O_PATH), so that no pipe or device is, and the very inode that was looked at is
+    opened then. Raises BadImage unless it is a regular file with one name (with ``links``: any number of names),
+    FileNotFoundError when it does not exist.
     """
-    directory = os.open(share, os.O_RDONLY | os.O_DIRECTORY)
+    directory = os.open(share, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise BadImage(f"{name} is a symbolic link or a special file") from error
-        raise
+        seen = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     finally:
         os.close(directory)
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or (found.st_nlink != 1 and not links):
-        os.close(handle)
-        raise BadImage(f"{name} is not a regular file with one name")
-    return handle
+    try:
+        found = os.fstat(seen)
+        if not stat.S_ISREG(found.st_mode):
+            raise BadImage(f"{name} is a symbolic link or a special file")
+        if found.st_nlink != 1 and not links:
+            raise BadImage(f"{name} is not a regular file with one name")
+        return os.open(f"/proc/self/fd/{seen}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(seen)
+
+
+def same_file(handle: int, share: Path, name: str) -> bool:
+    """Tells whether the name still leads to the file of the descriptor."""
+    try:
+        found = os.stat(share / name, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(handle))
 
 
 def read_start(share: Path, name: str, length: int) -> tuple[bytes, int]:
@@ -83,8 +94,9 @@ def exists(share: Path, name: str) -> bool:
 
 
 def listing(share: Path) -> list[str]:
+    """Returns the names in a directory but that of the working directory, in order. Raises ShareUnavailable."""
     with share_errors(share):
-        return sorted(os.listdir(share))
+        return sorted(name for name in os.listdir(share) if name != workdir.NAME)
 
 
 def age_seconds(share: Path, name: str) -> float:
@@ -121,16 +133,33 @@ def free_bytes(share: Path) -> int:
 
 def create_empty(share: Path, name: str) -> None:
     """Makes a new empty file with mode 0660 before anything is written to it (R11). Raises FileExistsError."""
-    handle = os.open(share / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o660)
+    os.close(_create(share, name, 0o660))
+
+
+def _create(share: Path, name: str, mode: int) -> int:
+    handle = os.open(share / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        os.fchmod(handle, 0o660)  # whatever the umask took away
+        os.fchmod(handle, mode)  # whatever the umask took away
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+@contextmanager
+def made_durable(share: Path, name: str) -> Iterator[Callable[[], None]]:
+    """Fsyncs the file after the block, on a descriptor opened before it, as ``durable`` does."""
+    handle = open_regular(share, name)
+    try:
+        with durable(handle) as begin:
+            yield begin
     finally:
         os.close(handle)
 
 
 @contextmanager
-def made_durable(share: Path, name: str) -> Iterator[Callable[[], None]]:
-    """Fsyncs the file after the block, on a descriptor opened before it.
+def durable(handle: int) -> Iterator[Callable[[], None]]:
+    """Fsyncs an open file after the block.
 
     The block may call what it is given to have the writing-out begin while it does something else.
 
@@ -138,37 +167,29 @@ def made_durable(share: Path, name: str) -> Iterator[Callable[[], None]]:
     some of them (finding 2, qemu 7.2), and a descriptor opened afterwards would hear nothing. When the block raises,
     its error is what counts.
     """
-    handle = open_regular(share, name)
     begun: list[Future[None]] = []
-    try:
-        with ThreadPoolExecutor(1, "fsync") as helper:
-            yield lambda: begun.append(helper.submit(os.fsync, handle))
-        for each in begun:
-            each.result()
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with ThreadPoolExecutor(1, "fsync") as helper:
+        yield lambda: begun.append(helper.submit(os.fsync, handle))
+    for each in begun:
+        each.result()
+    os.fsync(handle)
 
 
-def reflink(directory: Path, source_name: str, target: Path) -> bool:
-    """Makes ``target``, an existing empty file, share every block of a file: constant time, whatever the size.
+def reflink(source: int, directory: Path, name: str) -> bool:
+    """Makes ``name``, an existing empty file, share every block of an open file: constant time, whatever the size.
 
     Returns False, with the target untouched, where the file system cannot do that (ext4, NFS before 4.2, another file
     system). Not for a file somebody writes to: what its writer holds in memory is not in the copy.
     """
-    source = open_regular(directory, source_name)
+    handle = open_regular(directory, name, flags=os.O_WRONLY)
     try:
-        handle = os.open(target, os.O_WRONLY | os.O_NOFOLLOW)
-        try:
-            fcntl.ioctl(handle, _FICLONE, source)
-        finally:
-            os.close(handle)
+        fcntl.ioctl(handle, _FICLONE, source)
     except OSError as error:
         if error.errno in _NO_REFLINK:
             return False
         raise
     finally:
-        os.close(source)
+        os.close(handle)
     return True
 
 
@@ -185,21 +206,30 @@ def rename_over(share: Path, old: str, new: str) -> None:
 
 
 def rename_new(share: Path, old: str, new: str) -> None:
-    """Gives ``old`` the name ``new`` durably, where no file has it. May be repeated: ``old`` gone is done.
+    """Gives the file ``old`` the name ``new`` durably, where no file has it. May be repeated: ``old`` gone is done.
 
-    link, unlink, fsync: never takes the place of another file. Raises FileExistsError, FileNotFoundError.
+    link, unlink, fsync: never takes the place of another file, and gives the name to the very file that was looked at. Raises
+    FileExistsError, FileNotFoundError, BadImage for what is no regular file.
     """
-    try:
-        os.link(share / old, share / new, follow_symlinks=False)
-    except FileExistsError:
-        if not exists(share, old):
+    with workdir.where(share, old) as place:
+        try:
+            handle = open_regular(place, old, links=True)
+        except FileNotFoundError:
+            os.stat(share / new, follow_symlinks=False)
+            sync_directory(share)
             return
-        if not os.path.samefile(share / old, share / new):
-            raise
-    except FileNotFoundError:
-        os.stat(share / new, follow_symlinks=False)
-    with suppress(FileNotFoundError):
-        os.unlink(share / old)
+        try:
+            try:
+                # With a directory's descriptor Python calls linkat, which follows the link to what is open.
+                os.link(f"/proc/self/fd/{handle}", share / new, src_dir_fd=handle, follow_symlinks=True)
+            except FileExistsError:
+                if not same_file(handle, share, new):
+                    raise
+            if same_file(handle, place, old):
+                with suppress(FileNotFoundError):
+                    os.unlink(place / old)
+        finally:
+            os.close(handle)
     sync_directory(share)
 
 
@@ -212,7 +242,7 @@ def make_share_directory(path: Path) -> None:
 
 def share_mode(share: Path, name: str) -> None:
     """Gives a new file mode 0660, whatever the program that made it asked for (qemu-img asks for 0644)."""
-    handle = os.open(share / name, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = open_regular(share, name)
     try:
         os.fchmod(handle, 0o660)
     finally:
@@ -220,7 +250,7 @@ def share_mode(share: Path, name: str) -> None:
 
 
 def sync_file(share: Path, name: str) -> None:
-    handle = os.open(share / name, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = open_regular(share, name, links=True)
     try:
         os.fsync(handle)
     finally:
@@ -238,30 +268,47 @@ def sync_directory(share: Path) -> None:
 def publish(share: Path, temporary: str, name: str) -> None:
     """Gives a finished, verified file its name. Fails with FileExistsError if the name is taken by another file.
 
-    fsync(file), link, unlink, fsync(directory): link() refuses to overwrite, and GlusterFS has no RENAME_NOREPLACE.
-    A retried link on NFS may answer EEXIST though the first one worked, so the same inode counts as done.
+    The file lies in the working directory, where nobody puts another one in its place. fsync(file), link, unlink,
+    fsync(directory): link() refuses to overwrite, and GlusterFS has no RENAME_NOREPLACE. A retried link on NFS may answer
+    EEXIST though the first one worked, so the same inode counts as done.
     """
-    sync_file(share, temporary)
-    try:
-        os.link(share / temporary, share / name, follow_symlinks=False)
-    except FileExistsError:
-        if not os.path.samefile(share / temporary, share / name):
-            raise
-    os.unlink(share / temporary)
+    with workdir.working(share) as place:
+        sync_file(place, temporary)
+        try:
+            os.link(place / temporary, share / name, follow_symlinks=False)
+        except FileExistsError:
+            if not os.path.samestat(*(os.stat(each, follow_symlinks=False) for each in (place / temporary, share / name))):
+                raise
+        os.unlink(place / temporary)
     sync_directory(share)
 
 
 def write_json(share: Path, name: str, document: Any, mode: int = 0o660) -> None:
     """Replaces a small JSON file atomically and durably."""
-    temporary = share / f".tmp.{name}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-    try:
-        os.fchmod(handle, mode)
-        os.write(handle, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    os.rename(temporary, share / name)
+    write_bytes(share, name, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n", mode)
+
+
+def write_bytes(share: Path, name: str, data: bytes, mode: int = 0o660) -> None:
+    """Replaces a small file atomically and durably. Raises BadImage when a directory stands in its place, FileNotFoundError
+    when another process writes the same name at this moment: what that one writes is published.
+    """
+    temporary = f".tmp.{name}"
+    with workdir.working(share) as place:
+        with suppress(FileNotFoundError):
+            os.unlink(place / temporary)  # what an interrupted try left
+        handle = _create(place, temporary, mode)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
+            if not same_file(handle, place, temporary):
+                raise FileNotFoundError(errno.ENOENT, "another process writes it at this moment", name)
+            os.rename(place / temporary, share / name)
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise BadImage(f"{name} is a directory: it cannot be written") from error
+        finally:
+            os.close(handle)
     sync_directory(share)
 
 
@@ -275,44 +322,78 @@ def read_json(share: Path, name: str) -> Any:
 
 
 def remove(share: Path, name: str) -> None:
-    """Unlinks a file durably; a file that is gone already is fine."""
+    """Unlinks a file durably, the name itself if it is a link; a file that is gone already is fine. Raises BadImage for a
+    directory."""
     try:
         os.unlink(share / name)
     except FileNotFoundError:
         return
+    except IsADirectoryError as error:
+        raise BadImage(f"{name} is a directory: it is not removed") from error
     sync_directory(share)
 
 
+def remove_temporary(share: Path, name: str) -> None:
+    """Removes a file that has no name on the share yet, durably; one that is gone is fine."""
+    if name in workdir.lying(share):
+        with workdir.working(share) as place:
+            remove(place, name)
+    remove(share, name)  # a file made before there was a working directory
+
+
 def trash(share: Path, name: str, trash_name: str) -> None:
-    """Renames, fsyncs the directory, then unlinks: a crash in between leaves a name nothing refers to.
+    """Moves a file into the working directory, fsyncs the share, then unlinks it: a crash in between leaves a name nothing
+    refers to. Raises BadImage, with everything in its place, for what is no regular file.
 
     A large file is unlinked a little later, behind the caller's back and in pieces: with the rename it is gone for everybody.
     Freeing its blocks keeps the disk busy, 0.75 ms a MiB were seen (ext4 mounted with ``discard``, Linux 6.18), and whoever
     waits for that disk just then, a guest or the journal, waits for all of it. Where little is free, room matters more.
     """
+    with workdir.working(share) as place:
+        try:
+            _move(share, name, place, trash_name)
+            later = allocated(place, trash_name) > TRASH_AT_ONCE and free_bytes(share) > total_bytes(share) // 10
+        except FileNotFoundError:
+            later = False
+        sync_directory(share)
+        if not later:
+            remove(place, trash_name)
+            return
+    timer = threading.Timer(TRASH_SECONDS, unlink_in_pieces, (share, trash_name))
+    timer.name, timer.daemon = "trash", True
+    timer.start()
+
+
+def _move(share: Path, name: str, place: Path, to: str) -> None:
+    """Whoever may write to the share may put another file in place of the one that was looked at: that one goes back."""
+    handle = open_regular(share, name, links=True)
     try:
-        os.rename(share / name, share / trash_name)
-        later = allocated(share, trash_name) > TRASH_AT_ONCE and free_bytes(share) > total_bytes(share) // 10
-    except FileNotFoundError:
-        later = False
-    sync_directory(share)
-    if later:
-        timer = threading.Timer(TRASH_SECONDS, unlink_in_pieces, (share, trash_name))
-        timer.name, timer.daemon = "trash", True
-        timer.start()
-    else:
-        remove(share, trash_name)
+        os.rename(share / name, place / to)
+        if same_file(handle, place, to):
+            return
+        with suppress(OSError):  # not over what has the name now
+            os.link(place / to, share / name, follow_symlinks=False)
+            os.unlink(place / to)
+        raise BadImage(f"another file was put in place of {name} while it was removed")
+    finally:
+        os.close(handle)
 
 
 def unlink_in_pieces(share: Path, name: str) -> None:
-    """Frees a file that nobody needs from its end, with pauses for others who use the disk. What it leaves is swept."""
-    with suppress(OSError):
-        size = os.stat(share / name, follow_symlinks=False).st_size
-        while size > TRASH_PIECE:
-            size -= TRASH_PIECE
-            os.truncate(share / name, size)
-            time.sleep(TRASH_PAUSE_SECONDS)
-        remove(share, name)
+    """Frees a file that nobody needs from its end, with pauses for others who use the disk. What it leaves is swept.
+
+    Only one that lies in the working directory and has no other name: what another name shows is not ours to shorten."""
+    with suppress(OSError, BadImage, ShareUnavailable), workdir.working(share) as place:
+        handle = open_regular(place, name, links=True, flags=os.O_WRONLY)
+        try:
+            size = os.fstat(handle).st_size
+            while size > TRASH_PIECE and os.fstat(handle).st_nlink == 1:
+                size -= TRASH_PIECE
+                os.ftruncate(handle, size)
+                time.sleep(TRASH_PAUSE_SECONDS)
+        finally:
+            os.close(handle)
+        remove(place, name)
 
 
 def is_locked(share: Path, name: str) -> bool:
@@ -328,11 +409,19 @@ def is_written(share: Path, name: str) -> bool:
     return _holds(share, name, _QEMU_WRITE_LOCK)
 
 
+def is_written_open(handle: int) -> bool:
+    """As ``is_written`` for an open file."""
+    return _holds_open(handle, _QEMU_WRITE_LOCK)
+
+
 def _holds(share: Path, name: str, span: tuple[int, int]) -> bool:
     handle = open_regular(share, name)
     try:
-        probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, *span, 0)
-        answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, probe)
+        return _holds_open(handle, span)
     finally:
         os.close(handle)
+
+
+def _holds_open(handle: int, span: tuple[int, int]) -> bool:
+    answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, *span, 0))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

@@ -7,6 +7,7 @@ read, and nothing else in the tree names the program.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from stillframe.errors import BadImage
 from stillframe.host.qcow2 import FORMATS
@@ -69,10 +70,14 @@ def limits(depth: int, *, size: int | None = None) -> Limits:
     )
 
 
-def alone(name: str, format_: str) -> str:
-    """Names a file without what backs it: QEMU opens this one file only."""
-    node = {"driver": format_, "file": {"driver": "file", "filename": name}}
-    return "json:" + json.dumps({**node, "backing": None} if format_ == "qcow2" else node)
+def chain(named: Sequence[tuple[str, str]]) -> str:
+    """Names a file and what backs it, as (path, format), nearest first: QEMU opens these and nothing else, whatever the headers
+    say by then. Where a path is the one a header names, ``commit -b`` and ``rebase -b`` find it by that (qemu 7.2)."""
+    node: dict[str, Any] | None = None
+    for path, format_ in reversed(named):
+        above: dict[str, Any] = {"driver": format_, "file": {"driver": "file", "filename": path}}
+        node = {**above, "backing": node} if format_ == "qcow2" else above
+    return "json:" + json.dumps(node)
 
 
 def over(scratch: Path, name: str) -> str:

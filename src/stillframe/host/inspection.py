@@ -1,11 +1,15 @@
 """Looks at a file and everything behind it before QEMU does (I6, R5, R6, R8): headers as hostile input, no probing."""
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict
-from stillframe.host import qcow2
+from stillframe.host import files, qcow2
 
 MAX_DEPTH = 200
 # A name that begins with a dot is one of ours (.tmp., .trash.); none begins with a dash or holds a slash or a colon.
@@ -24,26 +28,58 @@ def chain_of(directory: Path, name: str, format_: str) -> tuple[Image, ...]:
 
     Raises BadImage, ChainConflict when a backing file is missing, FileNotFoundError when ``name`` itself is.
     """
-    found = [_read(directory, name, format_)]
-    while found[-1].backing is not None:
-        above = found[-1]
-        assert above.backing is not None and above.backing_format is not None
-        if len(found) >= MAX_DEPTH or any(image.name == above.backing for image in found):
-            raise BadImage(f"the backing chain of {name} does not end")
-        try:
-            found.append(_read(directory, above.backing, above.backing_format))
-        except FileNotFoundError as error:
-            raise ChainConflict(f"{above.name} names {above.backing} as its backing file, which does not exist") from error
-    return tuple(found)
+    with opened(directory, name, format_) as found:
+        return tuple(each.image for each in found)
 
 
 def alone(directory: Path, name: str, format_: str) -> Image:
     """Looks at one file only, for a verb that opens no other."""
-    return _read(directory, name, format_)
+    with opened_alone(directory, name, format_) as found:
+        return found.image
 
 
-def _read(directory: Path, name: str, format_: str) -> Image:
-    image = qcow2.read_as(directory, plain_name(name), format_)
+@dataclass(frozen=True)
+class Opened:
+    """A file that was looked at, the descriptor it was looked at through, and when it was last written before that."""
+
+    image: Image
+    handle: int
+    written_ns: int
+
+    @property
+    def name(self) -> str:
+        return self.image.name
+
+
+@contextmanager
+def opened_alone(directory: Path, name: str, format_: str) -> Iterator[Opened]:
+    """As ``alone``, and holds the file open: whatever gets its name meanwhile, the descriptor leads to what was looked at."""
+    with ExitStack() as held:
+        yield _open(held, directory, name, format_)
+
+
+@contextmanager
+def opened(directory: Path, name: str, format_: str, behind: Path | None = None) -> Iterator[tuple[Opened, ...]]:
+    """As ``chain_of``, and holds every file open. ``behind`` is where those behind ``name`` lie, if not beside it."""
+    with ExitStack() as held:
+        found = [_open(held, directory, name, format_)]
+        while found[-1].image.backing is not None:
+            above = found[-1].image
+            assert above.backing is not None and above.backing_format is not None
+            if len(found) >= MAX_DEPTH or any(each.name == above.backing for each in found):
+                raise BadImage(f"the backing chain of {name} does not end")
+            try:
+                found.append(_open(held, behind or directory, above.backing, above.backing_format))
+            except FileNotFoundError as error:
+                raise ChainConflict(f"{above.name} names {above.backing} as its backing file, which does not exist") from error
+        yield tuple(found)
+
+
+def _open(held: ExitStack, directory: Path, name: str, format_: str) -> Opened:
+    handle = files.open_regular(directory, plain_name(name))
+    held.callback(os.close, handle)
+    written_ns = os.fstat(handle).st_mtime_ns
+    image = qcow2.read_open(handle, name, format_)
     if format_ == "qcow2":
-        qcow2.check_tables(directory, name)
-    return image
+        qcow2.check_tables(handle, name)
+    return Opened(image, handle, written_ns)

@@ -156,7 +156,7 @@ def _answer(child: "subprocess.Popen[bytes]", deadline: float) -> bytes:
 
 
 def _read_marker(path: Path) -> list[str]:
-    return ["dd", f"if={path / MARKER}", "iflag=nofollow", f"bs={_MARKER_BYTES}", "count=1", "status=none"]
+    return ["dd", f"if={path / MARKER}", "iflag=nofollow,nonblock", f"bs={_MARKER_BYTES}", "count=1", "status=none"]
 
 
 def _silent(path: Path, seconds: float) -> str:

@@ -42,22 +42,27 @@ class Tables:
 
 def read(share: Path, name: str) -> Image:
     """Returns what the file's header says. Raises BadImage when QEMU must not see it, FileNotFoundError when it is gone."""
-    start, length = files.read_start(share, name, HEADER_BYTES)
-    return parse(name, start, length)
+    return read_as(share, name, "qcow2")
 
 
 def read_as(share: Path, name: str, format_: str) -> Image:
     """As ``read`` for a file whose recorded format is ``format_``. A raw file is its length: its content is the
     guest's and is never parsed (R3)."""
-    if format_ == "qcow2":
-        return read(share, name)
-    if format_ != "raw":
-        raise BadImage(f"{name} is recorded as {format_!r}, which is no image format of ours")
     handle = files.open_regular(share, name)
     try:
-        return Image(name, "raw", os.fstat(handle).st_size)
+        return read_open(handle, name, format_)
     finally:
         os.close(handle)
+
+
+def read_open(handle: int, name: str, format_: str) -> Image:
+    """As ``read_as`` for a file that is open."""
+    length = os.fstat(handle).st_size
+    if format_ == "qcow2":
+        return parse(name, os.pread(handle, HEADER_BYTES, 0), length)
+    if format_ != "raw":
+        raise BadImage(f"{name} is recorded as {format_!r}, which is no image format of ours")
+    return Image(name, "raw", length)
 
 
 def parse(name: str, start: bytes, length: int) -> Image:
@@ -171,10 +176,10 @@ def extension(start: bytes, wanted: int) -> bytes | None:
     return None
 
 
-def tables(share: Path, name: str) -> Tables:
+def tables(handle: int, name: str) -> Tables:
     """Returns where the first-level table lies. Raises BadImage as ``read`` does."""
-    start, length = files.read_start(share, name, HEADER_BYTES)
-    size = parse(name, start, length).size
+    start = os.pread(handle, HEADER_BYTES, 0)
+    size = parse(name, start, os.fstat(handle).st_size).size
     (bits,) = struct.unpack_from(">I", start, 20)
     (at,) = struct.unpack_from(">Q", start, 40)
     return Tables(_entries_needed(size, bits), at, 1 << bits)
@@ -182,21 +187,21 @@ def tables(share: Path, name: str) -> Tables:
 
 def holds_data(share: Path, name: str) -> bool:
     """Tells whether anything was ever written to the image: whether its first-level table names a table."""
-    return any(any(piece) for piece in _first_level(share, name, tables(share, name)))
+    handle = files.open_regular(share, name)
+    try:
+        return any(any(piece) for piece in _first_level(handle, tables(handle, name)))
+    finally:
+        os.close(handle)
 
 
-def check_tables(share: Path, name: str) -> None:
-    """Raises BadImage when the first-level table names something that is no second-level table inside this file.
+def check_tables(handle: int, name: str) -> None:
+    """Raises BadImage when the first-level table of an open file names something that is no second-level table inside it.
 
     QEMU reads a table that lies past the end of its file as zeros: content would vanish without an error (qemu 7.2).
     """
-    found = tables(share, name)
-    for piece in _first_level(share, name, found):
-        handle = files.open_regular(share, name)
-        try:
-            length = os.fstat(handle).st_size  # after the table was read: a file in use only grows
-        finally:
-            os.close(handle)
+    found = tables(handle, name)
+    for piece in _first_level(handle, found):
+        length = os.fstat(handle).st_size  # after the table was read: a file in use only grows
         for (entry,) in struct.iter_unpack(">Q", piece):
             if entry and not _is_table(entry, found.cluster, length):
                 raise BadImage(f"{name} has a table entry {entry:#x} that lies outside it")
@@ -209,11 +214,7 @@ def _is_table(entry: int, cluster: int, length: int) -> bool:
     return at == 0 or cluster <= at <= length - cluster
 
 
-def _first_level(share: Path, name: str, found: Tables) -> Iterator[bytes]:
+def _first_level(handle: int, found: Tables) -> Iterator[bytes]:
     """Yields the first-level table in pieces of at most 1 MiB."""
-    handle = files.open_regular(share, name)
-    try:
-        for at in range(found.at, found.at + found.entries * 8, _PIECE):
-            yield os.pread(handle, min(_PIECE, found.at + found.entries * 8 - at), at)
-    finally:
-        os.close(handle)
+    for at in range(found.at, found.at + found.entries * 8, _PIECE):
+        yield os.pread(handle, min(_PIECE, found.at + found.entries * 8 - at), at)

@@ -5,15 +5,17 @@ change is fsynced here, because qemu-img ends with 0 after some failed syncs (fi
 """
 
 import json
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from stillframe.chain.image import Chain, Image
 from stillframe.chain.names import check_belongs
 from stillframe.errors import BadImage, ChainConflict, StepFailed
-from stillframe.host import files, image_command, inspection, qcow2
+from stillframe.host import files, image_command, inspection, pins, qcow2
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import attempt, explain, failure, run
+from stillframe.host.run import Outcome, attempt, explain, failure, run
 
 _CORRUPT, _LEAKS = 2, 3
 
@@ -74,22 +76,26 @@ def _repair(share: Path, name: str, format_: str, what: str) -> None:
     if format_ == "raw":
         inspection.alone(share, name, format_)
         return
-    with files.made_durable(share, name):
-        _examine(share, name, format_, "-r", what)
+    _examine(share, name, format_, "-r", what)
 
 
 def _examine(share: Path, name: str, format_: str, *options: str) -> dict[str, Any]:
-    """Checks this file alone, without what backs it: returns qemu-img's report."""
-    inspection.alone(share, name, format_)
-    words = command("check", [format_], [*options, image_command.alone(name, format_)])
-    outcome = attempt(words, cwd=share, limits=limits(1))
+    """Checks this file alone, without what backs it, and makes durable what ``options`` repair: returns qemu-img's report."""
+    with pins.alone(share, name, format_) as pinned:
+        words = command("check", [format_], [*options, pinned.word])
+        with files.durable(pinned.handle(name)) if options else nullcontext():
+            outcome = attempt(words, cwd=pinned.place, limits=limits(1))
+            _refuse_damage(name, words, outcome)
+    # After a repair qemu-img checks once more; this is the report of that last look.
+    report: dict[str, Any] = json.loads(outcome.output)
+    return report
+
+
+def _refuse_damage(name: str, words: Sequence[str], outcome: Outcome) -> None:
     if outcome.code == _CORRUPT:
         raise BadImage(f"{name} is damaged: {explain(words, outcome)}")
     if outcome.code not in (0, _LEAKS):
         raise failure(words, outcome, name)
-    # After a repair qemu-img checks once more; this is the report of that last look.
-    report: dict[str, Any] = json.loads(outcome.output)
-    return report
 
 
 def commit(share: Path, top: str, base: str, depth: int) -> None:
@@ -99,11 +105,12 @@ def commit(share: Path, top: str, base: str, depth: int) -> None:
     (4.1); after an I/O error ``repair_all`` the base first if it is damaged. Raises StepFailed when ``base`` does not
     back ``top``.
     """
-    images = inspection.chain_of(share, top, "qcow2")
-    if base not in [image.name for image in images[1:]]:
-        raise StepFailed(f"{base} is not behind {top}: there is nothing to commit into it")
-    with files.made_durable(share, base):
-        run(command("commit", ["qcow2"], ["-b", base, top]), cwd=share, limits=limits(max(depth, len(images))))
+    with pins.chain(share, top, "qcow2") as pinned:
+        if base not in [image.name for image in pinned.images[1:]]:
+            raise StepFailed(f"{base} is not behind {top}: there is nothing to commit into it")
+        bounds = limits(max(depth, len(pinned.images)))
+        with files.durable(pinned.handle(base)):
+            run(command("commit", ["qcow2"], ["-b", base, pinned.word]), cwd=pinned.place, limits=bounds)
 
 
 def pull(share: Path, name: str, backing: str | None, backing_format: str | None, depth: int) -> None:
@@ -113,17 +120,17 @@ def pull(share: Path, name: str, backing: str | None, backing_format: str | None
     repeat completes it: QEMU's safe mode with write-through (finding 2). Raises StepFailed when ``backing`` is not behind
     ``name``, or when the header read back afterwards names something else.
     """
-    images = inspection.chain_of(share, name, "qcow2")
-    behind = {image.name: image.format for image in images[1:]}
-    if backing is not None and behind.get(backing) != backing_format:
-        raise StepFailed(f"{backing} ({backing_format}) is not behind {name}: nothing can be pulled down to it")
-    if backing is None:
-        words = command("pull all", ["qcow2"], [name])
-    else:
-        words = command("pull", ["qcow2", str(backing_format)], ["-b", backing, name])
-    with files.made_durable(share, name):
-        if images[0].backing != backing:
-            run(words, cwd=share, limits=limits(max(depth, len(images))))
+    with pins.chain(share, name, "qcow2") as pinned:
+        behind = {image.name: image.format for image in pinned.images[1:]}
+        if backing is not None and behind.get(backing) != backing_format:
+            raise StepFailed(f"{backing} ({backing_format}) is not behind {name}: nothing can be pulled down to it")
+        if backing is None:
+            words = command("pull all", ["qcow2"], [pinned.word])
+        else:
+            words = command("pull", ["qcow2", str(backing_format)], ["-b", backing, pinned.word])
+        with files.durable(pinned.handle(name)):
+            if pinned.images[0].backing != backing:
+                run(words, cwd=pinned.place, limits=limits(max(depth, len(pinned.images))))
     _expect_backing(share, name, backing, backing_format)
 
 
@@ -133,10 +140,9 @@ def repoint(share: Path, name: str, backing: str, backing_format: str) -> None:
     Right only when both read the same wherever ``name`` holds nothing: after a complete commit, after a pull that did
     not end. May be repeated. Raises StepFailed when the header read back does not say so.
     """
-    inspection.alone(share, name, "qcow2")
     inspection.plain_name(backing)
-    with files.made_durable(share, name):
-        run(command("repoint", ["qcow2", backing_format], ["-b", backing, name]), cwd=share, limits=limits(1))
+    with pins.alone(share, name, "qcow2") as pinned, files.durable(pinned.handle(name)):
+        run(command("repoint", ["qcow2", backing_format], ["-b", backing, pinned.word]), cwd=pinned.place, limits=limits(1))
     _expect_backing(share, name, backing, backing_format)
 
 
@@ -160,14 +166,17 @@ def resize(share: Path, name: str, format_: str, size: int) -> None:
     grow(share, name, format_, size)
 
 
-def grow(share: Path, name: str, format_: str, size: int) -> None:
-    """As ``resize``, for a file that has no name anybody reads it by yet: whatever backs it may be longer."""
-    images = inspection.chain_of(share, name, format_)
-    if images[0].size > size:
-        raise ChainConflict(f"{name} has {images[0].size} bytes; making it {size} would cut off content")
-    with files.made_durable(share, name):
-        if images[0].size < size:
-            run(command("resize", [format_], [name, str(size)]), cwd=share, limits=limits(len(images)))
+def grow(share: Path, name: str, format_: str, size: int, behind: Path | None = None) -> None:
+    """As ``resize``, for a file that has no name anybody reads it by yet: whatever backs it may be longer. ``behind`` is where
+    that lies, if not beside it."""
+    with pins.chain(share, name, format_, behind) as pinned:
+        now = pinned.images[0].size
+        if now > size:
+            raise ChainConflict(f"{name} has {now} bytes; making it {size} would cut off content")
+        with files.durable(pinned.handle(name)):
+            if now < size:
+                words = command("resize", [format_], [pinned.word, str(size)])
+                run(words, cwd=pinned.place, limits=limits(len(pinned.images)))
     found = qcow2.read_as(share, name, format_).size
     if found != size:
         raise StepFailed(f"{name} has {found} bytes after it was grown to {size}")

@@ -59,20 +59,25 @@ class _Claims:
 
 def contradiction(share: Path, name: str) -> str | None:
     """Returns what no repair of counts puts right, None for nothing; reads every table of the file. Raises BadImage."""
-    start, _ = files.read_start(share, name, qcow2.HEADER_BYTES)
-    found = qcow2.tables(share, name)
     handle = files.open_regular(share, name)
     try:
-        length = os.fstat(handle).st_size
-        bits = found.cluster.bit_length() - 1
-        if length >> bits >= _MOST_CLUSTERS:
-            return f"it has more than {_MOST_CLUSTERS} clusters, too many to be looked at"
-        room = (length >> bits + 3) + 1
+        return contradiction_of(handle, name)
+    finally:
+        os.close(handle)
+
+
+def contradiction_of(handle: int, name: str) -> str | None:
+    """As ``contradiction``, of an open file."""
+    start, found = os.pread(handle, qcow2.HEADER_BYTES, 0), qcow2.tables(handle, name)
+    length = os.fstat(handle).st_size
+    bits = found.cluster.bit_length() - 1
+    if length >> bits >= _MOST_CLUSTERS:
+        return f"it has more than {_MOST_CLUSTERS} clusters, too many to be looked at"
+    room = (length >> bits + 3) + 1
+    try:
         _look(handle, start, found, _Claims(bits, length, bytearray(room), bytearray(room)))
     except _Contradiction as error:
         return str(error)
-    finally:
-        os.close(handle)
     return None
 
 

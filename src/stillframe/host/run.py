@@ -45,6 +45,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a program runs, and descriptors of ours that it inherits under their numbers."""
+
+    directory: Path
+    descriptors: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a program ended: its exit code and what it printed."""
 
@@ -66,7 +74,7 @@ def cancelled_by(cancelled: Cancelled) -> Iterator[None]:
         _cancelled.reset(token)
 
 
-def run(command: Sequence[str], *, cwd: Path, limits: Limits | None = None, cancelled: Cancelled | None = None) -> str:
+def run(command: Sequence[str], *, cwd: Path | Place, limits: Limits | None = None, cancelled: Cancelled | None = None) -> str:
     """Runs a program to its end and returns its standard output. Raises HostCommandFailed, or a kind of it, with the
     program's own words."""
     outcome = attempt(command, cwd=cwd, limits=limits, cancelled=cancelled)
@@ -75,7 +83,9 @@ def run(command: Sequence[str], *, cwd: Path, limits: Limits | None = None, canc
     return outcome.output
 
 
-def attempt(command: Sequence[str], *, cwd: Path, limits: Limits | None = None, cancelled: Cancelled | None = None) -> Outcome:
+def attempt(
+    command: Sequence[str], *, cwd: Path | Place, limits: Limits | None = None, cancelled: Cancelled | None = None
+) -> Outcome:
     """As ``run``, for a program whose exit code is an answer. Death by a signal, a limit or the deadline still raises."""
     kept = bytearray()
     return feed(command, kept, cwd=cwd, limits=limits, cancelled=cancelled)
@@ -85,7 +95,7 @@ def feed(
     command: Sequence[str],
     taker: "bytearray | Callable[[bytes], None]",
     *,
-    cwd: Path,
+    cwd: Path | Place,
     limits: Limits | None = None,
     cancelled: Cancelled | None = None,
 ) -> Outcome:
@@ -97,7 +107,7 @@ def feed(
     up after ``GRACE_SECONDS``. Output beyond the limit is an error, never cut off.
     """
     bounds = limits or Limits()
-    child = _Child(command, bounds, cwd)
+    child = _Child(command, bounds, cwd if isinstance(cwd, Place) else Place(cwd))
     try:
         return child.follow(taker, cancelled or _cancelled.get())
     finally:
@@ -107,7 +117,7 @@ def feed(
 class _Child:
     """One running program, its pipes and its deadline."""
 
-    def __init__(self, command: Sequence[str], bounds: Limits, cwd: Path) -> None:
+    def __init__(self, command: Sequence[str], bounds: Limits, place: Place) -> None:
         self._name = " ".join(command[:2])
         self._bounds = bounds
         self._deadline = time.monotonic() + bounds.seconds
@@ -116,7 +126,8 @@ class _Child:
         try:
             self._process = subprocess.Popen(
                 _guarded(command, bounds),
-                cwd=cwd,
+                cwd=place.directory,
+                pass_fds=place.descriptors,
                 env=ENVIRONMENT if bounds.thread_stack is None else {**ENVIRONMENT, "MALLOC_ARENA_MAX": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stillframe.chain.image import Image
 from stillframe.errors import NotSound
-from stillframe.host import examination, files, image_command, inspection, qcow2, qemu_img
+from stillframe.host import examination, files, pins, qcow2, qemu_img
 from stillframe.host.image_command import command, limits
 from stillframe.host.run import run
 
@@ -172,10 +172,9 @@ def _mend(share: Path, name: str, format_: str) -> list[str]:
         qemu_img.repair_all(share, name, format_)
         done.append(f"repaired the reference counts of {name}, whose last writer had died")
     if found.lazy:
-        inspection.alone(share, name, format_)
-        with files.made_durable(share, name):
-            words = ["-o", "lazy_refcounts=off", image_command.alone(name, format_)]
-            run(command("amend", [format_], words), cwd=share, limits=limits(1))
+        with pins.alone(share, name, format_) as pinned, files.durable(pinned.handle(name)):
+            words = ["-o", "lazy_refcounts=off", pinned.word]
+            run(command("amend", [format_], words), cwd=pinned.place, limits=limits(1))
         done.append(f"switched off lazy reference counts of {name}")
     after = look(share, name, format_)
     if after.dirty or after.lazy:

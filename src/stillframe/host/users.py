@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stillframe.errors import BadImage, ShareUnavailable
-from stillframe.host import files, imports
+from stillframe.host import files, imports, workdir
 
 Identity = tuple[int, int]  # device and inode: the file itself, whatever name it was opened by
 MOST_ENTRIES = 100_000
@@ -90,17 +90,18 @@ def readers(share: Path, names: Collection[str], known: Collection[str] = ()) ->
 
 
 def _entries(share: Path) -> Iterator[tuple[str, Path, str]]:
-    """Yields every file below the share: the path of its directory below the share, that directory, the file's name."""
+    """Yields every file below the share: the path of its directory below the share, one to that directory itself, which holds
+    until the next file, the file's name."""
 
     def fail(error: OSError) -> None:
         raise error
 
     count = 0
     with files.share_errors(share):
-        for directory, below, entries in os.walk(share, onerror=fail):
-            below.sort()
+        for directory, below, entries, handle in os.fwalk(share, onerror=fail):
             place = os.path.relpath(directory, share)
-            place, path = "" if place == "." else place, Path(directory)
+            place, path = "" if place == "." else place, Path(f"/proc/self/fd/{handle}")
+            below[:] = sorted(name for name in below if (place, name) != ("", workdir.NAME))
             for name in sorted(entries):
                 count += 1
                 if count > MOST_ENTRIES:

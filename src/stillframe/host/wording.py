@@ -7,13 +7,14 @@ import re
 
 _QUOTED = re.compile(r"""(['"])/(?:[^'"]*/)?([^'"/]*)\1""")
 _BARE = re.compile(r"(?<![\w/.:~-])/(?:[^\s/'\",:;]+/)+(?=[^\s/'\",:;])")
+_NAMED = re.compile(r"""json:\{[^']*?"filename": "(?:[^"/']*/)*([^"/']+)"[^']*\}""")  # how qemu-img is told of a chain
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[\w ]+" lock|Failed to lock byte \d+')
 _FORBIDDEN = ("Permission denied", "Operation not permitted")
 
 
 def without_directories(words: str) -> str:
-    """Returns the words with each absolute path cut to its last part."""
-    return _BARE.sub("", _QUOTED.sub(r"\1\2\1", words))
+    """Returns the words with each absolute path cut to its last part, and a chain that is spelled out to its first file."""
+    return _BARE.sub("", _QUOTED.sub(r"\1\2\1", _NAMED.sub(r"\1", words)))
 
 
 def is_locked(words: str) -> bool:

@@ -14,7 +14,7 @@ from types import ModuleType
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ShareUnavailable
-from stillframe.host import mounts
+from stillframe.host import mounts, workdir
 from stillframe.host.probe import Prober
 from stillframe.volumes.drivers import contract, directory, glusterfs, local, nfs
 from stillframe.volumes.drivers.directory import DirectoryShare
@@ -86,7 +86,8 @@ class Bench:
         finally:
             for name in self.names():
                 if volume.id in name:
-                    os.unlink(self.path / name)
+                    with workdir.where(self.path, name) as place:
+                        os.unlink(place / name)
             self.live.discard(volume.id)
 
     def _others(self) -> set[str]:
@@ -94,7 +95,8 @@ class Bench:
         return {name for name in self.names() if not any(volume_id in name for volume_id in self.live)}
 
     def names(self) -> set[str]:
-        return set(os.listdir(self.path))
+        """Everything but the working directory, and what lies in it."""
+        return {name for name in [*os.listdir(self.path), *workdir.lying(self.path)] if name != workdir.NAME}
 
 
 def open_bench(kind: str, place: Path, export: Export, scratch: Path, reader: Reader) -> Bench:
@@ -130,6 +132,10 @@ class Volume:
 
     def path(self, name: str) -> Path:
         return self.bench.path / name
+
+    def path_on_the_way(self, token: str) -> Path:
+        """Where a file lies before it is published."""
+        return self.bench.path / workdir.NAME / names.temporary_name(self.id, token)
 
     def make_base(self, format_: str = "qcow2") -> None:
         self.share.create(self.id, Image(self.base, format_, GIB), self.token())
@@ -262,6 +268,7 @@ def calls(scratch: Path) -> dict[str, Call]:
         "adopt": lambda share, volume: share.adopt(volume.id, "a-file", volume.new_name()),
         "give_back": lambda share, volume: share.give_back(volume.id, overlay(volume), "given-back"),
         "remove_temporary": lambda share, volume: share.remove_temporary(volume.id, volume.token()),
+        "holds_temporary": lambda share, volume: share.holds_temporary(volume.id, volume.token()),
         "read_document": lambda share, volume: share.read_document(names.info_name(volume.id)),
         "write_document": lambda share, volume: share.write_document(names.info_name(volume.id), {"active": "x"}),
         "stamp": lambda share, volume: share.stamp(volume.base),

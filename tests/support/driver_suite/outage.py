@@ -10,6 +10,7 @@ from pathlib import Path
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import ShareUnavailable
+from stillframe.host import workdir
 from stillframe.host.copies import Source
 from tests.support.driver_suite.bench import MIB, Bench, Volume, expect_all_unavailable
 from tests.support.oracle import BLOCK, GIB
@@ -77,7 +78,7 @@ def a_copy_is_unavailable_and_is_made_when_the_server_is_back(bench: Bench, serv
     with bench.volume() as volume:
         volume.write(volume.base, (0, MUCH, 5), (6, MUCH, 7))
         token, image = volume.token(), Image(volume.new_name(), "qcow2", GIB)
-        temporary = volume.path(names.temporary_name(volume.id, token))
+        temporary = volume.path_on_the_way(token)
 
         def copy() -> None:
             volume.share.copy(volume.id, Source(volume.base, "qcow2", 0), image, token)
@@ -168,7 +169,7 @@ def files_come_and_go_while_the_server_does(bench: Bench, server: Server) -> Non
         volume.check()
         left = f".trash.{made}"
         if left in bench.names():  # the server went when it had its new name: it is swept when it is old
-            (bench.path / left).unlink()
+            (bench.path / workdir.NAME / left).unlink()
 
 
 def _until_unavailable(volume: Volume, image: Image, token: str) -> None:

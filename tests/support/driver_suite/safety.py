@@ -1,5 +1,6 @@
 """The marker, the share that is away, what crashes leave, files somebody has open, and what a kind of share says."""
 
+import itertools
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from unittest.mock import patch
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadConfiguration, ChainConflict, ShareUnavailable
+from stillframe.host import workdir
 from stillframe.host.copies import Source
 from stillframe.volumes.drivers import directory
 from stillframe.volumes.drivers.shares_config import Export
@@ -143,7 +145,7 @@ def files_are_listed_by_volume_and_never_what_lies_beside_them(bench: Bench) -> 
             volume.path(name).write_bytes(b"x")
         assert sorted(volume.share.files(volume.id)) == sorted([volume.base, top])
         assert other.share.files(other.id) == [other.base]
-        assert set(volume.share.listing()) == bench.names()
+        assert set(volume.share.listing()) == bench.names() - set(workdir.lying(bench.path))
         for name in beside:
             volume.path(name).unlink()
 
@@ -191,14 +193,15 @@ def a_temporary_file_of_an_interrupted_making_is_in_nobodys_way(bench: Bench) ->
     with bench.volume() as volume:
         volume.write(volume.base, (0, 4, 5))
         token = volume.token()
-        temporary = volume.path(names.temporary_name(volume.id, token))
         source, backing = Source(volume.base, "qcow2", 0), (volume.base, "qcow2")
         makings: list[Callable[[Image], None]] = [
             lambda image: volume.share.create(volume.id, image, token),
             lambda image: volume.share.copy(volume.id, source, image, token),
             lambda image: volume.share.create_overlay(volume.id, Image(image.name, "qcow2", GIB, *backing), token),
         ]
-        for content in (b"", b"QFI\xfb", volume.path(volume.base).read_bytes()[: 3 << 16]):
+        begun, earlier = volume.path_on_the_way(token), volume.path(names.temporary_name(volume.id, token))
+        contents = (b"", b"QFI\xfb", volume.path(volume.base).read_bytes()[: 3 << 16])
+        for content, temporary in itertools.product(contents, (begun, earlier)):
             for make in makings:
                 temporary.write_bytes(content)
                 name = volume.new_name()
@@ -207,6 +210,7 @@ def a_temporary_file_of_an_interrupted_making_is_in_nobodys_way(bench: Bench) ->
                 volume.share.remove(volume.id, name)
             temporary.write_bytes(content)
             for _ in range(2):
+                assert volume.share.holds_temporary(volume.id, token) is temporary.exists()
                 volume.share.remove_temporary(volume.id, token)
             assert not temporary.exists()
         volume.check()
@@ -221,7 +225,7 @@ def a_file_with_its_temporary_name_still_beside_it_is_whole(bench: Bench) -> Non
         name = volume.known(volume.new_name(), volume.disks[volume.base])
         for _ in range(2):
             volume.share.copy(volume.id, source, Image(name, "qcow2", GIB), token)
-            os.link(volume.path(name), volume.path(names.temporary_name(volume.id, token)))
+            os.link(volume.path(name), volume.path_on_the_way(token))
         volume.share.remove_temporary(volume.id, token)
         volume.check()
 
@@ -240,16 +244,17 @@ def a_rename_that_was_interrupted_between_its_two_names_is_ended_by_a_repeat(ben
 @everywhere
 def trash_is_swept_when_it_is_old_and_nothing_else_is(bench: Bench) -> None:
     with bench.volume() as volume:
-        trash, strange = volume.path(f".trash.{volume.new_name()}"), volume.path(f".trash.{volume.id}")
-        for path in (trash, strange):
-            path.write_bytes(b"x")
-        volume.share.sweep()
-        assert trash.exists(), "what is being removed at this moment was swept"
-        with patch.object(directory, "TRASH_SECONDS", -1e9):
-            for _ in range(2):
-                volume.share.sweep()
-        assert not trash.exists()
-        strange.unlink()
+        for place in (bench.path / workdir.NAME, bench.path):
+            trash, strange = place / f".trash.{volume.new_name()}", place / f".trash.{volume.id}"
+            for path in (trash, strange):
+                path.write_bytes(b"x")
+            volume.share.sweep()
+            assert trash.exists(), "what is being removed at this moment was swept"
+            with patch.object(directory, "TRASH_SECONDS", -1e9):
+                for _ in range(2):
+                    volume.share.sweep()
+            assert not trash.exists()
+            strange.unlink()
         volume.check()
 
 
@@ -258,7 +263,7 @@ def a_document_that_was_half_written_is_in_nobodys_way(bench: Bench) -> None:
     with bench.volume() as volume:
         name = names.info_name(volume.id)
         volume.share.write_document(name, {"active": "x"})
-        volume.path(f".tmp.{name}").write_bytes(b'{"acti')
+        (bench.path / workdir.NAME / f".tmp.{name}").write_bytes(b'{"acti')
         assert volume.share.read_document(name) == {"active": "x"}
         volume.share.write_document(name, {"active": "y"})
         assert volume.share.read_document(name) == {"active": "y"}

@@ -9,7 +9,7 @@ import pytest
 import stillframe
 from stillframe.errors import BadImage
 from stillframe.host import image_command
-from stillframe.host.image_command import above_nothing, alone, command, limits
+from stillframe.host.image_command import above_nothing, chain, command, limits
 
 SOURCE = Path(stillframe.__file__).parent
 GIB = 1 << 30
@@ -67,8 +67,15 @@ def test_verbs_that_could_harm_carry_what_makes_them_safe() -> None:
 
 def test_a_file_alone_is_opened_without_what_backs_it() -> None:
     for format_, expected in (("qcow2", {"backing": None}), ("raw", {})):
-        node = json.loads(alone('a"b', format_).removeprefix("json:"))
+        node = json.loads(chain([('a"b', format_)]).removeprefix("json:"))
         assert node == {"driver": format_, "file": {"driver": "file", "filename": 'a"b'}, **expected}
+
+
+def test_a_chain_is_spelled_out_to_its_end() -> None:
+    node = json.loads(chain([("c", "qcow2"), ("b", "qcow2"), ("a", "raw")]).removeprefix("json:"))
+    bottom = {"driver": "raw", "file": {"driver": "file", "filename": "a"}}
+    middle = {"driver": "qcow2", "file": {"driver": "file", "filename": "b"}, "backing": bottom}
+    assert node == {"driver": "qcow2", "file": {"driver": "file", "filename": "c"}, "backing": middle}
 
 
 def test_above_nothing_every_zero_has_to_be_written() -> None:

@@ -208,6 +208,9 @@ class MemoryShare:
         self.moment("remove temporary")
         self.entries.pop(names.temporary_name(volume_id, token), None)
 
+    def holds_temporary(self, volume_id: str, token: str) -> bool:
+        return names.temporary_name(volume_id, token) in self.listing()
+
     def copy_out(self, source: Source, target: Path, format_: str, compress: bool) -> None:
         raise NotImplementedError
 

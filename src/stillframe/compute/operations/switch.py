@@ -79,7 +79,7 @@ def _unmake_overlays(world: World, operation: Operation, _args: Document) -> Non
     """Removes only what neither description names, no program has open and no header refers to (I4)."""
     for disk in operation.intent["disks"]:
         share = Path(disk["directory"])
-        files.remove(share, names.temporary_name(disk["volume_id"], operation.id))
+        files.remove_temporary(share, names.temporary_name(disk["volume_id"], operation.id))
         if not files.exists(share, disk["overlay"]):
             continue
         _check_unreferenced(world, operation, disk)

@@ -9,7 +9,7 @@ from stillframe.config import Settings
 from stillframe.db import volumes
 from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict, StillframeError
-from stillframe.host import entries, files, qemu_img, soundness, users
+from stillframe.host import entries, files, qemu_img, soundness, users, workdir
 from stillframe.journal.failpoints import reached
 from stillframe.volumes.doctor import holding, row_repairs
 from stillframe.volumes.doctor.looking import volume_known
@@ -92,9 +92,10 @@ def _refuse_open(path: Path, name: str) -> None:
 
 def _remove(path: Path, name: str, _args: Mapping[str, Any]) -> None:
     entry = entries.look(path).get(name)
-    if entry is not None and entry.regular and entry.links == 1:  # of two names one may go, whoever has the file open
-        _refuse_open(path, name)
-    files.remove(path, name)
+    with workdir.where(path, name) as place:
+        if entry is not None and entry.regular and entry.links == 1:  # of two names one may go, whoever has the file open
+            _refuse_open(place, name)
+        files.remove(place, name)
 
 
 def _set_mode(path: Path, name: str, args: Mapping[str, Any]) -> None:

@@ -138,6 +138,9 @@ class Share(Protocol):
     def remove_temporary(self, volume_id: str, token: str) -> None:
         """Removes what an interrupted ``create``, ``create_overlay`` or ``copy`` left. May be repeated."""
 
+    def holds_temporary(self, volume_id: str, token: str) -> bool:
+        """Tells whether there is something that ``remove_temporary`` would remove."""
+
     def read_document(self, name: str) -> dict[str, Any]:
         """Returns a JSON document beside the files; empty when there is none. Raises BadImage for what is none."""
 

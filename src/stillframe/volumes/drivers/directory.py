@@ -12,7 +12,20 @@ from typing import Any
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict, FileInUse, ForeignShare, HostCommandFailed, ShareUnavailable, StepFailed
-from stillframe.host import copies, entries, extents, files, inspection, probe, publish, qcow2, qemu_img, soundness, users
+from stillframe.host import (
+    copies,
+    entries,
+    extents,
+    files,
+    inspection,
+    probe,
+    publish,
+    qcow2,
+    qemu_img,
+    soundness,
+    users,
+    workdir,
+)
 from stillframe.host.copies import Source
 
 MARKER = probe.MARKER
@@ -188,10 +201,11 @@ class DirectoryShare:
             return qcow2.holds_data(self.path, inspection.plain_name(name))
 
     def sweep(self) -> None:
-        with self._asked():
-            for name in files.listing(self.path):
-                if names.is_trash(name) and files.age_seconds(self.path, name) > TRASH_SECONDS:
-                    files.remove(self.path, name)
+        with self._asked(), workdir.working(self.path) as working:
+            for place in (self.path, working):  # those on the share itself are of before there was a working directory
+                for name in files.listing(place):
+                    if names.is_trash(name) and files.age_seconds(place, name) > TRASH_SECONDS:
+                        files.remove(place, name)
 
     def free(self) -> int:
         self.probe()
@@ -260,7 +274,12 @@ class DirectoryShare:
 
     def remove_temporary(self, volume_id: str, token: str) -> None:
         with self._asked():
-            files.remove(self.path, names.temporary_name(volume_id, token))
+            files.remove_temporary(self.path, names.temporary_name(volume_id, token))
+
+    def holds_temporary(self, volume_id: str, token: str) -> bool:
+        with self._asked():
+            wanted = names.temporary_name(volume_id, token)
+            return wanted in workdir.lying(self.path) or files.exists(self.path, wanted)
 
     def read_document(self, name: str) -> dict[str, Any]:
         inspection.plain_name(name)
@@ -369,11 +388,12 @@ def prepare(path: Path, deployment: str | None = None) -> str:
         if found is None:
             made = {"share_id": str(uuid.uuid4())} | ({"deployment": deployment} if deployment else {})
             temporary = f".tmp.{made['share_id']}"
-            files.write_json(path, temporary, made)
-            try:
-                files.publish(path, temporary, MARKER)
-            except FileExistsError:
-                files.remove(path, temporary)
+            with workdir.working(path) as place:
+                files.write_json(place, temporary, made)
+                try:
+                    files.publish(path, temporary, MARKER)
+                except FileExistsError:
+                    files.remove(place, temporary)
             found = _marker(path)
     return str(found["share_id"])
 

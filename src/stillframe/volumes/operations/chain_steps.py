@@ -119,8 +119,7 @@ def end_links(share: Share, operation: Operation) -> None:
 
 def half_published(world: World, operation: Operation) -> bool:
     """Tells whether a crash left what this operation makes under its temporary name: making it again ends that."""
-    temporary = names.temporary_name(operation.intent["volume_id"], operation.id)
-    return temporary in share_of(world, operation).listing()
+    return share_of(world, operation).holds_temporary(operation.intent["volume_id"], operation.id)
 
 
 def _files(world: World, operation: Operation) -> list[str]:

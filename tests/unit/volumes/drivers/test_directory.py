@@ -72,7 +72,7 @@ def test_a_directory_that_is_not_the_share_it_was_is_not_used(driver: DirectoryS
     for call in calls.values():
         with pytest.raises(ShareUnavailable, match="not the share it was"):
             call()
-    assert set(os.listdir(share)) == {BASE, FIRST, SECOND, "hidden"}
+    assert set(files.listing(share)) == {BASE, FIRST, SECOND, "hidden"}
 
 
 @pytest.mark.parametrize("marker", [b'{"share_id": "another"}', b"{}", b"[]", b"", b"\xff", b"[" * 100_000])
@@ -125,7 +125,7 @@ def test_a_header_that_names_a_file_elsewhere_is_refused(driver: DirectoryShare,
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_only_the_volumes_own_files_are_touched(driver: DirectoryShare, share: Path, name: str) -> None:
-    before = set(os.listdir(share))
+    before = set(files.listing(share))
     calls: list[Callable[[], object]] = [
         lambda: driver.remove(VOLUME, name),
         lambda: driver.commit(VOLUME, name, BASE),
@@ -144,7 +144,7 @@ def test_only_the_volumes_own_files_are_touched(driver: DirectoryShare, share: P
     for call in calls:
         with pytest.raises(BadImage):
             call()
-    assert set(os.listdir(share)) == before
+    assert set(files.listing(share)) == before
 
 
 def test_a_file_that_another_is_backed_by_is_not_removed(driver: DirectoryShare, share: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_file_that_another_is_backed_by_is_not_removed(driver: DirectoryShare,
     driver.remove(VOLUME, FIRST)
     driver.remove(VOLUME, FIRST)
     assert driver.files(VOLUME) == [BASE]
-    assert set(os.listdir(share)) == {BASE, directory.MARKER}
+    assert set(files.listing(share)) == {BASE, directory.MARKER}
 
 
 def test_a_file_with_a_second_child_is_never_committed_into(
@@ -247,7 +247,7 @@ def test_old_trash_is_swept_and_nothing_else(driver: DirectoryShare, share: Path
     ages = {trash_name(BASE): directory.TRASH_SECONDS + 1, trash_name(FIRST): directory.TRASH_SECONDS - 1}
     monkeypatch.setattr(files, "age_seconds", lambda _share, name: ages.get(name, 1e9))
     driver.sweep()
-    assert set(os.listdir(share)) == {BASE, FIRST, SECOND, directory.MARKER, trash_name(FIRST), *other}
+    assert set(files.listing(share)) == {BASE, FIRST, SECOND, directory.MARKER, trash_name(FIRST), *other}
 
 
 def test_the_hypervisor_is_told_where_the_active_file_lies(share: Path) -> None:

@@ -1,0 +1,139 @@
+"""Files for qemu-img as descriptors: what it opens are the files that were looked at, whatever has their names by then.
+
+Each file of a chain is opened and looked at here, and kept open. A directory outside the share, which only this user may
+enter, holds a link of the file's name for each, to ``/proc/self/fd/N``; qemu-img inherits the descriptors. So it works with
+the names that stand in the headers, locks the very files (its locks belong to what it opens through the link), and gets no
+further than to these: the chain is spelled out for it. Tried with ``convert``, ``commit -b``, ``rebase -b``, ``rebase -u``,
+``resize``, ``check -r``, ``map``, ``compare`` and ``amend`` of qemu 7.2.
+"""
+
+import atexit
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillframe.chain.image import Image
+from stillframe.errors import BadImage, ChainConflict
+from stillframe.host import image_command, inspection, qcow2
+from stillframe.host.inspection import Opened
+from stillframe.host.run import Place
+
+_PREFIX = "stillframe-pins-"
+_SETTLED_SECONDS = 60.0  # by then whoever made a directory has its lock
+_turn = threading.Lock()
+_own: dict[int, tuple[Path, int]] = {}  # by process: its directory, and the descriptor that says it is in use
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A chain that is held open, nearest first; ``directory`` has its names, and qemu-img may run there."""
+
+    directory: Path
+    opened: tuple[Opened, ...]
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(each.image for each in self.opened)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return tuple(each.handle for each in self.opened)
+
+    @property
+    def place(self) -> Place:
+        return Place(self.directory, self.descriptors)
+
+    @property
+    def word(self) -> str:
+        """Names the chain for a program that runs in ``place``."""
+        return image_command.chain([(each.name, each.image.format) for each in self.opened])
+
+    @property
+    def path(self) -> str:
+        """Names the chain for a program that runs elsewhere and inherits ``descriptors``."""
+        return image_command.chain([(str(self.directory / each.name), each.image.format) for each in self.opened])
+
+    def below(self, name: str) -> str:
+        """As ``word``, for an overlay on the chain that was added under this name."""
+        return image_command.chain([(name, "qcow2"), *((each.name, each.image.format) for each in self.opened)])
+
+    def handle(self, name: str) -> int:
+        return next(each.handle for each in self.opened if each.name == name)
+
+    def add(self, name: str, handle: int) -> None:
+        """Gives one more file a name here; its descriptor must be handed on beside ``descriptors``."""
+        os.symlink(f"/proc/self/fd/{handle}", self.directory / name)
+
+    def confirm(self) -> None:
+        """Raises ChainConflict when a file was written since it was looked at: what was read need not be what its header named.
+
+        The time of the last write shows it: only a file's owner can set that back, not who may write to it."""
+        for each in self.opened:
+            with suppress(BadImage):
+                found = qcow2.read_open(each.handle, each.name, each.image.format)
+                if found == each.image and os.fstat(each.handle).st_mtime_ns == each.written_ns:
+                    continue
+            raise ChainConflict(f"{each.name} was written while it was read; nothing of it was kept. Try again when it is not")
+
+
+@contextmanager
+def chain(directory: Path, name: str, format_: str, behind: Path | None = None) -> Iterator[Pinned]:
+    """Holds ``name`` and all behind it. Raises as ``inspection.chain_of`` does."""
+    with inspection.opened(directory, name, format_, behind) as opened, _pinned(opened) as pinned:
+        yield pinned
+
+
+@contextmanager
+def alone(directory: Path, name: str, format_: str) -> Iterator[Pinned]:
+    """Holds one file without what backs it. Raises as ``inspection.alone`` does."""
+    with inspection.opened_alone(directory, name, format_) as opened, _pinned((opened,)) as pinned:
+        yield pinned
+
+
+@contextmanager
+def _pinned(opened: tuple[Opened, ...]) -> Iterator[Pinned]:
+    place = Path(tempfile.mkdtemp(dir=_directory()))
+    try:
+        pinned = Pinned(place, opened)
+        for each in opened:
+            pinned.add(each.name, each.handle)
+        yield pinned
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _directory() -> Path:
+    """This process's directory, mode 0700, made on first use; what processes that died left beside it is removed then."""
+    with _turn:
+        found = _own.get(os.getpid())
+        if found is None or not found[0].is_dir():
+            _sweep(Path(tempfile.gettempdir()))
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            found = _own[os.getpid()] = (path, handle)
+            atexit.register(shutil.rmtree, path, ignore_errors=True)
+        return found[0]
+
+
+def _sweep(place: Path) -> None:
+    """Each process holds a lock on its directory for as long as it lives."""
+    for entry in os.scandir(place):
+        if not entry.name.startswith(_PREFIX):
+            continue
+        with suppress(OSError):
+            handle = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                found = os.fstat(handle)
+                if found.st_uid == os.geteuid() and time.time() - found.st_ctime > _SETTLED_SECONDS:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(entry.path)
+            finally:
+                os.close(handle)

@@ -1,0 +1,123 @@
+"""The directory of a share that only the service may enter, and directories held by a descriptor.
+
+A group may write to a share. Whoever is in it can put a link, a pipe or another file in place of any name there, between two
+of our calls. So what we make or take apart lies in ``.stillframe`` on the share, mode 0700 and ours. A directory is opened
+once, looked at through its descriptor, and used as ``/proc/self/fd/N`` from then on: whoever renames it changes nothing.
+"""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stillframe.errors import BadImage, ShareUnavailable
+
+NAME = ".stillframe"
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@contextmanager
+def held(directory: Path, *below: str) -> Iterator[Path]:
+    """Opens a directory, and from there one after the other of ``below`` without following links; returns a path that leads
+    to it whatever becomes of the names. Raises BadImage for one of ``below`` that is no directory, FileNotFoundError.
+    """
+    handle = os.open(directory, _OPEN)
+    try:
+        for name in below:
+            inner = _enter(handle, name)
+            os.close(handle)
+            handle = inner
+        yield Path(f"/proc/self/fd/{handle}")
+    finally:
+        os.close(handle)
+
+
+def _enter(handle: int, name: str) -> int:
+    try:
+        return os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=handle)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise BadImage(f"{name} is no directory: something else was put in its place") from error
+        raise
+
+
+@contextmanager
+def working(share: Path, make: bool = True) -> Iterator[Path]:
+    """Returns a path to the working directory of ``share``, which is made unless ``make`` is False; a share that nobody else
+    may enter is its own.
+
+    Raises ShareUnavailable when somebody else made it or may enter it, FileNotFoundError when it is missing and not made.
+    """
+    with held(share) as outer:
+        if _is_private(outer):
+            yield outer
+            return
+        handle = _open_own(outer, share, make)
+        try:
+            yield Path(f"/proc/self/fd/{handle}")
+        finally:
+            os.close(handle)
+
+
+def _open_own(outer: Path, share: Path, make: bool) -> int:
+    if make:
+        with suppress(FileExistsError):
+            os.mkdir(outer / NAME, 0o700)  # it inherits the setgid bit, and so its files the share's group
+    try:
+        handle = os.open(outer / NAME, _OPEN | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise
+        raise ShareUnavailable(
+            f"{share / NAME} is no directory of this service's user ({error.strerror}). Look who made it, and move it away:"
+            " the service makes it anew"
+        ) from error
+    try:
+        if _is_private(Path(f"/proc/self/fd/{handle}"), made=True):
+            return handle
+        found = os.fstat(handle)
+        raise ShareUnavailable(
+            f"{share / NAME} has mode {stat.S_IMODE(found.st_mode):04o} and belongs to user {found.st_uid}, but only this"
+            " service may enter it. Look who made it, and move it away: the service makes it anew"
+        )
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _is_private(directory: Path, made: bool = False) -> bool:
+    """Tells whether only this process's user may enter. ``made``: with root_squash what root makes belongs to another user;
+    then the server is asked, which says whose a file is that we make there."""
+    found = os.stat(directory)
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        return False
+    return found.st_uid == os.geteuid() or (made and found.st_uid == _maker(directory))
+
+
+def _maker(directory: Path) -> int:
+    name = f".owner.{secrets.token_hex(8)}"
+    handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        return os.fstat(handle).st_uid
+    finally:
+        os.close(handle)
+        with suppress(FileNotFoundError):
+            os.unlink(directory / name)
+
+
+@contextmanager
+def where(share: Path, name: str) -> Iterator[Path]:
+    """Returns the working directory when ``name`` lies there, else the share: for what is found by its name later."""
+    inside = name in lying(share)
+    with working(share, make=False) if inside else held(share) as place:
+        yield place
+
+
+def lying(share: Path) -> list[str]:
+    """Returns the names in the working directory; none where there is no such directory."""
+    with suppress(FileNotFoundError), working(share, make=False) as inner:
+        return os.listdir(inner)
+    return []

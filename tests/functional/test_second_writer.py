@@ -1,0 +1,231 @@
+"""A user without rights in the share's group puts links, pipes, directories and other files in our way, while we work.
+
+What he does is a loop, what we do is done a fixed number of times; whether he met the moment he waited for is luck, but
+nothing of the host may ever be read, written or shortened, and nothing may hang.
+"""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from stillframe.chain.image import Image
+from stillframe.chain.names import base_name, info_name, overlay_name, temporary_name, trash_name
+from stillframe.errors import StillframeError
+from stillframe.host import copies, files, publish, qcow2, qemu_img
+from stillframe.host.copies import Source
+from stillframe.volumes.drivers import directory
+from stillframe.volumes.drivers.directory import DirectoryShare
+from tests.support.second_writer import GROUP, SECRET, Site, site
+from tests.unit.builders import OTHER_VOLUME, SNAPSHOT, VOLUME
+
+BASE, COPY, OVERLAY = base_name(VOLUME), base_name(OTHER_VOLUME), overlay_name(VOLUME, SNAPSHOT)
+MIB = 1 << 20
+ROUNDS = 25
+SECONDS = 60
+
+
+@pytest.fixture
+def place() -> Iterator[Site]:
+    with site() as made:
+        yield made
+
+
+def tried(call: Callable[[], object]) -> None:
+    """Refusals are right: somebody else is at work there."""
+    with suppress(StillframeError, OSError):
+        call()
+
+
+def ended(call: Callable[[], object]) -> bool:
+    """Tells whether the call ended, in whatever way."""
+    thread = threading.Thread(target=tried, args=(call,), daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    return not thread.is_alive()
+
+
+def make(at: Path, name: str, value: int = 17) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", name, "1M"], cwd=at, check=True)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -P {value} 0 64k", name], cwd=at, check=True, capture_output=True)
+    os.chown(at / name, 0, GROUP)
+    (at / name).chmod(0o660)
+
+
+def secret_is_out(place: Site) -> bool:
+    return any(SECRET[:512] in content for content in place.may_read())
+
+
+def test_a_link_in_place_of_a_temporary_file_overwrites_no_file_of_the_host(place: Site) -> None:
+    temporary = temporary_name(VOLUME, "token")
+    swap = (f"if os.path.exists({temporary!r}): os.unlink({temporary!r})", f"os.symlink(target, {temporary!r})")
+    with place.attacked(*swap):
+        for _ in range(ROUNDS):
+            tried(lambda: publish.publish_base(place.share, Image(BASE, "qcow2", MIB), "token", VOLUME))
+            assert place.untouched()
+            files.remove(place.share, BASE)
+    publish.publish_base(place.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
+    assert qcow2.read(place.share, BASE).size == MIB
+
+
+def test_a_source_that_is_swapped_while_it_is_copied_gives_nothing_away(place: Site) -> None:
+    """The copy is taken by a hard link as soon as it is there; the source becomes a link to the host's file a moment later."""
+    (place.share / BASE).write_bytes(b"\x11" * len(SECRET))
+    os.chown(place.share / BASE, 0, GROUP)
+    (place.share / BASE).chmod(0o660)
+    temporary = temporary_name(OTHER_VOLUME, "token")
+    lines = (
+        f"with suppress(OSError): os.link({temporary!r}, 'taken')",
+        f"os.rename({BASE!r}, 'kept'); os.symlink(target, {BASE!r})",
+        "time.sleep(0.02)",
+        f"os.rename('kept', {BASE!r})",
+        "time.sleep(0.02)",
+    )
+    with place.attacked(*lines):
+        for _ in range(4 * ROUNDS):
+            source, image = Source(BASE, "raw", 1), Image(COPY, "raw", len(SECRET))
+            tried(lambda source=source, image=image: copies.publish_copy(place.share, source, image, "token", OTHER_VOLUME))  # type: ignore[misc]
+            assert not secret_is_out(place)
+            with suppress(FileNotFoundError):
+                os.unlink(place.share / COPY)
+
+
+def test_a_backing_file_that_is_swapped_while_it_is_read_gives_nothing_away(place: Site) -> None:
+    (place.share / BASE).write_bytes(b"\x11" * len(SECRET))
+    words = ["create", "-q", "-f", "qcow2", "-b", BASE, "-F", "raw", OVERLAY]
+    subprocess.run(["qemu-img", *words], cwd=place.share, check=True)
+    lines = (f"os.rename({BASE!r}, 'kept'); os.symlink(target, {BASE!r})", "time.sleep(0.01)", f"os.rename('kept', {BASE!r})")
+    with place.attacked(*lines, "time.sleep(0.01)"):
+        for _ in range(2 * ROUNDS):
+            tried(lambda: qemu_img.pull(place.share, OVERLAY, None, None, 2))
+            assert not secret_is_out(place)
+            subprocess.run(["qemu-img", *words[:3], "qcow2", "-u", *words[4:], str(len(SECRET))], cwd=place.share, check=True)
+
+
+def test_a_file_that_is_written_while_it_is_copied_is_not_published(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write to a volume's file may write its header too, and put it back: what was read is then not kept."""
+    make(place.share, BASE)
+    real = copies._copy
+
+    def rewritten(*arguments: object, **more: object) -> None:
+        with (place.share / BASE).open("r+b") as file:
+            start = file.read(4096)
+            file.seek(0)
+            file.write(start)
+        real(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(copies, "_copy", rewritten)
+    with pytest.raises(StillframeError, match="was written while it was read"):
+        copies.publish_copy(place.share, Source(BASE, "qcow2", 1), Image(COPY, "qcow2", MIB), "token", OTHER_VOLUME)
+    assert files.listing(place.share) == [BASE]
+
+
+def test_a_link_in_place_of_a_trashed_file_shortens_no_file_of_the_host(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "TRASH_SECONDS", 0.1)
+    monkeypatch.setattr(files, "TRASH_AT_ONCE", 0)
+    monkeypatch.setattr(files, "TRASH_PIECE", 1 << 12)
+    monkeypatch.setattr(files, "TRASH_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(files, "free_bytes", files.total_bytes)
+    trash = trash_name(BASE)
+    half_way = f"if 4096 < os.lstat({trash!r}).st_size < {1 << 18}: os.unlink({trash!r}); os.symlink(target, {trash!r})"
+    with place.attacked(half_way):
+        for _ in range(4):
+            (place.share / BASE).write_bytes(bytes(1 << 18))
+            files.trash(place.share, BASE, trash)
+            for thread in [each for each in threading.enumerate() if each.name == "trash"]:
+                thread.join()
+            assert place.untouched()
+
+
+@pytest.mark.parametrize("name", [f".tmp.{info_name(VOLUME)}", info_name(VOLUME), directory.MARKER, BASE])
+def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(place: Site, name: str) -> None:
+    make(place.share, "volume")
+    with place.attacked(f"os.mkfifo({name!r})"):
+        while not os.path.lexists(place.share / name):
+            time.sleep(0.01)
+        for call in (
+            lambda: files.write_json(place.share, info_name(VOLUME), {"active": BASE}),
+            lambda: files.read_json(place.share, name),
+            lambda: files.sync_file(place.share, name),
+            lambda: files.share_mode(place.share, name),
+            lambda: files.rename_new(place.share, name, COPY),
+            lambda: directory.prepare(place.share),
+            lambda: publish.publish_base(place.share, Image(BASE, "qcow2", MIB), "token", VOLUME),
+        ):
+            assert ended(call)
+
+
+def test_what_is_no_file_never_gets_the_name_of_one(place: Site) -> None:
+    """The name leads to what was looked at, or to nothing."""
+    lines = ("os.rename('foreign', 'kept'); os.symlink(target, 'foreign')", "os.rename('kept', 'foreign')")
+    make(place.share, "foreign")
+    with place.attacked(*lines):
+        for _ in range(20 * ROUNDS):
+            tried(lambda: files.rename_new(place.share, "foreign", COPY))
+            if os.path.lexists(place.share / COPY):
+                assert (place.share / COPY).lstat().st_mode & 0o170000 == 0o100000
+                os.rename(place.share / COPY, place.share / "foreign")
+
+
+@pytest.mark.parametrize("name", [info_name(VOLUME), BASE])
+def test_a_directory_in_place_of_a_file_is_refused_in_words(place: Site, name: str) -> None:
+    share = DirectoryShare(place.share, directory.prepare(place.share), 0)
+    with place.attacked(f"os.mkdir({name!r})"):
+        while not (place.share / name).is_dir():
+            time.sleep(0.01)
+    for call in (
+        lambda: share.write_document(name, {"active": BASE}),
+        lambda: share.read_document(name),
+        lambda: share.write_document(name, {}),
+    ):
+        with pytest.raises(StillframeError, match=name):
+            call()
+    if name == BASE:
+        with pytest.raises(StillframeError, match=name):
+            share.remove(VOLUME, name)
+    assert (place.share / name).is_dir()
+
+
+def test_a_device_in_place_of_a_file_is_not_opened(place: Site) -> None:
+    os.mknod(place.share / BASE, 0o020666, os.makedev(10, 200))  # opening it would make a network device
+    for call in (lambda: qcow2.read(place.share, BASE), lambda: files.trash(place.share, BASE, trash_name(BASE))):
+        with pytest.raises(StillframeError, match="special file"):
+            call()
+    assert os.path.lexists(place.share / BASE)
+
+
+@pytest.mark.parametrize(
+    "lines", [("os.mkdir('.stillframe')", "os.chmod('.stillframe', 0o777)"), ("os.symlink('/tmp', '.stillframe')",)]
+)
+def test_a_working_directory_of_somebody_else_is_refused(place: Site, lines: tuple[str, ...]) -> None:
+    with place.attacked(*lines):
+        while not os.path.lexists(place.share / ".stillframe"):
+            time.sleep(0.01)
+        with pytest.raises(StillframeError, match="move it away"):
+            publish.publish_base(place.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
+    assert files.listing(place.share) == []
+
+
+def test_a_working_directory_that_is_moved_away_meanwhile_shows_nothing(place: Site) -> None:
+    """Whoever may write to the share may rename a directory there, but not enter it: what we do goes on in it."""
+    make(place.share, BASE)
+    lines = (
+        "os.rename('.stillframe', 'moved'); os.mkdir('.stillframe'); os.chmod('.stillframe', 0o777)",
+        f"os.symlink(target, '.stillframe/{temporary_name(OTHER_VOLUME, 'token')}')",
+        f"os.symlink(target, '.stillframe/{trash_name(COPY)}')",
+        "time.sleep(0.01)",
+        "os.rename('.stillframe', f'used{time.monotonic_ns()}'); os.rename('moved', '.stillframe')",
+        "time.sleep(0.01)",
+    )
+    with place.attacked(*lines):
+        for _ in range(ROUNDS):
+            source, image = Source(BASE, "qcow2", 1), Image(COPY, "qcow2", MIB)
+            tried(lambda source=source, image=image: copies.publish_copy(place.share, source, image, "token", OTHER_VOLUME))  # type: ignore[misc]
+            tried(lambda: files.trash(place.share, COPY, trash_name(COPY)))
+            assert place.untouched()
+            assert not secret_is_out(place)
