@@ -19,6 +19,8 @@ from stillframe.chain.names import base_name, info_name, overlay_name, temporary
 from stillframe.errors import StillframeError
 from stillframe.host import copies, files, publish, qcow2, qemu_img
 from stillframe.host.copies import Source
+from stillframe.volumes.backups import keys
+from stillframe.volumes.backups.directory import DirectoryRepository
 from stillframe.volumes.drivers import directory
 from stillframe.volumes.drivers.directory import DirectoryShare
 from tests.support.second_writer import GROUP, SECRET, Site, site
@@ -229,3 +231,24 @@ def test_a_working_directory_that_is_moved_away_meanwhile_shows_nothing(place: S
             tried(lambda: files.trash(place.share, COPY, trash_name(COPY)))
             assert place.untouched()
             assert not secret_is_out(place)
+
+
+def test_a_folder_of_the_backup_store_that_becomes_a_link_leads_nowhere(place: Site) -> None:
+    """Neither is a backup written through it, nor does the directory it leads to get another mode."""
+    store = DirectoryRepository(place.share, "backups", None)
+    store.prepare()
+    outside = place.host.parent / "outside"
+    outside.mkdir(mode=0o700)
+    key = keys.object_key(VOLUME, keys.top_name(SNAPSHOT))
+    folder = f"backups/volume-{VOLUME}"
+    lines = (
+        f"os.rename({folder!r}, 'kept'); os.symlink(os.path.dirname(target) + '/outside', {folder!r})",
+        "time.sleep(0.001)",
+    )
+    back = (f"os.unlink({folder!r}); os.rename('kept', {folder!r})", "time.sleep(0.001)")
+    with place.attacked(*lines, *back):
+        for _ in range(8 * ROUNDS):
+            tried(lambda: store.put_bytes(key, b"backup" * 1000))
+            tried(lambda: store.delete(key))
+            assert os.listdir(outside) == []
+            assert outside.stat().st_mode & 0o7777 == 0o700

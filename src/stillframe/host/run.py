@@ -20,7 +20,8 @@ OUTPUT_LIMIT = 1 << 20
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
-_STDERR_KEPT = 2000
+_STDERR_KEPT = 1 << 17  # a chain of 200 files, spelled out, and what is wrong with it
+_COMPLAINT_KEPT = 2000
 
 Cancelled = Callable[[], bool]
 _cancelled: ContextVar[Cancelled | None] = ContextVar("cancelled", default=None)
@@ -149,7 +150,7 @@ class _Child:
                     _read(key, pipes)
         code = self._wait(cancelled)
         output = taker.decode(errors="replace") if isinstance(taker, bytearray) else ""
-        outcome = Outcome(code, output, _printable(bytes(self._complaint)))
+        outcome = Outcome(code, output, wording.without_chains(_printable(bytes(self._complaint)))[:_COMPLAINT_KEPT])
         if code < 0:
             raise HostCommandFailed(f"{self._name} was killed by signal {-code}: {outcome.complaint}", signal=-code)
         return outcome

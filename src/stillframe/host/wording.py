@@ -13,8 +13,13 @@ _FORBIDDEN = ("Permission denied", "Operation not permitted")
 
 
 def without_directories(words: str) -> str:
-    """Returns the words with each absolute path cut to its last part, and a chain that is spelled out to its first file."""
-    return _BARE.sub("", _QUOTED.sub(r"\1\2\1", _NAMED.sub(r"\1", words)))
+    """Returns the words with each absolute path cut to its last part."""
+    return _BARE.sub("", _QUOTED.sub(r"\1\2\1", words))
+
+
+def without_chains(words: str) -> str:
+    """Returns the words with each chain that is spelled out cut to the name of its first file."""
+    return _NAMED.sub(r"\1", words)
 
 
 def is_locked(words: str) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from stillframe.errors import AccessRefused, HostCommandFailed, ImageLocked
-from stillframe.host import wording
+from stillframe.host import image_command, wording
 from stillframe.host.run import Outcome, failure
 
 
@@ -24,6 +24,14 @@ from stillframe.host.run import Outcome, failure
 )
 def test_a_path_is_told_by_its_last_part(words: str, told: str) -> None:
     assert wording.without_directories(words) == told
+
+
+@pytest.mark.parametrize("path", ["v", "/tmp/pins/v"])
+def test_a_chain_that_is_spelled_out_is_told_by_its_first_file(path: str) -> None:
+    named = image_command.chain([(path, "qcow2"), ("below", "qcow2"), ("base", "raw")])
+    assert wording.without_chains(f"Could not open '{named}': Permission denied") == "Could not open 'v': Permission denied"
+    two = f"'{named}' and '{named}'"
+    assert wording.without_chains(two) == "'v' and 'v'"
 
 
 @pytest.mark.parametrize(

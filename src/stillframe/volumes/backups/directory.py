@@ -2,14 +2,13 @@
 
 import os
 import secrets
-import stat
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from stillframe.errors import BackupStoreUnavailable, BadBackup, BadImage, NotFound
-from stillframe.host import files
+from stillframe.errors import BackupStoreUnavailable, BadBackup, BadImage, NotFound, ShareUnavailable
+from stillframe.host import files, workdir
 from stillframe.volumes.backups import keys, stream
 from stillframe.volumes.backups.stream import Tally, Written
 
@@ -71,13 +70,12 @@ class DirectoryRepository:
     def delete(self, key: str) -> None:
         self.probe()
         folder, name = self._split(key)
-        with self._working():
-            if not folder.is_dir():
-                return
+        with self._working(), suppress(FileNotFoundError):
             self._drop_temporaries(folder, name)
-            files.remove(folder, name)
+            with self._inside(folder) as place:
+                files.remove(place, name)
             with suppress(OSError):  # not empty: other backups of the volume lie there
-                folder.rmdir()
+                (self._base / folder).rmdir()
 
     def exists(self, key: str) -> bool:
         keys.check(key)
@@ -86,27 +84,32 @@ class DirectoryRepository:
     def _store(self, key: str, pieces: Iterator[bytes]) -> Written:
         self.probe()
         folder, name = self._split(key)
-        temporary = f"{_TEMPORARY}{name}.{secrets.token_hex(8)}"
+        temporary = f"{self._on_the_way(folder, name)}{secrets.token_hex(8)}"
         with self._working():
-            self._make_folder(folder)
+            self._make_folders(folder)
             self._drop_temporaries(folder, name)
-            try:
-                files.create_empty(folder, temporary)
-                written = _fill(folder, temporary, pieces)
-                _rename(folder, temporary, name)
-                files.sync_directory(folder)
-            except BaseException:
-                with suppress(OSError):
-                    (folder / temporary).unlink(missing_ok=True)
-                raise
+            with workdir.working(self._root) as place, self._inside(folder) as target:
+                try:
+                    files.create_empty(place, temporary)
+                    written = _fill(place, temporary, pieces)
+                    _rename(place / temporary, target / name)
+                    files.sync_directory(target)
+                except BaseException:
+                    with suppress(OSError):
+                        (place / temporary).unlink(missing_ok=True)
+                    raise
         return written
+
+    def _on_the_way(self, folder: str, name: str) -> str:
+        """How the names in the working directory of the store begin that become this object."""
+        return f"{_TEMPORARY}{self._base.name}~{folder}~{name}."
 
     def pieces(self, key: str) -> Iterator[bytes]:
         self.probe()
         folder, name = self._split(key)
         try:
-            with self._working():
-                handle = files.open_regular(folder, name)
+            with self._working(), self._inside(folder) as place:
+                handle = files.open_regular(place, name)
         except BackupStoreUnavailable as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise NotFound(f"the backup store holds no {key}") from error
@@ -126,40 +129,67 @@ class DirectoryRepository:
         self.probe()
         with self._working():
             for folder in self._folders(prefix):
-                for entry in os.scandir(folder):
-                    whole = not entry.name.startswith(_TEMPORARY)
-                    name = entry.name if whole else entry.name.removeprefix(_TEMPORARY).rpartition(".")[0]
-                    key = f"{folder.name}/{name}"
-                    if keys.parse(key) is not None and key.startswith(prefix):
-                        with suppress(FileNotFoundError):
-                            yield key, whole, entry.stat(follow_symlinks=False).st_size
+                with suppress(FileNotFoundError), self._inside(folder) as place:
+                    for name in os.listdir(place):
+                        whole = not name.startswith(_TEMPORARY)  # others are of before there was a working directory
+                        found = name if whole else name.removeprefix(_TEMPORARY).rpartition(".")[0]
+                        yield from _object(f"{folder}/{found}", prefix, whole, place / name)
+            begin = self._on_the_way("", "").removesuffix("~.")
+            for name in workdir.lying(self._root):
+                if name.startswith(begin):
+                    key = name.removeprefix(begin).rpartition(".")[0].replace("~", "/", 1)
+                    with workdir.working(self._root) as place:
+                        yield from _object(key, prefix, False, place / name)
 
-    def _folders(self, prefix: str) -> Sequence[Path]:
+    def _folders(self, prefix: str) -> Sequence[str]:
         """The folders a key with this prefix can lie in; a container that was never used has none."""
         try:
-            found = [entry for entry in os.scandir(self._base) if entry.is_dir(follow_symlinks=False)]
+            with self._inside() as base:
+                found = [entry.name for entry in os.scandir(base) if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
-        return [Path(entry.path) for entry in found if f"{entry.name}/".startswith(prefix[: len(entry.name) + 1])]
-
-    def _split(self, key: str) -> tuple[Path, str]:
-        folder, _, name = keys.check(key).partition("/")
-        return self._base / folder, name
-
-    def _make_folder(self, folder: Path) -> None:
-        for made in (self._base, folder):
-            with suppress(FileExistsError):
-                made.mkdir()
-                made.chmod(0o2770)
-                files.sync_directory(made.parent)
-            if not stat.S_ISDIR(made.lstat().st_mode):
-                raise BadBackup(f"{made} is not a directory")
+        return [name for name in found if f"{name}/".startswith(prefix[: len(name) + 1])]
 
     @staticmethod
-    def _drop_temporaries(folder: Path, name: str) -> None:
-        for entry in os.listdir(folder):
-            if entry.startswith(f"{_TEMPORARY}{name}."):
-                files.remove(folder, entry)
+    def _split(key: str) -> tuple[str, str]:
+        folder, _, name = keys.check(key).partition("/")
+        return folder, name
+
+    @contextmanager
+    def _inside(self, *folder: str) -> Iterator[Path]:
+        """Holds the container, or a folder of it: nobody puts another directory in its place."""
+        with ExitStack() as held:
+            try:
+                place = held.enter_context(workdir.held(self._root, self._base.name, *folder))
+            except BadImage as error:
+                raise BadBackup(f"{'/'.join((str(self._base), *folder))} is not a directory: {error.message}") from error
+            yield place
+
+    def _make_folders(self, folder: str) -> None:
+        below: tuple[str, ...] = ()
+        for name in (self._base.name, folder):
+            with workdir.held(self._root, *below) as place:
+                try:
+                    (place / name).mkdir()
+                except FileExistsError:
+                    made = False
+                else:
+                    made = True
+            below = (*below, name)
+            with self._inside(*below[1:]) as inner:
+                if made:
+                    inner.chmod(0o2770)
+                    files.sync_directory(self._root.joinpath(*below[:-1]))
+
+    def _drop_temporaries(self, folder: str, name: str) -> None:
+        for left in workdir.lying(self._root):
+            if left.startswith(self._on_the_way(folder, name)):
+                with workdir.working(self._root) as place:
+                    files.remove(place, left)
+        with suppress(FileNotFoundError), self._inside(folder) as place:
+            for left in os.listdir(place):
+                if left.startswith(f"{_TEMPORARY}{name}."):
+                    files.remove(place, left)
 
     def _read_marker(self) -> str | None:
         try:
@@ -173,9 +203,17 @@ class DirectoryRepository:
         """Whatever the operating system objects to, the store does not work: no answer never means "not there"."""
         try:
             yield
+        except ShareUnavailable as error:
+            raise BackupStoreUnavailable(error.message) from error
         except OSError as error:
             reason = f"the backup directory {self._root} does not work: {error.strerror or error}"
             raise BackupStoreUnavailable(reason) from error
+
+
+def _object(key: str, prefix: str, whole: bool, path: Path) -> Iterator[tuple[str, bool, int]]:
+    if keys.parse(key) is not None and key.startswith(prefix):
+        with suppress(FileNotFoundError):
+            yield key, whole, path.stat(follow_symlinks=False).st_size
 
 
 def _fill(folder: Path, name: str, pieces: Iterator[bytes]) -> Written:
@@ -189,11 +227,11 @@ def _fill(folder: Path, name: str, pieces: Iterator[bytes]) -> Written:
     return tally.written()
 
 
-def _rename(folder: Path, temporary: str, name: str) -> None:
+def _rename(temporary: Path, target: Path) -> None:
     """Replaces what had the name. A repeated rename on NFS may answer ENOENT though the first one worked."""
-    made = (folder / temporary).stat(follow_symlinks=False).st_ino
+    made = temporary.stat(follow_symlinks=False).st_ino
     try:
-        os.rename(folder / temporary, folder / name)
+        os.rename(temporary, target)
     except FileNotFoundError:
-        if (folder / name).stat(follow_symlinks=False).st_ino != made:
+        if target.stat(follow_symlinks=False).st_ino != made:
             raise

@@ -39,7 +39,7 @@ def test_a_name_is_given_only_to_what_is_durable(
 
     def note_rename(old: Path, new: Path) -> None:
         assert old.read_bytes() == b"content"
-        told.append(("rename", f"{old} {new}"))
+        told.append(("rename", f"{os.path.realpath(old)} {os.path.realpath(new)}"))
         rename(old, new)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
@@ -47,13 +47,13 @@ def test_a_name_is_given_only_to_what_is_durable(
     held.put_bytes(KEY, b"content")
     folder = root / CONTAINER / f"volume-{VOLUME}"
     temporary = told[0][1]
-    assert temporary.startswith(f"{folder}/.tmp.backup-{BACKUP}.qcow2.")
+    assert temporary.startswith(f"{root}/.stillframe/.tmp.{CONTAINER}~volume-{VOLUME}~backup-{BACKUP}.qcow2.")
     assert told == [("fsync", temporary), ("rename", f"{temporary} {folder / keys.top_name(BACKUP)}"), ("fsync", str(folder))]
 
 
 def test_new_folders_are_durable_too(held: DirectoryRepository, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(files, "sync_directory", synced.append)
+    monkeypatch.setattr(files, "sync_directory", lambda place: synced.append(place.resolve()))
     held.put_bytes(KEY, b"content")
     folder = root / CONTAINER / f"volume-{VOLUME}"
     assert synced == [root, root / CONTAINER, folder]
@@ -146,6 +146,21 @@ def test_a_folder_that_is_a_link_is_not_written_through(
     with pytest.raises(BadBackup, match="not a directory"):
         held.put_bytes(KEY, b"content")
     assert os.listdir(elsewhere) == []
+
+
+def test_what_an_interrupted_try_left_is_told_and_removed_wherever_it_lies(held: DirectoryRepository, root: Path) -> None:
+    other = DirectoryRepository(root, "another", None)
+    for each in (held, other):
+        each.put_bytes(KEY, b"content")
+    name = keys.top_name(BACKUP)
+    (root / ".stillframe" / f".tmp.{CONTAINER}~volume-{VOLUME}~{name}.0123456789abcdef").write_bytes(b"half")
+    assert (list(held.unfinished()), list(other.unfinished())) == ([KEY], [])
+    assert list(held.unfinished(keys.folder(OTHER_VOLUME))) == []
+    (root / CONTAINER / f"volume-{VOLUME}" / f".tmp.{name}.0123456789abcdef").write_bytes(b"half")  # as older versions did
+    held.put_bytes(KEY, b"other")
+    assert list(held.unfinished()) == []
+    assert held.get_bytes(KEY, 100) == b"other"
+    assert other.get_bytes(KEY, 100) == b"content"
 
 
 def test_what_is_no_backup_is_passed_over(held: DirectoryRepository, root: Path) -> None:
