@@ -16,8 +16,10 @@ import pytest
 
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, info_name, overlay_name, temporary_name, trash_name
-from stillframe.errors import StillframeError
-from stillframe.host import copies, files, publish, qcow2, qemu_img
+from stillframe.compute import freeze_record
+from stillframe.compute.freeze_record import FreezeRecord
+from stillframe.errors import BadConfiguration, StillframeError
+from stillframe.host import copies, files, publish, qcow2, qemu_img, staging
 from stillframe.host.copies import Source
 from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.directory import DirectoryRepository
@@ -252,3 +254,16 @@ def test_a_folder_of_the_backup_store_that_becomes_a_link_leads_nowhere(place: S
             tried(lambda: store.delete(key))
             assert os.listdir(outside) == []
             assert outside.stat().st_mode & 0o7777 == 0o700
+
+
+def test_a_directory_of_the_services_own_files_that_others_may_change_is_refused(place: Site) -> None:
+    """Between two calls somebody could put a link to a directory of the host in place of what is made there."""
+    record = FreezeRecord(VOLUME, "operation", 1.0, os.getpid())
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: staging.make(place.share, "operation"),
+        lambda: freeze_record.write(place.share, record),
+    )
+    for call in calls:
+        with pytest.raises(BadConfiguration, match=str(place.share)):
+            call()
+    assert os.listdir(place.share) == []

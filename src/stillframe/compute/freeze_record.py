@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stillframe.errors import StillframeError
-from stillframe.host import files
+from stillframe.host import files, workdir
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def boot_seconds() -> float:
 
 
 def write(directory: Path, record: FreezeRecord) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    workdir.make_private(directory)
     files.write_json(directory, f"{record.domain}.json", asdict(record), mode=0o600)
 
 
@@ -66,7 +66,7 @@ def _readable(directory: Path, domain: str) -> FreezeRecord | None:
 @contextmanager
 def alone(directory: Path, domain: str) -> Iterator[None]:
     """No other process or thread is within such a block of the same domain. Its lock file stays, empty."""
-    handle = os.open(directory / f".{domain}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = files.open_lock(directory, f".{domain}.lock")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stillframe.compute.domain_state import SHUTOFF, SHUTOFF_SAVED
 from stillframe.errors import NotFound
-from stillframe.host import files, hypervisor
+from stillframe.host import files, hypervisor, workdir
 from stillframe.host.hypervisor import DomainView, Hypervisor
 
 
@@ -22,7 +22,7 @@ def follow(state_dir: Path, view: DomainView) -> None:
     """Keeps the note as the domain is seen now."""
     there = _note(state_dir, view)
     if view.saved and not there.exists():
-        there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        workdir.make_private(there.parent)
         files.write_json(there.parent, there.name, {"name": view.name}, mode=0o600)
     elif view.active and there.exists():
         files.remove(there.parent, there.name)

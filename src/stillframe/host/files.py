@@ -53,11 +53,7 @@ def open_regular(share: Path, name: str, links: bool = False, flags: int = os.O_
     opened then. Raises BadImage unless it is a regular file with one name (with ``links``: any number of names),
     FileNotFoundError when it does not exist.
     """
-    directory = os.open(share, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        seen = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    finally:
-        os.close(directory)
+    seen = os.open(share / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(seen)
         if not stat.S_ISREG(found.st_mode):
@@ -173,6 +169,21 @@ def durable(handle: int) -> Iterator[Callable[[], None]]:
     for each in begun:
         each.result()
     os.fsync(handle)
+
+
+def open_lock(directory: Path, name: str) -> int:
+    """Opens an empty file to be locked, mode 0600, which is made when it is missing. Raises BadImage for what is no file."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(directory / name, flags, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise BadImage(f"{name} is a symbolic link or a special file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise BadImage(f"{name} is a special file")
+    return handle
 
 
 def reflink(source: int, directory: Path, name: str) -> bool:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from stillframe.errors import ShareUnavailable
-from stillframe.host import files
+from stillframe.host import files, workdir
 
 
 def make(base: Path, name: str) -> Path:
     """Returns a new, empty directory of mode 0700; what an interrupted try left under that name is removed.
 
-    Raises ShareUnavailable when it cannot be made."""
+    Raises ShareUnavailable when it cannot be made, BadConfiguration when others could take its place."""
     with files.share_errors(base):
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        workdir.make_private(base)
         remove(base, name)
         path = base / name
         path.mkdir(mode=0o700)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stillframe.errors import BadImage, ShareUnavailable
+from stillframe.errors import BadConfiguration, BadImage, ShareUnavailable
 
 NAME = ".stillframe"
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -95,6 +95,22 @@ def _is_private(directory: Path, made: bool = False) -> bool:
     if stat.S_IMODE(found.st_mode) & 0o077:
         return False
     return found.st_uid == os.geteuid() or (made and found.st_uid == _maker(directory))
+
+
+def make_private(directory: Path) -> None:
+    """Makes a directory outside of any share for the service's own files, mode 0700, unless it is there.
+
+    Raises BadConfiguration when it is another user's (root's will do), or when others may put files in place of those in it.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with held(directory) as place:
+        found = os.stat(place)
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid not in (0, os.geteuid()) or (mode & 0o022 and not mode & stat.S_ISVTX):
+        raise BadConfiguration(
+            f"{directory} has mode {mode:04o} and belongs to user {found.st_uid}: others could put files of theirs in place of"
+            " the service's. Move it away, or give it to the service's user and chmod 0700 it"
+        )
 
 
 def _maker(directory: Path) -> int:

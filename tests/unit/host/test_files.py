@@ -288,3 +288,18 @@ def test_json_on_a_share_ends_with_a_newline_and_sorted_keys(tmp_path: Path) -> 
     text = (tmp_path / "a").read_text()
     assert text.endswith("}\n")
     assert list(json.loads(text)) == ["a", "b"]
+
+
+def test_a_lock_is_a_file_or_is_refused_at_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        os.close(files.open_lock(tmp_path, "a"))
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+    (tmp_path / "victim").write_text("victim")
+    (tmp_path / "link").symlink_to("victim")
+    (tmp_path / "dangling").symlink_to("missing")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "directory").mkdir()
+    for name in ("link", "dangling", "pipe", "directory"):
+        with pytest.raises(BadImage):
+            files.open_lock(tmp_path, name)
+    assert not (tmp_path / "missing").exists()

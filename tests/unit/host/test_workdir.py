@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.errors import BadImage, ShareUnavailable
+from stillframe.errors import BadConfiguration, BadImage, ShareUnavailable
 from stillframe.host import files, workdir
 
 
@@ -112,3 +112,23 @@ def test_a_link_is_not_entered_on_the_way_down(share: Path) -> None:
         pass
     with pytest.raises(FileNotFoundError), workdir.held(share, "a", "c"):
         pass
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o1777])
+def test_a_directory_of_ours_that_nobody_else_may_change_is_taken(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a/b"
+    workdir.make_private(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    path.chmod(mode)
+    workdir.make_private(path)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(65534, 0o700), (0, 0o770), (0, 0o2770), (0, 0o777)])
+def test_a_directory_that_others_may_change_is_not(tmp_path: Path, owner: int, mode: int) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    path.chmod(mode)
+    os.chown(path, owner, -1)
+    with pytest.raises(BadConfiguration, match=f"mode {mode:04o} and belongs to user {owner}"):
+        workdir.make_private(path)

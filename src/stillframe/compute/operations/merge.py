@@ -35,7 +35,7 @@ from stillframe.errors import (
     StepFailed,
     StillframeError,
 )
-from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img, soundness
+from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img, soundness, workdir
 from stillframe.journal.failpoints import reached
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
@@ -347,7 +347,7 @@ def _note_run(world: World, operation: Operation, run: int | None) -> None:
         if directory.is_dir():
             files.remove(directory, f"{operation.id}.json")
         return
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    workdir.make_private(directory)
     files.write_json(directory, f"{operation.id}.json", {"run": run}, mode=0o600)
 
 
