@@ -164,7 +164,6 @@ def every_file_is_for_the_service_and_its_group_only() -> None:
     assert stat.S_IMODE(POINT.stat().st_mode) == 0o2770
     working = POINT / ".stillframe"
     assert stat.S_IMODE(working.stat().st_mode) & 0o777 == 0o700
-    as_user((HYPERVISOR_UID, SHARE_GID), lambda: expect(PermissionError, "", lambda: os.listdir(working)))
     for path in (each for each in POINT.iterdir() if each != working):
         found = path.stat()
         assert (found.st_uid, found.st_gid) == SERVICE, path
@@ -176,6 +175,7 @@ def the_hypervisors_user_reads_and_writes_by_the_group_and_nobody_else_does() ->
     as_user((HYPERVISOR_UID, SHARE_GID), lambda: write(BASE_FILE, 10, 1, 0x33))
     as_user((HYPERVISOR_UID, SHARE_GID), lambda: reads(BASE_FILE, {10: 0x33}))
     as_user(STRANGER, lambda: expect(PermissionError, "", lambda: os.listdir(POINT)))
+    as_user((HYPERVISOR_UID, SHARE_GID), lambda: expect(PermissionError, "", lambda: os.listdir(POINT / ".stillframe")))
     as_user(STRANGER, lambda: expect(PermissionError, "", (POINT / BASE_FILE).read_bytes))
 
 
