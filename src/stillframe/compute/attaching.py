@@ -99,7 +99,7 @@ def list_attached(world: World, context: Context, server_id: str) -> list[dict[s
     ``guest_has_disk`` is what libvirt says of the guest now: True, or False where it runs without the disk or no description
     has it any more; None while the server does not run."""
     server = servers.find(world, context, server_id)
-    known = {entry["volume_id"]: entry for entry in world.storage.attachments_of(server.id)}
+    known = {entry["volume_id"]: entry for entry in world.storage.attachments_of(server.id, server.project_id)}
     held = {volume_id: disk.target for volume_id, disk in server.volumes()}
     lost = [volume_id for volume_id, entry in known.items() if entry["status"] == "attached" and volume_id not in held]
     return [_entry(server, volume_id, held.get(volume_id), known.get(volume_id, {}).get("id")) for volume_id in (*held, *lost)]

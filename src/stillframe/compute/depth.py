@@ -14,7 +14,10 @@ def deep_volumes(world: World, server_id: str) -> dict[str, int]:
     """
     limit = world.settings.volumes.chain_depth_warning
     server = servers.look(world, server_id)
-    known = {entry["volume_id"]: entry["connection_info"] or {} for entry in world.storage.attachments_of(server_id)}
+    known = {
+        entry["volume_id"]: entry["connection_info"] or {}
+        for entry in world.storage.attachments_of(server_id, server.project_id)
+    }
     found: dict[str, int] = {}
     for disk in server.live.disks:
         info = known.get(str(disk.volume_id))

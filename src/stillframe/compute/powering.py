@@ -9,7 +9,7 @@ from stillframe.compute.domain_state import Condition
 from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.context import Context
-from stillframe.errors import BadRequest, Conflict
+from stillframe.errors import BadRequest, Conflict, NotFound
 from stillframe.host import hypervisor
 from stillframe.journal import record
 from stillframe.journal.failpoints import reached
@@ -119,9 +119,13 @@ def _power(world: World, server: Server, action: str) -> None:
 def _check_files(world: World, server: Server) -> None:
     """Block storage changes the files of a stopped server's volumes itself. Such an operation is recorded before it looks
     whether the server is stopped, and that look waits for our turn to end: one of the two sees the other."""
-    known = {entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id)}
+    known = {
+        entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id, server.project_id)
+    }
     for volume_id, disk in server.volumes():
         info = known.get(volume_id)
+        if not info and not disk.foreign_file:
+            _refuse_unattached(world, server, volume_id)
         if info and info.get("offline_operation"):
             raise Conflict(
                 f"server {server.id} cannot start now: operation {info['offline_operation']} changes the files of volume"
@@ -135,6 +139,19 @@ def _check_files(world: World, server: Server) -> None:
             )
         if info:
             mending.before_start(disk, volume_id, info.get("foundation"))
+
+
+def _refuse_unattached(world: World, server: Server, volume_id: str) -> None:
+    """Raises Conflict for a volume of block storage, of which nobody says then which file the server may open."""
+    try:
+        world.storage.volume(volume_id)
+    except NotFound:
+        return  # a file that is only called so
+    raise Conflict(
+        f"server {server.id} is not started: it would use a file of volume {volume_id}, but the volume is not attached to it,"
+        " so whether that is the right file is not known. An administrator takes the disk out of the server's definition;"
+        " then attach the volume to it ('openstack server add volume') and start it"
+    )
 
 
 METHODS: Mapping[str, Any] = {"list_servers": list_servers, "show_server": show_server, "power": power}

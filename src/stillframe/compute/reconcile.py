@@ -52,7 +52,9 @@ class Reconciler:
         with self._world.database.read() as connection:
             if operations.on_resource(connection, f"server:{server.id}") is not None:
                 return []
-        entries = [entry for entry in self._world.storage.attachments_of(server.id) if entry["status"] == "attached"]
+        entries = [
+            entry for entry in self._world.storage.attachments_of(server.id, server.project_id) if entry["status"] == "attached"
+        ]
         self._finish_late_detachments(server, entries)
         self._report_missing(server, entries)
         recorded = {entry["volume_id"]: entry["connection_info"].get("name") for entry in entries}

@@ -27,7 +27,9 @@ def check_files(world: World, server: Server) -> None:
             f"the saved memory of server {server.id} cannot be read: libvirt would throw it away and boot the server. Copy its"
             " file away first ('virsh managedsave-dumpxml' tells what is wrong with it)"
         )
-    known = {entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id)}
+    known = {
+        entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id, server.project_id)
+    }
     for disk in server.saved.disks:
         if disk.volume_id is not None:
             _check_disk(server, disk, (known.get(disk.volume_id) or {}).get("name"))

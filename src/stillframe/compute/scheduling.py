@@ -150,7 +150,7 @@ def _patience(world: World, error: StillframeError) -> timedelta:
 
 def _refuse_if_merging(world: World, row: Row) -> None:
     """A set would meet the deletion of a volume's snapshot and end in error, where a run that waits is taken later."""
-    attached = {entry["volume_id"] for entry in world.storage.attachments_of(row["server_id"])}
+    attached = {entry["volume_id"] for entry in world.storage.attachments_of(row["server_id"], row["project_id"])}
     wanted = attached if row["volumes"] == "all" else attached & set(row["volumes"])
     merging = sorted(wanted & world.storage.being_deleted()) if wanted else []
     if merging:

@@ -220,7 +220,7 @@ def _choose(world: World, server: Server, volumes: Any) -> tuple[list[tuple[Disk
 
 def _sorted_out(world: World, server: Server) -> tuple[Usable, list[dict[str, str]], dict[str, str]]:
     """Returns the volumes a set can have, the disks it cannot have, and a sentence for each volume among those."""
-    attached = world.storage.attachments_of(server.id)
+    attached = world.storage.attachments_of(server.id, server.project_id)
     known = {entry["volume_id"]: entry["connection_info"] for entry in attached}
     usable: Usable = {}
     excluded: list[dict[str, str]] = []

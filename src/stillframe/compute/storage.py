@@ -47,16 +47,20 @@ class StorageDoor:
                 found[volume_id] = self.volume(volume_id)
         return {each: volume for each, volume in found.items() if volume["os-vol-tenant-attr:tenant_id"] == project_id}
 
-    def attachments_of(self, server_id: str) -> list[Document]:
-        """Returns the server's attachments with their connection_info."""
-        path = f"/attachments/detail?instance_id={server_id}&limit={listing.WITHOUT_LINKS}"
+    def attachments_of(self, server_id: str, project_id: str) -> list[Document]:
+        """Returns the attachments of volumes of the server's project to the server, with their connection_info. What somebody
+        else says of the server is not among them."""
+        return self._attachments(f"instance_id={server_id}&project_id={quote(project_id, safe='')}")
+
+    def _attachments(self, query: str) -> list[Document]:
+        path = f"/attachments/detail?all_tenants=1&{query}&limit={listing.WITHOUT_LINKS}"
         return listing.whole(self._get, path, "attachments")
 
     def _get(self, path: str) -> Any:
         return self._call("GET", path)
 
     def attachment(self, volume_id: str, server_id: str) -> Document | None:
-        found = [entry for entry in self.attachments_of(server_id) if entry["volume_id"] == volume_id]
+        found = self._attachments(f"instance_id={server_id}&volume_id={volume_id}")
         return found[0] if found else None
 
     def reserve(self, volume_id: str, server_id: str) -> str:

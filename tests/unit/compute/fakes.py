@@ -201,7 +201,7 @@ class Storage:
         self.deleting: set[str] = set()
         self.volumes = dict(volumes or {})
 
-    def attachments_of(self, _server_id: str) -> list[dict[str, Any]]:
+    def attachments_of(self, _server_id: str, _project_id: str) -> list[dict[str, Any]]:
         return self.attachments
 
     def attachment(self, volume_id: str, server_id: str) -> dict[str, Any] | None:
@@ -240,6 +240,7 @@ def world(
 
     monkeypatch.setattr(hypervisor, "list_domains", lambda _hypervisor: views)
     monkeypatch.setattr(hypervisor, "find", find)
+    monkeypatch.setattr(hypervisor, "stand_in", lambda _hypervisor, _uuid: None)
     monkeypatch.setattr(domain_jobs, "find", lambda _domain, _targets: None)
     connection: Any = SimpleNamespace(domain=lambda _uuid: Domain(), uri="test:///default")
     configured: Settings = settings(state_dir)

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import freeze_record, powering, servers, turns
+from stillframe.compute import definitions, freeze_record, powering, servers, turns
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.servers import Server
 from stillframe.db.engine import Database
 from stillframe.errors import BadRequest, Conflict
 from stillframe.host import hypervisor
 from stillframe.journal import record
-from tests.unit.builders import SERVER, SNAPSHOT, VOLUME, context
+from tests.unit.builders import OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME, context
 from tests.unit.compute import fakes
 from tests.unit.compute.fakes import Storage
 
@@ -72,6 +72,24 @@ def test_a_server_that_would_write_behind_a_snapshot_is_not_started(world: Any, 
     with pytest.raises(Conflict, match="would write into a snapshot"):
         powering.power(world(recorded=f"{BASE}.{SNAPSHOT}"), context(), SERVER, "start")
     assert done == []
+
+
+@pytest.mark.parametrize("attachments", [[], [{"volume_id": VOLUME, "connection_info": {}}]])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_server_whose_volume_nobody_can_tell_of_is_not_started(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str], known: bool, attachments: list[Any]
+) -> None:
+    xml = fakes.domain_xml(fakes.disk_xml("vda", f"/srv/{BASE}.{SNAPSHOT}"), fakes.disk_xml("vdb", "/srv/copy", OTHER_VOLUME))
+    volumes = {each: {"id": each} for each in (VOLUME, OTHER_VOLUME)} if known else {}
+    view = fakes.view(xml, xml, 5, active=False)
+    there = fakes.world(database, tmp_path, [view], monkeypatch, Storage(attachments, volumes))
+    monkeypatch.setattr(definitions, "forget_chains", lambda *_: None)
+    if known:
+        with pytest.raises(Conflict, match=f"a file of volume {VOLUME}, but the volume is not attached to it"):
+            powering.power(there, context(), SERVER, "start")
+    else:  # a file that is called like a volume's
+        powering.power(there, context(), SERVER, "start")
+    assert done == [] if known else ["start"]
 
 
 def test_a_server_an_operation_holds_is_left_alone(world: Any, done: list[str], database: Database) -> None:

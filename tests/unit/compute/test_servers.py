@@ -1,8 +1,10 @@
 """Servers as libvirt shows them: whose they are, and what either description says of their disks."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from xml.sax.saxutils import escape
 
 import pytest
@@ -12,6 +14,7 @@ from stillframe.compute.domain_xml import NAMESPACE
 from stillframe.compute.servers import Server
 from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict, NotFound
+from stillframe.host import hypervisor
 from tests.unit.builders import OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME, context, new_id
 from tests.unit.compute import fakes
 
@@ -130,3 +133,53 @@ def test_a_foreign_server_is_answered_as_a_missing_one(
     assert set(messages) == {"Instance ID could not be found."}
     assert servers.find(seen, context("member"), SERVER.upper()).id == SERVER
     assert servers.find(seen, context("service"), OTHER_VOLUME).project_id == "other"
+
+
+class Connection:
+    """libvirt with stopped domains by id and project, and what was asked of it."""
+
+    def __init__(self, **projects: str) -> None:
+        self.projects = {name.replace("_", "-"): project for name, project in projects.items()}
+        self.asked: list[str] = []
+
+    def domain(self, uuid: str) -> Any:
+        self.asked.append("look up")
+        if uuid not in self.projects:
+            raise NotFound("no such domain")
+        return uuid
+
+    def connection(self) -> Any:
+        return self
+
+    def listAllDomains(self) -> list[Any]:
+        self.asked.append("list")
+        return [SimpleNamespace(UUIDString=partial(str, each)) for each in self.projects]
+
+    def view(self, domain: Any) -> Any:
+        self.asked.append("read")
+        uuid = domain if isinstance(domain, str) else domain.UUIDString()
+        xml = fakes.domain_xml(metadata=owned(self.projects[uuid]))
+        return replace(fakes.view(xml, xml, active=False), uuid=uuid)
+
+
+def test_a_server_of_another_project_costs_what_a_missing_one_does(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fakes.world(database, tmp_path, [], monkeypatch)
+    monkeypatch.undo()
+    own, foreign, missing = new_id(), new_id(), new_id()
+    libvirt = Connection(**{own.replace("-", "_"): "demo", foreign.replace("-", "_"): "other"})
+    world = replace(world, hypervisor=cast("Any", libvirt))
+    monkeypatch.setattr(hypervisor, "view", libvirt.view)
+    found: dict[str, list[str]] = {}
+    for wanted in (foreign, missing):
+        libvirt.asked.clear()
+        with pytest.raises(NotFound, match=f"^Instance {wanted} could not be found"):
+            servers.find(world, context(), wanted)
+        found[wanted] = sorted(libvirt.asked)
+    assert found[foreign] == found[missing] == ["list", "look up", "read"]
+    assert servers.find(world, context(), own).id == own
+    assert servers.find(world, context("service"), foreign).id == foreign
+    libvirt.projects.clear()
+    with pytest.raises(NotFound):
+        servers.find(world, context(), missing)

@@ -107,8 +107,22 @@ def test_lists_are_read_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shelf = Shelf(count)
     made = StorageDoor(settings(tmp_path))
     monkeypatch.setattr(made, "_call", shelf.call)
-    assert made.attachments_of(SERVER) == shelf.rows
+    assert made.attachments_of(SERVER, OURS) == shelf.rows
     assert made.being_deleted() == {row["volume_id"] for row in shelf.rows}
+
+
+def test_attachments_are_asked_for_by_project_and_by_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, shelf, asked = StorageDoor(settings(tmp_path)), Shelf(1), list[str]()
+
+    def call(method: str, path: str, _body: Any = None) -> Any:
+        asked.append(path)
+        return shelf.call(method, path)
+
+    monkeypatch.setattr(made, "_call", call)
+    made.attachments_of(SERVER, "a&b")
+    assert made.attachment("v", SERVER) == shelf.rows[0]
+    common = f"/attachments/detail?all_tenants=1&instance_id={SERVER}"
+    assert asked == [f"{common}&project_id=a%26b&limit=50", f"{common}&volume_id=v&limit=50"]
 
 
 def test_a_service_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

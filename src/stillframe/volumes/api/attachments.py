@@ -11,7 +11,7 @@ from stillframe.volumes.api.volumes import stamp
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
-_FILTERS = {"volume_id": "volume_id", "instance_id": "instance_id", "status": "status"}
+_FILTERS = {"volume_id": "volume_id", "instance_id": "instance_id", "status": "status", "project_id": "project_id"}
 _CONNECTOR = {"type": ["object", "null"], "maxProperties": 64}
 _CREATE = body.wrapped(
     "attachment",

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from falcon import testing
 
-from stillframe.db import volumes
+from stillframe.compute.storage import StorageDoor
+from stillframe.db import attachments, volumes
 from stillframe.db.engine import Database
 from stillframe.volumes.api.routes import SERVICE
 from stillframe.volumes.manager import Manager
 from stillframe.volumes.world import World
 from tests.unit import builders
-from tests.unit.builders import SERVER, SHARE, VOLUME, new_id
+from tests.unit.builders import OTHER_VOLUME, SERVER, SHARE, VOLUME, new_id
 from tests.unit.volumes import fakes
 from tests.unit.web.shell import Site
 
@@ -147,3 +148,30 @@ def test_hosts_exports_and_mount_points_are_for_services_and_administrators(site
     assert created.json["attachment"]["connection_info"]["name"] == f"volume-{VOLUME}"
     for who in (ADMIN, COMPUTE):
         assert ask(site, who, "GET", path).json["attachment"]["connection_info"]["export"] == SHARE
+
+
+def test_what_others_say_of_a_server_is_not_what_compute_reads(
+    site: Site, world: World, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """More of it than a page holds, and newer than the server's own."""
+    own = reserve(site, COMPUTE, SERVER, CONNECTOR).json["attachment"]["id"]
+    with world.database.write() as connection:
+        theirs = builders.volume_row(connection, id=OTHER_VOLUME, project_id="other")
+        for _ in range(1200):
+            row = {"id": new_id(), "project_id": "other", "volume_id": theirs["id"], "instance_id": SERVER}
+            attachments.insert(connection, {**row, "status": "attaching", "mode": "rw", "connector": CONNECTOR})
+    door = StorageDoor(builders.settings(tmp_path))
+
+    def call(method: str, path: str, _body: Any = None) -> Any:
+        answer = ask(site, COMPUTE, method, path.removeprefix("/attachments"))
+        assert answer.status_code == 200, answer.text
+        return answer.json
+
+    monkeypatch.setattr(door, "_call", call)
+    assert [each["id"] for each in door.attachments_of(SERVER, "demo")] == [own]
+    found = door.attachment(VOLUME, SERVER)
+    assert found is not None and found["id"] == own
+    assert len(door.attachments_of(SERVER, "other")) == 1200
+    # What a member may ask for is the project's own all the same.
+    for query in ("?project_id=other", "?all_tenants=1&project_id=other"):
+        assert ask(site, MEMBER, "GET", query).json["attachments"] == []
