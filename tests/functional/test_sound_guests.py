@@ -22,6 +22,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield opened
 
 
+@pytest.fixture(autouse=True)
+def _guest_that_runs(site: Site) -> None:
+    """Whatever the test before left."""
+    if not site.lab.stack.running:
+        site.lab.stack.start()
+    if not site.lab.guest.domain.isActive():
+        site.restart_guest()
+
+
 def active(site: Site, disk: Disk) -> str:
     return str(site.chain(disk.id)["active_file"])
 
