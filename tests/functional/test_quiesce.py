@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from stillframe.chain.names import overlay_name
 from stillframe.compute import freeze_record
+from stillframe.host import files, hypervisor
+from tests.support import image_lock
 from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab, open_lab
 from tests.support.stack import wait_for
@@ -241,6 +244,34 @@ def test_a_job_that_comes_after_the_freeze_does_not_hold_the_guest(use: Use, pol
     lab.check_one_instant(found)
     lab.guest.still_writes()
     lab.check_sound()
+
+
+def test_a_switch_that_libvirt_refuses_leaves_the_guest_thawed_and_nothing_behind(use: Use) -> None:
+    lab = use("assisted_snapshot/overlays/record:sleep=3")
+    share, before = lab.stack.share, set(files.listing(lab.stack.share))
+    path = f"/servers/{lab.guest.id}/os-assisted-snapshots"
+    made = lab.api.ok("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})["assisted_snapshot"]
+    refusal = f"operation {made['id']}, step switch: libvirt refused a call"
+    overlay = overlay_name(made["volumes"][0]["volume_id"], made["volumes"][0]["snapshot_id"])
+    wait_for((share / overlay).exists, "the overlay")
+    with image_lock.held(share / overlay):
+        wait_for(lambda: refusal in lab.stack.log.read_text(), "the refusal")
+        waits = f"operation {made['id']}: step overlays cannot be undone yet: {overlay} is open in a program"
+        wait_for(lambda: waits in lab.stack.log.read_text(), "the removal to wait")
+    found = lab.api.wait_set(made["id"])
+    assert found["status"] == "error"
+    assert "libvirt refused a call" in found["fault"] and 'Failed to get "write" lock' in found["fault"]
+    assert str(lab.stack.state_dir) not in found["fault"]
+    for entry in found["volumes"]:
+        assert entry["status"] == "error"
+        assert lab.api.send("volume", "GET", f"/snapshots/{entry['snapshot_id']}").status_code == 404
+        assert lab.api.volume(entry["volume_id"])["status"] == "in-use"
+    wait_for(lambda: set(files.listing(share)) == before, "the share to be as before")
+    assert hypervisor.agent_command(lab.guest.domain, "guest-fsfreeze-status", None, 10) == "thawed"
+    assert freeze_record.read_all(lab.stack.state_dir / "freeze") == []
+    # It is refused for good: the guest was frozen once, not until somebody gives up.
+    assert lab.stack.log.read_text().count(refusal) == 1
+    lab.check_one_instant(lab.api.take(lab.guest.id, quiesce="required"))
 
 
 @pytest.mark.parametrize("place", ["quiesce/armed", "quiesce/hastened", "quiesce/frozen", "quiesce/switched", "quiesce/thawed"])

@@ -27,6 +27,7 @@ from stillframe.errors import (
     AnotherJob,
     ChainConflict,
     Conflict,
+    FileInUse,
     HookFailed,
     NotFound,
     Parked,
@@ -87,16 +88,16 @@ def _unmake_overlays(world: World, operation: Operation, _args: Document) -> Non
 
 
 def _check_unreferenced(world: World, operation: Operation, disk: Document) -> None:
-    path = os.path.join(disk["directory"], disk["overlay"])
+    share, overlay = Path(disk["directory"]), disk["overlay"]
     for server in servers.list_everything(world):
-        if server.names_file(path):
-            raise Parked(f"{disk['overlay']} is named by a description of server {server.id}; it is not removed")
-    share = Path(disk["directory"])
-    if files.is_locked(share, disk["overlay"]):
-        raise Parked(f"{disk['overlay']} is open in a program; it is not removed")
+        if server.names_file(str(share / overlay)):
+            raise Parked(f"{overlay} is named by a description of server {server.id}; it is not removed")
+    if files.is_locked(share, overlay):
+        # What locked it may be why the switch was refused; most let go soon.
+        raise FileInUse(f"{overlay} is open in a program; it is not removed")
     for name in files.listing(share):
-        if names.parse(name) and name != disk["overlay"] and qemu_img.backing_of(share, name) == disk["overlay"]:
-            raise Parked(f"{disk['overlay']} backs {name}; it is not removed")
+        if names.parse(name) and name != overlay and qemu_img.backing_of(share, name) == overlay:
+            raise Parked(f"{overlay} backs {name}; it is not removed")
 
 
 def _files_now(description: Description, operation: Operation) -> dict[str, str | None]:
