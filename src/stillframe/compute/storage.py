@@ -9,9 +9,10 @@ from stillframe.client import listing
 from stillframe.client.credentials import service_endpoint
 from stillframe.client.session import Session
 from stillframe.config import Settings
-from stillframe.errors import NotFound
+from stillframe.errors import BadRequest, NotFound
 
 Document = dict[str, Any]
+FAULT_LENGTH = 4000
 PAGE = 4  # volumes looked through for each one wanted
 
 
@@ -85,6 +86,11 @@ class StorageDoor:
             self._call("DELETE", f"/attachments/{attachment_id}")
         except NotFound:
             return
+
+    def note_fault(self, volume_id: str, fault: str) -> None:
+        """Lets the volume show why it was not attached or detached. A block storage that keeps no such thing is let be."""
+        with suppress(NotFound, BadRequest):
+            self._call("POST", f"/volumes/{volume_id}/action", {"os-note_fault": {"fault": fault[:FAULT_LENGTH]}})
 
     def create_snapshot_metadata(self, volume_id: str, document: Document) -> Document:
         body = {"os-create_snapshot_metadata": document}

@@ -107,7 +107,13 @@ def complete(world: World, context: Context, attachment_id: str) -> None:
         if row["status"] == "reserved":
             raise BadRequest(f"Invalid attachment: {row['id']} has no connector yet")
         attachments.change(connection, row["id"], status="attached", attached_at=row["attached_at"] or now())
-        volumes.move(connection, row["volume_id"], ("reserved", "attaching"), "in-use")
+        volumes.move(connection, row["volume_id"], ("reserved", "attaching"), "in-use", fault=None)
+
+
+def note_fault(world: World, context: Context, volume_id: str, fault: str) -> None:
+    """Compute could not attach or detach the volume: says why, until that goes well. May be repeated."""
+    with world.database.write() as connection:
+        volumes.change(connection, finding.volume(connection, context, volume_id)["id"], fault=fault)
 
 
 def report_guest_disk(world: World, context: Context, attachment_id: str, present: bool) -> None:
@@ -178,5 +184,6 @@ METHODS: Mapping[str, Any] = {
     "complete_attachment": complete,
     "delete_attachment": delete,
     "report_guest_disk": report_guest_disk,
+    "note_volume_fault": note_fault,
     "connection_infos": connection_infos,
 }

@@ -28,6 +28,7 @@ RULES = [
     RuleDefault("volume:attachment_complete", ADMIN_OR_SERVICE, "Say that the server has the volume"),
     RuleDefault("volume:attachment_report", SERVICE, "Say whether the running guest has the disk"),
     RuleDefault("volume:attachment_delete", MEMBER_OR_SERVICE, "Release a volume"),
+    RuleDefault("volume:note_fault", SERVICE, "Say why compute could not attach or detach a volume"),
     RuleDefault("volume:create_snapshot_metadata", SERVICE, "Record a snapshot that compute is taking"),
     RuleDefault("volume:finalize_snapshot_metadata", SERVICE, "Say how compute's snapshot ended"),
     RuleDefault("volume:snapshot_delete_metadata", SERVICE, "Drop a snapshot's record, storage untouched"),

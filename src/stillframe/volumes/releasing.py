@@ -66,7 +66,9 @@ def drop(connection: Connection, held: Row) -> Sequence[Row]:
     attachments.delete(connection, held["id"])
     remaining = attachments.list_page(connection, None, Page(filters={"volume_id": held["volume_id"]}))
     if not remaining:
-        volumes.move(connection, held["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available")
+        # What is given up before the server had it keeps the reason why.
+        values = {"fault": None} if held["status"] == "attached" else {}
+        volumes.move(connection, held["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available", **values)
     return remaining
 
 

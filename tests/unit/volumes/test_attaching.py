@@ -53,6 +53,37 @@ def test_a_volume_goes_from_available_to_in_use_and_back(world: World) -> None:
     assert state(world) == ("available", [])
 
 
+def fault(world: World) -> str | None:
+    with world.database.read() as connection:
+        volume = volumes.get(connection, VOLUME, None)
+    assert volume is not None
+    told: str | None = volume["fault"]
+    return told
+
+
+def test_why_a_volume_was_not_attached_is_shown_until_it_is(world: World) -> None:
+    attachment_id = reserve(world)
+    attaching.update(world, SERVICE, attachment_id, CONNECTOR)
+    for _ in range(2):
+        attaching.note_fault(world, SERVICE, VOLUME, "libvirt says no")
+    attaching.delete(world, SERVICE, attachment_id)
+    assert (state(world), fault(world)) == (("available", []), "libvirt says no")
+    attachment_id = reserve(world)
+    attaching.update(world, SERVICE, attachment_id, CONNECTOR)
+    attaching.complete(world, SERVICE, attachment_id)
+    assert (state(world), fault(world)) == (("in-use", ["attached"]), None)
+
+
+def test_why_a_volume_was_not_detached_is_shown_until_it_is(world: World) -> None:
+    attachment_id = reserve(world)
+    attaching.update(world, SERVICE, attachment_id, CONNECTOR)
+    attaching.complete(world, SERVICE, attachment_id)
+    attaching.note_fault(world, SERVICE, VOLUME, "the guest did not let go")
+    assert (state(world), fault(world)) == (("in-use", ["attached"]), "the guest did not let go")
+    attaching.delete(world, SERVICE, attachment_id)
+    assert (state(world), fault(world)) == (("available", []), None)
+
+
 def test_every_call_may_be_repeated(world: World) -> None:
     attachment_id = reserve(world)
     assert reserve(world) == reserve(world, instance_uuid=SERVER.upper()) == attachment_id

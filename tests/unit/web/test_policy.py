@@ -113,6 +113,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         "volume:attachment_update": (BOTH, ("PUT /attachments/{id}",)),
         "volume:attachment_complete": ({"admin", "service"}, ("POST /attachments/{id}/action os-complete",)),
         "volume:attachment_report": ({"service"}, ("POST /attachments/{id}/action os-report_guest_disk",)),
+        "volume:note_fault": ({"service"}, ("POST /volumes/{id}/action os-note_fault",)),
         "volume:attachment_delete": (BOTH, ("DELETE /attachments/{id}",)),
         "volume:create_snapshot_metadata": ({"service"}, ("POST /volumes/{id}/action os-create_snapshot_metadata",)),
         "volume:finalize_snapshot_metadata": ({"service"}, ("POST /snapshots/{id}/action os-finalize_snapshot_metadata",)),

@@ -69,6 +69,19 @@ def _release(world: World, operation: Operation, _args: Document) -> None:
         world.storage.release(known["id"])
 
 
+def _give_up(world: World, operation: Operation, args: Document) -> None:
+    """The answer was given long ago, so the volume tells its owner why; before it looks as it did."""
+    server_id, volume_id = _ids(operation)
+    if world.storage.attachment(volume_id, server_id):
+        _tell(world, operation, args)
+        _release(world, operation, args)
+
+
+def _tell(world: World, operation: Operation, _args: Document) -> None:
+    if operation.fault:
+        world.storage.note_fault(operation.intent["volume_id"], operation.fault["message"])
+
+
 def _connected(world: World, operation: Operation, _args: Document) -> Document | None:
     """Said at least once by us: a reservation that somebody else made, connector and all, is known to be in use from then on,
     so that nobody who has just seen the volume unused releases it."""
@@ -257,8 +270,8 @@ _COMPARE = (
 )
 ATTACH = Kind(
     {
-        "turn": Verb(_never, _turn),
-        "reserve": Verb(_reserved, _reserve, _release),
+        "turn": Verb(_never, _turn, _tell),
+        "reserve": Verb(_reserved, _reserve, _give_up),
         "connect": Verb(_connected, _connect),
         "plug": Verb(_plugged, _plug, _unplug_begun),
         "complete": Verb(_completed, _complete),
@@ -267,7 +280,11 @@ ATTACH = Kind(
     afterwards=_COMPARE,
 )
 DETACH = Kind(
-    {"turn": Verb(_never, _turn), "unplug": Verb(_unplugged, _unplug), "release": Verb(_released, _do_release)},
+    {
+        "turn": Verb(_never, _turn, _tell),
+        "unplug": Verb(_unplugged, _unplug, _tell),
+        "release": Verb(_released, _do_release),
+    },
     _settle,
     afterwards=_COMPARE,
 )

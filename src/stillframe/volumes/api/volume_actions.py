@@ -44,6 +44,7 @@ _UPLOAD = body.wrapped(
     },
     ("image_name",),
 )
+_FAULT = body.wrapped("os-note_fault", {"fault": {"type": "string", "minLength": 1, "maxLength": 4000}}, ("fault",))
 _KEY = body.wrapped("os-unset_image_metadata", {"key": {"type": "string", "minLength": 1, "maxLength": 255}}, ("key",))
 
 
@@ -93,6 +94,10 @@ def force_detach(call: Call) -> None:
     """The connector, which Cinder hands to drivers that unmap a volume from a host, has no meaning for a file."""
     wanted = call.body["os-force_detach"].get("attachment_id")
     call.ask("force_detach_volume", volume_id=_id(call), attachment_id=wanted)
+
+
+def note_fault(call: Call) -> None:
+    call.ask("note_volume_fault", volume_id=_id(call), fault=call.body["os-note_fault"]["fault"])
 
 
 def upload(call: Call) -> dict[str, Any]:
@@ -160,6 +165,7 @@ ROUTES = (
         _FORCE_DETACH,
         "os-force_detach",
     ),
+    Route("POST", _PATH, note_fault, "volume:note_fault", 202, _FAULT, "os-note_fault"),
     Route("POST", _PATH, upload, "volume:upload_image", 202, _UPLOAD, "os-volume_upload_image"),
     Route("POST", _PATH, unmanage, "volume_extension:volume_unmanage", 202, _empty("os-unmanage"), "os-unmanage"),
     Route("POST", _PATH, set_bootable, "volume:update", 200, _BOOTABLE, "os-set_bootable"),

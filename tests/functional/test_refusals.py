@@ -1,0 +1,210 @@
+"""What libvirt, QEMU or qemu-img refuses for good ends at once, in their words, with everything as before."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from stillframe.compute.domain_xml import NAMESPACE
+from stillframe.errors import AccessRefused
+from stillframe.host.run import run
+from tests.support import bitmaps, image_lock, qemu_io
+from tests.support.content import digest
+from tests.support.desk import Desk
+from tests.support.lab import open_lab
+from tests.support.stack import wait_for
+
+GONE = "<disk type='file' device='cdrom'><source file='/srv/canary/gone.iso'/><target dev='sda' bus='sata'/></disk>"
+
+
+def machine(desk: Desk, name: str, kind: str = "pc", more: str = "") -> Any:
+    """Defines a machine without a system."""
+    return desk.lab.stack.hypervisor.connection().defineXML(
+        f"""<domain type='qemu'><name>{name}</name>
+<metadata><sf:owner xmlns:sf="{NAMESPACE}" project="demo" user="operator"/></metadata><memory unit='MiB'>64</memory>
+<os><type arch='x86_64' machine='{kind}'>hvm</type></os><features><acpi/></features>
+<devices>{more}<memballoon model='none'/></devices></domain>"""
+    )
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    made = Desk(open_lab(tmp_path_factory.mktemp("refusals"), "[compute]\ndetach_timeout_seconds = 2\n"))
+    domains = [
+        machine(made, "usual"),
+        machine(made, "no-pci", "isapc", "<controller type='usb' model='none'/>"),
+        machine(made, "no-cdrom", more=GONE),
+    ]
+    try:
+        for domain in domains[:2]:
+            domain.create()
+        yield made
+    finally:
+        for domain in domains:
+            if domain.isActive():
+                domain.destroy()
+            domain.undefine()
+        made.lab.clear()
+
+
+def server(desk: Desk, name: str) -> str:
+    found = desk.api.ok("compute", "GET", f"/servers?name={name}")["servers"]
+    return str(found[0]["id"])
+
+
+def written(desk: Desk) -> tuple[str, Path, str]:
+    """Makes a volume that holds something; returns its id, its file, and what a reader sees."""
+    volume_id = desk.volume()
+    path = desk.share / f"volume-{volume_id}"
+    qemu_io.write(desk.share, path.name, b"whoever is refused leaves it alone")
+    return volume_id, path, digest(desk.share, path.name)
+
+
+def told(desk: Desk, volume_id: str) -> str:
+    """Waits for the fault of what was asked for last, and for everything that follows."""
+    wait_for(lambda: bool(desk.api.volume(volume_id).get("fault")), "the fault")
+    desk.settle()
+    return str(desk.api.volume(volume_id)["fault"])
+
+
+def tries(desk: Desk, answer: requests.Response) -> int:
+    """How often a step of what was asked for met an error."""
+    asked = f"[{answer.headers['x-openstack-request-id']} "
+    return sum(asked in line and ", step " in line for line in desk.lab.stack.log.read_text().splitlines())
+
+
+def extend(desk: Desk, volume_id: str) -> requests.Response:
+    return desk.api.send("volume", "POST", f"/volumes/{volume_id}/action", {"os-extend": {"new_size": 2}})
+
+
+def test_a_volume_that_qemu_img_does_not_grow_is_as_before_and_says_why(desk: Desk) -> None:
+    volume_id, path, before = written(desk)
+    bitmaps.add(path, "monday")
+    bitmaps.change(path, bitmaps.STRANGE_TYPE)
+    answer = extend(desk, volume_id)
+    assert answer.status_code == 202, answer.text
+    fault = told(desk, volume_id)
+    assert "qemu-img resize ended with 1" in fault and "Bitmap 'monday' doesn't satisfy the constraints" in fault
+    assert str(desk.state) not in fault
+    found = desk.api.volume(volume_id)
+    assert (found["status"], found["size"]) == ("available", 1)
+    assert tries(desk, answer) == 1
+    bitmaps.change(path, bitmaps.SOUND)
+    assert digest(desk.share, path.name) == before
+    extend(desk, volume_id)
+    wait_for(lambda: desk.api.volume(volume_id)["size"] == 2, "the growth")
+    assert "fault" not in desk.api.volume(volume_id)
+
+
+def test_what_is_known_to_fail_is_answered_at_once(desk: Desk) -> None:
+    volume_id, path, before = written(desk)
+    bitmaps.add(path, "monday")
+    bitmaps.change(path, bitmaps.IN_USE)
+    answer = extend(desk, volume_id)
+    assert answer.status_code == 409
+    assert "were in use when their writer ended: monday" in answer.text and "image_not_sound: " in answer.text
+    found = desk.api.volume(volume_id)
+    assert (found["status"], found["size"], "fault" in found) == ("available", 1, False)
+    assert digest(desk.share, path.name) == before
+
+
+def test_a_disk_that_qemu_does_not_grow_is_as_before_and_says_why(desk: Desk) -> None:
+    """libvirt's refusal crosses from compute to block storage, and is not taken for a service that does not answer."""
+    server_id = server(desk, "usual")
+    volume_id, path, before = written(desk)
+    bitmaps.add(path, "monday")
+    bitmaps.change(path, bitmaps.IN_USE)
+    desk.api.attach(server_id, volume_id)
+    desk.settle()
+    answer = extend(desk, volume_id)
+    fault = told(desk, volume_id)
+    assert "libvirt refused a call" in fault and "Bitmap 'monday' is inconsistent" in fault
+    found = desk.api.volume(volume_id)
+    assert (found["status"], found["size"]) == ("in-use", 1)
+    assert tries(desk, answer) == 1
+    # The machine has no system that would let a disk go while it runs: that is told too, until it goes well.
+    desk.api.ok("compute", "DELETE", f"/servers/{server_id}/os-volume_attachments/{volume_id}")
+    wait_for(lambda: "did not release" in desk.api.volume(volume_id).get("fault", ""), "the fault", 60)
+    desk.settle()
+    assert desk.api.volume(volume_id)["status"] == "in-use"
+    detached_stopped(desk, server_id, volume_id)
+    assert digest(desk.share, path.name) == before
+
+
+def detached_stopped(desk: Desk, server_id: str, volume_id: str) -> None:
+    domain = desk.lab.stack.hypervisor.domain(server_id)
+    domain.destroy()
+    desk.api.detach(server_id, volume_id)
+    desk.settle()
+    assert "fault" not in desk.api.volume(volume_id)
+    domain.create()
+
+
+@pytest.mark.parametrize(("name", "words"), [("no-pci", "No PCI buses available"), ("usual", 'Failed to get "write" lock')])
+def test_a_disk_that_the_server_does_not_take_is_as_before_and_says_why(desk: Desk, name: str, words: str) -> None:
+    server_id = server(desk, name)
+    volume_id, path, before = written(desk)
+    with image_lock.held(path) if "lock" in words else nullcontext():
+        body = {"volumeAttachment": {"volumeId": volume_id}}
+        answer = desk.api.send("compute", "POST", f"/servers/{server_id}/os-volume_attachments", body)
+        assert answer.status_code == 200
+        fault = told(desk, volume_id)
+    assert "libvirt refused a call" in fault and words in fault
+    assert str(desk.state) not in fault
+    found = desk.api.volume(volume_id)
+    assert (found["status"], found["attachments"]) == ("available", [])
+    assert desk.api.ok("volume", "GET", f"/attachments?volume_id={volume_id}")["attachments"] == []
+    assert tries(desk, answer) == 1
+    assert digest(desk.share, path.name) == before
+    if name == "usual":
+        desk.api.attach(server_id, volume_id)
+        desk.settle()
+        assert "fault" not in desk.api.volume(volume_id)
+        detached_stopped(desk, server_id, volume_id)
+
+
+def test_an_action_that_libvirt_refuses_is_answered_in_its_words(desk: Desk) -> None:
+    answer = desk.api.send("compute", "POST", f"/servers/{server(desk, 'no-cdrom')}/action", {"os-start": None})
+    assert answer.status_code == 409
+    fault = answer.json()["conflictingRequest"]["message"]
+    assert "Cannot access storage file 'gone.iso'" in fault and "hypervisor_refused: " in fault
+    assert "canary" not in answer.text
+
+
+def test_a_file_of_the_chain_that_is_not_there_is_named(desk: Desk) -> None:
+    volume_id, path, before = written(desk)
+    snapshot_id = desk.snapshot(volume_id)
+    aside = path.rename(desk.share.parent / path.name)
+    answer = desk.api.send("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume_id}})
+    assert answer.status_code == 409, answer.text
+    assert path.name in answer.text and str(desk.state) not in answer.text
+    aside.rename(path)
+    assert digest(desk.share, path.name) == before
+    assert desk.api.snapshot(snapshot_id)["status"] == "available"
+
+
+def test_a_server_whose_file_is_not_there_is_told_which(desk: Desk) -> None:
+    server_id = server(desk, "usual")
+    volume_id, path, before = written(desk)
+    domain = desk.lab.stack.hypervisor.domain(server_id)
+    domain.destroy()
+    desk.api.attach(server_id, volume_id)
+    desk.settle()
+    aside = path.rename(desk.share.parent / path.name)
+    answer = desk.api.send("compute", "POST", f"/servers/{server_id}/action", {"os-start": None})
+    assert answer.status_code == 409, answer.text
+    assert path.name in answer.text and str(desk.state) not in answer.text
+    aside.rename(path)
+    desk.api.ok("compute", "POST", f"/servers/{server_id}/action", {"os-start": None})
+    detached_stopped(desk, server_id, volume_id)
+    assert digest(desk.share, path.name) == before
+
+
+def test_a_program_that_may_not_read_a_file_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "secret").touch(0o600)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    with pytest.raises(AccessRefused, match="secret: Permission denied"):
+        run([*nobody, "cat", "secret"], cwd=tmp_path)
