@@ -9,6 +9,8 @@ import os
 import posixpath
 from typing import Any, ClassVar
 
+from stillframe.printable import escaped
+
 
 class StillframeError(Exception):
     """An error a person is meant to read.
@@ -22,6 +24,7 @@ class StillframeError(Exception):
     hint: ClassVar[str] = "Look for the request id in the service's log."
 
     def __init__(self, message: str, **details: Any) -> None:
+        message = escaped(message, keep="\n\t")  # it may quote a client, a guest, libvirt or a file
         super().__init__(message)
         self.message = message
         self.details = details

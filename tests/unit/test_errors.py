@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stillframe import errors
 from stillframe.errors import StillframeError, catalogue, from_document
+from stillframe.printable import escaped
 
 KINDS = sorted(errors._all_kinds(StillframeError), key=lambda kind: kind.__name__)
 JSON = st.recursive(
@@ -116,7 +117,7 @@ def test_an_error_is_the_same_after_its_journey(kind: type[StillframeError], mes
     error = kind(message, **details)
     again = from_document(json.loads(json.dumps(error.to_document())))
     assert type(again) is kind
-    assert (again.message, again.details, str(again)) == (message, details, str(error))
+    assert (again.message, again.details, str(again)) == (escaped(message, keep="\n\t"), details, str(error))
 
 
 def test_a_command_line_prints_the_message_and_what_to_do_next() -> None:

@@ -18,6 +18,7 @@ from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.compute.thaw import try_thaw
 from stillframe.host import private_libvirt
 from stillframe.host.hypervisor import Hypervisor
+from stillframe.printable import OneLine
 
 LOG = logging.getLogger(__name__)
 AGAIN_SECONDS = 0.5
@@ -117,7 +118,9 @@ class Watchdog:
 def main() -> None:
     """``python -m stillframe.compute.watchdog URI PRIVATE_LIBVIRT_OR_EMPTY DIRECTORY LOGFILE``."""
     uri, private, directory, log = sys.argv[1:5]
-    logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    handler = logging.FileHandler(log)
+    handler.setFormatter(OneLine("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     connection = private_libvirt.connect(Path(private)) if private else Hypervisor(uri)
     Watchdog(connection, Path(directory)).run()
 

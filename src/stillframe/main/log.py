@@ -5,8 +5,10 @@ import sys
 
 from oslo_log import formatters
 
+from stillframe.printable import OneLine
 
-class _Plain(logging.Formatter):
+
+class _Plain(OneLine):
     """One line: time, level, where, request and operation if there are, message."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -11,6 +11,7 @@ from cliff.command import Command
 from cliff.commandmanager import CommandManager
 
 from stillframe import __version__
+from stillframe.printable import Terminal
 
 COMMANDS = {
     "serve": "stillframe.main.services:Serve",
@@ -67,7 +68,8 @@ class Shell(App):
         manager = CommandManager("stillframe.cli")
         for name, target in COMMANDS.items():
             manager.commands[name] = cast("Any", _Lazy(name, target))
-        super().__init__("Stillframe", __version__, manager, deferred_help=True)
+        streams: Any = {"stdout": Terminal(sys.stdout), "stderr": Terminal(sys.stderr)}
+        super().__init__("Stillframe", __version__, manager, deferred_help=True, **streams)
 
     def build_option_parser(self, description: str | None, version: str | None, argparse_kwargs: Any = None) -> Any:
         parser = super().build_option_parser(description, version, argparse_kwargs)
@@ -76,7 +78,9 @@ class Shell(App):
 
     def configure_logging(self) -> None:
         """Services set up their own logging; commands for people print errors, not log lines."""
-        logging.getLogger("").setLevel(logging.WARNING)
+        root = logging.getLogger("")
+        root.setLevel(logging.WARNING)
+        root.handlers = [logging.StreamHandler(self.stderr)]
 
     @property
     def client_manager(self) -> Any:

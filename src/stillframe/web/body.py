@@ -9,9 +9,11 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from stillframe.errors import BadRequest, TooLarge
+from stillframe.printable import unsafe
 from stillframe.web.route import Schema
 
 LIMIT = 64 << 10
+PROSE = ("description", "display_description", "degraded_reason")
 NAME: Schema = {"type": ["string", "null"], "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"}
 DESCRIPTION: Schema = {"type": ["string", "null"], "maxLength": 4096, "pattern": r"^[^\x00-\x08\x0b-\x1f\x7f]*\Z"}
 METADATA: Schema = {
@@ -39,12 +41,27 @@ def parse(raw: bytes) -> Any:
         raise TooLarge(f"the body is longer than {LIMIT} bytes")
     try:
         document = json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constants, parse_float=_finite)
-        json.dumps(document, ensure_ascii=False).encode()  # half a character cannot be stored or answered
+        _refuse_unsafe(document)
         return document
     except RecursionError as error:
         raise BadRequest("the body is nested too deeply") from error
     except ValueError as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from error
+
+
+def _refuse_unsafe(document: Any, keep: str = "") -> None:
+    """Whatever a client sends may be logged and shown: it holds no control characters. Prose may have lines."""
+    if isinstance(document, str):
+        found = unsafe(document, keep)
+        if found is not None:
+            raise BadRequest(f"a text holds {found}, a control character or one that cannot be shown: leave it out")
+    elif isinstance(document, dict):
+        for name, value in document.items():
+            _refuse_unsafe(name)
+            _refuse_unsafe(value, "\n\t" if name in PROSE and isinstance(value, str) else "")
+    elif isinstance(document, list):
+        for value in document:
+            _refuse_unsafe(value)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

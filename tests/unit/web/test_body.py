@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillframe.errors import BadRequest, StillframeError, TooLarge
+from stillframe.printable import escaped
 from stillframe.web import body
 
 SCHEMA = body.wrapped("thing", {"name": body.NAME, "size": {"type": "integer", "minimum": 1}}, ("size",))
+TEXT = st.text().map(escaped)
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=20,
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 from cliff.command import Command
 
 from stillframe.client.chains import Chains, Document
+from stillframe.printable import escaped
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -31,7 +32,7 @@ class Show(Command):
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         found = self.chains.show(parsed_args.volume)
-        shown = json.dumps(found, indent=1) if parsed_args.format == "json" else draw(found)
+        shown = json.dumps(found, indent=1) if parsed_args.format == "json" else escaped(draw(found), keep="\n")
         self.app.stdout.write(shown + "\n")
 
 
