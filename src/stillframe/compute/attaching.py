@@ -48,7 +48,7 @@ def attach(world: World, context: Context, server_id: str, volume_id: str, devic
         taken = {row["intent"]["target"] for row in (*before, *line) if row["kind"] == "attach_volume"}
         target = operations.check_attachable(server, volume, device, taken)
         intent = {"server_id": server.id, "volume_id": volume["id"], "target": target, **_bound(world, line)}
-        record.submit(connection, operations.request("attach_volume", intent, context.request_id))
+        record.submit(connection, operations.request("attach_volume", intent, context.request_id).of(server.project_id))
     return {
         "volume_id": volume["id"],
         "server_id": server.id,
@@ -79,7 +79,7 @@ def detach(world: World, context: Context, server_id: str, volume_id: str) -> No
         if not gone and not any(row["intent"]["volume_id"] == wanted and row["kind"] == "attach_volume" for row in line):
             operations.check_consistent(server, wanted)
         intent = {"server_id": server.id, "volume_id": wanted, **_bound(world, line)}
-        record.submit(connection, operations.request("detach_volume", intent, context.request_id))
+        record.submit(connection, operations.request("detach_volume", intent, context.request_id).of(server.project_id))
 
 
 def _is_recorded(world: World, server: Server, volume_id: str) -> bool:

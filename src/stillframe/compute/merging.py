@@ -57,7 +57,9 @@ def merge_volume(world: World, context: Context, snapshot_id: str, delete_info: 
         if delete_info.get("id") is None:  # who gives an id asks how it goes, and waits in line
             record.refuse_if_busy(connection, f"server:{intent['server_id']}", shared=True)
         record.refuse_if_busy(connection, f"merge:{intent['volume_id']}")
-        return record.submit(connection, merge.request(intent, delete_info.get("id"), context.request_id))
+        return record.submit(
+            connection, merge.request(intent, delete_info.get("id"), context.request_id).of(intent["project_id"])
+        )
 
 
 def _known(world: World, operation_id: str | None) -> str | None:
@@ -85,6 +87,7 @@ def _plan(world: World, snapshot_id: str, given: dict[str, Any]) -> dict[str, An
     chain, formats = [image.name for image in images], {image.name: image.format for image in images}
     common = {
         "server_id": server.id,
+        "project_id": server.project_id,
         "volume_id": volume_id,
         "snapshot_id": names.canonical_id(snapshot_id, "snapshot_id"),
         "target": disk.target,

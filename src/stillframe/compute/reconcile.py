@@ -100,7 +100,7 @@ class Reconciler:
                 if not _was_given_up(connection, server.id, volume_id):
                     continue
                 intent = {"server_id": server.id, "volume_id": volume_id}
-                record.submit(connection, attachments.request("detach_volume", intent, new_request_id()))
+                record.submit(connection, attachments.request("detach_volume", intent, new_request_id()).of(server.project_id))
             LOG.info(
                 "server %s released volume %s after its detachment was given up; the volume is detached now",
                 server.id,

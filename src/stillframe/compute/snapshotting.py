@@ -80,7 +80,7 @@ def _line_up(world: World, context: Context, server: Server, wanted: dict[str, A
     with world.database.write() as connection:
         if not _is_stored(connection, wanted["set_id"], wanted):
             assisted_snapshots.insert(connection, {**_new_row(context, server, wanted), **row})
-            record.submit(connection, assisted_snapshot.waiting(server.id, wanted, context.request_id))
+            record.submit(connection, assisted_snapshot.waiting(server.id, wanted, context.request_id).of(server.project_id))
     return str(wanted["set_id"])
 
 
@@ -139,7 +139,7 @@ def _store(world: World, context: Context, server: Server, intent: dict[str, Any
             assisted_snapshots.insert(connection, {**_new_row(context, server, intent), **planned})
         elif not assisted_snapshots.begin(connection, intent["set_id"], planned):
             raise Cancelled("the set was deleted while it waited for other work on the server")
-        record.submit(connection, assisted_snapshot.request(intent, context.request_id))
+        record.submit(connection, assisted_snapshot.request(intent, context.request_id).of(server.project_id))
 
 
 def _is_stored(connection: Connection, operation_id: str, wanted: Mapping[str, Any]) -> bool:
@@ -337,7 +337,8 @@ def delete(world: World, context: Context, server_id: str, set_id: str, policy_i
         if policy_id is not None:
             _retire(connection, row["id"], policy_id)
         assisted_snapshots.change(connection, row["id"], status="deleting")
-        record.submit(connection, delete_set.request(row["id"], row["server_id"], present, context.request_id))
+        wanted = delete_set.request(row["id"], row["server_id"], present, context.request_id)
+        record.submit(connection, wanted.of(row["project_id"]))
 
 
 def _give_up(world: World, set_id: str) -> bool:
@@ -401,7 +402,7 @@ def create_for_volume(world: World, _context: Context, volume_id: str, create_in
     except StillframeError as error:
         raise error if error.status >= 500 else BadRequest(error.message) from error
     with world.database.write() as connection:
-        record.submit(connection, assisted_volume_snapshot.request(intent, _context.request_id))
+        record.submit(connection, assisted_volume_snapshot.request(intent, _context.request_id).of(intent["project_id"]))
 
 
 def _foundation(world: World, server: Server, volume_id: str) -> str | None:
@@ -431,7 +432,8 @@ def _plan_for_volume(world: World, volume_id: str, create_info: dict[str, str]) 
     }
     switch.check_overlay_exists(entry)
     switching.refuse_if_at_work(world, server, (disk.target,))
-    return {"server_id": server.id, "active": server.view.active, "quiesce": "preferred", "disks": [entry]}
+    of = {"server_id": server.id, "project_id": server.project_id}
+    return {**of, "active": server.view.active, "quiesce": "preferred", "disks": [entry]}
 
 
 METHODS: Mapping[str, Any] = {

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, select, update
@@ -38,6 +39,10 @@ _CLAIM = update(operations).where(
 )
 
 
+CLAIMED_AT_ONCE = 64
+LEAST_OF_A_PROJECT = 4  # taken at once, however many projects there are
+
+
 def _claimable() -> Select[Any]:
     mine, theirs, first = held.alias(), held.alias(), operations.alias()
     waits = (
@@ -48,10 +53,20 @@ def _claimable() -> Select[Any]:
         .where(mine.c.shared + theirs.c.shared < 2)
     )
     free = select(operations).where(operations.c.service == bindparam("whose"), operations.c.state.in_(CLAIMABLE))
+    free = free.where(operations.c.project_id == bindparam("project"))
     free = free.where(operations.c.lease_until <= bindparam("moment"), ~waits.exists())
-    return free.order_by(operations.c.seq).limit(64)
+    return free.order_by(operations.c.seq).limit(bindparam("most"))
 
 
+_PROJECTS = (
+    select(operations.c.project_id)
+    .where(
+        operations.c.service == bindparam("whose"),
+        operations.c.state.in_(CLAIMABLE),
+        operations.c.lease_until <= bindparam("moment"),
+    )
+    .distinct()
+)
 _CLAIMABLE = _claimable()  # made once: making it takes longer than running it, and a worker runs it at every wake-up
 
 
@@ -69,8 +84,14 @@ def get(connection: Connection, operation_id: str) -> Row | None:
 
 
 def claimable(connection: Connection, service: str) -> list[Row]:
-    """Returns operations nobody holds, oldest first, each the first in line for all of its resources."""
-    return many(connection, _CLAIMABLE, whose=service, moment=time.time())
+    """Returns operations nobody holds, each the first in line for all of its resources. Projects take turns; of each the
+    oldest come first."""
+    asked = {"whose": service, "moment": time.time()}
+    projects = sorted(connection.execute(_PROJECTS, asked).scalars())
+    share = max(LEAST_OF_A_PROJECT, CLAIMED_AT_ONCE // max(1, len(projects)))
+    found = [many(connection, _CLAIMABLE, **asked, project=project, most=share) for project in projects]
+    turns = zip_longest(*sorted((rows for rows in found if rows), key=lambda rows: int(rows[0]["seq"])))
+    return [row for turn in turns for row in turn if row is not None]
 
 
 def claim(connection: Connection, row: Row, owner: str, lease_until: float) -> bool:

@@ -270,7 +270,9 @@ operations = Table(
     Column("bytes", BigInteger, nullable=False),  # copied between layers
     Column("request_id", String(64), nullable=False),
     *_times(),
+    Column("project_id", String(255), nullable=False),  # projects take turns
     Index("ix_operations_state", "service", "state", "seq"),
+    Index("ix_operations_project", "service", "project_id", "state", "seq"),
 )
 
 operation_resources = Table(

@@ -43,6 +43,7 @@ class Operation:
     attempts: int
     request_id: str
     fault: Document | None = None  # the last one it was given back with
+    project_id: str = ""
 
     def notes(self, step: str) -> Document:
         """What the step of that key noted when it last said ``NotYet``."""

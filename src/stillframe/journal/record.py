@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ class Request:
     id: str | None = None
     shared: Sequence[str] = ()  # resources that are only read
     not_before: float = 0.0  # seconds since the epoch; for what may wait until something more urgent is through
+    project_id: str = ""  # whose it is; projects take turns
+
+    def of(self, project_id: str) -> "Request":
+        """The same, as the project's."""
+        return replace(self, project_id=project_id)
 
 
 def submit(connection: Connection, request: Request) -> str:
@@ -83,6 +88,7 @@ def submit(connection: Connection, request: Request) -> str:
         "attempts": 0,
         "bytes": 0,
         "request_id": request.request_id,
+        "project_id": request.project_id,
     }
     operations.insert(connection, row, request.resources, request.shared)
     return operation_id

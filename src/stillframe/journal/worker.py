@@ -4,12 +4,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from stillframe.journal.operation import Kind, Operation
+from stillframe.journal.pool import Pool
 from stillframe.journal.record import Journal
 from stillframe.journal.runner import run
 
@@ -41,7 +42,7 @@ class Worker:
         self.world = world
         self.on_timer = on_timer
         self._lanes = lanes
-        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._pools: dict[str, Pool] = {}
         self._gates = {kind: threading.Semaphore(count) for kind, count in lanes.together.items()}
         self._wake = threading.Event()
         self._stopping = False
@@ -65,7 +66,7 @@ class Worker:
         self._wake.set()
         self._loop.join()
         for pool in self._pools.values():
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.stop()
 
     def _work(self) -> None:
         renew_due = 0.0
@@ -75,18 +76,18 @@ class Worker:
                     self.journal.renew()
                     renew_due = time.monotonic() + self.journal.lease_seconds / 3
                 for operation in self.journal.claim_all():
-                    self._pool(operation).submit(self._run, operation)
+                    self._pool(operation).submit(operation.project_id, partial(self._run, operation))
             except Exception:
                 LOG.exception("the %s worker could not look for work", self.journal.service)
             self._wake.wait(min(IDLE_SECONDS, max(self.journal.next_due(), SHORTEST_IDLE_SECONDS)))
             self._wake.clear()
 
-    def _pool(self, operation: Operation) -> ThreadPoolExecutor:
+    def _pool(self, operation: Operation) -> Pool:
         lane = self._lanes.of(operation)
         if lane not in self._pools:
-            prefix = f"{self.journal.service}-operation-{len(self._pools)}"
+            name = f"{self.journal.service}-operation-{len(self._pools)}"
             threads = self._lanes.limits.get(operation.kind, self._lanes.threads)
-            self._pools[lane] = ThreadPoolExecutor(threads, thread_name_prefix=prefix)
+            self._pools[lane] = Pool(threads, name)
         return self._pools[lane]
 
     def _run(self, operation: Operation) -> None:

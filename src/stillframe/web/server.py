@@ -19,8 +19,8 @@ from waitress.server import TcpWSGIServer, UnixWSGIServer
 
 from stillframe.errors import BadConfiguration
 from stillframe.web.connections import Channel, Connections, Limits
-from stillframe.web.fair_queue import Dispatcher
 from stillframe.web.loop import Loop
+from stillframe.web.threads import Dispatcher
 
 THREADS = 8
 BACKLOG = 1024  # connections the kernel keeps until they are accepted; it takes net.core.somaxconn when that is less

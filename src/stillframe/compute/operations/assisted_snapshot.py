@@ -160,7 +160,8 @@ def _waits_again(connection: Connection, operation: Operation, fault: Document |
     if not wanted or not fault or fault["code"] != Busy.code or wanted["wait_until"] <= time.time():
         return False
     assisted_snapshots.change(connection, wanted["set_id"], fault=f"it waits: {fault['message']}", progress=0)
-    record.submit(connection, waiting(operation.intent["server_id"], wanted, operation.request_id))
+    again = waiting(operation.intent["server_id"], wanted, operation.request_id)
+    record.submit(connection, again.of(operation.project_id))
     return True
 
 

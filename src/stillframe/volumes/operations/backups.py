@@ -202,7 +202,8 @@ def delete_request(backup: Row, request_id: str) -> Request:
     kept = {name: backup[name] for name in ("id", "stored_id", "container")}
     intent = {"backup": kept, "volume_id": backup["volume_id"], "status_before": backup["status"]}
     plan = [step("remove_objects")]
-    return Request("volumes", "delete_backup", intent, plan, [f"backup:{backup['id']}"], request_id)
+    made = Request("volumes", "delete_backup", intent, plan, [f"backup:{backup['id']}"], request_id)
+    return made.of(backup["project_id"])
 
 
 def _objects_gone(world: World, operation: Operation, _args: Document) -> Document | None:

@@ -36,7 +36,8 @@ def request(volume: Row, wanted: Wanted, request_id: str) -> Request:
     resources = [f"volume:{volume_id}" for volume_id in (volume["id"], *wanted.also)]
     shared = [f"volume:{volume_id}" for volume_id in wanted.reads if f"volume:{volume_id}" not in resources]
     shared += [f"backup:{wanted.reads_backup}"] if wanted.reads_backup else []
-    return Request("volumes", wanted.kind, intent, list(wanted.plan), resources, request_id, wanted.id, tuple(shared))
+    made = Request("volumes", wanted.kind, intent, list(wanted.plan), resources, request_id, wanted.id, tuple(shared))
+    return made.of(volume["project_id"])
 
 
 def step(verb: str, **args: Any) -> Document:

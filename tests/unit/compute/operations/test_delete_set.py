@@ -60,6 +60,7 @@ class Deletion:
             "epoch": 1,
             "attempts": 0,
             "request_id": "r",
+            "project_id": "demo",
             "fault": None,
         }
         delete_set.KIND.verbs["delete"].do(self.world, Operation.from_row(row), self.asked.plan[0]["args"])

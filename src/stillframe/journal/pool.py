@@ -1,0 +1,56 @@
+"""The threads of one lane: projects take turns for them."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from stillframe.fair import FairQueue
+
+LOG = logging.getLogger(__name__)
+
+
+class Pool:
+    """Runs what it is given in at most ``threads`` threads, which begin as they are needed."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._most = threads
+        self._name = name
+        self._waiting: FairQueue[Callable[[], None]] = FairQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._stopping = False
+        self._changed = threading.Condition()
+
+    def submit(self, project_id: str, work: Callable[[], None]) -> None:
+        """Has the work done when it is the project's turn. What comes after ``stop`` is never begun."""
+        with self._changed:
+            self._waiting.push(project_id, work)
+            if self._idle >= len(self._waiting) or len(self._threads) >= self._most:
+                self._changed.notify()
+                return
+            name = f"{self._name}-{len(self._threads)}"
+            self._threads.append(threading.Thread(target=self._run, name=name, daemon=True))
+            self._threads[-1].start()
+
+    def stop(self) -> None:
+        """Returns when what is under way has ended; what waits is not begun."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._stopping or len(self._waiting) > 0)
+                self._idle -= 1
+                if self._stopping:
+                    return
+                work = self._waiting.pop()
+            try:
+                work()
+            except Exception:
+                LOG.exception("an operation of lane %s met a defect of Stillframe", self._name)
