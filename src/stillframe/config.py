@@ -8,6 +8,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from stillframe import trust
 from stillframe.errors import BadConfiguration
 
 DEFAULT_OPTS = [
@@ -263,8 +264,10 @@ class Settings:
 def load(files: Sequence[str] = (), overrides: dict[tuple[str | None, str], Any] | None = None) -> Settings:
     """Reads the configuration files in order; ``overrides`` maps (group, option) to a value that wins over them.
 
-    Raises BadConfiguration for a file that cannot be read or an option that is not valid.
+    Raises BadConfiguration for a file that cannot be read or that others may change, or an option that is not valid.
     """
+    for file in files:
+        trust.require_way(trust.resolved(Path(file), "the configuration"), "the configuration")
     conf = cfg.ConfigOpts()
     for group, options in GROUPS.items():
         conf.register_opts(options, group=group)
@@ -306,7 +309,7 @@ def _default_database(state_dir: Path) -> str:
 
 
 def _settings(conf: cfg.ConfigOpts, sections: Sequence[str]) -> Settings:
-    state_dir = Path(conf.state_dir).resolve()
+    state_dir = trust.resolved(Path(conf.state_dir), "state_dir")
     return Settings(
         state_dir=state_dir,
         database=conf.database or _default_database(state_dir),

@@ -55,7 +55,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_the_tutorial_does_what_it_says(stack: Stack, tmp_path: Path) -> None:
     text = (
-        PAGE.read_text().replace("/tmp/web-1.xml", str(tmp_path / "web-1.xml")).replace("/tmp/stillframe", str(stack.state_dir))
+        PAGE.read_text()
+        .replace("/root/web-1.xml", str(tmp_path / "web-1.xml"))
+        .replace("/root/stillframe", str(stack.state_dir))
     )
     told = commands(text)
     assert told[0].startswith(".venv/bin/stillframe serve")

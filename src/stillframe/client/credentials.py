@@ -35,7 +35,8 @@ def service_endpoint(settings: Settings, service: str) -> Endpoint:
 def write_private(path: Path, document: Any) -> None:
     """Writes a YAML file only its owner can read (0600), replacing it atomically."""
     temporary = path.with_name(f".{path.name}.new")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary.unlink(missing_ok=True)  # of a process that died
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w") as file:
         yaml.safe_dump(document, file, sort_keys=False)
     os.replace(temporary, path)

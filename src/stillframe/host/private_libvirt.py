@@ -42,7 +42,8 @@ _START_LOG = "log/start.log"  # what is said before libvirtd has its own log
 _SOCKET_BYTES = 107  # sun_path of Linux, see unix(7), less the NUL that ends it
 _DAEMON_CONF = """\
 auth_unix_rw = "none"
-unix_sock_rw_perms = "0700"
+unix_sock_ro_perms = "0600"
+unix_sock_rw_perms = "0600"
 log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 """
 

@@ -15,7 +15,7 @@ from stillframe import config
 from stillframe.config import Settings
 from stillframe.db.engine import Database
 from stillframe.errors import BadConfiguration, StillframeError
-from stillframe.main import guests_seen
+from stillframe.main import guests_seen, state
 from stillframe.volumes.doctor import judging, looking, mending, repairs, telling, undo_log
 from stillframe.volumes.doctor.findings import Finding
 from stillframe.volumes.doctor.looking import Options
@@ -86,7 +86,7 @@ class Doctor(Command):
         fresh = repairs.plan(world, findings)
         wanted = {repair.key for repair in plan.repairs}
         agreed = Plan([repair for repair in fresh.repairs if repair.key in wanted], ())
-        path = settings.state_dir / f"doctor-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.undo.jsonl"
+        path = state.secure(settings) / f"doctor-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.undo.jsonl"
         done = []
         for mended in mending.mend(Place(database, settings, world), agreed, UndoLog(path)):
             self._tell(_ended(mended), parsed)

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from stillframe.config import Settings
@@ -30,7 +29,7 @@ def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     _allow_connections(settings)
     with ExitStack() as running:
-        locks = state.Locks(_made(settings), state.PARTS)
+        locks = state.Locks(state.secure(settings), state.PARTS)
         database = state.prepare(settings)
         running.callback(database.close)
         # The workers are made after the APIs are bound, because the services learn each other's ports first.
@@ -81,7 +80,7 @@ def serve_api(settings: Settings, service: str, ready: Callable[[str], None]) ->
     stop = Stop()
     _allow_connections(settings)
     with ExitStack() as running:
-        locks = state.Locks(_made(settings), (f"api-{service}",))
+        locks = state.Locks(state.secure(settings), (f"api-{service}",))
         database = state.prepare(settings)
         running.callback(database.close)
         state.announce(settings, *state.configured_urls(settings))
@@ -99,7 +98,7 @@ def serve_worker(settings: Settings, service: str, ready: Callable[[str], None])
 
     stop = Stop()
     with ExitStack() as running:
-        locks = state.Locks(_made(settings), (f"worker-{service}",))
+        locks = state.Locks(state.secure(settings), (f"worker-{service}",))
         database = state.prepare(settings)
         running.callback(database.close)
         state.announce(settings, *state.configured_urls(settings))
@@ -112,11 +111,6 @@ def serve_worker(settings: Settings, service: str, ready: Callable[[str], None])
         ready(f"socket {path}")
         stop.wait()
     del locks
-
-
-def _made(settings: Settings) -> Path:
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return settings.state_dir
 
 
 class Stop:

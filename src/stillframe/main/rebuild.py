@@ -96,8 +96,7 @@ class Rebuild(_FromShare):
         _pool(Backends(settings, unmade), parsed)
         if parsed.dry_run:
             return _take(settings, unmade, parsed, frozenset())
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        locks = state.Locks(settings.state_dir, state.PARTS)
+        locks = state.Locks(state.secure(settings), state.PARTS)
         database = state.prepare(settings)
         try:
             if _known(database):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from stillframe import trust
 from stillframe.client import credentials
 from stillframe.config import Settings
 from stillframe.db import volume_types
@@ -17,6 +18,7 @@ from stillframe.errors import AlreadyRunning, BadConfiguration
 from stillframe.web.auth import write_users
 
 PARTS = ("api-volumes", "api-compute", "worker-volumes", "worker-compute")
+SHARED = ("share", "backups", "mnt")  # others may have rights there; what is done there trusts nobody
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "fuse.glusterfs", "cifs")
 
 
@@ -29,7 +31,7 @@ class Locks:
         directory = state_dir / "locks"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for part in parts:
-            handle = os.open(directory / part, os.O_RDWR | os.O_CREAT, 0o600)
+            handle = os.open(directory / part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -40,25 +42,52 @@ class Locks:
             self._handles.append(handle)
 
 
+def secure(settings: Settings) -> Path:
+    """Makes the state directory, or raises BadConfiguration for one that somebody else may have prepared. What this process
+    makes from here on is for its user alone."""
+    os.umask(0o077)
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    trust.require_way(settings.state_dir, "state_dir")
+    trust.require_contents(settings.state_dir, "state_dir", but=SHARED)
+    for directory in ("locks", "freeze", "merges"):
+        if (settings.state_dir / directory).is_dir():
+            trust.require_contents(settings.state_dir / directory, "state_dir")
+    return settings.state_dir
+
+
 def prepare(settings: Settings) -> Database:
     """Makes what is missing in the state directory and opens the database, its tables up to date."""
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secure(settings)
     _refuse_network_file_system(settings)
     with _alone(settings):
         _write_users(settings)
         database = Database(settings.database)
         upgrade(database)
+        _close_to_others(settings)
         with database.write() as connection:
             volume_types.ensure_default(connection)
     return database
 
 
+def _close_to_others(settings: Settings) -> None:
+    """A database that an earlier version made is for this user alone, too."""
+    if settings.database.startswith("sqlite:///"):
+        handle = os.open(settings.database.removeprefix("sqlite:///").partition("?")[0], os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fchmod(handle, 0o600)
+        finally:
+            os.close(handle)
+
+
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     """Parts that start at the same time over one directory make what is missing one after the other."""
-    with (settings.state_dir / "locks/making").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    handle = os.open(settings.state_dir / "locks/making", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def _refuse_network_file_system(settings: Settings) -> None:

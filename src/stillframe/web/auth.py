@@ -153,6 +153,7 @@ def write_users(path: Path, users: list[dict[str, Any]]) -> None:
         }
         for user in users
     ]
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    path.unlink(missing_ok=True)  # a link that somebody made is not followed
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w") as file:
         yaml.safe_dump(entries, file)

@@ -15,7 +15,7 @@ from stillframe.db import volume_types
 from stillframe.db.engine import Database
 from stillframe.db.tables import metadata
 from stillframe.errors import AlreadyRunning, BadConfiguration
-from stillframe.main import parts, state
+from stillframe.main import state
 from stillframe.web.auth import BasicAuth
 from tests.unit.builders import settings
 from tests.unit.web.test_auth import header
@@ -29,7 +29,7 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prepare(configured: Settings) -> Database:
     """As every part starts: its lock first."""
-    state.Locks(parts._made(configured), ())
+    state.Locks(state.secure(configured), ())
     return state.prepare(configured)
 
 

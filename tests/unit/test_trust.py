@@ -1,0 +1,93 @@
+"""What another user made or may change is refused, with its path and what to do. The tests run as root."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stillframe import trust
+from stillframe.errors import BadConfiguration
+
+NOBODY = 65534
+
+
+def belongs_to_nobody(path: Path) -> None:
+    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    made = tmp_path / "state"
+    made.mkdir(mode=0o700)
+    return made
+
+
+def test_what_is_ours_alone_is_taken(place: Path) -> None:
+    (place / "users.yaml").write_text("[]")
+    (place / "link").symlink_to(place / "users.yaml")
+    (place / "share").mkdir()
+    (place / "share").chmod(0o2770)
+    trust.require_way(place, "state_dir")
+    trust.require_way(place / "not" / "there" / "yet", "state_dir")
+    trust.require_contents(place, "state_dir", but=("share",))
+    assert trust.resolved(place, "state_dir") == place.resolve()
+
+
+@pytest.mark.parametrize("spoil", [belongs_to_nobody, lambda path: path.chmod(0o770), lambda path: path.chmod(0o1777)])
+def test_a_directory_that_others_own_or_may_write_to_is_refused(place: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(place)
+    with pytest.raises(BadConfiguration, match=f"state_dir: .*{place}"):
+        trust.require_way(place, "state_dir")
+
+
+def test_so_is_one_below_such_a_directory(place: Path) -> None:
+    below = place / "below"
+    below.mkdir(mode=0o700)
+    place.chmod(0o775)
+    with pytest.raises(BadConfiguration, match=rf"others than its owner may write to {place} \(mode 0775\)"):
+        trust.require_way(below, "state_dir")
+    place.chmod(0o1777)  # sticky, as /tmp: nobody else may put another in its place
+    trust.require_way(below, "state_dir")
+    belongs_to_nobody(below)
+    with pytest.raises(BadConfiguration, match=f"{below} belongs to user {NOBODY}"):
+        trust.require_way(below, "state_dir")
+
+
+def test_a_link_that_another_user_made_is_not_followed(place: Path) -> None:
+    link = place.parent / "link"
+    link.symlink_to(place)
+    assert trust.resolved(link / "below", "state_dir") == place.resolve() / "below"
+    belongs_to_nobody(link)
+    for path in (link, link / "below"):
+        with pytest.raises(BadConfiguration, match=f"{link} is a symbolic link of user {NOBODY}"):
+            trust.resolved(path, "state_dir")
+
+
+def own_file(path: Path) -> None:
+    path.write_text("somebody's")
+    belongs_to_nobody(path)
+
+
+def writable_file(path: Path) -> None:
+    path.write_text("anybody's")
+    path.chmod(0o666)
+
+
+def foreign_link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+    belongs_to_nobody(path)
+
+
+def second_name(path: Path) -> None:
+    victim = path.parent.parent / "victim"
+    victim.write_text("keep")
+    os.link(victim, path)
+
+
+@pytest.mark.parametrize("plant", [own_file, writable_file, foreign_link, second_name])
+def test_what_was_planted_is_named(place: Path, plant: Callable[[Path], None]) -> None:
+    plant(place / "users.yaml")
+    with pytest.raises(BadConfiguration, match=f"{place}/users.yaml"):
+        trust.require_contents(place, "state_dir")
+    trust.require_contents(place, "state_dir", but=("users.yaml",))
