@@ -428,6 +428,13 @@ def spoil_record(cinder: Cinder) -> None:
     (cinder.share / f"{cinder.base('bad', 'qcow2', '1G')}.record").write_text('{"version": 1, "volume": {}, "snapshots": []}')
 
 
+def spoiled_with(text: str) -> Any:
+    def spoil(cinder: Cinder) -> None:
+        (cinder.share / f"{cinder.base('bad', 'qcow2', '1G')}.record").write_bytes(text.encode(errors="surrogatepass"))
+
+    return spoil
+
+
 def spoil_shrunk(cinder: Cinder) -> None:
     base = cinder.base("bad", "qcow2", "8G")
     cinder.overlay("bad", base, "qcow2", "x")
@@ -445,6 +452,14 @@ def spoil_shrunk(cinder: Cinder) -> None:
         (spoil_link, "symbolic link"),
         (spoil_record, "is damaged"),
         (spoil_shrunk, "the disk would shrink"),
+        (spoiled_with("[" * 200_000), "nested too deeply"),
+        (spoiled_with('{"version": true, "volume": {}, "snapshots": []}'), "no record of version 1"),
+        (spoiled_with('{"version": 1, "volume": {"name": "\ud800"}, "snapshots": []}'), "cannot be stored"),
+        (spoiled_with('{"version": 1, "volume": {"name": "\\ud800"}, "snapshots": []}'), "cannot be stored"),
+        (spoiled_with('{"version": 1, "volume": {"name": "\\u0000"}, "snapshots": []}'), "cannot be stored"),
+        (spoiled_with('{"version": 1, "volume": 1e999, "snapshots": []}'), "is damaged"),
+        (spoiled_with("\0" * 5000), "no JSON document"),
+        (spoiled_with('{"version": ' + "9" * 5000 + "}"), "no JSON document"),
     ],
     ids=lambda given: given.__name__ if callable(given) else "",
 )
@@ -452,10 +467,24 @@ def test_a_volume_that_is_not_sound_is_refused_and_the_others_are_taken(
     tmp_path: Path, cinder: Cinder, spoil: Any, told: str
 ) -> None:
     spoil(cinder)
-    said, database = rebuild(tmp_path, cinder.share, tmp_path / "state", "--base-format", "qcow2", code=1)
+    options = ("--base-format", "qcow2")
+    dry, _ = rebuild(tmp_path, cinder.share, tmp_path / "dry", *options, "--dry-run", code=1)
+    said, database = rebuild(tmp_path, cinder.share, tmp_path / "state", *options, code=1)
+    assert json.loads(dry.out)["refused"] == json.loads(said.out)["refused"]
     refused = json.loads(said.out)["refused"]
     assert told in refused[cinder.ids["bad"]]
     assert set(rows(database)[0]) == {cinder.ids[name] for name in ("merged", "straight")}
+
+
+def test_a_snapshot_that_two_volumes_claim_is_taken_of_neither(tmp_path: Path, cinder: Cinder) -> None:
+    """Somebody copied a volume's files under another name: the id of its snapshot came along."""
+    cinder.overlay("copy", cinder.base("copy", "qcow2", "3G"), "qcow2", "s1")
+    dry, _ = rebuild(tmp_path, cinder.share, tmp_path / "dry", "--base-format", "qcow2", "--dry-run", code=1)
+    said, database = rebuild(tmp_path, cinder.share, tmp_path / "state", "--base-format", "qcow2", code=1)
+    assert json.loads(dry.out)["refused"] == json.loads(said.out)["refused"]
+    for name in ("copy", "straight"):
+        assert "is also a snapshot of another volume" in json.loads(said.out)["refused"][cinder.ids[name]]
+    assert set(rows(database)[0]) == {cinder.ids["merged"]}
 
 
 def test_a_share_of_cinders_is_managed_while_the_services_run(tmp_path: Path, cinder: Cinder) -> None:

@@ -36,6 +36,10 @@ def of_volume(connection: Connection, volume_id: str) -> list[Row]:
     return many(connection, _OF_VOLUME, volume=volume_id)
 
 
+def ids(connection: Connection) -> list[str]:
+    return list(connection.execute(select(snapshots.c.id)).scalars())
+
+
 def count(connection: Connection, project_id: str | None, filters: dict[str, Any]) -> int:
     query = select(func.count()).select_from(snapshots).where(*_mine(project_id))
     for name, value in filters.items():

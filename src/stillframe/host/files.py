@@ -324,12 +324,20 @@ def write_bytes(share: Path, name: str, data: bytes, mode: int = 0o660) -> None:
 
 
 def read_json(share: Path, name: str) -> Any:
-    """Returns a small JSON file's document, or None when the file does not exist."""
+    """Returns a small JSON file's document, or None when the file does not exist. Raises ValueError for what is none."""
     try:
         start, _ = read_start(share, name, 1 << 20)
     except FileNotFoundError:
         return None
-    return json.loads(start)
+    return document_of(start)
+
+
+def document_of(text: str | bytes) -> Any:
+    """Reads a JSON document that anybody may have written. Raises ValueError for what is none, or is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def remove(share: Path, name: str) -> None:

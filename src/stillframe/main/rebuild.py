@@ -13,7 +13,7 @@ from cliff.command import Command
 from stillframe import config
 from stillframe.chain.names import base_name
 from stillframe.config import Settings
-from stillframe.db import deployments, volumes
+from stillframe.db import deployments, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadConfiguration, BadRequest, ShareUnavailable, StillframeError
 from stillframe.host import mounts
@@ -140,8 +140,9 @@ def _become_what_was_lost(backends: Backends, database: Database, parsed: argpar
 
 
 def _known(database: Database) -> frozenset[str]:
+    """The ids of its volumes and snapshots."""
     with database.read() as connection:
-        return frozenset(row["id"] for row in volumes.list_all(connection))
+        return frozenset((*volumes.ids(connection), *snapshots.ids(connection)))
 
 
 def _take(settings: Settings, database: Database, parsed: argparse.Namespace, known: frozenset[str]) -> Taken:

@@ -37,7 +37,8 @@ def find(path: Path, given: Given, base_format: str | None = None, known: frozen
     """Reads a share and returns what rows it gives. Changes nothing; every header is looked at as hostile input.
 
     ``base_format`` is what ``volume-<id>`` is where neither a record nor a header above it says so; without it such
-    volumes are refused, since a format is never guessed (I6). ``known`` are volumes not to be looked at closer.
+    volumes are refused, since a format is never guessed (I6). ``known`` are the ids of the database's volumes and
+    snapshots: such volumes are not looked at closer.
     """
     listed = entries.look(path)
     ids = sorted({volume_id for name in listed if (volume_id := _owner(name))} - known)
@@ -49,6 +50,7 @@ def find(path: Path, given: Given, base_format: str | None = None, known: frozen
             rebuilt[volume_id] = rebuilt_rows.rebuild(source, given, _foundation(path, source, sources, known))
         except (BadImage, ChainConflict) as error:
             refused[volume_id] = error.message
+    _refuse_twice(rebuilt, refused, known)
     _refuse_unfounded(rebuilt, refused, known)
     ordered = sorted(rebuilt.values(), key=lambda each: (each.volume["created_at"], each.volume["id"]))
     return Found(ordered, refused, sorted(known & {owner for name in listed if (owner := _owner(name))}))
@@ -111,6 +113,20 @@ def _foundation(path: Path, source: Source, sources: Mapping[str, Source], known
         except FileNotFoundError:
             return None
     return sources[linked["volume_id"]].images.get(linked["file"]) if linked["volume_id"] in sources else None
+
+
+def _refuse_twice(rebuilt: dict[str, Rebuilt], refused: dict[str, str], known: frozenset[str]) -> None:
+    """A snapshot's id belongs to one volume, as when somebody copied a volume's files under another name."""
+    owners: dict[str, set[str]] = {}
+    for volume_id, each in rebuilt.items():
+        for row in each.snapshots:
+            owners.setdefault(row["id"], set()).add(volume_id)
+    for snapshot_id, volume_ids in owners.items():
+        if len(volume_ids) > 1 or snapshot_id in known:
+            for volume_id in volume_ids & set(rebuilt):
+                others = sorted(volume_ids - {volume_id}) or ["one of the database"]
+                del rebuilt[volume_id]
+                refused[volume_id] = f"its snapshot {snapshot_id} is also a snapshot of another volume ({', '.join(others)})"
 
 
 def _refuse_unfounded(rebuilt: dict[str, Rebuilt], refused: dict[str, str], known: frozenset[str]) -> None:

@@ -257,6 +257,7 @@ def _with_newer(source: Source, made: Rebuilt) -> Rebuilt:
         notes.append(f"{above[0].name} stands on {active} and is in no record: taken as the newest snapshot's overlay")
 
 
+_MOST_DEPTH = 20
 _MOST_TEXT, _MOST_GIB = 1024, 1 << 26  # a share's column is the widest; 2^56 bytes are the most a header may say
 _TEXT = (str, type(None))
 _VOLUME_SHAPE: Mapping[str, Any] = {
@@ -301,8 +302,11 @@ _SNAPSHOT_SHAPE: Mapping[str, Any] = {
 def check_record(record: Any, volume_id: str) -> None:
     """Raises BadImage for a record that is not one of this volume: a share is written to by more than one program."""
     name = names.record_name(volume_id)
-    if not isinstance(record, dict) or record.get("version") != 1 or not isinstance(record.get("snapshots"), list):
+    if not isinstance(record, dict) or not _is(record.get("version"), int) or record["version"] != 1:
         raise BadImage(f"{name} is no record of version 1")
+    if not isinstance(record.get("snapshots"), list):
+        raise BadImage(f"{name} is no record of version 1")
+    _check_texts(record, name)
     _check_shape(record.get("volume"), _VOLUME_SHAPE, name)
     volume = record["volume"]
     if volume["id"] != volume_id or volume["base_format"] not in FORMATS:
@@ -333,11 +337,27 @@ def _check_values(row: Document, name: str) -> None:
         raise BadImage(f"{name} holds a time with a zone; times are UTC without one")
 
 
+def _is(value: Any, kind: Any) -> bool:
+    """To Python, a boolean is a number; to a database it is none."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _check_texts(found: Any, name: str, depth: int = 0) -> None:
+    """What no database stores: a NUL, half a surrogate pair, and what is nested without end."""
+    if depth > _MOST_DEPTH:
+        raise BadImage(f"{name} is nested too deeply")
+    if isinstance(found, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in found):
+        raise BadImage(f"{name} holds a text that cannot be stored: {found:.60}")
+    inner = [*found, *found.values()] if isinstance(found, dict) else found if isinstance(found, list) else []
+    for each in inner:
+        _check_texts(each, name, depth + 1)
+
+
 def _check_shape(found: Any, shape: Mapping[str, Any], name: str) -> None:
     if not isinstance(found, dict):
         raise BadImage(f"{name} is damaged: a part of it is no object")
     for key, kind in shape.items():
-        if key not in found or not isinstance(found[key], kind):
+        if key not in found or not _is(found[key], kind):
             raise BadImage(f"{name} is damaged: {key!r} is missing or of another kind")
     unknown = set(found) - set(shape) - {"backend", "share"}
     if unknown:

@@ -80,6 +80,9 @@ def rebuilt(images: list[Image], record_: Any = None, info: Any = None, foundati
     return rebuilt_rows.rebuild(found, PLACE, foundation)
 
 
+DEEP: list[Any] = []
+for _ in range(100):
+    DEEP = [DEEP]
 CHAIN = [image(BASE), image(FIRST, BASE)]
 TAKEN = snapshot(SNAPSHOT, BASE, FIRST)
 ONE = record(volume(active_file=FIRST), TAKEN)
@@ -207,6 +210,13 @@ def test_a_header_that_is_not_believed_refuses_the_volume() -> None:
     "spoil",
     [
         {"version": 2},
+        {"version": True},
+        {"volume": volume(size=True)},
+        {"volume": volume(name="a\0b")},
+        {"volume": volume(name="\ud800")},
+        {"volume": volume(metadata={"\ud800": "v"})},
+        {"snapshots": [snapshot(SNAPSHOT, BASE, FIRST, consistency={"a": ["\0"]})]},
+        {"snapshots": [snapshot(SNAPSHOT, BASE, FIRST, consistency={"a": DEEP})]},
         {"volume": None},
         {"volume": volume(id=OTHER_VOLUME)},
         {"volume": volume(size="1")},

@@ -1,11 +1,11 @@
 """A volume's rows against its files: what is missing, what stands on the wrong thing, what was damaged. Pure."""
 
-import json
 from collections.abc import Iterator
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.db.rows import Row
+from stillframe.host import files
 from stillframe.volumes.doctor.findings import Finding
 from stillframe.volumes.doctor.seen import FileSeen, ShareSeen, VolumeKnown, World
 
@@ -182,6 +182,6 @@ def _parsed(text: str | None) -> object:
     if text is None:
         return {}
     try:
-        return json.loads(text)
+        return files.document_of(text)
     except ValueError:
         return None

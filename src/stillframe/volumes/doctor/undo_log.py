@@ -107,7 +107,7 @@ def read(path: Path) -> list[Document]:
         raise NotFound(f"the undo log {path} cannot be read: {error.strerror}") from error
     try:
         for line in text.splitlines():
-            found = json.loads(line)
+            found = files.document_of(line)
             if "did" in found:
                 begun[found["n"]] = found
             elif "undone" in found or found["ended"] != "done":
