@@ -59,6 +59,14 @@ def test_openstack_creates_lists_and_shows_volumes(desk: Lab) -> None:
     assert listed[desk.volumes[0]]["Attached to"][0]["server_id"] == desk.guest.id
 
 
+def test_qemu_runs_in_its_sandbox(desk: Lab) -> None:
+    """As the page on who is trusted with what says of the private daemon."""
+    pid = (desk.stack.state_dir / f"libvirt/run/qemu/{desk.guest.options.name}.pid").read_text().strip()
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert b"\0-sandbox\0on," in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_openstack_adds_and_removes_a_volume(desk: Lab) -> None:
     assert document(desk, OPENSTACK, "server", "list")[0]["Name"] == "web"
     assert document(desk, OPENSTACK, "server", "show", "web")["status"] == "ACTIVE"
