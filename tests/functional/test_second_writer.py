@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from stillframe.chain.names import base_name, info_name, overlay_name, temporary
 from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.errors import BadConfiguration, StillframeError
-from stillframe.host import copies, files, publish, qcow2, qemu_img, staging
+from stillframe.host import copies, files, publish, qcow2, qemu_img, run, staging
 from stillframe.host.copies import Source
 from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.directory import DirectoryRepository
@@ -97,6 +98,30 @@ def test_a_source_that_is_swapped_while_it_is_copied_gives_nothing_away(place: S
             assert not secret_is_out(place)
             with suppress(FileNotFoundError):
                 os.unlink(place.share / COPY)
+
+
+def test_a_source_that_is_swapped_right_before_it_is_copied_is_not_what_is_read(
+    place: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, with the moment hit: the name leads to the host's file for as long as qemu-img runs."""
+    (place.share / BASE).write_bytes(b"\x11" * len(SECRET))
+    real, out = run.run, []
+
+    def swapped(words: list[str], **more: Any) -> str:
+        (place.share / BASE).rename(place.share / "kept")
+        (place.share / BASE).symlink_to(place.host)
+        try:
+            said = real(words, **more)
+            out.append(secret_is_out(place))
+        finally:
+            (place.share / "kept").rename(place.share / BASE)
+        return said
+
+    monkeypatch.setattr(copies, "run", swapped)
+    image = Image(COPY, "raw", len(SECRET))
+    tried(lambda: copies.publish_copy(place.share, Source(BASE, "raw", 1), image, "token", OTHER_VOLUME))
+    assert out == [False]
+    assert (place.share / COPY).read_bytes() == b"\x11" * len(SECRET)
 
 
 def test_a_backing_file_that_is_swapped_while_it_is_read_gives_nothing_away(place: Site) -> None:
