@@ -16,6 +16,7 @@ from stillframe.web.policy import Enforcer
 from stillframe.web.route import Call, Door, Route, Service, Version
 
 LOG = logging.getLogger(__name__)
+LOGGED = 500  # letters of a path or method in a log line; a request may have 64 KiB of them
 _PUBLIC = ("/", "/healthcheck", "/metrics")
 
 
@@ -64,7 +65,7 @@ class _Shell:
             if self._service.legacy_version_header:
                 resp.set_header(self._service.legacy_version_header, versions.show(version))
                 resp.append_header("Vary", self._service.legacy_version_header)
-        LOG.info("%s %s -> %s", req.method, req.path, resp.status)
+        LOG.info("%s %s -> %s", req.method[:LOGGED], req.path[:LOGGED], resp.status)
 
 
 class _Resource:
@@ -200,11 +201,11 @@ def _http_error(_req: falcon.Request, resp: falcon.Response, error: falcon.HTTPE
 
 
 def _database_away(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:
-    LOG.error("%s %s: the database does not answer", req.method, req.path, exc_info=error)
+    LOG.error("%s %s: the database does not answer", req.method, req.path[:LOGGED], exc_info=error)
     _told(req, resp, ServiceUnavailable("the service's database does not answer"), params)
 
 
 def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: object) -> None:
-    LOG.error("%s %s: unexpected error, a defect of Stillframe", req.method, req.path, exc_info=error)
+    LOG.error("%s %s: unexpected error, a defect of Stillframe", req.method, req.path[:LOGGED], exc_info=error)
     resp.status = falcon.HTTP_500
     resp.media = faults.body(500, f"the service met an unexpected error; request {req.context.request_id}")

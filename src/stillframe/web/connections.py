@@ -15,7 +15,12 @@ from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 
 from stillframe.web import faults
+from stillframe.web.parser import Parser
 from stillframe.web.peers import network_of
+
+# Of answers. Who has so many unread and has sent further requests loses the connection: waitress would hold a thread at its
+# own limit until they are read.
+UNREAD_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     """One connection, and since when it waits for its client."""
 
     error_task_class = Refusal
+    parser_class = Parser
 
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
         self.peer = network_of(str(addr[0]))
@@ -86,6 +92,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def service(self) -> None:
         """Runs in a working thread."""
+        if self.total_outbufs_len > UNREAD_BYTES:
+            self.cancel()
+            self.server.look_again(self._fileno)
+            return
         self._since = math.inf  # its client has nothing to do meanwhile
         super().service()
         self._receiving, self._answered, self._since = False, True, time.monotonic()

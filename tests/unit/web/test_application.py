@@ -352,6 +352,13 @@ def test_a_log_line_names_the_request_and_its_answer(volumes: MakeSite, caplog: 
     assert "GET /v3/volumes/nothing -> 404" in caplog.text
 
 
+def test_a_log_line_is_short_however_long_the_path(volumes: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "stillframe"):
+        volumes().ask("GET", "/v3/" + "x" * 60_000, who=None)
+    assert "-> 401" in caplog.text
+    assert len(caplog.text) < 1_000
+
+
 def test_the_worker_is_asked_as_the_user_that_asks(volumes: MakeSite, volume: str) -> None:
     seen: list[Any] = []
     site = volumes(delete_volume=lambda context, **more: seen.append((context.roles, context.project_id, more)))

@@ -109,3 +109,34 @@ def test_the_time_of_a_request_counts_from_its_first_byte(clock: Clock, monkeypa
     clock.now = 105
     channel.received(b"y")
     assert channel.deadline(LIMITS) == 110
+
+
+def test_who_sends_requests_and_reads_no_answer_gets_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many requests in one piece, each with a long answer: a thread waited until somebody read them, for ever."""
+    served: list[Any] = []
+
+    def serve(self: HTTPChannel) -> None:
+        served.append(self)
+
+    monkeypatch.setattr(HTTPChannel, "service", serve)
+    channel = Stub("a", 50)
+    channel.requests, channel.total_outbufs_len = ["next"], connections.UNREAD_BYTES + 1
+    channel.server, channel._fileno = Server(), 5
+    channel.service()
+    assert served == []
+    assert channel.requests == []
+    assert channel.will_close
+    assert channel.server.asked == [5]
+    channel.requests, channel.total_outbufs_len = ["next"], connections.UNREAD_BYTES
+    channel.service()
+    assert served == [channel]
+
+
+class Server:
+    """What a channel tells its server."""
+
+    def __init__(self) -> None:
+        self.asked: list[int | None] = []
+
+    def look_again(self, handle: int | None) -> None:
+        self.asked.append(handle)
