@@ -176,6 +176,14 @@ def extension(start: bytes, wanted: int) -> bytes | None:
     return None
 
 
+def clusters(share: Path, name: str) -> int:
+    """Returns how many clusters the file is long: what a look at its tables takes grows with that. Raises BadImage."""
+    start, length = files.read_start(share, name, HEADER_BYTES)
+    parse(name, start, length)
+    (bits,) = struct.unpack_from(">I", start, 20)
+    return length >> int(bits)
+
+
 def tables(handle: int, name: str) -> Tables:
     """Returns where the first-level table lies. Raises BadImage as ``read`` does."""
     start = os.pread(handle, HEADER_BYTES, 0)

@@ -26,7 +26,8 @@ _BITMAP = struct.Struct(">QIIBBHI")
 _BITMAPS_EXTENSION = 0x23852875
 _IN_USE = 1
 _MAX_DIRECTORY = 1 << 20
-_LOOKED_INTO_AT_ONCE = 64 << 30  # bytes: about a second
+_LOOKED_INTO_AT_ONCE = 1 << 20  # clusters: about a second
+_LISTED = 10  # bitmaps in a message
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def _in_use(share: Path, name: str, start: bytes) -> tuple[str, ...]:
     count, _, size, at = _BITMAPS.unpack_from(body)
     handle = files.open_regular(share, name)
     try:
+        if at + size > os.fstat(handle).st_size:
+            raise NotSound(f"{name} has a directory of bitmaps that lies outside it")
         directory = os.pread(handle, min(size, _MAX_DIRECTORY), at)
     finally:
         os.close(handle)
@@ -96,7 +99,8 @@ def require_for_live(share: Path, name: str, format_: str) -> None:
 def refuse_bitmaps(name: str, found: Soundness) -> None:
     """Raises NotSound that names the bitmaps: they are somebody's, so nobody but a person removes them."""
     if found.bitmaps:
-        listed = ", ".join(found.bitmaps)
+        more = len(found.bitmaps) - _LISTED
+        listed = ", ".join(found.bitmaps[:_LISTED]) + (f" and {more} more" if more > 0 else "")
         raise NotSound(
             f"{name} holds bitmaps of a backup program that were in use when their writer ended: {listed}. They can only be"
             f" removed, with the server stopped: qemu-img bitmap --remove {name} BITMAP; the content stays, that program's next"
@@ -120,7 +124,7 @@ def refuse_beyond_repair(share: Path, name: str, format_: str) -> None:
         return
     if files.is_locked(share, name):
         require(share, name, format_)
-    if (share / name).stat(follow_symlinks=False).st_size <= _LOOKED_INTO_AT_ONCE:
+    if qcow2.clusters(share, name) <= _LOOKED_INTO_AT_ONCE:
         _refuse_damage(share, name)
 
 
