@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, update
 
 from stillframe.db.rows import Row, many, one, touched
 from stillframe.db.tables import operation_resources as held
@@ -40,7 +40,14 @@ _CLAIM = update(operations).where(
 
 
 CLAIMED_AT_ONCE = 64
+LONGEST_PAUSE_SECONDS = 3600.0  # no pause is nearly as long
 LEAST_OF_A_PROJECT = 4  # taken at once, however many projects there are
+
+
+def _due() -> ColumnElement[bool]:
+    """What nobody holds and seems to pause for longer than any pause was given back while the clock was wrong."""
+    never = and_(operations.c.owner.is_(None), operations.c.lease_until > bindparam("latest"))
+    return or_(operations.c.lease_until <= bindparam("moment"), never)
 
 
 def _claimable() -> Select[Any]:
@@ -54,7 +61,7 @@ def _claimable() -> Select[Any]:
     )
     free = select(operations).where(operations.c.service == bindparam("whose"), operations.c.state.in_(CLAIMABLE))
     free = free.where(operations.c.project_id == bindparam("project"))
-    free = free.where(operations.c.lease_until <= bindparam("moment"), ~waits.exists())
+    free = free.where(_due(), ~waits.exists())
     return free.order_by(operations.c.seq).limit(bindparam("most"))
 
 
@@ -63,7 +70,7 @@ _PROJECTS = (
     .where(
         operations.c.service == bindparam("whose"),
         operations.c.state.in_(CLAIMABLE),
-        operations.c.lease_until <= bindparam("moment"),
+        _due(),
     )
     .distinct()
 )
@@ -86,7 +93,8 @@ def get(connection: Connection, operation_id: str) -> Row | None:
 def claimable(connection: Connection, service: str) -> list[Row]:
     """Returns operations nobody holds, each the first in line for all of its resources. Projects take turns; of each the
     oldest come first."""
-    asked = {"whose": service, "moment": time.time()}
+    moment = time.time()
+    asked = {"whose": service, "moment": moment, "latest": moment + LONGEST_PAUSE_SECONDS}
     projects = sorted(connection.execute(_PROJECTS, asked).scalars())
     share = max(LEAST_OF_A_PROJECT, CLAIMED_AT_ONCE // max(1, len(projects)))
     found = [many(connection, _CLAIMABLE, **asked, project=project, most=share) for project in projects]

@@ -56,15 +56,25 @@ def fault_of(row: Row, kind: Kind, present: Collection[str] | None = None) -> Ab
 def begun(operation: Operation, kind: Kind) -> bool:
     """Whether a step that cannot be put back may have begun."""
     steps = operation.plan[: operation.step + 1]  # what comes later cannot have begun
-    verbs = [(key(step), kind.verbs[step["verb"]]) for step in steps]
-    return any(verb.no_return != "never" and operation.may_have_begun(name, verb) for name, verb in verbs)
+    return any(_no_return(step, kind) and _may_have_begun(operation, step, kind) for step in steps)
+
+
+def _no_return(step: Document, kind: Kind) -> bool:
+    """A step that another release planned may be anything."""
+    verb = kind.verbs.get(step["verb"])
+    return verb is None or verb.no_return != "never"
+
+
+def _may_have_begun(operation: Operation, step: Document, kind: Kind) -> bool:
+    verb = kind.verbs.get(step["verb"])
+    return verb is None or operation.may_have_begun(key(step), verb)
 
 
 def files_of(operation: Operation, kind: Kind) -> list[str]:
     """Names of the files that the steps which may have begun were about, in their order."""
     found: dict[str, None] = {}
     for step in operation.plan[: operation.step + 1]:
-        if operation.may_have_begun(key(step), kind.verbs[step["verb"]]):
+        if _may_have_begun(operation, step, kind):
             found |= dict.fromkeys(_names(step["args"]))
     disks = operation.intent.get("disks", []) if operation.step else []
     return [*found, *(disk["overlay"] for disk in disks if disk["overlay"] not in found)]

@@ -22,15 +22,24 @@ class Pool:
         self._changed = threading.Condition()
 
     def submit(self, project_id: str, work: Callable[[], None]) -> None:
-        """Has the work done when it is the project's turn. What comes after ``stop`` is never begun."""
+        """Has the work done when it is the project's turn. What comes after ``stop`` is never begun. Raises RuntimeError, with
+        the work not taken, when no thread can be had at all."""
         with self._changed:
+            if self._idle <= len(self._waiting) and len(self._threads) < self._most:
+                self._grow()
             self._waiting.push(project_id, work)
-            if self._idle >= len(self._waiting) or len(self._threads) >= self._most:
-                self._changed.notify()
-                return
-            name = f"{self._name}-{len(self._threads)}"
-            self._threads.append(threading.Thread(target=self._run, name=name, daemon=True))
-            self._threads[-1].start()
+            self._changed.notify()
+
+    def _grow(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the host gives no more threads
+            if not self._threads:
+                raise
+            LOG.warning("lane %s works with %s threads: no more can be started", self._name, len(self._threads))
+            return
+        self._threads.append(thread)
 
     def stop(self) -> None:
         """Returns when what is under way has ended; what waits is not begun."""

@@ -25,6 +25,8 @@ from stillframe.journal.record import Journal, LostLease
 LOG = logging.getLogger(__name__)
 ATTEMPTS_PAST_NO_RETURN = 5
 ATTEMPTS_BEFORE_GIVING_UP = 15  # about five minutes with the journal's pauses
+# Of what another release began; its rows stay as they are.
+UNKNOWN = Kind({}, lambda *_: None)
 
 
 def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
@@ -42,15 +44,21 @@ def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
 
 
 def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None:
-    """Gives the operation back, so that it is looked at again and not held for ever."""
+    """Gives the operation back, so that it is looked at again and not held for ever; a defect that lasts needs a person."""
+    told = f"the service met an error of its own ({type(error).__name__})"
     try:
-        journal.postpone(operation, InternalError(f"the service met an error of its own ({type(error).__name__})"))
+        if isinstance(error, AWAY) or operation.attempts < ATTEMPTS_BEFORE_GIVING_UP:
+            journal.postpone(operation, InternalError(told))
+            return
+        # What follows the outcome may be what fails: the rows stay as they are.
+        journal.finish(operation, UNKNOWN, "parked", Parked(f"{told}, each time; its log holds the cause"))
     except Exception:
         LOG.exception("operation %s could not be released; it is taken up when its lease has ended", operation.id)
 
 
 def _run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
     try:
+        _refuse_unknown(kind, operation)
         if operation.state == "undoing":
             _go_back(journal, kind, world, operation)
             return
@@ -58,6 +66,17 @@ def _run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None
     except Parked as error:
         LOG.error("operation %s (%s) is parked: %s", operation.id, operation.kind, error.message)
         journal.finish(operation, kind, "parked", error)
+
+
+def _refuse_unknown(kind: Kind, operation: Operation) -> None:
+    """Raises Parked for what another release planned: to go on or back without some of its steps would be to guess."""
+    unknown = sorted({step["verb"] for step in operation.plan} - set(kind.verbs))
+    if kind is UNKNOWN or unknown:
+        what = f"step {', '.join(unknown)} of " if kind is not UNKNOWN else ""
+        raise Parked(
+            f"this release of Stillframe does not know {what}operations of the kind {operation.kind}: another release began it;"
+            " let that release end it"
+        )
 
 
 def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from stillframe.journal.operation import Kind, Operation
 from stillframe.journal.pool import Pool
 from stillframe.journal.record import Journal
-from stillframe.journal.runner import run
+from stillframe.journal.runner import UNKNOWN, run
 
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
@@ -76,11 +76,20 @@ class Worker:
                     self.journal.renew()
                     renew_due = time.monotonic() + self.journal.lease_seconds / 3
                 for operation in self.journal.claim_all():
-                    self._pool(operation).submit(operation.project_id, partial(self._run, operation))
+                    self._begin(operation)
             except Exception:
                 LOG.exception("the %s worker could not look for work", self.journal.service)
             self._wake.wait(min(IDLE_SECONDS, max(self.journal.next_due(), SHORTEST_IDLE_SECONDS)))
             self._wake.clear()
+
+    def _begin(self, operation: Operation) -> None:
+        """One that cannot be begun, because the database is away or there are too many threads, holds up none of the others: it
+        is claimed again when its lease has ended."""
+        try:
+            self._pool(operation).submit(operation.project_id, partial(self._run, operation))
+        except Exception:
+            LOG.exception("operation %s (%s) could not be begun; it is taken up again", operation.id, operation.kind)
+            self.journal.let_go(operation)
 
     def _pool(self, operation: Operation) -> Pool:
         lane = self._lanes.of(operation)
@@ -92,7 +101,7 @@ class Worker:
 
     def _run(self, operation: Operation) -> None:
         with self._gates.get(operation.kind, nullcontext()):
-            run(self.journal, self.kinds[operation.kind], self.world, operation)
+            run(self.journal, self.kinds.get(operation.kind, UNKNOWN), self.world, operation)
         self.wake()
 
     def _tick(self) -> None:

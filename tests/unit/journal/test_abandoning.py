@@ -149,3 +149,11 @@ def test_the_newest_that_were_abandoned_are_listed(journal: Journal) -> None:
     journal.finish(operation, kind, "undone", StepFailed("no"))
     with journal.database.read() as connection:
         assert [each["id"] for each in operations.abandoned(connection)] == [row["id"]]
+
+
+def test_a_step_of_another_release_may_have_done_anything(journal: Journal) -> None:
+    kind = kind_of("never")
+    row = parked(journal, kind)
+    unknown = Kind({"one": kind.verbs["one"]}, settle)
+    details = abandoning.fault_of(row, unknown).details
+    assert (details["begun"], details["files"]) == (True, ["a", "b", "c"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.errors import Busy, Parked, ShareUnavailable, StepFailed, StillframeError
 from stillframe.journal import runner
@@ -17,6 +18,7 @@ from tests.unit.journal.fakes import (
     Step,
     World,
     drive,
+    kind_of,
     owner,
     row_of,
     run_once,
@@ -308,3 +310,27 @@ def test_past_no_return_what_was_waited_for_does_not_count_against_another_failu
 
     kind = Kind({"one": Verb(lambda *_: None, function, no_return="start")}, settle)
     assert to_its_end(journal, clock, kind, ["one"]) == "done"
+
+
+@pytest.mark.parametrize("way", ["forward", "back"])
+def test_what_another_release_planned_is_parked_at_once(journal: Journal, way: str) -> None:
+    """Nothing of it is done, and nothing put back: each step may be anything."""
+    world, steps = World(), (Step("one"),)
+    operation_id = submit(journal.database, ["one", "of another release"])
+    (operation,) = journal.claim_all()
+    if way == "back":
+        operation = journal.change(operation, state="undoing", step=2)
+    runner.run(journal, kind_of(steps), world, operation)
+    row = row_of(journal.database, operation_id)
+    assert (row["state"], world.log) == ("parked", [])
+    assert "does not know step of another release of operations of the kind fake" in row["fault"]["message"]
+    with journal.database.write() as connection:
+        assert operations.unpark_one(connection, row)
+    assert row_of(journal.database, operation_id)["state"] == {"forward": "running", "back": "undoing"}[way]
+
+
+def test_a_defect_behind_the_last_step_is_not_tried_for_ever(journal: Journal, clock: Clock) -> None:
+    def broken(*_arguments: Any) -> None:
+        raise KeyError("what rows follow")
+
+    assert to_its_end(journal, clock, Kind({"one": Verb(lambda *_: {}, lambda *_: {})}, broken), ["one"]) == "parked"

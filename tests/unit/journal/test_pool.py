@@ -2,6 +2,8 @@
 
 import threading
 
+import pytest
+
 from stillframe.journal.pool import Pool
 
 
@@ -86,3 +88,24 @@ def test_an_error_costs_no_thread() -> None:
     pool.submit("a", lambda: held.work("next"))
     assert held.ended.acquire(timeout=30)
     pool.stop()
+
+
+def test_without_another_thread_the_ones_there_are_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, held = Pool(2, "lane"), Held()
+    start = threading.Thread.start
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError):
+        pool.submit("one", lambda: held.work("never"))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    pool.submit("one", lambda: held.work("first"))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool.submit("one", lambda: held.work("second"))
+    held.go_on.set()
+    for _ in range(2):
+        assert held.ended.acquire(timeout=30)
+    pool.stop()
+    assert held.began == ["first", "second"]

@@ -7,7 +7,7 @@ import pytest
 
 from stillframe.db import operations
 from stillframe.db.engine import Database
-from stillframe.errors import Busy, Conflict, StepFailed
+from stillframe.errors import Busy, Conflict, ShareUnavailable, StepFailed
 from stillframe.journal import record, runner
 from stillframe.journal.operation import Operation
 from stillframe.journal.record import Journal, LostLease, Owner, is_dead, this_process
@@ -235,3 +235,14 @@ def test_one_parked_operation_is_looked_at_again_and_no_other(journal: Journal) 
         assert not operations.unpark_one(connection, row)
     assert ids(journal) == [first]
     assert row_of(journal.database, other)["state"] == "parked"
+
+
+def test_what_was_given_back_while_the_clock_was_wrong_is_looked_at_again(database: Database, clock: Clock) -> None:
+    """A host that boots with a clock years ahead, until it asks somebody for the time."""
+    journal = Journal(database, "volumes", owner(), LEASE)
+    operation_id = submit(database, ["one"])
+    clock.now += 1e8
+    (operation,) = journal.claim_all()
+    journal.postpone(operation, ShareUnavailable("away"))
+    clock.now -= 1e8
+    assert [each.id for each in journal.claim_all()] == [operation_id]

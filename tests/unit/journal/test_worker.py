@@ -186,3 +186,42 @@ def test_a_worker_that_stops_begins_nothing_more(database: Database) -> None:
     threading.Timer(0.1, stopping.set).start()
     worker.stop()
     assert len(ran) == 1
+
+
+def test_an_operation_of_a_kind_of_another_release_is_parked(watched: Watched) -> None:
+    operation_id = submit(watched.database, [], kind="another")
+    watched.worker.start()
+    submit(watched.database, ["one"], resources=[f"volume:{operation_id}"])
+    after = submit(watched.database, ["one"])
+    watched.worker.wake()
+    assert watched.ended.wait(WAIT)
+    watched.worker.stop()
+    row = row_of(watched.database, operation_id)
+    assert (row["state"], row_of(watched.database, after)["state"]) == ("parked", "done")
+    assert "does not know operations of the kind another" in row["fault"]["message"]
+
+
+def test_one_that_cannot_be_begun_holds_up_none_of_the_others(database: Database) -> None:
+    """The database is away right after they were claimed, when the lane of one is asked for."""
+    ended, asked = threading.Event(), threading.Event()
+
+    def lane(operation: Operation) -> str:
+        if "lost" in operation.intent and not asked.is_set():
+            asked.set()
+            raise OSError("away")
+        return ""
+
+    def end(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+        settle(connection, operation, outcome, fault)
+        if "lost" in operation.intent:
+            ended.set()
+
+    lost, other = submit(database, ["one"], intent={"lost": 1}), submit(database, ["one"])
+    journal = Journal(database, "volumes", this_process("here"), 1)
+    worker = Worker(journal, {KIND: Kind({"one": Step("one").verb()}, end)}, World(), Lanes(2, of=lane), lambda: None)
+    worker.start()
+    try:
+        assert ended.wait(WAIT)
+    finally:
+        worker.stop()
+    assert [row_of(database, each)["state"] for each in (lost, other)] == ["done", "done"]
