@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.compute import domain_xml, servers
+from stillframe.compute import domain_xml
 from stillframe.compute.world import World
 from stillframe.context import Context
 from stillframe.db import operations
@@ -50,24 +50,26 @@ def _descriptions(view: DomainView) -> Iterator[tuple[str, str]]:
         yield "saved", view.saved_xml
     elif view.saved:
         raise HypervisorUnavailable(
-            f"the saved memory of server {view.uuid} ({view.name}) cannot be read, so it is not known which files it needs"
+            f"the saved memory of server {view.uuid} ({view.name}) cannot be read, so it is not known which files it needs. See"
+            " why libvirt does not read it ('virsh managedsave-dumpxml'), and put that right; only if nobody needs that"
+            " memory any more, and after a copy of it, 'virsh managedsave-remove' ends this"
         )
 
 
 def named_files(world: World, _context: Context, directory: str) -> dict[str, list[str]]:
     """Returns the ids of the servers whose descriptions name a file of ``directory``, an absolute path, by the file's name.
 
-    A description may name the directory by another mount point or the file by a link: both are followed. Raises BadRequest,
-    HypervisorUnavailable.
+    A description may name the directory by another mount point or the file by a link: both are followed. Raises BadRequest;
+    HypervisorUnavailable, also for a saved memory that does not tell which files it needs: then nobody knows.
     """
     if not os.path.isabs(directory) or "\0" in directory:
         raise BadRequest(f"the directory must be an absolute path, not {directory[:80]!r}")
     place = users.identity(Path(directory))
     found: dict[str, list[str]] = {}
-    for server in servers.list_everything(world):
-        named = {name for xml in server.described for name in _names(xml, directory, place)}
+    for view in hypervisor.list_domains(world.hypervisor):
+        named = {name for _where, xml in _descriptions(view) for name in _names(xml, directory, place)}
         for name in sorted(named):
-            found.setdefault(name, []).append(server.id)
+            found.setdefault(name, []).append(view.uuid)
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 from stillframe.compute import using
 from stillframe.compute.operations import volumes
 from stillframe.db.engine import Database
+from stillframe.errors import HypervisorUnavailable
 from stillframe.journal import record
 from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME, context
 from tests.unit.compute import fakes
@@ -26,3 +27,19 @@ def test_an_attachment_that_is_under_way_is_a_user(database: Database, tmp_path:
     world = fakes.world(database, tmp_path, [fakes.view(xml, xml)], monkeypatch)
     found = using.users_of_volume(world, context("service"), VOLUME)
     assert [each["where"] for each in found] == ["attaching", "live", "inactive"]
+
+
+@pytest.mark.parametrize("asked", ["volume", "directory"])
+def test_a_saved_memory_that_does_not_tell_may_need_every_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """A file that only it names would be taken over, renamed or snapshotted under it."""
+    xml = fakes.domain_xml(fakes.disk_xml("vda", "/srv/other"))
+    world = fakes.world(database, tmp_path, [fakes.saved_view(xml, None)], monkeypatch)
+    with pytest.raises(HypervisorUnavailable, match="not known which files it needs"):
+        if asked == "volume":
+            using.users_of_volume(world, context("service"), VOLUME)
+        else:
+            using.named_files(world, context("service"), "/srv")
+    world = fakes.world(database, tmp_path, [fakes.saved_view(xml, xml)], monkeypatch)
+    assert using.named_files(world, context("service"), "/srv") == {"other": [SERVER]}
