@@ -3,14 +3,16 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stillframe.chain import plan as chain_plan
 from stillframe.chain.image import Image
+from stillframe.db.engine import Database
 from stillframe.host.entries import Entry
-from stillframe.volumes.doctor import judging, repairs, telling
+from stillframe.volumes.doctor import judging, looking, repairs, telling
 from stillframe.volumes.doctor.findings import KINDS, Finding
 from stillframe.volumes.doctor.leftovers import MODE, owner
 from stillframe.volumes.doctor.seen import (
@@ -589,3 +591,20 @@ def test_programs_are_told_the_same() -> None:
 def test_the_page_explains_every_kind() -> None:
     page = (Path(__file__).parents[3] / "docs/how-to/doctor.md").read_text()
     assert [kind for kind in KINDS if f"`{kind}`" not in page] == []
+
+
+def test_a_file_that_may_not_be_read_is_told_and_the_other_shares_are_looked_at(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(pool: Any, *_arguments: Any) -> ShareSeen:
+        if pool.export.export == "/bad":
+            raise PermissionError(13, "Permission denied", "/bad/volume-x")
+        return ShareSeen("/good", "local", Path("/good"), "id", "id", 0o770)
+
+    pools = [SimpleNamespace(export=SimpleNamespace(export=export)) for export in ("/bad", "/good")]
+    monkeypatch.setattr(looking, "Backends", lambda *_: SimpleNamespace(pools=pools))
+    monkeypatch.setattr(looking, "_share", share)
+    settings: Any = SimpleNamespace(host="here")
+    seen = looking.look(settings, database, lambda _busy: GuestsSeen(True, ""), looking.Options())
+    assert [each.export for each in seen.shares] == ["/good"]
+    assert seen.troubles == ["share /bad: the host refuses the service's access: volume-x: Permission denied"]

@@ -14,7 +14,7 @@ from stillframe.config import Settings
 from stillframe.db import assisted_snapshots, attachments, backups, holds, operations, shares, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
-from stillframe.errors import BadConfiguration, BadImage, HostCommandFailed, NotSound, ShareUnavailable
+from stillframe.errors import BadConfiguration, BadImage, HostCommandFailed, NotSound, ShareUnavailable, of_os_error
 from stillframe.host import entries, examination, files, inspection, qemu_img, soundness, users
 from stillframe.host.entries import Entry
 from stillframe.journal.record import is_dead
@@ -49,6 +49,9 @@ def look(settings: Settings, database: Database, guests: Guests, options: Option
             share = _share(pool, before, options)
         except (ShareUnavailable, BadConfiguration) as error:
             troubles.append(error.message)
+            continue
+        except OSError as error:  # one file that this user may not read: the other shares are looked at all the same
+            troubles.append(f"share {pool.export.export}: {of_os_error(error).message}")
             continue
         if share is not None:
             seen.append(share)
