@@ -26,7 +26,13 @@ DEFAULT_OPTS = [
     cfg.IntOpt(
         "lease_seconds", default=30, min=5, help="How long an operation stays with a worker that does not answer any more."
     ),
-    cfg.IntOpt("workers", default=4, min=1, max=64, help="Operations one worker process runs at once, per share."),
+    cfg.IntOpt(
+        "workers",
+        default=4,
+        min=1,
+        max=64,
+        help="Operations one worker process runs at once, per share. One more may run, of a project that has none under way.",
+    ),
     cfg.IntOpt(
         "max_connections",
         default=2000,

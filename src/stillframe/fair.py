@@ -1,6 +1,7 @@
 """A queue in which those who ask take turns, so that one's many do not hold up another's one."""
 
 from collections import OrderedDict, deque
+from collections.abc import Container
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -20,9 +21,16 @@ class FairQueue(Generic[Item]):
         self._by_name.setdefault(name, deque()).append(item)
         self._count += 1
 
-    def pop(self) -> Item:
+    def has(self, passed_over: Container[str] = ()) -> bool:
+        """Tells whether somebody waits who is not passed over."""
+        return any(name not in passed_over for name in self._by_name)
+
+    def pop(self, passed_over: Container[str] = ()) -> Item:
         """Returns the oldest item of whose turn it is. Raises KeyError when there is none."""
-        name, items = self._by_name.popitem(last=False)
+        name = next((name for name in self._by_name if name not in passed_over), None)
+        if name is None:
+            raise KeyError("nobody waits")
+        items = self._by_name.pop(name)
         item = items.popleft()
         if items:
             self._by_name[name] = items  # last again

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Container
 
 from stillframe.fair import FairQueue
 
@@ -10,13 +11,19 @@ LOG = logging.getLogger(__name__)
 
 
 class Pool:
-    """Runs what it is given in at most ``threads`` threads, which begin as they are needed."""
+    """Runs what it is given in at most ``threads`` threads, which begin as they are needed.
 
-    def __init__(self, threads: int, name: str) -> None:
-        self._most = threads
+    ``spare`` further threads are only for projects that have nothing under way: taking turns helps nobody while all threads
+    are at one project's copies, which may last for hours.
+    """
+
+    def __init__(self, threads: int, name: str, spare: int = 0) -> None:
+        self._common = threads
+        self._most = threads + spare
         self._name = name
-        self._waiting: FairQueue[Callable[[], None]] = FairQueue()
+        self._waiting: FairQueue[tuple[str, Callable[[], None]]] = FairQueue()
         self._threads: list[threading.Thread] = []
+        self._running: Counter[str] = Counter()  # by project
         self._idle = 0
         self._stopping = False
         self._changed = threading.Condition()
@@ -27,7 +34,7 @@ class Pool:
         with self._changed:
             if self._idle <= len(self._waiting) and len(self._threads) < self._most:
                 self._grow()
-            self._waiting.push(project_id, work)
+            self._waiting.push(project_id, (project_id, work))
             self._changed.notify()
 
     def _grow(self) -> None:
@@ -50,16 +57,23 @@ class Pool:
         for thread in threads:
             thread.join()
 
+    def _passed_over(self) -> Container[str]:
+        """The projects that may not begin another one now."""
+        return self._running if self._running.total() >= self._common else ()
+
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._idle += 1
-                self._changed.wait_for(lambda: self._stopping or len(self._waiting) > 0)
+                self._changed.wait_for(lambda: self._stopping or self._waiting.has(self._passed_over()))
                 self._idle -= 1
                 if self._stopping:
                     return
-                work = self._waiting.pop()
+                project_id, work = self._waiting.pop(self._passed_over())
+                self._running[project_id] += 1
             try:
                 work()
             except Exception:
                 LOG.exception("an operation of lane %s met a defect of Stillframe", self._name)
+            with self._changed:
+                self._running -= Counter([project_id])  # a project without any is left out

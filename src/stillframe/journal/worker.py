@@ -18,6 +18,7 @@ LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
 SHORTEST_IDLE_SECONDS = 0.01
 TIMER_SECONDS = 10.0
+SPARE_THREADS = 1  # of a lane, for projects that have nothing under way in it
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ class Worker:
         lane = self._lanes.of(operation)
         if lane not in self._pools:
             name = f"{self.journal.service}-operation-{len(self._pools)}"
-            threads = self._lanes.limits.get(operation.kind, self._lanes.threads)
-            self._pools[lane] = Pool(threads, name)
+            threads = self._lanes.limits.get(operation.kind)
+            # A limit of its own guards what the kind works on, and holds for all projects together.
+            self._pools[lane] = Pool(threads, name) if threads else Pool(self._lanes.threads, name, SPARE_THREADS)
         return self._pools[lane]
 
     def _run(self, operation: Operation) -> None:

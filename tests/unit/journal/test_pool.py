@@ -109,3 +109,20 @@ def test_without_another_thread_the_ones_there_are_do_it(monkeypatch: pytest.Mon
         assert held.ended.acquire(timeout=30)
     pool.stop()
     assert held.began == ["first", "second"]
+
+
+def test_one_projects_long_work_leaves_a_thread_to_others() -> None:
+    """Taking turns did not help: all threads were at copies of hours, and nobody's turn came."""
+    pool, held, one = Pool(2, "lane", spare=1), Held(), threading.Event()
+    for number in range(5):
+        pool.submit("many", lambda number=number: held.work(f"many {number}"))  # type: ignore[misc]
+    for _ in range(3):  # each when the one before has ended: the thread is kept for whoever has none under way
+        one.clear()
+        pool.submit("one", one.set)
+        assert one.wait(30)
+    assert len(held.began) <= 2
+    held.go_on.set()
+    for _ in range(5):
+        assert held.ended.acquire(timeout=30)
+    pool.stop()
+    assert held.began == [f"many {number}" for number in range(5)]
