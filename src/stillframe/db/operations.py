@@ -159,10 +159,13 @@ def unpark_one(connection: Connection, row: Row) -> bool:
 
 
 def abandon(connection: Connection, row: Row, fault: Row) -> bool:
-    """Ends one parked operation; False when it is not parked, or not as it was read: somebody was quicker."""
+    """Ends one operation that nobody works on; False when it is not as it was read: somebody was quicker."""
     query = update(operations).where(operations.c.id == row["id"], operations.c.epoch == row["epoch"])
-    query = query.where(operations.c.state == "parked")
-    return touched(connection, query.values(state="undone", owner=None, fault=fault, epoch=row["epoch"] + 1)) == 1
+    query = query.where(operations.c.state == row["state"])
+    if row["state"] != "parked":  # no worker has a parked one
+        query = query.where(operations.c.owner.is_(None))
+    back = {"evidence": {**row["evidence"], BACK: {}}} if row["state"] == "undoing" else {}
+    return touched(connection, query.values(state="undone", owner=None, fault=fault, epoch=row["epoch"] + 1, **back)) == 1
 
 
 def abandoned(connection: Connection) -> list[Row]:

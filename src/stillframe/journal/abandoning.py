@@ -1,4 +1,4 @@
-"""Ends a parked operation where it stands: a person decided that it is not to go on, and not back either."""
+"""Ends an operation where it stands: a person decided that it is not to go on, and not back either."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -9,32 +9,44 @@ from stillframe.db import operations
 from stillframe.db.rows import Row
 from stillframe.errors import Abandoned, Conflict
 from stillframe.journal.operation import Document, Kind, Operation, key
+from stillframe.journal.runner import ATTEMPTS_BEFORE_GIVING_UP
 
 _FILES = ("name", "to", "top", "base", "overlay", "file_to_merge", "merge_target_file")
 _ENDED = ("done", "undone")
+_UNDER_WAY = ("running", "undoing")
 
 
-def refuse_unless_parked(row: Row) -> None:
+def is_in_vain(row: Row) -> bool:
+    """Whether an operation was tried so often that what it waits for, such as a share, may never come back. It is tried on."""
+    return row["state"] in _UNDER_WAY and int(row["attempts"]) >= ATTEMPTS_BEFORE_GIVING_UP
+
+
+def refuse_unless_stuck(row: Row) -> None:
     """Raises Conflict saying what can be done instead."""
-    if row["state"] == "parked":
+    if row["state"] == "parked" or (is_in_vain(row) and row["owner"] is None):
         return
     if row["state"] in _ENDED:
         told = "it has ended already, and holds nothing"
+    elif is_in_vain(row):
+        told = "a worker tries it at this moment; repeat in a few seconds, or stop the worker first if that lasts"
     else:
         told = "it is tried by itself; 'stillframe operation show' tells what it waits for"
-    raise Conflict(f"operation {row['id']} is {row['state']}, and only a parked one can be abandoned: {told}")
+    raise Conflict(
+        f"operation {row['id']} is {row['state']}, and only one that is parked, or was tried {ATTEMPTS_BEFORE_GIVING_UP} times"
+        f" in vain, can be abandoned: {told}"
+    )
 
 
 def abandon(connection: Connection, row: Row, kind: Kind, present: Collection[str] | None = None) -> Abandoned:
     """Ends the operation ``row`` shows, gives back what it holds and lets its rows follow, all in the caller's transaction.
     Nothing on a share or in libvirt is touched. ``present`` are the names of all files on its share, None when nobody could
-    tell. Returns the fault it ends with. Raises Conflict when it is not parked, or was retried, taken by a worker or abandoned
-    since it was read."""
-    refuse_unless_parked(row)
+    tell. Returns the fault it ends with. Raises Conflict when it is neither parked nor tried in vain, or was retried, taken by
+    a worker or abandoned since it was read."""
+    refuse_unless_stuck(row)
     fault = fault_of(row, kind, present)
     document = fault.to_document()
     if not operations.abandon(connection, row, document):
-        raise Conflict(f"operation {row['id']} changed meanwhile: somebody retried or abandoned it; look at it again")
+        raise Conflict(f"operation {row['id']} changed meanwhile: it was tried, retried or abandoned; look at it again")
     operations.release_resources(connection, row["id"])
     fresh = operations.get(connection, row["id"])
     assert fresh is not None

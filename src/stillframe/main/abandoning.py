@@ -1,4 +1,4 @@
-"""``stillframe operation abandon``: a person ends a parked operation where it stands, and sees what that leaves."""
+"""``stillframe operation abandon``: a person ends an operation that is stuck where it stands, and sees what that leaves."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ DONE, REFUSED = 0, 1
 
 
 class Abandon(Command):
-    """End a parked operation where it stands: what it holds is given back, nothing is put back and no file is touched"""
+    """End an operation that is stuck where it stands: what it holds is given back, nothing is put back, no file is touched"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = add_options(super().get_parser(prog_name))
@@ -33,11 +33,12 @@ class Abandon(Command):
             row = operations.get(connection, parsed_args.operation)
             if row is None:
                 raise NotFound(f"there is no operation {parsed_args.operation}")
-            abandoning.refuse_unless_parked(row)
+            abandoning.refuse_unless_stuck(row)
             before = _things(connection, row)
         kind = _kind(row)
         met = (row["fault"] or {}).get("message", "it does not say why")
-        self._say(f"operation {row['id']} ({row['service']}, {row['kind']}) is parked: {met}")
+        was = row["state"] if row["state"] == "parked" else f"{row['state']}, tried {row['attempts']} times in vain"
+        self._say(f"operation {row['id']} ({row['service']}, {row['kind']}) is {was}: {met}")
         self._say(*(f"{name} is {status}" for name, status in before.items()))
         files = abandoning.fault_of(row, kind).details["files"]
         self._say(*([f"nothing will be put back; it has worked on {', '.join(files)}"] if files else []))
@@ -45,9 +46,10 @@ class Abandon(Command):
             return REFUSED
         present = _present(parsed_args, database, row)
         with database.write() as connection:
+            row = _as_shown(connection, row)
             fault = abandoning.abandon(connection, row, kind, present)
             after = _things(connection, row)
-        self._say(f"operation {row['id']} was parked and is undone: {fault.message}")
+        self._say(f"operation {row['id']} was {row['state']} and is undone: {fault.message}")
         self._say(*(f"{name} was {status} and is {after[name]}" for name, status in before.items()))
         self._say(*([f"next: {kind.afterwards}"] if kind.afterwards else []))
         return DONE
@@ -65,6 +67,14 @@ class Abandon(Command):
             return True
         self._say("nothing was done")
         return False
+
+
+def _as_shown(connection: Connection, row: Row) -> Row:
+    """The row as it is now, of an operation that was only tried again in vain since it was shown; else as it was shown, which
+    is refused when it changed."""
+    now = operations.get(connection, row["id"])
+    same = now is not None and all(now[name] == row[name] for name in ("state", "step", "fault"))
+    return now if now is not None and same and abandoning.is_in_vain(now) else row
 
 
 def _kind(row: Row) -> Kind:

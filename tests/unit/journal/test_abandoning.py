@@ -7,7 +7,7 @@ import pytest
 from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
-from stillframe.errors import Busy, Conflict, Parked, StepFailed
+from stillframe.errors import Busy, Conflict, Parked, ShareUnavailable, StepFailed
 from stillframe.journal import abandoning, record, runner
 from stillframe.journal.operation import Kind, Verb, begun_key
 from stillframe.journal.record import Journal, Request
@@ -95,6 +95,59 @@ def test_of_two_who_decide_one_wins(journal: Journal, quicker: str) -> None:
     with pytest.raises(Conflict, match="look at it again"):
         abandon(journal, row, kind)
     assert (row_of(journal.database, row["id"]), settled(journal.database, row["id"])) == before
+
+
+def in_vain(journal: Journal, clock: Clock, way: str) -> tuple[Row, Kind]:
+    """An operation on a share that is gone for good, before or after the point of no return."""
+
+    def away(*_arguments: Any) -> Any:
+        raise ShareUnavailable("the share is gone")
+
+    def refuse(*_arguments: Any) -> Any:
+        raise StepFailed("no")
+
+    one = Verb(lambda *_: None, lambda *_: {}, away)
+    kind = Kind({"one": one, "two": Verb(lambda *_: None, away if way == "running" else refuse, None, "start")}, settle)
+    if way == "undoing":
+        kind = Kind({**kind.verbs, "two": Verb(lambda *_: None, refuse)}, settle)
+    plan = [{"verb": "one", "args": {"name": "a"}}, {"verb": "two", "args": {"name": "b"}}]
+    with journal.database.write() as connection:
+        operation_id = record.submit(connection, Request("volumes", "k", {"volume_id": "v"}, plan, ["volume:v"], "r", new_id()))
+    for tried in range(40):
+        row = row_of(journal.database, operation_id)
+        if tried < runner.ATTEMPTS_BEFORE_GIVING_UP:
+            with pytest.raises(Conflict, match="by itself"):
+                abandon(journal, row, kind)
+        for operation in journal.claim_all():
+            runner.run(journal, kind, World(), operation)
+        clock.now += 31
+    row = row_of(journal.database, operation_id)
+    assert (row["state"], row["attempts"] > runner.ATTEMPTS_BEFORE_GIVING_UP) == (way, True)
+    return row, kind
+
+
+@pytest.mark.parametrize("way", ["running", "undoing"])
+def test_what_waits_for_what_never_comes_can_be_abandoned(journal: Journal, clock: Clock, way: str) -> None:
+    row, kind = in_vain(journal, clock, way)
+    ended = abandon(journal, row, kind)
+    assert (ended["state"], ended["fault"]["code"]) == ("undone", "abandoned")
+    assert (operations.BACK in ended["evidence"]) is (way == "undoing")
+    assert settled(journal.database, row["id"]) == {"abandoned": 1}
+    clock.now += 31
+    assert journal.claim_all() == []
+    with journal.database.read() as connection:
+        record.refuse_if_busy(connection, "volume:v")
+
+
+def test_what_a_worker_tries_at_this_moment_is_not_abandoned(journal: Journal, clock: Clock) -> None:
+    row, kind = in_vain(journal, clock, "running")
+    (operation,) = journal.claim_all()
+    with pytest.raises(Conflict, match="look at it again"):
+        abandon(journal, row, kind)
+    with pytest.raises(Conflict, match="at this moment"):
+        abandon(journal, row_of(journal.database, row["id"]), kind)
+    runner.run(journal, kind, World(), operation)
+    assert abandon(journal, row_of(journal.database, row["id"]), kind)["state"] == "undone"
 
 
 def test_who_was_abandoned_cannot_be_retried_or_taken(journal: Journal) -> None:

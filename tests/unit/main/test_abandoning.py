@@ -129,3 +129,25 @@ def test_a_share_that_cannot_be_read_is_nothing_known(
     row = {"intent": {"backend": "local", "share": "/not/there"}}
     assert abandoning._present(parsed, database, row) is None
     assert abandoning._present(parsed, database, {"intent": {}}) is None
+
+
+def test_one_that_is_tried_in_vain_is_ended_though_it_was_tried_once_more(
+    database: Database, parked: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person reads for longer than it takes until the next try."""
+
+    def change(**values: Any) -> None:
+        with database.write() as connection:
+            connection.execute(update(table).where(table.c.id == parked).values(**values))
+
+    def answer(_question: str) -> str:
+        change(epoch=table.c.epoch + 1, attempts=21)
+        return "y"
+
+    change(state="running", attempts=20)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", answer)
+    code, said = command(parked)
+    assert (code, state(database, parked)) == (0, "undone")
+    assert said.startswith(f"operation {parked} (volumes, extend_volume) is running, tried 20 times in vain: a mixture")
+    assert f"operation {parked} was running and is undone" in said
