@@ -10,6 +10,7 @@ import falcon
 from stillframe.context import Context, bind_log, new_request_id
 from stillframe.db.engine import AWAY
 from stillframe.errors import BadRequest, NotFound, ServiceUnavailable, StillframeError, TooLarge
+from stillframe.printable import unsafe
 from stillframe.web import body, faults, versions
 from stillframe.web.auth import Authenticator
 from stillframe.web.policy import Enforcer
@@ -81,6 +82,8 @@ class _Resource:
             setattr(self, f"on_{method.lower()}", self._serve)
 
     def _serve(self, req: falcon.Request, resp: falcon.Response, **path: str) -> None:
+        if any(unsafe(value) for value in path.values()):  # nothing has such a name, and none may be kept or shown
+            raise NotFound("The resource could not be found.")
         raw = _read(req)
         document = body.parse(raw) if raw else None
         route = self._action(document) if self._actions else self._methods[req.method]
@@ -122,8 +125,13 @@ def _explain(route: Route, call: Call) -> Any:
 
 
 def _query(req: falcon.Request) -> dict[str, str]:
-    """The query; of a parameter given several times, the last."""
-    return {name: value if isinstance(value, str) else value[-1] for name, value in req.params.items()}
+    """The query; of a parameter given several times, the last. Raises BadRequest for text no resource may hold."""
+    query = {name: value if isinstance(value, str) else value[-1] for name, value in req.params.items()}
+    for text in (*query, *query.values()):
+        found = unsafe(text)
+        if found is not None:
+            raise BadRequest(f"the query holds {found}, a control character or one that cannot be shown: leave it out")
+    return query
 
 
 def _read(req: falcon.Request) -> bytes:

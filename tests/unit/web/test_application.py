@@ -352,6 +352,16 @@ def test_a_log_line_names_the_request_and_its_answer(volumes: MakeSite, caplog: 
     assert "GET /v3/volumes/nothing -> 404" in caplog.text
 
 
+@pytest.mark.parametrize("text", ["%0a", "%1b[2J", "%e2%80%ae", "%00"])
+def test_paths_and_queries_hold_no_control_characters(volumes: MakeSite, text: str) -> None:
+    """A quota could be kept for a project of such a name, and was shown as it came."""
+    site = volumes()
+    wanted = {"quota_set": {"volumes": 3}}
+    assert site.ask("PUT", f"/v3/os-quota-sets/a{text}", json=wanted, who="admin").status_code == 404
+    for query in (f"name={text}", f"{text}=1", f"marker={text}"):
+        assert site.ask("GET", f"/v3/volumes?{query}").status_code == 400
+
+
 def test_a_log_line_is_short_however_long_the_path(volumes: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "stillframe"):
         volumes().ask("GET", "/v3/" + "x" * 60_000, who=None)
