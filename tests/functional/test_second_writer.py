@@ -5,6 +5,7 @@ nothing of the host may ever be read, written or shortened, and nothing may hang
 """
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from stillframe.chain.image import Image
-from stillframe.chain.names import base_name, info_name, overlay_name, temporary_name, trash_name
+from stillframe.chain.names import base_name, info_name, overlay_name, record_name, temporary_name, trash_name
 from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.errors import BadConfiguration, StillframeError
@@ -26,7 +27,12 @@ from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.directory import DirectoryRepository
 from stillframe.volumes.drivers import directory
 from stillframe.volumes.drivers.directory import DirectoryShare
+from tests.support.lab import open_lab
+from tests.support.leaning import crowd
 from tests.support.second_writer import GROUP, SECRET, Site, site
+from tests.support.service import Command
+from tests.support.site import journal_is_empty
+from tests.support.stack import wait_for
 from tests.unit.builders import OTHER_VOLUME, SNAPSHOT, VOLUME
 
 BASE, COPY, OVERLAY = base_name(VOLUME), base_name(OTHER_VOLUME), overlay_name(VOLUME, SNAPSHOT)
@@ -292,3 +298,35 @@ def test_a_directory_of_the_services_own_files_that_others_may_change_is_refused
         with pytest.raises(BadConfiguration, match=str(place.share)):
             call()
     assert os.listdir(place.share) == []
+
+
+def test_pipes_in_place_of_documents_hang_no_service_and_it_stops_while_somebody_leans_on_it(tmp_path: Path) -> None:
+    """A worker hung in the first of them for ever, and SIGTERM did nothing."""
+    lab = open_lab(tmp_path, begin=Command)
+    try:
+        api, share = lab.api, lab.stack.share
+        spoiled, other = api.create_volume("spoiled"), api.create_volume("other")
+
+        def taken(volume_id: str) -> str:
+            body = {"snapshot": {"volume_id": volume_id, "name": "s"}}
+            return str(api.ok("volume", "POST", "/snapshots", body)["snapshot"]["id"])
+
+        def settled(snapshot_id: str) -> bool:
+            answer = api.send("volume", "GET", f"/snapshots/{snapshot_id}")
+            return answer.status_code == 404 or answer.json()["snapshot"]["status"] in ("available", "error", "error_deleting")
+
+        first = taken(spoiled)
+        wait_for(lambda: settled(first) and journal_is_empty(lab.stack), "the first snapshot")
+        for name in (info_name(spoiled), record_name(spoiled)):
+            (share / name).unlink()
+            os.mkfifo(share / name, 0o660)
+        second, beside = taken(spoiled), taken(other)
+        wait_for(lambda: settled(second) and settled(beside), "both snapshots")
+        assert api.snapshot(beside)["status"] == "available"
+        api.send("volume", "DELETE", f"/snapshots/{first}")
+        wait_for(lambda: settled(first), "the deletion")
+        with crowd(api.port("volume"), idle=100, dripping=20, slow=20):
+            os.kill(lab.stack.pid, signal.SIGTERM)
+            wait_for(lambda: not lab.stack.running, "the end of the service", 10)
+    finally:
+        lab.clear()
