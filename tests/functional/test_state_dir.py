@@ -1,9 +1,11 @@
 """A state directory that somebody else prepared: the service does not start, and nothing of the host is changed."""
 
 import os
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,16 @@ def test_what_lies_in_it_is_for_its_owner_only(services: Lab) -> None:
         if (stat.S_ISREG(mode) or stat.S_ISSOCK(mode)) and mode & 0o077:
             open_to_others.append((str(path.relative_to(state_dir)), oct(mode)))
     assert open_to_others == []
+
+
+def test_somebody_who_looks_at_the_database_takes_nothing_away(services: Lab) -> None:
+    """The last program that closes a SQLite database removes its log: the service's locks say that it is not the last."""
+
+    def count() -> int:
+        with closing(sqlite3.connect(services.stack.state_dir / "stillframe.sqlite")) as database:
+            return int(database.execute("select count(*) from volumes").fetchone()[0])
+
+    for _ in range(3):
+        before = count()
+        services.api.create_volume("seen")
+        assert count() == before + 1

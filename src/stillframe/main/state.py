@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -61,20 +61,27 @@ def prepare(settings: Settings) -> Database:
     _refuse_network_file_system(settings)
     with _alone(settings):
         _write_users(settings)
+        _close_to_others(settings)
         database = Database(settings.database)
         upgrade(database)
-        _close_to_others(settings)
         with database.write() as connection:
             volume_types.ensure_default(connection)
     return database
 
 
 def _close_to_others(settings: Settings) -> None:
-    """A database that an earlier version made is for this user alone, too."""
-    if settings.database.startswith("sqlite:///"):
-        handle = os.open(settings.database.removeprefix("sqlite:///").partition("?")[0], os.O_RDONLY | os.O_NOFOLLOW)
+    """A database that an earlier version made is for this user alone, too.
+
+    Its file must not be opened here: closing it again would drop every lock that SQLite has on it in this process
+    (fcntl(2)), and the next program that looks at it would take the log away under us. O_PATH opens nothing.
+    """
+    if not settings.database.startswith("sqlite:///"):
+        return
+    path = settings.database.removeprefix("sqlite:///").partition("?")[0]
+    with suppress(FileNotFoundError):
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.fchmod(handle, 0o600)
+            os.chmod(f"/proc/self/fd/{handle}", 0o600)
         finally:
             os.close(handle)
 
