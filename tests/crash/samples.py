@@ -105,7 +105,14 @@ def turned_back(weights: Sequence[int], removed: Sequence[int]) -> Request:
 
 
 def _backup(parent: bool) -> dict[str, Any]:
-    about: dict[str, Any] = {"name": None, "description": None, "metadata": {}, "container": "backups", "size_bytes": GIB}
+    about: dict[str, Any] = {
+        "name": None,
+        "description": None,
+        "metadata": {},
+        "container": "backups",
+        "size_bytes": GIB,
+        "project_id": "demo",
+    }
     ids = {"id": MADE, "stored_id": MADE, "parent_id": OTHER if parent else None}
     return {**about, **ids, "parent_stored_id": OTHER if parent else None, "held_file": "x", "above": "y", "volume_id": VOLUME}
 

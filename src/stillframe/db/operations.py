@@ -79,7 +79,7 @@ _CLAIMABLE = _claimable()  # made once: making it takes longer than running it, 
 
 def insert(connection: Connection, row: Row, resources: Sequence[str], shared: Sequence[str] = ()) -> None:
     """``shared`` resources are only read: operations that share one run side by side."""
-    connection.execute(operations.insert(), row)
+    connection.execute(operations.insert(), {"project_id": "", **row})  # without one it is nobody's in particular
     for number, names in enumerate((resources, shared)):
         for name in names:
             values = {"operation_id": row["id"], "resource": name, "unfinished": 1, "shared": number}

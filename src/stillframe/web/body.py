@@ -9,7 +9,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from stillframe.errors import BadRequest, TooLarge
-from stillframe.printable import unsafe
+from stillframe.printable import escaped, unsafe
 from stillframe.web.route import Schema
 
 LIMIT = 64 << 10
@@ -49,19 +49,22 @@ def parse(raw: bytes) -> Any:
         raise BadRequest(f"the body is not valid JSON: {error}") from error
 
 
-def _refuse_unsafe(document: Any, keep: str = "") -> None:
+def _refuse_unsafe(document: Any, path: str = "", keep: str = "") -> None:
     """Whatever a client sends may be logged and shown: it holds no control characters. Prose may have lines."""
     if isinstance(document, str):
         found = unsafe(document, keep)
         if found is not None:
-            raise BadRequest(f"a text holds {found}, a control character or one that cannot be shown: leave it out")
+            raise BadRequest(
+                f"Invalid input for {_place(path)}: it holds {found}, a control character or one that cannot be shown;"
+                " leave it out"
+            )
     elif isinstance(document, dict):
         for name, value in document.items():
-            _refuse_unsafe(name)
-            _refuse_unsafe(value, "\n\t" if name in PROSE and isinstance(value, str) else "")
+            _refuse_unsafe(name, f"{path}.{escaped(name)}")
+            _refuse_unsafe(value, f"{path}.{name}", "\n\t" if name in PROSE and isinstance(value, str) else "")
     elif isinstance(document, list):
-        for value in document:
-            _refuse_unsafe(value)
+        for number, value in enumerate(document):
+            _refuse_unsafe(value, f"{path}[{number}]")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
