@@ -131,13 +131,14 @@ def delete(world: World, context: Context, attachment_id: str) -> list[dict[str,
     """Releases the volume; returns what attachments remain.
 
     What a server has, compute releases, which takes the disk out first. Everybody else needs the proof that nobody uses the
-    volume (``releasing``): a server may have it open long before its attachment is complete. That of a complete one is taken
-    from administrators only. Raises Conflict, Busy; ServiceUnavailable, ShareUnavailable when nobody knows.
+    volume (``releasing``): whoever was told where it lies may have it open, long before the attachment is complete. That of a
+    server's complete one is taken from administrators only. Raises Conflict, Busy; ServiceUnavailable, ShareUnavailable when
+    nobody knows.
     """
     with world.database.read() as connection:
         row = seen(connection, context, attachment_id)
-    if row["instance_id"] and not context.has_service_identity:
-        if row["status"] == "attached" and not context.is_admin:
+    if (row["instance_id"] or row["connector"]) and not context.has_service_identity:
+        if row["instance_id"] and row["status"] == "attached" and not context.is_admin:
             raise Conflict(
                 f"attachment {row['id']} is in use by server {row['instance_id']}; detach the volume through compute. If the"
                 " server does not exist any more, an administrator deletes the attachment",

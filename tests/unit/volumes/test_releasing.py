@@ -66,6 +66,22 @@ def test_what_a_description_names_is_not(world: World, attachment: str, way: str
     assert state(world) == ("in-use", 1)
 
 
+@pytest.mark.parametrize("complete", [False, True])
+def test_what_was_connected_without_a_server_needs_the_proof_too(world: World, complete: bool) -> None:
+    """A member who gave it up made a volume available which a program had open."""
+    made = attaching.create(world, MEMBER, {"volume_uuid": VOLUME, "connector": {"host": "h"}})
+    if complete:
+        attaching.complete(world, SERVICE, made)
+    before = state(world)
+    fakes.memory(world).opened.add(BASE)
+    with pytest.raises(Conflict, match="used by a server or a program"):
+        attaching.delete(world, MEMBER, made)
+    assert state(world) == before
+    fakes.memory(world).opened.clear()
+    attaching.delete(world, MEMBER, made)
+    assert state(world) == ("available", 0)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_what_a_saved_state_names_is_not(world: World, attachment: str, way: str) -> None:
     fakes.compute(world).saved[VOLUME] = SERVER
