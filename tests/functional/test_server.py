@@ -13,7 +13,7 @@ import requests
 from stillframe.client.unix import UnixAdapter
 from stillframe.errors import BadConfiguration
 from stillframe.web import server
-from stillframe.web.connections import Limits
+from stillframe.web.connections import Channel, Connections, Limits
 from stillframe.web.server import Server
 from tests.support import leaning
 
@@ -174,6 +174,42 @@ def test_what_is_no_request_is_refused_in_the_services_dialect(started: Callable
         assert f" {code} ".encode() in head
         (fault,) = json.loads(content).values()
         assert fault["code"] == code
+
+
+def test_urgent_data_wakes_nobody_and_is_not_told_without_end(
+    started: Callable[..., Server], connected: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One byte of it made the loop turn, and write a line to the log each time, until the connection's time was over."""
+    port = started(Limits(request_seconds=0.3)).port
+    client = connected(port, "127.0.0.66")
+    client.send(b"x", socket.MSG_OOB)
+    assert is_closed(client)
+    assert ask(port, content=b"abc").content == b"abc127.0.0.1"
+    assert "priority" not in caplog.text
+
+
+def test_hundreds_of_requests_in_one_piece_lose_their_connection(started: Callable[..., Server], connected: Connect) -> None:
+    port, request = started(Limits()).port, b"GET / HTTP/1.1\r\n\r\n"
+    client = connected(port, "127.0.0.66")
+    client.sendall(request * 300)
+    assert is_closed(client)
+    client = connected(port, "127.0.0.66")
+    client.sendall(request * 9 + b"GET / HTTP/1.0\r\n\r\n")
+    assert whole(client).count(b"200 OK") == 10
+
+
+def test_a_connection_that_cannot_be_taken_closes_the_door_to_nobody(
+    started: Callable[..., Server], connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_self: Connections, _latest: Channel) -> None:
+        raise MemoryError
+
+    port = started(Limits()).port
+    with monkeypatch.context() as patched:
+        patched.setattr(Connections, "surplus", fails)
+        connected(port, "127.0.0.66").sendall(b"GET / HTTP/1.0\r\n\r\n")
+        threading.Event().wait(0.2)
+    assert ask(port).status_code == 200
 
 
 def test_peers_take_turns(started: Callable[..., Server], application: Application, connected: Connect) -> None:

@@ -21,6 +21,7 @@ from stillframe.web.peers import network_of
 # Of answers. Who has so many unread and has sent further requests loses the connection: waitress would hold a thread at its
 # own limit until they are read.
 UNREAD_BYTES = 4 << 20
+PIPELINED = 16  # requests sent before the first is answered; one piece of 8 KiB could hold hundreds
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.peer = network_of(str(addr[0]))
         self._since = time.monotonic()
         self._receiving = self._answered = False
+        self._begun: Any = None  # the request a thread has taken up last
         super().__init__(server, sock, addr, adj, map=map)
 
     @property
@@ -66,8 +68,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def is_closable(self) -> bool:
-        """Nobody works for it: what it waits for is its client's to do."""
+        """What it waits for is its client's to do."""
         return not self.requests
+
+    @property
+    def is_worked_at(self) -> bool:
+        """A thread has taken up its request; else the request waits for a thread."""
+        first = next(iter(self.requests), None)
+        return first is not None and first is self._begun
 
     @property
     def waits_since(self) -> float:
@@ -88,7 +96,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self._receiving = True
             if self._answered:
                 self._since = time.monotonic()
-        return super().received(data)
+        answer = super().received(data)
+        if len(self.requests) > PIPELINED:
+            self.handle_close()
+        return answer
 
     def service(self) -> None:
         """Runs in a working thread."""
@@ -96,6 +107,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.cancel()
             self.server.look_again(self._fileno)
             return
+        self._begun = self.requests[0]
         self._since = math.inf  # its client has nothing to do meanwhile
         super().service()
         self._receiving, self._answered, self._since = False, True, time.monotonic()
@@ -137,14 +149,18 @@ class Connections:
 
     def surplus(self, latest: Channel) -> Channel | None:
         """Returns the connection to close now that ``latest`` has come: of its peer when that has too many, else of the peer
-        that has most. It is the one that has waited longest for its client, and ``latest`` when all others are at work."""
+        that has most. It is the one that has waited longest for its client; when none does, one of another peer whose request
+        waits for a thread, else ``latest``: what a thread works at is never closed."""
         if len(self._by_peer[latest.peer]) > self._limits.connections_per_peer:
             crowd = self._by_peer[latest.peer]
         elif self._count > self._limits.connections:
             crowd = max(self._by_peer.values(), key=len)
         else:
             return None
-        closable = [channel for channel in crowd if channel.is_closable and channel is not latest]
+        others = [channel for channel in crowd if channel is not latest]
+        closable = [channel for channel in others if channel.is_closable]
+        if not closable and latest not in crowd:
+            closable = [channel for channel in others if not channel.is_worked_at]
         return min(closable, key=lambda channel: channel.waits_since, default=latest)
 
     def too_slow(self, moment: float) -> list[Channel]:

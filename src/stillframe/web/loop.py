@@ -55,7 +55,8 @@ class Loop(dict[int, Any]):
         connection = self.get(handle)
         if connection is None:
             return
-        wanted = (select.EPOLLIN | select.EPOLLPRI) if connection.readable() else 0
+        # Never EPOLLPRI: a byte of urgent data (MSG_OOB), which nobody reads, would wake the loop without end.
+        wanted = select.EPOLLIN if connection.readable() else 0
         if connection.writable() and not connection.accepting:
             wanted |= select.EPOLLOUT
         known = self._interest.get(handle, 0)

@@ -1,7 +1,21 @@
 """Reads one request from the bytes of a connection: waitress's parser (3.0.2), and what it leaves open."""
 
+from typing import Any
+
+from waitress.buffers import OverflowableBuffer
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.utilities import BadRequest
+
+from stillframe.web import body
+
+
+class Body(OverflowableBuffer):  # type: ignore[misc]
+    """Keeps as much of a body as the application may take, and one byte by which it sees that there was more."""
+
+    def append(self, data: Any) -> None:
+        room = body.LIMIT + 1 - len(self)
+        if room > 0:
+            super().append(data[:room])
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
@@ -21,6 +35,8 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         """Raises ParsingError, also where a proxy before us could see another end of the request than we do
         (RFC 9112, section 6.1): what follows would be read as the next request, which nobody has let pass."""
         super().parse_header(header_plus)
+        if self.body_rcv is not None:
+            self.body_rcv.buf = Body(self.adj.inbuf_overflow)
         if self.chunked and "CONTENT_LENGTH" in self.headers:
             raise ParsingError("Content-Length and Transfer-Encoding exclude each other")
         if "TRANSFER_ENCODING" in self.headers:  # taken out where it is understood, which is in HTTP/1.1

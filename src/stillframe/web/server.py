@@ -4,6 +4,7 @@ One thread reads and writes all connections, and a request takes one of the work
 has come. Connections that wait for their client are bounded in time and number.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -22,6 +23,7 @@ from stillframe.web.connections import Channel, Connections, Limits
 from stillframe.web.loop import Loop
 from stillframe.web.threads import Dispatcher
 
+LOG = logging.getLogger(__name__)
 THREADS = 8
 BACKLOG = 1024  # connections the kernel keeps until they are accepted; it takes net.core.somaxconn when that is less
 STOP_SECONDS = 5.0  # for requests under way, when the server is stopped
@@ -63,8 +65,12 @@ class Server:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._loop.turn(LOOK_SECONDS)
-            self._listener.close_slow()
+            try:
+                self._loop.turn(LOOK_SECONDS)
+                self._listener.close_slow()
+            except Exception:  # without this thread nobody is served any more
+                LOG.exception("the HTTP server met a defect of Stillframe")
+                self._stopping.wait(LOOK_SECONDS / 10)
         self._listener.stop_accepting()
         end = time.monotonic() + STOP_SECONDS
         while any(channel.is_answering for channel in self._listener.connections) and time.monotonic() < end:
@@ -86,6 +92,10 @@ class _Listener:
             surplus = self.connections.surplus(latest)
             if surplus is not None:
                 surplus.handle_close()
+
+    def handle_error(self) -> None:
+        """A connection could not be taken. Waitress would close the listening socket, for good."""
+        LOG.exception("a connection could not be taken")
 
     def maintenance(self, _now: float) -> None:
         """Waitress closes by the time of the last byte, which a slow client always has just sent."""

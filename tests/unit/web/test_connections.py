@@ -32,6 +32,7 @@ class Stub(Channel):
     def __init__(self, peer: str, since: float) -> None:
         self.peer, self._since = peer, since
         self._receiving = self._answered = False
+        self._begun: Any = None
         self.requests: list[Any] = []
         self.total_outbufs_len = 0
 
@@ -61,6 +62,22 @@ def test_one_we_work_for_is_spared_and_when_all_are_the_newest_goes() -> None:
     for channel in channels[:3]:
         channel.requests = ["under way"]
     assert all_of(*channels).surplus(channels[3]) is channels[3]
+
+
+def test_whose_requests_wait_for_a_thread_loses_one_to_a_newcomer_of_another_peer() -> None:
+    """One peer's connections, each with a request in the queue, kept everybody else out until all were answered."""
+    crowd, latest = [Stub("a", since) for since in (5, 3, 4)], Stub("b", 50)
+    few = [Stub("c", since) for since in (1, 2, 6)]
+    for channel in crowd + few:
+        channel.requests = [object()]
+    crowd[1]._begun = crowd[1].requests[0]
+    kept = all_of(*crowd, *few, latest)
+    kept.add(extra := Stub("a", 60))
+    extra.requests = [object()]
+    assert kept.surplus(latest) is crowd[2]
+    for channel in (*crowd, extra):
+        channel._begun = channel.requests[0]
+    assert kept.surplus(latest) is latest
 
 
 def test_with_too_many_in_all_the_peer_with_most_loses_one() -> None:

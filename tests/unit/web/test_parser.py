@@ -3,6 +3,7 @@
 import pytest
 from waitress.adjustments import Adjustments
 
+from stillframe.web import body
 from stillframe.web.parser import Parser
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -51,3 +52,16 @@ def test_chunks_and_lengths_are_read_as_before() -> None:
     assert (chunked.error, chunked.get_body_stream().read()) == (None, b"{}")
     counted = read(b"POST / HTTP/1.0", b"Content-Length: 2\r\n", b"{}")
     assert (counted.error, counted.get_body_stream().read()) == (None, b"{}")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_no_more_of_a_body_is_kept_than_may_be_taken(chunked: bool) -> None:
+    """A megabyte for each of two thousand connections that never end their request was kept."""
+    content = b"x" * 900_000
+    if chunked:
+        found = read(b"POST / HTTP/1.1", CHUNKED, b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content))
+    else:
+        found = read(b"POST / HTTP/1.1", b"Content-Length: %d\r\n" % len(content), content)
+    assert found.completed
+    assert len(found.get_body_stream().read()) == body.LIMIT + 1
+    assert int(found.headers["CONTENT_LENGTH"]) > body.LIMIT  # by which the application refuses it
