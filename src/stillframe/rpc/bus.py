@@ -16,6 +16,7 @@ from stillframe.errors import InternalError, ServiceUnavailable, StillframeError
 LOG = logging.getLogger(__name__)
 Methods = Mapping[str, Callable[..., Any]]
 MESSAGE_LIMIT = 16 << 20
+PAUSE_SECONDS = 0.5  # when no connection can be taken
 
 
 class Bus(Protocol):
@@ -68,18 +69,22 @@ class SocketServer:
         finally:
             os.umask(old)
         self._methods = methods
+        self._closed = threading.Event()
         threading.Thread(target=self._accept, name="rpc", daemon=True).start()
 
     def close(self) -> None:
+        self._closed.set()
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed.is_set():
             try:
                 connection = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except (OSError, RuntimeError):  # closed, or for a while there is no descriptor or no thread to be had
+                if not self._closed.is_set():
+                    LOG.exception("a call could not be taken; the next one is")
+                    self._closed.wait(PAUSE_SECONDS)
 
     def _serve(self, connection: "Connection[Any, Any]") -> None:
         with connection:

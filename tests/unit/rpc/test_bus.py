@@ -1,6 +1,8 @@
 """The door to the worker, with a fake connection in the socket's place."""
 
+import errno
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,3 +101,37 @@ def test_a_worker_that_does_not_answer_is_unavailable(monkeypatch: pytest.Monkey
 def test_a_worker_that_does_not_run_is_unavailable() -> None:
     with pytest.raises(ServiceUnavailable, match="the volumes worker does not answer"):
         SocketBus("volumes", PATH).call("add", context())
+
+
+class Listener:
+    """Has no descriptor for the first who come, and is closed after the last."""
+
+    def __init__(self, server: SocketServer, refused: int) -> None:
+        self._server = server
+        self._refused = refused
+        self._served = False
+
+    def accept(self) -> Connection:
+        if self._refused:
+            self._refused -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        if self._served:
+            self._server.close()
+            raise OSError("listener is closed")
+        self._served = True
+        return Connection(lambda _message: None)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_call_that_cannot_be_taken_ends_no_worker(server: SocketServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "PAUSE_SECONDS", 0.0)
+    served: list[object] = []
+    monkeypatch.setattr(SocketServer, "_serve", lambda _self, connection: served.append(connection))
+    server._closed, before = threading.Event(), set(threading.enumerate())
+    server._listener = Listener(server, refused=3)  # type: ignore[assignment]
+    server._accept()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert len(served) == 1
