@@ -30,6 +30,7 @@ from stillframe.errors import (
     IdInUse,
     NotFound,
     QuiesceRefused,
+    QuotaExceeded,
     ServiceFailed,
     ServiceUnavailable,
     ShareUnavailable,
@@ -41,6 +42,7 @@ from stillframe.journal import record
 
 LOG = logging.getLogger(__name__)
 GIB = 1 << 30
+MOST_WAITING = 32  # sets of one server: each is looked at every two seconds
 REMOVABLE = ("cdrom", "floppy")  # what lies in them is no state of the server
 
 
@@ -50,7 +52,7 @@ def create(world: World, context: Context, server_id: str, wanted: dict[str, Any
     ``wanted`` holds name, description, metadata, volumes ("all" or ids), what is to differ from the server's settings, and
     ``wait``: for how many seconds other work on the server, ours or another program's, is waited for. A ``set_id`` makes a
     repeat the same set; a policy gives ``policy_id`` too. Raises NotFound, BadRequest, IdInUse, Conflict (another set runs),
-    AnotherJob, QuiesceRefused, ChainConflict, ShareUnavailable; then nothing was created.
+    AnotherJob, QuiesceRefused, QuotaExceeded, ChainConflict, ShareUnavailable; then nothing was created.
     """
     ours = "policy_id" in wanted
     if not ours and repeating.is_known(world, context, server_id, wanted):
@@ -79,6 +81,8 @@ def _line_up(world: World, context: Context, server: Server, wanted: dict[str, A
     }
     with world.database.write() as connection:
         if not _is_stored(connection, wanted["set_id"], wanted):
+            if assisted_snapshots.being_made(connection, server.id) >= MOST_WAITING:
+                raise QuotaExceeded(f"{MOST_WAITING} sets of server {server.id} are waiting already, more are not allowed")
             assisted_snapshots.insert(connection, {**_new_row(context, server, wanted), **row})
             record.submit(connection, assisted_snapshot.waiting(server.id, wanted, context.request_id).of(server.project_id))
     return str(wanted["set_id"])

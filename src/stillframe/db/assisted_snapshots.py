@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
 from sqlalchemy import delete as sql_delete
 
 from stillframe.db.rows import Page, Row, many, one, page, touched
@@ -44,6 +44,13 @@ def failed_of(connection: Connection, policy_ids: Sequence[str]) -> list[Row]:
         assisted_snapshots.c.policy_id.in_(policy_ids), assisted_snapshots.c.status == "error"
     )
     return many(connection, query.order_by(assisted_snapshots.c.seq))
+
+
+def being_made(connection: Connection, server_id: str) -> int:
+    """Returns how many sets of the server are taken or wait for that."""
+    query = select(func.count()).select_from(assisted_snapshots)
+    query = query.where(assisted_snapshots.c.server_id == server_id, assisted_snapshots.c.status == "creating")
+    return int(connection.execute(query).scalar_one())
 
 
 def newest_of_server(connection: Connection, server_id: str) -> Row | None:

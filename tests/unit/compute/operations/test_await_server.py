@@ -1,6 +1,7 @@
 """A set that waits for its turn at the server: seen by everybody, taken when it comes, given up by a deletion, bounded."""
 
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stillframe.compute.world import World
 from stillframe.db import assisted_snapshots, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, Busy, Cancelled, Conflict
+from stillframe.errors import BadRequest, Busy, Cancelled, Conflict, QuotaExceeded
 from stillframe.journal import record
 from stillframe.journal.operation import NotYet, Operation
 from stillframe.journal.record import Request
@@ -91,6 +92,17 @@ def test_a_set_that_waits_is_there_and_says_what_for(world: World) -> None:
     assert "merge_volume" in found["fault"]
     with world.database.read() as connection:
         assert operations.on_resource(connection, f"server:{SERVER}", shared=True) is None  # it is in nobody's way
+
+
+def test_the_sets_that_wait_for_one_server_are_bounded(world: World) -> None:
+    """Each is looked at every two seconds for as long as a day: thousands of one member slowed down every other project."""
+    asked = [ask(world, wait=600, set_id=str(uuid.uuid4())) for _ in range(snapshotting.MOST_WAITING)]
+    with pytest.raises(QuotaExceeded, match="are waiting already"):
+        ask(world, wait=600)
+    assert ask(world, wait=600, set_id=asked[0]) == asked[0]  # a repeat is no further one
+    with world.database.write() as connection:
+        assisted_snapshots.change(connection, asked[1], status="error")
+    assert ask(world, wait=600) == SET
 
 
 def test_its_turn_is_waited_for_without_a_thread_and_taken_once(world: World) -> None:
