@@ -89,7 +89,10 @@ def frozen_between(domain: Any, hooks: Hooks) -> tuple[float, float] | None:
 
 def _start(domain: Any, script: str) -> int:
     arguments = {"path": "/bin/sh", "arg": ["-c", script], "capture-output": True}
-    return int(hypervisor.agent_command(domain, "guest-exec", arguments, ANSWER_SECONDS)["pid"])
+    pid = hypervisor.agent_command(domain, "guest-exec", arguments, ANSWER_SECONDS)["pid"]
+    if not isinstance(pid, int) or isinstance(pid, bool):
+        raise AgentFailed(f"the guest agent answered {str(pid)[:40]!r} where the number of a process was expected")
+    return pid
 
 
 def _wait(domain: Any, pid: int, seconds: float) -> dict[str, Any]:

@@ -350,11 +350,13 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
         if hook is not None:
             raise HookFailed(f"a hook in the guest failed during {command}: {hook[0]}") from error
         raise AgentFailed(f"the guest agent failed {command}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise AgentFailed(f"the guest agent's answer to {command} cannot be read") from error
     if answer is None or len(answer) > AGENT_ANSWER_LIMIT:
         raise AgentFailed(f"the guest agent's answer to {command} is empty or too long")
     try:
         return json.loads(answer)["return"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AgentFailed(f"the guest agent's answer to {command} cannot be read") from error
 
 
@@ -372,6 +374,8 @@ def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, str, tu
             if error.get_error_domain() == libvirt.VIR_FROM_QEMU:
                 raise AgentFailed(f"the guest agent cannot list filesystems: {error}") from error
             raise
+        except UnicodeDecodeError as error:
+            raise AgentFailed("the guest agent names filesystems in letters that cannot be read") from error
         finally:
             with suppress(libvirt.libvirtError):
                 domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)

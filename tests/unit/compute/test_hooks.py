@@ -29,6 +29,14 @@ def test_an_agent_without_hooks_says_so_and_any_other_is_given_their_time(agent:
     assert hooks.look(Domain(), commands, 60) == Hooks(60)
 
 
+@pytest.mark.parametrize("pid", ["seven", "9" * 5_000, float("inf"), None, [], {}, True, 7.5])
+def test_what_is_no_number_of_a_process_is_not_taken_for_one(agent: Agent, pid: Any) -> None:
+    """A guest whose agent answered so ended its set as a defect of ours, with the watchdog armed."""
+    agent.answers["guest-exec"] = {"pid": pid}
+    assert hooks.look(Domain(), frozenset(ALL), 60) == Hooks(60)
+    assert hooks.watch(Domain(), frozenset(ALL), Hooks(60), 20) == Hooks(60)
+
+
 def test_an_agent_that_may_run_nothing_is_not_asked(agent: Agent) -> None:
     assert hooks.look(Domain(), frozenset(), 60) == Hooks(60)
     assert hooks.look(Domain(), frozenset(ALL), 0) == Hooks()

@@ -94,6 +94,9 @@ def test_libvirts_words_are_told_without_the_hosts_directories(caplog: pytest.Lo
     assert "/srv/canary/volume-1" in caplog.text
 
 
+UNREADABLE = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
 def agent(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[dict[str, Any], int]]:
     sent: list[tuple[dict[str, Any], int]] = []
 
@@ -122,8 +125,8 @@ def test_an_answer_that_is_missing_or_too_long_is_refused(monkeypatch: pytest.Mo
         hypervisor.agent_command(Domain(), "guest-ping", None, 1)
 
 
-@pytest.mark.parametrize("answer", ["", "nonsense", "[]", "3", '"text"', "null"])
-def test_an_answer_that_is_no_answer_is_the_agents_failure(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+@pytest.mark.parametrize("answer", ["", "nonsense", "[]", "3", '"text"', "null", "[" * 100_000, "9" * 5_000, UNREADABLE])
+def test_an_answer_that_is_no_answer_is_the_agents_failure(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     agent(monkeypatch, answer)
     with pytest.raises(AgentFailed):
         hypervisor.agent_command(Domain(), "guest-ping", None, 1)
