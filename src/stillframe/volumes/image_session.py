@@ -58,7 +58,7 @@ class ImageSession:
             raw = b"".join(self.chunks(answer, path, DOCUMENT_LIMIT))
         try:
             return json.loads(raw) if raw else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ImageServiceUnavailable(f"the image service answers {path} with something that is not JSON") from error
 
     def patch(self, path: str, changes: list[dict[str, Any]]) -> None:
@@ -145,7 +145,7 @@ class ImageSession:
             text = b"".join(self.chunks(answer, "an error", DOCUMENT_LIMIT)).decode(errors="replace")
         except ImageServiceUnavailable:
             return "no reason"
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             text = str(json.loads(text)["message"])
         return _SPACE.sub(" ", _TAGS.sub(" ", text)).strip()[:_WORDS] or "no reason"
 

@@ -439,6 +439,13 @@ def test_an_answer_that_is_no_document_is_the_services_trouble(raw: bytes) -> No
                 door(answer(200, raw))[0].show(IMAGE, "demo")
 
 
+def test_a_document_without_a_bottom_is_the_services_trouble(source: Path) -> None:
+    with pytest.raises(ImageServiceUnavailable, match="not JSON"):
+        door(answer(200, b"[" * 100_000))[0].show(IMAGE, "demo")
+    with pytest.raises(ImageNotUsable):
+        door(answer(200, QUEUED), answer(400, b"[" * 100_000))[0].upload(IMAGE, source)
+
+
 @pytest.mark.parametrize("shown", [[], "text", 7, {}, document(id="8" * 32), document(size="4"), {"images": []}])
 def test_a_document_that_is_not_the_image_is_the_services_trouble_too(shown: Any) -> None:
     with pytest.raises(ImageServiceUnavailable, match="no image"):

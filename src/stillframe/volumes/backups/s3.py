@@ -245,7 +245,7 @@ class S3Repository:
             return str(found["store_id"])
         except NotFound:
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BackupStoreUnavailable(f"the marker {MARKER} of {self._shown()} cannot be read: {error}") from error
 
     def _name(self, key: str) -> str:
