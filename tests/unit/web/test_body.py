@@ -167,3 +167,20 @@ def test_metadata_has_a_largest_number_of_keys() -> None:
     body.check({f"k{number}": "v" for number in range(128)}, body.METADATA)
     with pytest.raises(BadRequest):
         body.check({f"k{number}": "v" for number in range(129)}, body.METADATA)
+
+
+def test_elements_that_must_differ_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of 64 KiB, which has too many elements anyway, cost 20 s of processor."""
+
+    def refuse(_container: Any) -> bool:
+        raise AssertionError("compares each with each")
+
+    monkeypatch.setattr("jsonschema._keywords.uniq", refuse)
+    schema = {"type": "array", "items": {"type": "string"}, "maxItems": 4, "uniqueItems": True}
+    body.check(["a", "b"], schema)
+    for wrong, told in (
+        (["a", "b", "a"], "non-unique"),
+        ([[number] if number % 2 else {str(number): 1} for number in range(5_000)], "not of type"),
+    ):
+        with pytest.raises(BadRequest, match=told):
+            body.check(wrong, schema)
