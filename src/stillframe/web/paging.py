@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest
+from stillframe.printable import unsafe
 from stillframe.web.route import Call
 
 MAX_LIMIT = 1000
@@ -41,6 +42,7 @@ def _filter(key: str, text: str) -> str | dict[str, str]:
         not isinstance(found, dict)
         or not all(isinstance(word, str) for pair in found.items() for word in pair)
         or any('"' in key for key in found)
+        or any(unsafe(word) for pair in found.items() for word in pair)
     ):
         raise BadRequest(f"metadata must be texts by key, {{'key': 'value'}}, not {text[:60]!r}")
     return found
@@ -62,11 +64,13 @@ def _sort(call: Call, sortable: Sequence[str]) -> tuple[tuple[str, bool], ...]:
         text = f"{call.query['sort_key']}:{call.query.get('sort_dir', 'desc')}"
     if text is None:
         return (("seq", True),)
-    keys = []
+    keys: list[tuple[str, bool]] = []
     for part in text.split(","):
         name, _, direction = part.strip().partition(":")
         if name not in sortable or direction not in ("", "asc", "desc"):
             raise BadRequest(f"cannot sort by {part[:60]!r}; known keys: {', '.join(sortable)}")
+        if name in dict(keys):  # a database takes only so many
+            raise BadRequest(f"cannot sort by {name} twice")
         keys.append((name, direction != "asc"))
     return tuple(keys)
 

@@ -55,6 +55,20 @@ def test_metadata_that_is_no_mapping_of_texts_is_refused(door: Any, text: str) -
         with_metadata(door, text)
 
 
+@pytest.mark.parametrize("text", ["{'a': '\\ud800'}", "{'\\ud800': 'a'}", "{'a': '\\x1b[2J'}"])
+def test_metadata_whose_letters_are_written_as_escapes_is_looked_at_too(door: Any, text: str) -> None:
+    with pytest.raises(BadRequest, match="metadata must be"):
+        with_metadata(door, text)
+
+
+def test_a_key_may_be_sorted_by_once(door: Any) -> None:
+    """A thousand made the database refuse its query, which was told as a database that does not answer."""
+    for text in ("name,name", ",".join(["name:asc"] * 3000), "created_at,name:desc,created_at:asc"):
+        with pytest.raises(BadRequest, match="twice"):
+            asked(door, sort=text)
+    assert asked(door, sort="name:asc,created_at").sort == (("name", False), ("created_at", True))
+
+
 @pytest.mark.parametrize("name", ["limit", "offset"])
 @pytest.mark.parametrize("text", ["-1", "x", "", "1.5", "1e3", "\u0663", "²", " 1", "+1", "9" * 5000])
 def test_a_limit_or_offset_that_is_no_number_is_refused(door: Any, name: str, text: str) -> None:
