@@ -11,6 +11,8 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, Busy, NotFound, QuotaExceeded
 from stillframe.volumes.world import World
 
+MOST_METADATA = 128  # pairs of one resource, as of one request
+
 
 def volume(connection: Connection, context: Context, volume_id: str) -> Row:
     """Returns the volume's row. Raises NotFound, the same for a volume that is missing and one of another project."""
@@ -34,6 +36,15 @@ def backup(connection: Connection, context: Context, backup_id: str) -> Row:
     if row is None:
         raise NotFound(f"Backup {backup_id} could not be found.")
     return row
+
+
+def with_more(context: Context, known: Mapping[str, str] | None, added: Mapping[str, str]) -> dict[str, str]:
+    """Returns metadata with what is added to it or changed in it. Raises QuotaExceeded when there are too many pairs: added
+    request by request they make every list, and the record on the share, as long as somebody likes."""
+    merged = {**(known or {}), **added}
+    if len(merged) > max(MOST_METADATA, len(known or {})) and not context.has_service_identity:
+        raise QuotaExceeded(f"it would have {len(merged)} metadata pairs, at most {MOST_METADATA} are allowed")
+    return merged
 
 
 def _project(context: Context) -> str | None:

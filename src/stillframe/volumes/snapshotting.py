@@ -94,7 +94,7 @@ def update(world: World, context: Context, snapshot_id: str, changes: dict[str, 
 def set_metadata(world: World, context: Context, snapshot_id: str, metadata: dict[str, str], replace: bool) -> dict[str, str]:
     with world.database.write() as connection:
         row = finding.snapshot(connection, context, snapshot_id)
-        merged = metadata if replace else {**row["metadata"], **metadata}
+        merged = metadata if replace else finding.with_more(context, row["metadata"], metadata)
         snapshots.change(connection, row["id"], metadata=merged)
         chain_record.submit_once(connection, row["volume_id"], context.request_id)
     return merged

@@ -38,7 +38,7 @@ def update(world: World, context: Context, volume_id: str, changes: dict[str, An
 def set_metadata(world: World, context: Context, volume_id: str, metadata: dict[str, str], replace: bool) -> dict[str, str]:
     with world.database.write() as connection:
         row = finding.volume(connection, context, volume_id)
-        merged = metadata if replace else {**row["metadata"], **metadata}
+        merged = metadata if replace else finding.with_more(context, row["metadata"], metadata)
         volumes.change(connection, row["id"], metadata=merged)
         chain_record.submit_once(connection, row["id"], context.request_id)
     return merged
@@ -64,7 +64,7 @@ def set_bootable(world: World, context: Context, volume_id: str, bootable: bool)
 def set_image_metadata(world: World, context: Context, volume_id: str, metadata: dict[str, str]) -> dict[str, str]:
     with world.database.write() as connection:
         row = finding.volume(connection, context, volume_id)
-        merged = {**(row["image_metadata"] or {}), **metadata}
+        merged = finding.with_more(context, row["image_metadata"], metadata)
         volumes.change(connection, row["id"], image_metadata=merged)
         chain_record.submit_once(connection, row["id"], context.request_id)
     return merged

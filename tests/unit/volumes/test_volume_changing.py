@@ -1,5 +1,6 @@
 """Requests about volumes that exist: what is refused, and that nothing is begun then."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.db.tables import operations as table
 from stillframe.errors import BadRequest, Conflict, NotFound, QuotaExceeded, ShareUnavailable
-from stillframe.volumes import volume_changing
+from stillframe.volumes import finding, snapshotting, volume_changing
 from stillframe.volumes.world import World
 from tests.unit import builders
 from tests.unit.builders import GIB, OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SET, SNAPSHOT, VOLUME, context
@@ -167,6 +168,23 @@ def test_metadata_is_merged_replaced_and_taken_away(world: World) -> None:
         volume_changing.delete_metadata_key(world, MEMBER, VOLUME, "a")
     assert row(world)["metadata"] == {"b": "2"}
     assert [operation["kind"] for operation in planned(world)] == ["record_chain"]
+
+
+def test_metadata_does_not_grow_request_by_request(world: World) -> None:
+    """Each added as much as one request may hold, without end."""
+    with world.database.write() as connection:
+        builders.snapshot_row(connection)
+    full = {str(number): "v" for number in range(finding.MOST_METADATA)}
+    ways: list[Callable[[dict[str, str]], dict[str, str]]] = [
+        lambda more: volume_changing.set_metadata(world, MEMBER, VOLUME, more, replace=False),
+        lambda more: volume_changing.set_image_metadata(world, MEMBER, VOLUME, more),
+        lambda more: snapshotting.set_metadata(world, MEMBER, SNAPSHOT, more, replace=False),
+    ]
+    for add in ways:
+        add(full)
+        with pytest.raises(QuotaExceeded, match="metadata pairs"):
+            add({"one more": "v"})
+        assert add({"7": "changed"}) == {**full, "7": "changed"}
 
 
 def test_image_metadata_is_merged_and_taken_away_to_nothing(world: World) -> None:
