@@ -212,6 +212,21 @@ def test_a_connection_that_cannot_be_taken_closes_the_door_to_nobody(
     assert ask(port).status_code == 200
 
 
+def test_a_request_without_a_body_that_expects_to_be_told_to_go_on_is_answered(
+    started: Callable[..., Server], connected: Connect
+) -> None:
+    port = started(Limits()).port
+    client = connected(port, "127.0.0.66")
+    client.sendall(b"GET / HTTP/1.1\r\nExpect: 100-continue\r\n\r\nGET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    found = whole(client)
+    assert (found.count(b"200 OK"), found.count(b"100 Continue")) == (2, 0)
+    client = connected(port, "127.0.0.66")
+    client.sendall(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 3\r\n\r\n")
+    assert b"100 Continue" in client.recv(100)
+    client.sendall(b"abc")
+    assert whole(client).endswith(b"abc127.0.0.66")
+
+
 def test_peers_take_turns(started: Callable[..., Server], application: Application, connected: Connect) -> None:
     """Of the many requests of one peer none but those under way are answered before the one request of another."""
     port = started(Limits()).port

@@ -37,6 +37,8 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         super().parse_header(header_plus)
         if self.body_rcv is not None:
             self.body_rcv.buf = Body(self.adj.inbuf_overflow)
+        else:  # waitress would say 100 and wait for a body that never comes, or take the next request for a part of this
+            self.expect_continue = False
         if self.chunked and "CONTENT_LENGTH" in self.headers:
             raise ParsingError("Content-Length and Transfer-Encoding exclude each other")
         if "TRANSFER_ENCODING" in self.headers:  # taken out where it is understood, which is in HTTP/1.1
