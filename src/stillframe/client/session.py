@@ -53,6 +53,7 @@ _BY_CODE: dict[str, type[StillframeError]] = {
         StepFailed,
     )
 }  # other hints, other ways on
+_NOT_FOUND = 404
 _PASSES = (429, 502, 503, 504)  # the service, or what stands before it, says that it cannot answer now
 
 
@@ -88,14 +89,17 @@ class Session:
         headers = {"OpenStack-API-Version": f"{self._endpoint.service} {self._endpoint.microversion}"}
         try:
             answer = self._adapter.request(path, method, json=body, headers=headers)
-        except exceptions.HttpError as error:  # never the service itself: raise_exc is off
-            service = self._endpoint.service
-            raise ServiceUnavailable(f"Keystone gives no token for the {service} service: {error}") from error
         except (exceptions.ConnectFailure, exceptions.ConnectionError) as error:
             raise ServiceUnavailable(f"the {self._endpoint.service} service does not answer: {error}") from error
+        except exceptions.ClientException as error:  # never the service itself: raise_exc is off
+            service = self._endpoint.service
+            raise ServiceUnavailable(f"Keystone gives no token for the {service} service: {error}") from error
         if answer.status_code >= 400:
             raise error_of(answer.status_code, answer, self._endpoint.service)
-        return answer.json() if answer.content else None
+        try:
+            return answer.json() if answer.content else None
+        except ValueError as error:
+            raise _stranger(answer.status_code, self._endpoint.service) from error
 
 
 def _open(endpoint: Endpoint, seconds: float) -> ks_session.Session:
@@ -105,6 +109,15 @@ def _open(endpoint: Endpoint, seconds: float) -> ks_session.Session:
     return ks_session.Session(auth=auth, timeout=seconds)
 
 
+def _stranger(status: int, service: str) -> ServiceUnavailable:
+    """A proxy whose service is away answers 404 too: taken for the service's own word, that would mean that a server or a
+    snapshot is gone."""
+    return ServiceUnavailable(
+        f"the {service} service does not answer: something else at its endpoint says {status}, and no document of the service."
+        " Look at the endpoint and at the proxy before it"
+    )
+
+
 def error_of(status: int, answer: Any, service: str) -> StillframeError:
     """Returns the error that an answer tells of. What may pass is ServiceUnavailable; a defect of the other service is not."""
     try:
@@ -112,6 +125,8 @@ def error_of(status: int, answer: Any, service: str) -> StillframeError:
         told = str(fault["message"])
         message, code = _HINT.sub("", told), (found[1] if (found := _HINT.search(told)) else "")
     except (ValueError, KeyError, TypeError, AttributeError):
+        if status == _NOT_FOUND:
+            return _stranger(status, service)
         message, code = f"the {service} service answered {status}", ""
     kind = _BY_CODE.get(code)
     if kind is not None:

@@ -164,3 +164,17 @@ def test_the_password_is_in_no_error() -> None:
     with pytest.raises(ServiceUnavailable) as told:
         session(exceptions.ConnectFailure("refused"))[0].call("GET", "/volumes/x")
     assert "canary" not in repr(told.value) + told.value.message
+
+
+@pytest.mark.parametrize("error", [exceptions.InvalidResponse("no JSON"), exceptions.DiscoveryFailure("no versions")])
+def test_a_keystone_that_answers_nonsense_may_be_asked_again(error: Exception) -> None:
+    with pytest.raises(ServiceUnavailable, match="Keystone gives no token for the volume service"):
+        session(error)[0].call("GET", "/volumes/x")
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(404), Answer(404, text="<html>"), Answer(404, {"message": "no route"}), Answer(200, text="<html>")]
+)
+def test_a_proxy_that_lost_the_service_does_not_say_that_anything_is_gone(answer: Answer) -> None:
+    with pytest.raises(ServiceUnavailable, match="volume service does not answer: something else"):
+        session(answer)[0].call("GET", "/volumes/x")
