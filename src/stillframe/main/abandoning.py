@@ -12,7 +12,7 @@ from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, Conflict, NotFound, StillframeError
 from stillframe.journal import abandoning
-from stillframe.journal.operation import Kind
+from stillframe.journal.operation import Kind, key
 from stillframe.main.operations import add_options, database_of, settings_of
 
 DONE, REFUSED = 0, 1
@@ -34,6 +34,7 @@ class Abandon(Command):
             if row is None:
                 raise NotFound(f"there is no operation {parsed_args.operation}")
             abandoning.refuse_unless_stuck(row)
+            _refuse_while_it_merges(connection, row)
             before = _things(connection, row)
         kind = _kind(row)
         met = (row["fault"] or {}).get("message", "it does not say why")
@@ -47,6 +48,7 @@ class Abandon(Command):
         present = _present(parsed_args, database, row)
         with database.write() as connection:
             row = _as_shown(connection, row)
+            _refuse_while_it_merges(connection, row)
             fault = abandoning.abandon(connection, row, kind, present)
             after = _things(connection, row)
         self._say(f"operation {row['id']} was {row['state']} and is undone: {fault.message}")
@@ -67,6 +69,19 @@ class Abandon(Command):
             return True
         self._say("nothing was done")
         return False
+
+
+def _refuse_while_it_merges(connection: Connection, row: Row) -> None:
+    """Raises Conflict for what waits for a live merge that goes on: without it nobody would follow what the merge changes."""
+    from stillframe.volumes.operations.live_steps import merge_id
+
+    for step in row["plan"]:
+        merge = operations.get(connection, merge_id(row["id"], key(step))) if step["verb"] == "MergeLive" else None
+        if merge is not None and merge["state"] in operations.CLAIMABLE:
+            raise Conflict(
+                f"operation {row['id']} waits for merge {merge['id']}, which is {merge['state']} and goes on. Cancel the"
+                " deletion instead; a merge that is tried in vain is abandoned first, then this ends by itself"
+            )
 
 
 def _as_shown(connection: Connection, row: Row) -> Row:

@@ -18,6 +18,7 @@ from stillframe.errors import BadRequest, Conflict, NotFound
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.main import abandoning
+from stillframe.volumes.operations.live_steps import merge_id
 from tests.unit import builders
 from tests.unit.builders import VOLUME, new_id
 
@@ -151,3 +152,24 @@ def test_one_that_is_tried_in_vain_is_ended_though_it_was_tried_once_more(
     assert (code, state(database, parked)) == (0, "undone")
     assert said.startswith(f"operation {parked} (volumes, extend_volume) is running, tried 20 times in vain: a mixture")
     assert f"operation {parked} was running and is undone" in said
+
+
+@pytest.mark.parametrize("merge", ["running", "pending", "parked", "undone"])
+def test_what_waits_for_a_merge_that_goes_on_is_not_abandoned(
+    database: Database, parked: str, command: Command, merge: str
+) -> None:
+    """The merge gives the guest another file, and nobody would follow."""
+    plan = [{"verb": "MergeLive", "key": "MergeLive-Pull", "args": {"info": {}}}]
+    intent = {"volume_id": VOLUME, "snapshot_ids": []}
+    with database.write() as connection:
+        request = Request("compute", "merge_volume", {}, [], [], "r", merge_id(parked, "MergeLive-Pull"))
+        made = record.submit(connection, request)
+        connection.execute(update(table).where(table.c.id == made).values(state=merge))
+        values = {"state": "running", "attempts": 20, "plan": plan, "intent": intent, "kind": "delete_snapshot"}
+        connection.execute(update(table).where(table.c.id == parked).values(**values))
+    if merge in ("running", "pending"):
+        with pytest.raises(Conflict, match=f"waits for merge {made}"):
+            command(parked, yes=True)
+    else:
+        command(parked, yes=True)
+    assert state(database, parked) == ("running" if merge in ("running", "pending") else "undone")
