@@ -34,9 +34,12 @@ class Helper:
         return self._process.poll() is None
 
     def ask(self, line: str, seconds: float) -> str:
-        """Sends a line and returns the answering one. Raises ServiceUnavailable."""
+        """Sends a line and returns the answering one. Raises ServiceUnavailable. An answer that came too late for the last
+        question is none to this one."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
+            while select.select([self._process.stdout], [], [], 0)[0] and os.read(self._process.stdout.fileno(), 4096):
+                pass
             self._process.stdin.write(line.encode() + b"\n")
             answer = b""
             while not answer.endswith(b"\n"):
