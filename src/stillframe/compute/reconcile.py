@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 
 from sqlalchemy import Connection
 
@@ -15,11 +16,13 @@ from stillframe.compute.storage import Document
 from stillframe.compute.world import World
 from stillframe.context import new_request_id
 from stillframe.db import operations
-from stillframe.errors import NotFound, StillframeError
+from stillframe.db.tables import now
+from stillframe.errors import HypervisorUnavailable, NotFound, ServiceUnavailable, StillframeError
 from stillframe.journal import record
 
 LOG = logging.getLogger(__name__)
 EVERY_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 86400.0
 
 
 class Reconciler:
@@ -40,13 +43,23 @@ class Reconciler:
             return
         self._due = time.monotonic() + EVERY_SECONDS
         try:
-            found = {line for server in servers.list_everything(self._world) for line in self._differences(server)}
+            found = {line for server in servers.list_everything(self._world) for line in self._looked_at(server)}
         except StillframeError as error:
             LOG.info("servers were not compared: %s", error.message)
             return
         for line in sorted(found - self._told):
             LOG.error("%s", line)
         self._told = found
+
+    def _looked_at(self, server: Server) -> list[str]:
+        """What is wrong with one server keeps no other from being looked at; a service that is away would, one by one."""
+        try:
+            return self._differences(server)
+        except (HypervisorUnavailable, ServiceUnavailable):
+            raise
+        except StillframeError as error:
+            LOG.warning("server %s was not compared: %s", server.id, error.message)
+            return []
 
     def _differences(self, server: Server) -> list[str]:
         with self._world.database.read() as connection:
@@ -114,9 +127,14 @@ def _lacks(server: Server, entry: Document) -> bool:
 
 
 def _was_given_up(connection: Connection, server_id: str, volume_id: str) -> bool:
-    """Tells whether the last thing that was asked about the volume at the server is a detachment that failed."""
+    """Tells whether the last thing that was asked about the volume at the server is a detachment that failed. One that fails
+    again and again is asked for less and less often, once a day in the end."""
     if operations.on_resource(connection, f"server:{server_id}") is not None:
         return False
     rows = operations.newest_on(connection, f"server:{server_id}", ("attach_volume", "detach_volume"))
-    last = next((row for row in rows if row["intent"]["volume_id"] == volume_id), None)
-    return last is not None and (last["kind"], last["state"]) == ("detach_volume", "undone")
+    asked = [row for row in rows if row["intent"]["volume_id"] == volume_id]
+    failed = list(takewhile(lambda row: (row["kind"], row["state"]) == ("detach_volume", "undone"), asked))
+    if len(failed) < 2:
+        return bool(failed)
+    pause = min(EVERY_SECONDS * 2 ** min(len(failed), 20), LONGEST_PAUSE_SECONDS)
+    return bool((now() - failed[0]["created_at"]).total_seconds() >= pause)

@@ -1,5 +1,6 @@
 """The enabled backends and their shares: mounted when first needed, asked whether they are still what they were."""
 
+import logging
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,13 +12,14 @@ from stillframe.chain import names
 from stillframe.config import Settings
 from stillframe.db import deployments, shares, volumes
 from stillframe.db.engine import Database
-from stillframe.errors import BadConfiguration, ShareUnavailable
+from stillframe.errors import BadConfiguration, ShareUnavailable, StillframeError
 from stillframe.host.probe import Prober
 from stillframe.volumes.drivers import directory, glusterfs, local, nfs
 from stillframe.volumes.drivers.contract import Kind, Share
 from stillframe.volumes.drivers.directory import DirectoryShare
 from stillframe.volumes.drivers.shares_config import Export
 
+LOG = logging.getLogger(__name__)
 KINDS: Mapping[str, Kind] = {"local": local, "nfs": nfs, "glusterfs": glusterfs}
 
 
@@ -122,12 +124,12 @@ class Backends:
         return [pool for pool in self.pools if wanted in (None, pool.options.volume_backend_name, pool.backend)]
 
     def sweep(self) -> None:
-        """Takes away what crashes left; a share that does not answer is left alone."""
+        """Takes away what crashes left; a share that does not answer, or where that is not allowed, is left alone."""
         for pool in self.pools:
             try:
                 pool.share().sweep()
-            except (ShareUnavailable, BadConfiguration):
-                continue
+            except (OSError, StillframeError) as error:
+                LOG.debug("share %s is left as it is for now: %s", pool.export.export, error)
 
 
 def _pools(settings: Settings, database: Database, name: str) -> list[Pool]:

@@ -30,8 +30,8 @@ def look(world: World) -> None:
     for row in _candidates(world):
         try:
             _tidy(world, row)
-        except (FileNotFoundError, StillframeError) as error:
-            # A request may take a file away between two looks at it; that keeps no other volume from being looked at.
+        except (OSError, StillframeError) as error:
+            # A request may take a file away between two looks at it, or one may not be read: the others are looked at.
             LOG.info("volume %s is left as it is for now: %s", row["id"], error)
 
 
@@ -42,8 +42,8 @@ def sweep_backups(world: World) -> None:
         for key in chain.incomplete(store, None, lambda: _live_backups(world)):
             LOG.info("removing %s: its backup was never finished", key)
             store.delete(key)
-    except StillframeError as error:
-        LOG.info("the backup store is left as it is for now: %s", error.message)
+    except (OSError, StillframeError) as error:
+        LOG.info("the backup store is left as it is for now: %s", error)
 
 
 def _live(world: World) -> list[str]:

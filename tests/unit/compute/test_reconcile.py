@@ -1,15 +1,20 @@
 """The look around: a detachment that was given up and carried out later is finished, and nothing else is changed."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from stillframe.compute.operations import volumes as attachments
 from stillframe.compute.reconcile import Reconciler
 from stillframe.compute.world import World
 from stillframe.db import operations
 from stillframe.db.engine import Database
+from stillframe.db.tables import now
+from stillframe.db.tables import operations as table
+from stillframe.errors import Forbidden
 from stillframe.journal import record
 from tests.unit.builders import SERVER, SHARE, VOLUME, new_id
 from tests.unit.compute import fakes
@@ -108,3 +113,38 @@ def test_nothing_is_told_while_an_operation_changes_the_server(
 ) -> None:
     ended(database, "detach_volume", "undone")  # the look asks for the rest of it
     assert look(database, tmp_path, monkeypatch).storage.reports == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("times", "minutes", "again"), [(1, 0, True), (3, 5, False), (3, 9, True), (40, 1000, False), (40, 1441, True)]
+)
+def test_a_detachment_that_fails_again_and_again_is_asked_for_ever_less_often(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, minutes: int, again: bool
+) -> None:
+    for _ in range(times):
+        ended(database, "detach_volume", "undone")
+    with database.write() as connection:
+        connection.execute(update(table).values(created_at=now() - timedelta(minutes=minutes)))
+    look(database, tmp_path, monkeypatch)
+    assert bool(asked(database)) is again
+
+
+def test_what_is_wrong_with_one_server_keeps_no_other_from_being_looked_at(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended(database, "detach_volume", "undone")
+    good, seen = Reconciler._differences, list[int]()
+
+    def differences(self: Reconciler, server: Any) -> list[str]:
+        seen.append(1)
+        if len(seen) == 1:
+            raise Forbidden("no word on this server")
+        return good(self, server)
+
+    monkeypatch.setattr(Reconciler, "_differences", differences)
+    twice = [fakes.view(fakes.domain_xml(), fakes.domain_xml())] * 2
+    monkeypatch.setattr("stillframe.compute.saved_notes.look", lambda *_: None)
+    world = fakes.world(database, tmp_path, twice, monkeypatch, fakes.Storage([{**ATTACHED, "missing_in_guest_since": None}]))
+    Reconciler(world).look()
+    assert asked(database) == ["detach_volume"]
+    assert "no word on this server" in caplog.text

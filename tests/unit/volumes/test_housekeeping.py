@@ -42,8 +42,9 @@ def test_an_undo_is_kept_until_something_is_written(site: Site) -> None:
     site.check()
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
 def test_a_file_that_goes_while_it_is_looked_at_keeps_no_other_volume_waiting(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
     gone, written = reverted(site), reverted(site)
     site.write(written, 5, 5)
@@ -51,7 +52,7 @@ def test_a_file_that_goes_while_it_is_looked_at_keeps_no_other_volume_waiting(
 
     def look(name: str) -> bool:
         if gone in name:
-            raise FileNotFoundError(2, "No such file or directory", name)
+            raise error(2, "No such file or directory", name)
         return holds_data(name)
 
     monkeypatch.setattr(site.share, "holds_data", look)
