@@ -28,6 +28,7 @@ LEASE = timedelta(seconds=60)  # how long a run that was begun is left to whoeve
 RETRY = timedelta(seconds=20)
 PATIENCE = timedelta(minutes=5)  # with what somebody has to see to; a server that is busy is waited for longer
 PAUSES = (timedelta(minutes=1), timedelta(hours=1))  # before a refused deletion is tried again: doubled from, up to
+CLOCK_SLACK = timedelta(days=1)
 LOOK = timedelta(minutes=1)  # at the depth of a server's chains
 Clock = Callable[[], datetime]
 
@@ -86,12 +87,33 @@ class Scheduler:
         """Takes what is due for one server, then begins at most one deletion."""
         moment = self._clock()
         with self._world.database.read() as connection:
+            known = [row for row in snapshot_policies.enabled(connection) if row["server_id"] == server_id]
+        for row in known:
+            _look_at_clock(self._world, row, moment)
+        with self._world.database.read() as connection:
             due = [row for row in snapshot_policies.due(connection, moment) if row["server_id"] == server_id]
         for row in due:
             take(self._world, row, self._clock)
             self._wake()
         if retire(self._world, server_id, self._pauses.setdefault(server_id, {}), moment):
             self._wake()
+
+
+def _look_at_clock(world: World, row: Row, moment: datetime) -> None:
+    """A next run far behind the one that the schedule names was put down while the clock was ahead of now: nothing would be
+    taken until then."""
+    if row["next_run"] is None or row["next_run"] <= moment + CLOCK_SLACK:
+        return
+    try:
+        expected = policy_making.next_run(row, moment)
+    except StillframeError:
+        return  # told where the run is taken
+    if expected is None or row["next_run"] <= expected + CLOCK_SLACK:
+        return
+    LOG.warning("snapshot policy %s: its next run was %s, put down by a clock that was ahead", row["id"], row["next_run"])
+    with world.database.write() as connection:
+        again: Row = {"next_run": expected, "due_at": None, "trying_since": None}
+        snapshot_policies.settle(connection, row["id"], row["next_run"], **again)
 
 
 def set_id_of(policy_id: str, due_at: datetime) -> str:

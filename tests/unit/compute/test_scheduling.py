@@ -197,6 +197,22 @@ def test_runs_missed_while_the_service_was_down_are_taken_once(site: Site) -> No
     assert site.policy()["next_run"] == NOON + minutes(3 * 24 * 60 + 60)
 
 
+@pytest.mark.parametrize("held", [{}, {"due_at": NOON + timedelta(days=3650), "trying_since": NOON + timedelta(days=3650)}])
+def test_a_run_that_was_put_down_while_the_clock_was_ahead_is_not_waited_for(site: Site, held: Row) -> None:
+    """A host that boots with a clock years ahead, until it asks somebody for the time."""
+    site.add_policy(next_run=NOON + timedelta(days=3650, minutes=1), **held)
+    site.add_policy(OTHER_POLICY, schedule="0 12 1 1 *", next_run=datetime(2027, 1, 1, 12))
+    site.at = NOON + minutes(1)
+    scheduler = site.scheduler()
+    scheduler.serve(SERVER)
+    found = site.policy()
+    assert (found["next_run"], found["due_at"], found["trying_since"]) == (NOON + minutes(60), None, None)
+    assert site.policy(OTHER_POLICY)["next_run"] == datetime(2027, 1, 1, 12), "a year is no mistake"
+    site.at = NOON + minutes(61)
+    scheduler.serve(SERVER)
+    assert [each["name"] for each in site.asked] == ["hourly-20261124T1300Z"]
+
+
 def test_two_workers_that_read_the_same_row_take_its_run_once(site: Site) -> None:
     site.add_policy()
     read = site.policy()
