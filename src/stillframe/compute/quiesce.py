@@ -171,10 +171,10 @@ class Window:
                 crash_only(f"the freeze failed: {error.message}", self.prepared.flushed), hastened=self.prepared.hastened
             )
         moments.append(time.monotonic())
-        self._watch_for(self.seconds)  # the deadline of what is frozen, now that the hooks are over
-        reached("quiesce/frozen")
         late = None
         try:
+            self._watch_for(self.seconds)  # the deadline of what is frozen, now that the hooks are over
+            reached("quiesce/frozen")
             switch()
             reached("quiesce/switched")
         except bounded.Late as found:

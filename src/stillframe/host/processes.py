@@ -12,18 +12,22 @@ from stillframe.errors import ServiceUnavailable
 class Helper:
     """A Python module of ours run as its own process, spoken to in lines over its standard input and output.
 
-    It gets its own session: a signal to our group, or our death, does not end it; it sees the end of its input.
+    It gets its own session: a signal to our group, or our death, does not end it; it sees the end of its input. Raises
+    ServiceUnavailable when it cannot be started.
     """
 
     def __init__(self, module: str, arguments: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            bufsize=0,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise ServiceUnavailable(f"helper process {module} cannot be started: {error.strerror}") from error
 
     @property
     def pid(self) -> int:

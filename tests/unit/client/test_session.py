@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from keystoneauth1 import exceptions
+from requests import Response
 
 from stillframe.client.session import Endpoint, Session, error_of
 from stillframe.errors import (
@@ -166,7 +167,7 @@ def test_the_password_is_in_no_error() -> None:
     assert "canary" not in repr(told.value) + told.value.message
 
 
-@pytest.mark.parametrize("error", [exceptions.InvalidResponse("no JSON"), exceptions.DiscoveryFailure("no versions")])
+@pytest.mark.parametrize("error", [exceptions.InvalidResponse(Response()), exceptions.DiscoveryFailure("no versions")])
 def test_a_keystone_that_answers_nonsense_may_be_asked_again(error: Exception) -> None:
     with pytest.raises(ServiceUnavailable, match="Keystone gives no token for the volume service"):
         session(error)[0].call("GET", "/volumes/x")

@@ -340,6 +340,19 @@ def test_the_watchdog_keeps_a_guest_that_does_not_say_thawed(agent: Agent) -> No
     assert held(entered)
 
 
+def test_whatever_fails_once_the_guest_is_frozen_it_is_thawed(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = window(agent)
+
+    def broken(_window: quiesce.Window, _seconds: float) -> None:
+        monkeypatch.setattr(quiesce.Window, "_watch_for", lambda *_: None)
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(quiesce.Window, "_watch_for", broken)
+    with pytest.raises(RuntimeError, match="no such luck"):
+        entered.around(switching(agent), unfrozen_too=False)
+    assert (agent.frozen, "guest-fsfreeze-thaw" in agent.said) == (0, True)
+
+
 def test_a_switch_that_fails_leaves_the_guest_thawed(agent: Agent) -> None:
     entered = window(agent)
     with pytest.raises(StepFailed, match="the switch failed"):

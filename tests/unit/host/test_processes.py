@@ -1,9 +1,9 @@
 """A helper that answers too late is asked again, and understood."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -18,8 +18,8 @@ class Slow:
         reading, self.answers = os.pipe()
         self.stdout = os.fdopen(reading, "rb", buffering=0)
         self.next: list[bytes] = []
-        self.helper: Any = Helper.__new__(Helper)
-        self.helper._process = SimpleNamespace(stdin=self, stdout=self.stdout, pid=7, poll=lambda: None)
+        self.helper = Helper.__new__(Helper)
+        vars(self.helper)["_process"] = SimpleNamespace(stdin=self, stdout=self.stdout, pid=7, poll=lambda: None)
 
     def write(self, _line: bytes) -> None:
         if self.next:
@@ -51,3 +51,12 @@ def test_a_helper_that_is_gone_is_unavailable(slow: Slow) -> None:
     with pytest.raises(ServiceUnavailable):
         slow.helper.ask("ready", 1.0)
     slow.answers = os.open(os.devnull, os.O_WRONLY)
+
+
+def test_a_host_that_starts_no_more_processes_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(ServiceUnavailable, match="cannot be started: Resource temporarily unavailable"):
+        Helper("stillframe.compute.watchdog", [])
