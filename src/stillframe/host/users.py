@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stillframe.errors import BadImage, ShareUnavailable
-from stillframe.host import files, imports, workdir
+from stillframe.host import files, imports, statx, workdir
 
 Identity = tuple[int, int]  # device and inode: the file itself, whatever name it was opened by
 MOST_ENTRIES = 100_000
@@ -33,7 +33,8 @@ def identity(path: Path) -> Identity | None:
 def programs(wanted: Collection[Identity]) -> Mapping[Identity, list[str]]:
     """Returns, by file, the programs of this host other than this process that have it open or mapped, as ``name (pid 7)``.
 
-    Only what this user may see is seen: root sees all. A process that ends meanwhile uses nothing.
+    Only what this user may see is seen: root sees all. A process that ends meanwhile uses nothing. Among what all of them have
+    open may be files of another share whose server is away: that is not waited for.
     """
     found: dict[Identity, list[str]] = {}
     for pid in (name for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()):
@@ -45,9 +46,8 @@ def programs(wanted: Collection[Identity]) -> Mapping[Identity, list[str]]:
 def _opened(pid: str) -> Iterator[Identity]:
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            opened = identity(Path(f"/proc/{pid}/fd/{descriptor}"))
-            if opened is not None:
-                yield opened
+            with suppress(OSError):  # closed meanwhile
+                yield statx.device_and_inode(f"/proc/{pid}/fd/{descriptor}")
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines():
             words = line.split(None, 5)
