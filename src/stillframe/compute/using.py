@@ -12,7 +12,7 @@ from stillframe.compute.world import World
 from stillframe.context import Context
 from stillframe.db import operations
 from stillframe.errors import BadRequest, HypervisorUnavailable
-from stillframe.host import hypervisor, users
+from stillframe.host import hypervisor, reach, users
 from stillframe.host.hypervisor import DomainView
 
 
@@ -59,7 +59,8 @@ def _descriptions(view: DomainView) -> Iterator[tuple[str, str]]:
 def named_files(world: World, _context: Context, directory: str) -> dict[str, list[str]]:
     """Returns the ids of the servers whose descriptions name a file of ``directory``, an absolute path, by the file's name.
 
-    A description may name the directory by another mount point or the file by a link: both are followed. Raises BadRequest;
+    A description may name the directory by another mount point or the file by a link: both are followed, but not through a
+    file system that does not answer: other shares are not held up by that. Raises BadRequest;
     HypervisorUnavailable, also for a saved memory that does not tell which files it needs: then nobody knows.
     """
     if not os.path.isabs(directory) or "\0" in directory:
@@ -75,9 +76,11 @@ def named_files(world: World, _context: Context, directory: str) -> dict[str, li
 
 def _names(xml: str, directory: str, place: users.Identity | None) -> Iterator[str]:
     for path in domain_xml.paths(xml):
-        for each in {path, os.path.realpath(path)}:
+        end = reach.followed(path)
+        for each in {path, end or path}:
             parent = os.path.dirname(each)
-            if parent == os.path.normpath(directory) or (place is not None and users.identity(Path(parent)) == place):
+            same = end is not None and place is not None and users.identity(Path(parent)) == place
+            if same or parent == os.path.normpath(directory):
                 yield os.path.basename(each)
 
 

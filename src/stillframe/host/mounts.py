@@ -18,6 +18,7 @@ Kind = Literal["nfs", "glusterfs"]
 FAMILIES: dict[Kind, tuple[str, ...]] = {"nfs": ("nfs", "nfs4"), "glusterfs": ("fuse.glusterfs",)}
 MOUNT_SECONDS = 30.0
 _MOUNTINFO = Path("/proc/self/mountinfo")
+_NETWORK = re.compile(r"nfs4?|cifs|smb3?|ceph|9p|afs|gfs2?|ocfs2|lustre|beegfs|fuse\..*|fuse")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -47,6 +48,11 @@ def find(point: Path) -> Mount | None:
     place = str(_resolved(point))
     found = [mount for mount in read_mountinfo(_MOUNTINFO.read_text()) if mount.point == place]
     return found[-1] if found else None
+
+
+def network_points() -> list[str]:
+    """Returns where file systems are mounted that ask a server, and hang while it is away."""
+    return [mount.point for mount in read_mountinfo(_MOUNTINFO.read_text()) if _NETWORK.fullmatch(mount.fstype)]
 
 
 def is_mounted(point: Path, kind: Kind, export: str) -> bool:

@@ -75,6 +75,38 @@ class Prober:
             raise
 
 
+class Answering:
+    """Whether a file system answers at all, by its mount point. An answer is believed for ``fresh_for`` seconds; while the
+    child of a former look hangs, no other is started. May be used by many threads."""
+
+    def __init__(self, seconds: float = 2.0, fresh_for: float = 10.0) -> None:
+        self._seconds = seconds
+        self._fresh_for = fresh_for
+        self._lock = threading.Lock()
+        self._stuck: dict[str, subprocess.Popen[bytes]] = {}
+        self._fresh: dict[str, float] = {}  # of those that answered
+
+    def __call__(self, point: str) -> bool:
+        """Takes at most ``seconds`` for each mount point that hangs. Raises ShareUnavailable when no child can be started."""
+        with self._lock:
+            stuck = self._stuck.get(point)
+            if stuck is not None and stuck.poll() is None:
+                return False
+            self._stuck.pop(point, None)
+            if time.monotonic() < self._fresh.get(point, 0.0):
+                return True
+            child = _start(["stat", "--file-system", "--format=%i", "--", point])
+            try:
+                _answer(child, time.monotonic() + self._seconds)
+            except _SaidNo:
+                pass  # an error is an answer
+            except subprocess.TimeoutExpired:
+                self._stuck[point] = _leave(child)
+                return False
+            self._fresh[point] = time.monotonic() + self._fresh_for
+            return True
+
+
 def refuse_if_open(path: Path, seconds: float = 10.0) -> None:
     """Refuses a share's directory that everybody may write to, or that this process may not write to.
 

@@ -1,5 +1,6 @@
 """Which servers have a volume or are about to: live, inactive and saved descriptions, and attachments under way."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from stillframe.compute import using
 from stillframe.compute.operations import volumes
 from stillframe.db.engine import Database
 from stillframe.errors import HypervisorUnavailable
+from stillframe.host import mounts, reach
 from stillframe.journal import record
 from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME, context
 from tests.unit.compute import fakes
@@ -43,3 +45,19 @@ def test_a_saved_memory_that_does_not_tell_may_need_every_file(
             using.named_files(world, context("service"), "/srv")
     world = fakes.world(database, tmp_path, [fakes.saved_view(xml, xml)], monkeypatch)
     assert using.named_files(world, context("service"), "/srv") == {"other": [SERVER]}
+
+
+def test_a_share_that_does_not_answer_holds_up_no_look_at_another(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    (share / "one").write_bytes(b"")
+    (tmp_path / "link").symlink_to(share / "one")
+    xml = fakes.domain_xml(fakes.disk_xml("vda", str(tmp_path / "link")), fakes.disk_xml("vdb", "/dead/two"))
+    world = fakes.world(database, tmp_path, [fakes.view(xml, xml)], monkeypatch)
+    monkeypatch.setattr(mounts, "network_points", lambda: ["/dead"])
+    monkeypatch.setattr(reach, "_answers", lambda _point: False)
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: pytest.fail("touched") if "dead" in str(path) else stat(path, **more))
+    assert using.named_files(world, context("service"), str(share)) == {"one": [SERVER]}
