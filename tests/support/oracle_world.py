@@ -51,7 +51,7 @@ class NoServers:
     def server_of(self, _volume_id: str) -> None:
         return None
 
-    def named_files(self, _directory: Path) -> dict[str, list[str]]:
+    def named_files(self, _directory: Path, sure: bool = False) -> dict[str, list[str]]:
         return {}
 
 

@@ -26,7 +26,7 @@ def users_of_volume(world: World, context: Context, volume_id: str) -> list[dict
     found = coming + [
         {"server_id": view.uuid, "name": view.name, "where": where}
         for view in hypervisor.list_domains(world.hypervisor)
-        for where, xml in _descriptions(view)
+        for where, xml in _descriptions(view, sure=True)
         if wanted in html.unescape(xml).lower()
     ]
     return [each for number, each in enumerate(found) if each not in found[:number]]
@@ -42,13 +42,13 @@ def _coming(world: World, volume_id: str) -> list[dict[str, str]]:
     ]
 
 
-def _descriptions(view: DomainView) -> Iterator[tuple[str, str]]:
+def _descriptions(view: DomainView, sure: bool) -> Iterator[tuple[str, str]]:
     yield ("live" if view.active else "inactive"), view.xml
     if view.inactive_xml is not None:
         yield "inactive", view.inactive_xml
     if view.saved_xml is not None:
         yield "saved", view.saved_xml
-    elif view.saved:
+    elif view.saved and sure:
         raise HypervisorUnavailable(
             f"the saved memory of server {view.uuid} ({view.name}) cannot be read, so it is not known which files it needs. See"
             " why libvirt does not read it ('virsh managedsave-dumpxml'), and put that right; only if nobody needs that"
@@ -56,19 +56,19 @@ def _descriptions(view: DomainView) -> Iterator[tuple[str, str]]:
         )
 
 
-def named_files(world: World, _context: Context, directory: str) -> dict[str, list[str]]:
+def named_files(world: World, _context: Context, directory: str, sure: bool = False) -> dict[str, list[str]]:
     """Returns the ids of the servers whose descriptions name a file of ``directory``, an absolute path, by the file's name.
 
     A description may name the directory by another mount point or the file by a link: both are followed, but not through a
-    file system that does not answer: other shares are not held up by that. Raises BadRequest;
-    HypervisorUnavailable, also for a saved memory that does not tell which files it needs: then nobody knows.
+    file system that does not answer: other shares are not held up by that. Raises BadRequest,
+    HypervisorUnavailable; with ``sure`` also for a saved memory that does not tell which files it needs: then nobody knows.
     """
     if not os.path.isabs(directory) or "\0" in directory:
         raise BadRequest(f"the directory must be an absolute path, not {directory[:80]!r}")
     place = users.identity(Path(directory))
     found: dict[str, list[str]] = {}
     for view in hypervisor.list_domains(world.hypervisor):
-        named = {name for _where, xml in _descriptions(view) for name in _names(xml, directory, place)}
+        named = {name for _where, xml in _descriptions(view, sure) for name in _names(xml, directory, place)}
         for name in sorted(named):
             found.setdefault(name, []).append(view.uuid)
     return found

@@ -33,12 +33,11 @@ class ComputeDoor:
             return None
         return found
 
-    def named_files(self, directory: Path) -> dict[str, list[str]]:
+    def named_files(self, directory: Path, sure: bool = False) -> dict[str, list[str]]:
         """Returns the servers any of whose descriptions, live, inactive or saved, names a file of the directory, by the
-        file's name. Raises ServiceUnavailable."""
-        found: dict[str, list[str]] = self._call("GET", f"/os-assisted-volumes?directory={quote(str(directory), safe='')}")[
-            "files"
-        ]
+        file's name. Raises ServiceUnavailable; with ``sure`` also while a saved memory does not tell which files it needs."""
+        asked = f"directory={quote(str(directory), safe='')}{'&sure=1' if sure else ''}"
+        found: dict[str, list[str]] = self._call("GET", f"/os-assisted-volumes?{asked}")["files"]
         return found
 
     def users_of(self, volume_id: str) -> list[dict[str, str]]:

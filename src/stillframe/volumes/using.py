@@ -15,8 +15,9 @@ Described = Mapping[str, Sequence[str]]  # file -> servers whose descriptions na
 
 
 def described(world: World, share: Share) -> Described:
-    """Raises ServiceUnavailable: who cannot ask compute does not know."""
-    return world.compute.named_files(share.path)
+    """Of files that may be anybody's: a saved memory that cannot be read may need each. Raises ServiceUnavailable: who cannot
+    ask compute does not know."""
+    return world.compute.named_files(share.path, sure=True)
 
 
 def users(share: Share, wanted: Collection[str], named: Described) -> Mapping[str, list[str]]:
@@ -64,9 +65,10 @@ def opened(directory: Path, own: Sequence[str]) -> dict[str, list[str]]:
 
 
 def naming(world: World, share: Share, volume_id: str) -> list[str]:
-    """Returns the servers any of whose descriptions, live, inactive or saved, names a file of the volume. Raises
-    ServiceUnavailable: who cannot ask compute does not know."""
-    named = described(world, share)
+    """Returns the servers any of whose descriptions, live, inactive or saved, names a file of the volume. A
+    saved memory that cannot be read is passed over: what it needs is attached to its server, and is released only when that
+    is known. Raises ServiceUnavailable: who cannot ask compute does not know."""
+    named = world.compute.named_files(share.path)
     return sorted({server for name in share.files(volume_id) for server in named.get(name, ())})
 
 

@@ -42,7 +42,8 @@ def test_a_saved_memory_that_does_not_tell_may_need_every_file(
         if asked == "volume":
             using.users_of_volume(world, context("service"), VOLUME)
         else:
-            using.named_files(world, context("service"), "/srv")
+            using.named_files(world, context("service"), "/srv", sure=True)
+    assert using.named_files(world, context("service"), "/srv") == {"other": [SERVER]}, "of a volume its attachment tells"
     world = fakes.world(database, tmp_path, [fakes.saved_view(xml, xml)], monkeypatch)
     assert using.named_files(world, context("service"), "/srv") == {"other": [SERVER]}
 

@@ -40,7 +40,7 @@ class Compute:
         self._answer()
         return [self.servers[volume_id]["id"]] if volume_id in self.servers else []
 
-    def named_files(self, _directory: Path) -> dict[str, list[str]]:
+    def named_files(self, _directory: Path, sure: bool = False) -> dict[str, list[str]]:
         self._answer()
         return {file: [server["id"]] for server in self.servers.values() for file in [server["file"]]} | self.named
 

@@ -65,3 +65,10 @@ def test_a_server_is_a_projects_when_its_list_has_it_to_the_letter(tmp_path: Pat
 def test_a_compute_service_that_does_not_answer_is_never_taken_for_no(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable):
         door(tmp_path, Session({"first": ServiceUnavailable("away")})).servers_with(VOLUME)
+
+
+@pytest.mark.parametrize(("sure", "more"), [(False, ""), (True, "&sure=1")])
+def test_the_directory_is_asked_about_as_surely_as_wanted(tmp_path: Path, sure: bool, more: str) -> None:
+    session = Session({"first": {"files": {"one": ["a"]}}})
+    assert door(tmp_path, session).named_files(Path("/a share"), sure) == {"one": ["a"]}
+    assert session.asked == [f"/os-assisted-volumes?directory=%2Fa%20share{more}"]

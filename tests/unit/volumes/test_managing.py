@@ -14,7 +14,7 @@ from stillframe.db import operations, volume_types, volumes
 from stillframe.db.engine import Database
 from stillframe.errors import BadImage, BadRequest, FileInUse, NotFound, ServiceUnavailable, StillframeError
 from stillframe.host import users
-from stillframe.volumes import managing
+from stillframe.volumes import managing, using
 from stillframe.volumes.drivers import directory
 from stillframe.volumes.drivers.directory import DirectoryShare
 from stillframe.volumes.world import World
@@ -203,3 +203,17 @@ def test_a_page_of_the_list_looks_at_its_own_files_only(world: World, monkeypatc
     monkeypatch.setattr(share, "check_whole", lambda name, _format: asked.append(name))
     found = managing.manageable(world, ADMIN, HOST, offset=2, limit=2)
     assert [each["reference"]["source-name"] for each in found] == ["image-1", "image-2"] == asked
+
+
+def test_a_file_is_taken_over_only_when_every_user_is_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saved memory that cannot be read may need it. What is a volume's own is told by its attachment."""
+
+    def named(_directory: Path, sure: bool = False) -> dict[str, list[str]]:
+        if sure:
+            raise ServiceUnavailable("a saved memory cannot be read")
+        return {}
+
+    monkeypatch.setattr(world.compute, "named_files", named)
+    with pytest.raises(ServiceUnavailable, match="saved memory"):
+        manage(world)
+    assert using.naming(world, fakes.memory(world), VOLUME) == []

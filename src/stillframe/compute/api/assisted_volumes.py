@@ -22,7 +22,7 @@ def named_files(call: Call) -> dict[str, Any]:
     directory = call.query.get("directory")
     if not directory:
         raise BadRequest("the query needs directory=PATH, the directory whose files are asked about")
-    return {"files": call.ask("named_files", directory=directory)}
+    return {"files": call.ask("named_files", directory=directory, sure=call.query.get("sure") == "1")}
 
 
 def show(call: Call) -> dict[str, Any]:
