@@ -1,7 +1,7 @@
 """From what was seen to findings, from findings to a plan: every rule on values alone."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +11,10 @@ import pytest
 from stillframe.chain import plan as chain_plan
 from stillframe.chain.image import Image
 from stillframe.db.engine import Database
+from stillframe.errors import Busy
 from stillframe.host.entries import Entry
-from stillframe.volumes.doctor import judging, looking, repairs, telling
+from stillframe.journal.record import refuse_if_busy, this_process
+from stillframe.volumes.doctor import holding, judging, looking, repairs, telling
 from stillframe.volumes.doctor.findings import KINDS, Finding
 from stillframe.volumes.doctor.leftovers import MODE, owner
 from stillframe.volumes.doctor.seen import (
@@ -608,3 +610,28 @@ def test_a_file_that_may_not_be_read_is_told_and_the_other_shares_are_looked_at(
     seen = looking.look(settings, database, lambda _busy: GuestsSeen(True, ""), looking.Options())
     assert [each.export for each in seen.shares] == ["/good"]
     assert seen.troubles == ["share /bad: the host refuses the service's access: volume-x: Permission denied"]
+
+
+def test_what_is_repaired_is_held_and_let_go(database: Database) -> None:
+    def look() -> None:
+        with database.read() as connection:
+            refuse_if_busy(connection, f"volume:{VOLUME}")
+
+    with holding.held(database, "here", [VOLUME], {"says": "a test"}), pytest.raises(Busy, match="repair"):
+        look()
+    look()
+
+
+@pytest.mark.parametrize(
+    ("owner", "days", "over"),
+    [
+        ("here:1:never", 0, True),
+        ("elsewhere:1:1", 2, False),
+        ("elsewhere:1:1", 4, True),  # lost, or the host has another name by now
+        ("", 40, False),  # this process
+    ],
+)
+def test_whose_doctor_runs_no_more(owner: str, days: int, over: bool) -> None:
+    made = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days)
+    held = {"owner": owner or str(this_process("here")), "created_at": made}
+    assert looking._is_over(held, "here") is over

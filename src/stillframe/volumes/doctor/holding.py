@@ -76,4 +76,5 @@ def _row(operation_id: str, owner: str, intent: Mapping[str, Any]) -> dict[str, 
         "attempts": 0,
         "bytes": 0,
         "request_id": new_request_id(),
+        "project_id": "",
     }

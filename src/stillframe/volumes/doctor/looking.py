@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -14,6 +15,7 @@ from stillframe.config import Settings
 from stillframe.db import assisted_snapshots, attachments, backups, holds, operations, shares, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
+from stillframe.db.tables import now
 from stillframe.errors import BadConfiguration, BadImage, HostCommandFailed, NotSound, ShareUnavailable, of_os_error
 from stillframe.host import entries, examination, files, inspection, qemu_img, soundness, users
 from stillframe.host.entries import Entry
@@ -24,6 +26,7 @@ from stillframe.volumes.doctor import leftovers
 from stillframe.volumes.doctor.seen import FileSeen, GuestsSeen, Known, ShareSeen, VolumeKnown, World
 from stillframe.volumes.operations.chain_steps import info_document
 
+_LONGEST_REPAIR = timedelta(days=3)
 SERVICE = "doctor"  # of the operations by which a repair holds a volume
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _EVERYTHING = Page(limit=1 << 31)
@@ -79,7 +82,7 @@ def _unsettled(before: Known, after: Known) -> frozenset[str]:
 def _known(settings: Settings, database: Database) -> Known:
     with database.read() as connection:
         under_way = [row for service in ("volumes", "compute", SERVICE) for row in operations.unfinished(connection, service)]
-        gone = [row for row in under_way if row["service"] == SERVICE and is_dead(row["owner"], settings.host)]
+        gone = [row for row in under_way if row["service"] == SERVICE and _is_over(row, settings.host)]
         still = [row for row in under_way if row["state"] == "parked"]
         found = {row["id"]: volume_known(connection, row) for row in volumes.list_all(connection)}
         return Known(
@@ -109,6 +112,14 @@ def volume_known(connection: Connection, row: Row) -> VolumeKnown:
         info_document(row["active_file"], overlays),
         json.loads(json.dumps(document)),
     )
+
+
+def _is_over(row: Row, host: str) -> bool:
+    """Whether the doctor that holds a volume runs no more. Of another host nobody can tell, unless that is lost or has another
+    name by now: a repair takes as long as one or two programs may at most (a day each)."""
+    if is_dead(row["owner"], host):
+        return True
+    return not row["owner"].startswith(f"{host}:") and now() - row["created_at"] > _LONGEST_REPAIR
 
 
 def _mentioned(rows: list[Row]) -> set[str]:
