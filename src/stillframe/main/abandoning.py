@@ -33,6 +33,7 @@ class Abandon(Command):
             row = operations.get(connection, parsed_args.operation)
             if row is None:
                 raise NotFound(f"there is no operation {parsed_args.operation}")
+            _refuse_repair(row)
             abandoning.refuse_unless_stuck(row)
             _refuse_while_it_merges(connection, row)
             before = _things(connection, row)
@@ -69,6 +70,17 @@ class Abandon(Command):
             return True
         self._say("nothing was done")
         return False
+
+
+def _refuse_repair(row: Row) -> None:
+    """Raises Conflict for what no worker runs: a doctor holds it for as long as it repairs."""
+    from stillframe.volumes.doctor.looking import SERVICE
+
+    if row["service"] == SERVICE and row["state"] in operations.UNFINISHED:
+        raise Conflict(
+            f"operation {row['id']} is a repair of the doctor {row['owner']} (host, process) and ends with it; 'stillframe"
+            " doctor' offers to release the one of a doctor that runs no more"
+        )
 
 
 def _refuse_while_it_merges(connection: Connection, row: Row) -> None:

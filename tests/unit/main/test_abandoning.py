@@ -18,6 +18,7 @@ from stillframe.errors import BadRequest, Conflict, NotFound
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.main import abandoning
+from stillframe.volumes.doctor import holding
 from stillframe.volumes.operations.live_steps import merge_id
 from tests.unit import builders
 from tests.unit.builders import VOLUME, new_id
@@ -173,3 +174,11 @@ def test_what_waits_for_a_merge_that_goes_on_is_not_abandoned(
     else:
         command(parked, yes=True)
     assert state(database, parked) == ("running" if merge in ("running", "pending") else "undone")
+
+
+def test_a_repair_of_the_doctor_is_the_doctors(database: Database, command: Command) -> None:
+    with pytest.raises(Conflict, match="'stillframe doctor' offers") as refusal, holding.held(database, "here", [VOLUME], {}):
+        with database.read() as connection:
+            (row,) = operations.unfinished(connection, "doctor")
+        command(row["id"], yes=True)
+    assert row["owner"] in refusal.value.message
