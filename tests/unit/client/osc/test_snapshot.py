@@ -9,7 +9,7 @@ from stillframe.client import waiting
 from stillframe.client.osc import snapshot as osc
 from stillframe.errors import StepFailed
 from tests.unit.builders import SET, SNAPSHOT, VOLUME
-from tests.unit.client.fakes import Adapter, Answer
+from tests.unit.client.fakes import Adapter, Answer, fault
 
 PATH = f"GET /snapshots/{SNAPSHOT}"
 OUTCOME = {"level": "crash", "frozen_ms": 12.5, "degraded_reason": "no agent", "set_id": SET}
@@ -54,7 +54,7 @@ def test_a_deletion_that_is_waited_for_tells_how_far_it_is_and_why_it_failed(
 ) -> None:
     monkeypatch.setattr(waiting, "SHORTEST_SECONDS", 0)
     delete = {f"DELETE /snapshots/{SNAPSHOT}?bandwidth_mib=7": Answer(202)}
-    gone = [row("available"), row("deleting", "0%"), row("deleting", "40%"), Answer(404, {})]
+    gone = [row("available"), row("deleting", "0%"), row("deleting", "40%"), fault(404, "gone")]
     run(osc.Delete, {**delete, PATH: gone}, "--wait", "--bandwidth", "7", SNAPSHOT)
     assert [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()] == ["deleting 0 %", "deleting 40 %"]
     stays = [row("available"), row("error_deleting", fault="cancelled")]
