@@ -80,7 +80,8 @@ class Shell(App):
         """Services set up their own logging; commands for people print errors, not log lines."""
         root = logging.getLogger("")
         root.setLevel(logging.WARNING)
-        root.handlers = [logging.StreamHandler(self.stderr)]
+        if not root.handlers:
+            root.addHandler(logging.StreamHandler(self.stderr))
 
     @property
     def client_manager(self) -> Any:
