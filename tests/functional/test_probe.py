@@ -23,9 +23,18 @@ def share(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def read_and_wait(path: Path) -> list[str]:
+    """What reads the marker, without the flag that keeps it from waiting for a FIFO: it stands for a server that is silent."""
+    return [word.replace(",nonblock", "") for word in READ_MARKER(path)]
+
+
+READ_MARKER = probe._read_marker
+
+
 @pytest.fixture
-def hanging(tmp_path: Path) -> Iterator[Path]:
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A share whose marker holds whoever opens it: a FIFO nobody writes to."""
+    monkeypatch.setattr(probe, "_read_marker", read_and_wait)
     os.mkfifo(tmp_path / MARKER)
     yield tmp_path
     # Whoever still waits is let go.
@@ -120,7 +129,10 @@ def test_no_second_child_is_started_while_one_is_stuck(
 
 
 def test_the_child_dies_with_the_service(hanging: Path) -> None:
-    asks = f"from pathlib import Path\nfrom stillframe.host.probe import Prober\nProber(Path({str(hanging)!r}), 600).check()"
+    asks = (
+        "from pathlib import Path\nfrom stillframe.host import probe\nfrom tests.functional.test_probe import read_and_wait\n"
+        f"probe._read_marker = read_and_wait\nprobe.Prober(Path({str(hanging)!r}), 600).check()"
+    )
     service = subprocess.Popen([sys.executable, "-c", asks])
     try:
         child = _wait_for_reader(hanging / MARKER)
