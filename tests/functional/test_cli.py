@@ -77,6 +77,8 @@ def test_openstack_adds_and_removes_a_volume(desk: Lab) -> None:
     run(desk, OPENSTACK, "server", "remove", "volume", "web", "data")
     wait_for(lambda: desk.api.volume(added["Volume ID"])["status"] == "available", "the detachment")
     assert added["Volume ID"] not in desk.guest.domain.XMLDesc(0)
+    # The guest notices a little later; until then its agent counts a filesystem that cannot be frozen any more.
+    wait_for(lambda: "/mnt/vdb" not in desk.guest.execute("cat /proc/mounts"), "the guest to drop the filesystem")
 
 
 @pytest.mark.parametrize(
