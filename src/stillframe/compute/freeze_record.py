@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stillframe.errors import StillframeError
+from stillframe.errors import Conflict, StillframeError
 from stillframe.host import files, workdir
 
 LOG = logging.getLogger(__name__)
@@ -44,8 +44,22 @@ def write(directory: Path, record: FreezeRecord) -> None:
 
 
 def read(directory: Path, domain: str) -> FreezeRecord | None:
-    found = files.read_json(directory, f"{domain}.json") if directory.is_dir() else None
-    return FreezeRecord(**found) if found else None
+    """Returns the server's record, or None when there is none. Raises Conflict for one that cannot be read."""
+    name = f"{domain}.json"
+    try:
+        found = files.read_json(directory, name) if directory.is_dir() else None
+        if found is None:
+            return None
+        record = FreezeRecord(**found)
+        if record.domain != domain or type(record.worker) is not int or not isinstance(record.deadline, int | float):
+            raise ValueError("it is not this server's, or not complete")
+        return record
+    except (ValueError, TypeError) as error:
+        raise Conflict(
+            f"the freeze record {name} of server {domain} cannot be read ({error}), so the server may still be frozen;"
+            f" thaw it with 'virsh domfsthaw {domain}' and 'virsh resume {domain}' if it is paused, then remove the record"
+            " from the directory freeze of the state directory"
+        ) from error
 
 
 def read_all(directory: Path) -> list[FreezeRecord]:
@@ -58,8 +72,8 @@ def read_all(directory: Path) -> list[FreezeRecord]:
 def _readable(directory: Path, domain: str) -> FreezeRecord | None:
     try:
         return read(directory, domain)
-    except (ValueError, TypeError, StillframeError) as error:
-        LOG.error("the freeze record of server %s cannot be read: %s", domain, error)
+    except StillframeError as error:
+        LOG.error("%s", error)
         return None
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
+from stillframe.errors import Conflict
 from tests.unit.builders import OTHER_VOLUME, SERVER
 
 RECORD = FreezeRecord(SERVER, "operation", 12.5, 4711)
@@ -21,6 +22,23 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     freeze_record.write(tmp_path, OTHER)
     assert freeze_record.read(tmp_path, SERVER) == RECORD
     assert sorted(freeze_record.read_all(tmp_path), key=lambda each: each.domain) == [OTHER, RECORD]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "{}", "[]", "0", "[" * 200_000, '{"domain": 1}', json.dumps({**vars(RECORD), "deadline": "soon"})]
+    + [json.dumps({**vars(RECORD), **change}) for change in ({"worker": True}, {"domain": OTHER_VOLUME}, {"more": 1})],
+)
+def test_a_record_that_cannot_be_read_is_told_with_what_to_do(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says that a guest may be frozen: never taken for none."""
+    freeze_record.write(tmp_path, OTHER)
+    (tmp_path / f"{SERVER}.json").write_text(text)
+    with pytest.raises(Conflict, match=f"virsh domfsthaw {SERVER}"):
+        freeze_record.read(tmp_path, SERVER)
+    assert freeze_record.read_all(tmp_path) == [OTHER]
+    assert "may still be frozen" in caplog.text
 
 
 def test_a_directory_that_does_not_exist_yet_holds_no_record_and_is_made_for_one_user(tmp_path: Path) -> None:
