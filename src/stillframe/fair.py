@@ -1,4 +1,4 @@
-"""A queue in which those who ask take turns, so that one's many do not hold up another's one."""
+"""A queue that serves its callers in turn, so that one caller's many items do not delay another's single one."""
 
 from collections import OrderedDict, deque
 from collections.abc import Container
@@ -26,7 +26,7 @@ class FairQueue(Generic[Item]):
         return any(name not in passed_over for name in self._by_name)
 
     def pop(self, passed_over: Container[str] = ()) -> Item:
-        """Returns the oldest item of whose turn it is. Raises KeyError when there is none."""
+        """Returns the oldest item of the caller whose turn it is. Raises KeyError when there is none."""
         name = next((name for name in self._by_name if name not in passed_over), None)
         if name is None:
             raise KeyError("nobody waits")

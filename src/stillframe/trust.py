@@ -23,18 +23,19 @@ def resolved(path: Path, what: str) -> Path:
 
 
 def require_way(path: Path, what: str) -> None:
-    """Raises BadConfiguration when another user may put something else in place of ``path``, or change it. What of it does
-    not exist yet is nobody's."""
+    """Raises BadConfiguration when another user may put something else in place of ``path``, or change it. Directories that
+    do not exist yet are not looked for."""
     for each in _way(path):
         found = _seen(each)
         if found is None:
             return
         if not _is_ours(found):
             raise BadConfiguration(f"{what}: {each} belongs to {_name(found)}; use one that belongs to this user or to root")
+        # Only directories above: in a sticky one nobody else may rename or remove what is another user's.
         sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and each != path
         if found.st_mode & WRITABLE_BY_OTHERS and not sticky and not stat.S_ISLNK(found.st_mode):
             raise BadConfiguration(
-                f"{what}: others than its owner may write to {each} (mode {stat.S_IMODE(found.st_mode):04o});"
+                f"{what}: users other than its owner may write to {each} (mode {stat.S_IMODE(found.st_mode):04o});"
                 f" look at what lies there, then take their right away with 'chmod go-w {each}'"
             )
 
@@ -58,7 +59,7 @@ def require_contents(directory: Path, what: str, but: tuple[str, ...] = ()) -> N
             continue
         if found.st_mode & WRITABLE_BY_OTHERS:
             raise BadConfiguration(
-                f"{what}: others than its owner may write to {path} (mode {stat.S_IMODE(found.st_mode):04o});"
+                f"{what}: users other than its owner may write to {path} (mode {stat.S_IMODE(found.st_mode):04o});"
                 f" look at what it holds, then 'chmod go-w {path}'"
             )
         if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import struct
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from stillframe.chain.names import base_name, overlay_name, temporary_name
 from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, StepFailed
 from stillframe.host import extents, files, image_command, publish, qcow2, qemu_img, run
 from stillframe.host.extents import Extent, allocated_in
+from tests.support import qemu_io
 from tests.support.layers import KIB, MIB, Layers, opened
 from tests.unit.builders import OTHER_SNAPSHOT, SNAPSHOT, VOLUME
 
@@ -321,7 +321,7 @@ def test_a_file_a_guest_has_open_is_not_changed(tower: Layers) -> None:
 
 def damage(path: Path) -> None:
     """Says of the last cluster in use that nothing uses it: corruption, because the next write would take it again."""
-    _set_refcount(path, path.stat().st_size // (64 * KIB) - 1, 0)
+    qemu_io.count(path, path.stat().st_size // (64 * KIB) - 1, 0)
 
 
 def leak(path: Path) -> None:
@@ -329,17 +329,7 @@ def leak(path: Path) -> None:
     with path.open("r+b") as file:
         clusters = -(-path.stat().st_size // (64 * KIB))
         file.truncate((clusters + 1) * 64 * KIB)
-    _set_refcount(path, clusters, 1)
-
-
-def _set_refcount(path: Path, cluster: int, count: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(48)
-        (table,) = struct.unpack(">Q", file.read(8))
-        file.seek(table)
-        (block,) = struct.unpack(">Q", file.read(8))
-        file.seek(block + 2 * cluster)
-        file.write(struct.pack(">H", count))
+    qemu_io.count(path, clusters, 1)
 
 
 def test_leaks_are_counted_and_given_back(tower: Layers) -> None:

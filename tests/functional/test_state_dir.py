@@ -69,7 +69,7 @@ def test_one_that_somebody_else_prepared_is_refused(tmp_path: Path, prepare: Cal
     done = serve(state_dir)
     assert done.returncode == 1, done.stdout + done.stderr
     assert str(state_dir) in done.stderr
-    assert str(NOBODY) in done.stderr or "others than its owner" in done.stderr
+    assert str(NOBODY) in done.stderr or "users other than its owner" in done.stderr
     assert victim.read_text() == "a file of the host"
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
@@ -80,7 +80,7 @@ def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path) -> Non
     configuration.chmod(0o666)
     done = serve(tmp_path / "state", "--config-file", str(configuration))
     assert done.returncode == 1
-    assert "others than its owner may write to" in done.stderr
+    assert "users other than its owner may write to" in done.stderr
     assert not (tmp_path / "state").exists()
 
 

@@ -45,7 +45,7 @@ def test_so_is_one_below_such_a_directory(place: Path) -> None:
     below = place / "below"
     below.mkdir(mode=0o700)
     place.chmod(0o775)
-    with pytest.raises(BadConfiguration, match=rf"others than its owner may write to {place} \(mode 0775\)"):
+    with pytest.raises(BadConfiguration, match=rf"users other than its owner may write to {place} \(mode 0775\)"):
         trust.require_way(below, "state_dir")
     place.chmod(0o1777)  # sticky, as /tmp: nobody else may put another in its place
     trust.require_way(below, "state_dir")

@@ -110,7 +110,7 @@ def _look_at_clock(world: World, row: Row, moment: datetime) -> None:
         return  # told where the run is taken
     if expected is None or row["next_run"] <= expected + CLOCK_SLACK:
         return
-    LOG.warning("snapshot policy %s: its next run was %s, put down by a clock that was ahead", row["id"], row["next_run"])
+    LOG.warning("snapshot policy %s: its next run, %s, was set while the clock was ahead", row["id"], row["next_run"])
     with world.database.write() as connection:
         again: Row = {"next_run": expected, "due_at": None, "trying_since": None}
         snapshot_policies.settle(connection, row["id"], row["next_run"], **again)

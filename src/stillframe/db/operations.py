@@ -45,7 +45,7 @@ LEAST_OF_A_PROJECT = 4  # taken at once, however many projects there are
 
 
 def _due() -> ColumnElement[bool]:
-    """What nobody holds and seems to pause for longer than any pause was given back while the clock was wrong."""
+    """Operations that nobody holds and that would wait longer than any of ours waits: the clock was ahead when they paused."""
     never = and_(operations.c.owner.is_(None), operations.c.lease_until > bindparam("latest"))
     return or_(operations.c.lease_until <= bindparam("moment"), never)
 

@@ -14,7 +14,7 @@ class Pool:
     """Runs what it is given in at most ``threads`` threads, which begin as they are needed.
 
     ``spare`` further threads are only for projects that have nothing under way: taking turns helps nobody while all threads
-    are at one project's copies, which may last for hours.
+    are busy with one project's copies, which may take hours.
     """
 
     def __init__(self, threads: int, name: str, spare: int = 0) -> None:
