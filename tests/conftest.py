@@ -44,6 +44,15 @@ def pytest_report_header() -> str:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def umask() -> Iterator[None]:
+    """What a service does to its whole process when it starts in a test's is undone after the module."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Running services and one running guest with three volumes, shared by the tests of a module."""

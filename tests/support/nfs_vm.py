@@ -195,7 +195,9 @@ def _initramfs(work: Path, modules: Path) -> bytes:
     (root / "modules/order").write_text("\n".join(order) + "\n")
     _tools(work, root / "tools")
     shutil.copy(_INIT, root / "init")
-    (root / "init").chmod(0o755)
+    for path in (root, *root.rglob("*")):  # whatever the umask took away: tools/ becomes the machine's own root
+        if not path.is_symlink():
+            path.chmod(0o755)
     names = "\0".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
     return subprocess.run(
         ["cpio", "--quiet", "-0", "-o", "-H", "newc"], cwd=root, input=names.encode(), check=True, capture_output=True

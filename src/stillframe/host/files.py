@@ -244,13 +244,6 @@ def rename_new(share: Path, old: str, new: str) -> None:
     sync_directory(share)
 
 
-def make_share_directory(path: Path) -> None:
-    """Makes a share's directory with mode 2770, unless it is there."""
-    if not path.exists():
-        path.mkdir(parents=True)
-        path.chmod(0o2770)  # mkdir's own mode is cut by the umask and loses the setgid bit
-
-
 def share_mode(share: Path, name: str) -> None:
     """Gives a new file mode 0660, whatever the program that made it asked for (qemu-img asks for 0644)."""
     handle = open_regular(share, name)

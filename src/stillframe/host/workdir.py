@@ -9,6 +9,7 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -95,6 +96,26 @@ def _is_private(directory: Path, made: bool = False) -> bool:
     if stat.S_IMODE(found.st_mode) & 0o077:
         return False
     return found.st_uid == os.geteuid() or (made and found.st_uid == _maker(directory))
+
+
+def make_share(path: Path) -> None:
+    """Makes a share's directory, mode 2770, with the working directory in it, unless it is there.
+
+    Another process finds all of it or nothing: a directory without its mode as yet looks as if nobody else may enter it.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{NAME}-", dir=path.parent) as scratch:
+        made = Path(scratch) / "share"
+        made.mkdir()
+        made.chmod(0o2770)  # mkdir's own mode is cut by the umask and loses the setgid bit
+        (made / NAME).mkdir(mode=0o700)
+        try:
+            made.rename(path)
+        except OSError as error:  # somebody else was first: what is there is not empty, and is kept
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
 
 
 def make_private(directory: Path) -> None:

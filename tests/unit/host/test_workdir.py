@@ -132,3 +132,27 @@ def test_a_directory_that_others_may_change_is_not(tmp_path: Path, owner: int, m
     os.chown(path, owner, -1)
     with pytest.raises(BadConfiguration, match=f"mode {mode:04o} and belongs to user {owner}"):
         workdir.make_private(path)
+
+
+def test_a_share_is_made_whole_and_one_that_is_there_is_left(tmp_path: Path) -> None:
+    path, old = tmp_path / "a/share", os.umask(0o077)
+    try:
+        workdir.make_share(path)
+        workdir.make_share(path)
+    finally:
+        os.umask(old)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path, path / workdir.NAME)] == [0o2770, 0o2700]
+    assert os.listdir(path.parent) == ["share"]
+    path.chmod(0o750)
+    workdir.make_share(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o750
+
+
+def test_of_two_that_make_a_share_the_later_one_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "share"
+    workdir.make_share(path)
+    (path / "file").write_bytes(b"x")
+    monkeypatch.setattr(Path, "exists", lambda _self: False)  # it looked before the other one was done
+    workdir.make_share(path)
+    assert (path / "file").read_bytes() == b"x"
+    assert os.listdir(tmp_path) == ["share"]

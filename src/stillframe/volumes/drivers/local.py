@@ -1,11 +1,10 @@
 """The local driver: its share is a directory of this host."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from stillframe.host import files
+from stillframe.host import files, workdir
 from stillframe.volumes.drivers.shares_config import Export
 
 
@@ -25,8 +24,8 @@ def shares(section: Section) -> list[Export]:
 def prepare(export: Export, _mount_point_base: Path) -> Path:
     """Makes the directory on first use. Raises ShareUnavailable."""
     path = Path(export.export)
-    with files.share_errors(path), suppress(FileExistsError):  # another process makes it at the same moment
-        files.make_share_directory(path)
+    with files.share_errors(path):
+        workdir.make_share(path)
     return path
 
 
