@@ -72,7 +72,7 @@ def test_a_worker_dies_at_every_step(site: Site, number: int) -> None:
 
 
 def test_what_was_merged_is_on_the_disk_when_qemu_dies(site: Site) -> None:
-    """Of all three ways, right after each was reported done (finding 1)."""
+    """Of all three ways, right after each was reported done (F1)."""
     doomed = site.arrange_all()
     site.arm()
     for snapshot_id in doomed.values():
@@ -98,7 +98,7 @@ def test_what_was_merged_is_on_the_disk_when_qemu_dies(site: Site) -> None:
 )
 def test_qemu_dies_where_it_hurts(site: Site, kind: str, place: str) -> None:
     """Between a pull or a commit and its flush, also when the flush has been decided on; while the guest is held still before
-    and after a pivot (D4)."""
+    and after a pivot (F15)."""
     snapshot_id = site.arrange(kind, site.disks[0])
     site.arm(f"merge/{place}:sleep=2")
     before = site.lab.stack.log.read_text().count(f"held at merge/{place}")

@@ -338,7 +338,7 @@ def test_what_is_done_is_durable(benches: Callable[[Scenario], Bench], scenario:
 def test_the_default_cache_of_rebase_would_be_found_out(
     benches: Callable[[Scenario], Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: without write-through QEMU 7.2 changes what a guest reads, and these tests see it (finding 2)."""
+    """The control: without write-through QEMU 7.2 changes what a guest reads, and these tests see it (F2)."""
     verbs = dict(image_command._VERBS)
     for name in ("pull", "pull all"):
         words, flags = verbs[name]

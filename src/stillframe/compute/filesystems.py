@@ -1,8 +1,8 @@
 """Which filesystems of a guest lie on which disk, which cannot be frozen, and what may be said of each disk. Pure.
 
-A filesystem without ``freeze_fs`` and ``freeze_super`` answers FIFREEZE with EOPNOTSUPP (Linux 6.1, fs/ioctl.c), and qemu-ga
-7.2 passes over that without a word: it only counts less. So what cannot be frozen is known by its type, and any other that was
-passed over by the count. Names and types are a guest's word (R23): they are told, and never used as a path.
+A filesystem without ``freeze_fs`` and ``freeze_super`` answers FIFREEZE with EOPNOTSUPP (Linux 6.1, fs/ioctl.c). qemu-ga 7.2
+skips it silently and only counts less (F24). So a filesystem that cannot be frozen is recognised by its type, or by the count
+if the type is not known. Names and types come from the guest (R23): they are shown, and never used as a path.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

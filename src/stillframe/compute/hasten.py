@@ -46,7 +46,7 @@ def former_value(domain: Any, commands: frozenset[str], seconds: float) -> str |
 
 def begin(domain: Any, seconds: float) -> bool:
     """Sets the knob, and tells whether the guest's kernel took it. Whoever calls has recorded the former value durably: a
-    command that timed out may still be carried out later (finding 3). Takes as long as ``former_value``."""
+    command that timed out may still be carried out later (F3). Takes as long as ``former_value``."""
     try:
         _with_knob(domain, seconds, lambda ask, handle: _write(ask, handle, HASTENED))
     except AgentFailed as error:

@@ -19,7 +19,7 @@ def try_thaw(connection: Hypervisor, directory: Path, record: FreezeRecord) -> b
     """Sends one thaw, reads the status back, and removes the record when the guest is thawed and as before, or runs no more.
 
     A late answer to an earlier freeze comes first in the channel, so a status read after the thaw is the last word
-    (finding 3). Returns whether there is nothing left to do.
+    (F3). Returns whether there is nothing left to do.
     """
     if record.suspended:
         with freeze_record.alone(directory, record.domain):

@@ -1,6 +1,6 @@
 """Copies of what a reader of a chain sees: into new files on the share, out of it for images and backups, and back in.
 
-qemu-img never syncs what it converts (finding 7, qemu 7.2): every file made here is fsynced here.
+qemu-img never syncs what it converts (F7, qemu 7.2): every file made here is fsynced here.
 
 A copy on the share is compared with its source while the disk writes it out, so that the comparison costs next to nothing.
 Writing out earlier, while the source is read, made a copy with a cold cache slower by a fifth: the disk does one thing at a

@@ -160,7 +160,7 @@ def durable(handle: int) -> Iterator[Callable[[], None]]:
     The block may call what it is given to have the writing-out begin while it does something else.
 
     Linux tells a failed write-back to descriptors that were open at that time, once each; qemu-img ends with 0 after
-    some of them (finding 2, qemu 7.2), and a descriptor opened afterwards would hear nothing. When the block raises,
+    some of them (F2, qemu 7.2), and a descriptor opened afterwards would hear nothing. When the block raises,
     its error is what counts.
     """
     begun: list[Future[None]] = []

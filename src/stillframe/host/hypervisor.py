@@ -222,7 +222,7 @@ def switch_disks(domain: Any, snapshot_xml: str) -> None:
 
     The overlays exist already (REUSE_EXT); libvirt keeps no record of a snapshot (NO_METADATA); its QUIESCE flag is
     not used because it freezes too early and without a bound. An error does *not* mean that nothing was switched
-    (finding 13): the caller reads the XML. For a stopped domain the same call rewrites its definition.
+    (F13): the caller reads the XML. For a stopped domain the same call rewrites its definition.
     """
     flags = (
         libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
@@ -332,7 +332,7 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
     """Sends one command to the guest agent and returns its answer; waits ``timeout`` seconds at most.
 
     The answer comes from the guest: it is bounded here and must never be used as a path or a name. libvirt sends a
-    guest-sync before each command. A command that timed out may still be carried out later (finding 3).
+    guest-sync before each command. A command that timed out may still be carried out later (F3).
     Raises AgentFailed, and HookFailed when a
     freeze hook of the agent ended with an error.
     """

@@ -22,7 +22,7 @@ _VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fill": (("convert", "-q", "-n"), ("-f", "-O")),
     "fill above": (("convert", "-q", "-n"), ("-f", "-O", "-F")),
     "commit": (("commit", "-q", "-d"), ("-f",)),
-    # writethrough: with the default cache the new header is written before the tables it needs (finding 2, qemu 7.2).
+    # writethrough: with the default cache the new header is written before the tables it needs (F2, qemu 7.2).
     "pull": (("rebase", "-q", "-t", "writethrough"), ("-f", "-F")),
     "pull all": (("rebase", "-q", "-t", "writethrough", "-b", ""), ("-f",)),
     # unsafe: the file is made anew after a crash.
@@ -57,7 +57,7 @@ def version_command() -> list[str]:
 def limits(depth: int, *, size: int | None = None) -> Limits:
     """Limits for a verb that opens ``depth`` files; ``size`` is the most it may write into one file, in bytes.
 
-    Honest chains need more address space than one layer: 64 MiB a layer, and one descriptor more (finding 12, qemu 7.2).
+    Honest chains need more address space than one layer: 64 MiB a layer, and one descriptor more (F12, qemu 7.2).
     A qcow2 file is larger than its content by its tables: an eighth and 64 MiB is far more than those.
     """
     return Limits(

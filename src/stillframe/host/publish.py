@@ -1,6 +1,6 @@
 """How a new image file gets its name: made under a temporary one, verified, durable, and only then linked.
 
-A killed qemu-img leaves files that pass for whole ones (findings 6 and 7, qemu 7.2), so nothing is ever made under the
+A killed qemu-img leaves files that pass for whole ones (F6, F7, qemu 7.2), so nothing is ever made under the
 name others look for, nor where anybody else may enter. Every function may be repeated after a crash at any point.
 """
 

@@ -1,7 +1,7 @@
 """qemu-img on files that are there already, one function per verb; ``publish`` makes new ones, ``copies`` copies content.
 
 Every file a verb opens is looked at before QEMU sees it (``inspection``), every call names its formats (I6), and every
-change is fsynced here, because qemu-img ends with 0 after some failed syncs (finding 2). Facts are of qemu 7.2.
+change is fsynced here, because qemu-img ends with 0 after some failed syncs (F2). Facts are of qemu 7.2.
 """
 
 import json
@@ -58,7 +58,7 @@ def leaked_clusters(share: Path, name: str, format_: str) -> int:
 
 
 def repair_leaks(share: Path, name: str, format_: str) -> None:
-    """Gives back clusters that an interrupted commit left unused in its base (finding 8). Raises BadImage when damaged."""
+    """Gives back clusters that an interrupted commit left unused in its base (F8). Raises BadImage when damaged."""
     check(share, name, format_)
     _repair(share, name, format_, "leaks")
 
@@ -66,7 +66,7 @@ def repair_leaks(share: Path, name: str, format_: str) -> None:
 def repair_all(share: Path, name: str, format_: str) -> None:
     """Repairs the file's reference counts too: needed after an I/O error in a commit, before the commit is repeated.
 
-    After such an error the base has counts a repeated commit does not mend (finding 8, 4.1). Nobody may have it open.
+    After such an error the base has counts a repeated commit does not mend (F8). Nobody may have it open.
     Raises BadImage when damage remains.
     """
     _repair(share, name, format_, "all")
@@ -102,7 +102,7 @@ def commit(share: Path, top: str, base: str, depth: int) -> None:
     """Copies everything in (base, top], ``depth`` files at most, down into ``base`` and makes that durable.
 
     ``base`` is qcow2 or raw; the files above it keep their content (``-d``). Safe to repeat after a kill at any point
-    (4.1); after an I/O error ``repair_all`` the base first if it is damaged. Raises StepFailed when ``base`` does not
+    (F8); after an I/O error ``repair_all`` the base first if it is damaged. Raises StepFailed when ``base`` does not
     back ``top``.
     """
     with pins.chain(share, top, "qcow2") as pinned:
@@ -117,7 +117,7 @@ def pull(share: Path, name: str, backing: str | None, backing_format: str | None
     """Copies into ``name`` what its chain holds above ``backing``, then names ``backing`` (None: none) in its header.
 
     The content a reader sees stays the same at every instant, also after a kill or an I/O error at any point, and a
-    repeat completes it: QEMU's safe mode with write-through (finding 2). Raises StepFailed when ``backing`` is not behind
+    repeat completes it: QEMU's safe mode with write-through (F2). Raises StepFailed when ``backing`` is not behind
     ``name``, or when the header read back afterwards names something else.
     """
     with pins.chain(share, name, "qcow2") as pinned:
@@ -155,7 +155,7 @@ def _expect_backing(share: Path, name: str, backing: str | None, backing_format:
 def resize(share: Path, name: str, format_: str, size: int) -> None:
     """Grows a file's virtual size to ``size`` bytes; the new part reads as zeros. May be repeated.
 
-    A killed one leaves the old or the new size and at most one leaked cluster (4.1). Raises ChainConflict, before
+    A killed one leaves the old or the new size and at most one leaked cluster (F16). Raises ChainConflict, before
     anything is done, when the file is larger already, or shorter than what backs it: QEMU 7.2 then writes the new size
     before the zeros, and a kill in between shows old data. Raises StepFailed when the size read back is another.
     """

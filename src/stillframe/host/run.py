@@ -32,7 +32,7 @@ class Limits:
     """Limits of one program: wall-clock and CPU seconds; address space, printed output and any file it writes in bytes.
 
     ``thread_stack`` is for a program that starts a thread for each request it waits for: on a slow share those, not its
-    work, would take it over its address space (finding 12). Each gets a stack of so many bytes instead of 8 MiB, and all
+    work, would take it over its address space (F12). Each gets a stack of so many bytes instead of 8 MiB, and all
     one arena of malloc: glibc sets aside 64 MiB for each further one, up to eight a core.
     """
 

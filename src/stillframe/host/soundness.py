@@ -1,11 +1,12 @@
 """Whether an image file may be built upon: what its header says about refcounts and bitmaps; and the one repair there is.
 
-Facts are of QEMU 7.2. A writer that counts references lazily sets the dirty bit while it has the file open. When it dies, the
-tables are right and the counts are not: reading is safe, allocating overwrites clusters in use. QEMU repairs such a file when
-it opens it for writing, but not one it opens as a backing file and is to commit into later; nor does ``qemu-img commit``.
-A live commit into such a file overwrites clusters in use, ends well and clears the bit: nothing shows it afterwards. A pull
-only reads it. A file that QEMU goes on with for reading only, as the old active file after a switch, it marks clean (all seen).
-A bitmap that was in use when its writer died makes ``qemu-img resize`` and a commit fail for good.
+Facts are of QEMU 7.2 (F20, F21). A writer that counts references lazily sets the dirty bit while it has the file open. When the
+writer dies, the tables are right and the counts are wrong: reading is safe, but allocating overwrites clusters in use. QEMU
+repairs such a file when it opens it for writing. It does not repair a file that it opens as a backing file and commits into
+later; ``qemu-img commit`` does not either. A live commit into such a file overwrites clusters in use, reports success and
+clears the bit: nothing shows the damage afterwards. A pull only reads the file. A file that QEMU reopens for reading only, such
+as the old active file after a switch, is marked clean (all seen). A bitmap that was in use when its writer died makes
+``qemu-img resize`` and a commit fail permanently.
 """
 
 import os

@@ -136,7 +136,7 @@ def _pass(operation: Operation, name: str, phase: str) -> None:
 
 
 def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Document:
-    """Does the step; after an error the world is asked again, because an error does not mean "not done" (finding 13)."""
+    """Does the step; after an error the world is asked again, because an error does not mean "not done" (F13)."""
     try:
         return verb.do(world, operation, step["args"])
     except (NotYet, Parked):

@@ -77,7 +77,7 @@ def _check_server(world: World, volume: Row, server_id: str) -> None:
 
 
 def _look_at(world: World, volume: Row) -> None:
-    """A hypervisor opens whatever lies at a volume's name and all that it names (finding 9): it is told of no file that is
+    """A hypervisor opens whatever lies at a volume's name and all that it names (F9): it is told of no file that is
     not the volume's own and of its size (R12)."""
     active = trees.observe(world, volume).images[volume["active_file"]]
     if active.size != volume["size"] * GIB:

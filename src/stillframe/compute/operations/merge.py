@@ -246,7 +246,7 @@ def _commit_active(world: World, operation: Operation, _args: Document) -> Docum
 
 
 def _pivot(world: World, operation: Operation) -> None:
-    """While the guest is still, top and base read the same: whichever libvirt remembers after a crash is right (D4)."""
+    """While the guest is still, top and base read the same: whichever libvirt remembers after a crash is right (F15)."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
 
     merge_job.held(world, operation, domain, lambda: _switch(world, operation, domain))
@@ -254,7 +254,7 @@ def _pivot(world: World, operation: Operation) -> None:
 
 def _switch(world: World, operation: Operation, domain: Any) -> None:
     """Returns when libvirt has the base as the active file, live and in the definition. An error of the call does not mean
-    that nothing happened (finding 13): the description is read until it says one or the other."""
+    that nothing happened (F13): the description is read until it says one or the other."""
     failed: StillframeError | None = None
     try:
         block_jobs.pivot(domain, operation.intent["target"])
@@ -279,7 +279,7 @@ def _switch(world: World, operation: Operation, domain: Any) -> None:
 
 def _pulled(_world: World, operation: Operation, args: Document) -> Document | None:
     """A header that names the new backing file is not enough: the tables behind it may still be in QEMU's memory when QEMU
-    dies (finding 1). Only a flush afterwards makes it true, and that is recorded."""
+    dies (F1). Only a flush afterwards makes it true, and that is recorded."""
     return _flushed(operation, "pull")
 
 

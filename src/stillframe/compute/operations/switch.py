@@ -58,7 +58,7 @@ def _overlays_made(_world: World, operation: Operation, _args: Document) -> Docu
 
 
 def _make_overlays(world: World, operation: Operation, _args: Document) -> Document:
-    """Every overlay durable and its header read back, before anything refers to it (I3, finding 4). What becomes a base under a
+    """Every overlay durable and its header read back, before anything refers to it (I3, F4). What becomes a base under a
     stopped server is repaired first, if its writer died; a running QEMU marks it clean when it goes on with the overlay."""
     repaired: list[str] = []
 
@@ -107,7 +107,7 @@ def _files_now(description: Description, operation: Operation) -> dict[str, str 
 
 
 def _switched(world: World, operation: Operation, _args: Document) -> Document | None:
-    """Live description first, else the inactive one; all disks or none (4.4, S4)."""
+    """Live description first, else the inactive one; all disks or none (F14)."""
     try:
         server = servers.look(world, operation.intent["server_id"])
     except NotFound:

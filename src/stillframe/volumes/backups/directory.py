@@ -1,4 +1,4 @@
-"""Backups in a directory, local or mounted. An object has its name only when it is whole and durable (4.2)."""
+"""Backups in a directory, local or mounted. An object has its name only when it is whole and durable."""
 
 import os
 import secrets

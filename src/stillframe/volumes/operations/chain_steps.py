@@ -182,7 +182,7 @@ def _committed(world: World, operation: Operation, args: Document) -> Document |
 def _commit(world: World, operation: Operation, args: Document) -> Document:
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
     if args["key"] in operation.evidence and operation.epoch > 1:
-        # What a commit that was interrupted left: leaks after a kill, wrong counts after an I/O error (finding 8).
+        # What a commit that was interrupted left: leaks after a kill, wrong counts after an I/O error (F8).
         share.repair(volume_id, args["base"], args["base_format"])
     stamp = share.stamp(args["top"])
     share.commit(volume_id, args["top"], args["base"])
