@@ -16,8 +16,10 @@ from stillframe.web import server
 from stillframe.web.connections import Channel, Connections, Limits
 from stillframe.web.server import Server
 from tests.support import leaning
+from tests.unit.web.test_parser import SHAPES
 
 Connect = Callable[..., socket.socket]
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 LONG = 3 << 20  # bytes of an answer: more than the kernel keeps for a client that does not read
 
 
@@ -27,9 +29,11 @@ class Application:
     def __init__(self) -> None:
         self.held = threading.Event()
         self.go_on = threading.Event()
+        self.seen: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         content = environ["wsgi.input"].read()
+        self.seen.append(environ["PATH_INFO"])
         if environ["PATH_INFO"] == "/hold":
             self.held.set()
             self.go_on.wait(30)
@@ -174,6 +178,20 @@ def test_what_is_no_request_is_refused_in_the_services_dialect(started: Callable
         assert f" {code} ".encode() in head
         (fault,) = json.loads(content).values()
         assert fault["code"] == code
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_request_is_read_out_of_another_one(
+    started: Callable[..., Server], application: Application, connected: Connect, shape: str
+) -> None:
+    """One that has two ends is refused, and its connection closed: what follows it is nobody's request."""
+    client = connected(started(Limits()).port, "127.0.0.66")
+    headers, content = SHAPES[shape]
+    client.sendall(b"POST /first HTTP/1.1\r\nX-First: a\r\n" + headers + b"\r\n" + content + SMUGGLED)
+    head, _, answer = whole(client).partition(b"\r\n\r\n")
+    assert b" 400 " in head.splitlines()[0]
+    assert json.loads(answer)["badRequest"]["code"] == 400  # and nothing after it
+    assert application.seen == []
 
 
 def test_urgent_data_wakes_nobody_and_is_not_told_without_end(

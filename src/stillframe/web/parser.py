@@ -1,5 +1,6 @@
 """Reads one request from the bytes of a connection: waitress's parser (3.0.2), and what it leaves open."""
 
+import re
 from typing import Any
 
 from waitress.buffers import OverflowableBuffer
@@ -7,6 +8,11 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.utilities import BadRequest
 
 from stillframe.web import body
+from stillframe.web.chunks import Chunks
+
+_START = re.compile(rb"(?:\r\n)*(?:\r?\Z|[!-~])")  # empty lines before a request are taken (RFC 9112, section 2.2)
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_ONCE = (b"content-length", b"transfer-encoding", b"host")  # what says where a request ends, and whose it is
 
 
 class Body(OverflowableBuffer):  # type: ignore[misc]
@@ -21,12 +27,16 @@ class Body(OverflowableBuffer):  # type: ignore[misc]
 class Parser(HTTPRequestParser):  # type: ignore[misc]
     """Every request that cannot be read is answered, and none has two ends."""
 
+    body_rcv: Any = None
+
     def received(self, data: bytes) -> int:
         try:
+            if self.body_rcv is None and not _START.match(self.header_plus + data):
+                raise ValueError("white space before the request")
             return int(super().received(data))
         except ValueError:
-            # A Content-Length of more digits than int() takes, a host in brackets that is no address. It would pass through
-            # to the loop, which closes the connection without an answer and writes a traceback to the log.
+            # Also of waitress: a host in brackets that is no address. It would pass through to the loop, which closes the
+            # connection without an answer and writes a traceback to the log.
             self.error, self.completed, self.headers_finished = BadRequest("the request cannot be read"), True, True
             self.connection_close = True
             return len(data)
@@ -34,8 +44,13 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
     def parse_header(self, header_plus: bytes) -> None:
         """Raises ParsingError, also where a proxy before us could see another end of the request than we do
         (RFC 9112, section 6.1): what follows would be read as the next request, which nobody has let pass."""
+        _refuse_two_readings(header_plus.split(b"\r\n")[1:])
         super().parse_header(header_plus)
-        if self.body_rcv is not None:
+        if self.version not in ("1.0", "1.1"):
+            raise ParsingError("only HTTP/1.0 and HTTP/1.1 are spoken here")
+        if self.chunked:
+            self.body_rcv = Chunks(Body(self.adj.inbuf_overflow), self.adj.max_request_body_size)
+        elif self.body_rcv is not None:
             self.body_rcv.buf = Body(self.adj.inbuf_overflow)
         else:  # waitress would say 100 and wait for a body that never comes, or take the next request for a part of this
             self.expect_continue = False
@@ -43,3 +58,25 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
             raise ParsingError("Content-Length and Transfer-Encoding exclude each other")
         if "TRANSFER_ENCODING" in self.headers:  # taken out where it is understood, which is in HTTP/1.1
             raise ParsingError("Transfer-Encoding needs HTTP/1.1")
+
+
+def _refuse_two_readings(lines: list[bytes]) -> None:
+    """Waitress joins a header that is repeated or goes on in the next line, skips empty codings, and leaves out a name with an
+    underscore, which others read as one with a dash. All of that is refused where it tells the end of a request."""
+    if any(line[:1] in (b" ", b"\t") for line in lines):
+        raise ParsingError("a header goes on in the next line")
+    fields = [line.partition(b":") for line in lines if line]
+    for name in _ONCE:
+        alike = [(written, value) for written, _, value in fields if written.lower().replace(b"_", b"-") == name]
+        if len(alike) > 1 or any(b"_" in written for written, _ in alike):
+            raise ParsingError(f"{name.decode()} stands there more than once, or in another form")
+        for _, value in alike:
+            _refuse_odd_value(name, value.strip(b" \t").lower())
+
+
+def _refuse_odd_value(name: bytes, value: bytes) -> None:
+    if name == b"content-length" and not _LENGTH.fullmatch(value):
+        raise ParsingError("Content-Length is no number of bytes")
+    codings = {each.strip(b" \t") for each in value.split(b",")}
+    if name == b"transfer-encoding" and value != b"chunked" and codings <= {b"chunked", b""}:  # waitress refuses others: 501
+        raise ParsingError("Transfer-Encoding names chunked once, or not at all")

@@ -9,11 +9,12 @@ from stillframe.web.parser import Parser
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
-def read(first_line: bytes, headers: bytes = b"", body: bytes = b"") -> Parser:
+def read(first_line: bytes, headers: bytes = b"", body: bytes = b"", step: int = 1 << 20) -> Parser:
+    """Hands the request over in pieces of ``step`` bytes."""
     parser = Parser(Adjustments())
     whole = first_line + b"\r\n" + headers + b"\r\n" + body
     while whole and not parser.completed:
-        whole = whole[parser.received(whole) :]
+        whole = whole[parser.received(whole[:step]) :]
     return parser
 
 
@@ -45,6 +46,101 @@ def test_a_request_with_two_ends_is_refused(version: bytes, headers: bytes) -> N
     found = read(b"POST / HTTP/" + version, headers, b"0\r\n\r\n")
     assert found.completed
     assert found.error.code == 400
+
+
+SHAPES = {
+    "chunked twice": (CHUNKED[:-2] + b", chunked\r\n", b"0\r\n\r\n"),
+    "chunked twice, in two lines": (CHUNKED + CHUNKED, b"0\r\n\r\n"),
+    "chunked after an empty coding": (b"Transfer-Encoding: , chunked\r\n", b"0\r\n\r\n"),
+    "no coding": (b"Transfer-Encoding:\r\n", b""),
+    "a comma for a coding": (b"Transfer-Encoding: ,\r\n", b""),
+    "chunked in the next line": (b"Transfer-Encoding:\r\n chunked\r\n", b"0\r\n\r\n"),
+    "chunked below an underscore": (b"Transfer_Encoding: chunked\r\n", b""),
+    "white space before the colon": (b"Transfer-Encoding : chunked\r\n", b""),
+    "a length with white space before the colon": (b"Content-Length : 3\r\n", b"abc"),
+    "two lengths": (b"Content-Length: 3\r\nContent-Length: 4\r\n", b"abcd"),
+    "one length twice": (b"Content-Length: 3\r\nContent-Length: 3\r\n", b"abc"),
+    "two lengths in a line": (b"Content-Length: 3, 4\r\n", b"abcd"),
+    "an empty length": (b"Content-Length:\r\n", b"abc"),
+    "a length with a sign": (b"Content-Length: +3\r\n", b"abc"),
+    "a negative length": (b"Content-Length: -3\r\n", b"abc"),
+    "a length that is no decimal": (b"Content-Length: 0x3\r\n", b"abc"),
+    "a length below an underscore": (b"Content_Length: 3\r\n", b"abc"),
+    "a length beside chunks, hidden by its case": (b"CONTENT-length: 3\r\n" + CHUNKED, b"0\r\n\r\n"),
+    "a header that goes on": (b"X-A: b\r\n\tc\r\n", b""),
+    "a bare LF in a header": (b"X-A: b\nContent-Length: 3\r\n", b"abc"),
+    "a bare CR in a header": (b"X-A: b\rContent-Length: 3\r\n", b"abc"),
+    "a NUL in a header": (b"X-A: b\0c\r\n", b""),
+    "no name": (b": b\r\n", b""),
+    "two hosts": (b"Host: a\r\nHost: b\r\n", b""),
+    "a bare LF after a size": (CHUNKED, b"3\nabc\r\n0\r\n\r\n"),
+    "a bare LF before the CR LF of a size": (CHUNKED, b"3\n\r\nabc\r\n0\r\n\r\n"),
+    "a bare LF in an extension": (CHUNKED, b"3;a\n\r\nabc\r\n0\r\n\r\n"),
+    "a bare CR in an extension": (CHUNKED, b"3;a\rb\r\nabc\r\n0\r\n\r\n"),
+    "an extension without an end": (CHUNKED, b"3;" + b"a" * 5000),
+    "an empty line before a size": (CHUNKED, b"\r\n3\r\nabc\r\n0\r\n\r\n"),
+    "white space before a size": (CHUNKED, b" 3\r\nabc\r\n0\r\n\r\n"),
+    "white space after a size": (CHUNKED, b"3 \r\nabc\r\n0\r\n\r\n"),
+    "a size with a prefix": (CHUNKED, b"0x3\r\nabc\r\n0\r\n\r\n"),
+    "a negative size": (CHUNKED, b"-3\r\nabc\r\n0\r\n\r\n"),
+    "a size of too many digits": (CHUNKED, b"0" * 16 + b"3\r\nabc\r\n0\r\n\r\n"),
+    "a chunk longer than its size": (CHUNKED, b"3\r\nabcd\r\n0\r\n\r\n"),
+    "a chunk that ends with LF": (CHUNKED, b"3\r\nabc\n0\r\n\r\n"),
+    "a trailer that goes on": (CHUNKED, b"0\r\nX-A: b\r\n c\r\n\r\n"),
+    "a trailer without a name": (CHUNKED, b"0\r\nGET / HTTP/1.1\r\n\r\n"),
+    "trailers that end with LF": (CHUNKED, b"0\r\n\n"),
+    "a trailer without an end": (CHUNKED, b"0\r\nX-A: " + b"b" * 5000),
+    "trailers without an end": (CHUNKED, b"0\r\n" + b"X-A: b\r\n" * 100),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("step", [1, 1 << 20])
+def test_what_others_may_read_otherwise_is_refused(shape: str, step: int) -> None:
+    found = read(b"POST / HTTP/1.1", *SHAPES[shape], step=step)
+    assert found.completed
+    assert found.error.code == 400
+
+
+@pytest.mark.parametrize("start", [b" ", b"\t", b"\n", b"\r", b"\x0b", b"\r\n ", b"\0", b"\xff"])
+@pytest.mark.parametrize("step", [1, 1 << 20])
+def test_only_empty_lines_stand_before_a_request(start: bytes, step: int) -> None:
+    assert read(start + b"GET / HTTP/1.1", step=step).error.code == 400
+
+
+def test_an_empty_line_before_a_request_is_no_part_of_it() -> None:
+    for step in (1, 1 << 20):
+        assert read(b"\r\nGET /a HTTP/1.1", step=step).path == "/a"
+
+
+@pytest.mark.parametrize("version", [b"", b" HTTP/0.9", b" HTTP/1.2", b" HTTP/2.0", b" http/1.1", b"  HTTP/1.1"])
+def test_other_versions_are_refused(version: bytes) -> None:
+    assert read(b"GET /" + version).error.code == 400
+
+
+@pytest.mark.parametrize("size", [b"40000001", b"ffffffff", b"f" * 16])
+def test_a_chunk_of_a_huge_size_is_refused_before_it_comes(size: bytes) -> None:
+    assert read(b"POST / HTTP/1.1", CHUNKED, size + b"\r\n").error.code == 413
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"gzip, chunked", b"identity", b"chunked, gzip", b"\x0bchunked"])
+def test_other_codings_are_refused(coding: bytes) -> None:
+    assert read(b"POST / HTTP/1.1", b"Transfer-Encoding: " + coding + b"\r\n").error.code in (400, 501)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 1 << 20])
+def test_chunks_are_read_however_they_are_cut(step: int) -> None:
+    content = b'2;a=b;c="d e"\r\n{}\r\n00a\r\n\r\n\r\n012345\r\n0;x\r\nX-A: b\r\nX-B:\r\n\r\n'
+    found = read(b"POST / HTTP/1.1", b"transfer-encoding: Chunked\r\n", content, step)
+    assert (found.error, found.get_body_stream().read()) == (None, b"{}\r\n\r\n012345")
+
+
+def test_what_follows_a_body_is_not_a_part_of_it() -> None:
+    body_ = b"2\r\n{}\r\n0\r\n\r\n"
+    parser = Parser(Adjustments())
+    head = b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n"
+    assert parser.received(head) == len(head)
+    assert parser.received(body_ + b"GET / HTTP/1.1") == len(body_)
 
 
 def test_chunks_and_lengths_are_read_as_before() -> None:
