@@ -15,13 +15,14 @@ from stillframe.printable import escaped
 class StillframeError(Exception):
     """An error a person is meant to read.
 
-    ``details`` is a JSON-serialisable mapping for programs (ids, numbers); it never holds secrets.
+    ``details`` is a JSON-serialisable mapping for programs (ids, numbers); it never holds secrets. ``code`` and ``hint`` are
+    the kind's; an error that another service told of has those that the service gave it (see ``client/session.py``).
     """
 
-    code: ClassVar[str] = "internal"
+    code: str = "internal"
     status: ClassVar[int] = 500
     may_retry: ClassVar[bool] = False
-    hint: ClassVar[str] = "Look for the request id in the service's log."
+    hint: str = "Look for the request id in the service's log."
 
     def __init__(self, message: str, **details: Any) -> None:
         message = escaped(message, keep="\n\t")  # it may quote a client, a guest, libvirt or a file
@@ -63,6 +64,16 @@ class Forbidden(StillframeError):
 class NotFound(StillframeError):
     code, status = "not_found", 404
     hint = "Check the id, and that it belongs to your project."
+
+
+class MethodNotAllowed(StillframeError):
+    code, status = "method_not_allowed", 405
+    hint = "Use a method that the Allow header names; nothing was changed."
+
+
+class MediaTypeNotSupported(StillframeError):
+    code, status = "media_type_not_supported", 415
+    hint = "Send the body as application/json; nothing was changed."
 
 
 class VersionNotSupported(StillframeError):

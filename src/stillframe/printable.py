@@ -1,7 +1,8 @@
 """Text of others on its way to a log, a terminal or a message.
 
 A newline forges a log line, an escape sequence moves a terminal's cursor, a control of the writing direction shows another
-order than what is there (Unicode Technical Report 36), and half a surrogate pair cannot be encoded.
+order than what is there (Unicode Technical Report 36), and half a surrogate pair cannot be encoded. A path tells a reader of
+the project where the host keeps things.
 """
 
 import logging
@@ -10,6 +11,8 @@ from typing import Any, TextIO
 
 UNSAFE = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _UNSAFE = re.compile(f"[{UNSAFE}]")
+_QUOTED = re.compile(r"""(['"])/(?:[^'"]*/)?([^'"/]*)\1""")
+_BARE = re.compile(r"(?<![\w/.:~-])/(?:[^\s/'\",:;]+/)+(?=[^\s/'\",:;])")
 
 
 def escaped(text: str, keep: str = "") -> str:
@@ -20,6 +23,11 @@ def escaped(text: str, keep: str = "") -> str:
 def unsafe(text: str, keep: str = "") -> str | None:
     """Returns the first unsafe letter as ``escaped`` writes it; None when there is none."""
     return next((_written(ord(letter)) for letter in _UNSAFE.findall(text) if letter not in keep), None)
+
+
+def without_directories(words: str) -> str:
+    """Returns the words with each absolute path cut to its last part."""
+    return _BARE.sub("", _QUOTED.sub(r"\1\2\1", words))
 
 
 def _written(code: int) -> str:

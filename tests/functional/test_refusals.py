@@ -105,7 +105,8 @@ def test_what_is_known_to_fail_is_answered_at_once(desk: Desk) -> None:
     bitmaps.change(path, bitmaps.IN_USE)
     answer = extend(desk, volume_id)
     assert answer.status_code == 409
-    assert "were in use when their writer ended: monday" in answer.text and "image_not_sound: " in answer.text
+    fault = answer.json()["conflictingRequest"]
+    assert "were in use when their writer ended: monday" in fault["summary"] and fault["error_code"] == "image_not_sound"
     found = desk.api.volume(volume_id)
     assert (found["status"], found["size"], "fault" in found) == ("available", 1, False)
     assert digest(desk.share, path.name) == before
@@ -169,8 +170,8 @@ def test_a_disk_that_the_server_does_not_take_is_as_before_and_says_why(desk: De
 def test_an_action_that_libvirt_refuses_is_answered_in_its_words(desk: Desk) -> None:
     answer = desk.api.send("compute", "POST", f"/servers/{server(desk, 'no-cdrom')}/action", {"os-start": None})
     assert answer.status_code == 409
-    fault = answer.json()["conflictingRequest"]["message"]
-    assert "Cannot access storage file 'gone.iso'" in fault and "hypervisor_refused: " in fault
+    fault = answer.json()["conflictingRequest"]
+    assert "Cannot access storage file 'gone.iso'" in fault["summary"] and fault["error_code"] == "hypervisor_refused"
     assert "canary" not in answer.text
 
 

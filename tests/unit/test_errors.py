@@ -51,6 +51,8 @@ STABLE = {
     "internal_error": 500,
     "internal_snapshots": 409,
     "not_found": 404,
+    "method_not_allowed": 405,
+    "media_type_not_supported": 415,
     "parked": 409,
     "quiesce_refused": 409,
     "quota_exceeded": 413,

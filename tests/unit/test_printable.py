@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stillframe.errors import BadRequest
 from stillframe.main import log
-from stillframe.printable import OneLine, Terminal, escaped, unsafe
+from stillframe.printable import OneLine, Terminal, escaped, unsafe, without_directories
 from stillframe.web import body
 
 HOSTILE = "GET /\n2026-11-26 00:00:00,000 1 ERROR stillframe forged\x1b[2J\x9b31m\u202eabc\u2066\u2028x\x00\ud800"
@@ -112,3 +112,22 @@ def test_no_text_of_a_client_holds_control_characters(document: object) -> None:
 def test_prose_may_have_lines_and_names_every_script() -> None:
     document = {"volume": {"description": "one\n\ttwo", "name": "שלום 漢字 Grüße"}}
     assert body.parse(json.dumps(document).encode()) == document
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("Could not open '/srv/a b/volume-1': No such file", "Could not open 'volume-1': No such file"),
+        ('{"filename": "/srv/x/volume-1"}', '{"filename": "volume-1"}'),
+        ("qemu-img: /srv/x/volume-1: is read-only", "qemu-img: volume-1: is read-only"),
+        ("cannot open /srv/x/volume-1", "cannot open volume-1"),
+        ("file=/srv/x/volume-1,driver=qcow2", "file=volume-1,driver=qcow2"),
+        ("a file in /srv/x/", "a file in x/"),
+        ("mounting server:/export/a failed", "mounting server:/export/a failed"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+        ("relative a/b/c, and/or 1/2", "relative a/b/c, and/or 1/2"),
+        ("", ""),
+    ],
+)
+def test_a_path_is_told_by_its_last_part(words: str, told: str) -> None:
+    assert without_directories(words) == told

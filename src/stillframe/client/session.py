@@ -1,7 +1,7 @@
 """A session towards one service: endpoint, credentials, microversion; answers or raises in our words."""
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from stillframe.errors import (
     StepFailed,
     StillframeError,
     Unauthorized,
+    catalogue,
 )
+from stillframe.printable import escaped
 
-_HINT = re.compile(r" \[(\w+): [^\[\]]*\]\Z")  # our services put code and hint behind the message
 _BY_STATUS: dict[int, type[StillframeError]] = {
     400: BadRequest,
     401: Unauthorized,
@@ -95,7 +96,10 @@ class Session:
             service = self._endpoint.service
             raise ServiceUnavailable(f"Keystone gives no token for the {service} service: {error}") from error
         if answer.status_code >= 400:
-            raise error_of(answer.status_code, answer, self._endpoint.service)
+            refused = error_of(answer.status_code, answer, self._endpoint.service)
+            # Beside no details of our own: what an operation does next depends on those.
+            refused.details = {self._endpoint.service: refused.details} if refused.details else {}
+            raise refused
         try:
             return answer.json() if answer.content else None
         except ValueError as error:
@@ -118,21 +122,55 @@ def _stranger(status: int, service: str) -> ServiceUnavailable:
     )
 
 
-def error_of(status: int, answer: Any, service: str) -> StillframeError:
-    """Returns the error that an answer tells of. What may pass is ServiceUnavailable; a defect of the other service is not."""
+@dataclass(frozen=True)
+class Fault:
+    """What an answer tells. A real Cinder or Nova gives the message alone; the rest are our services' additions
+    (see ``web/faults.py``)."""
+
+    message: str
+    error_code: str = ""
+    hint: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fault_of(answer: Any) -> Fault | None:
+    """Reads the fault of an answer; None when its body is no fault."""
     try:
         (fault,) = answer.json().values()
-        told = str(fault["message"])
-        message, code = _HINT.sub("", told), (found[1] if (found := _HINT.search(told)) else "")
+        message = str(fault["message"])
     except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    told = {name: fault[name] for name in ("summary", "error_code", "hint") if isinstance(fault.get(name), str)}
+    details = fault.get("details")
+    return Fault(
+        told.get("summary", message),
+        told.get("error_code", ""),
+        escaped(told.get("hint", "")),
+        details if isinstance(details, dict) else {},
+    )
+
+
+def error_of(status: int, answer: Any, service: str) -> StillframeError:
+    """Returns the error that an answer tells of, with the code, the hint and the details that the service gave it. What may
+    pass is ServiceUnavailable; a defect of the other service is not."""
+    fault = fault_of(answer)
+    if fault is None:
         if status == _NOT_FOUND:
             return _stranger(status, service)
-        message, code = f"the {service} service answered {status}", ""
-    kind = _BY_CODE.get(code)
+        fault = Fault(f"the {service} service answered {status}")
+    if status >= 500 and fault.error_code not in _BY_CODE and status not in _PASSES:
+        return ServiceFailed(f"the {service} service met an error of its own: {fault.message}")
+    error = _kind_of(status, fault.error_code)(fault.message)
+    error.details = dict(fault.details)
+    told = catalogue().get(fault.error_code)
+    if told is not None and told.status == error.status:
+        error.code = told.code
+        error.hint = fault.hint or error.hint
+    return error
+
+
+def _kind_of(status: int, error_code: str) -> type[StillframeError]:
+    kind = _BY_CODE.get(error_code)
     if kind is not None:
-        return kind(message)
-    if status in _PASSES:
-        return ServiceUnavailable(message)
-    if status >= 500:
-        return ServiceFailed(f"the {service} service met an error of its own: {message}")
-    return _BY_STATUS.get(status, BadRequest)(message)
+        return kind
+    return ServiceUnavailable if status in _PASSES else _BY_STATUS.get(status, BadRequest)

@@ -27,6 +27,7 @@ from stillframe.errors import (
     StillframeError,
 )
 from stillframe.host import wording
+from stillframe.printable import without_directories
 
 LOG = logging.getLogger(__name__)
 AGENT_ANSWER_LIMIT = 1 << 20
@@ -149,7 +150,7 @@ def translated(what: str) -> Iterator[None]:
 
 
 def _told(error: libvirt.libvirtError, what: str) -> StillframeError:
-    code, words = error.get_error_code(), wording.without_directories(str(error))
+    code, words = error.get_error_code(), without_directories(str(error))
     if code == libvirt.VIR_ERR_NO_DOMAIN:
         return NotFound(f"{what} does not exist in libvirt")
     if code in _AGENT:

@@ -15,6 +15,7 @@ from typing import IO
 
 from stillframe.errors import AccessRefused, HostCommandFailed, ImageLocked
 from stillframe.host import wording
+from stillframe.printable import without_directories
 
 OUTPUT_LIMIT = 1 << 20
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -240,7 +241,7 @@ def failure(command: Sequence[str], outcome: Outcome, name: str = "") -> HostCom
 
 def explain(command: Sequence[str], outcome: Outcome) -> str:
     """Says how a program ended, in its own words; directories, which are the host's, are left out."""
-    words = wording.without_directories(outcome.complaint) or "without a word"
+    words = without_directories(outcome.complaint) or "without a word"
     return f"{' '.join(command[:2])} ended with {outcome.code}: {words}"
 
 

@@ -1,20 +1,13 @@
-"""What programs of the host say, read for what it means, and told to somebody who must not learn the host's directories.
+"""What programs of the host say, read for what it means.
 
 Words are those of the C locale: ``run`` sets it, and libvirt's daemon has it unless an operator gave it another.
 """
 
 import re
 
-_QUOTED = re.compile(r"""(['"])/(?:[^'"]*/)?([^'"/]*)\1""")
-_BARE = re.compile(r"(?<![\w/.:~-])/(?:[^\s/'\",:;]+/)+(?=[^\s/'\",:;])")
 _NAMED = re.compile(r"""json:\{[^']*?"filename": "(?:[^"/']*/)*([^"/']+)"[^']*\}""")  # how qemu-img is told of a chain
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[\w ]+" lock|Failed to lock byte \d+')
 _FORBIDDEN = ("Permission denied", "Operation not permitted")
-
-
-def without_directories(words: str) -> str:
-    """Returns the words with each absolute path cut to its last part."""
-    return _BARE.sub("", _QUOTED.sub(r"\1\2\1", words))
 
 
 def without_chains(words: str) -> str:

@@ -203,7 +203,7 @@ def _told(_req: falcon.Request, resp: falcon.Response, error: StillframeError, _
 def _http_error(_req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _params: object) -> None:
     status = int(str(error.status)[:3])
     resp.status = error.status
-    resp.media = faults.body(status, error.description or error.title or "error")
+    resp.media = faults.of_status(status, error.description or error.title or "error")
     for name, value in dict(error.headers or {}).items():
         resp.set_header(name, value)
 
@@ -216,4 +216,4 @@ def _database_away(req: falcon.Request, resp: falcon.Response, error: Exception,
 def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: object) -> None:
     LOG.error("%s %s: unexpected error, a defect of Stillframe", req.method, req.path[:LOGGED], exc_info=error)
     resp.status = falcon.HTTP_500
-    resp.media = faults.body(500, f"the service met an unexpected error; request {req.context.request_id}")
+    resp.media = faults.of_status(500, f"the service met an unexpected error; request {req.context.request_id}")

@@ -40,7 +40,7 @@ class Refusal(ErrorTask):  # type: ignore[misc]
 
     def execute(self) -> None:
         error = self.request.error
-        content = json.dumps(faults.body(error.code, str(error.body))).encode()
+        content = json.dumps(faults.of_status(error.code, str(error.body))).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()

@@ -1,8 +1,24 @@
-"""Errors as OpenStack clients read them: ``{"<fault>": {"code", "message"}}``, plus our stable code and hint."""
+"""Errors as OpenStack clients read them: ``{"<fault>": {"code", "message"}}``, and our additions for programs beside those.
+
+The dialect's two keys stand alone: they say in prose all that a person needs. What else there is comes from ``additions``
+and from nowhere else, so that one place decides which client gets it.
+"""
 
 from typing import Any
 
-from stillframe.errors import StillframeError
+from stillframe.errors import (
+    BadRequest,
+    Forbidden,
+    InternalError,
+    MediaTypeNotSupported,
+    MethodNotAllowed,
+    NotFound,
+    ServiceUnavailable,
+    StillframeError,
+    TooLarge,
+    Unauthorized,
+)
+from stillframe.printable import without_directories
 
 NAMES = {
     400: "badRequest",
@@ -18,14 +34,56 @@ NAMES = {
     502: "badGateway",
     503: "serviceUnavailable",
 }
-
-
-def body(status: int, message: str, **more: Any) -> dict[str, Any]:
-    return {NAMES.get(status, "computeFault"): {"code": status, "message": message, **more}}
+_KINDS: dict[int, type[StillframeError]] = {501: BadRequest} | {  # 501: a transfer coding that the server does not know
+    kind.status: kind
+    for kind in (
+        BadRequest,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        MethodNotAllowed,
+        TooLarge,
+        MediaTypeNotSupported,
+        ServiceUnavailable,
+        InternalError,
+    )
+}
+_HIDDEN = "the service met an unexpected error"
 
 
 def of_error(error: StillframeError) -> dict[str, Any]:
     """Returns the fault body. 500s are defects and name no internals; everything else says what, why and what to do."""
-    message = error.message if error.status != 500 else "the service met an unexpected error"
-    details = error.details if error.status != 500 else {}
-    return body(error.status, f"{message} [{error.code}: {error.hint}]", **details)
+    if error.status == InternalError.status:
+        return _body(error.status, _HIDDEN, additions(error, _HIDDEN, {}), error.hint)
+    return _body(error.status, error.message, additions(error, error.message, error.details), error.hint)
+
+
+def of_status(status: int, message: str) -> dict[str, Any]:
+    """Returns the fault body of what was refused before any of our code saw it: a path, a method, a header."""
+    kind = _KINDS.get(status) or (BadRequest if status < InternalError.status else InternalError)
+    error = kind(message)
+    return _body(status, error.message, additions(error, error.message, {}), error.hint)
+
+
+def additions(error: StillframeError, summary: str, details: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keys a fault has beyond the dialect's; ``client/session.py`` reads them.
+
+    ``error_code`` never changes, ``summary`` is the message without the hint, ``hint`` says what to do next, ``details`` are
+    ids and numbers; directories of the host are left out of their texts.
+    """
+    return {"error_code": error.code, "summary": summary, "hint": error.hint, "details": _public(details)}
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_directories(value)
+    if isinstance(value, dict):
+        return {str(name): _public(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(each) for each in value]
+    return value
+
+
+def _body(status: int, summary: str, more: dict[str, Any], hint: str) -> dict[str, Any]:
+    message = f"{summary}{'' if summary.endswith(('.', '!', '?')) else '.'} {hint}" if summary else hint
+    return {NAMES.get(status, "computeFault"): {"code": status, "message": message, **more}}

@@ -12,6 +12,7 @@ from stillframe.errors import (
     BadRequest,
     Busy,
     Conflict,
+    FileInUse,
     Forbidden,
     HostCommandFailed,
     HypervisorRefused,
@@ -87,6 +88,48 @@ def test_a_message_crosses_our_services_without_growing(message: str) -> None:
     for _ in range(3):
         document = faults.of_error(error_of(409, Answer(409, document), "volume"))
     assert document == faults.of_error(Conflict(message))
+
+
+def told(error: StillframeError, **more: Any) -> Answer:
+    ((name, fault),) = faults.of_error(error).items()
+    return Answer(error.status, {name: {**fault, **more}})
+
+
+def test_code_hint_and_details_are_read_where_the_service_put_them() -> None:
+    error = error_of(409, told(FileInUse("it is used", users=["a"]), hint="Newer advice.", message="for people"), "volume")
+    assert type(error) is Conflict
+    assert (error.code, str(error)) == ("file_in_use", "it is used\nhint: Newer advice.")
+    assert error.details == {"users": ["a"]}
+    assert (Conflict.code, Conflict("m").hint) == ("conflict", Conflict.hint)
+
+
+@pytest.mark.parametrize("code", ["quota_exceeded", "no_such_code", "", None, 7, ["busy"]])
+def test_a_code_of_another_status_or_of_no_kind_changes_nothing(code: Any) -> None:
+    error = error_of(409, told(Conflict("m"), error_code=code), "volume")
+    assert (type(error), error.code, error.hint) == (Conflict, "conflict", Conflict.hint)
+
+
+@pytest.mark.parametrize("more", [{"details": "text"}, {"details": None}, {"hint": None}, {"hint": 1}, {"summary": {}}])
+def test_additions_of_another_shape_are_passed_over(more: dict[str, Any]) -> None:
+    error = error_of(409, told(Conflict("m"), **more), "volume")
+    assert (type(error), error.hint, error.details) == (Conflict, Conflict.hint, {})
+
+
+@pytest.mark.parametrize("words", ["m [busy: wait]", "m [quiesce_refused: x]"])
+def test_prose_is_never_read_for_a_code(words: str) -> None:
+    error = error_of(409, fault(409, words), "compute")
+    assert (type(error), error.message) == (Conflict, words)
+
+
+def test_the_other_services_details_stand_beside_none_of_our_own() -> None:
+    """What an operation does next depends on details such as ``begun``."""
+    with pytest.raises(Busy) as refused:
+        session(told(Busy("m", begun=True)))[0].call("DELETE", "/snapshots/x")
+    assert refused.value.details == {"volume": {"begun": True}}
+
+
+def test_control_characters_of_a_hint_are_not_shown() -> None:
+    assert "\x1b" not in str(error_of(409, told(Conflict("m"), hint="\x1b[2J"), "volume"))
 
 
 @pytest.mark.parametrize(

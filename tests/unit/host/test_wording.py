@@ -7,25 +7,6 @@ from stillframe.host import image_command, wording
 from stillframe.host.run import Outcome, failure
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ("Could not open '/srv/a b/volume-1': No such file", "Could not open 'volume-1': No such file"),
-        ('{"filename": "/srv/x/volume-1"}', '{"filename": "volume-1"}'),
-        ("qemu-img: /srv/x/volume-1: is read-only", "qemu-img: volume-1: is read-only"),
-        ("cannot open /srv/x/volume-1", "cannot open volume-1"),
-        ("file=/srv/x/volume-1,driver=qcow2", "file=volume-1,driver=qcow2"),
-        ("a file in /srv/x/", "a file in x/"),
-        ("mounting server:/export/a failed", "mounting server:/export/a failed"),
-        ("see https://example.org/a/b", "see https://example.org/a/b"),
-        ("relative a/b/c, and/or 1/2", "relative a/b/c, and/or 1/2"),
-        ("", ""),
-    ],
-)
-def test_a_path_is_told_by_its_last_part(words: str, told: str) -> None:
-    assert wording.without_directories(words) == told
-
-
 @pytest.mark.parametrize("path", ["v", "/tmp/pins/v"])
 def test_a_chain_that_is_spelled_out_is_told_by_its_first_file(path: str) -> None:
     named = image_command.chain([(path, "qcow2"), ("below", "qcow2"), ("base", "raw")])
