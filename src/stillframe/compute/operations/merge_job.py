@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.compute import servers
+from stillframe.compute.servers import Server
 from stillframe.compute.world import World
 from stillframe.errors import (
     Cancelled,
@@ -15,7 +16,7 @@ from stillframe.errors import (
     ShareUnavailable,
     StepFailed,
 )
-from stillframe.host import block_jobs, files, hypervisor
+from stillframe.host import block_jobs, files, hypervisor, qcow2
 from stillframe.journal.failpoints import reached
 from stillframe.journal.operation import NotYet, Operation
 
@@ -91,11 +92,25 @@ def run(
 
 def _wait_while_saved(world: World, operation: Operation) -> None:
     """A guest that comes back from its saved memory finds its disks as they were. Raises NotYet: the merge goes on live when it
-    is restored, and offline when it has stopped."""
+    is restored, and offline when it has stopped; Cancelled when somebody gave it up meanwhile, for which nothing is changed."""
     server = servers.look(world, operation.intent["server_id"])
     told = None if server.view.active else server.condition.why_not(server.id, "offline")
-    if told is not None:
-        raise NotYet(SAVED_LOOK_SECONDS, why=Conflict(f"the merge waits: {told}"))
+    if told is None:
+        return
+    if world.merges.is_unwanted(operation.id) and not _is_in_place(operation, server):
+        raise _cancelled(world, operation, ran=False)
+    raise NotYet(SAVED_LOOK_SECONDS, why=Conflict(f"the merge waits: {told}"))
+
+
+def _is_in_place(operation: Operation, server: Server) -> bool:
+    """Whether the chain of a server that does not run is the merged one already: then there is nothing left to give up."""
+    intent = operation.intent
+    if intent["kind"] == "commit" and intent["above"] is None:
+        disk = server.disk_of(intent["volume_id"])
+        return disk is not None and disk.name == intent["base"]
+    top, below = ("active", "backing") if intent["kind"] == "pull" else ("above", "base")
+    found: str | None = qcow2.read(Path(intent["directory"]), intent[top]).backing
+    return found == str(intent[below]) if intent[below] else found is None
 
 
 def _find(domain: Any, target: str) -> block_jobs.Job | None:
@@ -141,10 +156,15 @@ def _give_up(world: World, operation: Operation, domain: Any, began: bool, ended
         return True
     if not hypervisor.view(domain).active:
         return False
+    raise _cancelled(world, operation, began or job is not None)
+
+
+def _cancelled(world: World, operation: Operation, ran: bool) -> Cancelled:
+    """``ran`` says whether a job of this merge was seen."""
     world.merges.forget(operation.id)
     earlier = operation.epoch > 1 or operation.attempts > 0  # then a job may have run that we did not see
-    merged = operation.intent["kind"] == "commit" and (began or job is not None or earlier)
-    raise Cancelled(
+    merged = operation.intent["kind"] == "commit" and (ran or earlier)
+    return Cancelled(
         f"the merge of volume {operation.intent['volume_id']} was cancelled; "
         + (
             f"part of it is in {operation.intent['base']} already, so the snapshot cannot be used any more, only deleted"

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from stillframe.chain.image import Image
 from stillframe.compute import servers
 from stillframe.compute.merges import Merges
 from stillframe.compute.operations import merge_job
 from stillframe.compute.servers import Server
 from stillframe.errors import Cancelled, Conflict, HypervisorUnavailable
-from stillframe.host import block_jobs, hypervisor
+from stillframe.host import block_jobs, hypervisor, qcow2
 from stillframe.journal.operation import NotYet
 from tests.unit.builders import SERVER, VOLUME
 from tests.unit.compute import fakes
@@ -133,15 +134,36 @@ def test_a_merge_that_was_over_before_it_was_given_up_is_made_to_last(
     assert said == (["abort"] if job else []) + (["offline"] if outcome == "offline" else [])
 
 
-def test_under_a_saved_guest_a_merge_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its memory goes on with the files as they are."""
+def under_a_saved_guest(monkeypatch: pytest.MonkeyPatch, unwanted: bool, backed_by: str) -> list[Any]:
+    """Lets a commit of b into a, below c, find its guest saved; returns what it did to the disks."""
     saved = fakes.saved_view("<domain/>", "<domain/>")
     monkeypatch.setattr(hypervisor, "view", lambda _: saved)
     monkeypatch.setattr(servers, "look", lambda _world, _id: Server(saved, "demo", "u"))
-    world: Any = SimpleNamespace(hypervisor=SimpleNamespace(domain=lambda _server: None))
-    operation: Any = SimpleNamespace(id="operation", intent={"server_id": SERVER, "target": "vda"})
+    monkeypatch.setattr(qcow2, "read", lambda _share, name: Image(name, "qcow2", 1, backed_by, "qcow2"))
+    intent = {"server_id": SERVER, "target": "vda", "kind": "commit", "volume_id": VOLUME, "directory": "/", "base": "a"}
+    operation: Any = SimpleNamespace(id="operation", epoch=2, attempts=0, intent={**intent, "top": "b", "above": "c"})
+    world: Any = SimpleNamespace(merges=Merges(), hypervisor=SimpleNamespace(domain=lambda _server: None))
+    if unwanted:
+        world.merges.give_up("operation")
     said: list[Any] = []
+    merge_job.run(world, operation, said.append, said.append, lambda: False)
+    return said
+
+
+def test_under_a_saved_guest_a_merge_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory goes on with the files as they are."""
     with pytest.raises(NotYet) as waiting:
-        merge_job.run(world, operation, said.append, said.append, lambda: False)
+        under_a_saved_guest(monkeypatch, unwanted=False, backed_by="b")
     assert "managed save" in str(waiting.value.why)
-    assert said == []
+
+
+def test_under_a_saved_guest_a_merge_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has to be changed for that, so nobody has to restore the guest first."""
+    with pytest.raises(Cancelled, match="only deleted") as given_up:
+        under_a_saved_guest(monkeypatch, unwanted=True, backed_by="b")
+    assert given_up.value.details == {"merged": True}
+
+
+def test_what_is_merged_already_is_not_given_up_under_a_saved_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotYet):
+        under_a_saved_guest(monkeypatch, unwanted=True, backed_by="a")
