@@ -10,7 +10,7 @@ from stillframe.compute.domain_state import Condition
 from stillframe.compute.domain_xml import Description, Disk
 from stillframe.compute.world import World
 from stillframe.context import Context
-from stillframe.errors import BadRequest, ChainConflict, NotFound
+from stillframe.errors import BadRequest, ChainConflict, HypervisorUnavailable, NotFound
 from stillframe.host import hypervisor
 from stillframe.host.hypervisor import DomainView
 
@@ -141,6 +141,25 @@ def check_same(server: Server, disk: Disk) -> None:
         )
 
 
-def list_everything(world: World) -> list[Server]:
-    """Returns every server of this host, for a look at what their descriptions name."""
-    return [_server(world, view) for view in hypervisor.list_domains(world.hypervisor)]
+def list_everything(world: World, sure: bool = False) -> list[Server]:
+    """Returns every server of this host, for a look at what their descriptions name. With ``sure`` raises HypervisorUnavailable
+    while a saved memory does not tell which files it needs: it may be any (I12, I13)."""
+    views = hypervisor.list_domains(world.hypervisor)
+    dark = next((view for view in views if is_dark(view)), None)
+    if sure and dark is not None:
+        raise unreadable(dark)
+    return [_server(world, view) for view in views]
+
+
+def is_dark(view: DomainView) -> bool:
+    """Whether the server has a saved memory of which nobody can say which files it needs."""
+    return view.saved and view.saved_xml is None
+
+
+def unreadable(view: DomainView) -> HypervisorUnavailable:
+    """What is told of one that ``is_dark``."""
+    return HypervisorUnavailable(
+        f"the saved memory of server {view.uuid} ({view.name}) cannot be read, so it is not known which files it needs. See"
+        " why libvirt does not read it ('virsh managedsave-dumpxml'), and put that right; only if nobody needs that"
+        " memory any more, and after a copy of it, 'virsh managedsave-remove' ends this"
+    )

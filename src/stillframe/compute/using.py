@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.compute import domain_xml
+from stillframe.compute import domain_xml, servers
 from stillframe.compute.world import World
 from stillframe.context import Context
 from stillframe.db import operations
-from stillframe.errors import BadRequest, HypervisorUnavailable
+from stillframe.errors import BadRequest
 from stillframe.host import hypervisor, reach, users
 from stillframe.host.hypervisor import DomainView
 
@@ -48,12 +48,8 @@ def _descriptions(view: DomainView, sure: bool) -> Iterator[tuple[str, str]]:
         yield "inactive", view.inactive_xml
     if view.saved_xml is not None:
         yield "saved", view.saved_xml
-    elif view.saved and sure:
-        raise HypervisorUnavailable(
-            f"the saved memory of server {view.uuid} ({view.name}) cannot be read, so it is not known which files it needs. See"
-            " why libvirt does not read it ('virsh managedsave-dumpxml'), and put that right; only if nobody needs that"
-            " memory any more, and after a copy of it, 'virsh managedsave-remove' ends this"
-        )
+    elif sure and servers.is_dark(view):
+        raise servers.unreadable(view)
 
 
 def named_files(world: World, _context: Context, directory: str, sure: bool = False) -> dict[str, list[str]]:

@@ -104,6 +104,7 @@ def _look(world: World, operation: Operation, _args: Document) -> Document:
         raise Conflict(f"the active file of volume {intent['volume_id']} is {disk.name}, not {intent['active']}")
     server.refuse_unless("merge" if server.view.active else "offline")
     servers.check_same(server, disk)
+    _refuse_while_unknown(world)
     if server.view.active:
         job = block_jobs.find(world.hypervisor.domain(server.id), disk.target)
         if job is not None:
@@ -112,6 +113,14 @@ def _look(world: World, operation: Operation, _args: Document) -> Document:
         look = soundness.require_for_live if server.view.active else soundness.refuse_beyond_repair
         look(_share(operation), intent["base"], intent["base_format"])
     return {}
+
+
+def _refuse_while_unknown(world: World) -> None:
+    """The files that go could not be given up at the end: who might need them is not known. Raises Conflict."""
+    try:
+        servers.list_everything(world, sure=True)
+    except HypervisorUnavailable as error:
+        raise Conflict(f"nothing was merged: {error.message}") from error
 
 
 def _disk(world: World, operation: Operation) -> tuple[Server, Disk]:
@@ -355,11 +364,12 @@ def _note_run(world: World, operation: Operation, run: int | None) -> None:
 
 
 def _verify(world: World, operation: Operation, _args: Document) -> Document:
-    """Nothing names the files that go: no description, no header (I4). Then block storage may remove them."""
+    """Nothing names the files that go: no description, no header (I4). Then block storage may remove them. A saved memory that
+    does not tell what it needs is waited for."""
     share = _share(operation)
     with suppress(NotFound):
         definitions.forget_chain(world, servers.look(world, operation.intent["server_id"]), operation.intent["target"])
-    for server in servers.list_everything(world):
+    for server in servers.list_everything(world, sure=True):
         for name in operation.intent["gone"]:
             if server.names_file(_path(operation, name)):
                 raise Parked(f"{name} is still named by a description of server {server.id} after the merge, and stays")

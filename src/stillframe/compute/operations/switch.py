@@ -89,7 +89,7 @@ def _unmake_overlays(world: World, operation: Operation, _args: Document) -> Non
 
 def _check_unreferenced(world: World, operation: Operation, disk: Document) -> None:
     share, overlay = Path(disk["directory"]), disk["overlay"]
-    for server in servers.list_everything(world):
+    for server in servers.list_everything(world, sure=True):
         if server.names_file(str(share / overlay)):
             raise Parked(f"{overlay} is named by a description of server {server.id}; it is not removed")
     if files.is_locked(share, overlay):
