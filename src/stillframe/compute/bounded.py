@@ -2,43 +2,63 @@
 
 libvirt lets one long job after the other at a domain. A snapshot call waits for its turn in the daemon, where nobody can
 take it back: it is carried out up to 30 s later, or fails then (libvirt 9.0). So the caller stops waiting after
-BOUND_SECONDS, and sees afterwards what the call has done.
+BOUND_SECONDS, and sees afterwards what the call has done. A daemon or a QEMU that hangs never answers at all: that is
+waited for FINISH_SECONDS, with nobody frozen, and then it is for a person to look.
 """
 
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from stillframe.errors import StillframeError
+from stillframe.errors import HypervisorUnavailable, Parked, StillframeError
 
 LOG = logging.getLogger(__name__)
 BOUND_SECONDS = 0.4  # eight disks on a busy machine are switched in a quarter of that
+BEGUN_SECONDS = 10.0
+FINISH_SECONDS = 120.0  # four times as long as libvirt lets a call wait for its turn
 LATE = "another job held libvirt's lock on the server, so the guest was thawed before the switch"
+LASTS = "the switch had begun and did not end in time, so the guest was thawed before it was known to be done"
 
 
 class Late(Exception):
-    """The call has not got its turn. ``finish`` stays until it has ended, and raises what it ended with."""
+    """The call has not got its turn, or does not end. ``finish`` stays until it has ended, and raises what it ended with;
+    Parked when it does not end in FINISH_SECONDS."""
 
-    def __init__(self, finish: Callable[[], None]) -> None:
-        super().__init__(LATE)
+    def __init__(self, finish: Callable[[], None], told: str = LATE) -> None:
+        super().__init__(told)
         self.finish = finish
 
 
 class Call:
-    """A call made in a thread of its own. Calling it raises Late when it has not begun within BOUND_SECONDS."""
+    """A call made in a thread of its own. Calling it raises Late when it has not begun within BOUND_SECONDS, or has not ended
+    ``begun_seconds`` after that."""
 
-    def __init__(self, act: Callable[[], None], begun: Callable[[], bool]) -> None:
-        """``begun`` tells whether what the call does has begun: then it is waited for, and the watchdog is the bound."""
+    def __init__(self, act: Callable[[], None], begun: Callable[[], bool], begun_seconds: float = BEGUN_SECONDS) -> None:
+        """``begun`` tells whether what the call does has begun: then the guest waits for it a little longer."""
         self._act = act
         self._begun = begun
+        self._begun_seconds = begun_seconds
+        self._started = False
         self._ended = threading.Event()
         self._error: BaseException | None = None
 
+    @property
+    def pending(self) -> bool:
+        """Whether it was made and has not come back: it may still be carried out."""
+        return self._started and not self._ended.is_set()
+
     def __call__(self) -> None:
-        threading.Thread(target=self._run, daemon=True, name="switch").start()
+        self._start()
         if not self._ended.wait(BOUND_SECONDS) and not self._has_begun() and not self._ended.is_set():
             raise Late(self.finish)
+        if not self._ended.wait(self._begun_seconds):
+            raise Late(self.finish, LASTS)
         self.finish()
+
+    def _start(self) -> None:
+        self._started = True
+        threading.Thread(target=self._run, daemon=True, name="switch").start()
 
     def _has_begun(self) -> bool:
         """A share that does not answer tells nothing, and the guest must not wait for it."""
@@ -49,7 +69,9 @@ class Call:
             return False
 
     def finish(self) -> None:
-        self._ended.wait()
+        """Stays until it has ended, and raises what it ended with. Raises Parked when it does not end."""
+        if not self._ended.wait(FINISH_SECONDS):
+            raise Parked(_unanswered())
         if self._error is not None:
             raise self._error
 
@@ -62,9 +84,46 @@ class Call:
             self._ended.set()
 
 
+def _unanswered() -> str:
+    return (
+        f"libvirt has not answered the call that switches the server's disks for {FINISH_SECONDS:g} s: whether they are"
+        " switched is not known, and it may still be done. Nobody is kept frozen for it. Look what holds libvirt up ('virsh"
+        " domjobinfo' and 'virsh qemu-monitor-command' show whether the server's QEMU answers, the log of libvirtd the rest)."
+        " When it answers again, 'stillframe operation retry' has the server's disks looked at and goes on"
+    )
+
+
 def patiently(switch: Callable[[], None]) -> None:
     """Calls it where nobody is frozen, and stays."""
     try:
         switch()
     except Late as late:
         late.finish()
+
+
+@dataclass
+class Calls:
+    """The last call for each server: until it has come back no other is made, and nothing it needs is taken away."""
+
+    _by_server: dict[str, Call] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def keep(self, server_id: str, call: Call) -> Call:
+        """Raises Parked while the one before has not come back."""
+        with self._lock:
+            if self._is_pending(server_id):
+                raise Parked(_unanswered())
+            self._by_server[server_id] = call
+        return call
+
+    def refuse_while_pending(self, server_id: str) -> None:
+        """Raises HypervisorUnavailable."""
+        with self._lock:
+            if self._is_pending(server_id):
+                raise HypervisorUnavailable(
+                    f"libvirt has not answered the last call that switches the disks of server {server_id}"
+                )
+
+    def _is_pending(self, server_id: str) -> bool:
+        found = self._by_server.get(server_id)
+        return found is not None and found.pending

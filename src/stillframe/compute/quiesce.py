@@ -188,7 +188,7 @@ class Window:
         outcome = self._judge(count, thawed, self._timings(moments))
         if late is not None:
             late.finish()
-            return replace(outcome, failure=bounded.LATE, held=False)
+            return replace(outcome, failure=str(late), held=False)
         return outcome
 
     def give_up(self) -> None:

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 
+from stillframe.compute.bounded import Calls
 from stillframe.compute.guard import Guard
 from stillframe.compute.merges import Merges
 from stillframe.compute.quiesce import Times
@@ -23,6 +24,7 @@ class World:
     guard: Guard
     settings: Settings
     merges: Merges = field(default_factory=Merges)
+    switches: Calls = field(default_factory=Calls)
     stopping: threading.Event = field(default_factory=threading.Event)  # what may take hours is left for the next worker
 
     @property

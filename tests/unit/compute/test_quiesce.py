@@ -11,7 +11,16 @@ from stillframe.compute import bounded, freeze_record, hooks, quiesce
 from stillframe.compute.filesystems import Disk, Filesystem, Layout
 from stillframe.compute.outcome import Outcome, Timings
 from stillframe.compute.quiesce import Preflight, Times, Window
-from stillframe.errors import AgentFailed, AnotherJob, HookFailed, HypervisorUnavailable, ServiceUnavailable, StepFailed
+from stillframe.errors import (
+    AgentFailed,
+    AnotherJob,
+    HookFailed,
+    HypervisorUnavailable,
+    Parked,
+    ServiceUnavailable,
+    StepFailed,
+    StillframeError,
+)
 from tests.unit.builders import SERVER
 from tests.unit.compute.fakes import ALL, Agent, Domain, Guard
 
@@ -230,10 +239,11 @@ def test_a_switch_that_has_to_wait_for_its_turn_is_waited_for_when_the_guest_is_
     assert not held(entered)
 
 
-def test_a_switch_that_never_got_its_turn_leaves_the_guest_thawed_and_tells_why(agent: Agent) -> None:
+@pytest.mark.parametrize("error", [AnotherJob("a lock"), Parked("no answer")])
+def test_a_switch_that_never_got_its_turn_leaves_the_guest_thawed_and_tells_why(agent: Agent, error: StillframeError) -> None:
     entered = window(agent)
-    with pytest.raises(AnotherJob):
-        entered.around(late(agent, AnotherJob("a lock")), unfrozen_too=True)
+    with pytest.raises(type(error)):
+        entered.around(late(agent, error), unfrozen_too=True)
     assert agent.frozen == 0
     assert not held(entered)
 

@@ -183,11 +183,14 @@ def _switch_now(world: World, operation: Operation) -> Document:
     def switch() -> None:
         moments.update(instant.around(lambda: hypervisor.switch_disks(domain, xml)))
 
-    if not server.view.active:
-        switch()  # nothing runs: the call rewrites the definition under libvirt's lock, so no start can come between
+    disks, times = operation.intent["disks"], _times(world, operation)
+    call = bounded.Call(switch, lambda: switching.has_begun(domain, disks), times.deadline)
+    world.switches.keep(server.id, call)
+    if not server.view.active:  # the call rewrites the definition under libvirt's lock, so no start can come between
+        bounded.patiently(call)
         return {"switched": True, "outcome": None, **moments}
     began = time.monotonic()
-    outcome = _quiesced(world, operation, server, switch)
+    outcome = _quiesced(world, operation, server, call)
     switch_ms = round((time.monotonic() - began) * 1000, 1)
     by_target = {disk["target"]: outcome.for_target(disk["target"]) for disk in operation.intent["disks"]}
     return {
@@ -210,16 +213,16 @@ def _check_unchanged(server: Server, operation: Operation) -> None:
 
 
 def _quiesced(world: World, operation: Operation, server: Server, switch: Callable[[], None]) -> Outcome:
-    policy, disks = operation.intent["quiesce"], operation.intent["disks"]
-    targets = tuple(disk["target"] for disk in disks)
+    policy = operation.intent["quiesce"]
+    targets = tuple(disk["target"] for disk in operation.intent["disks"])
     if policy == "never":
-        switch()
+        bounded.patiently(switch)
         return crash_only("quiescing was not asked for")
     ready = check_ready(world, server, targets, operation.intent.get("allow_unfreezable") or ())
     if ready.unmet is not None and policy == "required":
         raise QuiesceRefused(f"server {server.id} cannot be quiesced: {ready.unmet}")
     if ready.reason is not None:
-        switch()
+        bounded.patiently(switch)
         return replace(crash_only(ready.reason), held=ready.unmet is None)
     domain = world.hypervisor.domain(server.id)
     window = quiesce.frozen(world.guard, domain, operation.id, ready, _times(world, operation))
@@ -228,9 +231,8 @@ def _quiesced(world: World, operation: Operation, server: Server, switch: Callab
     except StillframeError:
         window.give_up()
         raise
-    call_ = bounded.Call(switch, lambda: switching.has_begun(domain, disks))
     try:
-        return window.around(call_, unfrozen_too=policy == "preferred")
+        return window.around(switch, unfrozen_too=policy == "preferred")
     except AgentFailed as error:
         kind = HookFailed if isinstance(error, HookFailed) else QuiesceRefused  # whose advice is about the hook
         raise kind(f"server {server.id} could not be quiesced: {error.message}") from error
@@ -266,8 +268,10 @@ def _thaw(world: World, operation: Operation, _args: Document) -> Document:
 
 
 def _undo_switch(world: World, operation: Operation, args: Document) -> None:
+    """While a call has not come back its overlays stay: it may still be carried out, and the guest writes into them then."""
     if operation.intent["active"]:
         _thaw(world, operation, args)
+    world.switches.refuse_while_pending(operation.intent["server_id"])
 
 
 def _not_yet(_world: World, _operation: Operation, _args: Document) -> None:
