@@ -23,8 +23,9 @@ from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal, LostLease
 
 LOG = logging.getLogger(__name__)
-ATTEMPTS_PAST_NO_RETURN = 5
-ATTEMPTS_BEFORE_GIVING_UP = 15  # about five minutes with the journal's pauses
+ATTEMPTS_PAST_NO_RETURN = 5  # about eight seconds with the journal's pauses: of what was refused
+ATTEMPTS_BEFORE_GIVING_UP = 15  # about five minutes
+_OWN_ERROR = 500  # and above: a defect, of ours or of another service, not an answer
 # Of what another release began; its rows stay as they are.
 UNKNOWN = Kind({}, lambda *_: None)
 
@@ -179,7 +180,7 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
     if not error.may_retry and operation.fault and from_document(operation.fault).may_retry:
         operation = replace(operation, attempts=0)  # what it waited for so far was something else
     waits = error.may_retry and (past or operation.attempts < ATTEMPTS_BEFORE_GIVING_UP)
-    if waits or (past and operation.attempts < ATTEMPTS_PAST_NO_RETURN):
+    if waits or (past and operation.attempts < _tries_past_no_return(error)):
         journal.postpone(operation, error)
     elif past:
         raise Parked(
@@ -187,6 +188,13 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
         )
     else:
         _turn_round(journal, kind, world, failure)
+
+
+def _tries_past_no_return(error: StillframeError) -> int:
+    """What libvirt or a program refuses it refuses again, and a person is told soon. A service that met an error of its own
+    may be in the middle of an upgrade or of a bad minute: it gets as long as one that does not answer gets before there is no
+    return."""
+    return ATTEMPTS_BEFORE_GIVING_UP if error.status >= _OWN_ERROR else ATTEMPTS_PAST_NO_RETURN
 
 
 def _turn_round(journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, StillframeError]) -> None:

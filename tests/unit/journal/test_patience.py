@@ -8,7 +8,7 @@ import pytest
 
 from stillframe.db import operations
 from stillframe.db.engine import Database
-from stillframe.errors import Busy, Parked, ShareUnavailable, StepFailed, StillframeError
+from stillframe.errors import Busy, Parked, ServiceFailed, ShareUnavailable, StepFailed, StillframeError
 from stillframe.journal import runner
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal
@@ -277,6 +277,33 @@ def test_past_no_return_a_failure_is_tried_again_and_then_parked(journal: Journa
     assert "two" in row["fault"]["message"]
     assert "undo one" not in world.log
     assert world.log.count("do two") == runner.ATTEMPTS_PAST_NO_RETURN + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "least", "most"),
+    [
+        (KeyError("a defect of ours"), 120, 900),
+        (ServiceFailed("the other service answered 500"), 120, 900),
+        (StepFailed("refused"), 4, 30),
+    ],
+)
+def test_past_no_return_a_defect_is_given_minutes_and_a_refusal_seconds(
+    journal: Journal, clock: Clock, error: Exception, least: int, most: int
+) -> None:
+    """A service that is being upgraded answers 500 for a while; nobody should have to come and retry what it held up."""
+
+    def fail(*_arguments: Any) -> Any:
+        raise error
+
+    kind = Kind({"one": Step("one", mark="done").verb(), "two": Verb(lambda *_: None, fail)}, settle)
+    operation_id, began, world = submit(journal.database, ["one", "two"]), clock.now, World()
+    while row_of(journal.database, operation_id)["state"] in ("pending", "running"):
+        for operation in journal.claim_all():
+            runner.run(journal, kind, world, operation)
+        clock.now += 1
+    assert row_of(journal.database, operation_id)["state"] == "parked"
+    assert least < clock.now - began < most
+    assert world.log == ["do one"]
 
 
 @pytest.mark.parametrize("verb", ["done", "do", "undo"])
