@@ -1,7 +1,7 @@
 """Requests about a server's volumes, as the worker takes them."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stillframe.chain import names
@@ -114,6 +114,3 @@ def _entry(server: Server, volume_id: str, target: str | None, attachment_id: st
         "attachment_id": attachment_id,
         "guest_has_disk": live if server.view.active else None if target else False,
     }
-
-
-METHODS: Mapping[str, Any] = {"attach_volume": attach, "detach_volume": detach, "list_attached": list_attached}

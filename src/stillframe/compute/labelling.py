@@ -43,6 +43,3 @@ def good(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a set's row says of itself when all of its snapshots are good."""
     entries = [{**entry, "status": "available", "error": None} for entry in row["volumes"]]
     return {"progress": 100, "fault": None, "volumes": entries}
-
-
-METHODS: Mapping[str, Any] = {"change_assisted_snapshot": change, "reset_assisted_snapshot_status": reset_status}

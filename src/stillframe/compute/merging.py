@@ -221,13 +221,3 @@ def switch_file(world: World, context: Context, volume_id: str, wanted: Mapping[
         if not wanted.get("to_come") and not files.exists(share, name):
             raise ChainConflict(f"{name} of volume {disk.volume_id} is not on its share")
         definitions.name_file(world, server, disk.target, os.path.join(str(share), name), wanted["format"])
-
-
-METHODS: Mapping[str, Any] = {
-    "server_of_volume": server_of,
-    "merge_volume": merge_volume,
-    "merge_status": merge_status,
-    "cancel_merge": cancel_merge,
-    "resize_disk": resize_disk,
-    "switch_disk_file": switch_file,
-}

@@ -2,7 +2,6 @@
 
 import uuid
 import zoneinfo
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -142,10 +141,3 @@ def _check_attached(server: Server, volumes: Any) -> None:
     missing = [] if volumes == "all" else [each for each in volumes if each not in attached]
     if missing:
         raise BadRequest(f"not attached to server {server.id} as a volume: {', '.join(missing[:20])}", volumes=missing[:128])
-
-
-METHODS: Mapping[str, Any] = {
-    "create_snapshot_policy": create,
-    "change_snapshot_policy": change,
-    "delete_snapshot_policy": delete,
-}

@@ -1,6 +1,6 @@
 """Requests about servers as such: list, show, and the power actions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -152,6 +152,3 @@ def _refuse_unattached(world: World, server: Server, volume_id: str) -> None:
         " so whether that is the right file is not known. An administrator takes the disk out of the server's definition;"
         " then attach the volume to it ('openstack server add volume') and start it"
     )
-
-
-METHODS: Mapping[str, Any] = {"list_servers": list_servers, "show_server": show_server, "power": power}

@@ -1,8 +1,5 @@
 """What assisted snapshots of one server keep to: the request decides, then the server's settings, then the deployment's."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from stillframe.compute import servers
 from stillframe.compute.world import World
 from stillframe.context import Context
@@ -40,6 +37,3 @@ def effective(world: World, server_id: str, wanted: Row) -> Row:
     return {
         name: next(value for value in (wanted.get(name), server[name], deployment[name]) if value is not None) for name in NAMES
     }
-
-
-METHODS: Mapping[str, Any] = {"show_server_settings": show, "change_server_settings": change}

@@ -47,6 +47,3 @@ def _held(world: World, row: Mapping[str, Any]) -> str | None:
     except Conflict as error:
         return error.message
     return None
-
-
-METHODS: Mapping[str, Any] = {"explain_assisted_snapshot": explain_deletion}

@@ -438,10 +438,3 @@ def _plan_for_volume(world: World, volume_id: str, create_info: dict[str, str]) 
     switching.refuse_if_at_work(world, server, (disk.target,))
     of = {"server_id": server.id, "project_id": server.project_id}
     return {**of, "active": server.view.active, "quiesce": "preferred", "disks": [entry]}
-
-
-METHODS: Mapping[str, Any] = {
-    "create_assisted_snapshot": create,
-    "delete_assisted_snapshot": delete,
-    "create_assisted_volume_snapshot": create_for_volume,
-}

@@ -2,9 +2,8 @@
 
 import html
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from stillframe.chain import names
 from stillframe.compute import domain_xml, servers
@@ -78,6 +77,3 @@ def _names(xml: str, directory: str, place: users.Identity | None) -> Iterator[s
             same = end is not None and place is not None and users.identity(Path(parent)) == place
             if same or parent == os.path.normpath(directory):
                 yield os.path.basename(each)
-
-
-METHODS: Mapping[str, Any] = {"users_of_volume": users_of_volume, "named_files": named_files}

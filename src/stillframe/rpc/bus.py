@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +21,25 @@ PAUSE_SECONDS = 0.5  # when no connection can be taken
 
 
 class Bus(Protocol):
-    """Asks the worker to run a method as a user; parameters and answers are JSON documents."""
+    """Asks the worker to run a method as a user; parameters and answers are JSON documents. See ``Proxy``."""
 
     def call(self, method: str, context: Context, **parameters: Any) -> Any: ...
+
+
+class Proxy:
+    """A worker as its API sees it: each method is sent over a bus under its own name. Used as the Protocol of that worker (its
+    ``rpcapi``), so that a misspelt method or parameter is an error of types; only here is a method named by text."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._bus.call, name)
+
+
+def table(protocol: type, worker: object) -> Methods:
+    """Returns the methods that a worker's Protocol names, by name. Nothing else of the worker can be called."""
+    return {name: getattr(worker, name) for name in vars(protocol) if not name.startswith("_")}
 
 
 class InProcess:

@@ -177,14 +177,3 @@ def _connection_info(world: World, volume: Row, offline: Mapping[str, str]) -> d
     # Compute believes no header that names another volume's file, unless this says so.
     foundation = volume["linked_to"]["file"] if volume["linked_to"] else None
     return {**info, "foundation": foundation, "offline_operation": offline.get(volume["id"])}
-
-
-METHODS: Mapping[str, Any] = {
-    "create_attachment": create,
-    "update_attachment": update,
-    "complete_attachment": complete,
-    "delete_attachment": delete,
-    "report_guest_disk": report_guest_disk,
-    "note_volume_fault": note_fault,
-    "connection_infos": connection_infos,
-}

@@ -377,15 +377,3 @@ def import_record(world: World, context: Context, backup_service: str, backup_ur
         zone = {"availability_zone": world.settings.availability_zone, "metadata": dict(found.metadata)}
         backups.insert(connection, {**row, **zone, **owned, **stored})
     return found.id
-
-
-METHODS: Mapping[str, Any] = {
-    "create_backup": create,
-    "restore_backup": restore,
-    "delete_backup": delete,
-    "update_backup": update,
-    "reset_backup_status": reset_status,
-    "export_backup": export_record,
-    "import_backup": import_record,
-    "create_volume_from_backup": create_volume,
-}

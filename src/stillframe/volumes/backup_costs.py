@@ -177,10 +177,3 @@ def _told(told: Document, check: Callable[[], None]) -> Document:
     except REFUSALS as error:
         answer |= {"possible": False, "why": error.message}
     return answer
-
-
-METHODS: Mapping[str, Any] = {
-    "explain_backup": explain_create,
-    "explain_restore": explain_restore,
-    "explain_backup_deletion": explain_delete,
-}

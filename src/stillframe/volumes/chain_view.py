@@ -219,6 +219,3 @@ def _is_read_above(tree: Tree, name: str) -> bool:
     for each in above:
         above += [child for child in tree.children(each) if child not in above]
     return any(tree.shared.get(each) for each in above)
-
-
-METHODS: Mapping[str, Any] = {"show_chain": show}

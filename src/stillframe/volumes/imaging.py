@@ -1,7 +1,6 @@
 """Requests about images, as the worker takes them."""
 
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from stillframe.context import Context
@@ -88,6 +87,3 @@ def upload(world: World, context: Context, volume_id: str, wanted: dict[str, Any
         record.submit(connection, operations.upload_request(row, image, context.request_id))
     shown = {key: image[key] for key in ("disk_format", "container_format", "visibility", "protected")}
     return {"image_id": image["id"], "image_name": image["name"], "volume_type": type_name, **shown}
-
-
-METHODS: Mapping[str, Any] = {"create_volume_from_image": create_volume, "upload_volume": upload}

@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from stillframe.context import Context
 from stillframe.db import snapshots
 from stillframe.errors import BadImage, ChainConflict, FileInUse, HostCommandFailed, of_os_error
 from stillframe.journal import record
+from stillframe.rpc.bus import Methods, table
 from stillframe.volumes import (
     attaching,
     backing_up,
@@ -22,25 +23,27 @@ from stillframe.volumes import (
     volume_changing,
     volume_making,
 )
+from stillframe.volumes.rpcapi import VolumesWorker
 from stillframe.volumes.world import World
 
 LOG = logging.getLogger(__name__)
-ROOMS = (
-    volume_making,
-    volume_changing,
-    snapshotting,
-    attaching,
-    imaging,
-    backing_up,
-    backup_costs,
-    managing,
-    releasing,
-    typing_volumes,
-    chain_view,
-)
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 
-# What leaves nothing to be done at once: the worker, which would look for it in vain, is let be.
-NOTHING_DUE = ("connection_infos", "create_snapshot_metadata", "finalize_snapshot_metadata")
+
+def answered_by(
+    method: Callable[Concatenate[World, Context, P], Answer], due: bool = True
+) -> "Callable[Concatenate[Manager, Context, P], Answer]":
+    """Makes a method of the manager of a function that checks a request. ``due``: the worker has something to do afterwards;
+    where it has not, it is not woken."""
+
+    def answer(manager: "Manager", context: Context, /, *given: P.args, **parameters: P.kwargs) -> Answer:
+        found = manager.run(lambda: method(manager.world, context, *given, **parameters), parameters)
+        if due:
+            manager.wake()
+        return found
+
+    return answer
 
 
 @dataclass(frozen=True)
@@ -50,28 +53,85 @@ class Manager:
     world: World
     wake: Callable[[], None]
 
-    def methods(self) -> dict[str, Callable[..., Any]]:
-        """Returns every method by name; the first parameter of each is the caller's context."""
-        table = {name: method for room in ROOMS for name, method in room.METHODS.items()}
-        return {name: partial(self._run, method, name not in NOTHING_DUE) for name, method in table.items()}
+    create_attachment = answered_by(attaching.create)
+    update_attachment = answered_by(attaching.update)
+    complete_attachment = answered_by(attaching.complete)
+    delete_attachment = answered_by(attaching.delete)
+    report_guest_disk = answered_by(attaching.report_guest_disk)
+    note_volume_fault = answered_by(attaching.note_fault)
+    connection_infos = answered_by(attaching.connection_infos, due=False)
+    create_backup = answered_by(backing_up.create)
+    restore_backup = answered_by(backing_up.restore)
+    delete_backup = answered_by(backing_up.delete)
+    update_backup = answered_by(backing_up.update)
+    reset_backup_status = answered_by(backing_up.reset_status)
+    export_backup = answered_by(backing_up.export_record)
+    import_backup = answered_by(backing_up.import_record)
+    create_volume_from_backup = answered_by(backing_up.create_volume)
+    explain_backup = answered_by(backup_costs.explain_create)
+    explain_restore = answered_by(backup_costs.explain_restore)
+    explain_backup_deletion = answered_by(backup_costs.explain_delete)
+    show_chain = answered_by(chain_view.show)
+    create_volume_from_image = answered_by(imaging.create_volume)
+    upload_volume = answered_by(imaging.upload)
+    manage_volume = answered_by(managing.manage)
+    manageable_volumes = answered_by(managing.manageable)
+    force_detach_volume = answered_by(releasing.force_detach)
+    create_snapshot = answered_by(snapshotting.create)
+    update_snapshot = answered_by(snapshotting.update)
+    set_snapshot_metadata = answered_by(snapshotting.set_metadata)
+    delete_snapshot_metadata_key = answered_by(snapshotting.delete_metadata_key)
+    delete_snapshot = answered_by(snapshotting.delete)
+    delete_snapshots = answered_by(snapshotting.delete_several)
+    explain_snapshots = answered_by(snapshotting.explain_several)
+    cancel_snapshot_deletion = answered_by(snapshotting.cancel_deletion)
+    reset_snapshot_status = answered_by(snapshotting.reset_status)
+    create_snapshot_metadata = answered_by(snapshotting.create_metadata, due=False)
+    finalize_snapshot_metadata = answered_by(snapshotting.finalize_metadata, due=False)
+    snapshot_delete_metadata = answered_by(snapshotting.drop_metadata)
+    update_snapshot_status = answered_by(snapshotting.update_status)
+    create_type = answered_by(typing_volumes.create)
+    update_type = answered_by(typing_volumes.update)
+    delete_type = answered_by(typing_volumes.delete)
+    set_type_extra_specs = answered_by(typing_volumes.set_extra_specs)
+    delete_type_extra_spec = answered_by(typing_volumes.delete_extra_spec)
+    list_pools = answered_by(typing_volumes.pools)
+    update_volume = answered_by(volume_changing.update)
+    set_volume_metadata = answered_by(volume_changing.set_metadata)
+    delete_volume_metadata_key = answered_by(volume_changing.delete_metadata_key)
+    set_volume_bootable = answered_by(volume_changing.set_bootable)
+    set_volume_image_metadata = answered_by(volume_changing.set_image_metadata)
+    unset_volume_image_metadata = answered_by(volume_changing.unset_image_metadata)
+    delete_volume = answered_by(volume_changing.delete)
+    extend_volume = answered_by(volume_changing.extend)
+    revert_volume = answered_by(volume_changing.revert)
+    undo_revert = answered_by(volume_changing.undo_revert)
+    reset_volume_status = answered_by(volume_changing.reset_status)
+    unmanage_volume = answered_by(volume_changing.unmanage)
+    set_quotas = answered_by(volume_changing.set_quotas)
+    clear_quotas = answered_by(volume_changing.clear_quotas)
+    create_volume = answered_by(volume_making.create)
 
-    def _run(self, method: Callable[..., Any], due: bool, context: Any, **parameters: Any) -> Any:
+    def methods(self) -> Methods:
+        """Returns every method by name; the first parameter of each is the caller's context."""
+        worker: VolumesWorker = self
+        return table(VolumesWorker, worker)
+
+    def run(self, ask: Callable[[], Answer], parameters: Mapping[str, Any]) -> Answer:
+        """Raises what the system refuses as an error a person is meant to read."""
         try:
-            answer = self._answer(method, context, parameters)
+            return self._answer(ask, parameters)
         except OSError as error:
             LOG.warning("a request is refused: %s", error)
             raise of_os_error(error) from error
-        if due:
-            self.wake()
-        return answer
 
-    def _answer(self, method: Callable[..., Any], context: Any, parameters: Mapping[str, Any]) -> Any:
+    def _answer(self, ask: Callable[[], Answer], parameters: Mapping[str, Any]) -> Answer:
         try:
-            return method(self.world, context, **parameters)
+            return ask()
         except (FileNotFoundError, HostCommandFailed, FileInUse, BadImage, ChainConflict):
             # What is found wrong while an operation changes the files is that operation's doing, which may have ended since.
             self._refuse_what_changes(parameters)
-            return method(self.world, context, **parameters)
+            return ask()
 
     def _refuse_what_changes(self, parameters: Mapping[str, Any]) -> None:
         named = {**parameters, **(parameters.get("wanted") or {})}

@@ -97,6 +97,3 @@ def _entry(world: World, share: Share, name: str, used: Mapping[str, Sequence[st
     except BadRequest:
         parsed = names.parse(name)
         return {**entry, "reason_not_safe": "already managed", "cinder_id": parsed[0] if parsed else None}
-
-
-METHODS: Mapping[str, Any] = {"manage_volume": manage, "manageable_volumes": manageable}

@@ -1,7 +1,6 @@
 """Releases a volume from a server that does not have it, with proof that nobody uses it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
@@ -70,6 +69,3 @@ def drop(connection: Connection, held: Row) -> Sequence[Row]:
         values = {"fault": None} if held["status"] == "attached" else {}
         volumes.move(connection, held["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available", **values)
     return remaining
-
-
-METHODS: Mapping[str, Any] = {"force_detach_volume": force_detach}

@@ -1,7 +1,7 @@
 """Requests about snapshots, as the worker takes them, the three metadata actions among them."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -332,20 +332,3 @@ def update_status(world: World, context: Context, snapshot_id: str, status: str,
 
 def _percent(progress: str | None) -> int:
     return int((progress or "0%").removesuffix("%"))
-
-
-METHODS: Mapping[str, Any] = {
-    "create_snapshot": create,
-    "update_snapshot": update,
-    "set_snapshot_metadata": set_metadata,
-    "delete_snapshot_metadata_key": delete_metadata_key,
-    "delete_snapshot": delete,
-    "delete_snapshots": delete_several,
-    "explain_snapshots": explain_several,
-    "cancel_snapshot_deletion": cancel_deletion,
-    "reset_snapshot_status": reset_status,
-    "create_snapshot_metadata": create_metadata,
-    "finalize_snapshot_metadata": finalize_metadata,
-    "snapshot_delete_metadata": drop_metadata,
-    "update_snapshot_status": update_status,
-}

@@ -1,7 +1,6 @@
 """Requests about volume types and capacity, as the worker takes them."""
 
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -84,13 +83,3 @@ def _pool(world: World, pool: Any) -> dict[str, Any]:
     except (ShareUnavailable, BadConfiguration) as error:
         about |= {"backend_state": "down", "reason": error.message}
     return {"name": f"{world.settings.host}@{pool.name}", "capabilities": about}
-
-
-METHODS: Mapping[str, Any] = {
-    "create_type": create,
-    "update_type": update,
-    "delete_type": delete,
-    "set_type_extra_specs": set_extra_specs,
-    "delete_type_extra_spec": delete_extra_spec,
-    "list_pools": pools,
-}

@@ -1,7 +1,7 @@
 """Requests about volumes that exist, as the worker takes them: rename, extend, revert, delete, reset, give up."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -304,21 +304,3 @@ def set_quotas(world: World, context: Context, project_id: str, wanted: dict[str
 def clear_quotas(world: World, context: Context, project_id: str) -> None:
     with world.database.write() as connection:
         quotas.clear(connection, project_id)
-
-
-METHODS: Mapping[str, Any] = {
-    "update_volume": update,
-    "set_volume_metadata": set_metadata,
-    "delete_volume_metadata_key": delete_metadata_key,
-    "set_volume_bootable": set_bootable,
-    "set_volume_image_metadata": set_image_metadata,
-    "unset_volume_image_metadata": unset_image_metadata,
-    "delete_volume": delete,
-    "extend_volume": extend,
-    "revert_volume": revert,
-    "undo_revert": undo_revert,
-    "reset_volume_status": reset_status,
-    "unmanage_volume": unmanage,
-    "set_quotas": set_quotas,
-    "clear_quotas": clear_quotas,
-}

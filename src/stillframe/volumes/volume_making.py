@@ -209,6 +209,3 @@ def _linked(world: World, context: Context, wanted: dict[str, Any], parts: Parts
         return operations.link_request(row, size, context.request_id)
 
     return insert(world, context, wanted, parts.type_row, Making(pool, made, operation, parts.source, parts.snapshot))
-
-
-METHODS: Mapping[str, Any] = {"create_volume": create}

@@ -36,10 +36,6 @@ class Call:
     collection_url: str  # what was asked, without the query
     door: Door
 
-    def ask(self, method: str, **parameters: Any) -> Any:
-        """Calls the worker as this user."""
-        return self.door.bus.call(method, self.context, **parameters)
-
     @property
     def explains(self) -> bool:
         """Tells whether only the cost is asked for: with ``?explain=1`` nothing is done."""

@@ -5,13 +5,14 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import pytest
 
+from stillframe.context import Context
 from stillframe.errors import Conflict, ServiceUnavailable, StillframeError
 from stillframe.rpc import bus
-from stillframe.rpc.bus import InProcess, SocketBus, SocketServer
+from stillframe.rpc.bus import InProcess, Proxy, SocketBus, SocketServer, table
 from tests.unit.builders import context
 
 PATH = Path("/nowhere/volumes.sock")
@@ -71,6 +72,29 @@ def door(monkeypatch: pytest.MonkeyPatch, server: SocketServer) -> SocketBus:
 def test_in_one_process_a_call_is_a_call() -> None:
     inside = InProcess({"add": lambda who, first, second: (who.project_id, first + second)})
     assert inside.call("add", context(), first=1, second=2) == ("demo", 3)
+
+
+class Adder(Protocol):
+    def add(self, context: Context, /, *, first: int, second: int) -> int: ...
+
+
+class Worker:
+    secret = "canary"
+
+    def add(self, context: Context, /, *, first: int, second: int) -> int:
+        return first + second
+
+    def more(self) -> None: ...
+
+
+def test_a_worker_answers_what_its_protocol_names_and_nothing_else() -> None:
+    methods = table(Adder, Worker())
+    assert list(methods) == ["add"]
+    assert cast("Adder", Proxy(InProcess(methods))).add(context(), first=1, second=2) == 3
+
+
+def test_a_proxy_asks_over_the_socket_as_it_does_in_one_process(door: SocketBus) -> None:
+    assert Proxy(door).add(context("admin"), first=1, second=2) == [3, "demo", ["admin"]]
 
 
 def test_over_the_socket_parameters_the_user_and_the_answer_arrive(door: SocketBus) -> None:

@@ -10,7 +10,8 @@ import pytest
 from stillframe.db.engine import Database
 from stillframe.errors import AccessRefused, Busy, ChainConflict, StillframeError
 from stillframe.journal import record
-from stillframe.volumes.manager import Manager
+from stillframe.volumes.manager import Manager, answered_by
+from stillframe.volumes.rpcapi import VolumesWorker
 from stillframe.volumes.world import World
 from tests.unit.builders import VOLUME
 
@@ -24,7 +25,7 @@ class Methods:
     def __init__(self, errors: list[Exception]) -> None:
         self.errors = errors
 
-    def __call__(self, _world: Any, _context: Any, **_parameters: Any) -> str:
+    def __call__(self, _world: Any, _context: Any, /, **_parameters: Any) -> str:
         if self.errors:
             raise self.errors.pop(0)
         return "answered"
@@ -33,9 +34,9 @@ class Methods:
 @pytest.fixture
 def ask(database: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Exception]], Ask]:
     def made(errors: list[Exception]) -> Ask:
-        monkeypatch.setattr("stillframe.volumes.chain_view.METHODS", {"ask": Methods(errors)})
+        monkeypatch.setattr(Manager, "show_chain", answered_by(Methods(errors)))
         world = cast("World", SimpleNamespace(database=database))
-        return Manager(world, lambda: None).methods()["ask"]
+        return Manager(world, lambda: None).methods()["show_chain"]
 
     return made
 
@@ -66,3 +67,9 @@ def test_while_an_operation_changes_the_files_the_operation_is_named(
         record.submit(connection, record.Request("volumes", "extend_volume", {}, [], [f"volume:{VOLUME}"], "req-1"))
     with pytest.raises(Busy, match="extend_volume"):
         ask([GONE])(None, volume_id=VOLUME)
+
+
+def test_everything_an_api_may_ask_is_answered_and_nothing_else() -> None:
+    methods = Manager(cast("World", None), lambda: None).methods()
+    assert set(methods) == {name for name in vars(VolumesWorker) if not name.startswith("_")}
+    assert all(callable(method) for method in methods.values())

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from stillframe.compute.rpcapi import worker
 from stillframe.web import body
 from stillframe.web.route import Call, Route
 
@@ -22,12 +23,12 @@ _UPDATE = body.wrapped(
 
 
 def show(call: Call) -> dict[str, Any]:
-    return {"assisted_snapshot_settings": call.ask("show_server_settings", server_id=call.path["id"])}
+    return {"assisted_snapshot_settings": worker(call).show_server_settings(call.context, server_id=call.path["id"])}
 
 
 def update(call: Call) -> dict[str, Any]:
     changes = call.body["assisted_snapshot_settings"]
-    found = call.ask("change_server_settings", server_id=call.path["id"], changes=changes)
+    found = worker(call).change_server_settings(call.context, server_id=call.path["id"], changes=changes)
     return {"assisted_snapshot_settings": found}
 
 

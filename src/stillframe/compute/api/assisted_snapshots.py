@@ -4,6 +4,7 @@ from typing import Any
 
 from stillframe.chain.names import lookup_id
 from stillframe.compute.api.assisted_snapshot_settings import ALLOW_UNFREEZABLE, HOOK_TIMEOUT, QUIESCE
+from stillframe.compute.rpcapi import worker
 from stillframe.db import assisted_snapshots
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, NotFound
@@ -114,7 +115,7 @@ def create(call: Call) -> dict[str, Any]:
     if "id" in given:
         given["set_id"] = given.pop("id")
     wanted = {"volumes": "all", **given}
-    set_id = call.ask("create_assisted_snapshot", server_id=call.path["id"], wanted=wanted)
+    set_id = worker(call).create_assisted_snapshot(call.context, server_id=call.path["id"], wanted=wanted)
     return {"assisted_snapshot": view(read(call, set_id))}
 
 
@@ -123,25 +124,24 @@ def update(call: Call) -> dict[str, Any]:
     changes = dict(call.body["assisted_snapshot"])
     if "metadata" in changes:
         changes["metadata"] = changes["metadata"] or {}
-    call.ask("change_assisted_snapshot", set_id=row["id"], changes=changes)
+    worker(call).change_assisted_snapshot(call.context, set_id=row["id"], changes=changes)
     return {"assisted_snapshot": view(read(call, row["id"]))}
 
 
 def delete(call: Call) -> None:
     row = read(call, call.path["set_id"])
-    call.ask("delete_assisted_snapshot", server_id=row["server_id"], set_id=row["id"])
+    worker(call).delete_assisted_snapshot(call.context, server_id=row["server_id"], set_id=row["id"])
 
 
 def explain_delete(call: Call) -> dict[str, Any]:
     """What ``delete`` would do and copy, volume by volume."""
     row = read(call, call.path["set_id"])
-    found: dict[str, Any] = call.ask("explain_assisted_snapshot", server_id=row["server_id"], set_id=row["id"])
-    return found
+    return worker(call).explain_assisted_snapshot(call.context, server_id=row["server_id"], set_id=row["id"])
 
 
 def reset_status(call: Call) -> None:
     status = call.body["os-reset_status"]["status"]
-    call.ask("reset_assisted_snapshot_status", set_id=read(call, call.path["set_id"])["id"], status=status)
+    worker(call).reset_assisted_snapshot_status(call.context, set_id=read(call, call.path["set_id"])["id"], status=status)
 
 
 _OF_SERVER = "/servers/{id}/os-assisted-snapshots"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from stillframe.compute.rpcapi import worker
 from stillframe.errors import BadRequest
 from stillframe.web import body
 from stillframe.web.route import Call, Route
@@ -28,7 +29,7 @@ _CREATE = body.wrapped(
 
 def create(call: Call) -> dict[str, Any]:
     wanted = call.body["snapshot"]
-    call.ask("create_assisted_volume_snapshot", volume_id=wanted["volume_id"], create_info=wanted["create_info"])
+    worker(call).create_assisted_volume_snapshot(call.context, volume_id=wanted["volume_id"], create_info=wanted["create_info"])
     return {"snapshot": {"id": wanted["create_info"].get("id"), "volumeId": wanted["volume_id"]}}
 
 
@@ -61,16 +62,16 @@ def delete(call: Call) -> None:
         raise BadRequest(f"unknown query keys: {sorted(set(call.query) - {'delete_info'})}")
     if info.get("merge_target_file") and not info.get("file_to_merge"):
         raise BadRequest("merge_target_file needs file_to_merge")
-    call.ask("merge_volume", snapshot_id=call.path["id"], delete_info=info)
+    worker(call).merge_volume(call.context, snapshot_id=call.path["id"], delete_info=info)
 
 
 def show_merge(call: Call) -> dict[str, Any]:
     """How a merge goes that was asked for with an ``id`` in its delete_info; not part of Nova."""
-    return {"merge": call.ask("merge_status", operation_id=call.path["id"])}
+    return {"merge": worker(call).merge_status(call.context, operation_id=call.path["id"])}
 
 
 def cancel(call: Call) -> None:
-    call.ask("cancel_merge", operation_id=call.path["id"])
+    worker(call).cancel_merge(call.context, operation_id=call.path["id"])
 
 
 _CANCEL = {

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from stillframe.compute.rpcapi import worker
 from stillframe.errors import BadRequest, NotFound
 from stillframe.web import body
 from stillframe.web.route import Call, Route
@@ -22,26 +23,26 @@ def named_files(call: Call) -> dict[str, Any]:
     directory = call.query.get("directory")
     if not directory:
         raise BadRequest("the query needs directory=PATH, the directory whose files are asked about")
-    return {"files": call.ask("named_files", directory=directory, sure=call.query.get("sure") == "1")}
+    return {"files": worker(call).named_files(call.context, directory=directory, sure=call.query.get("sure") == "1")}
 
 
 def show(call: Call) -> dict[str, Any]:
-    found = call.ask("server_of_volume", volume_id=call.path["id"])
+    found = worker(call).server_of_volume(call.context, volume_id=call.path["id"])
     if found is None:
         raise NotFound(f"no server has volume {call.path['id'][:64]}")
     return {"server": found}
 
 
 def users(call: Call) -> dict[str, Any]:
-    return {"users": call.ask("users_of_volume", volume_id=call.path["id"])}
+    return {"users": worker(call).users_of_volume(call.context, volume_id=call.path["id"])}
 
 
 def resize(call: Call) -> None:
-    call.ask("resize_disk", volume_id=call.path["id"], size=call.body["resize"]["size"])
+    worker(call).resize_disk(call.context, volume_id=call.path["id"], size=call.body["resize"]["size"])
 
 
 def switch_file(call: Call) -> None:
-    call.ask("switch_disk_file", volume_id=call.path["id"], wanted=call.body["switch_file"])
+    worker(call).switch_disk_file(call.context, volume_id=call.path["id"], wanted=call.body["switch_file"])
 
 
 _PATH, _RULE = "/os-assisted-volumes/{id}", "os_compute_api:os-assisted-volumes"

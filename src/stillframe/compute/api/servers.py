@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
+from stillframe.compute.rpcapi import worker
 from stillframe.errors import BadRequest
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
@@ -101,7 +102,7 @@ def _listed(call: Call) -> list[dict[str, Any]]:
     all_projects = call.query.get("all_tenants", call.query.get("all_projects", "0")).lower() in ("1", "true", "")
     if call.query.get("deleted", "false").lower() in ("1", "true"):
         return []
-    found = sorted(call.ask("list_servers", all_projects=all_projects), key=lambda server: str(server["id"]))
+    found = sorted(worker(call).list_servers(call.context, all_projects=all_projects), key=lambda server: str(server["id"]))
     for key, name in (("name", "name"), ("status", "status"), ("project_id", "project_id")):
         if key in call.query:
             found = [server for server in found if str(server[name]).lower() == call.query[key].lower()]
@@ -129,12 +130,12 @@ def list_detail(call: Call) -> dict[str, Any]:
 
 
 def show(call: Call) -> dict[str, Any]:
-    return {"server": view(call, call.ask("show_server", server_id=call.path["id"]))}
+    return {"server": view(call, worker(call).show_server(call.context, server_id=call.path["id"]))}
 
 
 def _power(action: str) -> Any:
     def handler(call: Call) -> None:
-        call.ask("power", server_id=call.path["id"], action=action)
+        worker(call).power(call.context, server_id=call.path["id"], action=action)
 
     return handler
 
@@ -143,7 +144,7 @@ _REBOOT = body.wrapped("reboot", {"type": {"enum": ["HARD", "hard"]}}, ("type",)
 
 
 def reboot(call: Call) -> None:
-    call.ask("power", server_id=call.path["id"], action="reboot")
+    worker(call).power(call.context, server_id=call.path["id"], action="reboot")
 
 
 _ACTION, _POLICY = "/servers/{id}/action", "os_compute_api:servers:power"

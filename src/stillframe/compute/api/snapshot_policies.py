@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from stillframe.chain.names import lookup_id
+from stillframe.compute.rpcapi import worker
 from stillframe.db import assisted_snapshots, snapshot_policies
 from stillframe.db.rows import Page, Row
 from stillframe.errors import NotFound
@@ -108,19 +109,21 @@ def show(call: Call) -> dict[str, Any]:
 
 
 def create(call: Call) -> dict[str, Any]:
-    policy_id = call.ask("create_snapshot_policy", server_id=call.path["id"], wanted=call.body["snapshot_policy"])
+    policy_id = worker(call).create_snapshot_policy(
+        call.context, server_id=call.path["id"], wanted=call.body["snapshot_policy"]
+    )
     return _answer(call, policy_id)
 
 
 def update(call: Call) -> dict[str, Any]:
     policy_id = _answer(call, call.path["policy_id"])["snapshot_policy"]["id"]
-    call.ask("change_snapshot_policy", policy_id=policy_id, changes=call.body["snapshot_policy"])
+    worker(call).change_snapshot_policy(call.context, policy_id=policy_id, changes=call.body["snapshot_policy"])
     return _answer(call, policy_id)
 
 
 def delete(call: Call) -> None:
     policy_id = _answer(call, call.path["policy_id"])["snapshot_policy"]["id"]
-    call.ask("delete_snapshot_policy", policy_id=policy_id)
+    worker(call).delete_snapshot_policy(call.context, policy_id=policy_id)
 
 
 _OF_SERVER, _ONE = "/servers/{id}/os-snapshot-policies", "/os-snapshot-policies/{policy_id}"

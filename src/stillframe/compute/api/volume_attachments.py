@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from stillframe.compute.rpcapi import worker
 from stillframe.errors import NotFound
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
@@ -34,13 +35,13 @@ def _view(call: Call, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def list_all(call: Call) -> dict[str, Any]:
-    found = call.ask("list_attached", server_id=call.path["id"])
+    found = worker(call).list_attached(call.context, server_id=call.path["id"])
     offset, limit = paging.number(call, "offset", 0), paging.number(call, "limit", paging.MAX_LIMIT)
     return {"volumeAttachments": [_view(call, entry) for entry in found[offset : offset + limit]]}
 
 
 def show(call: Call) -> dict[str, Any]:
-    for entry in call.ask("list_attached", server_id=call.path["id"]):
+    for entry in worker(call).list_attached(call.context, server_id=call.path["id"]):
         if entry["volume_id"] == call.path["volume_id"]:
             return {"volumeAttachment": _view(call, entry)}
     raise NotFound(f"volume_id not found: {call.path['volume_id']}")
@@ -48,14 +49,14 @@ def show(call: Call) -> dict[str, Any]:
 
 def attach(call: Call) -> dict[str, Any]:
     wanted = call.body["volumeAttachment"]
-    entry = call.ask(
-        "attach_volume", server_id=call.path["id"], volume_id=wanted["volumeId"], device=wanted.get("device") or None
+    entry = worker(call).attach_volume(
+        call.context, server_id=call.path["id"], volume_id=wanted["volumeId"], device=wanted.get("device") or None
     )
     return {"volumeAttachment": {"id": entry["volume_id"], **_view(call, entry)}}
 
 
 def detach(call: Call) -> None:
-    call.ask("detach_volume", server_id=call.path["id"], volume_id=call.path["volume_id"])
+    worker(call).detach_volume(call.context, server_id=call.path["id"], volume_id=call.path["volume_id"])
 
 
 _ALL, _ONE = "/servers/{id}/os-volume_attachments", "/servers/{id}/os-volume_attachments/{volume_id}"

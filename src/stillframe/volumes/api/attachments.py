@@ -8,6 +8,7 @@ from stillframe.db import attachments
 from stillframe.db.rows import Row
 from stillframe.errors import NotFound
 from stillframe.volumes.api.volumes import stamp
+from stillframe.volumes.rpcapi import worker
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
@@ -35,7 +36,7 @@ def _view(call: Call, row: Row) -> dict[str, Any]:
 
 def _views(call: Call, rows: Sequence[Row]) -> list[dict[str, Any]]:
     connected = [row["id"] for row in rows if row["connector"]]
-    infos = call.ask("connection_infos", attachment_ids=connected) if connected else {}
+    infos = worker(call).connection_infos(call.context, attachment_ids=connected) if connected else {}
     hidden = () if call.context.sees_hosts else _OF_THE_HOST
     known = {key: {name: info[name] for name in info if name not in hidden} for key, info in infos.items()}
     return [_shown(row, known.get(row["id"])) for row in rows]
@@ -100,27 +101,27 @@ def show(call: Call) -> dict[str, Any]:
 
 
 def create(call: Call) -> dict[str, Any]:
-    attachment_id = call.ask("create_attachment", wanted=call.body["attachment"])
+    attachment_id = worker(call).create_attachment(call.context, wanted=call.body["attachment"])
     return {"attachment": _view(call, _read(call, attachment_id))}
 
 
 def update(call: Call) -> dict[str, Any]:
     row = _read(call, call.path["id"])
-    call.ask("update_attachment", attachment_id=row["id"], connector=call.body["attachment"]["connector"])
+    worker(call).update_attachment(call.context, attachment_id=row["id"], connector=call.body["attachment"]["connector"])
     return {"attachment": _view(call, _read(call, row["id"]))}
 
 
 def complete(call: Call) -> None:
-    call.ask("complete_attachment", attachment_id=_read(call, call.path["id"])["id"])
+    worker(call).complete_attachment(call.context, attachment_id=_read(call, call.path["id"])["id"])
 
 
 def report(call: Call) -> None:
     wanted = call.body["os-report_guest_disk"]
-    call.ask("report_guest_disk", attachment_id=_read(call, call.path["id"])["id"], present=wanted["present"])
+    worker(call).report_guest_disk(call.context, attachment_id=_read(call, call.path["id"])["id"], present=wanted["present"])
 
 
 def delete(call: Call) -> dict[str, Any]:
-    return {"attachments": call.ask("delete_attachment", attachment_id=_read(call, call.path["id"])["id"])}
+    return {"attachments": worker(call).delete_attachment(call.context, attachment_id=_read(call, call.path["id"])["id"])}
 
 
 ROUTES = (

@@ -1,6 +1,6 @@
 """/backups: the requests clients send, and the view they read."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from stillframe.chain.names import lookup_id
 from stillframe.db import backups
@@ -8,6 +8,7 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, NotFound
 from stillframe.volumes.api.volumes import read as read_volume
 from stillframe.volumes.api.volumes import stamp
+from stillframe.volumes.rpcapi import worker
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
@@ -136,13 +137,12 @@ def _brief(call: Call, backup_id: str) -> dict[str, Any]:
 
 
 def create(call: Call) -> dict[str, Any]:
-    return _brief(call, call.ask("create_backup", wanted=_wanted(call)))
+    return _brief(call, worker(call).create_backup(call.context, wanted=_wanted(call)))
 
 
 def explain_create(call: Call) -> dict[str, Any]:
     """What ``create`` would read and store."""
-    found: dict[str, Any] = call.ask("explain_backup", wanted=_wanted(call))
-    return found
+    return worker(call).explain_backup(call.context, wanted=_wanted(call))
 
 
 def _wanted(call: Call) -> dict[str, Any]:
@@ -156,31 +156,35 @@ def _wanted(call: Call) -> dict[str, Any]:
 def update(call: Call) -> dict[str, Any]:
     changes = {key: value for key, value in call.body["backup"].items() if key != "metadata" or value is not None}
     backup_id = read(call, call.path["id"])["id"]
-    call.ask("update_backup", backup_id=backup_id, changes=changes)
+    worker(call).update_backup(call.context, backup_id=backup_id, changes=changes)
     return _brief(call, backup_id)
 
 
 def delete(call: Call) -> None:
-    call.ask("delete_backup", backup_id=read(call, call.path["id"])["id"])
+    worker(call).delete_backup(call.context, backup_id=read(call, call.path["id"])["id"])
 
 
 def explain_delete(call: Call) -> dict[str, Any]:
     """What ``delete`` would free, and what is copied after it."""
-    found: dict[str, Any] = call.ask("explain_backup_deletion", backup_id=read(call, call.path["id"])["id"])
-    return found
+    return worker(call).explain_backup_deletion(call.context, backup_id=read(call, call.path["id"])["id"])
 
 
 def restore(call: Call) -> dict[str, Any]:
-    return {"restore": call.ask("restore_backup", **_target(call))}
+    return {"restore": worker(call).restore_backup(call.context, **_target(call))}
 
 
 def explain_restore(call: Call) -> dict[str, Any]:
     """What ``restore`` would fetch and write, and what is free for it."""
-    found: dict[str, Any] = call.ask("explain_restore", **_target(call))
-    return found
+    return worker(call).explain_restore(call.context, **_target(call))
 
 
-def _target(call: Call) -> dict[str, Any]:
+class _Target(TypedDict):
+    backup_id: str
+    volume_id: str | None
+    name: str | None
+
+
+def _target(call: Call) -> _Target:
     wanted = call.body["restore"]
     backup_id = read(call, call.path["id"])["id"]
     return {"backup_id": backup_id, "volume_id": wanted.get("volume_id"), "name": wanted.get("name")}
@@ -190,21 +194,23 @@ def export_record(call: Call) -> dict[str, Any]:
     row = read(call, call.path["id"])
     if row["status"] != "available":
         raise BadRequest(f"Invalid backup: the status must be available, but it is {row['status']}")
-    return {"backup-record": call.ask("export_backup", backup_id=row["id"])}
+    return {"backup-record": worker(call).export_backup(call.context, backup_id=row["id"])}
 
 
 def import_record(call: Call) -> dict[str, Any]:
     given = call.body["backup-record"]
-    return _brief(call, call.ask("import_backup", backup_service=given["backup_service"], backup_url=given["backup_url"]))
+    return _brief(
+        call, worker(call).import_backup(call.context, backup_service=given["backup_service"], backup_url=given["backup_url"])
+    )
 
 
 def reset_status(call: Call) -> None:
     status = call.body["os-reset_status"]["status"]
-    call.ask("reset_backup_status", backup_id=read(call, call.path["id"])["id"], status=status)
+    worker(call).reset_backup_status(call.context, backup_id=read(call, call.path["id"])["id"], status=status)
 
 
 def force_delete(call: Call) -> None:
-    call.ask("delete_backup", backup_id=read(call, call.path["id"])["id"], force=True)
+    worker(call).delete_backup(call.context, backup_id=read(call, call.path["id"])["id"], force=True)
 
 
 _ACTION = "/backups/{id}/action"

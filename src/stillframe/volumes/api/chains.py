@@ -3,11 +3,12 @@
 from typing import Any
 
 from stillframe.volumes.api.volumes import read
+from stillframe.volumes.rpcapi import worker
 from stillframe.web.route import Call, Route
 
 
 def show(call: Call) -> dict[str, Any]:
-    return {"chain": call.ask("show_chain", volume_id=read(call, call.path["id"])["id"])}
+    return {"chain": worker(call).show_chain(call.context, volume_id=read(call, call.path["id"])["id"])}
 
 
 ROUTES = (Route("GET", "/volumes/{id}/stillframe-chain", show, "volume:get"),)

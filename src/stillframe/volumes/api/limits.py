@@ -4,6 +4,7 @@ from typing import Any
 
 from stillframe.db import backups, quotas, snapshots, volumes
 from stillframe.errors import BadRequest, Forbidden
+from stillframe.volumes.rpcapi import worker
 from stillframe.web.route import Call, Route
 
 _LIMIT = {"type": ["integer", "null"], "minimum": -1, "maximum": (1 << 31) - 1}
@@ -93,13 +94,13 @@ def set_quotas(call: Call) -> dict[str, Any]:
     wanted = {name: given[name] for name in _RESOURCES if given.get(name) is not None}
     if not wanted:
         raise BadRequest(f"name at least one of {', '.join(_RESOURCES)}")
-    call.ask("set_quotas", project_id=call.path["project_id"], wanted=wanted)
+    worker(call).set_quotas(call.context, project_id=call.path["project_id"], wanted=wanted)
     allowed, _ = _limits_and_usage(call, call.path["project_id"])
     return {"quota_set": allowed}
 
 
 def clear_quotas(call: Call) -> None:
-    call.ask("clear_quotas", project_id=call.path["project_id"])
+    worker(call).clear_quotas(call.context, project_id=call.path["project_id"])
 
 
 _QUOTAS = "/os-quota-sets/{project_id}"

@@ -4,6 +4,7 @@ from typing import Any
 
 from stillframe.errors import BadRequest
 from stillframe.volumes.api.volumes import read, views
+from stillframe.volumes.rpcapi import worker
 from stillframe.web import body
 from stillframe.web.route import Call, Route
 
@@ -37,7 +38,7 @@ def manage(call: Call) -> dict[str, Any]:
     if "host" not in wanted:
         raise BadRequest("host is missing: HOST@BACKEND#EXPORT, as /scheduler-stats/get_pools lists them")
     wanted |= {"source_name": ref["source-name"], "format": ref.get("format")}
-    volume_id = call.ask("manage_volume", wanted=wanted)
+    volume_id = worker(call).manage_volume(call.context, wanted=wanted)
     return {"volume": views(call, [read(call, volume_id)])[0]}
 
 
@@ -46,7 +47,9 @@ def _listed(call: Call) -> list[dict[str, Any]]:
     if not host:
         raise BadRequest("the query needs host=HOST@BACKEND#EXPORT, as /scheduler-stats/get_pools lists them")
     offset, limit = (_number(call, name, default) for name, default in (("offset", 0), ("limit", _MOST)))
-    found: list[dict[str, Any]] = call.ask("manageable_volumes", host=host, offset=offset, limit=min(limit, _MOST))
+    found: list[dict[str, Any]] = worker(call).manageable_volumes(
+        call.context, host=host, offset=offset, limit=min(limit, _MOST)
+    )
     return found
 
 

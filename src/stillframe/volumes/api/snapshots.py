@@ -8,6 +8,7 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, NotFound
 from stillframe.volumes.api.volumes import META, METADATA, stamp
 from stillframe.volumes.api.volumes import read as read_volume
+from stillframe.volumes.rpcapi import worker
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
@@ -165,13 +166,13 @@ def create(call: Call) -> dict[str, Any]:
     wanted = {key: value for key, value in call.body["snapshot"].items() if value is not None}
     wanted.setdefault("name", wanted.pop("display_name", None))
     volume_id = read_volume(call, wanted["volume_id"])["id"]
-    snapshot_id = call.ask("create_snapshot", volume_id=volume_id, wanted=wanted)
+    snapshot_id = worker(call).create_snapshot(call.context, volume_id=volume_id, wanted=wanted)
     return {"snapshot": view(call, read(call, snapshot_id))}
 
 
 def update(call: Call) -> dict[str, Any]:
     snapshot_id = read(call, call.path["id"])["id"]
-    call.ask("update_snapshot", snapshot_id=snapshot_id, changes=call.body["snapshot"])
+    worker(call).update_snapshot(call.context, snapshot_id=snapshot_id, changes=call.body["snapshot"])
     return {"snapshot": view(call, read(call, snapshot_id))}
 
 
@@ -180,29 +181,27 @@ def delete(call: Call) -> None:
     text = call.query.get("bandwidth_mib", "0")
     if not text.isdecimal() or len(text) > 7:
         raise BadRequest(f"bandwidth_mib must be a number of MiB a second, not {text[:20]!r}")
-    call.ask("delete_snapshot", snapshot_id=read(call, call.path["id"])["id"], bandwidth_mib=int(text))
+    worker(call).delete_snapshot(call.context, snapshot_id=read(call, call.path["id"])["id"], bandwidth_mib=int(text))
 
 
 def explain_deletion(call: Call) -> dict[str, Any]:
     """What ``delete`` would do and copy."""
-    found: dict[str, Any] = call.ask("explain_snapshots", snapshot_ids=[read(call, call.path["id"])["id"]])
-    return found
+    return worker(call).explain_snapshots(call.context, snapshot_ids=[read(call, call.path["id"])["id"]])
 
 
 def cancel_deletion(call: Call) -> None:
-    call.ask("cancel_snapshot_deletion", snapshot_id=read(call, call.path["id"])["id"])
+    worker(call).cancel_snapshot_deletion(call.context, snapshot_id=read(call, call.path["id"])["id"])
 
 
 def delete_several(call: Call) -> None:
     """Several snapshots of one volume as one plan, with the least copying; ``bandwidth_mib`` as in ``delete``."""
     limit = call.body["os-delete_snapshots"].get("bandwidth_mib") or 0
-    call.ask("delete_snapshots", snapshot_ids=_several(call), bandwidth_mib=limit)
+    worker(call).delete_snapshots(call.context, snapshot_ids=_several(call), bandwidth_mib=limit)
 
 
 def explain_several(call: Call) -> dict[str, Any]:
     """What ``delete_several`` would do and copy."""
-    found: dict[str, Any] = call.ask("explain_snapshots", snapshot_ids=_several(call))
-    return found
+    return worker(call).explain_snapshots(call.context, snapshot_ids=_several(call))
 
 
 def _several(call: Call) -> list[str]:
@@ -216,11 +215,11 @@ def _several(call: Call) -> list[str]:
 
 def reset_status(call: Call) -> None:
     status = call.body["os-reset_status"]["status"]
-    call.ask("reset_snapshot_status", snapshot_id=read(call, call.path["id"])["id"], status=status)
+    worker(call).reset_snapshot_status(call.context, snapshot_id=read(call, call.path["id"])["id"], status=status)
 
 
 def force_delete(call: Call) -> None:
-    call.ask("delete_snapshot", snapshot_id=read(call, call.path["id"])["id"], force=True)
+    worker(call).delete_snapshot(call.context, snapshot_id=read(call, call.path["id"])["id"], force=True)
 
 
 def show_metadata(call: Call) -> dict[str, Any]:
@@ -238,7 +237,11 @@ def replace_metadata(call: Call) -> dict[str, Any]:
 def _change_metadata(call: Call, replace: bool) -> dict[str, Any]:
     snapshot_id = read(call, call.path["id"])["id"]
     metadata = call.body["metadata"]
-    return {"metadata": call.ask("set_snapshot_metadata", snapshot_id=snapshot_id, metadata=metadata, replace=replace)}
+    return {
+        "metadata": worker(call).set_snapshot_metadata(
+            call.context, snapshot_id=snapshot_id, metadata=metadata, replace=replace
+        )
+    }
 
 
 def show_metadata_key(call: Call) -> dict[str, Any]:
@@ -252,19 +255,19 @@ def set_metadata_key(call: Call) -> dict[str, Any]:
     if list(call.body["meta"]) != [call.path["key"]]:
         raise BadRequest("the key in the body is not the one in the path")
     snapshot_id = read(call, call.path["id"])["id"]
-    call.ask("set_snapshot_metadata", snapshot_id=snapshot_id, metadata=call.body["meta"], replace=False)
+    worker(call).set_snapshot_metadata(call.context, snapshot_id=snapshot_id, metadata=call.body["meta"], replace=False)
     return {"meta": call.body["meta"]}
 
 
 def delete_metadata_key(call: Call) -> None:
     snapshot_id = read(call, call.path["id"])["id"]
-    call.ask("delete_snapshot_metadata_key", snapshot_id=snapshot_id, key=call.path["key"])
+    worker(call).delete_snapshot_metadata_key(call.context, snapshot_id=snapshot_id, key=call.path["key"])
 
 
 def create_snapshot_metadata(call: Call) -> dict[str, Any]:
     given = call.body["os-create_snapshot_metadata"]
     wanted = {key: value for key, value in given.items() if value is not None}
-    snapshot_id = call.ask("create_snapshot_metadata", volume_id=_path_id(call, "Volume"), wanted=wanted)
+    snapshot_id = worker(call).create_snapshot_metadata(call.context, volume_id=_path_id(call, "Volume"), wanted=wanted)
     row = read(call, snapshot_id)
     file = {"overlay": row["overlay"], "backing": row["backing"], "backing_format": row["backing_format"]}
     return {"snapshot": {**view(call, row), "file": file}}
@@ -272,17 +275,19 @@ def create_snapshot_metadata(call: Call) -> dict[str, Any]:
 
 def finalize(call: Call) -> None:
     wanted = {key: value for key, value in call.body["os-finalize_snapshot_metadata"].items() if value is not None}
-    call.ask("finalize_snapshot_metadata", snapshot_id=_path_id(call, "Snapshot"), wanted=wanted)
+    worker(call).finalize_snapshot_metadata(call.context, snapshot_id=_path_id(call, "Snapshot"), wanted=wanted)
 
 
 def drop(call: Call) -> None:
-    call.ask("snapshot_delete_metadata", snapshot_id=read(call, call.path["id"])["id"])
+    worker(call).snapshot_delete_metadata(call.context, snapshot_id=read(call, call.path["id"])["id"])
 
 
 def report(call: Call) -> None:
     wanted = call.body["os-update_snapshot_status"]
     snapshot_id = read(call, call.path["id"])["id"]
-    call.ask("update_snapshot_status", snapshot_id=snapshot_id, status=wanted["status"], progress=wanted.get("progress"))
+    worker(call).update_snapshot_status(
+        call.context, snapshot_id=snapshot_id, status=wanted["status"], progress=wanted.get("progress")
+    )
 
 
 _CANCEL = {

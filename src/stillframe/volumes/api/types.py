@@ -5,6 +5,7 @@ from typing import Any
 from stillframe.db import volume_types
 from stillframe.db.rows import Row
 from stillframe.errors import NotFound
+from stillframe.volumes.rpcapi import worker
 from stillframe.web import body
 from stillframe.web.route import Call, Route
 
@@ -72,7 +73,7 @@ def create(call: Call) -> dict[str, Any]:
     wanted = {"name": given["name"].strip(), "description": given.get("description")}
     public = given.get("os-volume-type-access:is_public")
     wanted |= {"is_public": True if public is None else public, "extra_specs": given.get("extra_specs") or {}}
-    type_id = call.ask("create_type", wanted=wanted)
+    type_id = worker(call).create_type(call.context, wanted=wanted)
     with call.door.database.read() as connection:
         row = volume_types.find(connection, type_id)
     assert row is not None
@@ -82,12 +83,12 @@ def create(call: Call) -> dict[str, Any]:
 def update(call: Call) -> dict[str, Any]:
     row = _read(call)
     changes = {key: value for key, value in call.body["volume_type"].items() if value is not None}
-    call.ask("update_type", type_id=row["id"], changes=changes)
+    worker(call).update_type(call.context, type_id=row["id"], changes=changes)
     return {"volume_type": _view(_read(call))}
 
 
 def delete(call: Call) -> None:
-    call.ask("delete_type", type_id=_read(call)["id"])
+    worker(call).delete_type(call.context, type_id=_read(call)["id"])
 
 
 def extra_specs(call: Call) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def extra_specs(call: Call) -> dict[str, Any]:
 
 def set_extra_specs(call: Call) -> dict[str, Any]:
     specs = call.body["extra_specs"]
-    call.ask("set_type_extra_specs", type_id=_read(call)["id"], specs=specs)
+    worker(call).set_type_extra_specs(call.context, type_id=_read(call)["id"], specs=specs)
     return {"extra_specs": specs}
 
 
@@ -108,12 +109,12 @@ def show_extra_spec(call: Call) -> dict[str, Any]:
 
 
 def set_extra_spec(call: Call) -> dict[str, Any]:
-    call.ask("set_type_extra_specs", type_id=_read(call)["id"], specs=call.body)
+    worker(call).set_type_extra_specs(call.context, type_id=_read(call)["id"], specs=call.body)
     return dict(call.body)
 
 
 def delete_extra_spec(call: Call) -> None:
-    call.ask("delete_type_extra_spec", type_id=_read(call)["id"], key=call.path["key"])
+    worker(call).delete_type_extra_spec(call.context, type_id=_read(call)["id"], key=call.path["key"])
 
 
 _SPEC = "/types/{id}/extra_specs"

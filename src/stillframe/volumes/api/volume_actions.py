@@ -5,6 +5,7 @@ from typing import Any
 from stillframe.db import attachments
 from stillframe.errors import BadRequest, Forbidden
 from stillframe.volumes.api.volumes import read, stamp
+from stillframe.volumes.rpcapi import worker
 from stillframe.web import body
 from stillframe.web.route import Call, Route
 
@@ -62,16 +63,18 @@ def _id(call: Call) -> str:
 
 
 def extend(call: Call) -> None:
-    call.ask("extend_volume", volume_id=_id(call), new_size=int(call.body["os-extend"]["new_size"]))
+    worker(call).extend_volume(call.context, volume_id=_id(call), new_size=int(call.body["os-extend"]["new_size"]))
 
 
 def revert(call: Call) -> None:
     wanted = call.body["revert"]
-    call.ask("revert_volume", volume_id=_id(call), snapshot_id=wanted["snapshot_id"], newer=wanted.get("newer_snapshots"))
+    worker(call).revert_volume(
+        call.context, volume_id=_id(call), snapshot_id=wanted["snapshot_id"], newer=wanted.get("newer_snapshots")
+    )
 
 
 def undo_revert(call: Call) -> None:
-    call.ask("undo_revert", volume_id=_id(call))
+    worker(call).undo_revert(call.context, volume_id=_id(call))
 
 
 def reset_status(call: Call) -> None:
@@ -83,21 +86,21 @@ def reset_status(call: Call) -> None:
             f"volume {volume_id} has {len(found)} attachments; its attach_status follows from them and cannot be set"
         )
     if given.get("status") is not None:
-        call.ask("reset_volume_status", volume_id=volume_id, status=given["status"])
+        worker(call).reset_volume_status(call.context, volume_id=volume_id, status=given["status"])
 
 
 def force_delete(call: Call) -> None:
-    call.ask("delete_volume", volume_id=_id(call), cascade=True, force=True)
+    worker(call).delete_volume(call.context, volume_id=_id(call), cascade=True, force=True)
 
 
 def force_detach(call: Call) -> None:
     """The connector, which Cinder hands to drivers that unmap a volume from a host, has no meaning for a file."""
     wanted = call.body["os-force_detach"].get("attachment_id")
-    call.ask("force_detach_volume", volume_id=_id(call), attachment_id=wanted)
+    worker(call).force_detach_volume(call.context, volume_id=_id(call), attachment_id=wanted)
 
 
 def note_fault(call: Call) -> None:
-    call.ask("note_volume_fault", volume_id=_id(call), fault=call.body["os-note_fault"]["fault"])
+    worker(call).note_volume_fault(call.context, volume_id=_id(call), fault=call.body["os-note_fault"]["fault"])
 
 
 def upload(call: Call) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def upload(call: Call) -> dict[str, Any]:
     if wanted.get("visibility") == "public" and not call.context.is_admin:
         raise Forbidden("only an administrator may make an image public")
     row = read(call, call.path["id"])
-    found = call.ask("upload_volume", volume_id=row["id"], wanted=wanted)
+    found = worker(call).upload_volume(call.context, volume_id=row["id"], wanted=wanted)
     shown = {
         "id": row["id"],
         "updated_at": stamp(row["updated_at"]),
@@ -120,21 +123,23 @@ def upload(call: Call) -> dict[str, Any]:
 
 
 def unmanage(call: Call) -> None:
-    call.ask("unmanage_volume", volume_id=_id(call))
+    worker(call).unmanage_volume(call.context, volume_id=_id(call))
 
 
 def set_bootable(call: Call) -> None:
     given = call.body["os-set_bootable"]["bootable"]
-    call.ask("set_volume_bootable", volume_id=_id(call), bootable=str(given).lower() in ("true", "1", "yes", "on"))
+    worker(call).set_volume_bootable(
+        call.context, volume_id=_id(call), bootable=str(given).lower() in ("true", "1", "yes", "on")
+    )
 
 
 def set_image_metadata(call: Call) -> dict[str, Any]:
     metadata = call.body["os-set_image_metadata"]["metadata"]
-    return {"metadata": call.ask("set_volume_image_metadata", volume_id=_id(call), metadata=metadata)}
+    return {"metadata": worker(call).set_volume_image_metadata(call.context, volume_id=_id(call), metadata=metadata)}
 
 
 def unset_image_metadata(call: Call) -> None:
-    call.ask("unset_volume_image_metadata", volume_id=_id(call), key=call.body["os-unset_image_metadata"]["key"])
+    worker(call).unset_volume_image_metadata(call.context, volume_id=_id(call), key=call.body["os-unset_image_metadata"]["key"])
 
 
 def show_image_metadata(call: Call) -> dict[str, Any]:

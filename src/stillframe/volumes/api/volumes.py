@@ -7,6 +7,7 @@ from stillframe.chain.names import lookup_id
 from stillframe.db import attachments, volume_types, volumes
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, Forbidden, NotFound
+from stillframe.volumes.rpcapi import worker
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
@@ -19,7 +20,6 @@ _FILTERS = {
 }
 _SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "availability_zone")
 _SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id")
-_MAKERS = {"imageRef": "create_volume_from_image", "backup_id": "create_volume_from_backup"}
 _NEVER = ("consistencygroup_id", "group_id")
 _TEXT = {"type": ["string", "null"], "maxLength": 255}
 _CREATE = {
@@ -208,9 +208,16 @@ def create(call: Call) -> dict[str, Any]:
             raise BadRequest("size must be at least 1 GiB")
     if "display_name" in wanted:
         wanted.setdefault("name", wanted.pop("display_name"))
-    method = next((_MAKERS[source] for source in sources if source in _MAKERS), "create_volume")
-    volume_id = call.ask(method, wanted=wanted)
-    return {"volume": views(call, [read(call, volume_id)])[0]}
+    return {"volume": views(call, [read(call, _made(call, wanted))])[0]}
+
+
+def _made(call: Call, wanted: dict[str, Any]) -> str:
+    """Returns the id of the volume that is being made."""
+    if "imageRef" in wanted:
+        return worker(call).create_volume_from_image(call.context, wanted=wanted)
+    if "backup_id" in wanted:
+        return worker(call).create_volume_from_backup(call.context, wanted=wanted)
+    return worker(call).create_volume(call.context, wanted=wanted)
 
 
 def update(call: Call) -> dict[str, Any]:
@@ -218,7 +225,7 @@ def update(call: Call) -> dict[str, Any]:
     if changes.get("metadata", {}) is None:
         del changes["metadata"]
     volume_id = read(call, call.path["id"])["id"]
-    call.ask("update_volume", volume_id=volume_id, changes=changes)
+    worker(call).update_volume(call.context, volume_id=volume_id, changes=changes)
     return {"volume": views(call, [read(call, volume_id)])[0]}
 
 
@@ -226,7 +233,7 @@ def delete(call: Call) -> None:
     cascade, force = (call.query.get(name, "false").lower() in ("true", "1") for name in ("cascade", "force"))
     if force and not call.context.is_admin:
         raise Forbidden("force is for administrators")
-    call.ask("delete_volume", volume_id=read(call, call.path["id"])["id"], cascade=cascade, force=force)
+    worker(call).delete_volume(call.context, volume_id=read(call, call.path["id"])["id"], cascade=cascade, force=force)
 
 
 def show_metadata(call: Call) -> dict[str, Any]:
@@ -235,12 +242,20 @@ def show_metadata(call: Call) -> dict[str, Any]:
 
 def set_metadata(call: Call) -> dict[str, Any]:
     volume_id = read(call, call.path["id"])["id"]
-    return {"metadata": call.ask("set_volume_metadata", volume_id=volume_id, metadata=call.body["metadata"], replace=False)}
+    return {
+        "metadata": worker(call).set_volume_metadata(
+            call.context, volume_id=volume_id, metadata=call.body["metadata"], replace=False
+        )
+    }
 
 
 def replace_metadata(call: Call) -> dict[str, Any]:
     volume_id = read(call, call.path["id"])["id"]
-    return {"metadata": call.ask("set_volume_metadata", volume_id=volume_id, metadata=call.body["metadata"], replace=True)}
+    return {
+        "metadata": worker(call).set_volume_metadata(
+            call.context, volume_id=volume_id, metadata=call.body["metadata"], replace=True
+        )
+    }
 
 
 def show_metadata_key(call: Call) -> dict[str, Any]:
@@ -254,12 +269,12 @@ def set_metadata_key(call: Call) -> dict[str, Any]:
     if list(call.body["meta"]) != [call.path["key"]]:
         raise BadRequest("the key in the body is not the one in the path")
     volume_id = read(call, call.path["id"])["id"]
-    call.ask("set_volume_metadata", volume_id=volume_id, metadata=call.body["meta"], replace=False)
+    worker(call).set_volume_metadata(call.context, volume_id=volume_id, metadata=call.body["meta"], replace=False)
     return {"meta": call.body["meta"]}
 
 
 def delete_metadata_key(call: Call) -> None:
-    call.ask("delete_volume_metadata_key", volume_id=read(call, call.path["id"])["id"], key=call.path["key"])
+    worker(call).delete_volume_metadata_key(call.context, volume_id=read(call, call.path["id"])["id"], key=call.path["key"])
 
 
 ROUTES = (
