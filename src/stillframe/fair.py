@@ -1,7 +1,7 @@
 """A queue that serves its callers in turn, so that one caller's many items do not delay another's single one."""
 
 from collections import OrderedDict, deque
-from collections.abc import Container
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -21,17 +21,25 @@ class FairQueue(Generic[Item]):
         self._by_name.setdefault(name, deque()).append(item)
         self._count += 1
 
-    def has(self, passed_over: Container[str] = ()) -> bool:
-        """Tells whether somebody waits who is not passed over."""
-        return any(name not in passed_over for name in self._by_name)
-
-    def pop(self, passed_over: Container[str] = ()) -> Item:
+    def pop(self) -> Item:
         """Returns the oldest item of the caller whose turn it is. Raises KeyError when there is none."""
-        name = next((name for name in self._by_name if name not in passed_over), None)
-        if name is None:
+        found = self.pop_where(lambda _item: True)
+        if found is None:
             raise KeyError("nobody waits")
-        items = self._by_name.pop(name)
-        item = items.popleft()
+        return found
+
+    def pop_where(self, may: Callable[[Item], bool]) -> Item | None:
+        """As ``pop``, but of the items that may be served now only. None: there is none."""
+        for name, items in self._by_name.items():
+            place = next((number for number, item in enumerate(items) if may(item)), None)
+            if place is not None:
+                return self._take(name, items, place)
+        return None
+
+    def _take(self, name: str, items: deque[Item], place: int) -> Item:
+        item = items[place]
+        del items[place]
+        del self._by_name[name]
         if items:
             self._by_name[name] = items  # last again
         self._count -= 1

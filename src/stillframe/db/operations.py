@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, union, update
 
 from stillframe.db.rows import Row, many, one, touched
 from stillframe.db.tables import operation_resources as held
@@ -44,10 +44,13 @@ LONGEST_PAUSE_SECONDS = 3600.0  # no pause is nearly as long
 LEAST_OF_A_PROJECT = 4  # taken at once, however many projects there are
 
 
+_IS_DUE = operations.c.lease_until <= bindparam("moment")
+# That nobody holds and that would wait longer than any of ours waits: the clock was ahead when they paused.
+_NEVER = and_(operations.c.owner.is_(None), operations.c.lease_until > bindparam("latest"))
+
+
 def _due() -> ColumnElement[bool]:
-    """Operations that nobody holds and that would wait longer than any of ours waits: the clock was ahead when they paused."""
-    never = and_(operations.c.owner.is_(None), operations.c.lease_until > bindparam("latest"))
-    return or_(operations.c.lease_until <= bindparam("moment"), never)
+    return or_(_IS_DUE, _NEVER)
 
 
 def _claimable() -> Select[Any]:
@@ -65,21 +68,16 @@ def _claimable() -> Select[Any]:
     return free.order_by(operations.c.seq).limit(bindparam("most"))
 
 
-_PROJECTS = (
-    select(operations.c.project_id)
-    .where(
-        operations.c.service == bindparam("whose"),
-        operations.c.state.in_(CLAIMABLE),
-        _due(),
-    )
-    .distinct()
-)
+_WITH_DUE = select(operations.c.project_id).where(operations.c.service == bindparam("whose"), operations.c.state.in_(CLAIMABLE))
+# Asked at every wake-up: each half is found by an index (ix_operations_due), however many operations wait or have ended.
+_PROJECTS = union(_WITH_DUE.where(_IS_DUE), _WITH_DUE.where(_NEVER))
 _CLAIMABLE = _claimable()  # made once: making it takes longer than running it, and a worker runs it at every wake-up
 
 
 def insert(connection: Connection, row: Row, resources: Sequence[str], shared: Sequence[str] = ()) -> None:
     """``shared`` resources are only read: operations that share one run side by side."""
-    connection.execute(operations.insert(), {"project_id": "", **row})  # without one it is nobody's in particular
+    usual = {"project_id": "", "cancel_asked": 0}  # without a project it is nobody's in particular
+    connection.execute(operations.insert(), {**usual, **row})
     for number, names in enumerate((resources, shared)):
         for name in names:
             values = {"operation_id": row["id"], "resource": name, "unfinished": 1, "shared": number}
@@ -114,6 +112,18 @@ def change(connection: Connection, operation_id: str, owner: str, epoch: int, /,
     """Changes an operation we hold; False when we hold it no more."""
     mine = {"key": operation_id, "mine": owner, "began": epoch}
     return touched(connection, _CHANGE, {**mine, **values}) == 1
+
+
+def make_due(connection: Connection, operation_id: str) -> bool:
+    """Ends the pause of an operation that waits; False when somebody works on it, or nobody will."""
+    query = update(operations).where(operations.c.id == operation_id, operations.c.owner.is_(None))
+    return touched(connection, query.where(operations.c.state.in_(CLAIMABLE)).values(lease_until=0.0)) == 1
+
+
+def ask_to_cancel(connection: Connection, operation_id: str) -> None:
+    """Whoever works on the operation finds ``cancel_asked`` at the next look, which is made at once where it waits."""
+    connection.execute(update(operations).where(operations.c.id == operation_id).values(cancel_asked=1))
+    make_due(connection, operation_id)
 
 
 def withdraw(connection: Connection, operation_id: str, fault: Row) -> bool:

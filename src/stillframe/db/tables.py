@@ -271,8 +271,10 @@ operations = Table(
     Column("request_id", String(64), nullable=False),
     *_times(),
     Column("project_id", String(255), nullable=False),  # projects take turns
+    Column("cancel_asked", Integer, nullable=False),  # 1: somebody wants it to end as it stands
     Index("ix_operations_state", "service", "state", "seq"),
     Index("ix_operations_project", "service", "project_id", "state", "seq"),
+    Index("ix_operations_due", "service", "state", "lease_until", "project_id"),
 )
 
 operation_resources = Table(

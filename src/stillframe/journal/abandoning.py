@@ -18,7 +18,8 @@ _UNDER_WAY = ("running", "undoing")
 
 def is_in_vain(row: Row) -> bool:
     """Whether an operation was tried so often that what it waits for, such as a share, may never come back. It is tried on."""
-    return row["state"] in _UNDER_WAY and int(row["attempts"]) >= ATTEMPTS_BEFORE_GIVING_UP
+    tried = int(row["attempts"]) >= ATTEMPTS_BEFORE_GIVING_UP and row["fault"] is not None  # without, the last try goes on
+    return row["state"] in _UNDER_WAY and tried
 
 
 def refuse_unless_stuck(row: Row) -> None:

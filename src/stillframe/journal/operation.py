@@ -11,6 +11,8 @@ from stillframe.errors import StillframeError
 
 Document = dict[str, Any]
 
+AT_WORK = "at work"  # in the notes of a step that waits for what it began itself
+_WAITS = " waits"
 BEGINS_NOTED = "what begins is noted"  # in the evidence of an operation that no release without begun_key has worked on
 
 
@@ -19,13 +21,19 @@ class NotYet(Exception):
 
     That is no failure: it counts no attempt and turns nothing round. ``notes`` are what the step wants to know then; the
     journal keeps them as ``operation.notes``. ``why`` is told meanwhile, in the words of who it waits for.
+
+    ``at_work``: what the step began goes on meanwhile, in QEMU for example. Of a kind of which only so many may run at once it
+    counts as one that runs, its attempts still count, and it is looked at when it says, however many others wait.
     """
 
-    def __init__(self, seconds: float, notes: Document | None = None, why: StillframeError | None = None) -> None:
+    def __init__(
+        self, seconds: float, notes: Document | None = None, why: StillframeError | None = None, at_work: bool = False
+    ) -> None:
         super().__init__(f"look again in {seconds:g} s")
         self.seconds = seconds
         self.notes = notes or {}
         self.why = why
+        self.at_work = at_work
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,21 @@ class Operation:
     request_id: str
     fault: Document | None = None  # the last one it was given back with
     project_id: str = ""
+    at: str = ""  # the key of the step that is asked at this moment; no part of the row
 
-    def notes(self, step: str) -> Document:
-        """What the step of that key noted when it last said ``NotYet``."""
-        return dict(self.evidence.get(notes_key(step), {}))
+    def notes(self, step: str | None = None) -> Document:
+        """What the step of that key, else the one that is asked now, noted when it last said ``NotYet``."""
+        known = self.evidence.get(notes_key(self.at if step is None else step), {})
+        return {name: value for name, value in known.items() if name != AT_WORK}
+
+    @property
+    def has_waited(self) -> bool:
+        return any(name.endswith(_WAITS) for name in self.evidence)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether what a step of it began may go on while nobody looks at it."""
+        return any(AT_WORK in known for name, known in self.evidence.items() if name.endswith(_WAITS))
 
     def may_have_begun(self, step: str, verb: "Verb") -> bool:
         """Whether the step of that key may have been begun, which is recorded before it is of every verb with a point of no
@@ -59,7 +78,7 @@ class Operation:
 
     @staticmethod
     def from_row(row: Row) -> "Operation":
-        return Operation(**{name: row[name] for name in Operation.__dataclass_fields__})
+        return Operation(**{name: row[name] for name in Operation.__dataclass_fields__ if name != "at"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +101,7 @@ class Verb:
 
 def notes_key(step: str) -> str:
     """Where the notes of a waiting step are kept: apart from its evidence, which says that it was begun or is done."""
-    return f"{step} waits"
+    return f"{step}{_WAITS}"
 
 
 def begun_key(step: str) -> str:

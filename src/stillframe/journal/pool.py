@@ -1,41 +1,66 @@
-"""The threads of one lane: projects take turns for them."""
+"""The threads of one lane: projects take turns for them, and no server, volume, share or project can fill them all."""
 
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from stillframe.fair import FairQueue
 
 LOG = logging.getLogger(__name__)
+_Seat = Literal["common", "project", "places"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done by one thread. ``places`` are what it touches, such as "server <id>" or "share <directory>".
+
+    ``again``: it was looked at before and waited since; what begins does not stand behind a crowd of those. ``admitted`` is
+    asked last, when a thread is free; where it says no the work stays, until ``Pool.nudge``.
+    """
+
+    project_id: str
+    do: Callable[[], None]
+    places: tuple[str, ...] = ()
+    again: bool = False
+    admitted: Callable[[], bool] = lambda: True
 
 
 class Pool:
-    """Runs what it is given in at most ``threads`` threads, which begin as they are needed.
+    """Does what it is given in at most ``threads`` threads, which begin as they are needed.
 
-    ``spare`` further threads are only for projects that have nothing under way: taking turns helps nobody while all threads
-    are busy with one project's copies, which may take hours.
+    ``spare`` further threads are only for projects that have nothing under way, and as many for work at places where nothing
+    is: taking turns helps nobody while all threads are busy with one project's copies, which may take hours, or hang at one
+    share that does not answer.
     """
 
     def __init__(self, threads: int, name: str, spare: int = 0) -> None:
-        self._common = threads
-        self._most = threads + spare
+        self._seats: dict[_Seat, int] = {"common": threads, "project": spare, "places": spare}  # that are free
+        self._most = threads + 2 * spare
         self._name = name
-        self._waiting: FairQueue[tuple[str, Callable[[], None]]] = FairQueue()
+        self._queues: dict[bool, FairQueue[Work]] = {False: FairQueue(), True: FairQueue()}  # by whether it comes again
+        self._turn = False  # whose it is
         self._threads: list[threading.Thread] = []
-        self._running: Counter[str] = Counter()  # by project
+        self._busy: Counter[str] = Counter()  # projects and places
         self._idle = 0
         self._stopping = False
         self._changed = threading.Condition()
 
-    def submit(self, project_id: str, work: Callable[[], None]) -> None:
+    def submit(self, work: Work) -> None:
         """Has the work done when it is the project's turn. What comes after ``stop`` is never begun. Raises RuntimeError, with
         the work not taken, when no thread can be had at all."""
         with self._changed:
-            if self._idle <= len(self._waiting) and len(self._threads) < self._most:
+            if self._idle <= sum(map(len, self._queues.values())) and len(self._threads) < self._most:
                 self._grow()
-            self._waiting.push(project_id, (project_id, work))
+            self._queues[work.again].push(work.project_id, work)
             self._changed.notify()
+
+    def nudge(self) -> None:
+        """Work that was not admitted may be so now."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _grow(self) -> None:
         thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
@@ -57,23 +82,62 @@ class Pool:
         for thread in threads:
             thread.join()
 
-    def _passed_over(self) -> Container[str]:
-        """The projects that may not begin another one now."""
-        return self._running if self._running.total() >= self._common else ()
-
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._idle += 1
-                self._changed.wait_for(lambda: self._stopping or self._waiting.has(self._passed_over()))
-                self._idle -= 1
-                if self._stopping:
-                    return
-                project_id, work = self._waiting.pop(self._passed_over())
-                self._running[project_id] += 1
+                taken = self._next()
+            if taken is None:
+                return
+            work, seat = taken
             try:
-                work()
+                work.do()
             except Exception:
                 LOG.exception("an operation of lane %s met a defect of Stillframe", self._name)
             with self._changed:
-                self._running -= Counter([project_id])  # a project without any is left out
+                self._seats[seat] += 1
+                self._busy -= Counter(_names(work))  # who has none is left out
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[Work, _Seat] | None:
+        """Waits for work that may be done, and takes it; None: it is to stop."""
+        self._idle += 1
+        try:
+            while not self._stopping:
+                work = self._pick()
+                if work is not None:
+                    seat = self._seat(work)
+                    assert seat is not None
+                    self._seats[seat] -= 1
+                    self._busy += Counter(_names(work))
+                    return work, seat
+                self._changed.wait()
+            return None
+        finally:
+            self._idle -= 1
+
+    def _pick(self) -> Work | None:
+        """What begins and what comes again take turns, as projects do among either."""
+        for again in (self._turn, not self._turn):
+            work = self._queues[again].pop_where(lambda each: self._seat(each) is not None and each.admitted())
+            if work is not None:
+                self._turn = not again
+                return work
+        return None
+
+    def _seat(self, work: Work) -> _Seat | None:
+        """Where there is a thread for the work now."""
+        if self._seats["common"]:
+            return "common"
+        if self._seats["project"] and not self._busy[_project(work)]:
+            return "project"
+        if self._seats["places"] and work.places and not any(self._busy[place] for place in work.places):
+            return "places"
+        return None
+
+
+def _project(work: Work) -> str:
+    return f"project {work.project_id}"
+
+
+def _names(work: Work) -> set[str]:
+    return {_project(work), *work.places}

@@ -4,7 +4,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import Busy, StillframeError
-from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, NotYet, Operation
+from stillframe.journal.operation import AT_WORK, BEGINS_NOTED, Document, Kind, NotYet, Operation
+
+LOOKS_A_SECOND = 10.0  # at all that wait together, when they are many
 
 
 class LostLease(Exception):
@@ -136,6 +138,7 @@ class Journal:
         self.owner = owner
         self.lease_seconds = lease_seconds
         self._held: set[str] = set()
+        self._told: set[str] = set()  # of those, what is to be looked at once more
         self._due: dict[str, float] = {}  # when those that wait here are looked at again; the rows say the same
 
     def claim_all(self) -> list[Operation]:
@@ -218,13 +221,15 @@ class Journal:
         self.let_go(operation)
 
     def wait(self, operation: Operation, name: str, waiting: NotYet) -> None:
-        """Gives the operation back until ``waiting.seconds`` have passed; ``name`` is what its notes are kept by."""
-        until = time.time() + waiting.seconds
+        """Gives the operation back until ``waiting.seconds`` have passed; ``name`` is what its notes are kept by. Where many
+        wait for others each is looked at less often, so that all of them together cost no more than a few."""
+        crowd = 0.0 if waiting.at_work else len(self._due) / LOOKS_A_SECOND
+        until = time.time() + max(waiting.seconds, crowd)
         values: dict[str, Any] = {
             "owner": None,
-            "attempts": 0,
+            "attempts": operation.attempts if waiting.at_work else 0,
             "lease_until": until,
-            "evidence": {**operation.evidence, name: waiting.notes},
+            "evidence": {**operation.evidence, name: {**waiting.notes, **({AT_WORK: True} if waiting.at_work else {})}},
         }
         if operation.state != "undoing":  # going back keeps the error that turned it round
             values["fault"] = waiting.why.to_document() if waiting.why else None
@@ -232,6 +237,31 @@ class Journal:
             self._change(connection, operation, values)
         self._due[operation.id] = until
         self.let_go(operation)
+        if operation.id in self._told:
+            self._told.discard(operation.id)
+            self.tell(operation.id)
+
+    def tell(self, operation_id: str) -> None:
+        """What the operation waits for may be over: it is looked at at once, and not only when its time has come; if it is
+        looked at just now, once more. Lost when this process dies: its time comes all the same."""
+        with self.database.write() as connection:
+            due = operations.make_due(connection, operation_id)
+        if not due and operation_id in self._held:
+            self._told.add(operation_id)
+        self._due.pop(operation_id, None)
+
+    def ours(self, ids: Collection[str]) -> set[str]:
+        """Returns those that have not ended and that no other worker holds."""
+        with self.database.read() as connection:
+            found = [operations.get(connection, operation_id) for operation_id in ids]
+        mine = (None, str(self.owner))
+        return {row["id"] for row in found if row and row["state"] in operations.CLAIMABLE and row["owner"] in mine}
+
+    def at_work(self) -> list[Operation]:
+        """Returns those that wait for what they began themselves and what goes on without them, whoever's they were."""
+        with self.database.read() as connection:
+            found = [Operation.from_row(row) for row in operations.unfinished(connection, self.service)]
+        return [each for each in found if each.state != "parked" and each.is_at_work]
 
     def next_due(self) -> float:
         """Returns in how many seconds the first of those that wait is to be looked at; infinite when none waits."""

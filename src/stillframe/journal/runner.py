@@ -30,11 +30,12 @@ _OWN_ERROR = 500  # and above: a defect, of ours or of another service, not an a
 UNKNOWN = Kind({}, lambda *_: None)
 
 
-def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
-    """Runs an operation we hold to its end, or as far as the world lets us. Never raises."""
+def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> bool:
+    """Runs an operation we hold to its end, or as far as the world lets us. Returns whether what it began goes on without it
+    (``NotYet.at_work``). Never raises."""
     with operation_log(operation.id, operation.request_id):
         try:
-            _run(journal, kind, world, operation)
+            return _run(journal, kind, world, operation)
         except LostLease:
             LOG.warning("operation %s is held by another worker now", operation.id)
         except Exception as error:
@@ -42,6 +43,7 @@ def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
             _hand_back(journal, operation, error)
         finally:
             journal.let_go(operation)
+    return False
 
 
 def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None:
@@ -57,16 +59,16 @@ def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None
         LOG.exception("operation %s could not be released; it is taken up when its lease has ended", operation.id)
 
 
-def _run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
+def _run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> bool:
     try:
         _refuse_unknown(kind, operation)
-        if operation.state == "undoing":
-            _go_back(journal, kind, world, operation)
-            return
-        _go_forward(journal, kind, world, operation)
+        if operation.state != "undoing":
+            return _go_forward(journal, kind, world, operation)
+        _go_back(journal, kind, world, operation)
     except Parked as error:
         LOG.error("operation %s (%s) is parked: %s", operation.id, operation.kind, error.message)
         journal.finish(operation, kind, "parked", error)
+    return False
 
 
 def _refuse_unknown(kind: Kind, operation: Operation) -> None:
@@ -80,7 +82,7 @@ def _refuse_unknown(kind: Kind, operation: Operation) -> None:
         )
 
 
-def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) -> None:
+def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) -> bool:
     current = operation
     for number, step in enumerate(operation.plan):
         try:
@@ -89,22 +91,24 @@ def _go_forward(journal: Journal, kind: Kind, world: Any, operation: Operation) 
             raise
         except Parked as error:
             _park_or_go_back(journal, kind, world, (journal.fresh(current), number, error))
-            return
+            return False
         except NotYet as waiting:
             journal.wait(journal.fresh(current), notes_key(key(step)), waiting)
-            return
+            return waiting.at_work
         except Exception as error:
             told = _told(error, step)
             LOG.warning("operation %s, step %s: %s", operation.id, step["verb"], told.message)
             _give_up_or_wait(journal, kind, world, (journal.fresh(current), number, told))
-            return
+            return False
     journal.finish(current, kind, "done", None)
     LOG.info("operation %s (%s) is done", operation.id, operation.kind)
+    return False
 
 
 def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, number: int) -> Operation:
     step = operation.plan[number]
     verb, name = kind.verbs[step["verb"]], key(step)
+    operation = replace(operation, at=name)
     evidence = verb.done(world, operation, step["args"])
     if evidence is None:
         operation = _noted(journal, verb, operation, name)
@@ -128,7 +132,7 @@ def _noted(journal: Journal, verb: Verb, operation: Operation, name: str) -> Ope
     mark = {"never": None, "start": name, "done": begun_key(name)}[verb.no_return]
     if mark is None or mark in operation.evidence:
         return operation
-    return journal.change(operation, evidence={**operation.evidence, mark: {}})
+    return replace(journal.change(operation, evidence={**operation.evidence, mark: {}}), at=name)
 
 
 def _pass(operation: Operation, name: str, phase: str) -> None:
@@ -227,7 +231,7 @@ def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> 
             continue
         try:
             _pass(current, name, "undo-before")
-            undo(world, current, step["args"])
+            undo(world, replace(current, at=name), step["args"])
         except (LostLease, Parked):
             raise
         except NotYet as waiting:

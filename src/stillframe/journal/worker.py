@@ -4,32 +4,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from stillframe.journal.operation import Kind, Operation
-from stillframe.journal.pool import Pool
+from stillframe.journal.pool import Pool, Work
 from stillframe.journal.record import Journal
 from stillframe.journal.runner import UNKNOWN, run
+from stillframe.journal.slots import Lanes, Slots
 
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
 SHORTEST_IDLE_SECONDS = 0.01
 TIMER_SECONDS = 10.0
-SPARE_THREADS = 1  # of a lane, for projects that have nothing under way in it
-
-
-@dataclass(frozen=True)
-class Lanes:
-    """How many operations run side by side. ``of`` names an operation's lane, which has ``threads`` of its own: what one
-    lane waits for, such as a share that does not answer, holds up no other."""
-
-    threads: int
-    limits: Mapping[str, int] = field(default_factory=dict)  # by kind: threads of a lane, where it is another number
-    of: Callable[[Operation], str] = lambda _operation: ""
-    together: Mapping[str, int] = field(default_factory=dict)  # by kind: how many run at once in all lanes
+SPARE_THREADS = 1  # of a lane, for projects that have nothing under way in it; and for places, such as a share or a server
 
 
 class Worker:
@@ -44,7 +32,7 @@ class Worker:
         self.on_timer = on_timer
         self._lanes = lanes
         self._pools: dict[str, Pool] = {}
-        self._gates = {kind: threading.Semaphore(count) for kind, count in lanes.together.items()}
+        self._slots = Slots(lanes)
         self._wake = threading.Event()
         self._stopping = False
         self._ended = threading.Event()
@@ -53,12 +41,20 @@ class Worker:
 
     def start(self) -> None:
         self.journal.take_over()
+        for operation in self.journal.at_work():
+            if self._slots.has_limit(operation.kind):
+                self._slots.keep(operation)
         self._loop.start()
         self._timer.start()
 
     def wake(self) -> None:
         """Says that there may be something to do; it would be found within a second anyway."""
         self._wake.set()
+
+    def tell(self, operation_id: str) -> None:
+        """Says that what the operation waits for may be over; it would be looked at in its time anyway."""
+        self.journal.tell(operation_id)
+        self.wake()
 
     def stop(self) -> None:
         """Lets running operations end and starts no more; what was claimed and has not begun is freed at the next start."""
@@ -75,6 +71,7 @@ class Worker:
             try:
                 if time.monotonic() >= renew_due:
                     self.journal.renew()
+                    self._leave_slots()
                     renew_due = time.monotonic() + self.journal.lease_seconds / 3
                 for operation in self.journal.claim_all():
                     self._begin(operation)
@@ -87,24 +84,42 @@ class Worker:
         """One that cannot be begun, because the database is away or there are too many threads, holds up none of the others: it
         is claimed again when its lease has ended."""
         try:
-            self._pool(operation).submit(operation.project_id, partial(self._run, operation))
+            lane = self._lanes.of(operation)
+            work = Work(
+                operation.project_id,
+                partial(self._run, operation),
+                self._lanes.places(operation),
+                operation.has_waited,
+                partial(self._slots.take, operation, lane),
+            )
+            self._pool(operation.kind, lane).submit(work)
         except Exception:
             LOG.exception("operation %s (%s) could not be begun; it is taken up again", operation.id, operation.kind)
             self.journal.let_go(operation)
 
-    def _pool(self, operation: Operation) -> Pool:
-        lane = self._lanes.of(operation)
+    def _pool(self, kind: str, lane: str) -> Pool:
         if lane not in self._pools:
             name = f"{self.journal.service}-operation-{len(self._pools)}"
-            threads = self._lanes.limits.get(operation.kind)
+            threads = self._lanes.limits.get(kind)
             # A limit of its own guards what the kind works on, and holds for all projects together.
             self._pools[lane] = Pool(threads, name) if threads else Pool(self._lanes.threads, name, SPARE_THREADS)
         return self._pools[lane]
 
     def _run(self, operation: Operation) -> None:
-        with self._gates.get(operation.kind, nullcontext()):
-            run(self.journal, self.kinds.get(operation.kind, UNKNOWN), self.world, operation)
+        if not run(self.journal, self.kinds.get(operation.kind, UNKNOWN), self.world, operation):
+            self._leave(operation.id)
         self.wake()
+
+    def _leave(self, operation_id: str) -> None:
+        if self._slots.leave(operation_id):
+            for pool in list(self._pools.values()):
+                pool.nudge()
+
+    def _leave_slots(self) -> None:
+        """Of what somebody ended, or took over, while nobody was with it here."""
+        holders = self._slots.holders()
+        for operation_id in set(holders) - self.journal.ours(holders) if holders else ():
+            self._leave(operation_id)
 
     def _tick(self) -> None:
         """Apart from the loop: what it asks may hang, and leases must be renewed all the same."""

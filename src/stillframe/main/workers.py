@@ -14,7 +14,8 @@ from stillframe.db.engine import Database
 from stillframe.host import private_libvirt
 from stillframe.journal.operation import Operation
 from stillframe.journal.record import Journal, this_process
-from stillframe.journal.worker import Lanes, Worker
+from stillframe.journal.slots import Lanes
+from stillframe.journal.worker import Worker
 from stillframe.rpc.bus import Methods
 from stillframe.volumes import housekeeping
 from stillframe.volumes import operations as volumes_operations
@@ -47,7 +48,8 @@ def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
         if next(rounds) % SWEEP_EVERY == 0:
             housekeeping.sweep_backups(world)
 
-    worker = Worker(journal, volumes_operations.KINDS, world, Lanes(settings.workers, of=world.lane), on_timer)
+    lanes = Lanes(settings.workers, of=world.lane, places=volumes_operations.places)
+    worker = Worker(journal, volumes_operations.KINDS, world, lanes, on_timer)
 
     def stop() -> None:
         world.stopping.set()
@@ -92,7 +94,7 @@ def _compute_lanes(settings: Settings) -> Lanes:
     """Merges take hours where they must; those of each share have threads of their own, as many as may run at once there."""
     options = settings.compute
     limits, together = {MERGE: options.max_merges_per_share}, {MERGE: options.max_merges}
-    return Lanes(settings.workers, limits, _compute_lane, together)
+    return Lanes(settings.workers, limits, _compute_lane, together, compute_operations.places)
 
 
 def _compute_lane(operation: Operation) -> str:

@@ -176,6 +176,7 @@ def submit(database: Database, names: Sequence[str], **more: Any) -> str:
         more.get("resources", [f"volume:{operation_id}"]),
         "req-1",
         operation_id,
+        project_id=more.get("project", ""),
     )
     with database.write() as connection:
         return record.submit(connection, request)

@@ -1,15 +1,18 @@
 """The worker: finds work, runs it, lets it end."""
 
+import queue
 import threading
 from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Connection
 
+from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal, this_process
-from stillframe.journal.worker import Lanes, Worker
+from stillframe.journal.slots import Lanes
+from stillframe.journal.worker import Worker
 from tests.unit.journal.fakes import KIND, LEASE, Step, World, owner, row_of, settle, submit
 
 WAIT = 20.0
@@ -225,3 +228,99 @@ def test_one_that_cannot_be_begun_holds_up_none_of_the_others(database: Database
     finally:
         worker.stop()
     assert [row_of(database, each)["state"] for each in (lost, other)] == ["done", "done"]
+
+
+class AtWork:
+    """Operations of which two may be at work at once, that go on without a thread until ``over``."""
+
+    def __init__(self, database: Database) -> None:
+        self.database, self.over = database, threading.Event()
+        self.looked: queue.Queue[str] = queue.Queue()
+        self.ended: queue.Queue[str] = queue.Queue()
+        kind = Kind({"one": Verb(lambda *_: None, self._do)}, settle)
+        self.kinds = {KIND: kind, "other": Kind({"one": Verb(lambda *_: None, lambda *_: {})}, self._end)}
+
+    def _do(self, _world: object, operation: Operation, _args: Document) -> Document:
+        self.looked.put(operation.id)
+        if not self.over.is_set():
+            raise NotYet(600, at_work=True)
+        return {}
+
+    def _end(self, _connection: Connection, operation: Operation, _outcome: str, _fault: Document | None) -> None:
+        self.ended.put(operation.id)
+
+    def worker(self) -> Worker:
+        lanes = Lanes(1, {KIND: 2}, lambda operation: "merges" if operation.kind == KIND else "")
+        return Worker(Journal(self.database, "volumes", this_process("here"), LEASE), self.kinds, None, lanes, lambda: None)
+
+
+def test_what_goes_on_without_a_thread_counts_as_one_at_work(database: Database) -> None:
+    there = AtWork(database)
+    worker = there.worker()
+    ids = [submit(database, ["one"]) for _ in range(4)]
+    worker.start()
+    try:
+        assert sorted(there.looked.get(timeout=WAIT) for _ in range(2)) == sorted(ids[:2])
+        other = submit(database, ["one"], kind="other")
+        worker.wake()
+        assert there.ended.get(timeout=WAIT) == other
+        with pytest.raises(queue.Empty):
+            there.looked.get(timeout=0.3)
+        there.over.set()
+        worker.tell(ids[0])
+        assert sorted(there.looked.get(timeout=WAIT) for _ in range(3)) == sorted([ids[0], *ids[2:]])
+    finally:
+        worker.stop()
+
+
+def test_what_was_at_work_when_a_worker_ended_is_known_to_the_next(database: Database) -> None:
+    there = AtWork(database)
+    first = there.worker()
+    ids = [submit(database, ["one"]) for _ in range(2)]
+    first.start()
+    assert sorted(there.looked.get(timeout=WAIT) for _ in range(2)) == sorted(ids)
+    first.stop()
+    assert all(row_of(database, each)["owner"] is None for each in ids)
+    later, second = submit(database, ["one"]), there.worker()
+    second.start()
+    try:
+        with pytest.raises(queue.Empty):
+            there.looked.get(timeout=0.3)
+        with database.write() as connection:  # whoever looks at it: it has ended, and nobody here was with it
+            operations.abandon(connection, row_of(database, ids[0]), {"code": "abandoned"})
+        second._leave_slots()
+        assert there.looked.get(timeout=WAIT) == later
+    finally:
+        second.stop()
+
+
+@pytest.mark.parametrize("common", ["share", "server", "volume", "project"])
+def test_nothing_that_hangs_takes_all_threads(database: Database, common: str) -> None:
+    """Eight threads, two hundred operations that have one thing in common, which does not answer; another one runs."""
+    hangs, ran, begun = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def do(_world: object, operation: Operation, _args: Document) -> Document:
+        if operation.intent.get("dead"):
+            begun.release()
+            assert hangs.wait(WAIT)
+        else:
+            ran.set()
+        return {}
+
+    kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
+    lanes = Lanes(8, places=lambda operation: tuple(operation.intent["places"]))
+    worker = Worker(Journal(database, "volumes", this_process("here"), LEASE), {KIND: kind}, None, lanes, lambda: None)
+    dead = [{"dead": True, "places": [f"{common} x" if common != "project" else f"server {n}"]} for n in range(200)]
+    for intent in dead:
+        submit(database, ["one"], intent=intent, project="p")
+    worker.start()
+    try:
+        for _ in range(8):
+            assert begun.acquire(timeout=WAIT)
+        intent = {"places": ["server other", "share other"]}
+        submit(database, ["one"], intent=intent, project="q" if common == "project" else "p")
+        worker.wake()
+        assert ran.wait(WAIT)
+    finally:
+        hangs.set()
+        worker.stop()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from stillframe.journal.operation import Kind
+from stillframe.journal.operation import Kind, Operation
 from stillframe.volumes.operations import backups, chain_record, images, snapshots, volumes
 
 KINDS: Mapping[str, Kind] = {
@@ -25,3 +25,9 @@ KINDS: Mapping[str, Kind] = {
     "delete_backup": backups.DELETE,
     "record_chain": chain_record.KIND,
 }
+
+
+def places(operation: Operation) -> tuple[str, ...]:
+    """What an operation touches, and may hang at, within the lane of its share."""
+    volume_id = operation.intent.get("volume_id")
+    return (f"volume {volume_id}",) if volume_id else ()

@@ -1,0 +1,94 @@
+"""An operation that waits: for how long, and who may say that it is over."""
+
+import pytest
+
+from stillframe.db import operations
+from stillframe.db.engine import Database
+from stillframe.db.tables import operations as table
+from stillframe.journal import record
+from stillframe.journal.operation import NotYet, Operation
+from stillframe.journal.record import Journal
+from tests.unit.journal.fakes import LEASE, Clock, owner, row_of, submit
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock().install(monkeypatch)
+
+
+@pytest.fixture
+def journal(database: Database, clock: Clock) -> Journal:
+    assert clock
+    return Journal(database, "volumes", owner(), LEASE)
+
+
+def claimed(journal: Journal) -> Operation:
+    submit(journal.database, ["one"])
+    (operation,) = journal.claim_all()
+    return operation
+
+
+def until(journal: Journal, operation: Operation) -> float:
+    return float(row_of(journal.database, operation.id)["lease_until"])
+
+
+def test_a_crowd_costs_no_more_looks_than_a_few(journal: Journal, clock: Clock) -> None:
+    """A thousand that would each be looked at every second."""
+    for _ in range(60):
+        journal.wait(claimed(journal), "one waits", NotYet(1.0))
+    last = claimed(journal)
+    journal.wait(last, "one waits", NotYet(1.0))
+    assert until(journal, last) == clock.now + 60 / record.LOOKS_A_SECOND
+    at_work = claimed(journal)
+    journal.wait(at_work, "one waits", NotYet(1.0, at_work=True))
+    assert until(journal, at_work) == clock.now + 1.0
+
+
+def test_what_is_told_is_looked_at_at_once(journal: Journal, clock: Clock) -> None:
+    operation = claimed(journal)
+    journal.wait(operation, "one waits", NotYet(100.0))
+    assert journal.claim_all() == []
+    assert journal.next_due() == pytest.approx(100.0)
+    journal.tell(operation.id)
+    assert [each.id for each in journal.claim_all()] == [operation.id]
+
+
+def test_what_is_told_during_a_look_is_looked_at_once_more(journal: Journal) -> None:
+    """The event came after the look and before the operation waited."""
+    operation = claimed(journal)
+    journal.tell(operation.id)
+    journal.wait(operation, "one waits", NotYet(100.0))
+    (again,) = journal.claim_all()
+    journal.wait(again, "one waits", NotYet(100.0))
+    assert journal.claim_all() == []
+
+
+def test_what_has_ended_is_not_begun_because_it_is_told(journal: Journal) -> None:
+    operation = claimed(journal)
+    with journal.database.write() as connection:
+        connection.execute(table.update().values(state="done", owner=None))
+    journal.tell(operation.id)
+    assert journal.claim_all() == []
+
+
+def test_a_wish_to_cancel_is_in_the_row_and_ends_the_pause(journal: Journal) -> None:
+    operation = claimed(journal)
+    journal.wait(operation, "one waits", NotYet(100.0))
+    with journal.database.write() as connection:
+        operations.ask_to_cancel(connection, operation.id)
+    assert [each.id for each in journal.claim_all()] == [operation.id]
+    assert row_of(journal.database, operation.id)["cancel_asked"] == 1
+
+
+def test_attempts_of_what_is_at_work_still_count(journal: Journal) -> None:
+    for at_work, left in ((True, 3), (False, 0)):
+        operation = claimed(journal)
+        with journal.database.write() as connection:
+            connection.execute(table.update().values(attempts=3))
+        journal.wait(journal.fresh(operation), "one waits", NotYet(100.0, {"seen": 1}, at_work=at_work))
+        known = journal.fresh(operation)
+        assert (known.attempts, known.is_at_work, known.has_waited) == (left, at_work, True)
+        assert known.notes("one") == {"seen": 1}
+        assert [each.id for each in journal.at_work()] == ([operation.id] if at_work else [])
+        with journal.database.write() as connection:
+            connection.execute(table.update().values(state="done"))
