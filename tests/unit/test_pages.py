@@ -1,6 +1,7 @@
 """Every command that README and the documentation show is one that exists, with options that exist."""
 
 import argparse
+import ast
 import importlib.metadata
 import re
 import shlex
@@ -71,6 +72,8 @@ def test_a_command_of_a_page_can_be_typed(page: str, command: str) -> None:
         return
     if words[:2] in (["stillframe", "complete"], ["openstack", "complete"]):
         return  # cliff's own
+    if words == ["stillframe", "--version"]:
+        return  # run by tests/functional/test_install.py
     if any(each.startswith(" ".join([*words, ""])) for each in KNOWN):
         return  # what several commands begin with
     name = next((" ".join(words[:count]) for count in (5, 4, 3, 2) if " ".join(words[:count]) in KNOWN), None)
@@ -110,3 +113,47 @@ def test_an_option_of_a_page_exists() -> None:
 def test_there_are_pages_and_commands_to_look_at() -> None:
     assert len({page for page, _ in shown()}) > 8
     assert len(set(shown())) > 60
+
+
+def _sets_status(node: ast.keyword | ast.Assign) -> bool:
+    if isinstance(node, ast.keyword):
+        return node.arg == "status"
+    return any(isinstance(each, ast.Name) and each.id == "status" for each in node.targets)
+
+
+def _statuses() -> set[str]:
+    """Every status that a row is given: ``move(..., "x")``, ``status="x"`` and what ``status`` is set to on the way there."""
+    found: set[str] = set()
+    for path in sorted((ROOT / "src/stillframe").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            values: list[ast.expr] = []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "move":
+                values = node.args[3:4]
+            elif isinstance(node, ast.keyword | ast.Assign) and _sets_status(node):
+                values = [node.value]
+            for value in values:
+                ends = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+                found |= {each.value for each in ends if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+    return found
+
+
+def test_every_status_is_on_the_page_about_what_is_stuck() -> None:
+    told = set(re.findall(r"^\| `([a-z_-]+)`", (ROOT / "docs/how-to/stuck.md").read_text(), re.MULTILINE))
+    known = _statuses() - {"attached", "cancelled"}  # of an attachment, and of a merge that is asked about
+    assert len(known) > 12
+    assert known - told == set()
+    assert {"pending", "running", "undoing", "done", "undone", "parked"} <= told
+
+
+def test_the_table_of_versions_names_the_pinned_ones() -> None:
+    page = (ROOT / "docs/reference/versions.md").read_text()
+    pinned: dict[str, str] = {}
+    for name in ("dev", "openstack"):
+        text = (ROOT / f"requirements/{name}.txt").read_text()
+        pinned |= dict(re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==([\w.]+)", text, re.MULTILINE))
+    wanted = {"OpenStackClient": "python-openstackclient"}
+    for row in ("libvirt-python", "Keystone", "Glance", "OpenStackClient", "openstacksdk"):
+        name = wanted.get(row, row.lower())
+        assert re.search(rf"^\| {row} \| {re.escape(pinned[name])}\b", page, re.MULTILINE), f"{row} is {pinned[name]}"
+    assert f"moto {pinned['moto']} with boto3 {pinned['boto3']}" in page
+    assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text() and "| 3.10 and older |" in page
