@@ -21,7 +21,7 @@ from stillframe.chain.names import base_name, info_name, overlay_name, record_na
 from stillframe.compute import freeze_record
 from stillframe.compute.freeze_record import FreezeRecord
 from stillframe.errors import BadConfiguration, StillframeError
-from stillframe.host import copies, files, publish, qcow2, qemu_img, run, staging
+from stillframe.host import copies, files, publish, qcow2, qemu_img, run, staging, trash
 from stillframe.host.copies import Source
 from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.directory import DirectoryRepository
@@ -161,20 +161,46 @@ def test_a_file_that_is_written_while_it_is_copied_is_not_published(place: Site,
 
 
 def test_a_link_in_place_of_a_trashed_file_shortens_no_file_of_the_host(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "TRASH_SECONDS", 0.1)
-    monkeypatch.setattr(files, "TRASH_AT_ONCE", 0)
-    monkeypatch.setattr(files, "TRASH_PIECE", 1 << 12)
-    monkeypatch.setattr(files, "TRASH_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(trash, "SECONDS", 0.1)
+    monkeypatch.setattr(trash, "AT_ONCE", 0)
+    monkeypatch.setattr(trash, "PIECE", 1 << 12)
+    monkeypatch.setattr(trash, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(files, "free_bytes", files.total_bytes)
-    trash = trash_name(BASE)
-    half_way = f"if 4096 < os.lstat({trash!r}).st_size < {1 << 18}: os.unlink({trash!r}); os.symlink(target, {trash!r})"
+    trashed = trash_name(BASE)
+    half_way = f"if 4096 < os.lstat({trashed!r}).st_size < {1 << 18}: os.unlink({trashed!r}); os.symlink(target, {trashed!r})"
     with place.attacked(half_way):
         for _ in range(4):
             (place.share / BASE).write_bytes(bytes(1 << 18))
-            files.trash(place.share, BASE, trash)
+            trash.put(place.share, BASE, trashed)
             for thread in [each for each in threading.enumerate() if each.name == "trash"]:
                 thread.join()
             assert place.untouched()
+
+
+def test_a_file_put_in_place_of_a_document_that_is_removed_is_kept(place: Site) -> None:
+    """What is unlinked is the document that was looked at, whatever has its name by then."""
+    name, size = info_name(VOLUME), len(b"precious")
+    (place.share / BASE).write_bytes(b"precious")
+    lines = (
+        f"if os.lstat({name!r}).st_size != {size}: os.rename({name!r}, 'kept')",
+        f"if os.path.exists({BASE!r}): os.rename({BASE!r}, {name!r})",
+        "time.sleep(0.0002)",
+        f"if os.lstat({name!r}).st_size == {size}: os.rename({name!r}, {BASE!r})",
+        "time.sleep(0.005)",
+    )
+    removed = 0
+    with place.attacked(*lines):
+        for _ in range(20 * ROUNDS):
+            with suppress(FileExistsError):
+                files.create_empty(place.share, name)
+            with files.seen(place.share, name) as handle:
+                if handle is None or os.fstat(handle).st_size == size:
+                    continue
+                time.sleep(0.001)  # a look at who has it open, and at its headers, takes longer
+                tried(lambda handle=handle: files.remove(place.share, name, handle))  # type: ignore[misc]
+                removed += os.fstat(handle).st_nlink == 0
+    assert removed
+    assert b"precious" in [(place.share / each).read_bytes() for each in files.listing(place.share)]
 
 
 @pytest.mark.parametrize("name", [f".tmp.{info_name(VOLUME)}", info_name(VOLUME), directory.MARKER, BASE])
@@ -228,7 +254,7 @@ def test_a_directory_in_place_of_a_file_is_refused_in_words(place: Site, name: s
 
 def test_a_device_in_place_of_a_file_is_not_opened(place: Site) -> None:
     os.mknod(place.share / BASE, 0o020666, os.makedev(10, 200))  # opening it would make a network device
-    for call in (lambda: qcow2.read(place.share, BASE), lambda: files.trash(place.share, BASE, trash_name(BASE))):
+    for call in (lambda: qcow2.read(place.share, BASE), lambda: trash.put(place.share, BASE, trash_name(BASE))):
         with pytest.raises(StillframeError, match="special file"):
             call()
     assert os.path.lexists(place.share / BASE)
@@ -261,7 +287,7 @@ def test_a_working_directory_that_is_moved_away_meanwhile_shows_nothing(place: S
         for _ in range(ROUNDS):
             source, image = Source(BASE, "qcow2", 1), Image(COPY, "qcow2", MIB)
             tried(lambda source=source, image=image: copies.publish_copy(place.share, source, image, "token", OTHER_VOLUME))  # type: ignore[misc]
-            tried(lambda: files.trash(place.share, COPY, trash_name(COPY)))
+            tried(lambda: trash.put(place.share, COPY, trash_name(COPY)))
             assert place.untouched()
             assert not secret_is_out(place)
 

@@ -7,6 +7,7 @@ from stillframe.errors import BadImage, BadRequest
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _TEMPORARY = re.compile(rf"\.tmp\.{_UUID}\.[A-Za-z0-9._-]+")
+_TRASH = re.compile(rf"\.trash\.(?:volume-{_UUID}(?:\.{_UUID}|\.info|\.record)?|{_TEMPORARY.pattern})")
 _CHAIN_FILE = re.compile(rf"volume-(?P<volume>{_UUID})(?:\.(?P<snapshot>{_UUID}))?")
 
 
@@ -60,8 +61,8 @@ def trash_name(name: str) -> str:
 
 
 def is_trash(name: str) -> bool:
-    """Tells whether the name is one that only ``trash_name`` makes of a chain file's."""
-    return name.startswith(".trash.") and parse(name.removeprefix(".trash.")) is not None
+    """Tells whether the name is one that only ``trash_name`` makes, of a file of ours."""
+    return _TRASH.fullmatch(name) is not None
 
 
 def is_ours_apart(name: str) -> bool:

@@ -95,7 +95,7 @@ def _removed_after_an_error(place: Path, temporary: str) -> Iterator[None]:
     try:
         yield
     except (StepFailed, ChainConflict):
-        files.remove(place, temporary)
+        files.unlink(place, temporary)
         raise
 
 
@@ -208,7 +208,7 @@ def copy_layer_out(share: Path, source: Source, target: Path, backing: str, abov
             words = command("fill above", ["qcow2"] * 3, ["-c", "-B", backing, *ends])
             run(words, cwd=place, limits=limits(1, size=held.size))
             qemu_img.repoint(place, name, backing, "qcow2")
-        files.remove(place, apart)
+        files.unlink(place, apart)
         _expect(place, Image(name, "qcow2", held.size, backing, "qcow2"))
 
 
@@ -244,7 +244,7 @@ def copy_in(source: Source, share: Path, temporary: str, format_: str) -> None:
 
 
 def _renew(directory: Path, name: str) -> None:
-    files.remove(directory, name)
+    files.unlink(directory, name)
     files.create_empty(directory, name)
     files.sync_directory(directory)
 

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from stillframe.chain.names import trash_name
 from stillframe.errors import BadImage, ShareUnavailable
 from stillframe.host import workdir
 
@@ -28,10 +28,6 @@ LOCK_WORDS = ('Failed to get "', 'Failed to get shared "')  # what QEMU 7.2 says
 _FLOCK = struct.Struct("hhqqi4x")
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
-TRASH_AT_ONCE = 16 << 20  # bytes of a file that is unlinked with nothing to wait for
-TRASH_SECONDS = 3.0
-TRASH_PIECE = 64 << 20
-TRASH_PAUSE_SECONDS = 0.05
 _QEMU_LOCKS, _QEMU_WRITE_LOCK = (100, 104), (101, 1)
 
 
@@ -236,9 +232,8 @@ def rename_new(share: Path, old: str, new: str) -> None:
             except FileExistsError:
                 if not same_file(handle, share, new):
                     raise
-            if same_file(handle, place, old):
-                with suppress(FileNotFoundError):
-                    os.unlink(place / old)
+            with suppress(FileNotFoundError, BadImage):  # another file has the old name by now: it keeps it
+                take_out(place, old, handle)
         finally:
             os.close(handle)
     sync_directory(share)
@@ -333,79 +328,77 @@ def document_of(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def remove(share: Path, name: str) -> None:
-    """Unlinks a file durably, the name itself if it is a link; a file that is gone already is fine. Raises BadImage for a
+def unlink(place: Path, name: str) -> None:
+    """Unlinks a file durably in a directory that nobody else may enter; one that is gone already is fine. Raises BadImage for a
     directory."""
     try:
-        os.unlink(share / name)
+        os.unlink(place / name)
     except FileNotFoundError:
         return
     except IsADirectoryError as error:
         raise BadImage(f"{name} is a directory: it is not removed") from error
+    sync_directory(place)
+
+
+@contextmanager
+def seen(directory: Path, name: str) -> Iterator[int | None]:
+    """Holds whatever has the name, a link itself, unopened (O_PATH): what is looked at inside is what ``remove`` may be told to
+    remove. None when nothing has it."""
+    try:
+        handle = os.open(directory / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def remove(share: Path, name: str, handle: int | None = None) -> None:
+    """Removes a file durably, the name itself if it is a link; one that is gone already is fine. ``handle`` is what was looked
+    at before, if anything was. Raises BadImage, with everything in its place, for a directory, and for another file than that.
+    """
+    with seen(share, name) as now:
+        if now is None:
+            return
+        if stat.S_ISDIR(os.fstat(now).st_mode):
+            raise BadImage(f"{name} is a directory: it is not removed")
+        with suppress(FileNotFoundError):
+            take_out(share, name, now if handle is None else handle)
     sync_directory(share)
+
+
+def take_out(share: Path, name: str, handle: int) -> None:
+    """Unlinks the name of an open file in the working directory, where it was moved first: what is unlinked is that file."""
+    with workdir.working(share) as place:
+        to = trash_name(name)
+        move_to(share / name, place / to, handle)
+        unlink(place, to)
 
 
 def remove_temporary(share: Path, name: str) -> None:
     """Removes a file that has no name on the share yet, durably; one that is gone is fine."""
     if name in workdir.lying(share):
         with workdir.working(share) as place:
-            remove(place, name)
+            unlink(place, name)
     remove(share, name)  # a file made before there was a working directory
 
 
-def trash(share: Path, name: str, trash_name: str) -> None:
-    """Moves a file into the working directory, fsyncs the share, then unlinks it: a crash in between leaves a name nothing
-    refers to. Raises BadImage, with everything in its place, for what is no regular file.
-
-    A large file is unlinked a little later, behind the caller's back and in pieces: with the rename it is gone for everybody.
-    Freeing its blocks keeps the disk busy, 0.75 ms a MiB were seen (ext4 mounted with ``discard``, Linux 6.18), and whoever
-    waits for that disk just then, a guest or the journal, waits for all of it. Where little is free, room matters more.
-    """
-    with workdir.working(share) as place:
-        try:
-            _move(share, name, place, trash_name)
-            later = allocated(place, trash_name) > TRASH_AT_ONCE and free_bytes(share) > total_bytes(share) // 10
-        except FileNotFoundError:
-            later = False
-        sync_directory(share)
-        if not later:
-            remove(place, trash_name)
-            return
-    timer = threading.Timer(TRASH_SECONDS, unlink_in_pieces, (share, trash_name))
-    timer.name, timer.daemon = "trash", True
-    timer.start()
-
-
-def _move(share: Path, name: str, place: Path, to: str) -> None:
-    """Whoever may write to the share may put another file in place of the one that was looked at: that one goes back."""
-    handle = open_regular(share, name, links=True)
-    try:
-        os.rename(share / name, place / to)
-        if same_file(handle, place, to):
-            return
-        with suppress(OSError):  # not over what has the name now
-            os.link(place / to, share / name, follow_symlinks=False)
-            os.unlink(place / to)
-        raise BadImage(f"another file was put in place of {name} while it was removed")
-    finally:
-        os.close(handle)
-
-
-def unlink_in_pieces(share: Path, name: str) -> None:
-    """Frees a file that nobody needs from its end, with pauses for others who use the disk. What it leaves is swept.
-
-    Only one that lies in the working directory and has no other name: what another name shows is not ours to shorten."""
-    with suppress(OSError, BadImage, ShareUnavailable), workdir.working(share) as place:
-        handle = open_regular(place, name, links=True, flags=os.O_WRONLY)
-        try:
-            size = os.fstat(handle).st_size
-            while size > TRASH_PIECE and os.fstat(handle).st_nlink == 1:
-                size -= TRASH_PIECE
-                os.ftruncate(handle, size)
-                time.sleep(TRASH_PAUSE_SECONDS)
-        finally:
-            os.close(handle)
-        remove(place, name)
+def move_to(name: Path, to: Path, handle: int) -> None:
+    """Moves the file that is open into a directory nobody else may enter. Whoever may write to the share may put another one in
+    its place: that one goes back, and BadImage is raised. Raises FileNotFoundError."""
+    os.rename(name, to)
+    found = os.stat(to, follow_symlinks=False)
+    if os.path.samestat(found, os.fstat(handle)):
+        return
+    with suppress(OSError):  # not over what has the name now
+        if stat.S_ISDIR(found.st_mode):
+            os.rename(to, name)
+        else:
+            os.link(to, name, follow_symlinks=False)
+            os.unlink(to)
+    raise BadImage(f"another file was put in place of {name.name} while it was removed")
 
 
 def is_locked(share: Path, name: str) -> bool:

@@ -50,7 +50,7 @@ def publish_as(share: Path, image: Image, token: str, volume_id: str) -> None:
         if files.exists(share, image.name):
             if made and not _same(place / temporary, share / image.name):
                 raise StepFailed(f"{image.name} exists already; what was made to become it lies in {temporary}")
-            files.remove(place, temporary)
+            files.unlink(place, temporary)
             _adopt(share, image)
             return
         if not made:
@@ -88,7 +88,7 @@ def finish(share: Path, temporary: str, image: Image) -> None:
         found = qcow2.read_as(place, temporary, image.format)
         made = Image(image.name, found.format, found.size, found.backing, found.backing_format)
         if made != image:
-            files.remove(place, temporary)
+            files.unlink(place, temporary)
             raise StepFailed(f"qemu-img made {made} where {image} was asked for")
         files.share_mode(place, temporary)
     files.publish(share, temporary, image.name)

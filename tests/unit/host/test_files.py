@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,39 +230,71 @@ def test_removing_may_be_repeated(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_nobody_waits_until_a_large_file_is_unlinked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "TRASH_SECONDS", 3600)
-    monkeypatch.setattr(files, "free_bytes", files.total_bytes)
-    monkeypatch.setattr(files, "TRASH_PIECE", 1 << 20)
-    monkeypatch.setattr(files, "TRASH_PAUSE_SECONDS", 0)
-    with (tmp_path / "a").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, files.TRASH_AT_ONCE + 4096)
-    files.trash(tmp_path, "a", ".trash.a")
-    assert os.listdir(tmp_path) == [".trash.a"]
-    (timer,) = (thread for thread in threading.enumerate() if isinstance(thread, threading.Timer))
-    timer.cancel()
-    timer.function(*timer.args)
-    assert os.listdir(tmp_path) == []
+def shared(path: Path) -> Path:
+    """A share that others may write to."""
+    path.mkdir()
+    path.chmod(0o2770)
+    return path
 
 
-def test_trash_may_be_repeated_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"")
-    files.trash(tmp_path, "a", ".trash.a")
-    files.trash(tmp_path, "a", ".trash.a")
-    assert os.listdir(tmp_path) == []
+def test_what_is_removed_from_a_share_leaves_nothing(tmp_path: Path) -> None:
+    share = shared(tmp_path / "share")
+    (share / "a").write_bytes(b"data")
+    (share / "link").symlink_to("a")
+    for name in ("link", "a", "a"):
+        files.remove(share, name)
+    assert files.listing(share) == []
+    assert os.listdir(share / ".stillframe") == []
 
 
-def test_a_crash_after_the_rename_leaves_a_name_nothing_refers_to_and_a_repeat_removes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["file", "link", "directory"])
+def test_another_file_in_place_of_the_one_to_be_removed_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    (tmp_path / "a").write_bytes(b"data")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", crash)
-        with pytest.raises(Crash):
-            files.trash(tmp_path, "a", ".trash.a")
-    assert os.listdir(tmp_path) == [".trash.a"]
-    files.trash(tmp_path, "a", ".trash.a")
-    assert os.listdir(tmp_path) == []
+    """Somebody swaps the names in the very moment of the removal."""
+    share = shared(tmp_path / "share")
+    make: dict[str, Callable[[Path], object]] = {
+        "file": lambda path: path.write_bytes(b"other"),
+        "link": lambda path: path.symlink_to("kept"),
+        "directory": lambda path: path.mkdir(),
+    }
+    make[kind](share / "other")
+    (share / "a").write_bytes(b"data")
+    number, real = (share / "other").lstat().st_ino, os.rename
+
+    def swapped(old: Path, new: Path, **more: Any) -> None:
+        monkeypatch.undo()
+        real(share / "a", share / "kept")
+        real(share / "other", share / "a")
+        real(old, new, **more)
+
+    monkeypatch.setattr(os, "rename", swapped)
+    with pytest.raises(BadImage, match="another file was put in place of a"):
+        files.remove(share, "a")
+    assert (share / "a").lstat().st_ino == number
+    assert files.listing(share) == ["a", "kept"]
+    assert os.listdir(share / ".stillframe") == []
+
+
+def test_another_file_than_the_one_that_was_looked_at_is_not_removed(tmp_path: Path) -> None:
+    share = shared(tmp_path / "share")
+    (share / "a").write_bytes(b"data")
+    with files.seen(share, "a") as handle, files.seen(share, "b") as missing:
+        (share / "a").rename(share / "kept")
+        (share / "a").write_bytes(b"other")
+        with pytest.raises(BadImage, match="another file"):
+            files.remove(share, "a", handle)
+        assert missing is None
+        assert (share / "a").read_bytes() == b"other"
+        files.remove(share, "kept", handle)
+    assert files.listing(share) == ["a"]
+
+
+def test_a_directory_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for call in (files.remove, files.unlink):
+        with pytest.raises(BadImage, match="directory"):
+            call(tmp_path, "a")
 
 
 def test_the_space_a_file_takes_is_what_it_holds_not_how_long_it_is(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from stillframe.errors import (
     StepFailed,
     StillframeError,
 )
-from stillframe.host import files, hypervisor, publish, qcow2, qemu_img, soundness
+from stillframe.host import files, hypervisor, publish, qcow2, qemu_img, soundness, trash
 from stillframe.journal.operation import Document, NotYet, Operation, Verb
 
 THAW_SECONDS = 6.0
@@ -84,7 +84,7 @@ def _unmake_overlays(world: World, operation: Operation, _args: Document) -> Non
         if not files.exists(share, disk["overlay"]):
             continue
         _check_unreferenced(world, operation, disk)
-        files.trash(share, disk["overlay"], names.trash_name(disk["overlay"]))
+        trash.put(share, disk["overlay"], names.trash_name(disk["overlay"]))
 
 
 def _check_unreferenced(world: World, operation: Operation, disk: Document) -> None:

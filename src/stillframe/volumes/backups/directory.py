@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -73,9 +74,9 @@ class DirectoryRepository:
         with self._working(), suppress(FileNotFoundError):
             self._drop_temporaries(folder, name)
             with self._inside(folder) as place:
-                files.remove(place, name)
-            with suppress(OSError):  # not empty: other backups of the volume lie there
-                (self._base / folder).rmdir()
+                self._remove(place, folder, name)
+            with suppress(OSError), self._inside() as base:  # not empty: other backups of the volume lie there
+                (base / folder).rmdir()
 
     def exists(self, key: str) -> bool:
         keys.check(key)
@@ -185,11 +186,24 @@ class DirectoryRepository:
         for left in workdir.lying(self._root):
             if left.startswith(self._on_the_way(folder, name)):
                 with workdir.working(self._root) as place:
-                    files.remove(place, left)
+                    files.unlink(place, left)
         with suppress(FileNotFoundError), self._inside(folder) as place:
             for left in os.listdir(place):
                 if left.startswith(f"{_TEMPORARY}{name}."):
-                    files.remove(place, left)
+                    self._remove(place, folder, left)
+
+    def _remove(self, place: Path, folder: str, name: str) -> None:
+        """By way of the working directory, as ``files.remove`` does on a share: what is unlinked is what was looked at."""
+        with files.seen(place, name) as handle:
+            if handle is None:
+                return
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                raise BadBackup(f"{folder}/{name} is a directory: it is not removed")
+            to = f"{self._on_the_way(folder, name)}{secrets.token_hex(8)}"
+            with workdir.working(self._root) as aside, suppress(FileNotFoundError):
+                files.move_to(place / name, aside / to, handle)
+                files.unlink(aside, to)
+        files.sync_directory(place)
 
     def _read_marker(self) -> str | None:
         try:

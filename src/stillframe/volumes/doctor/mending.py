@@ -91,11 +91,11 @@ def _refuse_open(path: Path, name: str) -> None:
 
 
 def _remove(path: Path, name: str, _args: Mapping[str, Any]) -> None:
-    entry = entries.look(path).get(name)
-    with workdir.where(path, name) as place:
+    with workdir.where(path, name) as place, files.seen(place, name) as handle:
+        entry = entries.look(path).get(name)
         if entry is not None and entry.regular and entry.links == 1:  # of two names one may go, whoever has the file open
             _refuse_open(place, name)
-        files.remove(place, name)
+        files.remove(place, name, handle)
 
 
 def _set_mode(path: Path, name: str, args: Mapping[str, Any]) -> None:

@@ -161,13 +161,14 @@ def _set_mode(place: Path, name: str, reverse: Document) -> None:
 
 
 def _restore_text(place: Path, name: str, reverse: Document) -> None:
-    found = entries.read_text(place, name)
-    if found not in (reverse["now"], reverse["text"]):
-        raise ChainConflict(f"{name} was written anew since")
-    if reverse["text"] is None:
-        files.remove(place, name)
-    else:
-        entries.write_text(place, name, reverse["text"])
+    with files.seen(place, name) as handle:
+        found = entries.read_text(place, name)
+        if found not in (reverse["now"], reverse["text"]):
+            raise ChainConflict(f"{name} was written anew since")
+        if reverse["text"] is None:
+            files.remove(place, name, handle)
+        else:
+            entries.write_text(place, name, reverse["text"])
 
 
 _REVERSE: Mapping[str, Callable[[Path, str, Document], None]] = {

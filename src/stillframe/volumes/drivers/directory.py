@@ -23,6 +23,7 @@ from stillframe.host import (
     qcow2,
     qemu_img,
     soundness,
+    trash,
     users,
     workdir,
 )
@@ -205,7 +206,7 @@ class DirectoryShare:
             for place in (self.path, working):  # those on the share itself are of before there was a working directory
                 for name in files.listing(place):
                     if names.is_trash(name) and files.age_seconds(place, name) > TRASH_SECONDS:
-                        files.remove(place, name)
+                        (files.unlink if place is working else files.remove)(place, name)
 
     def free(self) -> int:
         self.probe()
@@ -256,7 +257,7 @@ class DirectoryShare:
             dependants = self.dependants(name)
             if dependants:
                 raise ChainConflict(f"{name} cannot be removed: {', '.join(dependants)} is backed by it")
-            files.trash(self.path, name, names.trash_name(name))
+            trash.put(self.path, name, names.trash_name(name))
 
     def adopt(self, volume_id: str, name: str, to: str) -> None:
         inspection.plain_name(name)
@@ -393,7 +394,7 @@ def prepare(path: Path, deployment: str | None = None) -> str:
                 try:
                     files.publish(path, temporary, MARKER)
                 except FileExistsError:
-                    files.remove(place, temporary)
+                    files.unlink(place, temporary)
             found = _marker(path)
     return str(found["share_id"])
 

@@ -241,10 +241,11 @@ def test_a_document_that_is_none_is_told(driver: DirectoryShare, share: Path, co
 
 
 def test_old_trash_is_swept_and_nothing_else(driver: DirectoryShare, share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = [".trash.passwd", ".trash.", f".trash.{info_name(VOLUME)}", temporary_name(VOLUME, "t")]
-    for name in (trash_name(BASE), trash_name(FIRST), *other):
+    other = [".trash.passwd", ".trash.", f".trash.{info_name(VOLUME)}.old", temporary_name(VOLUME, "t")]
+    gone = (trash_name(BASE), trash_name(info_name(VOLUME)), trash_name(temporary_name(VOLUME, "t")))
+    for name in (*gone, trash_name(FIRST), *other):
         (share / name).write_bytes(b"")
-    ages = {trash_name(BASE): directory.TRASH_SECONDS + 1, trash_name(FIRST): directory.TRASH_SECONDS - 1}
+    ages = dict.fromkeys(gone, directory.TRASH_SECONDS + 1) | {trash_name(FIRST): directory.TRASH_SECONDS - 1}
     monkeypatch.setattr(files, "age_seconds", lambda _share, name: ages.get(name, 1e9))
     driver.sweep()
     assert set(files.listing(share)) == {BASE, FIRST, SECOND, directory.MARKER, trash_name(FIRST), *other}
