@@ -139,3 +139,14 @@ def test_compressed_content_shares_clusters_and_is_no_damage(tmp_path: Path) -> 
     write(tmp_path, "a", 5, "9M")
     assert reads(tmp_path, "a", 7, "1M") and reads(tmp_path, "a", 8, "700M") and reads(tmp_path, "a", 5, "9M")
     qemu_img.check(tmp_path, "a", "qcow2")
+
+
+def test_a_look_for_which_there_is_no_time_refuses_only_what_nobody_vouches_for(dirty: Path) -> None:
+    before = (dirty / "a").read_bytes()
+    with pytest.raises(NotSound, match="too large to be looked into"):
+        soundness.check(dirty, "a", "qcow2", 0.0)
+    soundness.check(dirty, "above", "qcow2", 0.0)
+    assert (dirty / "a").read_bytes() == before
+    run(dirty, "qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "a", "NEW")  # as the message says
+    soundness.check(dirty, "NEW", "qcow2")
+    assert soundness.look(dirty, "NEW", "qcow2").sound and reads(dirty, "NEW", 17, "2M")

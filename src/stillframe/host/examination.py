@@ -1,8 +1,10 @@
 """Examines an image file without standing in anybody's way: no lock is taken, nothing is changed."""
 
 import json
+import math
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +50,14 @@ def examine(share: Path, name: str, format_: str) -> Examination | None:
     return Examination(int(json.loads(outcome.output).get("leaks", 0)))
 
 
-def beyond_repair(share: Path, name: str) -> str | None:
+def beyond_repair(share: Path, name: str, seconds: float = math.inf) -> str | None:
     """Returns what a repair of the counts of a qcow2 file would leave wrong, None for nothing. Nothing is changed, and no lock
     is taken: the repair is made for show, its writes go into a scratch file. Reads every table of the file, three times.
-    Raises BadImage for a file QEMU must not see, HostCommandFailed."""
+    Raises BadImage for a file QEMU must not see; HostCommandFailed, with ``timed_out`` in its details when ``seconds`` were
+    not enough for all of it."""
+    until = time.monotonic() + seconds
     with pins.alone(share, name, "qcow2") as pinned:
-        told = references.contradiction_of(pinned.handle(name), name)
+        told = references.contradiction_of(pinned.handle(name), name, until)
         if told is not None:
             return told
         length = os.fstat(pinned.handle(name)).st_size
@@ -63,7 +67,7 @@ def beyond_repair(share: Path, name: str) -> str | None:
             size = (length + length // 8 + _ROOM) // 512 * 512
             run(command("create", ["qcow2"], [str(scratch), str(size)]), cwd=scratch.parent)
             words = command("check", ["qcow2"], ["-r", "all", image_command.over(scratch, name)])
-            outcome = attempt(words, cwd=pinned.place, limits=limits(2))
+            outcome = attempt(words, cwd=pinned.place, limits=limits(2, seconds=until - time.monotonic()))
     if outcome.code == _CORRUPT:
         return _damage(outcome.output, outcome.complaint)
     if outcome.code not in (0, _LEAKS):

@@ -5,6 +5,7 @@ read, and nothing else in the tree names the program.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,15 @@ def version_command() -> list[str]:
     return ["qemu-img", "--version"]
 
 
-def limits(depth: int, *, size: int | None = None) -> Limits:
-    """Limits for a verb that opens ``depth`` files; ``size`` is the most it may write into one file, in bytes.
+def limits(depth: int, *, size: int | None = None, seconds: float = math.inf) -> Limits:
+    """Limits for a verb that opens ``depth`` files; ``size`` is the most it may write into one file, in bytes. ``seconds``: how
+    long somebody waits for it, who is answered that it did not end in time.
 
     Honest chains need more address space than one layer: 64 MiB a layer, and one descriptor more (F12, qemu 7.2).
     A qcow2 file is larger than its content by its tables: an eighth and 64 MiB is far more than those.
     """
     return Limits(
-        seconds=24 * _HOURS,
+        seconds=min(seconds, 24 * _HOURS),
         cpu_seconds=12 * _HOURS,
         address_space=(1 << 30) + (64 << 20) * depth,
         open_files=256 + 4 * depth,

@@ -5,6 +5,7 @@ change is fsynced here, because qemu-img ends with 0 after some failed syncs (F2
 """
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,12 +42,15 @@ def read_chain(share: Path, volume_id: str, active: str, format_: str = "qcow2",
     return Chain(volume_id, tuple(reversed(images)))
 
 
-def check(share: Path, name: str, format_: str) -> None:
-    """Raises BadImage when ``qemu-img check`` finds corruption. Leaks are no corruption; a raw file has nothing to check."""
+def check(share: Path, name: str, format_: str, seconds: float = math.inf) -> None:
+    """Raises BadImage when ``qemu-img check`` finds corruption. Leaks are no corruption; a raw file has nothing to check.
+    Raises HostCommandFailed with ``timed_out`` in its details when ``seconds`` were not enough."""
     if format_ == "raw":
         inspection.alone(share, name, format_)
         return
-    _examine(share, name, format_)
+    with pins.alone(share, name, format_) as pinned:
+        words = command("check", [format_], [pinned.word])
+        _refuse_damage(name, words, attempt(words, cwd=pinned.place, limits=limits(1, seconds=seconds)))
 
 
 def leaked_clusters(share: Path, name: str, format_: str) -> int:

@@ -4,14 +4,17 @@ A repair of reference counts makes them fit whatever refers to a cluster, also w
 succeeds, and what either of them reads is wrong (seen with QEMU 7.2: ``check -r all`` sets the count to 2 and is content).
 """
 
+import math
 import os
 import struct
 import sys
+import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stillframe.errors import HostCommandFailed
 from stillframe.host import files, qcow2
 
 _OFFSET = 0x00FFFFFFFFFFFE00
@@ -32,6 +35,12 @@ class _Claims:
     length: int
     alone: bytearray
     shared: bytearray
+    until: float  # by time.monotonic()
+
+    def go_on(self) -> None:
+        """Raises HostCommandFailed, as a program that did not end in time, when the look has taken long enough."""
+        if time.monotonic() > self.until:
+            raise HostCommandFailed("the look at its tables did not end in time", timed_out=True)
 
     def claim(self, at: int, what: str) -> None:
         """Raises _Contradiction for a place that is not aligned, not in the file, or another's."""
@@ -66,8 +75,9 @@ def contradiction(share: Path, name: str) -> str | None:
         os.close(handle)
 
 
-def contradiction_of(handle: int, name: str) -> str | None:
-    """As ``contradiction``, of an open file."""
+def contradiction_of(handle: int, name: str, until: float = math.inf) -> str | None:
+    """As ``contradiction``, of an open file. Raises HostCommandFailed with ``timed_out`` in its details when the clock of
+    ``time.monotonic`` passes ``until``."""
     start, found = os.pread(handle, qcow2.HEADER_BYTES, 0), qcow2.tables(handle, name)
     length = os.fstat(handle).st_size
     bits = found.cluster.bit_length() - 1
@@ -75,7 +85,7 @@ def contradiction_of(handle: int, name: str) -> str | None:
         return f"it has more than {_MOST_CLUSTERS} clusters, too many to be looked at"
     room = (length >> bits + 3) + 1
     try:
-        _look(handle, start, found, _Claims(bits, length, bytearray(room), bytearray(room)))
+        _look(handle, start, found, _Claims(bits, length, bytearray(room), bytearray(room), until))
     except _Contradiction as error:
         return str(error)
     return None
@@ -94,6 +104,7 @@ def _look(handle: int, start: bytes, found: qcow2.Tables, claims: _Claims) -> No
     for table in tables:
         claims.claim(table, "a second-level table")
     for table in tables:
+        claims.go_on()
         for entry in _entries(handle, table, found.cluster):
             _content(entry, claims)
 

@@ -160,7 +160,7 @@ class _Child:
         """Seconds until the next look; raises when there is no reason to wait longer."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise HostCommandFailed(f"{self._name} did not end within {self._bounds.seconds:g} s")
+            raise HostCommandFailed(f"{self._name} did not end within {self._bounds.seconds:g} s", timed_out=True)
         if cancelled is None:
             return left
         if cancelled():

@@ -9,6 +9,8 @@ as the old active file after a switch, is marked clean (all seen). A bitmap that
 ``qemu-img resize`` and a commit fail permanently.
 """
 
+import logging
+import math
 import os
 import struct
 from collections.abc import Iterable
@@ -16,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillframe.chain.image import Image
-from stillframe.errors import NotSound
+from stillframe.errors import HostCommandFailed, NotSound
 from stillframe.host import examination, files, pins, qcow2, qemu_img
 from stillframe.host.image_command import command, limits
 from stillframe.host.run import run
 
+LOG = logging.getLogger(__name__)
 _FEATURES = struct.Struct(">QQQ")  # incompatible, compatible, autoclear: byte 72 of a version 3 header
 _BITMAPS = struct.Struct(">IIQQ")
 _BITMAP = struct.Struct(">QIIBBHI")
@@ -129,18 +132,35 @@ def refuse_beyond_repair(share: Path, name: str, format_: str) -> None:
         _refuse_damage(share, name)
 
 
-def check(share: Path, name: str, format_: str) -> None:
-    """Looks at a file that is to become a volume, its counts too. Raises BadImage when it is damaged beyond ``repair``."""
+def check(share: Path, name: str, format_: str, seconds: float = math.inf) -> None:
+    """Looks at a file that is to become a volume, its counts too, for ``seconds`` at most: somebody waits. Raises BadImage when
+    it is damaged beyond ``repair``, and when that was not enough for one with the dirty bit. Of one that was closed as it
+    should be, its last writer vouches for what there was no time to look at."""
     found = look(share, name, format_)
     refuse_bitmaps(name, found)
-    if found.dirty:  # with wrong counts qemu-img finds what the repair is for, and says no more of what it is not for
-        _refuse_damage(share, name)
-    else:
-        qemu_img.check(share, name, format_)
+    try:
+        if found.dirty:  # with wrong counts qemu-img finds what the repair is for, and says no more of what it is not for
+            _refuse_damage(share, name, seconds)
+        else:
+            qemu_img.check(share, name, format_, seconds)
+    except HostCommandFailed as error:
+        if not error.details.get("timed_out"):
+            raise
+        if found.dirty:
+            raise _too_large(name, seconds) from error
+        LOG.info("%s was closed by its last writer, and too large to be looked into in %g s", name, seconds)
 
 
-def _refuse_damage(share: Path, name: str) -> None:
-    told = examination.beyond_repair(share, name)
+def _too_large(name: str, seconds: float) -> NotSound:
+    return NotSound(
+        f"{name} was not closed by its last writer (dirty bit), and is too large to be looked into while a request waits"
+        f" ({seconds:.0f} s were not enough). While no program has it open, copy what it reads into a new file, which changes"
+        f" nothing in this one, and take that over: qemu-img convert -f qcow2 -O qcow2 {name} NEW"
+    )
+
+
+def _refuse_damage(share: Path, name: str, seconds: float = math.inf) -> None:
+    told = examination.beyond_repair(share, name, seconds)
     if told is not None:
         raise NotSound(
             f"{name} was not closed by its last writer (dirty bit), and more is damaged than its reference counts: {told}"

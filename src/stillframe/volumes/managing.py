@@ -1,5 +1,6 @@
 """Requests about files on a share that are no volumes of ours yet, as the worker takes them."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from stillframe.volumes.drivers.contract import Share
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.volume_making import Making
 from stillframe.volumes.world import GIB, World
+
+LOOK_SECONDS = 15.0
 
 
 def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
@@ -35,15 +38,16 @@ def manage(world: World, context: Context, wanted: dict[str, Any]) -> str:
         raise NotFound(f"the share {pool.export.export} has no file {name!r}")
     _refuse_ours(world, name)
     image = share.image(name, wanted.get("format") or "qcow2")
-    _refuse_unfit(share, name, image, using.users(share, [name], using.described(world, share)))
+    _refuse_unfit(share, image, using.users(share, [name], using.described(world, share)), LOOK_SECONDS)
     whole = {**wanted, "size": image.size // GIB}
     columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
     making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
     return volume_making.insert(world, context, whole, type_row, making)
 
 
-def _refuse_unfit(share: Share, name: str, image: Image, used: Mapping[str, Sequence[str]]) -> None:
-    """The one answer of the request and of the list. Raises BadImage, FileInUse."""
+def _refuse_unfit(share: Share, image: Image, used: Mapping[str, Sequence[str]], seconds: float) -> None:
+    """The one answer of the request and of the list; ``seconds`` bound the look into the file. Raises BadImage, FileInUse."""
+    name = image.name
     if image.backing is not None:
         raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
     using.refuse_users(name, used, "taken over")
@@ -52,7 +56,7 @@ def _refuse_unfit(share: Share, name: str, image: Image, used: Mapping[str, Sequ
             f"{name} has {image.size} bytes, which are no whole GiB; while nobody has it open, grow it with"
             f" 'qemu-img resize -f {image.format} {name} {-(-image.size // GIB)}G'"
         )
-    share.check_whole(name, image.format)
+    share.check_whole(name, image.format, seconds)
 
 
 def _refuse_ours(world: World, name: str) -> None:
@@ -78,17 +82,18 @@ def manageable(world: World, context: Context, host: str, offset: int = 0, limit
     listed = [name for name in share.listing() if not (name.startswith(".") or name.endswith((".info", ".record")))]
     page = listed[offset : offset + limit]
     used = using.users(share, page, using.described(world, share))
-    return [_entry(world, share, name, used) for name in page]
+    until = time.monotonic() + LOOK_SECONDS  # for all together
+    return [_entry(world, share, name, used, until) for name in page]
 
 
-def _entry(world: World, share: Share, name: str, used: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _entry(world: World, share: Share, name: str, used: Mapping[str, Sequence[str]], until: float) -> dict[str, Any]:
     entry: dict[str, Any] = {"reference": {"source-name": name}, "size": None, "safe_to_manage": False}
     entry |= {"reason_not_safe": None, "cinder_id": None, "extra_info": None}
     try:
         image = share.image(name, "qcow2")
         entry["size"] = -(-image.size // GIB)
         _refuse_ours(world, name)
-        _refuse_unfit(share, name, image, used)
+        _refuse_unfit(share, image, used, max(0.0, until - time.monotonic()))
         return {**entry, "safe_to_manage": True}
     except (BadImage, FileInUse, HostCommandFailed) as error:
         return {**entry, "reason_not_safe": error.message}

@@ -277,7 +277,7 @@ def calls(scratch: Path) -> dict[str, Call]:
         "foreign_readers": lambda share, volume: share.foreign_readers(volume.id, ()),
         "users": lambda share, volume: share.users([volume.base]),
         "check_sound": lambda share, volume: share.check_sound(volume.id),
-        "check_whole": lambda share, volume: share.check_whole(volume.base, "qcow2"),
+        "check_whole": lambda share, volume: share.check_whole(volume.base, "qcow2", 60.0),
         "make_sound": lambda share, volume: share.make_sound(volume.id),
     }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.errors import HostCommandFailed
 from stillframe.host import references
 from tests.unit.host.headers import CLUSTER, Header
 
@@ -27,6 +28,13 @@ def told(tmp_path: Path, *entries: int, first: int = SECOND, counts: int = BLOCK
     struct.pack_into(f">{len(entries)}Q", whole, SECOND, *entries)
     (tmp_path / "a").write_bytes(whole[:length])
     return references.contradiction(tmp_path, "a")
+
+
+def test_a_look_that_takes_too_long_ends(tmp_path: Path) -> None:
+    assert told(tmp_path) is None
+    with (tmp_path / "a").open("rb") as file, pytest.raises(HostCommandFailed) as ended:
+        references.contradiction_of(file.fileno(), "a", until=0.0)
+    assert ended.value.details == {"timed_out": True}
 
 
 def test_what_lies_apart_is_right(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Headers as hostile input, and files too large to be looked into while somebody waits."""
 
+import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stillframe.errors import NotSound
-from stillframe.host import examination, qcow2, soundness
+from stillframe.errors import HostCommandFailed, NotSound
+from stillframe.host import examination, qcow2, qemu_img, references, soundness
+from stillframe.host.run import Limits
 from tests.unit.host.headers import CLUSTER, Header
 
 BITMAPS = 0x23852875
@@ -53,6 +56,53 @@ def test_a_request_looks_into_a_file_by_its_clusters(
         file.write(header.start())
         file.truncate(length)
     seen: list[str] = []
-    monkeypatch.setattr(examination, "beyond_repair", lambda _share, name: seen.append(name))
+    monkeypatch.setattr(examination, "beyond_repair", lambda _share, name, _seconds: seen.append(name))
     soundness.refuse_beyond_repair(tmp_path, NAME, "qcow2")
     assert bool(seen) is looked
+
+
+def large(share: Path, incompatible: int) -> None:
+    header = Header(incompatible=incompatible, size=1 << 20, l1_entries=1)
+    (share / NAME).write_bytes(header.start().ljust(8 * CLUSTER, b"\0"))
+
+
+@pytest.mark.parametrize("slow", ["tables", "program"])
+def test_a_file_whose_writer_died_is_refused_when_the_look_into_it_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """What is told to do reads the file and no more."""
+    large(tmp_path, qcow2.DIRTY)
+    given: list[float] = []
+
+    def check(_words: Any, *, cwd: Any, limits: Limits) -> None:
+        given.append(limits.seconds)
+        raise HostCommandFailed("qemu-img check did not end within 3 s", timed_out=True)
+
+    def tables(_handle: int, _name: str, until: float) -> str | None:
+        if slow == "tables":
+            raise HostCommandFailed("the look at its tables did not end in time", timed_out=True)
+        assert until < math.inf
+        return None
+
+    monkeypatch.setattr(examination, "attempt", check)
+    monkeypatch.setattr(examination, "run", lambda _words, *, cwd: "")
+    monkeypatch.setattr(references, "contradiction_of", tables)
+    with pytest.raises(NotSound, match=r"dirty bit.*3 s were not enough.*qemu-img convert -f qcow2 -O qcow2 volume-a NEW"):
+        soundness.check(tmp_path, NAME, "qcow2", 3.0)
+    assert [seconds <= 3.0 for seconds in given] == ([True] if slow == "program" else [])
+
+
+def test_of_a_file_that_was_closed_well_the_writer_vouches_when_there_is_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large(tmp_path, 0)
+    failures = [HostCommandFailed("too slow", timed_out=True), HostCommandFailed("killed by signal 11")]
+
+    def check(_words: Any, *, cwd: Any, limits: Limits) -> None:
+        assert limits.seconds == 3.0
+        raise failures.pop(0)
+
+    monkeypatch.setattr(qemu_img, "attempt", check)
+    soundness.check(tmp_path, NAME, "qcow2", 3.0)
+    with pytest.raises(HostCommandFailed, match="signal 11"):
+        soundness.check(tmp_path, NAME, "qcow2", 3.0)

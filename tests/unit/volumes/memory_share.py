@@ -247,7 +247,7 @@ class MemoryShare:
     def check_sound(self, volume_id: str, among: Collection[str] | None = None) -> None:
         self.probe()
 
-    def check_whole(self, name: str, format_: str) -> None:
+    def check_whole(self, name: str, format_: str, seconds: float) -> None:
         self._read(name, format_)
 
     def make_sound(self, volume_id: str) -> list[str]:

@@ -200,9 +200,26 @@ def test_a_page_of_the_list_looks_at_its_own_files_only(world: World, monkeypatc
     share, asked = fakes.memory(world), []
     for number in range(5):
         share.entries[f"image-{number}"] = File(Image(f"image-{number}", "qcow2", GIB))
-    monkeypatch.setattr(share, "check_whole", lambda name, _format: asked.append(name))
+    monkeypatch.setattr(share, "check_whole", lambda name, _format, _seconds: asked.append(name))
     found = managing.manageable(world, ADMIN, HOST, offset=2, limit=2)
     assert [each["reference"]["source-name"] for each in found] == ["image-1", "image-2"] == asked
+
+
+def test_a_list_looks_into_all_its_files_for_as_long_as_a_request_into_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share, given, clock = fakes.memory(world), list[float](), [100.0]
+    for number in range(3):
+        share.entries[f"image-{number}"] = File(Image(f"image-{number}", "qcow2", GIB))
+
+    def look(_name: str, _format: str, seconds: float) -> None:
+        given.append(seconds)
+        clock[0] += 10.0
+
+    monkeypatch.setattr(share, "check_whole", look)
+    monkeypatch.setattr(managing, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    managing.manageable(world, ADMIN, HOST)
+    assert given[:3] == [15.0, 5.0, 0.0]
 
 
 def test_a_file_is_taken_over_only_when_every_user_is_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,8 +88,9 @@ class Share(Protocol):
         """Raises NotSound when a file of the volume is not sound and ``make_sound`` could not help it now; of the files
         ``among`` these where they are given."""
 
-    def check_whole(self, name: str, format_: str) -> None:
-        """Raises BadImage when a file that is no volume's yet is damaged, beyond what ``make_sound`` repairs."""
+    def check_whole(self, name: str, format_: str, seconds: float) -> None:
+        """Raises BadImage when a file that is no volume's yet is damaged, beyond what ``make_sound`` repairs, or when
+        ``seconds`` are not enough to tell that of one whose writer died."""
 
     def make_sound(self, volume_id: str) -> list[str]:
         """Repairs the reference counts of the volume's files whose writer died; returns what was done. Content stays as it

@@ -175,9 +175,9 @@ class DirectoryShare:
             for name in [each for each in self.files(volume_id) if among is None or each in among]:
                 soundness.refuse_beyond_repair(self.path, name, self._format(name))
 
-    def check_whole(self, name: str, format_: str) -> None:
+    def check_whole(self, name: str, format_: str, seconds: float) -> None:
         with self._asked():
-            soundness.check(self.path, inspection.plain_name(name), format_)
+            soundness.check(self.path, inspection.plain_name(name), format_, seconds)
 
     def make_sound(self, volume_id: str) -> list[str]:
         with self._asked():
