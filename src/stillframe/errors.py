@@ -66,6 +66,13 @@ class NotFound(StillframeError):
     hint = "Check the id, and that it belongs to your project."
 
 
+class PathNotFound(NotFound):
+    """The service has no such path, or not in the version that was asked for: that says nothing of any server or volume."""
+
+    code = "path_not_found"
+    hint = "Check the URL and the microversion; a path of a newer release is not known to an older one."
+
+
 class MethodNotAllowed(StillframeError):
     code, status = "method_not_allowed", 405
     hint = "Use a method that the Allow header names; nothing was changed."

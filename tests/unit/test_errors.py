@@ -51,6 +51,7 @@ STABLE = {
     "internal_error": 500,
     "internal_snapshots": 409,
     "not_found": 404,
+    "path_not_found": 404,
     "method_not_allowed": 405,
     "media_type_not_supported": 415,
     "parked": 409,

@@ -22,6 +22,7 @@ from stillframe.errors import (
     IdInUse,
     ImageLocked,
     NotFound,
+    PathNotFound,
     QuiesceRefused,
     ServiceFailed,
     ServiceUnavailable,
@@ -55,6 +56,7 @@ _BY_CODE: dict[str, type[StillframeError]] = {
     )
 }  # other hints, other ways on
 _NOT_FOUND = 404
+_VERSION = "OpenStack-API-Version"
 _PASSES = (429, 502, 503, 504)  # the service, or what stands before it, says that it cannot answer now
 
 
@@ -87,7 +89,7 @@ class Session:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Sends one request; returns the answer's document, or None. Raises an error of the answer's kind."""
-        headers = {"OpenStack-API-Version": f"{self._endpoint.service} {self._endpoint.microversion}"}
+        headers = {_VERSION: f"{self._endpoint.service} {self._endpoint.microversion}"}
         try:
             answer = self._adapter.request(path, method, json=body, headers=headers)
         except (exceptions.ConnectFailure, exceptions.ConnectionError) as error:
@@ -97,6 +99,8 @@ class Session:
             raise ServiceUnavailable(f"Keystone gives no token for the {service} service: {error}") from error
         if answer.status_code >= 400:
             refused = error_of(answer.status_code, answer, self._endpoint.service)
+            if isinstance(refused, NotFound):
+                _refuse_unless_told(refused, answer, self._endpoint.service)
             # Beside no details of our own: what an operation does next depends on those.
             refused.details = {self._endpoint.service: refused.details} if refused.details else {}
             raise refused
@@ -117,9 +121,24 @@ def _stranger(status: int, service: str) -> ServiceUnavailable:
     """A proxy whose service is away answers 404 too: taken for the service's own word, that would mean that a server or a
     snapshot is gone."""
     return ServiceUnavailable(
-        f"the {service} service does not answer: something else at its endpoint says {status}, and no document of the service."
-        " Look at the endpoint and at the proxy before it"
+        f"the {service} service does not answer: something else at its endpoint says {status}, and not in the name of the"
+        f" {service} service. Look at the endpoint and at the proxy before it"
     )
+
+
+def _refuse_unless_told(told: NotFound, answer: Any, service: str) -> None:
+    """Whoever hears "not found" concludes that a server or a snapshot is gone: only the right service may say so, and only of a
+    thing. It names itself and the version it answers in, as Cinder and Nova do; another one behind the same address names
+    itself. A path it does not have, as in a service of another release, says nothing of what was asked about. Raises
+    ServiceUnavailable."""
+    versions = [each.strip().partition(" ")[0] for each in answer.headers.get(_VERSION, "").split(",")]
+    if service not in versions:
+        raise _stranger(answer.status_code, service) from told
+    if told.code == PathNotFound.code:
+        raise ServiceUnavailable(
+            f"the {service} service does not know this request: it is of another release of Stillframe. Let both services be of"
+            " one release"
+        ) from told
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import falcon
 
 from stillframe.context import Context, bind_log, new_request_id
 from stillframe.db.engine import AWAY
-from stillframe.errors import BadRequest, NotFound, ServiceUnavailable, StillframeError, TooLarge
+from stillframe.errors import BadRequest, NotFound, PathNotFound, ServiceUnavailable, StillframeError, TooLarge
 from stillframe.printable import unsafe
 from stillframe.web import body, faults, versions
 from stillframe.web.auth import Authenticator
@@ -36,7 +36,7 @@ class _Shell:
         if path in _PUBLIC or path == self._service.prefix:
             return
         if not path.startswith(self._service.prefix + "/"):
-            raise NotFound("The resource could not be found.")
+            raise PathNotFound("The resource could not be found.")
         headers = {name.lower(): value for name, value in req.headers.items()}
         req.context.user = self._auth.identify(headers, req.context.request_id, req.remote_addr)
         bind_log(req.context.user)
@@ -48,7 +48,7 @@ class _Shell:
         if first in self._service.collections or not rest:
             return path
         if rest.partition("/")[0] not in self._service.collections:
-            raise NotFound("The resource could not be found.")
+            raise PathNotFound("The resource could not be found.")
         if first != context.project_id and not context.sees_all_projects:
             raise BadRequest(f"Malformed request url: the project {first!r} is not the caller's")
         return f"{self._service.prefix}/{rest}"
@@ -89,7 +89,7 @@ class _Resource:
         route = self._action(document) if self._actions else self._methods[req.method]
         version: Version = req.context.version
         if version < route.since:
-            raise NotFound("The resource could not be found.")
+            raise PathNotFound("The resource could not be found.")
         self._enforcer.check(route.policy, req.context.user)
         if route.schema is not None:
             body.check(document, route.schema)

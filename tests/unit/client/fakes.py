@@ -8,8 +8,10 @@ NO_BODY = object()
 
 
 class Answer:
-    def __init__(self, status: int, document: Any = NO_BODY, text: str | None = None) -> None:
+    def __init__(self, status: int, document: Any = NO_BODY, text: str | None = None, says: str = "") -> None:
+        """``says`` is the version it names: the service's word and a number, none where the answer does not tell."""
         self.status_code = status
+        self.headers = {"OpenStack-API-Version": says} if says else {}
         body = json.dumps(document) if document is not NO_BODY else ""
         self.content = (body if text is None else text).encode()
 
@@ -17,8 +19,8 @@ class Answer:
         return json.loads(self.content)
 
 
-def fault(status: int, message: str) -> Answer:
-    return Answer(status, {"someFault": {"code": status, "message": message}})
+def fault(status: int, message: str, says: str = "", **more: Any) -> Answer:
+    return Answer(status, {"someFault": {"code": status, "message": message, **more}}, says=says)
 
 
 class Adapter:

@@ -182,7 +182,26 @@ def test_an_answer_without_a_body_is_none() -> None:
 
 def test_an_error_is_raised_as_its_kind() -> None:
     with pytest.raises(NotFound, match="gone"):
-        session(fault(404, "gone"))[0].call("GET", "/volumes/x")
+        session(fault(404, "gone", "volume 3.71"))[0].call("GET", "/volumes/x")
+
+
+@pytest.mark.parametrize("says", ["", "compute 2.100", "identity 3.71", "compute 2.1, identity 3.9"])
+def test_another_service_does_not_say_that_anything_is_gone(says: str) -> None:
+    """Its words are the same: a proxy, or an address in a file, that leads to the wrong one of the two."""
+    with pytest.raises(ServiceUnavailable, match="not in the name of the volume service"):
+        session(fault(404, "could not be found", says))[0].call("GET", "/volumes/x")
+
+
+def test_among_several_versions_the_services_own_counts() -> None:
+    with pytest.raises(NotFound):
+        session(fault(404, "gone", "compute 2.1, volume 3.71"))[0].call("GET", "/volumes/x")
+
+
+def test_a_path_that_the_service_does_not_have_says_nothing_of_what_was_asked_about() -> None:
+    """A service of an older release, in the middle of an upgrade."""
+    answer = fault(404, "The resource could not be found.", "volume 3.71", error_code="path_not_found")
+    with pytest.raises(ServiceUnavailable, match="of another release"):
+        session(answer)[0].call("GET", "/new/x")
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,17 @@ def test_an_error_says_the_version_back_too(volumes: MakeSite) -> None:
     assert (answer.status_code, answer.headers["OpenStack-API-Version"]) == (404, "volume 3.71")
 
 
+def test_a_path_that_is_not_there_is_told_from_a_thing_that_is_not_there(volumes: MakeSite) -> None:
+    """The other service concludes that a thing is gone; of a path of a newer release it must not."""
+    headers = {"OpenStack-API-Version": "volume latest"}
+    thing, *paths = (
+        volumes().ask("GET", path, headers=headers)
+        for path in (f"{V3}/volumes/{VOLUME}", f"{V3}/volumes/{VOLUME}/of-a-newer-release", f"{V3}/nothing", "/v9/volumes")
+    )
+    assert (thing.status_code, fault(thing)["error_code"]) == (404, "not_found")
+    assert {(each.status_code, fault(each)["error_code"]) for each in paths} == {(404, "path_not_found")}
+
+
 @pytest.mark.parametrize(("text", "status"), [("volume 3.72", 406), ("volume 3.x", 400)])
 def test_a_version_that_cannot_be_had_is_refused(volumes: MakeSite, text: str, status: int) -> None:
     assert volumes().ask("GET", f"{V3}/volumes", headers={"OpenStack-API-Version": text}).status_code == status
@@ -133,10 +144,8 @@ def test_a_route_newer_than_the_version_asked_for_is_not_there(volumes: MakeSite
 def test_an_action_newer_than_the_version_asked_for_is_not_there(volumes: MakeSite) -> None:
     path = f"{V3}/attachments/{new_id()}/action"
     old = volumes().ask("POST", path, json={"os-complete": None}, headers={"OpenStack-API-Version": "volume 3.43"})
-    assert (old.status_code, fault(old)["message"]) == (
-        404,
-        "The resource could not be found. Check the id, and that it belongs to your project.",
-    )
+    assert (old.status_code, fault(old)["summary"]) == (404, "The resource could not be found.")
+    assert fault(old)["error_code"] == "path_not_found"
     new = volumes().ask("POST", path, json={"os-complete": None}, headers={"OpenStack-API-Version": "volume 3.44"})
     assert "attachment" in fault(new)["message"]
 
