@@ -16,7 +16,7 @@ class StillframeError(Exception):
     """An error a person is meant to read.
 
     ``details`` is a JSON-serialisable mapping for programs (ids, numbers); it never holds secrets. ``code`` and ``hint`` are
-    the kind's; an error that another service told of has those that the service gave it (see ``client/session.py``).
+    the kind's; an error that another service told of has those that the service gave it (see ``client/faults.py``).
     """
 
     code: str = "internal"
@@ -331,6 +331,13 @@ class ImageNotUsable(StillframeError):
 class AlreadyRunning(StillframeError):
     code, status = "already_running", 409
     hint = "Stop the named process first. Another state directory is another installation: it needs shares of its own."
+
+
+class NotInstalled(StillframeError):
+    """A command, or an option's value, needs packages that this installation has not."""
+
+    code, status = "not_installed", 501
+    hint = "Install the part of Stillframe that the message names, into the environment that this program runs in."
 
 
 class BadConfiguration(StillframeError):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from stillframe.client.unix import UnixAdapter
 from stillframe.errors import BadConfiguration
+from stillframe.service_client.unix import UnixAdapter
 from stillframe.web import server
 from stillframe.web.connections import Channel, Connections, Limits
 from stillframe.web.server import Server

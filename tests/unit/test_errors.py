@@ -57,6 +57,7 @@ STABLE = {
     "parked": 409,
     "quiesce_refused": 409,
     "quota_exceeded": 413,
+    "not_installed": 501,
     "service_failed": 502,
     "service_unavailable": 503,
     "share_unavailable": 503,

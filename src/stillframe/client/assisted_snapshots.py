@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from stillframe.client import listing, waiting
-from stillframe.client.session import error_of
+from stillframe.client.faults import error_of
 from stillframe.client.waiting import Progressed
 from stillframe.errors import NotFound, StepFailed
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from stillframe.client import listing
+from stillframe.client.faults import error_of
 from stillframe.client.listing import Noun
-from stillframe.client.session import error_of
 
 Document = dict[str, Any]
 

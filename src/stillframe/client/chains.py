@@ -3,7 +3,7 @@
 from typing import Any
 
 from stillframe.client import listing
-from stillframe.client.session import error_of
+from stillframe.client.faults import error_of
 
 Document = dict[str, Any]
 

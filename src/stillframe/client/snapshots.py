@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stillframe.client import listing, waiting
-from stillframe.client.session import error_of
+from stillframe.client.faults import error_of
 from stillframe.client.waiting import Progressed
 from stillframe.errors import NotFound, StepFailed
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, cast
@@ -11,6 +12,7 @@ from cliff.command import Command
 from cliff.commandmanager import CommandManager
 
 from stillframe import __version__
+from stillframe.errors import NotInstalled
 from stillframe.printable import Terminal
 
 COMMANDS = {
@@ -24,7 +26,7 @@ COMMANDS = {
     "doctor": "stillframe.main.doctor:Doctor",
     "rebuild": "stillframe.main.rebuild:Rebuild",
     "manage-share": "stillframe.main.rebuild:ManageShare",
-    "chain show": "stillframe.main.chain:Show",
+    "chain show": "stillframe.client.osc.chain:Show",
     "snapshot show": "stillframe.client.osc.snapshot:Show",
     "snapshot explain": "stillframe.client.osc.snapshot:Explain",
     "snapshot delete": "stillframe.client.osc.snapshot:Delete",
@@ -48,6 +50,18 @@ COMMANDS = {
 }
 
 
+class _Absent(Command):
+    """Not installed here: a part of the services"""
+
+    def get_parser(self, prog_name: str) -> ArgumentParser:
+        raise NotInstalled(
+            f"'{prog_name}' is a part of the services, which are not installed: pip install 'stillframe[server]'"
+        )
+
+    def take_action(self, parsed_args: Namespace) -> None:
+        raise AssertionError
+
+
 class _Lazy:
     """An entry point's two methods over a dotted name: a command's module is imported when the command is used."""
 
@@ -57,7 +71,12 @@ class _Lazy:
 
     def load(self) -> type[Command]:
         module, _, attribute = self._target.partition(":")
-        found: type[Command] = getattr(import_module(module), attribute)
+        try:
+            found: type[Command] = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if str(error.name).partition(".")[0] == "stillframe":
+                raise
+            return _Absent
         return found
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import yaml
 
 from stillframe import trust
-from stillframe.client import credentials
+from stillframe.client import CLOUD
 from stillframe.config import Settings
 from stillframe.db import volume_types
 from stillframe.db.engine import Database
 from stillframe.db.migrations import upgrade
 from stillframe.errors import AlreadyRunning, BadConfiguration
+from stillframe.service_client import credentials
 from stillframe.web.auth import write_users
 
 PARTS = ("api-volumes", "api-compute", "worker-volumes", "worker-compute")
@@ -150,8 +151,8 @@ def announce(settings: Settings, volumes_url: str, compute_url: str) -> None:
 def _clouds(settings: Settings, volumes_url: str, compute_url: str, people: dict[str, str]) -> dict[str, object]:
     if settings.auth.strategy == "keystone":
         auth_url = settings.keystone.www_authenticate_uri or settings.keystone.auth_url
-        return {credentials.CLOUD: credentials.keystone_cloud(volumes_url, compute_url, auth_url)}
-    names = {credentials.CLOUD: "member", f"{credentials.CLOUD}-admin": "admin"}
+        return {CLOUD: credentials.keystone_cloud(volumes_url, compute_url, auth_url)}
+    names = {CLOUD: "member", f"{CLOUD}-admin": "admin"}
     return {cloud: credentials.cloud(volumes_url, compute_url, name, people[name]) for cloud, name in names.items()}
 
 

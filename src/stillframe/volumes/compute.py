@@ -6,10 +6,10 @@ from typing import Any
 from urllib.parse import quote
 
 from stillframe.client import listing
-from stillframe.client.credentials import service_endpoint
-from stillframe.client.session import Session
 from stillframe.config import Settings
 from stillframe.errors import NotFound
+from stillframe.service_client.credentials import service_endpoint
+from stillframe.service_client.session import Session
 
 
 class ComputeDoor:

@@ -10,7 +10,6 @@ import requests
 from keystoneauth1 import exceptions
 from keystoneauth1 import session as ks_session
 
-from stillframe.client.identity import bare_session, from_options, sign_in
 from stillframe.errors import (
     BadConfiguration,
     Conflict,
@@ -22,6 +21,7 @@ from stillframe.errors import (
     QuotaExceeded,
     StillframeError,
 )
+from stillframe.service_client.identity import bare_session, from_options, sign_in
 
 CHUNK = 1 << 20
 DOCUMENT_LIMIT = 1 << 20

@@ -66,7 +66,7 @@ def of_status(status: int, message: str) -> dict[str, Any]:
 
 
 def additions(error: StillframeError, summary: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Returns the keys a fault has beyond the dialect's; ``client/session.py`` reads them.
+    """Returns the keys a fault has beyond the dialect's; ``client/faults.py`` reads them.
 
     ``error_code`` never changes, ``summary`` is the message without the hint, ``hint`` says what to do next, ``details`` are
     ids and numbers; directories of the host are left out of their texts.

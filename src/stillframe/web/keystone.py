@@ -17,9 +17,9 @@ from typing import Any
 
 from keystoneauth1 import exceptions
 
-from stillframe.client.identity import from_options, sign_in
 from stillframe.context import Context
 from stillframe.errors import Forbidden, ServiceUnavailable, Unauthorized
+from stillframe.service_client.identity import from_options, sign_in
 from stillframe.web.auth import Headers
 
 MOST_REMEMBERED = 10_000

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stillframe.errors import NotInstalled
 from stillframe.main import shell
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
@@ -28,6 +29,21 @@ def test_the_plugin_has_the_same_commands() -> None:
     entries = PROJECT["entry-points"]["openstack.assisted_snapshot.v1"]
     mine = {name.replace("-", "_").replace(" ", "_"): target for name, target in shell.COMMANDS.items()}
     assert {name: target for name, target in mine.items() if name.startswith(("assisted", "snapshot_policy"))} == entries
+
+
+def test_a_command_whose_libraries_are_not_there_says_which_part_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "needs_more.py").write_text("import no_such_library\n")
+    command: Any = shell._Lazy("worker", "needs_more:Worker").load()
+    with pytest.raises(NotInstalled, match=r"'stillframe worker' .*stillframe\[server\]"):
+        command(None, None).get_parser("stillframe worker")
+
+
+def test_a_module_of_ours_that_is_not_there_is_a_defect() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        shell._Lazy("worker", "stillframe.main.nowhere:Worker").load()
 
 
 @pytest.mark.parametrize("group", PROJECT["entry-points"])

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from sqlalchemy import inspect
 
-from stillframe.client import credentials
 from stillframe.config import Settings
 from stillframe.db import volume_types
 from stillframe.db.engine import Database
 from stillframe.db.tables import metadata
 from stillframe.errors import AlreadyRunning, BadConfiguration
 from stillframe.main import state
+from stillframe.service_client import credentials
 from stillframe.web.auth import BasicAuth
 from tests.unit.builders import settings
 from tests.unit.web.test_auth import header

@@ -4,8 +4,9 @@ import argparse
 from functools import cached_property
 from typing import Any
 
+from stillframe.client import CLOUD
 from stillframe.client.assisted_snapshots import AssistedSnapshots
-from stillframe.client.credentials import CLOUD
+from stillframe.errors import NotInstalled
 
 API_NAME = "assisted_snapshot"
 API_VERSION_OPTION = "os_assisted_snapshot_api_version"
@@ -35,8 +36,10 @@ class StandAlone:
 
     @cached_property
     def sdk_connection(self) -> Any:
-        import openstack
-
+        try:
+            import openstack
+        except ModuleNotFoundError as error:
+            raise NotInstalled("the commands need openstacksdk: pip install 'stillframe[client]'") from error
         return openstack.connect(cloud=self._cloud or CLOUD)
 
     @property

@@ -7,13 +7,12 @@ from typing import Any
 
 import yaml
 
-from stillframe.client.identity import from_options
-from stillframe.client.session import Endpoint
 from stillframe.config import Settings
 from stillframe.errors import BadConfiguration
+from stillframe.service_client.identity import from_options
+from stillframe.service_client.session import Endpoint
 
 SERVICE_FILE = "service.yaml"
-CLOUD = "stillframe"
 _MICROVERSION = {"volume": "3.71", "compute": "2.100"}
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from stillframe import config
-from stillframe.client import identity
 from stillframe.errors import BadConfiguration
+from stillframe.service_client import identity
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from stillframe import config
-from stillframe.client import credentials
 from stillframe.errors import BadConfiguration
+from stillframe.service_client import credentials
 from tests.unit.builders import settings
 
 KNOWN = {"username": "service", "password": "p", "volume": "http://v/v3", "compute": "http://c/v2.1"}
