@@ -40,6 +40,38 @@ def require_way(path: Path, what: str) -> None:
             )
 
 
+def require_place(path: Path, what: str) -> None:
+    """Raises BadConfiguration when another user may put another directory in place of ``path``, a share: who may write inside
+    is not looked at. Links on the way are followed, those of other users are refused. What does not exist yet is made by us.
+    """
+    for place in {path.absolute(): None, resolved(path, what): None}:
+        for each in reversed(place.parents):
+            _require_directory(each, what)
+        above, found = _seen(place.parent), _seen(place)
+        sticky = above is not None and stat.S_ISDIR(above.st_mode) and above.st_mode & WRITABLE_BY_OTHERS
+        if sticky and found is not None and not _is_ours(found):
+            raise BadConfiguration(
+                f"{what}: {place} belongs to {_name(found)}, and anybody may make it in {place.parent}; choose a share in a"
+                " directory that only this user or root may write to"
+            )
+
+
+def _require_directory(path: Path, what: str) -> None:
+    found = _seen(path)
+    if found is None or stat.S_ISLNK(found.st_mode):
+        return
+    if not _is_ours(found):
+        raise BadConfiguration(
+            f"{what}: {path} belongs to {_name(found)}, who could put another directory in place of the share; choose one below"
+            " directories that belong to this user or to root"
+        )
+    if found.st_mode & WRITABLE_BY_OTHERS and not found.st_mode & stat.S_ISVTX:
+        raise BadConfiguration(
+            f"{what}: users other than its owner may write to {path} (mode {stat.S_IMODE(found.st_mode):04o}) and put another"
+            f" directory in place of the share; take their right away with 'chmod go-w {path}', or choose a share elsewhere"
+        )
+
+
 def require_contents(directory: Path, what: str, but: tuple[str, ...] = ()) -> None:
     """Raises BadConfiguration for an entry that another user owns or may write to, or that has a second name elsewhere;
     ``but`` are entries with rules of their own."""

@@ -74,6 +74,35 @@ def test_one_that_somebody_else_prepared_is_refused(tmp_path: Path, prepare: Cal
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
+def parent_of_another_user(parent: Path) -> None:
+    os.chown(parent, NOBODY, NOBODY)
+
+
+def parent_for_a_group(parent: Path) -> None:
+    parent.chmod(0o2775)
+
+
+def share_made_beforehand(parent: Path) -> None:
+    parent.chmod(0o1777)
+    os.chown(parent / "share", NOBODY, NOBODY)
+
+
+@pytest.mark.parametrize("spoil", [parent_of_another_user, parent_for_a_group, share_made_beforehand])
+def test_a_share_in_whose_place_another_user_may_put_another_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """He could have put a directory of the host there between two of the service's calls, or a share of his own."""
+    share = tmp_path / "srv/share"
+    share.mkdir(parents=True)
+    spoil(share.parent)
+    configuration = tmp_path / "stillframe.conf"
+    configuration.write_text(f"[volumes]\nshare_dir = {share}\n")
+    configuration.chmod(0o600)
+    done = serve(tmp_path / "state", "--config-file", str(configuration))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "share_dir: " in done.stderr
+    assert str(share.parent) in done.stderr
+    assert os.listdir(share) == []
+
+
 def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path) -> None:
     configuration = tmp_path / "stillframe.conf"
     configuration.write_text("[DEFAULT]\n")

@@ -54,6 +54,51 @@ def test_so_is_one_below_such_a_directory(place: Path) -> None:
         trust.require_way(below, "state_dir")
 
 
+def test_who_may_write_to_a_share_is_its_own_affair(place: Path) -> None:
+    share = place / "share"
+    trust.require_place(share, "share_dir")  # not there yet
+    share.mkdir()
+    share.chmod(0o2770)
+    trust.require_place(share, "share_dir")
+    belongs_to_nobody(share)
+    trust.require_place(share, "share_dir")
+    (place.parent / "link").symlink_to(place)
+    trust.require_place(place.parent / "link/share", "share_dir")
+
+
+@pytest.mark.parametrize("spoil", [belongs_to_nobody, lambda path: path.chmod(0o770), lambda path: path.chmod(0o777)])
+@pytest.mark.parametrize("at", [".", ".."])
+def test_a_share_in_whose_place_others_may_put_another_one_is_refused(
+    place: Path, spoil: Callable[[Path], None], at: str
+) -> None:
+    spoiled = place.parent / "above" if at == ".." else place.parent / "above/below"
+    (place.parent / "above/below/share").mkdir(parents=True)
+    spoil(spoiled)
+    (place / "link").symlink_to(place.parent / "above/below")
+    for path in (place.parent / "above/below/share", place.parent / "above/below/missing", place / "link/share"):
+        with pytest.raises(BadConfiguration, match=f"share_dir: .*{spoiled}[ ,]"):
+            trust.require_place(path, "share_dir")
+
+
+def test_in_a_sticky_directory_a_share_has_to_be_ours(place: Path) -> None:
+    place.chmod(0o1777)
+    share = place / "share"
+    trust.require_place(share, "share_dir")
+    share.mkdir()
+    trust.require_place(share, "share_dir")
+    belongs_to_nobody(share)
+    with pytest.raises(BadConfiguration, match=f"{share} belongs to user {NOBODY}"):
+        trust.require_place(share, "share_dir")
+
+
+def test_a_share_behind_a_link_of_another_user_is_refused(place: Path) -> None:
+    (place / "share").mkdir()
+    (place / "link").symlink_to(place / "share")
+    belongs_to_nobody(place / "link")
+    with pytest.raises(BadConfiguration, match="symbolic link"):
+        trust.require_place(place / "link", "share_dir")
+
+
 def test_a_link_that_another_user_made_is_not_followed(place: Path) -> None:
     link = place.parent / "link"
     link.symlink_to(place)

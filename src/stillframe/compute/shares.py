@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from stillframe import trust
 from stillframe.config import Settings
 from stillframe.errors import StepFailed
 from stillframe.host import mounts
@@ -21,10 +22,13 @@ def place_of(settings: Settings, info: Mapping[str, Any]) -> Path:
 
 
 def share_directory(settings: Settings, info: Mapping[str, Any]) -> Path:
-    """As ``place_of``, and mounts the share there unless it is mounted. Raises ShareUnavailable."""
+    """As ``place_of``, and mounts the share there unless it is mounted. Raises ShareUnavailable; BadConfiguration for a local
+    share in whose place another user of this host may put another directory."""
     place = place_of(settings, info)
     kind = info["driver_volume_type"]
-    if kind != "local":
+    if kind == "local":
+        trust.require_place(place, "the share of the volume")
+    else:
         options = str(info.get("options") or "").removeprefix("-o").strip()
         wanted = [option for option in options.split(",") if option]
         mounts.mount(cast("Literal['nfs', 'glusterfs']", kind), info["export"], place, wanted)

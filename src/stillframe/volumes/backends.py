@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stillframe import trust
 from stillframe.chain import names
 from stillframe.config import Settings
 from stillframe.db import deployments, shares, volumes
@@ -65,10 +66,12 @@ class Pool:
 
     def begin(self) -> None:
         """Makes a local share ready, before anybody is told that the service is. What has to be mounted is mounted when it is
-        first used. Raises ForeignShare when its marker names another deployment."""
+        first used. Raises ForeignShare when its marker names another deployment, BadConfiguration when another user may put
+        another directory in its place."""
         if self.options.volume_driver != "local":
             return
         path = Path(self.export.export)
+        trust.require_place(path, "share_dir")
         directory.refuse_foreign(path, directory.marker_of(path), deployments.own(self.database))
         with suppress(ShareUnavailable, BadConfiguration):  # told to whoever uses it
             self.share()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from stillframe import trust
 from stillframe.host import files, workdir
 from stillframe.volumes.drivers.shares_config import Export
 
@@ -22,10 +23,13 @@ def shares(section: Section) -> list[Export]:
 
 
 def prepare(export: Export, _mount_point_base: Path) -> Path:
-    """Makes the directory on first use. Raises ShareUnavailable."""
+    """Makes the directory on first use. Raises ShareUnavailable; BadConfiguration when another user may put another one in its
+    place, before and after it is made."""
     path = Path(export.export)
+    trust.require_place(path, "share_dir")
     with files.share_errors(path):
         workdir.make_share(path)
+    trust.require_place(path, "share_dir")
     return path
 
 
