@@ -11,7 +11,7 @@ from pathlib import Path
 
 import libvirt
 
-from stillframe.compute import domain_xml
+from stillframe.compute.libvirt import domain_xml
 from stillframe.errors import StepFailed
 from stillframe.host import block_jobs, hypervisor
 from tests.bench.offline_lab import MIB

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stillframe.chain.image import Image
-from stillframe.compute import domain_xml, freeze_record
+from stillframe.compute.libvirt import domain_xml
+from stillframe.compute.quiesce import record as freeze_record
 from stillframe.host import hypervisor, publish, qcow2
-from stillframe.volumes.world import World
+from stillframe.volumes.worker.context import WorkerContext
 from tests.crash.places import Place
 from tests.support import sound
 from tests.support.guest.domain import Guest, GuestOptions
@@ -75,7 +76,7 @@ class GuestStory:
 @dataclass
 class Guests:
     lab: Lab
-    world: World
+    world: WorkerContext
     seats: list[Seat] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
 

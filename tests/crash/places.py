@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from stillframe.journal.failpoints import PHASES, UNDO_PHASES
 from stillframe.journal.operation import Document, key
 from stillframe.journal.record import Request
-from stillframe.volumes.operations.chain_steps import info_document
+from stillframe.volumes.operations.executors.offline import info_document
 from tests.crash.samples import KINDS
 
 

@@ -11,16 +11,16 @@ from stillframe.chain import plan, simulate
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, overlay_name
 from stillframe.chain.plan import Plan
-from stillframe.chain.simulate import Layer, World
+from stillframe.chain.simulate import Layer, WorkerContext
 from stillframe.chain.tree import Tree
 from stillframe.compute import operations as compute_operations
-from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, delete_set, merge
-from stillframe.compute.operations import volumes as attachments
+from stillframe.compute.operations import assisted_snapshot_deletion, assisted_volume_snapshots, attachments, merge
+from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
 from stillframe.journal.record import Request
 from stillframe.volumes import operations as volumes_operations
-from stillframe.volumes.operations import backups, chain_record, images, snapshots, volumes
-from stillframe.volumes.operations.hands import Hand
-from stillframe.volumes.trees import held_for
+from stillframe.volumes.chain.observe import held_for
+from stillframe.volumes.operations import backups, chain_metadata, images, snapshots, volumes
+from stillframe.volumes.operations.executors.executor import Hand
 
 VOLUME, OTHER, SERVER, MADE = (f"{number}" * 8 + "-0000-4000-8000-000000000000" for number in (1, 2, 3, 4))
 KINDS = {**volumes_operations.KINDS, **compute_operations.KINDS}
@@ -40,7 +40,7 @@ class Arranged:
     """A volume in the model: its tree and what a reader of each file finds."""
 
     tree: Tree
-    world: World
+    world: WorkerContext
 
     @property
     def row(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def snapshot_id(number: int) -> str:
 
 def arranged(weights: Sequence[int]) -> Arranged:
     base = Image(base_name(VOLUME), "qcow2", GIB)
-    found = Arranged(Tree(VOLUME, {base.name: base}, base.name), World({base.name: Layer()}, base.name))
+    found = Arranged(Tree(VOLUME, {base.name: base}, base.name), WorkerContext({base.name: Layer()}, base.name))
     for number, clusters in enumerate(written(weights)):
         if number:
             found = found.done(plan.snapshot(found.tree, snapshot_id(number - 1), 64))
@@ -176,7 +176,7 @@ def offline() -> dict[str, Request]:
         "restore_backup into a new volume": backups.restore_request(row, _backup(False), GIB, None, "r"),
         "restore_backup over a volume": restored_over((3, 2)),
         "delete_backup": backups.delete_request({**_backup(False), "status": "available"}, "r"),
-        "record_chain": chain_record.request(VOLUME, "r"),
+        "record_chain": chain_metadata.request(VOLUME, "r"),
     }
 
 
@@ -186,8 +186,8 @@ def online() -> dict[str, Request]:
     return {
         "attach_volume": attachments.request("attach_volume", server, "r"),
         "detach_volume": attachments.request("detach_volume", server, "r"),
-        "assisted_snapshot": assisted_snapshot.request(server, "r"),
-        "assisted_volume_snapshot": assisted_volume_snapshot.request(server, "r"),
-        "delete_assisted_snapshot": delete_set.request(OTHER, SERVER, [OTHER], "r"),
+        "assisted_snapshot": assisted_snapshot_operations.request(server, "r"),
+        "assisted_volume_snapshot": assisted_volume_snapshots.request(server, "r"),
+        "delete_assisted_snapshot": assisted_snapshot_deletion.request(OTHER, SERVER, [OTHER], "r"),
         "merge_volume": merge.request({**server, "kind": "pull"}, None, "r"),
     }

@@ -17,7 +17,7 @@ from stillframe.db.rows import Row, many
 from stillframe.db.tables import backups, snapshots, volumes
 from stillframe.volumes.backups import manifest
 from stillframe.volumes.backups.repository import DEFAULT_CONTAINER
-from stillframe.volumes.world import World
+from stillframe.volumes.worker.context import WorkerContext
 from tests.crash.samples import CLUSTER, written
 from tests.support import sound
 from tests.support.image_store import ImageStore, image_store
@@ -51,7 +51,7 @@ class Copy:
 class Stage:
     lab: Lab
     images: ImageStore
-    world: World  # database and share, read without asking the services
+    world: WorkerContext  # database and share, read without asking the services
     elsewhere: Path  # an image file as somebody else made it
 
     @property

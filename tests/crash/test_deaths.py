@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import freeze_record
+from stillframe.compute.quiesce import record as freeze_record
 from tests.support.lab import Lab, open_lab
 from tests.support.processes import child
 from tests.support.stack import wait_for
@@ -121,11 +121,11 @@ def test_an_error_after_the_switch_is_not_taken_for_a_failure(make: Make) -> Non
 
 def test_the_watchdog_dies_and_another_one_takes_its_place(make: Make) -> None:
     lab = make("quiesce/frozen:sleep=4")
-    watchdog = child(lab.stack.pid, "stillframe.compute.watchdog")
+    watchdog = child(lab.stack.pid, "stillframe.compute.quiesce.watchdog")
     os.kill(watchdog, signal.SIGKILL)
     found = lab.api.wait_set(ask(lab))
     assert (found["status"], found["consistency"]["level"]) == ("available", "filesystem")
-    assert child(lab.stack.pid, "stillframe.compute.watchdog") != watchdog
+    assert child(lab.stack.pid, "stillframe.compute.quiesce.watchdog") != watchdog
 
 
 def test_a_worker_and_libvirtd_die_together_while_the_guest_is_frozen(make: Make) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import libvirt
 import pytest
 
-from stillframe.compute import freeze_record
+from stillframe.compute.quiesce import record as freeze_record
 from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.host import files, hypervisor
@@ -190,7 +190,7 @@ def test_worker_and_watchdog_die_while_the_guest_is_held_still(site: Site, kind:
     before = site.lab.stack.log.read_text().count("held at merge/held")
     site.delete(snapshot_id)
     wait_for(lambda: site.lab.stack.log.read_text().count("held at merge/held") > before, "the place")
-    os.kill(child(site.lab.stack.pid, "stillframe.compute.watchdog"), signal.SIGKILL)
+    os.kill(child(site.lab.stack.pid, "stillframe.compute.quiesce.watchdog"), signal.SIGKILL)
     site.lab.stack.kill()
     assert not hypervisor.view(site.lab.guest.domain).running
     site.lab.stack.start()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import freeze_record
+from stillframe.compute.quiesce import record as freeze_record
 from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.host import hypervisor

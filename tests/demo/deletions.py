@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from stillframe.chain.names import base_name
-from stillframe.compute import domain_xml
+from stillframe.compute.libvirt import domain_xml
 from stillframe.host import files, hypervisor
 from tests.demo.stage import Stage
 from tests.support.content import digest, file_digest, flattened, read_raw, replay

@@ -39,10 +39,10 @@ from typing import Any
 from stillframe.context import Context
 from stillframe.{service}.manager import Manager, answered_by
 from stillframe.{service}.rpcapi import {protocol}
-from stillframe.{service}.world import World
+from stillframe.{service}.world import WorkerContext
 
-def renamed(world: World, context: Context, {parameter}x: str) -> None: ...
-def retyped(world: World, context: Context, {parameter}: bytes) -> None: ...
+def renamed(world: WorkerContext, context: Context, {parameter}x: str) -> None: ...
+def retyped(world: WorkerContext, context: Context, {parameter}: bytes) -> None: ...
 
 class Renamed(Manager):
     {method} = answered_by(renamed)  # takes another name

@@ -18,16 +18,16 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from stillframe.compute import freeze_record
-from stillframe.compute.freeze_record import FreezeRecord
+from stillframe.compute.quiesce import record as freeze_record
+from stillframe.compute.quiesce.record import FreezeRecord
 from stillframe.db import assisted_snapshots, attachments, operations, snapshots, volumes
 from stillframe.db.tables import operations as operations_table
 from stillframe.host import files, hypervisor, soundness
 from stillframe.journal import record
 from stillframe.journal.failpoints import VARIABLE
-from stillframe.volumes.doctor import holding
-from stillframe.volumes.doctor.findings import KINDS
-from stillframe.volumes.operations import chain_record
+from stillframe.volumes.operations import chain_metadata
+from stillframe.volumes.recovery.doctor import holding
+from stillframe.volumes.recovery.doctor.findings import KINDS
 from tests.support import qemu_io
 from tests.support.content import digest
 from tests.support.desk import Desk
@@ -644,7 +644,7 @@ def test_a_parked_operation_is_retried_by_its_id_while_the_services_run(desk: De
     volume_id = desk.volume()
     desk.settle()
     with desk.database().write() as connection:
-        parked = record.submit(connection, chain_record.request(volume_id, "r"))
+        parked = record.submit(connection, chain_metadata.request(volume_id, "r"))
         connection.execute(update(operations_table).where(operations_table.c.id == parked).values(state="parked"))
 
     def state() -> str:

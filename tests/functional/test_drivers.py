@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.volumes.drivers.shares_config import Export
+from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.driver_suite import contents, full, hostile, safety
 from tests.support.driver_suite.bench import EVERYWHERE, MIB, WHEN_SMALL, Bench, clean, open_bench
 from tests.support.driver_suite.outage import OUTAGES, Server

@@ -22,7 +22,7 @@ from stillframe.errors import (
     ImageServiceUnavailable,
     NotFound,
 )
-from stillframe.volumes.images import ImageDoor, NewImage
+from stillframe.volumes.clients.glance import ImageDoor, NewImage
 from tests.support.glance import Glance, glance, glance_without_keystone
 from tests.support.keystone import Keystone, keystone
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import libvirt
 import pytest
 
-from stillframe.compute import domain_xml
-from stillframe.compute.domain_xml import NAMESPACE
+from stillframe.compute.libvirt import domain_xml
+from stillframe.compute.libvirt.domain_xml import NAMESPACE
 from tests.support import qemu_io
 from tests.support.content import digest
 from tests.support.desk import Desk

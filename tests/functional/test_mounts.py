@@ -12,8 +12,8 @@ import pytest
 from stillframe.errors import ShareUnavailable
 from stillframe.host import mounts
 from stillframe.host.probe import MARKER, Prober
-from stillframe.volumes.drivers import glusterfs
-from stillframe.volumes.drivers.shares_config import Export
+from stillframe.volumes.storage.drivers import glusterfs
+from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.gluster import Gluster, gluster, wait_until
 
 CONTENT = b'{"share_id": "1"}\n'

@@ -21,7 +21,7 @@ import pytest
 
 from stillframe.db import operations
 from stillframe.db.engine import Database
-from stillframe.volumes import housekeeping
+from stillframe.volumes import periodic
 from tests.support.lab import Lab, open_lab
 from tests.support.oracle import Model
 from tests.support.oracle_check import Checker
@@ -36,7 +36,7 @@ PAIRS = list(itertools.combinations_with_replacement([*REQUESTS, LOOK], 2))
 
 
 def worker(directory: Path, pipe: Connection, together: Barrier) -> None:
-    """A process with a World of its own: asks when told to, at the same moment as the other one, then works on the journal
+    """A process with a WorkerContext of its own: asks when told to, at the same moment as the other one, then works on the journal
     as long as there is anything in it."""
     database = Database(settings(directory).database)  # one for all: what it made of each query it need not make again
     while (told := pipe.recv()) is not None:
@@ -59,7 +59,7 @@ def worker(directory: Path, pipe: Connection, together: Barrier) -> None:
 
 def _ask(block: Block, name: str, method: str, parameters: dict[str, Any]) -> Asked:
     if name == LOOK:
-        housekeeping.look(block.world)
+        periodic.look(block.world)
         return Asked(name, True, None)
     answer = block.attempt(method, **parameters)
     return Asked(name, not answer.refused, answer.result, str(answer.error or ""))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stillframe.chain.names import overlay_name
-from stillframe.compute import freeze_record
+from stillframe.compute.quiesce import record as freeze_record
 from stillframe.host import files, hypervisor
 from tests.support import image_lock
 from tests.support.guest.domain import GuestOptions

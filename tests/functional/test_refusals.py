@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from stillframe.compute.domain_xml import NAMESPACE
+from stillframe.compute.libvirt.domain_xml import NAMESPACE
 from stillframe.errors import AccessRefused
 from stillframe.host.run import run
 from tests.support import bitmaps, image_lock, qemu_io

@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 import pytest
 from lxml import etree
 
-from stillframe.compute import domain_xml
+from stillframe.compute.libvirt import domain_xml
 from stillframe.host import hypervisor, qemu_img
 from tests.support.content import digest
 from tests.support.guest.domain import GuestOptions

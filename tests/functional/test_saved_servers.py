@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import domain_xml
+from stillframe.compute.libvirt import domain_xml
 from stillframe.db import attachments, volumes
 from stillframe.db.engine import Database
 from stillframe.host import hypervisor

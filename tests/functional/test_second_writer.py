@@ -18,15 +18,15 @@ import pytest
 
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, info_name, overlay_name, record_name, temporary_name, trash_name
-from stillframe.compute import freeze_record
-from stillframe.compute.freeze_record import FreezeRecord
+from stillframe.compute.quiesce import record as freeze_record
+from stillframe.compute.quiesce.record import FreezeRecord
 from stillframe.errors import BadConfiguration, StillframeError
 from stillframe.host import copies, files, publish, qcow2, qemu_img, run, staging, trash
 from stillframe.host.copies import Source
 from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.directory import DirectoryRepository
-from stillframe.volumes.drivers import directory
-from stillframe.volumes.drivers.directory import DirectoryShare
+from stillframe.volumes.storage.drivers import directory
+from stillframe.volumes.storage.drivers.directory import DirectoryShare
 from tests.support.lab import open_lab
 from tests.support.leaning import crowd
 from tests.support.second_writer import GROUP, SECRET, Site, site

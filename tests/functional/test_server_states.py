@@ -10,7 +10,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from stillframe.compute.domain_xml import NAMESPACE
+from stillframe.compute.libvirt.domain_xml import NAMESPACE
 from stillframe.errors import AgentFailed
 from stillframe.host import hypervisor
 from tests.support.content import digest

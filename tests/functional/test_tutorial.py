@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.compute import domain_xml
+from stillframe.compute.libvirt import domain_xml
 from tests.support.stack import Stack, wait_for
 
 ROOT = Path(__file__).parents[2]

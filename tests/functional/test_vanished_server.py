@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libvirt_qemu
 import pytest
 
-from stillframe.compute import domain_xml
+from stillframe.compute.libvirt import domain_xml
 from stillframe.db import attachments, volumes
 from stillframe.host import hypervisor
 from tests.support import qemu_io

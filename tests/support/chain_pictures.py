@@ -15,11 +15,11 @@ from stillframe.chain import plan, simulate
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, overlay_name
 from stillframe.chain.plan import Plan
-from stillframe.chain.simulate import Layer, World
+from stillframe.chain.simulate import Layer, WorkerContext
 from stillframe.chain.steps import Commit, CreateOverlay, Pull, Record, Rename, Repoint, Resize, Step, Trash
 from stillframe.chain.tree import Tree
 from stillframe.errors import Conflict
-from stillframe.volumes import explaining
+from stillframe.volumes.chain import explain as chain_explain
 
 PAGE = Path(__file__).parents[2] / "docs/reference/chains.md"
 CLUSTER = 64 << 10
@@ -37,7 +37,7 @@ class Volume:
     """The files of one volume: what their headers and rows say, and what lies in them."""
 
     tree: Tree
-    world: World
+    world: WorkerContext
     letters: str = string.ascii_uppercase + string.ascii_lowercase
 
     def write(self, *clusters: int) -> "Volume":
@@ -77,7 +77,7 @@ class Volume:
 def fresh() -> Volume:
     """A volume whose every cluster is written, without snapshots."""
     image = Image(base_name(VOLUME), "qcow2", CLUSTERS * CLUSTER)
-    return Volume(Tree(VOLUME, {image.name: image}, image.name), World({image.name: Layer()}, image.name)).write(
+    return Volume(Tree(VOLUME, {image.name: image}, image.name), WorkerContext({image.name: Layer()}, image.name)).write(
         *range(CLUSTERS)
     )
 
@@ -118,7 +118,7 @@ def drawn(name: str) -> str:
     wanted = {who: content for who, content in before.readers().items() if who not in ids}
     if after.readers() != wanted:
         raise ValueError(f"{name}: what a reader sees has changed")
-    told = explaining.document(before.tree, made, ids, running)
+    told = chain_explain.document(before.tree, made, ids, running)
     lines += ["", *textwrap.wrap(f"{told['method']}: {_short(told['why'])}", 110, subsequent_indent="  ")]
     lines += [f"  {number}. {words}" for number, words in enumerate(filter(None, map(_step, made.steps)), 1)]
     return "\n".join([*lines, "", "after", *_files(after)])

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stillframe.compute import domain_xml, freeze_record
+from stillframe.compute.libvirt import domain_xml
+from stillframe.compute.quiesce import record as freeze_record
 from stillframe.host import files, hypervisor, qemu_img
 from tests.support.content import DiskContent, of_one_instant, read_disk
 from tests.support.guest import memory

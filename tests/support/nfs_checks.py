@@ -22,9 +22,9 @@ from stillframe.errors import BadConfiguration, HostCommandFailed, ShareUnavaila
 from stillframe.host import files, mounts, probe, qemu_img
 from stillframe.host.copies import Source
 from stillframe.host.probe import Prober
-from stillframe.volumes.drivers import directory, nfs
-from stillframe.volumes.drivers.directory import DirectoryShare
-from stillframe.volumes.drivers.shares_config import Export
+from stillframe.volumes.storage.drivers import directory, nfs
+from stillframe.volumes.storage.drivers.directory import DirectoryShare
+from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.driver_suite.__main__ import quickly
 from tests.support.driver_suite.bench import Check, clean, open_bench
 from tests.support.layers import opened

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from stillframe.host import mounts
-from stillframe.volumes.drivers import nfs
+from stillframe.volumes.storage.drivers import nfs
 from tests.support.nfs_vm import EXPORT, SERVICE_UID, SHARE_GID
 
 BASE = Path("/var/lib/stillframe/mnt")

@@ -26,11 +26,11 @@ from stillframe.host import files
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.runner import run
 from stillframe.main import state
-from stillframe.volumes import housekeeping
-from stillframe.volumes.compute import ComputeDoor
+from stillframe.volumes import periodic
+from stillframe.volumes.clients.compute import ComputeDoor
 from stillframe.volumes.manager import Manager
 from stillframe.volumes.operations import KINDS
-from stillframe.volumes.world import World, open_world
+from stillframe.volumes.worker.context import WorkerContext, open_context
 
 HOST = "here"
 THIN, THICK, LINKED = "thin", "thick", "linked"  # volume types: qcow2, raw, an overlay on another volume's snapshot
@@ -152,7 +152,7 @@ class Block(Storage):
         found = settings(directory)
         shares = [directory / name for name in (THIN, THICK)]
         super().__init__(database or Database(found.database), shares, directory / "state/backups")
-        self.world: World = replace(open_world(found, self.database), compute=cast("ComputeDoor", NoServers()))
+        self.world: WorkerContext = replace(open_context(found, self.database), compute=cast("ComputeDoor", NoServers()))
         self.journal = Journal(self.database, "volumes", this_process(HOST), 30)
         self._methods = Manager(self.world, lambda: None).methods()
         self._context = Context("somebody", "demo", ("member", "reader"), "req-1")
@@ -205,7 +205,7 @@ class Block(Storage):
 
     def look_around(self) -> None:
         """What the worker does by itself from time to time."""
-        housekeeping.look(self.world)
+        periodic.look(self.world)
         self.drain()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stillframe.compute import freeze_record
+from stillframe.compute.quiesce import record as freeze_record
 from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.host import files, hypervisor

@@ -17,28 +17,28 @@ from stillframe.db.engine import Database
 from stillframe.db.rows import Row, many
 from stillframe.db.tables import backups
 from stillframe.host import files, qemu_img
-from stillframe.volumes import trees
-from stillframe.volumes.backends import Backends
 from stillframe.volumes.backups import keys
-from stillframe.volumes.operations import chain_record
-from stillframe.volumes.world import World
+from stillframe.volumes.chain import observe
+from stillframe.volumes.operations import chain_metadata
+from stillframe.volumes.storage.backends import Backends
+from stillframe.volumes.worker.context import WorkerContext
 from tests.support.stack import wait_for
 
 SETTLED = ("available", "in-use")
 
 
 @contextmanager
-def world(state_dir: Path) -> Iterator[World]:
+def world(state_dir: Path) -> Iterator[WorkerContext]:
     """Block storage's view of a state directory: database and share, nothing to call."""
     settings = config.load(overrides={(None, "state_dir"): str(state_dir)})
     database = Database(settings.database)
     try:
-        yield World(database, Backends(settings, database), cast("Any", None), cast("Any", None), settings)
+        yield WorkerContext(database, Backends(settings, database), cast("Any", None), cast("Any", None), settings)
     finally:
         database.close()
 
 
-def unfinished(found: World) -> list[Row]:
+def unfinished(found: WorkerContext) -> list[Row]:
     """Operations that have not ended; fails for one that is parked."""
     with found.database.read() as connection:
         rows = [row for service in ("volumes", "compute") for row in operations.unfinished(connection, service)]
@@ -46,7 +46,7 @@ def unfinished(found: World) -> list[Row]:
     return rows
 
 
-def check(found: World, allowed: Collection[str] = ()) -> None:
+def check(found: WorkerContext, allowed: Collection[str] = ()) -> None:
     """Fails unless all is sound; ``allowed`` are further files of the share. Documents follow the rows: they are waited for."""
     expected = {".share-id", *allowed}
     for row in _rows(found):
@@ -58,7 +58,7 @@ def check(found: World, allowed: Collection[str] = ()) -> None:
     _check_backups(found)
 
 
-def check_volumes(found: World, volume_ids: Collection[str]) -> None:
+def check_volumes(found: WorkerContext, volume_ids: Collection[str]) -> None:
     """As ``check``, of these volumes alone, and into every file: none leaks, none is damaged."""
     for row in _rows(found):
         if row["id"] in volume_ids:
@@ -66,20 +66,20 @@ def check_volumes(found: World, volume_ids: Collection[str]) -> None:
             _check_files(found, row)
 
 
-def _rows(found: World) -> list[Row]:
+def _rows(found: WorkerContext) -> list[Row]:
     with found.database.read() as connection:
         return volumes.list_all(connection)
 
 
-def _documents_are_right(found: World, volume_id: str) -> bool:
-    verb, operation = chain_record.KIND.verbs["write_info"], cast("Any", None)
+def _documents_are_right(found: WorkerContext, volume_id: str) -> bool:
+    verb, operation = chain_metadata.KIND.verbs["write_info"], cast("Any", None)
     return verb.done(found, operation, {"volume_id": volume_id}) is not None
 
 
-def _check_volume(found: World, row: Row) -> set[str]:
+def _check_volume(found: WorkerContext, row: Row) -> set[str]:
     """One volume; returns the names it has a right to."""
     wait_for(lambda: _documents_are_right(found, row["id"]), f"the documents beside volume {row['id']}, which follow the rows")
-    tree = trees.observe(found, row)
+    tree = observe.observe(found, row)
     with found.database.read() as connection:
         rows = snapshots.of_volume(connection, row["id"])
     if row["status"] == "available" and not row["undo_file"] and not row["untidy"]:
@@ -95,19 +95,19 @@ def _check_volume(found: World, row: Row) -> set[str]:
     return {*tree.images, names.record_name(row["id"])} | info
 
 
-def _check_files(found: World, row: Row) -> None:
+def _check_files(found: WorkerContext, row: Row) -> None:
     share = found.share(row)
-    for name, image in trees.observe(found, row).images.items():
+    for name, image in observe.observe(found, row).images.items():
         if not files.is_locked(share.path, name):
             assert qemu_img.leaked_clusters(share.path, name, image.format) == 0, f"{name} leaks"
 
 
-def _staged(found: World) -> list[str]:
+def _staged(found: WorkerContext) -> list[str]:
     directory = found.settings.staging_dir
     return [path.name for path in directory.iterdir()] if directory.is_dir() else []
 
 
-def _check_backups(found: World) -> None:
+def _check_backups(found: WorkerContext) -> None:
     """Every object of the store is a backup's, and every backup has its own."""
     directory = found.settings.state_dir / "backups"
     with found.database.read() as connection:

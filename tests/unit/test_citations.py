@@ -21,7 +21,7 @@ DECISION = re.compile(r"\bdecision (\d+)\b")
 PAGE = re.compile(r"(?<![\w/.])(?:docs/(?!interop|specs)|deploy/)[\w/.-]+\w")  # interop and specs are QEMU's
 # Numbers of a page that is not here: "finding 13", "(4.2)", "(D4)".
 ELSEWHERE = re.compile(r"\bfindings? \d|\(4\.[1-6][,)]|, [SDPC]\d\)|\(D\d\)")
-# `compute/thaw.py: settle, other` in a page
+# `compute/quiesce/thaw.py: settle, other` in a page
 PLACE = re.compile(r"`([a-z_/]+\.py)(?:: ([^`]+))?`")
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from stillframe import errors
-from stillframe.volumes.doctor.findings import KINDS, Kind
+from stillframe.volumes.recovery.doctor.findings import KINDS, Kind
 from tests.unit.test_pages import GLOBAL, KNOWN, parser_of
 
 ROOT = Path(__file__).parents[2]

@@ -16,14 +16,14 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class World:
+class WorkerContext:
     """The files of a share and which of them receives the volume's writes."""
 
     files: Mapping[str, Layer]
     active: str
 
 
-def apply(world: World, step: Step) -> World:  # noqa: C901 -- one arm a verb
+def apply(world: WorkerContext, step: Step) -> WorkerContext:  # noqa: C901 -- one arm a verb
     """Returns the world after the step; raises KeyError or ValueError where a real share would fail."""
     files = dict(world.files)
     match step:
@@ -39,7 +39,7 @@ def apply(world: World, step: Step) -> World:  # noqa: C901 -- one arm a verb
             files[name] = Layer(backing, between(world, name, backing))
         case Repoint(name=name, backing=backing):
             files[name] = replace(files[name], backing=backing)
-            if content(World(files, world.active), name) != content(world, name):
+            if content(WorkerContext(files, world.active), name) != content(world, name):
                 raise ValueError(f"{name} reads differently on {backing}")
         case Rename(name=name, to=to):
             if to in files or any(layer.backing in (name, to) for layer in files.values()):
@@ -48,17 +48,17 @@ def apply(world: World, step: Step) -> World:  # noqa: C901 -- one arm a verb
         case Record(active=name):
             if name not in files:
                 raise ValueError(f"{name} does not exist")
-            return World(files, name)
+            return WorkerContext(files, name)
         case Trash(name=name):
             if name == world.active or any(layer.backing == name for layer in files.values()):
                 raise ValueError(f"{name} is in use")
             del files[name]
         case Resize():
             pass
-    return World(files, world.active)
+    return WorkerContext(files, world.active)
 
 
-def _below(world: World, name: str) -> list[str]:
+def _below(world: WorkerContext, name: str) -> list[str]:
     found: list[str] = []
     below = world.files[name].backing
     while below is not None:
@@ -67,7 +67,7 @@ def _below(world: World, name: str) -> list[str]:
     return found
 
 
-def between(world: World, top: str, base: str | None) -> dict[int, int]:
+def between(world: WorkerContext, top: str, base: str | None) -> dict[int, int]:
     """The clusters a reader of ``top`` finds above ``base``."""
     merged: dict[int, int] = {}
     name: str | None = top
@@ -77,7 +77,7 @@ def between(world: World, top: str, base: str | None) -> dict[int, int]:
     return merged
 
 
-def visible(world: World, top: str) -> list[int]:
+def visible(world: WorkerContext, top: str) -> list[int]:
     """Clusters a reader of ``top`` finds in it, in what backs it, and so on."""
     found, seen = [], set[int]()
     for name in (top, *_below(world, top)):
@@ -87,14 +87,14 @@ def visible(world: World, top: str) -> list[int]:
     return found
 
 
-def write(world: World, cluster: int, value: int) -> World:
+def write(world: WorkerContext, cluster: int, value: int) -> WorkerContext:
     """What the guest does: writes to the active file."""
     active = world.files[world.active]
     changed = replace(active, clusters={**active.clusters, cluster: value})
     return replace(world, files={**world.files, world.active: changed})
 
 
-def content(world: World, name: str) -> dict[int, int]:
+def content(world: WorkerContext, name: str) -> dict[int, int]:
     """Returns every cluster as a reader of the chain below ``name`` sees it."""
     layer = world.files[name]
     below = content(world, layer.backing) if layer.backing else {}

@@ -74,7 +74,7 @@ class Abandon(Command):
 
 def _refuse_repair(row: Row) -> None:
     """Raises Conflict for what no worker runs: a doctor holds it for as long as it repairs."""
-    from stillframe.volumes.doctor.looking import SERVICE
+    from stillframe.volumes.recovery.doctor.looking import SERVICE
 
     if row["service"] == SERVICE and row["state"] in operations.UNFINISHED:
         raise Conflict(
@@ -85,7 +85,7 @@ def _refuse_repair(row: Row) -> None:
 
 def _refuse_while_it_merges(connection: Connection, row: Row) -> None:
     """Raises Conflict for what waits for a live merge that goes on: without it nobody would follow what the merge changes."""
-    from stillframe.volumes.operations.live_steps import merge_id
+    from stillframe.volumes.operations.executors.live import merge_id
 
     for step in row["plan"]:
         merge = operations.get(connection, merge_id(row["id"], key(step))) if step["verb"] == "MergeLive" else None
@@ -118,7 +118,7 @@ def _kind(row: Row) -> Kind:
 
 def _present(parsed: argparse.Namespace, database: Database, row: Row) -> list[str] | None:
     """Names of the files on the operation's share; None when it does not answer."""
-    from stillframe.volumes.backends import Backends
+    from stillframe.volumes.storage.backends import Backends
 
     if "share" not in row["intent"]:
         return None

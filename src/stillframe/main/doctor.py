@@ -16,13 +16,13 @@ from stillframe.config import Settings
 from stillframe.db.engine import Database
 from stillframe.errors import BadConfiguration, StillframeError
 from stillframe.main import guests_seen, state
-from stillframe.volumes.doctor import judging, looking, mending, repairs, telling, undo_log
-from stillframe.volumes.doctor.findings import Finding
-from stillframe.volumes.doctor.looking import Options
-from stillframe.volumes.doctor.mending import Mended, Place
-from stillframe.volumes.doctor.repairs import Plan
-from stillframe.volumes.doctor.seen import World
-from stillframe.volumes.doctor.undo_log import UndoLog
+from stillframe.volumes.recovery.doctor import judging, looking, mending, repairs, telling, undo_log
+from stillframe.volumes.recovery.doctor.findings import Finding
+from stillframe.volumes.recovery.doctor.looking import Options
+from stillframe.volumes.recovery.doctor.mending import Mended, Place
+from stillframe.volumes.recovery.doctor.repairs import Plan
+from stillframe.volumes.recovery.doctor.seen import WorkerContext
+from stillframe.volumes.recovery.doctor.undo_log import UndoLog
 
 NOTHING, FOUND, BLIND = 0, 1, 2
 
@@ -135,7 +135,7 @@ def open_database(settings: Settings) -> Database:
     return Database(settings.database)
 
 
-def _look(settings: Settings, database: Database, options: Options) -> tuple[World, list[Finding]]:
+def _look(settings: Settings, database: Database, options: Options) -> tuple[WorkerContext, list[Finding]]:
     world = looking.look(settings, database, lambda busy: guests_seen.look(settings, busy), options)
     return world, judging.judge(world)
 

@@ -6,12 +6,13 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from stillframe.compute import domain_xml, freeze_record
+from stillframe.compute.libvirt import domain_xml
+from stillframe.compute.quiesce import record as freeze_record
 from stillframe.config import Settings
 from stillframe.errors import AgentFailed, StillframeError
 from stillframe.host import hypervisor, private_libvirt
 from stillframe.host.hypervisor import DomainView, Hypervisor
-from stillframe.volumes.doctor.seen import DiskSeen, FreezeSeen, GuestsSeen, ServerSeen
+from stillframe.volumes.recovery.doctor.seen import DiskSeen, FreezeSeen, GuestsSeen, ServerSeen
 
 AGENT_SECONDS = 3
 _SAVED_HEADER = struct.Struct("<16s5I56x")

@@ -20,15 +20,15 @@ from stillframe.host import mounts
 from stillframe.host.qcow2 import FORMATS
 from stillframe.main import state
 from stillframe.main.doctor import open_database
-from stillframe.volumes import rebuilding, rebuilt_backups
-from stillframe.volumes.backends import Backends, Pool
 from stillframe.volumes.backups.repository import DEFAULT_CONTAINER
-from stillframe.volumes.doctor.looking import directory
-from stillframe.volumes.drivers import directory as share_directory
-from stillframe.volumes.rebuilding import Found
-from stillframe.volumes.rebuilt_backups import Listed
-from stillframe.volumes.rebuilt_rows import Given
-from stillframe.volumes.world import open_world
+from stillframe.volumes.recovery import rebuild, rebuilt_backups
+from stillframe.volumes.recovery.doctor.looking import directory
+from stillframe.volumes.recovery.rebuild import Found
+from stillframe.volumes.recovery.rebuilt_backups import Listed
+from stillframe.volumes.recovery.rebuilt_rows import Given
+from stillframe.volumes.storage.backends import Backends, Pool
+from stillframe.volumes.storage.drivers import directory as share_directory
+from stillframe.volumes.worker.context import open_context
 
 DONE, REFUSED, BLIND = 0, 1, 2
 
@@ -150,11 +150,11 @@ def _take(settings: Settings, database: Database, parsed: argparse.Namespace, kn
     pool, path = _pool(Backends(settings, database), parsed)
     project = parsed.project or settings.compute.default_project
     given = Given(pool.backend, pool.export.export, settings.availability_zone, project, parsed.user)
-    found = rebuilding.find(path, given, parsed.base_format, known)
+    found = rebuild.find(path, given, parsed.base_format, known)
     listed = _backups(settings, database, parsed)
     if parsed.dry_run:
         return Taken(found, listed, list(listed.found))
-    rebuilding.insert(database, path, given, found, getattr(parsed, "from_deployment", None))
+    rebuild.insert(database, path, given, found, getattr(parsed, "from_deployment", None))
     return Taken(found, listed, rebuilt_backups.insert(database, listed, parsed.backups or "", given))
 
 
@@ -165,7 +165,7 @@ def _backups(settings: Settings, database: Database, parsed: argparse.Namespace)
         raise BadRequest(
             "--dry-run and --backups cannot be given together: to look at a backup store is recorded in the database"
         )
-    return rebuilt_backups.find(open_world(settings, database).repository(parsed.backups))
+    return rebuilt_backups.find(open_context(settings, database).repository(parsed.backups))
 
 
 def _pool(backends: Backends, parsed: argparse.Namespace) -> tuple[Pool, Path]:

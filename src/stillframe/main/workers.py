@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stillframe.compute import operations as compute_operations
-from stillframe.compute import reconcile, scheduling
-from stillframe.compute import world as compute_world
 from stillframe.compute.manager import Manager as ComputeManager
+from stillframe.compute.periodic import reconcile
+from stillframe.compute.periodic import snapshot_policies as policy_runs
+from stillframe.compute.worker import context as compute_world
 from stillframe.config import Settings
 from stillframe.db import services
 from stillframe.db.engine import Database
@@ -17,10 +18,10 @@ from stillframe.journal.record import Journal, this_process
 from stillframe.journal.slots import Lanes
 from stillframe.journal.worker import Worker
 from stillframe.rpc.bus import Methods
-from stillframe.volumes import housekeeping
 from stillframe.volumes import operations as volumes_operations
-from stillframe.volumes import world as volumes_world
+from stillframe.volumes import periodic
 from stillframe.volumes.manager import Manager as VolumesManager
+from stillframe.volumes.worker import context as volumes_world
 
 MERGE = "merge_volume"
 SWEEP_EVERY = 60  # looks of the timer, ten seconds each
@@ -36,7 +37,7 @@ class WorkerPart:
 
 
 def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
-    world = volumes_world.open_world(settings, database)
+    world = volumes_world.open_context(settings, database)
     for pool in world.backends.pools:
         pool.begin()
     rounds = itertools.count()
@@ -44,9 +45,9 @@ def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
 
     def on_timer() -> None:
         _beat(settings, database, "stillframe-volumes")
-        housekeeping.look(world)
+        periodic.look(world)
         if next(rounds) % SWEEP_EVERY == 0:
-            housekeeping.sweep_backups(world)
+            periodic.sweep_backups(world)
 
     lanes = Lanes(settings.workers, of=world.lane, places=volumes_operations.places)
     worker = Worker(journal, volumes_operations.KINDS, world, lanes, on_timer)
@@ -59,7 +60,7 @@ def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
 
 
 def compute_worker(settings: Settings, database: Database) -> WorkerPart:
-    world = compute_world.open_world(settings, database)
+    world = compute_world.open_context(settings, database)
     journal = Journal(database, "compute", this_process(settings.host), settings.lease_seconds)
     looked = reconcile.Reconciler(world)
 
@@ -76,7 +77,7 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
         _compute_lanes(settings),
         on_timer,
     )
-    scheduler = scheduling.Scheduler(world, worker.wake)
+    scheduler = policy_runs.Scheduler(world, worker.wake)
 
     def stop() -> None:
         world.stopping.set()

@@ -10,21 +10,17 @@ from stillframe.db import snapshots
 from stillframe.errors import BadImage, ChainConflict, FileInUse, HostCommandFailed, of_os_error
 from stillframe.journal import record
 from stillframe.rpc.bus import Methods, table
-from stillframe.volumes import (
-    attaching,
-    backing_up,
-    backup_costs,
-    chain_view,
-    imaging,
-    managing,
-    releasing,
-    snapshotting,
-    typing_volumes,
-    volume_changing,
-    volume_making,
-)
+from stillframe.volumes.chain import view as chain_view
+from stillframe.volumes.requests import attachments as attachment_requests
+from stillframe.volumes.requests import backup_costs, force_detach, new_volumes
+from stillframe.volumes.requests import backups as backup_requests
+from stillframe.volumes.requests import images as image_requests
+from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
+from stillframe.volumes.requests import snapshots as snapshot_requests
+from stillframe.volumes.requests import volume_types as volume_type_requests
+from stillframe.volumes.requests import volumes as volume_requests
 from stillframe.volumes.rpcapi import VolumesWorker
-from stillframe.volumes.world import World
+from stillframe.volumes.worker.context import WorkerContext
 
 LOG = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -32,7 +28,7 @@ Answer = TypeVar("Answer")
 
 
 def answered_by(
-    method: Callable[Concatenate[World, Context, P], Answer], due: bool = True
+    method: Callable[Concatenate[WorkerContext, Context, P], Answer], due: bool = True
 ) -> "Callable[Concatenate[Manager, Context, P], Answer]":
     """Makes a method of the manager of a function that checks a request. ``due``: the worker has something to do afterwards;
     where it has not, it is not woken."""
@@ -50,67 +46,67 @@ def answered_by(
 class Manager:
     """The worker's side of the API: each method checks, changes rows in one transaction, and wakes the worker."""
 
-    world: World
+    world: WorkerContext
     wake: Callable[[], None]
 
-    create_attachment = answered_by(attaching.create)
-    update_attachment = answered_by(attaching.update)
-    complete_attachment = answered_by(attaching.complete)
-    delete_attachment = answered_by(attaching.delete)
-    report_guest_disk = answered_by(attaching.report_guest_disk)
-    note_volume_fault = answered_by(attaching.note_fault)
-    connection_infos = answered_by(attaching.connection_infos, due=False)
-    create_backup = answered_by(backing_up.create)
-    restore_backup = answered_by(backing_up.restore)
-    delete_backup = answered_by(backing_up.delete)
-    update_backup = answered_by(backing_up.update)
-    reset_backup_status = answered_by(backing_up.reset_status)
-    export_backup = answered_by(backing_up.export_record)
-    import_backup = answered_by(backing_up.import_record)
-    create_volume_from_backup = answered_by(backing_up.create_volume)
+    create_attachment = answered_by(attachment_requests.create)
+    update_attachment = answered_by(attachment_requests.update)
+    complete_attachment = answered_by(attachment_requests.complete)
+    delete_attachment = answered_by(attachment_requests.delete)
+    report_guest_disk = answered_by(attachment_requests.report_guest_disk)
+    note_volume_fault = answered_by(attachment_requests.note_fault)
+    connection_infos = answered_by(attachment_requests.connection_infos, due=False)
+    create_backup = answered_by(backup_requests.create)
+    restore_backup = answered_by(backup_requests.restore)
+    delete_backup = answered_by(backup_requests.delete)
+    update_backup = answered_by(backup_requests.update)
+    reset_backup_status = answered_by(backup_requests.reset_status)
+    export_backup = answered_by(backup_requests.export_record)
+    import_backup = answered_by(backup_requests.import_record)
+    create_volume_from_backup = answered_by(backup_requests.create_volume)
     explain_backup = answered_by(backup_costs.explain_create)
     explain_restore = answered_by(backup_costs.explain_restore)
     explain_backup_deletion = answered_by(backup_costs.explain_delete)
     show_chain = answered_by(chain_view.show)
-    create_volume_from_image = answered_by(imaging.create_volume)
-    upload_volume = answered_by(imaging.upload)
-    manage_volume = answered_by(managing.manage)
-    manageable_volumes = answered_by(managing.manageable)
-    force_detach_volume = answered_by(releasing.force_detach)
-    create_snapshot = answered_by(snapshotting.create)
-    update_snapshot = answered_by(snapshotting.update)
-    set_snapshot_metadata = answered_by(snapshotting.set_metadata)
-    delete_snapshot_metadata_key = answered_by(snapshotting.delete_metadata_key)
-    delete_snapshot = answered_by(snapshotting.delete)
-    delete_snapshots = answered_by(snapshotting.delete_several)
-    explain_snapshots = answered_by(snapshotting.explain_several)
-    cancel_snapshot_deletion = answered_by(snapshotting.cancel_deletion)
-    reset_snapshot_status = answered_by(snapshotting.reset_status)
-    create_snapshot_metadata = answered_by(snapshotting.create_metadata, due=False)
-    finalize_snapshot_metadata = answered_by(snapshotting.finalize_metadata, due=False)
-    snapshot_delete_metadata = answered_by(snapshotting.drop_metadata)
-    update_snapshot_status = answered_by(snapshotting.update_status)
-    create_type = answered_by(typing_volumes.create)
-    update_type = answered_by(typing_volumes.update)
-    delete_type = answered_by(typing_volumes.delete)
-    set_type_extra_specs = answered_by(typing_volumes.set_extra_specs)
-    delete_type_extra_spec = answered_by(typing_volumes.delete_extra_spec)
-    list_pools = answered_by(typing_volumes.pools)
-    update_volume = answered_by(volume_changing.update)
-    set_volume_metadata = answered_by(volume_changing.set_metadata)
-    delete_volume_metadata_key = answered_by(volume_changing.delete_metadata_key)
-    set_volume_bootable = answered_by(volume_changing.set_bootable)
-    set_volume_image_metadata = answered_by(volume_changing.set_image_metadata)
-    unset_volume_image_metadata = answered_by(volume_changing.unset_image_metadata)
-    delete_volume = answered_by(volume_changing.delete)
-    extend_volume = answered_by(volume_changing.extend)
-    revert_volume = answered_by(volume_changing.revert)
-    undo_revert = answered_by(volume_changing.undo_revert)
-    reset_volume_status = answered_by(volume_changing.reset_status)
-    unmanage_volume = answered_by(volume_changing.unmanage)
-    set_quotas = answered_by(volume_changing.set_quotas)
-    clear_quotas = answered_by(volume_changing.clear_quotas)
-    create_volume = answered_by(volume_making.create)
+    create_volume_from_image = answered_by(image_requests.create_volume)
+    upload_volume = answered_by(image_requests.upload)
+    manage_volume = answered_by(manageable_volume_requests.manage)
+    manageable_volumes = answered_by(manageable_volume_requests.manageable)
+    force_detach_volume = answered_by(force_detach.force_detach)
+    create_snapshot = answered_by(snapshot_requests.create)
+    update_snapshot = answered_by(snapshot_requests.update)
+    set_snapshot_metadata = answered_by(snapshot_requests.set_metadata)
+    delete_snapshot_metadata_key = answered_by(snapshot_requests.delete_metadata_key)
+    delete_snapshot = answered_by(snapshot_requests.delete)
+    delete_snapshots = answered_by(snapshot_requests.delete_several)
+    explain_snapshots = answered_by(snapshot_requests.explain_several)
+    cancel_snapshot_deletion = answered_by(snapshot_requests.cancel_deletion)
+    reset_snapshot_status = answered_by(snapshot_requests.reset_status)
+    create_snapshot_metadata = answered_by(snapshot_requests.create_metadata, due=False)
+    finalize_snapshot_metadata = answered_by(snapshot_requests.finalize_metadata, due=False)
+    snapshot_delete_metadata = answered_by(snapshot_requests.drop_metadata)
+    update_snapshot_status = answered_by(snapshot_requests.update_status)
+    create_type = answered_by(volume_type_requests.create)
+    update_type = answered_by(volume_type_requests.update)
+    delete_type = answered_by(volume_type_requests.delete)
+    set_type_extra_specs = answered_by(volume_type_requests.set_extra_specs)
+    delete_type_extra_spec = answered_by(volume_type_requests.delete_extra_spec)
+    list_pools = answered_by(volume_type_requests.pools)
+    update_volume = answered_by(volume_requests.update)
+    set_volume_metadata = answered_by(volume_requests.set_metadata)
+    delete_volume_metadata_key = answered_by(volume_requests.delete_metadata_key)
+    set_volume_bootable = answered_by(volume_requests.set_bootable)
+    set_volume_image_metadata = answered_by(volume_requests.set_image_metadata)
+    unset_volume_image_metadata = answered_by(volume_requests.unset_image_metadata)
+    delete_volume = answered_by(volume_requests.delete)
+    extend_volume = answered_by(volume_requests.extend)
+    revert_volume = answered_by(volume_requests.revert)
+    undo_revert = answered_by(volume_requests.undo_revert)
+    reset_volume_status = answered_by(volume_requests.reset_status)
+    unmanage_volume = answered_by(volume_requests.unmanage)
+    set_quotas = answered_by(volume_requests.set_quotas)
+    clear_quotas = answered_by(volume_requests.clear_quotas)
+    create_volume = answered_by(new_volumes.create)
 
     def methods(self) -> Methods:
         """Returns every method by name; the first parameter of each is the caller's context."""

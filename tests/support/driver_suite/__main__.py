@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from stillframe.volumes.drivers.shares_config import Export
+from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.driver_suite import contents, full, hostile, safety
 from tests.support.driver_suite.bench import EVERYWHERE, WHEN_SMALL, Bench, Check, clean, open_bench
 from tests.support.oracle_reader import Reader

@@ -16,9 +16,9 @@ from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ShareUnavailable
 from stillframe.host import mounts, workdir
 from stillframe.host.probe import Prober
-from stillframe.volumes.drivers import contract, directory, glusterfs, local, nfs
-from stillframe.volumes.drivers.directory import DirectoryShare
-from stillframe.volumes.drivers.shares_config import Export
+from stillframe.volumes.storage.drivers import contract, directory, glusterfs, local, nfs
+from stillframe.volumes.storage.drivers.directory import DirectoryShare
+from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.oracle import GIB, Disk
 from tests.support.oracle_reader import Reader, chain
 

@@ -285,7 +285,7 @@ def documents_that_are_none_are_refused(bench: Bench) -> None:
 
 @everywhere
 def every_method_of_the_contract_is_called_by_this_suite(bench: Bench) -> None:
-    from stillframe.volumes.drivers import contract
+    from stillframe.volumes.storage.drivers import contract
 
     promised = {name for name in vars(contract.Share) if not name.startswith("_")} - {"path"}
     assert set(calls(bench.scratch)) == promised

@@ -18,8 +18,8 @@ from stillframe.chain.image import Image
 from stillframe.errors import BadConfiguration, ChainConflict, ShareUnavailable
 from stillframe.host import workdir
 from stillframe.host.copies import Source
-from stillframe.volumes.drivers import directory
-from stillframe.volumes.drivers.shares_config import Export
+from stillframe.volumes.storage.drivers import directory
+from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.driver_suite.bench import Bench, everywhere, expect_all_unavailable, refused
 from tests.support.oracle import GIB
 
@@ -274,7 +274,7 @@ import sys
 from pathlib import Path
 from stillframe.chain.image import Image
 from stillframe.host.copies import Source
-from stillframe.volumes.drivers.directory import DirectoryShare
+from stillframe.volumes.storage.drivers.directory import DirectoryShare
 path, share_id, volume_id, source, name, token = sys.argv[1:]
 share = DirectoryShare(Path(path), share_id, 0)
 print("begun", flush=True)

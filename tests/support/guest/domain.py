@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from stillframe.compute.domain_xml import NAMESPACE
+from stillframe.compute.libvirt.domain_xml import NAMESPACE
 from stillframe.errors import AgentFailed, StillframeError
 from stillframe.host import hypervisor
 from stillframe.host.hypervisor import Hypervisor

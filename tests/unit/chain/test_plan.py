@@ -11,7 +11,7 @@ from stillframe.chain import plan, simulate
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, overlay_name
 from stillframe.chain.plan import Plan
-from stillframe.chain.simulate import Layer, World
+from stillframe.chain.simulate import Layer, WorkerContext
 from stillframe.chain.steps import Commit, CreateOverlay, Pull, Record, Rename, Repoint, Resize, Step, Trash, cost
 from stillframe.chain.tree import Tree, check
 from stillframe.errors import ChainConflict, Conflict, StillframeError
@@ -46,7 +46,7 @@ class Model:
     """A share with one volume: its files' content, and what the rows say of them."""
 
     base_format: str = "qcow2"
-    world: World = field(default_factory=lambda: World({base_name(VOLUME): Layer()}, base_name(VOLUME)))
+    world: WorkerContext = field(default_factory=lambda: WorkerContext({base_name(VOLUME): Layer()}, base_name(VOLUME)))
     tree: Tree = field(init=False)
     made: int = 0
 
@@ -126,7 +126,9 @@ def restore(model: Model, value: int) -> None:
     tree, name = model.tree, model.new_name()
     old = tree.images[tree.active]
     new = Image(name, "qcow2", old.size, old.backing, old.backing_format)
-    model.world = World({**model.world.files, name: Layer(old.backing, dict.fromkeys(range(7), value))}, model.world.active)
+    model.world = WorkerContext(
+        {**model.world.files, name: Layer(old.backing, dict.fromkeys(range(7), value))}, model.world.active
+    )
     carry_out(model, lambda: plan.replace_active(tree, new, model.visible), {"volume"})
     assert set(model.seen()["volume"].values()) == {value}
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from stillframe.chain.simulate import Layer, World, apply, content, write
+from stillframe.chain.simulate import Layer, WorkerContext, apply, content, write
 from stillframe.chain.steps import Commit, CreateOverlay, Record, Step, Trash
 
-WORLD = World({"base": Layer(None, {1: 10, 2: 20}), "top": Layer("base", {2: 21})}, "top")
+WORLD = WorkerContext({"base": Layer(None, {1: 10, 2: 20}), "top": Layer("base", {2: 21})}, "top")
 
 
 def test_a_reader_sees_the_newest_layer_that_holds_a_cluster() -> None:
@@ -34,7 +34,7 @@ def test_a_new_overlay_reads_as_what_is_behind_it() -> None:
 
 
 def test_trash_takes_the_file_away() -> None:
-    assert set(apply(World(WORLD.files, "base"), Trash("top")).files) == {"base"}
+    assert set(apply(WorkerContext(WORLD.files, "base"), Trash("top")).files) == {"base"}
 
 
 @pytest.mark.parametrize(

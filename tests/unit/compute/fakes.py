@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from stillframe.compute import freeze_record
-from stillframe.compute.freeze_record import FreezeRecord
-from stillframe.compute.world import World
+from stillframe.compute.quiesce import record as freeze_record
+from stillframe.compute.quiesce.record import FreezeRecord
+from stillframe.compute.worker.context import WorkerContext
 from stillframe.config import Settings
 from stillframe.db.engine import Database
 from stillframe.errors import AgentFailed, NotFound
@@ -229,7 +229,7 @@ def world(
     views: list[DomainView],
     monkeypatch: pytest.MonkeyPatch,
     storage: Storage | None = None,
-) -> World:
+) -> WorkerContext:
     """A compute world whose libvirt shows ``views``."""
 
     def find(_hypervisor: Any, uuid: str) -> DomainView:
@@ -245,4 +245,4 @@ def world(
     connection: Any = SimpleNamespace(domain=lambda _uuid: Domain(), uri="test:///default")
     configured: Settings = settings(state_dir)
     guard: Any = Guard(Agent())
-    return World(database, connection, cast("Any", storage or Storage()), guard, configured)
+    return WorkerContext(database, connection, cast("Any", storage or Storage()), guard, configured)

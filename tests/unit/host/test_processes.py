@@ -59,4 +59,4 @@ def test_a_host_that_starts_no_more_processes_is_unavailable(monkeypatch: pytest
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(ServiceUnavailable, match="cannot be started: Resource temporarily unavailable"):
-        Helper("stillframe.compute.watchdog", [])
+        Helper("stillframe.compute.quiesce.watchdog", [])

@@ -40,7 +40,7 @@ class Clock:
 
 
 @dataclass
-class World:
+class WorkerContext:
     """The disk (``facts``), what was done in which order (``log``), and when the worker dies: at moments by number, and
     once at each effect named in ``dies_at``."""
 
@@ -77,7 +77,7 @@ class Step:
     def verb(self) -> Verb:
         return Verb(self._done, self._do, self._undo if self.undoes else None, self.mark)
 
-    def _done(self, world: World, _operation: Operation, _args: Document) -> Document | None:
+    def _done(self, world: WorkerContext, _operation: Operation, _args: Document) -> Document | None:
         world.moment()
         looked = world.count(f"look {self.name}")
         if self.fault == "does not see" and looked <= 2:
@@ -86,7 +86,7 @@ class Step:
             raise BadImage(f"{self.name} is damaged")
         return {"seen": True} if self.sees and self.name in world.facts else None
 
-    def _do(self, world: World, operation: Operation, _args: Document) -> Document:
+    def _do(self, world: WorkerContext, operation: Operation, _args: Document) -> Document:
         world.moment()
         tried = world.count(f"do {self.name}")
         world.log.append(f"do {self.name}")
@@ -107,7 +107,7 @@ class Step:
             raise StepFailed(f"{self.name} says it failed")
         return {"bytes": 1}
 
-    def _undo(self, world: World, _operation: Operation, _args: Document) -> None:
+    def _undo(self, world: WorkerContext, _operation: Operation, _args: Document) -> None:
         world.moment(f"undoing {self.name}")
         world.log.append(f"undo {self.name}")
         world.facts.discard(self.name)
@@ -134,7 +134,7 @@ def owner(number: int = 0) -> Owner:
 class DyingJournal(Journal):
     """Dies before or after each of its transactions when the world says so."""
 
-    def __init__(self, database: Database, worker: Owner, world: World) -> None:
+    def __init__(self, database: Database, worker: Owner, world: WorkerContext) -> None:
         super().__init__(database, "volumes", worker, LEASE)
         self._world = world
 
@@ -200,13 +200,13 @@ def settled(database: Database, operation_id: str) -> dict[str, int]:
         return quotas.limits(connection, operation_id)
 
 
-def run_once(journal: Journal, steps: Sequence[Step], world: World) -> None:
+def run_once(journal: Journal, steps: Sequence[Step], world: WorkerContext) -> None:
     """One look for work."""
     for operation in journal.claim_all():
         runner.run(journal, kind_of(steps), world, operation)
 
 
-def drive(database: Database, clock: Clock, steps: Sequence[Step], world: World, operation_id: str) -> Row:
+def drive(database: Database, clock: Clock, steps: Sequence[Step], world: WorkerContext, operation_id: str) -> Row:
     """Workers come, die and are followed by others, until the operation has ended; returns its row."""
     for number in range(300):
         clock.now += 2 * LEASE

@@ -12,7 +12,7 @@ from stillframe.journal import abandoning, record, runner
 from stillframe.journal.operation import Kind, Verb, begun_key
 from stillframe.journal.record import Journal, Request
 from tests.unit.builders import new_id
-from tests.unit.journal.fakes import LEASE, Clock, World, owner, row_of, settle, settled
+from tests.unit.journal.fakes import LEASE, Clock, WorkerContext, owner, row_of, settle, settled
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def parked(journal: Journal, kind: Kind) -> Row:
     with journal.database.write() as connection:
         operation_id = record.submit(connection, request)
     for operation in journal.claim_all():
-        runner.run(journal, kind, World(), operation)
+        runner.run(journal, kind, WorkerContext(), operation)
     row = row_of(journal.database, operation_id)
     assert row["state"] == "parked"
     return row
@@ -90,7 +90,7 @@ def test_of_two_who_decide_one_wins(journal: Journal, quicker: str) -> None:
     if quicker in ("taken", "parked again"):
         (operation,) = journal.claim_all()
         if quicker == "parked again":
-            runner.run(journal, kind, World(), operation)
+            runner.run(journal, kind, WorkerContext(), operation)
     before = row_of(journal.database, row["id"]), settled(journal.database, row["id"])
     with pytest.raises(Conflict, match="look at it again"):
         abandon(journal, row, kind)
@@ -119,7 +119,7 @@ def in_vain(journal: Journal, clock: Clock, way: str) -> tuple[Row, Kind]:
             with pytest.raises(Conflict, match="by itself"):
                 abandon(journal, row, kind)
         for operation in journal.claim_all():
-            runner.run(journal, kind, World(), operation)
+            runner.run(journal, kind, WorkerContext(), operation)
         clock.now += 31
     row = row_of(journal.database, operation_id)
     assert (row["state"], row["attempts"] > runner.ATTEMPTS_BEFORE_GIVING_UP) == (way, True)
@@ -146,7 +146,7 @@ def test_what_a_worker_tries_at_this_moment_is_not_abandoned(journal: Journal, c
         abandon(journal, row, kind)
     with pytest.raises(Conflict, match="at this moment"):
         abandon(journal, row_of(journal.database, row["id"]), kind)
-    runner.run(journal, kind, World(), operation)
+    runner.run(journal, kind, WorkerContext(), operation)
     assert abandon(journal, row_of(journal.database, row["id"]), kind)["state"] == "undone"
 
 

@@ -13,7 +13,7 @@ from stillframe.errors import BadImage, Parked, ServiceUnavailable, StepFailed
 from stillframe.journal import runner
 from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, Operation, Verb, begun_key
 from stillframe.journal.record import Journal
-from tests.unit.journal.fakes import LEASE, Clock, Crash, Step, World, owner, row_of, settle, settled, submit
+from tests.unit.journal.fakes import LEASE, Clock, Crash, Step, WorkerContext, owner, row_of, settle, settled, submit
 
 Mark = Literal["start", "done"]
 MARKS: tuple[Mark, ...] = ("start", "done")
@@ -52,7 +52,7 @@ class Switch:
         if self.looks >= self.blind_from:
             raise self.error
 
-    def _do(self, _world: World, operation: Operation, _args: Document) -> Document:
+    def _do(self, _world: WorkerContext, operation: Operation, _args: Document) -> Document:
         self.seen.append({*operation.evidence} - {BEGINS_NOTED, "one"})
         self.act()
         return {}
@@ -67,16 +67,16 @@ def made(journal: Journal, **evidence: Document) -> str:
     return operation_id
 
 
-def once(journal: Journal, clock: Clock, kind: Kind, operation_id: str, world: World | None = None) -> Row:
+def once(journal: Journal, clock: Clock, kind: Kind, operation_id: str, world: WorkerContext | None = None) -> Row:
     clock.now += 2 * LEASE
     journal.take_over()
     for operation in journal.claim_all():
-        runner.run(journal, kind, world or World(), operation)
+        runner.run(journal, kind, world or WorkerContext(), operation)
     return row_of(journal.database, operation_id)
 
 
 def to_its_end(journal: Journal, clock: Clock, kind: Kind, operation_id: str) -> Row:
-    world = World(facts={"one"})
+    world = WorkerContext(facts={"one"})
     for _ in range(3 * runner.ATTEMPTS_BEFORE_GIVING_UP):
         clock.now += 2 * LEASE
         for operation in journal.claim_all():
@@ -93,7 +93,7 @@ def die() -> None:
 def test_a_step_that_was_never_begun_and_cannot_be_seen_ends_at_once(
     journal: Journal, clock: Clock, mark: Mark, error: Exception
 ) -> None:
-    switch, world, operation_id = Switch(error), World(), made(journal)
+    switch, world, operation_id = Switch(error), WorkerContext(), made(journal)
     row = once(journal, clock, switch.kind(mark), operation_id, world)
     assert (row["state"], row["attempts"]) == ("undone", 0)
     assert str(error).split("\n")[0] in row["fault"]["message"]

@@ -16,7 +16,7 @@ from tests.unit.journal.fakes import (
     LEASE,
     Clock,
     Step,
-    World,
+    WorkerContext,
     drive,
     kind_of,
     owner,
@@ -38,7 +38,7 @@ def journal(database: Database, clock: Clock) -> Journal:
     return Journal(database, "volumes", owner(), LEASE)
 
 
-def run(journal: Journal, steps: Sequence[Step], world: World) -> dict[str, Any]:
+def run(journal: Journal, steps: Sequence[Step], world: WorkerContext) -> dict[str, Any]:
     operation_id = submit(journal.database, [step.name for step in steps])
     run_once(journal, steps, world)
     return row_of(journal.database, operation_id)
@@ -60,7 +60,7 @@ def to_its_end(journal: Journal, clock: Clock, kind: Kind, names: Sequence[str])
     operation_id = submit(journal.database, names)
     for _ in range(60):
         for operation in journal.claim_all():
-            runner.run(journal, kind, World(), operation)
+            runner.run(journal, kind, WorkerContext(), operation)
         clock.now += 31
     return str(row_of(journal.database, operation_id)["state"])
 
@@ -83,7 +83,7 @@ def parking(verb: str) -> Kind:
 
 
 def test_an_error_that_a_repeat_can_help_is_waited_out(journal: Journal, clock: Clock) -> None:
-    world = World()
+    world = WorkerContext()
     steps = (Step("one"), Step("two", fault="waits"))
     row = run(journal, steps, world)
     assert (row["state"], row["owner"], row["attempts"]) == ("running", None, 1)
@@ -97,7 +97,7 @@ def test_an_error_that_a_repeat_can_help_is_waited_out(journal: Journal, clock: 
 def test_a_step_that_waits_gives_its_thread_back_and_no_attempt_is_counted(journal: Journal, clock: Clock) -> None:
     seen: list[Document] = []
 
-    def look(_world: World, operation: Operation, _args: Document) -> Document:
+    def look(_world: WorkerContext, operation: Operation, _args: Document) -> Document:
         seen.append(operation.notes("one"))
         if len(seen) > 2 * runner.ATTEMPTS_BEFORE_GIVING_UP:
             return {}
@@ -106,7 +106,7 @@ def test_a_step_that_waits_gives_its_thread_back_and_no_attempt_is_counted(journ
     kind = Kind({"one": Verb(lambda *_: None, look)}, settle)
     operation_id = submit(journal.database, ["one"])
     for operation in journal.claim_all():
-        runner.run(journal, kind, World(), operation)
+        runner.run(journal, kind, WorkerContext(), operation)
     row = row_of(journal.database, operation_id)
     assert (row["state"], row["owner"], row["attempts"], row["lease_until"]) == ("running", None, 0, clock.now + 5)
     assert row["fault"]["message"] == "a merge holds the volume"
@@ -115,7 +115,7 @@ def test_a_step_that_waits_gives_its_thread_back_and_no_attempt_is_counted(journ
     while row_of(journal.database, operation_id)["state"] == "running":
         clock.now += 5
         for operation in journal.claim_all():
-            runner.run(journal, kind, World(), operation)
+            runner.run(journal, kind, WorkerContext(), operation)
     assert seen[:3] == [{}, {"looks": 1}, {"looks": 2}]
     assert row_of(journal.database, operation_id)["fault"] is None
 
@@ -166,7 +166,7 @@ def test_an_error_that_no_repeat_helped_for_minutes_is_undone(journal: Journal, 
     began = clock.now
     while row_of(journal.database, operation_id)["state"] in ("pending", "running"):
         for operation in journal.claim_all():
-            runner.run(journal, kind, World(), operation)
+            runner.run(journal, kind, WorkerContext(), operation)
         clock.now += 1
     row = row_of(journal.database, operation_id)
     assert (row["state"], row["fault"]["message"]) == ("undone", "away")
@@ -178,7 +178,7 @@ def test_past_no_return_an_error_that_a_repeat_can_help_never_turns_it_round(jou
         raise ShareUnavailable("away")
 
     kind = Kind({"one": Step("one", mark="done").verb(), "two": Verb(lambda *_: None, away)}, settle)
-    operation_id, world = submit(journal.database, ["one", "two"]), World()
+    operation_id, world = submit(journal.database, ["one", "two"]), WorkerContext()
     for _ in range(3 * runner.ATTEMPTS_BEFORE_GIVING_UP):
         for operation in journal.claim_all():
             runner.run(journal, kind, world, operation)
@@ -190,7 +190,7 @@ def test_past_no_return_an_error_that_a_repeat_can_help_never_turns_it_round(jou
 
 
 def test_a_step_that_may_have_begun_and_needs_a_person_parks_the_operation(journal: Journal, clock: Clock) -> None:
-    looks = World()
+    looks = WorkerContext()
 
     def look(*_arguments: Any) -> None:
         if looks.count("look") > 3:
@@ -198,7 +198,7 @@ def test_a_step_that_may_have_begun_and_needs_a_person_parks_the_operation(journ
 
     one = Step("one", sees=False, refuses_from=2)
     kind = Kind({"one": one.verb(), "two": Verb(look, fails_so_often(1, ShareUnavailable), no_return="done")}, settle)
-    operation_id, world = submit(journal.database, ["one", "two"]), World()
+    operation_id, world = submit(journal.database, ["one", "two"]), WorkerContext()
     for wanted in ("running", "parked"):
         for operation in journal.claim_all():
             runner.run(journal, kind, world, operation)
@@ -211,7 +211,7 @@ def test_a_step_that_cannot_have_begun_is_not_asked_which_way_to_go(journal: Jou
     def park(*_arguments: Any) -> Any:
         raise Parked("look at this")
 
-    world = World()
+    world = WorkerContext()
     kind = Kind({"one": Step("one", fault="half").verb(), "two": Verb(park, park, no_return="done")}, settle)
     operation_id = submit(journal.database, ["one", "two"])
     for operation in journal.claim_all():
@@ -243,7 +243,7 @@ def test_an_operation_parked_on_its_way_back_goes_on_back(journal: Journal, cloc
         worker = Journal(journal.database, "volumes", owner(), LEASE)
         worker.take_over()
         for operation in worker.claim_all():
-            runner.run(worker, kind, World(), operation)
+            runner.run(worker, kind, WorkerContext(), operation)
         assert row_of(journal.database, operation_id)["state"] == wanted
     assert done == ["undone"]
 
@@ -268,7 +268,7 @@ def test_patience_begins_anew_with_each_step(journal: Journal, clock: Clock) -> 
 
 @pytest.mark.parametrize("mark", ["start", "done"])
 def test_past_no_return_a_failure_is_tried_again_and_then_parked(journal: Journal, clock: Clock, mark: Any) -> None:
-    world = World()
+    world = WorkerContext()
     steps = (Step("one", mark=mark), Step("two", fault="refuses"))
     row = run(journal, steps, world)
     assert row["state"] == "running"
@@ -296,7 +296,7 @@ def test_past_no_return_a_defect_is_given_minutes_and_a_refusal_seconds(
         raise error
 
     kind = Kind({"one": Step("one", mark="done").verb(), "two": Verb(lambda *_: None, fail)}, settle)
-    operation_id, began, world = submit(journal.database, ["one", "two"]), clock.now, World()
+    operation_id, began, world = submit(journal.database, ["one", "two"]), clock.now, WorkerContext()
     while row_of(journal.database, operation_id)["state"] in ("pending", "running"):
         for operation in journal.claim_all():
             runner.run(journal, kind, world, operation)
@@ -311,7 +311,7 @@ def test_a_parked_operation_keeps_its_resource_and_its_sentence(journal: Journal
     first = submit(journal.database, ["one"], resources=["volume:a"])
     second = submit(journal.database, ["one"], resources=["volume:a"])
     for operation in journal.claim_all():
-        runner.run(journal, parking(verb), World(), operation)
+        runner.run(journal, parking(verb), WorkerContext(), operation)
     row = row_of(journal.database, first)
     assert (row["state"], row["owner"], row["fault"]["message"]) == ("parked", None, "look at this")
     assert settled(journal.database, first) == {"parked": 1}
@@ -322,8 +322,8 @@ def test_a_parked_operation_keeps_its_resource_and_its_sentence(journal: Journal
 def test_a_parked_operation_is_looked_at_again_when_a_worker_starts(journal: Journal, clock: Clock) -> None:
     operation_id = submit(journal.database, ["one"])
     for operation in journal.claim_all():
-        runner.run(journal, parking("do"), World(), operation)
-    world = World(facts={"one"})
+        runner.run(journal, parking("do"), WorkerContext(), operation)
+    world = WorkerContext(facts={"one"})
     assert drive(journal.database, clock, (Step("one"),), world, operation_id)["state"] == "done"
 
 
@@ -342,7 +342,7 @@ def test_past_no_return_what_was_waited_for_does_not_count_against_another_failu
 @pytest.mark.parametrize("way", ["forward", "back"])
 def test_what_another_release_planned_is_parked_at_once(journal: Journal, way: str) -> None:
     """Nothing of it is done, and nothing put back: each step may be anything."""
-    world, steps = World(), (Step("one"),)
+    world, steps = WorkerContext(), (Step("one"),)
     operation_id = submit(journal.database, ["one", "of another release"])
     (operation,) = journal.claim_all()
     if way == "back":

@@ -11,7 +11,7 @@ from stillframe.errors import Busy, Conflict, ShareUnavailable, StepFailed
 from stillframe.journal import record, runner
 from stillframe.journal.operation import Operation
 from stillframe.journal.record import Journal, LostLease, Owner, is_dead, this_process
-from tests.unit.journal.fakes import LEASE, Clock, Step, World, kind_of, owner, row_of, run_once, submit
+from tests.unit.journal.fakes import LEASE, Clock, Step, WorkerContext, kind_of, owner, row_of, run_once, submit
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_an_operation_that_could_not_be_given_back_is_free_when_its_lease_ends(
     with monkeypatch.context() as patch:
         patch.setattr(journal, "change", unreachable)
         patch.setattr(journal, "postpone", unreachable)
-        runner.run(journal, kind_of((Step("one"),)), World(), operation)
+        runner.run(journal, kind_of((Step("one"),)), WorkerContext(), operation)
     for _ in range(10):
         clock.now += LEASE / 3
         journal.renew()
@@ -213,7 +213,7 @@ def test_an_operation_that_could_not_be_given_back_is_free_when_its_lease_ends(
 
 def test_what_is_unfinished_is_listed_in_order_with_what_is_parked(journal: Journal) -> None:
     first, second = submit(journal.database, ["one"]), submit(journal.database, ["one"])
-    run_once(journal, (Step("one", sees=False),), World())
+    run_once(journal, (Step("one", sees=False),), WorkerContext())
     third, fourth = submit(journal.database, ["one"]), submit(journal.database, ["one"])
     held = journal.claim_all()
     journal.finish(held[0], kind_of(()), "parked", StepFailed("why"))

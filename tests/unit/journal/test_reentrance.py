@@ -13,7 +13,7 @@ from sqlalchemy import delete, event
 from stillframe.db.engine import Database
 from stillframe.db.migrations import upgrade
 from stillframe.db.tables import operation_resources, operations
-from tests.unit.journal.fakes import Clock, Step, World, drive, settled, submit
+from tests.unit.journal.fakes import Clock, Step, WorkerContext, drive, settled, submit
 
 NAMES = ("one", "two", "three", "four")
 
@@ -38,7 +38,7 @@ def clock() -> Iterator[Clock]:
     logging.disable(logging.NOTSET)
 
 
-def ending(database: Database, clock: Clock, steps: Sequence[Step], world: World) -> tuple[str, frozenset[str]]:
+def ending(database: Database, clock: Clock, steps: Sequence[Step], world: WorkerContext) -> tuple[str, frozenset[str]]:
     """How an operation of these steps ends: its state, and what is left in the world."""
     with database.write() as connection:
         connection.execute(delete(operation_resources))
@@ -78,10 +78,10 @@ STUCK = (Step("one"), Step("two", mark="start", fault="half"), Step("three"))
 def test_a_crash_at_any_single_moment_changes_nothing_about_the_end(
     shared: Database, clock: Clock, steps: tuple[Step, ...]
 ) -> None:
-    whole = World()
+    whole = WorkerContext()
     wanted = ending(shared, clock, steps, whole)
     for moment in range(1, whole.moments + 1):
-        world = World(crashes=frozenset({moment}))
+        world = WorkerContext(crashes=frozenset({moment}))
         assert ending(shared, clock, steps, world) == wanted, f"the worker died at moment {moment}"
 
 
@@ -90,8 +90,8 @@ def test_a_crash_at_any_single_moment_changes_nothing_about_the_end(
 def test_any_number_of_crashes_changes_nothing_about_the_end(
     shared: Database, clock: Clock, steps: tuple[Step, ...], crashes: frozenset[int]
 ) -> None:
-    wanted = ending(shared, clock, steps, World())
-    assert ending(shared, clock, steps, World(crashes=crashes)) == wanted
+    wanted = ending(shared, clock, steps, WorkerContext())
+    assert ending(shared, clock, steps, WorkerContext(crashes=crashes)) == wanted
 
 
 @settings(max_examples=40)
@@ -100,7 +100,7 @@ def test_an_operation_whose_steps_succeed_ends_with_all_of_them_done(
     shared: Database, clock: Clock, steps: tuple[Step, ...]
 ) -> None:
     willing = tuple(Step(step.name, step.sees, step.undoes, step.mark) for step in steps)
-    assert ending(shared, clock, willing, World()) == ("done", frozenset(step.name for step in steps))
+    assert ending(shared, clock, willing, WorkerContext()) == ("done", frozenset(step.name for step in steps))
 
 
 @st.composite
@@ -126,7 +126,7 @@ def moody_plans(draw: st.DrawFn) -> tuple[Step, ...]:
 def test_an_operation_is_done_whole_or_undone_whole_and_never_undone_past_no_return(
     shared: Database, clock: Clock, steps: tuple[Step, ...], crashes: frozenset[int]
 ) -> None:
-    world = World(crashes=crashes)
+    world = WorkerContext(crashes=crashes)
     state, facts = ending(shared, clock, steps, world)
     if state == "done":
         assert facts == {step.name for step in steps}

@@ -17,7 +17,7 @@ from tests.unit.journal.fakes import (
     Clock,
     Crash,
     Step,
-    World,
+    WorkerContext,
     drive,
     found,
     kind_of,
@@ -40,14 +40,14 @@ def journal(database: Database, clock: Clock) -> Journal:
     return Journal(database, "volumes", owner(), LEASE)
 
 
-def run(journal: Journal, steps: Sequence[Step], world: World) -> dict[str, Any]:
+def run(journal: Journal, steps: Sequence[Step], world: WorkerContext) -> dict[str, Any]:
     operation_id = submit(journal.database, [step.name for step in steps])
     run_once(journal, steps, world)
     return row_of(journal.database, operation_id)
 
 
 def test_steps_are_done_in_order_and_the_rows_follow_once(journal: Journal) -> None:
-    world = World()
+    world = WorkerContext()
     row = run(journal, (Step("one"), Step("two")), world)
     assert world.log == ["do one", "do two"]
     assert (row["state"], row["step"], row["bytes"], row["owner"], row["fault"]) == ("done", 2, 2, None, None)
@@ -55,7 +55,7 @@ def test_steps_are_done_in_order_and_the_rows_follow_once(journal: Journal) -> N
 
 
 def test_a_step_the_world_shows_as_done_is_not_done_again(journal: Journal) -> None:
-    world = World(facts={"one"})
+    world = WorkerContext(facts={"one"})
     row = run(journal, (Step("one"), Step("two")), world)
     assert world.log == ["do two"]
     assert found(row) == {"one": {"seen": True}, "two": {"bytes": 1}}
@@ -67,12 +67,12 @@ def test_progress_is_told_in_the_transaction_that_records_it(journal: Journal) -
     submit(journal.database, ["one", "two"])
     kind = kind_of(steps, lambda _connection, operation: seen.append(operation.step))
     for operation in journal.claim_all():
-        runner.run(journal, kind, World(), operation)
+        runner.run(journal, kind, WorkerContext(), operation)
     assert seen == [1, 2]
 
 
 def test_a_failure_before_no_return_is_undone_in_reverse_order(journal: Journal) -> None:
-    world = World()
+    world = WorkerContext()
     row = run(journal, (Step("one"), Step("two", undoes=False), Step("three"), Step("four", fault="half")), world)
     assert world.log[4:] == ["undo four", "undo three", "undo one"]
     assert world.facts == {"two"}
@@ -82,20 +82,20 @@ def test_a_failure_before_no_return_is_undone_in_reverse_order(journal: Journal)
 
 
 def test_a_step_after_the_failed_one_is_neither_done_nor_undone(journal: Journal) -> None:
-    world = World()
+    world = WorkerContext()
     run(journal, (Step("one", fault="refuses"), Step("two")), world)
     assert world.log == ["do one", "undo one"]
 
 
 def test_an_error_of_a_step_that_was_done_all_the_same_goes_forward(journal: Journal) -> None:
-    world = World()
+    world = WorkerContext()
     row = run(journal, (Step("one"), Step("two", fault="lies", mark="done"), Step("three")), world)
     assert world.log == ["do one", "do two", "do three"]
     assert (row["state"], row["evidence"]["two"]) == ("done", {"seen": True})
 
 
 def test_a_world_that_does_not_answer_after_an_error_is_not_taken_for_undone(journal: Journal, clock: Clock) -> None:
-    world = World()
+    world = WorkerContext()
     steps = (Step("one", fault="does not see"),)
     row = run(journal, steps, world)
     assert row["state"] == "running"
@@ -103,14 +103,14 @@ def test_a_world_that_does_not_answer_after_an_error_is_not_taken_for_undone(jou
 
 
 def test_a_step_without_return_from_its_start_is_never_undone(journal: Journal) -> None:
-    world = World()
+    world = WorkerContext()
     row = run(journal, (Step("one"), Step("two", mark="start", fault="half")), world)
     assert row["state"] == "running"
     assert world.facts == {"one", "half of two"}
 
 
 def test_a_step_without_return_once_done_is_undone_while_it_is_not(journal: Journal) -> None:
-    world = World()
+    world = WorkerContext()
     row = run(journal, (Step("one"), Step("two", mark="done", fault="half")), world)
     assert row["state"] == "undone"
     assert world.facts == set()
@@ -130,14 +130,14 @@ def test_an_undo_that_fails_is_tried_again_and_keeps_the_first_error(journal: Jo
     operation_id = submit(journal.database, ["one"])
     for _ in range(4):
         for operation in journal.claim_all():
-            runner.run(journal, kind, World(), operation)
+            runner.run(journal, kind, WorkerContext(), operation)
         clock.now += 60
     row = row_of(journal.database, operation_id)
     assert (row["state"], row["fault"]["message"]) == ("undone", "what went wrong")
 
 
 def test_an_undo_that_was_interrupted_goes_on_where_it_was(journal: Journal, clock: Clock) -> None:
-    world = World(dies_at={"undoing one"})
+    world = WorkerContext(dies_at={"undoing one"})
     steps = (Step("one"), Step("two"), Step("three", fault="refuses"))
     assert crash_then_continue(journal, clock, steps, world)["state"] == "undone"
     assert world.log[-3:] == ["undo three", "undo two", "undo one"]
@@ -150,7 +150,7 @@ def test_an_error_of_the_program_is_told_as_one_and_undone(journal: Journal, cap
     kind = Kind({"one": Verb(lambda *_: None, broken)}, settle)
     operation_id = submit(journal.database, ["one"])
     for operation in journal.claim_all():
-        runner.run(journal, kind, World(), operation)
+        runner.run(journal, kind, WorkerContext(), operation)
     found = row_of(journal.database, operation_id)
     assert (found["state"], found["fault"]["code"]) == ("undone", "internal_error")
     assert found["fault"]["message"] == "step one met an error of the service's own (ZeroDivisionError)"
@@ -164,7 +164,7 @@ def test_a_file_that_is_not_there_is_named_and_not_waited_for(journal: Journal) 
     kind = Kind({"one": Verb(lambda *_: None, gone)}, settle)
     operation_id = submit(journal.database, ["one"])
     for operation in journal.claim_all():
-        runner.run(journal, kind, World(), operation)
+        runner.run(journal, kind, WorkerContext(), operation)
     found = row_of(journal.database, operation_id)
     assert (found["state"], found["fault"]["code"]) == ("undone", "chain_conflict")
     assert found["fault"]["message"] == "volume-1 is not there, though the records name it"
@@ -177,7 +177,7 @@ def test_a_step_that_finds_no_database_is_tried_again(journal: Journal) -> None:
     kind = Kind({"one": Verb(lambda *_: None, away)}, settle)
     operation_id = submit(journal.database, ["one"])
     for operation in journal.claim_all():
-        runner.run(journal, kind, World(), operation)
+        runner.run(journal, kind, WorkerContext(), operation)
     found = row_of(journal.database, operation_id)
     assert (found["state"], found["fault"]["code"]) == ("running", "service_unavailable")
     assert "canary" not in found["fault"]["message"]
@@ -195,7 +195,7 @@ def test_an_error_while_the_rows_follow_changes_nothing_and_is_tried_again(journ
     operation_id = submit(journal.database, ["one"])
     for wanted in ("running", "done"):
         for operation in journal.claim_all():
-            runner.run(journal, kind, World(facts={"one"}), operation)
+            runner.run(journal, kind, WorkerContext(facts={"one"}), operation)
         assert row_of(journal.database, operation_id)["state"] == wanted
         clock.now += 60
     assert settled(journal.database, operation_id) == {"done": 1}
@@ -208,7 +208,7 @@ def test_a_worker_that_lost_its_lease_stops_at_once(journal: Journal, clock: Clo
     clock.now += LEASE + 1
     (theirs,) = Journal(journal.database, "volumes", owner(2), LEASE).claim_all()
     assert (mine.epoch, theirs.epoch) == (1, 2)
-    world = World()
+    world = WorkerContext()
     with caplog.at_level(logging.WARNING):
         runner.run(journal, kind_of(steps), world, mine)
     assert world.log == ["do one"]
@@ -236,7 +236,7 @@ def test_nothing_is_recorded_without_the_lease(journal: Journal, clock: Clock, v
     assert settled(journal.database, mine.id) == {}
 
 
-def crash_then_continue(journal: Journal, clock: Clock, steps: Sequence[Step], world: World) -> dict[str, Any]:
+def crash_then_continue(journal: Journal, clock: Clock, steps: Sequence[Step], world: WorkerContext) -> dict[str, Any]:
     operation_id = submit(journal.database, [step.name for step in steps])
     return drive(journal.database, clock, steps, world, operation_id)
 
@@ -245,7 +245,7 @@ def test_past_no_return_an_earlier_step_that_fails_on_the_second_look_turns_noth
     journal: Journal, clock: Clock
 ) -> None:
     steps = (Step("one", sees=False, refuses_from=2), Step("two", mark="done"), Step("three"))
-    world = World(dies_at={"two"})
+    world = WorkerContext(dies_at={"two"})
     row = crash_then_continue(journal, clock, steps, world)
     assert "two" in world.facts
     assert "undo one" not in world.log
@@ -254,7 +254,7 @@ def test_past_no_return_an_earlier_step_that_fails_on_the_second_look_turns_noth
 
 def test_a_step_begun_without_return_is_remembered_over_a_crash(journal: Journal, clock: Clock) -> None:
     steps = (Step("one", sees=False, refuses_from=2), Step("two", mark="start"))
-    world = World(dies_at={"half of two"})
+    world = WorkerContext(dies_at={"half of two"})
     row = crash_then_continue(journal, clock, steps, world)
     assert "half of two" in world.facts
     assert row["state"] != "undone"
@@ -265,14 +265,14 @@ def test_an_earlier_step_that_fails_on_the_second_look_undoes_the_later_ones_too
     journal: Journal, clock: Clock, effect: str
 ) -> None:
     steps = (Step("one", sees=False, refuses_from=2), Step("two"), Step("three"))
-    world = World(dies_at={effect})
+    world = WorkerContext(dies_at={effect})
     row = crash_then_continue(journal, clock, steps, world)
     assert row["state"] == "undone"
     assert world.facts == set()
 
 
 def test_a_crash_is_not_taken_for_an_error(journal: Journal) -> None:
-    world = World(crashes=frozenset({2}))
+    world = WorkerContext(crashes=frozenset({2}))
     with pytest.raises(Crash):
         run(journal, (Step("one"),), world)
     assert world.log == []

@@ -13,7 +13,7 @@ from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.slots import Lanes
 from stillframe.journal.worker import Worker
-from tests.unit.journal.fakes import KIND, LEASE, Step, World, owner, row_of, settle, submit
+from tests.unit.journal.fakes import KIND, LEASE, Step, WorkerContext, owner, row_of, settle, submit
 
 WAIT = 20.0
 
@@ -31,7 +31,7 @@ class Watched:
             self.ended.set()
 
         kind = Kind({"one": Step("one").verb()}, end)
-        self.worker = Worker(journal, {KIND: kind}, World(), Lanes(2), self.looked.set)
+        self.worker = Worker(journal, {KIND: kind}, WorkerContext(), Lanes(2), self.looked.set)
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_one_that_cannot_be_begun_holds_up_none_of_the_others(database: Database
 
     lost, other = submit(database, ["one"], intent={"lost": 1}), submit(database, ["one"])
     journal = Journal(database, "volumes", this_process("here"), 1)
-    worker = Worker(journal, {KIND: Kind({"one": Step("one").verb()}, end)}, World(), Lanes(2, of=lane), lambda: None)
+    worker = Worker(journal, {KIND: Kind({"one": Step("one").verb()}, end)}, WorkerContext(), Lanes(2, of=lane), lambda: None)
     worker.start()
     try:
         assert ended.wait(WAIT)

@@ -18,8 +18,8 @@ from stillframe.errors import BadRequest, Conflict, NotFound
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.main import abandoning
-from stillframe.volumes.doctor import holding
-from stillframe.volumes.operations.live_steps import merge_id
+from stillframe.volumes.operations.executors.live import merge_id
+from stillframe.volumes.recovery.doctor import holding
 from tests.unit import builders
 from tests.unit.builders import VOLUME, new_id
 

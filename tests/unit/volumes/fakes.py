@@ -9,8 +9,8 @@ from stillframe.chain.names import base_name
 from stillframe.db import shares
 from stillframe.db.engine import Database
 from stillframe.errors import Conflict, ServiceUnavailable
-from stillframe.volumes.backends import Backends
-from stillframe.volumes.world import World
+from stillframe.volumes.storage.backends import Backends
+from stillframe.volumes.worker.context import WorkerContext
 from tests.unit.builders import GIB, SERVER, SHARE, VOLUME, settings
 from tests.unit.volumes.memory_share import File, MemoryShare, nothing
 
@@ -132,7 +132,7 @@ def share(*overlays: str, volume_id: str = VOLUME) -> MemoryShare:
     return made
 
 
-def world(database: Database, state_dir: Path, memory: MemoryShare | None = None, **options: Any) -> World:
+def world(database: Database, state_dir: Path, memory: MemoryShare | None = None, **options: Any) -> WorkerContext:
     """``options`` are of the volumes section."""
     loaded = settings(state_dir, **{"share_dir": SHARE, **options})
     backends = Backends(loaded, database)
@@ -143,16 +143,16 @@ def world(database: Database, state_dir: Path, memory: MemoryShare | None = None
         for url in (SHARE, loaded.backup_url):
             if shares.known_id(connection, url) is None:
                 shares.remember(connection, url, "known")
-    return World(database, backends, cast("Any", Compute(used)), cast("Any", None), loaded)
+    return WorkerContext(database, backends, cast("Any", Compute(used)), cast("Any", None), loaded)
 
 
-def memory(world: World) -> MemoryShare:
+def memory(world: WorkerContext) -> MemoryShare:
     found = world.backends.pools[0].share()
     assert isinstance(found, MemoryShare)
     return found
 
 
-def compute(world: World) -> Compute:
+def compute(world: WorkerContext) -> Compute:
     found: Any = world.compute
     assert isinstance(found, Compute)
     return found

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stillframe import config
-from stillframe.volumes.images import ImageDoor
+from stillframe.volumes.clients.glance import ImageDoor
 from tests.unit.http_site import Site, in_order
 
 IMAGE = "7a7a7a7a-7777-4777-8777-777777777777"

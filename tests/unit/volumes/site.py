@@ -18,12 +18,16 @@ from stillframe.context import Context
 from stillframe.db import operations, snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.journal import runner
-from stillframe.volumes import housekeeping, snapshotting, trees, volume_changing, volume_making
-from stillframe.volumes.operations import KINDS, chain_record
-from stillframe.volumes.world import World
+from stillframe.volumes import periodic
+from stillframe.volumes.chain import observe
+from stillframe.volumes.operations import KINDS, chain_metadata
+from stillframe.volumes.requests import new_volumes
+from stillframe.volumes.requests import snapshots as snapshot_requests
+from stillframe.volumes.requests import volumes as volume_requests
+from stillframe.volumes.worker.context import WorkerContext
 from tests.unit.builders import context
 from tests.unit.journal.fakes import LEASE, Clock, Crash, DyingJournal, owner
-from tests.unit.journal.fakes import World as Moments
+from tests.unit.journal.fakes import WorkerContext as Moments
 from tests.unit.volumes import fakes
 from tests.unit.volumes.memory_share import MARKER, MemoryShare, nothing
 
@@ -39,7 +43,7 @@ NO_FAILURES: Mapping[int, Exception] = {}
 class Site:
     """``model`` maps a volume's or a snapshot's id to what it must read as."""
 
-    world: World
+    world: WorkerContext
     clock: Clock
     model: dict[str, Content] = field(default_factory=dict)
     member: Context = MEMBER
@@ -70,7 +74,7 @@ class Site:
     # requests, and the model that follows them
 
     def volume(self, **wanted: Any) -> str:
-        made = volume_making.create(self.world, self.member, {"size": 1, **wanted})
+        made = new_volumes.create(self.world, self.member, {"size": 1, **wanted})
         self.end()
         source = wanted.get("snapshot_id") or wanted.get("source_volid")
         self.model[made] = dict(self.model[source]) if source else {}
@@ -81,13 +85,13 @@ class Site:
         self.model[volume_id] = {**self.model[volume_id], cluster: value}
 
     def snapshot(self, volume_id: str) -> str:
-        made = snapshotting.create(self.world, self.member, volume_id, {})
+        made = snapshot_requests.create(self.world, self.member, volume_id, {})
         self.end()
         self.model[made] = dict(self.model[volume_id])
         return made
 
     def revert(self, volume_id: str, snapshot_id: str, newer: str | None = "keep") -> None:
-        volume_changing.revert(self.world, self.member, volume_id, snapshot_id, newer)
+        volume_requests.revert(self.world, self.member, volume_id, snapshot_id, newer)
         self.end()
         self.model[volume_id] = dict(self.model[snapshot_id])
 
@@ -148,7 +152,7 @@ class Site:
     def settle(self) -> None:
         """Lets block storage tidy up until there is nothing more to do."""
         for _ in range(20):
-            housekeeping.look(self.world)
+            periodic.look(self.world)
             if not self.unfinished():
                 return
             self.end()
@@ -184,14 +188,14 @@ class Site:
 
     def documents_are_right(self, row: Row) -> bool:
         operation: Any = None
-        return chain_record.KIND.verbs["write_info"].done(self.world, operation, {"volume_id": row["id"]}) is not None
+        return chain_metadata.KIND.verbs["write_info"].done(self.world, operation, {"volume_id": row["id"]}) is not None
 
     def _info(self, row: Row, tree: Tree) -> list[str]:
         """Without a document a reader takes the file with the volume's own name."""
         return [names.info_name(row["id"])] if tree.snapshots or tree.active != names.base_name(row["id"]) else []
 
     def _check_volume(self, row: Row) -> set[str]:
-        tree = trees.observe(self.world, row)
+        tree = observe.observe(self.world, row)
         if not row["fault"]:
             assert self.documents_are_right(row), "the documents beside the volume are old"
         if not row["undo_file"] and not row["untidy"]:

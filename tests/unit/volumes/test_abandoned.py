@@ -15,8 +15,8 @@ from stillframe.db.tables import operations as table
 from stillframe.errors import Parked
 from stillframe.journal import abandoning
 from stillframe.journal.operation import Operation
-from stillframe.volumes import snapshotting
 from stillframe.volumes.operations import KINDS
+from stillframe.volumes.requests import snapshots as snapshot_requests
 from tests.unit.volumes import fakes
 from tests.unit.volumes.site import Content, Site, restore, save
 from tests.unit.volumes.test_every_moment import Case, DeleteVolume, Extend, LetGo, PullTheOnly, Unmanage, cases
@@ -79,13 +79,13 @@ def goes_on(site: Site, made: Case) -> None:
     with site.world.database.read() as connection:
         failed = [each["id"] for each in snapshots.of_volume(connection, row["id"]) if each["status"] in BROKEN]
     for each in failed:
-        snapshotting.delete(site.world, site.member, each)
+        snapshot_requests.delete(site.world, site.member, each)
         site.end()
         assert site.snapshot_row(each) is None
     if server is not None:
         assert site.share.content(site.row(row["id"])["active_file"]) == content
         return  # its server takes snapshots of it
-    taken = snapshotting.create(site.world, site.member, row["id"], {})
+    taken = snapshot_requests.create(site.world, site.member, row["id"], {})
     site.end()
     found = site.snapshot_row(taken)
     assert found is not None

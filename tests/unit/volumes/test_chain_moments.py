@@ -7,7 +7,7 @@ import pytest
 
 from stillframe.db import volumes
 from stillframe.db.engine import Database
-from stillframe.volumes import chain_view
+from stillframe.volumes.chain import view as chain_view
 from tests.unit.builders import SNAPSHOT, VOLUME, context, volume_row
 from tests.unit.journal.fakes import submit
 from tests.unit.volumes.fakes import world

@@ -14,10 +14,10 @@ from stillframe.db.engine import Database
 from stillframe.errors import Busy
 from stillframe.host.entries import Entry
 from stillframe.journal.record import refuse_if_busy, this_process
-from stillframe.volumes.doctor import holding, judging, looking, repairs, telling
-from stillframe.volumes.doctor.findings import KINDS, Finding
-from stillframe.volumes.doctor.leftovers import MODE, owner
-from stillframe.volumes.doctor.seen import (
+from stillframe.volumes.recovery.doctor import holding, judging, looking, repairs, telling
+from stillframe.volumes.recovery.doctor.findings import KINDS, Finding
+from stillframe.volumes.recovery.doctor.leftovers import MODE, owner
+from stillframe.volumes.recovery.doctor.seen import (
     DiskSeen,
     FileSeen,
     FreezeSeen,
@@ -26,7 +26,7 @@ from stillframe.volumes.doctor.seen import (
     ServerSeen,
     ShareSeen,
     VolumeKnown,
-    World,
+    WorkerContext,
 )
 from tests.unit.builders import GIB, OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SET, SNAPSHOT, VOLUME
 
@@ -83,7 +83,7 @@ def volume(changes: dict[str, Any] | None = None, *snapshots: dict[str, Any], **
     return VolumeKnown(found, snapshots, **(given | more))
 
 
-def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> World:
+def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> WorkerContext:
     """One share with these files; ``more`` are fields of share, known and world, told apart by their names."""
     names = [*files, ".share-id", *more.pop("also", ())]
     share: dict[str, Any] = {
@@ -102,7 +102,7 @@ def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> Wor
     whole |= {"now": NOW, "host": "here"}
     for key, value in more.items():
         next(fields for fields in (share, known, whole) if key in fields)[key] = value
-    return World([ShareSeen(**share)], Known(**known), **whole)
+    return WorkerContext([ShareSeen(**share)], Known(**known), **whole)
 
 
 def judged(*given: Any, **more: Any) -> list[Finding]:

@@ -10,8 +10,12 @@ import pytest
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
 from stillframe.db import volume_types, volumes
-from stillframe.volumes import housekeeping, managing, snapshotting, volume_changing, volume_making
+from stillframe.volumes import periodic
 from stillframe.volumes.operations import KINDS
+from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
+from stillframe.volumes.requests import new_volumes
+from stillframe.volumes.requests import snapshots as snapshot_requests
+from stillframe.volumes.requests import volumes as volume_requests
 from tests.unit.builders import SERVER
 from tests.unit.volumes import fakes
 from tests.unit.volumes.memory_share import File
@@ -69,7 +73,7 @@ class CreateVolume(Case):
         """Nothing is there yet."""
 
     def act(self, site: Site) -> None:
-        self.made = volume_making.create(site.world, site.member, {"size": 1})
+        self.made = new_volumes.create(site.world, site.member, {"size": 1})
 
     def follow(self, site: Site) -> None:
         site.model[self.made] = {}
@@ -82,7 +86,7 @@ class CopySnapshot(Case):
     kind = "copy_volume"
 
     def act(self, site: Site) -> None:
-        self.made = volume_making.create(site.world, site.member, {"size": 2, "snapshot_id": self.taken[0]})
+        self.made = new_volumes.create(site.world, site.member, {"size": 2, "snapshot_id": self.taken[0]})
 
     def follow(self, site: Site) -> None:
         site.model[self.made] = site.model[self.taken[0]]
@@ -94,7 +98,7 @@ class CopySnapshot(Case):
 
 class CopyVolume(CopySnapshot):
     def act(self, site: Site) -> None:
-        self.made = volume_making.create(site.world, site.member, {"source_volid": self.volume_id})
+        self.made = new_volumes.create(site.world, site.member, {"source_volid": self.volume_id})
 
     def follow(self, site: Site) -> None:
         site.model[self.made] = site.model[self.volume_id]
@@ -111,7 +115,7 @@ class LinkVolume(CopySnapshot):
         linking(site)
 
     def act(self, site: Site) -> None:
-        self.made = volume_making.create(site.world, site.member, {"snapshot_id": self.taken[0], "volume_type": "linked"})
+        self.made = new_volumes.create(site.world, site.member, {"snapshot_id": self.taken[0], "volume_type": "linked"})
 
     def look(self, site: Site) -> None:
         assert site.share.entries[base_name(self.made)].image.backing == base_name(self.volume_id)
@@ -119,7 +123,7 @@ class LinkVolume(CopySnapshot):
 
 def linking(site: Site) -> None:
     with site.world.database.write() as connection:
-        specs = {volume_making.LINKED: "true"}
+        specs = {new_volumes.LINKED: "true"}
         row: dict[str, Any] = {"id": "linked", "name": "linked", "description": None, "extra_specs": specs, "is_public": True}
         volume_types.insert(connection, row)
 
@@ -128,7 +132,7 @@ class DeleteVolume(Case):
     kind = "delete_volume"
 
     def act(self, site: Site) -> None:
-        volume_changing.delete(site.world, site.member, self.volume_id, cascade=True)
+        volume_requests.delete(site.world, site.member, self.volume_id, cascade=True)
 
     def look(self, site: Site) -> None:
         assert site.share.listing() == [".share-id"]
@@ -146,14 +150,14 @@ class DeleteLinked(Case):
         site.write(self.clone, 1, 999)
 
     def act(self, site: Site) -> None:
-        volume_changing.delete(site.world, site.member, self.clone)
+        volume_requests.delete(site.world, site.member, self.clone)
 
 
 class Extend(Case):
     kind = "extend_volume"
 
     def act(self, site: Site) -> None:
-        volume_changing.extend(site.world, site.member, self.volume_id, 3)
+        volume_requests.extend(site.world, site.member, self.volume_id, 3)
 
     def look(self, site: Site) -> None:
         row = site.row(self.volume_id)
@@ -169,7 +173,7 @@ class Manage(Case):
 
     def act(self, site: Site) -> None:
         wanted = {"host": "here@local", "source_name": "from-elsewhere"}
-        self.made = managing.manage(site.world, site.member, wanted)
+        self.made = manageable_volume_requests.manage(site.world, site.member, wanted)
 
     def follow(self, site: Site) -> None:
         site.model[self.made] = {1: 5}
@@ -185,7 +189,7 @@ class Unmanage(Case):
         self.volume_id, self.taken = grown(site, (3,))
 
     def act(self, site: Site) -> None:
-        volume_changing.unmanage(site.world, site.member, self.volume_id)
+        volume_requests.unmanage(site.world, site.member, self.volume_id)
 
     def follow(self, site: Site) -> None:
         given = site.share.entries.pop(f"unmanaged-{self.volume_id}")
@@ -196,7 +200,7 @@ class CreateSnapshot(Case):
     kind = "create_snapshot"
 
     def act(self, site: Site) -> None:
-        self.made = snapshotting.create(site.world, site.member, self.volume_id, {})
+        self.made = snapshot_requests.create(site.world, site.member, self.volume_id, {})
 
     def follow(self, site: Site) -> None:
         site.model[self.made] = dict(site.model[self.volume_id])
@@ -220,7 +224,7 @@ class DeleteSnapshots(Case):
         self.volume_id, self.taken = grown(site, self.weights)
 
     def act(self, site: Site) -> None:
-        snapshotting.delete_several(site.world, site.member, [self.taken[number] for number in self.gone])
+        snapshot_requests.delete_several(site.world, site.member, [self.taken[number] for number in self.gone])
 
     def look(self, site: Site) -> None:
         assert [site.snapshot_row(self.taken[number]) for number in self.gone] == [None] * len(self.gone)
@@ -324,7 +328,7 @@ class KeepNewer(Case):
     newer = "keep"
 
     def act(self, site: Site) -> None:
-        volume_changing.revert(site.world, site.member, self.volume_id, self.taken[0], self.newer)
+        volume_requests.revert(site.world, site.member, self.volume_id, self.taken[0], self.newer)
 
     def follow(self, site: Site) -> None:
         site.model[self.volume_id] = site.model[self.taken[0]]
@@ -369,7 +373,7 @@ class UndoRevert(Case):
         site.revert(self.volume_id, self.taken[0], self.newer)
 
     def act(self, site: Site) -> None:
-        volume_changing.undo_revert(site.world, site.member, self.volume_id)
+        volume_requests.undo_revert(site.world, site.member, self.volume_id)
 
     def follow(self, site: Site) -> None:
         site.model[self.volume_id] = self.before
@@ -388,7 +392,7 @@ class UndoRevertOfAnExtendedVolume(UndoRevert):
 
     def prepare(self, site: Site) -> None:
         super().prepare(site)
-        volume_changing.extend(site.world, site.member, self.volume_id, 3)
+        volume_requests.extend(site.world, site.member, self.volume_id, 3)
         site.end()
 
     def look(self, site: Site) -> None:
@@ -407,7 +411,7 @@ class LetGo(Case):
         site.write(self.volume_id, 0, 7)
 
     def act(self, site: Site) -> None:
-        housekeeping.look(site.world)
+        periodic.look(site.world)
 
     def after(self, site: Site) -> None:
         site.settle()

@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from stillframe.db import snapshots, volumes
 from stillframe.errors import ShareUnavailable, StepFailed, StillframeError
-from stillframe.volumes import housekeeping, snapshotting, volume_changing, volume_making
+from stillframe.volumes import periodic
+from stillframe.volumes.requests import new_volumes
+from stillframe.volumes.requests import snapshots as snapshot_requests
+from stillframe.volumes.requests import volumes as volume_requests
 from tests.unit.volumes.conftest import NewSite
 from tests.unit.volumes.site import Site
 from tests.unit.volumes.test_every_moment import linking
@@ -48,32 +51,32 @@ def ask(site: Site, action: Action) -> Follow | None:  # noqa: C901 -- one arm a
         site.write(volume_id, second % 7, 1000 + first * 64 + second)
         return None
     if verb == "snapshot":
-        made = snapshotting.create(world, member, volume_id, {})
+        made = snapshot_requests.create(world, member, volume_id, {})
         return lambda: model.update({made: dict(model[volume_id])})
     if verb == "extend":
-        volume_changing.extend(world, member, volume_id, site.row(volume_id)["size"] + 1)
+        volume_requests.extend(world, member, volume_id, site.row(volume_id)["size"] + 1)
         return lambda: None
     if verb == "tidy":
-        housekeeping.look(world)
+        periodic.look(world)
         return lambda: None
     if verb == "undo":
         before = site.share.content(site.row(volume_id)["undo_file"]) if site.row(volume_id)["undo_file"] else {}
-        volume_changing.undo_revert(world, member, volume_id)
+        volume_requests.undo_revert(world, member, volume_id)
         return lambda: model.update({volume_id: before})
     if verb == "remove":
-        volume_changing.delete(world, member, volume_id, cascade=True)
+        volume_requests.delete(world, member, volume_id, cascade=True)
         return lambda: None
     if not taken:
         return None
     if verb == "delete several":
-        snapshotting.delete_several(world, member, [each for bit, each in enumerate(taken) if second & 1 << bit] or taken)
+        snapshot_requests.delete_several(world, member, [each for bit, each in enumerate(taken) if second & 1 << bit] or taken)
     elif verb == "delete":
-        snapshotting.delete(world, member, snapshot_id)
+        snapshot_requests.delete(world, member, snapshot_id)
     elif verb == "link":
-        made = volume_making.create(world, member, {"snapshot_id": snapshot_id, "volume_type": "linked"})
+        made = new_volumes.create(world, member, {"snapshot_id": snapshot_id, "volume_type": "linked"})
         return lambda: model.update({made: dict(model[snapshot_id])})
     else:
-        volume_changing.revert(world, member, volume_id, snapshot_id, "remove" if first & 1 else "keep")
+        volume_requests.revert(world, member, volume_id, snapshot_id, "remove" if first & 1 else "keep")
         return lambda: model.update({volume_id: dict(model[snapshot_id])})
     return lambda: None
 
@@ -81,7 +84,7 @@ def ask(site: Site, action: Action) -> Follow | None:  # noqa: C901 -- one arm a
 def _copy(site: Site, known: list[str], number: int) -> Follow:
     source = known[number % len(known)] if known and number % 4 else None
     wanted = {"source_volid": source} if source else {"size": 1}
-    made = volume_making.create(site.world, site.member, wanted)
+    made = new_volumes.create(site.world, site.member, wanted)
     held = dict(site.model[source]) if source else {}
     return lambda: site.model.update({made: held})
 

@@ -12,7 +12,7 @@ from stillframe.errors import AccessRefused, Busy, ChainConflict, StillframeErro
 from stillframe.journal import record
 from stillframe.volumes.manager import Manager, answered_by
 from stillframe.volumes.rpcapi import VolumesWorker
-from stillframe.volumes.world import World
+from stillframe.volumes.worker.context import WorkerContext
 from tests.unit.builders import VOLUME
 
 GONE = FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/canary/volume-1")
@@ -35,7 +35,7 @@ class Methods:
 def ask(database: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Exception]], Ask]:
     def made(errors: list[Exception]) -> Ask:
         monkeypatch.setattr(Manager, "show_chain", answered_by(Methods(errors)))
-        world = cast("World", SimpleNamespace(database=database))
+        world = cast("WorkerContext", SimpleNamespace(database=database))
         return Manager(world, lambda: None).methods()["show_chain"]
 
     return made
@@ -70,6 +70,6 @@ def test_while_an_operation_changes_the_files_the_operation_is_named(
 
 
 def test_everything_an_api_may_ask_is_answered_and_nothing_else() -> None:
-    methods = Manager(cast("World", None), lambda: None).methods()
+    methods = Manager(cast("WorkerContext", None), lambda: None).methods()
     assert set(methods) == {name for name in vars(VolumesWorker) if not name.startswith("_")}
     assert all(callable(method) for method in methods.values())

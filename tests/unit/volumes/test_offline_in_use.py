@@ -5,20 +5,22 @@ from collections.abc import Callable
 import pytest
 
 from stillframe.errors import StillframeError
-from stillframe.volumes import snapshotting, volume_changing, volume_making
-from stillframe.volumes.operations import chain_steps
+from stillframe.volumes.operations.executors import offline
+from stillframe.volumes.requests import new_volumes
+from stillframe.volumes.requests import snapshots as snapshot_requests
+from stillframe.volumes.requests import volumes as volume_requests
 from tests.unit.builders import SERVER
 from tests.unit.volumes import fakes
 from tests.unit.volumes.site import Site
 
 Ask = Callable[[Site, str, str], object]
 OPERATIONS: dict[str, Ask] = {
-    "snapshot": lambda site, volume, _: snapshotting.create(site.world, site.member, volume, {}),
-    "clone": lambda site, volume, _: volume_making.create(site.world, site.member, {"source_volid": volume}),
-    "extend": lambda site, volume, _: volume_changing.extend(site.world, site.member, volume, 5),
-    "revert": lambda site, volume, snapshot: volume_changing.revert(site.world, site.member, volume, snapshot, "keep"),
-    "delete the snapshot": lambda site, _, snapshot: snapshotting.delete(site.world, site.member, snapshot),
-    "delete": lambda site, volume, _: volume_changing.delete(site.world, site.member, volume, cascade=True),
+    "snapshot": lambda site, volume, _: snapshot_requests.create(site.world, site.member, volume, {}),
+    "clone": lambda site, volume, _: new_volumes.create(site.world, site.member, {"source_volid": volume}),
+    "extend": lambda site, volume, _: volume_requests.extend(site.world, site.member, volume, 5),
+    "revert": lambda site, volume, snapshot: volume_requests.revert(site.world, site.member, volume, snapshot, "keep"),
+    "delete the snapshot": lambda site, _, snapshot: snapshot_requests.delete(site.world, site.member, snapshot),
+    "delete": lambda site, volume, _: volume_requests.delete(site.world, site.member, volume, cascade=True),
 }
 
 
@@ -27,7 +29,7 @@ OPERATIONS: dict[str, Ask] = {
 def test_nothing_is_changed_under_a_guest_that_the_row_knows_nothing_of(
     site: Site, monkeypatch: pytest.MonkeyPatch, what: str, user: str
 ) -> None:
-    monkeypatch.setattr(chain_steps, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(offline, "PATIENCE_SECONDS", 0.0)
     volume = site.volume()
     snapshot = site.snapshot(volume)
     site.write(volume, 1, 7)

@@ -3,7 +3,8 @@
 import pytest
 
 from stillframe.errors import Conflict
-from stillframe.volumes import snapshotting, volume_changing
+from stillframe.volumes.requests import snapshots as snapshot_requests
+from stillframe.volumes.requests import volumes as volume_requests
 from tests.unit.volumes import fakes
 from tests.unit.volumes.site import Site, restore, save
 from tests.unit.volumes.test_every_moment import (
@@ -76,9 +77,9 @@ def test_nothing_is_asked_for_while_the_server_is_saved(site: Site, kind: type[A
     with pytest.raises(Conflict, match="is saved: start it"):
         case.act(site)
     with pytest.raises(Conflict, match="is saved"):
-        volume_changing.extend(site.world, site.member, case.volume_id, 5)
+        volume_requests.extend(site.world, site.member, case.volume_id, 5)
     with pytest.raises(Conflict, match="is saved"):
-        volume_changing.revert(site.world, site.member, case.volume_id, case.taken[-1], "keep")
-    told = snapshotting.explain(site.world, site.member, case.taken[0])
+        volume_requests.revert(site.world, site.member, case.volume_id, case.taken[-1], "keep")
+    told = snapshot_requests.explain(site.world, site.member, case.taken[0])
     assert not told["possible"] and "is saved" in told["why"]
     assert (dict(site.share.entries), site.newest()) == (before, newest)

@@ -7,10 +7,10 @@ from stillframe.compute.api import (
     assisted_snapshots,
     assisted_volume_snapshots,
     assisted_volumes,
+    attachments,
     flavors,
     servers,
     snapshot_policies,
-    volume_attachments,
 )
 from stillframe.web.route import Route, Service
 
@@ -19,7 +19,7 @@ MINIMUM, MAXIMUM = (2, 1), (2, 100)
 ROUTES: tuple[Route, ...] = (
     *servers.ROUTES,
     *flavors.ROUTES,
-    *volume_attachments.ROUTES,
+    *attachments.ROUTES,
     *assisted_snapshots.ROUTES,
     *assisted_snapshot_settings.ROUTES,
     *snapshot_policies.ROUTES,

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 
-from stillframe.compute.operations import assisted_snapshot, assisted_volume_snapshot, await_server, delete_set, merge, volumes
+from stillframe.compute.operations import assisted_snapshot_deletion, assisted_volume_snapshots, attachments, merge
+from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
+from stillframe.compute.requests import queue
 from stillframe.journal.operation import Kind, Operation
 
 KINDS: Mapping[str, Kind] = {
-    "attach_volume": volumes.ATTACH,
-    "detach_volume": volumes.DETACH,
-    "assisted_snapshot": assisted_snapshot.KIND,
-    "await_server": await_server.KIND,
-    "assisted_volume_snapshot": assisted_volume_snapshot.KIND,
+    "attach_volume": attachments.ATTACH,
+    "detach_volume": attachments.DETACH,
+    "assisted_snapshot": assisted_snapshot_operations.KIND,
+    "await_server": queue.KIND,
+    "assisted_volume_snapshot": assisted_volume_snapshots.KIND,
     "merge_volume": merge.KIND,
-    "delete_assisted_snapshot": delete_set.KIND,
+    "delete_assisted_snapshot": assisted_snapshot_deletion.KIND,
 }
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.compute import definitions, servers
-from stillframe.compute.domain_xml import Disk
+from stillframe.compute.libvirt import definitions, servers
+from stillframe.compute.libvirt.domain_xml import Disk
+from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.operations import merge_job
-from stillframe.compute.servers import Server
-from stillframe.compute.world import World
+from stillframe.compute.worker.context import WorkerContext
 from stillframe.errors import (
     AccessRefused,
     Conflict,
@@ -56,11 +56,11 @@ def request(intent: Document, operation_id: str | None, request_id: str) -> Requ
 
 
 def _blames_share(
-    act: Callable[[World, Operation, Document], Document | None],
-) -> Callable[[World, Operation, Document], Any]:
+    act: Callable[[WorkerContext, Operation, Document], Document | None],
+) -> Callable[[WorkerContext, Operation, Document], Any]:
     """What the share is to blame for is tried again until it works, or until the merge is given up."""
 
-    def acts(world: World, operation: Operation, args: Document) -> Document | None:
+    def acts(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
         share = _share(operation)
         try:
             return act(world, operation, args)
@@ -83,16 +83,16 @@ def _blames_share(
     return acts
 
 
-def _never(_world: World, _operation: Operation, _args: Document) -> None:
+def _never(_world: WorkerContext, _operation: Operation, _args: Document) -> None:
     return None
 
 
-def _looked(_world: World, operation: Operation, _args: Document) -> Document | None:
+def _looked(_world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     """Once: afterwards the disk is on its way."""
     return operation.evidence.get("look")
 
 
-def _look(world: World, operation: Operation, _args: Document) -> Document:
+def _look(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     """Everything is as planned and nobody else works on the disk; after this there is only forward."""
     intent = operation.intent
     try:
@@ -115,7 +115,7 @@ def _look(world: World, operation: Operation, _args: Document) -> Document:
     return {}
 
 
-def _refuse_while_unknown(world: World) -> None:
+def _refuse_while_unknown(world: WorkerContext) -> None:
     """The files that go could not be given up at the end: who might need them is not known. Raises Conflict."""
     try:
         servers.list_everything(world, sure=True)
@@ -123,7 +123,7 @@ def _refuse_while_unknown(world: World) -> None:
         raise Conflict(f"nothing was merged: {error.message}") from error
 
 
-def _disk(world: World, operation: Operation) -> tuple[Server, Disk]:
+def _disk(world: WorkerContext, operation: Operation) -> tuple[Server, Disk]:
     server = servers.look(world, operation.intent["server_id"])
     disk = next((each for each in server.live.disks if each.target == operation.intent["target"]), None)
     if disk is None or disk.volume_id != operation.intent["volume_id"]:
@@ -173,7 +173,7 @@ def _path(operation: Operation, name: str) -> str:
 # --- commit of a file between base and active file
 
 
-def _committed(_world: World, operation: Operation, _args: Document) -> Document | None:
+def _committed(_world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     """A chain without the committed file is not enough: QEMU opens the base for reading only again when the job ends, which
     writes out its tables, but not a base that it had open for writing before. It has (qemu 7.2) where the commit of an active
     file into that base was given up when all was copied. Only a flush afterwards makes the commit true; that is recorded."""
@@ -188,7 +188,7 @@ def _is_off_the_chain(operation: Operation, disk: Disk) -> bool:
     return _path(operation, intent["top"]) not in disk.backing
 
 
-def _commit(world: World, operation: Operation, _args: Document) -> Document:
+def _commit(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     intent, mended = operation.intent, dict[str, Any]()
 
     def start(domain: Any) -> None:
@@ -218,7 +218,7 @@ def _commit(world: World, operation: Operation, _args: Document) -> Document:
 # --- commit of the active file, and pivot
 
 
-def _pivoted(world: World, operation: Operation, _args: Document) -> Document | None:
+def _pivoted(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     wanted = _path(operation, operation.intent["base"])
     try:
         server, _disk_now = _disk(world, operation)
@@ -228,7 +228,7 @@ def _pivoted(world: World, operation: Operation, _args: Document) -> Document | 
     return {} if named == {wanted} else None
 
 
-def _commit_active(world: World, operation: Operation, _args: Document) -> Document:
+def _commit_active(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     intent, mended = operation.intent, dict[str, Any]()
 
     def start(domain: Any) -> None:
@@ -254,14 +254,14 @@ def _commit_active(world: World, operation: Operation, _args: Document) -> Docum
     return {"bytes": world.merges.progress(operation.id)[1], **mended}
 
 
-def _pivot(world: World, operation: Operation) -> None:
+def _pivot(world: WorkerContext, operation: Operation) -> None:
     """While the guest is still, top and base read the same: whichever libvirt remembers after a crash is right (F15)."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
 
     merge_job.held(world, operation, domain, lambda: _switch(world, operation, domain))
 
 
-def _switch(world: World, operation: Operation, domain: Any) -> None:
+def _switch(world: WorkerContext, operation: Operation, domain: Any) -> None:
     """Returns when libvirt has the base as the active file, live and in the definition. An error of the call does not mean
     that nothing happened (F13): the description is read until it says one or the other."""
     failed: StillframeError | None = None
@@ -286,7 +286,7 @@ def _switch(world: World, operation: Operation, domain: Any) -> None:
 # --- pull into the active file
 
 
-def _pulled(_world: World, operation: Operation, args: Document) -> Document | None:
+def _pulled(_world: WorkerContext, operation: Operation, args: Document) -> Document | None:
     """A header that names the new backing file is not enough: the tables behind it may still be in QEMU's memory when QEMU
     dies (F1). Only a flush afterwards makes it true, and that is recorded."""
     return _flushed(operation, "pull")
@@ -297,7 +297,7 @@ def _flushed(operation: Operation, step: str) -> Document | None:
     return known if known.get("flushed") else None
 
 
-def _pull(world: World, operation: Operation, _args: Document) -> Document:
+def _pull(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     intent, mended = operation.intent, dict[str, Any]()
     share = _share(operation)
 
@@ -326,7 +326,7 @@ def _pull(world: World, operation: Operation, _args: Document) -> Document:
     return {"flushed": True, "bytes": world.merges.progress(operation.id)[1], **mended}
 
 
-def _barrier(world: World, operation: Operation) -> bool:
+def _barrier(world: WorkerContext, operation: Operation) -> bool:
     """The flush after a job: a suspended guest's disks are flushed. Only the QEMU that copied can do it; False: it is gone,
     and the merge is made again offline."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
@@ -345,11 +345,11 @@ def _barrier(world: World, operation: Operation) -> bool:
     return True
 
 
-def _notes(world: World) -> Path:
+def _notes(world: WorkerContext) -> Path:
     return world.settings.state_dir / "merges"
 
 
-def _note_run(world: World, operation: Operation, run: int | None) -> None:
+def _note_run(world: WorkerContext, operation: Operation, run: int | None) -> None:
     """Durable before the job begins: which start of the guest holds what the pull has not written out."""
     directory = _notes(world)
     if run is None:
@@ -363,7 +363,7 @@ def _note_run(world: World, operation: Operation, run: int | None) -> None:
 # --- afterwards
 
 
-def _verify(world: World, operation: Operation, _args: Document) -> Document:
+def _verify(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     """Nothing names the files that go: no description, no header (I4). Then block storage may remove them. A saved memory that
     does not tell what it needs is waited for."""
     share = _share(operation)
@@ -381,7 +381,7 @@ def _verify(world: World, operation: Operation, _args: Document) -> Document:
     return {}
 
 
-def _report(world: World, operation: Operation, _args: Document) -> Document:
+def _report(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     """Cinder waits for this word; our own block storage asks by itself."""
     snapshot_id = operation.intent["snapshot_id"]
     found = world.storage.snapshot(snapshot_id) if snapshot_id else None

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stillframe.compute import servers
-from stillframe.compute.servers import Server
-from stillframe.compute.world import World
+from stillframe.compute.libvirt import servers
+from stillframe.compute.libvirt.servers import Server
+from stillframe.compute.worker.context import WorkerContext
 from stillframe.errors import (
     Cancelled,
     Conflict,
@@ -26,7 +26,7 @@ HOLD_SECONDS = 10.0
 SAVED_LOOK_SECONDS = 5.0
 
 
-def held(world: World, operation: Operation, domain: Any, act: Callable[[], None]) -> None:
+def held(world: WorkerContext, operation: Operation, domain: Any, act: Callable[[], None]) -> None:
     """Does something while the guest is suspended and what QEMU held of its disks is written out. The watchdog lets it run
     again whatever becomes of us. Raises HypervisorUnavailable for a guest that is gone: then nothing was written out."""
     server_id = operation.intent["server_id"]
@@ -52,7 +52,7 @@ def held(world: World, operation: Operation, domain: Any, act: Callable[[], None
 
 
 def run(
-    world: World,
+    world: WorkerContext,
     operation: Operation,
     start: Callable[[Any], None],
     offline: Callable[[Any], None],
@@ -90,7 +90,7 @@ def run(
         time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - entered) / 20)))
 
 
-def _wait_while_saved(world: World, operation: Operation) -> None:
+def _wait_while_saved(world: WorkerContext, operation: Operation) -> None:
     """A guest that comes back from its saved memory finds its disks as they were. Raises NotYet: the merge goes on live when it
     is restored, and offline when it has stopped; Cancelled when somebody gave it up meanwhile, for which nothing is changed."""
     server = servers.look(world, operation.intent["server_id"])
@@ -146,7 +146,7 @@ def _explain(operation: Operation) -> None:
     )
 
 
-def _give_up(world: World, operation: Operation, domain: Any, began: bool, ended: Callable[[], bool]) -> bool:
+def _give_up(world: WorkerContext, operation: Operation, domain: Any, began: bool, ended: Callable[[], bool]) -> bool:
     """Raises Cancelled. True: it was over before it could be given up, and what it did was made to last; False: the guest is
     gone with what QEMU had not written out."""
     job = _find(domain, operation.intent["target"])
@@ -159,7 +159,7 @@ def _give_up(world: World, operation: Operation, domain: Any, began: bool, ended
     raise _cancelled(world, operation, began or job is not None)
 
 
-def _cancelled(world: World, operation: Operation, ran: bool) -> Cancelled:
+def _cancelled(world: WorkerContext, operation: Operation, ran: bool) -> Cancelled:
     """``ran`` says whether a job of this merge was seen."""
     world.merges.forget(operation.id)
     earlier = operation.epoch > 1 or operation.attempts > 0  # then a job may have run that we did not see

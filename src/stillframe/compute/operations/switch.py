@@ -14,13 +14,15 @@ from pathlib import Path
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.compute import bounded, domain_xml, instant, quiesce, servers, switching
-from stillframe.compute.domain_xml import Description
-from stillframe.compute.filesystems import Layout
-from stillframe.compute.outcome import Outcome, crash_only
-from stillframe.compute.servers import Server
-from stillframe.compute.side_by_side import side_by_side
-from stillframe.compute.world import World
+from stillframe.compute.libvirt import domain_xml, other_jobs, servers
+from stillframe.compute.libvirt.domain_xml import Description
+from stillframe.compute.libvirt.servers import Server
+from stillframe.compute.quiesce import bounded, instant
+from stillframe.compute.quiesce import window as quiesce_window
+from stillframe.compute.quiesce.filesystems import Layout
+from stillframe.compute.quiesce.outcome import Outcome, crash_only
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.compute.worker.side_by_side import side_by_side
 from stillframe.db import assisted_snapshots
 from stillframe.errors import (
     AgentFailed,
@@ -49,7 +51,7 @@ def overlay_image(disk: Document) -> Image:
     return Image(disk["overlay"], "qcow2", disk["size"], disk["active"], "qcow2")
 
 
-def _overlays_made(_world: World, operation: Operation, _args: Document) -> Document | None:
+def _overlays_made(_world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     for disk in operation.intent["disks"]:
         share = Path(disk["directory"])
         if not files.exists(share, disk["overlay"]) or qcow2.read(share, disk["overlay"]) != overlay_image(disk):
@@ -57,7 +59,7 @@ def _overlays_made(_world: World, operation: Operation, _args: Document) -> Docu
     return {}
 
 
-def _make_overlays(world: World, operation: Operation, _args: Document) -> Document:
+def _make_overlays(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     """Every overlay durable and its header read back, before anything refers to it (I3, F4). What becomes a base under a
     stopped server is repaired first, if its writer died; a running QEMU marks it clean when it goes on with the overlay."""
     repaired: list[str] = []
@@ -76,7 +78,7 @@ def _make_overlays(world: World, operation: Operation, _args: Document) -> Docum
     return {"repaired": repaired} if repaired else {}
 
 
-def _unmake_overlays(world: World, operation: Operation, _args: Document) -> None:
+def _unmake_overlays(world: WorkerContext, operation: Operation, _args: Document) -> None:
     """Removes only what neither description names, no program has open and no header refers to (I4)."""
     for disk in operation.intent["disks"]:
         share = Path(disk["directory"])
@@ -87,7 +89,7 @@ def _unmake_overlays(world: World, operation: Operation, _args: Document) -> Non
         trash.put(share, disk["overlay"], names.trash_name(disk["overlay"]))
 
 
-def _check_unreferenced(world: World, operation: Operation, disk: Document) -> None:
+def _check_unreferenced(world: WorkerContext, operation: Operation, disk: Document) -> None:
     share, overlay = Path(disk["directory"]), disk["overlay"]
     for server in servers.list_everything(world, sure=True):
         if server.names_file(str(share / overlay)):
@@ -106,7 +108,7 @@ def _files_now(description: Description, operation: Operation) -> dict[str, str 
     return {disk["volume_id"]: by_target.get(disk["target"]) for disk in operation.intent["disks"]}
 
 
-def _switched(world: World, operation: Operation, _args: Document) -> Document | None:
+def _switched(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     """Live description first, else the inactive one; all disks or none (F14)."""
     try:
         server = servers.look(world, operation.intent["server_id"])
@@ -134,7 +136,7 @@ def _seen(operation: Operation) -> Document:
     return {"switched": True, **({} if "switch" in operation.evidence else {"not_after": time.time()})}
 
 
-def _note_instant(world: World, operation: Operation, args: Document) -> Document:
+def _note_instant(world: WorkerContext, operation: Operation, args: Document) -> Document:
     """Not before this moment: durable before the window, for whoever comes after a worker that dies in it. Taken before the
     look, because a call of the dead worker may still be under way."""
     moment, noted = time.time(), operation.evidence.get("instant")
@@ -146,13 +148,13 @@ def _note_instant(world: World, operation: Operation, args: Document) -> Documen
     return {"not_before": moment}
 
 
-def _switch(world: World, operation: Operation, _args: Document) -> Document:
+def _switch(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     with waiting_for_its_turn(world, operation):
         return _switch_now(world, operation)
 
 
 @contextmanager
-def waiting_for_its_turn(world: World, operation: Operation) -> Iterator[None]:
+def waiting_for_its_turn(world: WorkerContext, operation: Operation) -> Iterator[None]:
     """Another program's job within the block is waited for as long as the request says (``wait_until``, seconds since the
     epoch), and the set tells so. Raises NotYet, and AnotherJob when that is over."""
     try:
@@ -168,13 +170,13 @@ def waiting_for_its_turn(world: World, operation: Operation) -> Iterator[None]:
         raise NotYet(min(LOOK_SECONDS, left), why=error) from error
 
 
-def _switch_now(world: World, operation: Operation) -> Document:
+def _switch_now(world: WorkerContext, operation: Operation) -> Document:
     server = servers.look(world, operation.intent["server_id"])
     if server.view.active != operation.intent["active"]:
         raise Conflict(f"server {server.id} was started or stopped after the snapshot was asked for; repeat the request")
     server.refuse_unless("set")
     _check_unchanged(server, operation)
-    switching.refuse_if_at_work(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
+    other_jobs.refuse_if_at_work(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
     domain = world.hypervisor.domain(server.id)
     paths = {disk["target"]: os.path.join(disk["directory"], disk["overlay"]) for disk in operation.intent["disks"]}
     xml = domain_xml.snapshot(paths, [disk.target for disk in server.live.disks])
@@ -184,7 +186,7 @@ def _switch_now(world: World, operation: Operation) -> Document:
         moments.update(instant.around(lambda: hypervisor.switch_disks(domain, xml)))
 
     disks, times = operation.intent["disks"], _times(world, operation)
-    call = bounded.Call(switch, lambda: switching.has_begun(domain, disks), times.deadline)
+    call = bounded.Call(switch, lambda: other_jobs.has_begun(domain, disks), times.deadline)
     world.switches.keep(server.id, call)
     if not server.view.active:  # the call rewrites the definition under libvirt's lock, so no start can come between
         bounded.patiently(call)
@@ -212,7 +214,7 @@ def _check_unchanged(server: Server, operation: Operation) -> None:
             raise ChainConflict(f"the overlay {disk['overlay']} was changed before the switch")
 
 
-def _quiesced(world: World, operation: Operation, server: Server, switch: Callable[[], None]) -> Outcome:
+def _quiesced(world: WorkerContext, operation: Operation, server: Server, switch: Callable[[], None]) -> Outcome:
     policy = operation.intent["quiesce"]
     targets = tuple(disk["target"] for disk in operation.intent["disks"])
     if policy == "never":
@@ -225,9 +227,9 @@ def _quiesced(world: World, operation: Operation, server: Server, switch: Callab
         bounded.patiently(switch)
         return replace(crash_only(ready.reason), held=ready.unmet is None)
     domain = world.hypervisor.domain(server.id)
-    window = quiesce.frozen(world.guard, domain, operation.id, ready, _times(world, operation))
+    window = quiesce_window.frozen(world.guard, domain, operation.id, ready, _times(world, operation))
     try:
-        switching.refuse_if_at_work(world, server, targets)  # the flush before took its time
+        other_jobs.refuse_if_at_work(world, server, targets)  # the flush before took its time
     except StillframeError:
         window.give_up()
         raise
@@ -238,25 +240,27 @@ def _quiesced(world: World, operation: Operation, server: Server, switch: Callab
         raise kind(f"server {server.id} could not be quiesced: {error.message}") from error
 
 
-def _times(world: World, operation: Operation) -> quiesce.Times:
+def _times(world: WorkerContext, operation: Operation) -> quiesce_window.Times:
     hooks = operation.intent.get("hook_timeout") or world.settings.compute.hook_timeout_seconds
     return replace(world.times, hooks=hooks)
 
 
-def check_ready(world: World, server: Server, targets: tuple[str, ...], allowed: Sequence[str]) -> quiesce.Preflight:
+def check_ready(
+    world: WorkerContext, server: Server, targets: tuple[str, ...], allowed: Sequence[str]
+) -> quiesce_window.Preflight:
     """Tells whether the guest can be quiesced now, and if not, why; filesystems that are ``allowed`` need not be frozen."""
     if not server.condition.allows("freeze"):
-        return quiesce.not_ready(f"the server is {server.condition.means}, so its guest agent cannot answer")
+        return quiesce_window.not_ready(f"the server is {server.condition.means}, so its guest agent cannot answer")
     if not server.live.has_agent_channel:
-        return quiesce.not_ready("the server has no guest agent channel (org.qemu.guest_agent.0)")
+        return quiesce_window.not_ready("the server has no guest agent channel (org.qemu.guest_agent.0)")
     with world.database.read() as connection:
         newest = assisted_snapshots.newest_of_server(connection, server.id)
     experience = frozenset(((newest or {}).get("consistency") or {}).get("not_frozen") or ())
     wanted = Layout(targets, allowed=tuple(allowed), experience=experience)
-    return quiesce.preflight(world.hypervisor.domain(server.id), wanted, world.times)
+    return quiesce_window.preflight(world.hypervisor.domain(server.id), wanted, world.times)
 
 
-def _thaw(world: World, operation: Operation, _args: Document) -> Document:
+def _thaw(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     """Waits a little for the thaw; a guest whose agent is silent stays with the watchdog, which does not give up."""
     end = time.monotonic() + THAW_SECONDS
     while time.monotonic() < end:
@@ -267,18 +271,18 @@ def _thaw(world: World, operation: Operation, _args: Document) -> Document:
     return {"left_to_watchdog": True}
 
 
-def _undo_switch(world: World, operation: Operation, args: Document) -> None:
+def _undo_switch(world: WorkerContext, operation: Operation, args: Document) -> None:
     """While a call has not come back its overlays stay: it may still be carried out, and the guest writes into them then."""
     if operation.intent["active"]:
         _thaw(world, operation, args)
     world.switches.refuse_while_pending(operation.intent["server_id"])
 
 
-def _not_yet(_world: World, _operation: Operation, _args: Document) -> None:
+def _not_yet(_world: WorkerContext, _operation: Operation, _args: Document) -> None:
     return None
 
 
-def _verify(world: World, operation: Operation, _args: Document) -> Document:
+def _verify(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     """Live description, inactive description and headers say the same (R18)."""
     for disk in operation.intent["disks"]:
         found = qcow2.read(Path(disk["directory"]), disk["overlay"])

@@ -6,13 +6,13 @@ from stillframe.volumes.api import (
     attachments,
     backups,
     chains,
-    limits,
-    manage,
+    manageable_volumes,
     pools,
+    quotas,
     services,
     snapshots,
-    types,
     volume_actions,
+    volume_types,
     volumes,
 )
 from stillframe.web.route import Route, Service
@@ -24,12 +24,12 @@ ROUTES: tuple[Route, ...] = (
     *volume_actions.ROUTES,
     *snapshots.ROUTES,
     *attachments.ROUTES,
-    *types.ROUTES,
+    *volume_types.ROUTES,
     *backups.ROUTES,
     *chains.ROUTES,
-    *manage.ROUTES,
+    *manageable_volumes.ROUTES,
     *pools.ROUTES,
-    *limits.ROUTES,
+    *quotas.ROUTES,
     *services.ROUTES,
 )
 

@@ -154,7 +154,7 @@ def list_detail(call: Call) -> dict[str, Any]:
 
 
 def show(call: Call) -> dict[str, Any]:
-    """With ``?explain=1`` also what a deletion would do; see ``stillframe.volumes.explaining``."""
+    """With ``?explain=1`` also what a deletion would do; see ``stillframe.volumes.chain.explain``."""
     row = read(call, call.path["id"])
     shown = view(call, row)
     if call.explains:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from stillframe.journal.operation import Kind, Operation
-from stillframe.volumes.operations import backups, chain_record, images, snapshots, volumes
+from stillframe.volumes.operations import backups, chain_metadata, images, snapshots, volumes
 
 KINDS: Mapping[str, Kind] = {
     "create_volume": volumes.CREATE,
@@ -23,7 +23,7 @@ KINDS: Mapping[str, Kind] = {
     "create_backup": backups.CREATE,
     "restore_backup": backups.RESTORE,
     "delete_backup": backups.DELETE,
-    "record_chain": chain_record.KIND,
+    "record_chain": chain_metadata.KIND,
 }
 
 

@@ -16,17 +16,17 @@ from stillframe.host.copies import Source
 from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb, is_whole
 from stillframe.journal.record import Request
-from stillframe.volumes import trees
 from stillframe.volumes.backups import chain, keys, manifest
 from stillframe.volumes.backups.manifest import Manifest, StoredObject
-from stillframe.volumes.operations import chain_record
-from stillframe.volumes.operations.chain_steps import CHECK, CREATE_OVERLAY, MERGE, share_of, unmake
-from stillframe.volumes.operations.following import follow_abandoned
+from stillframe.volumes.chain import observe
+from stillframe.volumes.operations import chain_metadata
+from stillframe.volumes.operations.chain_rows import follow_abandoned
+from stillframe.volumes.operations.executors.offline import CHECK, CREATE_OVERLAY, MERGE, share_of, unmake
 from stillframe.volumes.operations.images import staged, unstage
 from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.operations.snapshots import planned
 from stillframe.volumes.operations.volumes import made, settle_create
-from stillframe.volumes.world import World
+from stillframe.volumes.worker.context import WorkerContext
 
 File = tuple[str, str]  # a file of the volume and its format
 
@@ -51,7 +51,7 @@ def volume_facts(volume: Row) -> Document:
     return {"name": volume["name"], "description": volume["description"], "metadata": volume["metadata"]}
 
 
-def _stored(world: World, operation: Operation, args: Document) -> Document | None:
+def _stored(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
     known = operation.evidence.get(args["key"], {})
     if "sha256" not in known:
         return None
@@ -62,11 +62,11 @@ def _key(operation: Operation, name: str) -> str:
     return keys.object_key(operation.intent["volume_id"], name)
 
 
-def _repository(world: World, operation: Operation) -> Any:
+def _repository(world: WorkerContext, operation: Operation) -> Any:
     return world.repository(operation.intent["backup"]["container"])
 
 
-def _store(world: World, operation: Operation, args: Document) -> Document:
+def _store(world: WorkerContext, operation: Operation, args: Document) -> Document:
     repository, share = _repository(world, operation), share_of(world, operation)
     target = staged(world, operation) / "object"
     source = Source(args["file"], args["format"], 0)
@@ -80,7 +80,7 @@ def _store(world: World, operation: Operation, args: Document) -> Document:
     return {"bytes": written.bytes, "sha256": written.sha256}
 
 
-def _unstore(world: World, operation: Operation, args: Document) -> None:
+def _unstore(world: WorkerContext, operation: Operation, args: Document) -> None:
     unstage(world, operation)
     _repository(world, operation).delete(_key(operation, args["object"]))
 
@@ -89,11 +89,11 @@ def _manifest_key(operation: Operation) -> str:
     return keys.manifest_key(operation.intent["volume_id"], operation.intent["backup"]["stored_id"])
 
 
-def _manifest_written(world: World, operation: Operation, _args: Document) -> Document | None:
+def _manifest_written(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     return {} if _repository(world, operation).exists(_manifest_key(operation)) else None
 
 
-def _write_manifest(world: World, operation: Operation, args: Document) -> Document:
+def _write_manifest(world: WorkerContext, operation: Operation, args: Document) -> Document:
     backup = operation.intent["backup"]
     stored = [each["args"] for each in operation.plan if each["verb"] == "store"]
     found = Manifest(
@@ -112,7 +112,7 @@ def _write_manifest(world: World, operation: Operation, args: Document) -> Docum
     return {}
 
 
-def _unwrite_manifest(world: World, operation: Operation, _args: Document) -> None:
+def _unwrite_manifest(world: WorkerContext, operation: Operation, _args: Document) -> None:
     _repository(world, operation).delete(_manifest_key(operation))
 
 
@@ -123,18 +123,18 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
     if outcome != "done":
         backups.move(connection, backup["id"], ("creating", "error"), "error", fault=told, held_file=None)
         if outcome == "abandoned":  # what the document beside the volume names may be an overlay of nobody
-            record.submit(connection, chain_record.request(volume_id, operation.request_id))
+            record.submit(connection, chain_metadata.request(volume_id, operation.request_id))
         return
     sizes = [found["bytes"] for key, found in operation.evidence.items() if key.startswith("store")]
     if "after" in operation.intent:
-        trees.apply_after(connection, volume_id, operation.intent["after"])
+        observe.apply_after(connection, volume_id, operation.intent["after"])
     for other in backups.of_volume(connection, volume_id):
         if other["id"] != backup["id"] and other["held_file"]:  # an incremental one builds on the newest only
             backups.change(connection, other["id"], held_file=None)
     values = {"object_count": len(sizes), "bytes": sum(sizes), "held_file": backup["held_file"], "fault": None}
     backups.move(connection, backup["id"], ("creating", "error"), "available", **values)
     volumes.change(connection, volume_id, untidy=True)
-    record.submit(connection, chain_record.request(volume_id, operation.request_id))
+    record.submit(connection, chain_metadata.request(volume_id, operation.request_id))
 
 
 def restore_request(volume: Row, backup: Row, size: int, replaced: tuple[Tree, Plan, Image] | None, request_id: str) -> Request:
@@ -156,14 +156,14 @@ def restore_request(volume: Row, backup: Row, size: int, replaced: tuple[Tree, P
     return request(volume, wanted, request_id)
 
 
-def _restored(world: World, operation: Operation, args: Document) -> Document | None:
+def _restored(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
     if args["backing"] is None:
         return made(world, operation, args)
     share = share_of(world, operation)
     return {} if args["name"] in share.files(operation.intent["volume_id"]) else None
 
 
-def _restore(world: World, operation: Operation, args: Document) -> Document:
+def _restore(world: WorkerContext, operation: Operation, args: Document) -> Document:
     backup, share = operation.intent["backup"], share_of(world, operation)
     repository, volume_id = _repository(world, operation), operation.intent["backup_volume_id"]
     with chain.opened(repository, volume_id, backup["stored_id"], staged(world, operation)) as (found, confirm):
@@ -176,7 +176,7 @@ def _restore(world: World, operation: Operation, args: Document) -> Document:
     return {"bytes": share.allocated(args["name"])}
 
 
-def _unrestore(world: World, operation: Operation, args: Document) -> None:
+def _unrestore(world: WorkerContext, operation: Operation, args: Document) -> None:
     unstage(world, operation)
     unmake(world, operation, args)
 
@@ -194,8 +194,8 @@ def _settle_restore(connection: Connection, operation: Operation, outcome: str, 
     if outcome == "abandoned":
         follow_abandoned(connection, operation, fault)
     if outcome == "done":
-        trees.apply_after(connection, volume_id, operation.intent["after"])
-        record.submit(connection, chain_record.request(volume_id, operation.request_id))
+        observe.apply_after(connection, volume_id, operation.intent["after"])
+        record.submit(connection, chain_metadata.request(volume_id, operation.request_id))
 
 
 def delete_request(backup: Row, request_id: str) -> Request:
@@ -206,7 +206,7 @@ def delete_request(backup: Row, request_id: str) -> Request:
     return made.of(backup["project_id"])
 
 
-def _objects_gone(world: World, operation: Operation, _args: Document) -> Document | None:
+def _objects_gone(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     backup = operation.intent["backup"]
     with world.database.read() as connection:
         others = backups.with_objects(connection, backup["stored_id"])
@@ -215,7 +215,7 @@ def _objects_gone(world: World, operation: Operation, _args: Document) -> Docume
     return None if _objects(world, operation) else {}
 
 
-def _objects(world: World, operation: Operation) -> list[str]:
+def _objects(world: WorkerContext, operation: Operation) -> list[str]:
     """Every key of the backup, the manifest first."""
     volume_id, stored_id = operation.intent["volume_id"], operation.intent["backup"]["stored_id"]
     repository, prefix = _repository(world, operation), keys.folder(volume_id)
@@ -224,7 +224,7 @@ def _objects(world: World, operation: Operation) -> list[str]:
     return sorted(mine, key=lambda key: not key.endswith(".json"))
 
 
-def _remove_objects(world: World, operation: Operation, _args: Document) -> Document:
+def _remove_objects(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     repository = _repository(world, operation)
     for key in _objects(world, operation):
         repository.delete(key)

@@ -11,11 +11,11 @@ from stillframe.host import imports, staging
 from stillframe.host.copies import Source
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
-from stillframe.volumes.images import NewImage
-from stillframe.volumes.operations.chain_steps import CHECK_CLOSED, share_of, unmake
+from stillframe.volumes.clients.glance import NewImage
+from stillframe.volumes.operations.executors.offline import CHECK_CLOSED, share_of, unmake
 from stillframe.volumes.operations.request import Wanted, request, step
 from stillframe.volumes.operations.volumes import made, settle_create
-from stillframe.volumes.world import World
+from stillframe.volumes.worker.context import WorkerContext
 
 
 def import_request(volume: Row, size: int, image_id: str, request_id: str) -> Request:
@@ -35,15 +35,15 @@ def upload_request(volume: Row, wanted: Document, request_id: str) -> Request:
     return request(volume, Wanted("volume_to_image", plan), request_id)
 
 
-def staged(world: World, operation: Operation) -> Path:
+def staged(world: WorkerContext, operation: Operation) -> Path:
     return staging.make(world.settings.staging_dir, operation.id)
 
 
-def unstage(world: World, operation: Operation) -> None:
+def unstage(world: WorkerContext, operation: Operation) -> None:
     staging.remove(world.settings.staging_dir, operation.id)
 
 
-def _import(world: World, operation: Operation, args: Document) -> Document:
+def _import(world: WorkerContext, operation: Operation, args: Document) -> Document:
     share, size = share_of(world, operation), args["size"]
     directory = staged(world, operation)
     staging.require_room(directory, 0)
@@ -55,32 +55,32 @@ def _import(world: World, operation: Operation, args: Document) -> Document:
     return {"bytes": share.allocated(args["name"])}
 
 
-def _unimport(world: World, operation: Operation, args: Document) -> None:
+def _unimport(world: WorkerContext, operation: Operation, args: Document) -> None:
     unstage(world, operation)
     unmake(world, operation, args)
 
 
-def _image_made(_world: World, operation: Operation, args: Document) -> Document | None:
+def _image_made(_world: WorkerContext, operation: Operation, args: Document) -> Document | None:
     return {} if args["key"] in operation.evidence else None
 
 
-def _make_image(world: World, _operation: Operation, args: Document) -> Document:
+def _make_image(world: WorkerContext, _operation: Operation, args: Document) -> Document:
     world.images.create(NewImage(**{name: value for name, value in args.items() if name != "key"}))
     return {}
 
 
-def _unmake_image(world: World, _operation: Operation, args: Document) -> None:
+def _unmake_image(world: WorkerContext, _operation: Operation, args: Document) -> None:
     world.images.delete(args["id"])
 
 
-def _content_put(world: World, operation: Operation, args: Document) -> Document | None:
+def _content_put(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
     known = operation.evidence.get(args["key"], {})
     if "sha512" in known and world.images.is_complete(args["image_id"], known["sha512"]):
         return known
     return None
 
 
-def _put_content(world: World, operation: Operation, args: Document) -> Document:
+def _put_content(world: WorkerContext, operation: Operation, args: Document) -> Document:
     share, active = share_of(world, operation), operation.intent["active_before"]
     directory = staged(world, operation)
     # Reads through the whole chain: what is uploaded stands alone.
@@ -90,7 +90,7 @@ def _put_content(world: World, operation: Operation, args: Document) -> Document
     return {"bytes": sent.size, "sha512": sent.sha512}
 
 
-def _unput(world: World, operation: Operation, _args: Document) -> None:
+def _unput(world: WorkerContext, operation: Operation, _args: Document) -> None:
     unstage(world, operation)
 
 

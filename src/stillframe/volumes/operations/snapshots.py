@@ -15,9 +15,12 @@ from stillframe.errors import Conflict
 from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
-from stillframe.volumes import trees
-from stillframe.volumes.operations import chain_record
-from stillframe.volumes.operations.chain_steps import (
+from stillframe.volumes.chain import observe
+from stillframe.volumes.operations import chain_metadata
+from stillframe.volumes.operations.chain_rows import follow, follow_abandoned, follow_as_far, is_touched
+from stillframe.volumes.operations.executors.executor import Hand, documents
+from stillframe.volumes.operations.executors.live import LIVE
+from stillframe.volumes.operations.executors.offline import (
     CHECK_CLOSED,
     CHECK_SOUND,
     CREATE_OVERLAY,
@@ -27,17 +30,14 @@ from stillframe.volumes.operations.chain_steps import (
     never,
     share_of,
 )
-from stillframe.volumes.operations.following import follow, follow_abandoned, follow_as_far, is_touched
-from stillframe.volumes.operations.hands import Hand, documents
-from stillframe.volumes.operations.live_steps import LIVE
 from stillframe.volumes.operations.request import Wanted, request, step
-from stillframe.volumes.world import World
+from stillframe.volumes.worker.context import WorkerContext
 
 
 def planned(before: Tree, plan: Plan) -> dict[str, Any]:
     """The part of an intent that comes from a plan: what ``.info`` said, and what rows become."""
     overlays = {key: before.overlay_of(key) for key in before.snapshots}
-    return {"info_before": info_document(before.active, overlays), "after": trees.after_document(before, plan.after)}
+    return {"info_before": info_document(before.active, overlays), "after": observe.after_document(before, plan.after)}
 
 
 def create_request(volume: Row, snapshot_id: str, before: Tree, plan: Plan, request_id: str) -> Request:
@@ -58,7 +58,7 @@ def change_request(kind: str, volume: Row, plans: tuple[Tree, Plan, Hand], optio
     return request(volume, wanted, options["request_id"])
 
 
-def _check_empty(world: World, operation: Operation, _args: Document) -> Document:
+def _check_empty(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     active = operation.intent["active_before"]
     share = share_of(world, operation)
     if active in share.files(operation.intent["volume_id"]) and share.holds_data(active):
@@ -75,7 +75,7 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
     snapshots.change(connection, snapshot_id, status="error", fault=fault["message"] if fault else None)
     if outcome == "abandoned":  # the volume writes on where it did: an overlay that was made is nobody's, and holds nothing
         snapshots.change(connection, snapshot_id, overlay=None)
-        record.submit(connection, chain_record.request(operation.intent["volume_id"], operation.request_id))
+        record.submit(connection, chain_metadata.request(operation.intent["volume_id"], operation.request_id))
 
 
 def _settle_delete(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:

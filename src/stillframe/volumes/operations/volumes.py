@@ -14,9 +14,9 @@ from stillframe.host.copies import Source
 from stillframe.journal import record
 from stillframe.journal.operation import Document, Kind, Operation, Verb, is_whole
 from stillframe.journal.record import Request
-from stillframe.volumes import using
-from stillframe.volumes.operations import chain_record
-from stillframe.volumes.operations.chain_steps import (
+from stillframe.volumes.operations import chain_metadata
+from stillframe.volumes.operations.executors.live import RESIZE_LIVE
+from stillframe.volumes.operations.executors.offline import (
     CHECK,
     CHECK_CLOSED,
     CHECK_SOUND,
@@ -27,9 +27,9 @@ from stillframe.volumes.operations.chain_steps import (
     share_of,
     unmake,
 )
-from stillframe.volumes.operations.live_steps import RESIZE_LIVE
 from stillframe.volumes.operations.request import Wanted, request, step
-from stillframe.volumes.world import World
+from stillframe.volumes.worker import file_users
+from stillframe.volumes.worker.context import WorkerContext
 
 LOG = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def _image(args: Document) -> Image:
     return Image(args["name"], args["format"], args["size"])
 
 
-def made(world: World, operation: Operation, args: Document) -> Document | None:
+def made(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
     """Tells whether the file ``args`` name is there, as wanted."""
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
     if args["name"] not in share.files(volume_id) or half_published(world, operation):
@@ -95,25 +95,25 @@ def made(world: World, operation: Operation, args: Document) -> Document | None:
     return {}
 
 
-def _make_base(world: World, operation: Operation, args: Document) -> Document:
+def _make_base(world: WorkerContext, operation: Operation, args: Document) -> Document:
     share_of(world, operation).create(operation.intent["volume_id"], _image(args), operation.id)
     return {}
 
 
-def _copy(world: World, operation: Operation, args: Document) -> Document:
+def _copy(world: WorkerContext, operation: Operation, args: Document) -> Document:
     source = Source(args["source"]["name"], args["source"]["format"], 0)
     share = share_of(world, operation)
     share.copy(operation.intent["volume_id"], source, _image(args), operation.id)
     return {"bytes": share.allocated(args["name"])}
 
 
-def _files_gone(world: World, operation: Operation, _args: Document) -> Document | None:
+def _files_gone(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
     beside = [names.info_name(volume_id), names.record_name(volume_id)]
     return None if share.files(volume_id) or any(share.read_document(name) for name in beside) else {}
 
 
-def _remove_files(world: World, operation: Operation, _args: Document) -> Document:
+def _remove_files(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
     for name in share.files(volume_id):
         # An overlay before what backs it: remove() refuses a file that a header still names.
@@ -134,27 +134,27 @@ def _remove_branch(share: Any, volume_id: str, name: str, below: tuple[str, ...]
     share.remove(volume_id, name)
 
 
-def _adopted(world: World, operation: Operation, args: Document) -> Document | None:
+def _adopted(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
     found = share_of(world, operation).listing()
     return {} if args["to"] in found and args["name"] not in found else None
 
 
-def _adopt(world: World, operation: Operation, args: Document) -> Document:
-    using.refuse_if_used(world, share_of(world, operation), args["name"], "taken over")
+def _adopt(world: WorkerContext, operation: Operation, args: Document) -> Document:
+    file_users.refuse_if_used(world, share_of(world, operation), args["name"], "taken over")
     LOG.info("volume %s: %s is taken over, with mode 0660", operation.intent["volume_id"], args["name"])
     share_of(world, operation).adopt(operation.intent["volume_id"], args["name"], args["to"])
     return made_sound(world, operation)
 
 
-def _unadopt(world: World, operation: Operation, args: Document) -> None:
+def _unadopt(world: WorkerContext, operation: Operation, args: Document) -> None:
     share = share_of(world, operation)
     if args["to"] in share.listing():
         share.give_back(operation.intent["volume_id"], args["to"], args["name"])
 
 
-def _give_back(world: World, operation: Operation, args: Document) -> Document:
+def _give_back(world: WorkerContext, operation: Operation, args: Document) -> Document:
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
-    using.refuse_if_used(world, share, args["name"], "given up")
+    file_users.refuse_if_used(world, share, args["name"], "given up")
     for name in (names.info_name(volume_id), names.record_name(volume_id)):
         share.write_document(name, {})
     share.give_back(volume_id, args["name"], args["to"])
@@ -167,7 +167,7 @@ def settle_create(connection: Connection, operation: Operation, outcome: str, fa
     volume_id = operation.intent["volume_id"]
     volumes.move(connection, volume_id, ("creating", "downloading", "error"), status, fault=told)
     if outcome == "done":
-        record.submit(connection, chain_record.request(volume_id, operation.request_id))
+        record.submit(connection, chain_metadata.request(volume_id, operation.request_id))
 
 
 def _settle_delete(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
@@ -193,7 +193,7 @@ def _settle_extend(connection: Connection, operation: Operation, outcome: str, f
     told = fault["message"] if fault and outcome != "done" else None
     volumes.move(connection, volume_id, ("extending", "error_extending"), status, fault=told, **size)
     if outcome == "done":
-        record.submit(connection, chain_record.request(volume_id, operation.request_id))
+        record.submit(connection, chain_metadata.request(volume_id, operation.request_id))
 
 
 _REMAKE = "Delete the volume, which removes what was made of it, and ask for it again."

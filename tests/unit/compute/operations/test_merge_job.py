@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from stillframe.chain.image import Image
-from stillframe.compute import servers
-from stillframe.compute.merges import Merges
+from stillframe.compute.libvirt import servers
+from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.operations import merge_job
-from stillframe.compute.servers import Server
+from stillframe.compute.worker.merges import Merges
 from stillframe.errors import Cancelled, Conflict, HypervisorUnavailable
 from stillframe.host import block_jobs, hypervisor, qcow2
 from stillframe.journal.operation import NotYet

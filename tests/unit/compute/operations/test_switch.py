@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import bounded
-from stillframe.compute.operations import assisted_snapshot, switch
+from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
+from stillframe.compute.operations import switch
+from stillframe.compute.quiesce import bounded
 from stillframe.db.engine import Database
 from stillframe.errors import HypervisorUnavailable, Parked
 from stillframe.host import files
@@ -26,7 +27,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operation:
     monkeypatch.setattr(files, "is_locked", lambda _share, _name: False)
     disk = {"volume_id": VOLUME, "snapshot_id": SNAPSHOT, "target": "vda", "directory": str(tmp_path), "overlay": overlay}
     intent = {"server_id": SERVER, "active": False, "disks": [{**disk, "active": f"volume-{VOLUME}", "size": 1 << 30}]}
-    steps = [{"verb": verb, "args": {}} for verb in assisted_snapshot.STEPS]
+    steps = [{"verb": verb, "args": {}} for verb in assisted_snapshot_operations.STEPS]
     return Operation("op", "assisted_snapshot", "undoing", intent, steps, 3, {}, 1, 0, "req-1")
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from falcon import testing
 
-from stillframe.compute.storage import StorageDoor
+from stillframe.compute.clients.block_storage import StorageDoor
 from stillframe.db import attachments, volumes
 from stillframe.db.engine import Database
 from stillframe.volumes.api.routes import SERVICE
 from stillframe.volumes.manager import Manager
-from stillframe.volumes.world import World
+from stillframe.volumes.worker.context import WorkerContext
 from tests.unit import builders
 from tests.unit.builders import OTHER_VOLUME, SERVER, SHARE, VOLUME, new_id
 from tests.unit.volumes import fakes
@@ -23,7 +23,7 @@ CONNECTOR = {"host": "kvm-7", "ip": "192.0.2.7"}
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> World:
+def world(database: Database, tmp_path: Path) -> WorkerContext:
     with database.write() as connection:
         builders.volume_row(connection)
     made = fakes.world(database, tmp_path)
@@ -32,7 +32,7 @@ def world(database: Database, tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def site(world: World, tmp_path: Path) -> Site:
+def site(world: WorkerContext, tmp_path: Path) -> Site:
     return Site(world.database, tmp_path, SERVICE, Manager(world, lambda: None).methods())
 
 
@@ -46,7 +46,7 @@ def reserve(site: Site, who: str, server: str | None, connector: Any = None) -> 
     return ask(site, who, "POST", "", {"attachment": wanted})
 
 
-def status(world: World) -> str:
+def status(world: WorkerContext) -> str:
     with world.database.read() as connection:
         row = volumes.get(connection, VOLUME, None)
     assert row is not None
@@ -55,25 +55,27 @@ def status(world: World) -> str:
 
 @pytest.mark.parametrize("who", [MEMBER, ADMIN])
 @pytest.mark.parametrize("connector", [None, CONNECTOR])
-def test_a_server_of_another_project_is_as_little_there_as_none(site: Site, world: World, who: str, connector: Any) -> None:
+def test_a_server_of_another_project_is_as_little_there_as_none(
+    site: Site, world: WorkerContext, who: str, connector: Any
+) -> None:
     told = [reserve(site, who, server, connector) for server in (FOREIGN, MISSING)]
     assert [answer.status_code for answer in told] == [404, 404]
     assert told[0].text.replace(FOREIGN, "") == told[1].text.replace(MISSING, "")
     assert status(world) == "available"
 
 
-def test_a_server_that_nobody_can_tell_of_is_refused(site: Site, world: World) -> None:
+def test_a_server_that_nobody_can_tell_of_is_refused(site: Site, world: WorkerContext) -> None:
     fakes.compute(world).silent = True
     assert reserve(site, MEMBER, SERVER).status_code == 503
     assert status(world) == "available"
 
 
-def test_a_service_is_believed_without_a_question(site: Site, world: World) -> None:
+def test_a_service_is_believed_without_a_question(site: Site, world: WorkerContext) -> None:
     fakes.compute(world).silent = True
     assert reserve(site, COMPUTE, FOREIGN).status_code == 200
 
 
-def test_a_member_reserves_for_a_server_of_the_project_and_gives_it_back(site: Site, world: World) -> None:
+def test_a_member_reserves_for_a_server_of_the_project_and_gives_it_back(site: Site, world: WorkerContext) -> None:
     made = reserve(site, MEMBER, SERVER.upper())
     assert made.status_code == 200 and made.json["attachment"]["instance"] == SERVER
     attachment = made.json["attachment"]["id"]
@@ -83,7 +85,7 @@ def test_a_member_reserves_for_a_server_of_the_project_and_gives_it_back(site: S
     assert status(world) == "available"
 
 
-def test_a_reservation_for_no_server_is_given_back_without_a_question(site: Site, world: World) -> None:
+def test_a_reservation_for_no_server_is_given_back_without_a_question(site: Site, world: WorkerContext) -> None:
     attachment = reserve(site, MEMBER, None).json["attachment"]["id"]
     fakes.compute(world).silent = True
     assert ask(site, MEMBER, "DELETE", f"/{attachment}").status_code == 200
@@ -94,7 +96,7 @@ def test_a_reservation_for_no_server_is_given_back_without_a_question(site: Site
 @pytest.mark.parametrize("who", [MEMBER, ADMIN])
 @pytest.mark.parametrize("used", ["described", "saved", "attaching", "locked", "compute silent", "share silent"])
 def test_a_server_is_left_what_it_may_have_before_its_attachment_is_complete(
-    site: Site, world: World, used: str, who: str, connector: Any
+    site: Site, world: WorkerContext, used: str, who: str, connector: Any
 ) -> None:
     """The guest has the disk a moment before compute says so. An available volume that a guest writes to would be
     snapshotted offline."""
@@ -119,7 +121,7 @@ def test_a_server_is_left_what_it_may_have_before_its_attachment_is_complete(
     assert ask(site, COMPUTE, "DELETE", f"/{attachment}").status_code == 200
 
 
-def test_a_member_does_not_say_that_a_server_has_the_volume(site: Site, world: World) -> None:
+def test_a_member_does_not_say_that_a_server_has_the_volume(site: Site, world: WorkerContext) -> None:
     attachment = reserve(site, MEMBER, SERVER, CONNECTOR).json["attachment"]["id"]
     path = f"/{attachment}/action"
     assert ask(site, MEMBER, "POST", path, {"os-complete": None}).status_code == 403
@@ -151,7 +153,7 @@ def test_hosts_exports_and_mount_points_are_for_services_and_administrators(site
 
 
 def test_what_others_say_of_a_server_is_not_what_compute_reads(
-    site: Site, world: World, monkeypatch: Any, tmp_path: Path
+    site: Site, world: WorkerContext, monkeypatch: Any, tmp_path: Path
 ) -> None:
     """More of it than a page holds, and newer than the server's own."""
     own = reserve(site, COMPUTE, SERVER, CONNECTOR).json["attachment"]["id"]

@@ -1,0 +1,1 @@
+"""The service that compute calls: block storage."""

@@ -1,0 +1,1 @@
+"""Servers as libvirt has them: domain XML, definitions, saved states, who uses what."""

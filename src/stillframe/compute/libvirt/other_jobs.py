@@ -1,0 +1,44 @@
+"""Before and while a set is switched: who else is at work on the server, and whether the switch has begun."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from stillframe.compute.libvirt.servers import Server
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.errors import AnotherJob, StillframeError
+from stillframe.host import domain_jobs, files
+from stillframe.journal.operation import Document
+
+PROBE_SECONDS = 0.1
+
+
+def has_begun(domain: Any, disks: list[Document]) -> bool:
+    """Tells whether the switch of ``disks`` is under way: QEMU has an overlay open, or libvirt says that it takes a snapshot.
+    Answers within PROBE_SECONDS or so; silence means that somebody else holds libvirt's lock."""
+    if any(files.is_locked(Path(disk["directory"]), disk["overlay"]) for disk in disks):
+        return True
+    found: list[bool] = []
+
+    def ask() -> None:
+        try:
+            found.append(domain_jobs.is_snapshot(domain))
+        except StillframeError:
+            return
+
+    asking = threading.Thread(target=ask, daemon=True, name="switch-probe")
+    asking.start()
+    asking.join(PROBE_SECONDS)
+    return found == [True] or any(files.is_locked(Path(disk["directory"]), disk["overlay"]) for disk in disks)
+
+
+def refuse_if_at_work(world: WorkerContext, server: Server, targets: tuple[str, ...]) -> None:
+    """Raises AnotherJob when another program has a job on the server, or a block job on one of the disks ``targets``."""
+    if not server.view.active:
+        return
+    found = domain_jobs.find(world.hypervisor.domain(server.id), targets)
+    if found is not None:
+        raise AnotherJob(
+            f"another program has {found} on server {server.id}: a snapshot would have to wait for its end, and nobody"
+            " freezes a guest for that long"
+        )

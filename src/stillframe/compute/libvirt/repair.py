@@ -1,0 +1,31 @@
+"""What a QEMU that died left in a server's files, before the next one builds on it."""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from stillframe.compute.libvirt.domain_xml import Disk
+from stillframe.host import qemu_img, soundness
+
+LOG = logging.getLogger(__name__)
+
+
+def before_start(disk: Disk, volume_id: str, foundation: str | None) -> None:
+    """Repairs the reference counts of the disk's files that need it and that nobody has open, and logs it.
+
+    QEMU does that itself for the file it opens for writing, not for one behind it that it will merge into (7.2). No byte
+    that a guest reads is changed. Raises BadImage for a chain that must not be opened.
+    """
+    if disk.directory is None:
+        return
+    share = Path(disk.directory)
+    with suppress(FileNotFoundError):  # a start of what is not there fails in QEMU's words
+        chain = qemu_img.read_chain(share, volume_id, str(disk.name), disk.format, foundation)
+        for each in soundness.mend_open(share, chain.images):
+            LOG.warning("volume %s: %s", volume_id, each)
+
+
+def before_growth(share: Path, disk: Disk, volume_id: str) -> None:
+    """As ``before_start``, of the one file that qemu-img is to write to. Raises NotSound for what no repair helps."""
+    for each in soundness.repair(share, str(disk.name), disk.format):
+        LOG.warning("volume %s: %s", volume_id, each)

@@ -1,0 +1,67 @@
+"""Whether a saved server may be restored: its memory goes on with the files that its saved description names.
+
+libvirt (9.0, F22) starts a domain that has a managed save image from the description in that image, and does not look at the
+definition. A file that became a backing file since, or holds something else by now, would be written under the guest that
+comes back.
+"""
+
+from pathlib import Path
+
+from stillframe.compute.libvirt.domain_xml import Disk
+from stillframe.compute.libvirt.servers import Server
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.errors import ChainConflict, Conflict
+from stillframe.host import files, qcow2
+
+_AWAY = (
+    "Do not start it in another way. 'virsh managedsave-dumpxml' shows what the saved memory goes on with; 'stillframe doctor'"
+    " says what can be done"
+)
+
+
+def check_files(world: WorkerContext, server: Server) -> None:
+    """Raises Conflict, ChainConflict naming both files, unless every volume's disk in the saved description is the volume's
+    active file, in the definition too, over the chain it had."""
+    if server.saved is None:
+        raise Conflict(
+            f"the saved memory of server {server.id} cannot be read: libvirt would throw it away and boot the server. Copy its"
+            " file away first ('virsh managedsave-dumpxml' tells what is wrong with it)"
+        )
+    known = {
+        entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id, server.project_id)
+    }
+    for disk in server.saved.disks:
+        if disk.volume_id is not None:
+            _check_disk(server, disk, (known.get(disk.volume_id) or {}).get("name"))
+
+
+def _check_disk(server: Server, disk: Disk, recorded: str | None) -> None:
+    if disk.name != recorded:
+        is_now = f"its active file is {recorded}" if recorded else "block storage does not have it attached to this server"
+        raise ChainConflict(
+            f"the saved memory of server {server.id} goes on with {disk.name} for volume {disk.volume_id}, but"
+            f" {is_now}. {_AWAY}"
+        )
+    defined = next((each for each in (server.inactive or server.live).disks if each.target == disk.target), None)
+    if defined is None or defined.file != disk.file:
+        raise ChainConflict(
+            f"the saved memory of server {server.id} goes on with {disk.name} as {disk.target}, but its definition names"
+            f" {disk.beside(defined)}. {_AWAY}"
+        )
+    _check_chain(server, disk)
+
+
+def _check_chain(server: Server, disk: Disk) -> None:
+    """libvirt believes the chain in the saved description, and reads no header of it."""
+    above = Path(str(disk.file))
+    for below in map(Path, disk.backing):
+        try:
+            found = qcow2.read(above.parent, above.name).backing
+        except FileNotFoundError:
+            found = None
+        if found != below.name or not files.exists(below.parent, below.name):
+            raise ChainConflict(
+                f"the saved memory of server {server.id} goes on with {above.name} over {below.name}, but now {above.name} is"
+                f" over {found or 'nothing'}. {_AWAY}"
+            )
+        above = below

@@ -1,0 +1,165 @@
+"""Servers as libvirt shows them: found, checked for the caller's project, their disks compared live against inactive."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+from stillframe.chain import names
+from stillframe.compute.libvirt import domain_state, domain_xml, saved_notes
+from stillframe.compute.libvirt.domain_state import Condition
+from stillframe.compute.libvirt.domain_xml import Description, Disk
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.context import Context
+from stillframe.errors import BadRequest, ChainConflict, HypervisorUnavailable, NotFound
+from stillframe.host import hypervisor
+from stillframe.host.hypervisor import DomainView
+
+
+@dataclass(frozen=True)
+class Server:
+    """One domain with its descriptions. A transient domain has no inactive one; one that is saved has a third, which a start
+    uses in place of the inactive one. ``saved_elsewhere``: see ``saved_notes``."""
+
+    view: DomainView
+    project_id: str
+    user_id: str
+    saved_elsewhere: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.view.uuid
+
+    @cached_property
+    def live(self) -> Description:
+        return domain_xml.read(self.view.xml)
+
+    @cached_property
+    def inactive(self) -> Description | None:
+        return domain_xml.read(self.view.inactive_xml) if self.view.inactive_xml else None
+
+    @cached_property
+    def saved(self) -> Description | None:
+        return domain_xml.read(self.view.saved_xml) if self.view.saved_xml else None
+
+    @property
+    def descriptions(self) -> tuple[Description, ...]:
+        return tuple(each for each in (self.live, self.inactive, self.saved) if each is not None)
+
+    @property
+    def condition(self) -> Condition:
+        """What may be done with it in the state it is in."""
+        view = self.view
+        return domain_state.classify(view.state, view.reason, view.active, view.saved, self.saved_elsewhere)
+
+    def refuse_unless(self, decision: str) -> None:
+        """Raises Conflict when the state does not allow a decision of ``domain_state.DECISIONS``."""
+        self.condition.refuse(self.id, decision)
+
+    @property
+    def described(self) -> tuple[str, ...]:
+        """The texts of its descriptions."""
+        return tuple(xml for xml in (self.view.xml, self.view.inactive_xml, self.view.saved_xml) if xml)
+
+    @property
+    def targets(self) -> set[str]:
+        """Disk names taken in either description."""
+        return {disk.target for description in self.descriptions for disk in description.disks}
+
+    def disk_of(self, volume_id: str) -> Disk | None:
+        """The volume's disk as the guest has it now, else as it would have it after a start."""
+        return next((disk for each in self.descriptions if (disk := each.disk_of(volume_id))), None)
+
+    def volumes(self) -> list[tuple[str, Disk]]:
+        """Returns (volume id, disk) for every volume named by a description."""
+        found: dict[str, Disk] = {}
+        for description in self.descriptions:
+            for disk in description.disks:
+                if disk.volume_id and disk.volume_id not in found:
+                    found[disk.volume_id] = disk
+        return list(found.items())
+
+    def names_file(self, path: str) -> bool:
+        """Tells whether a description names the file as a disk's source or anywhere else in it (I4)."""
+        return any(domain_xml.names_text(xml, path) for xml in self.described)
+
+
+def _server(world: WorkerContext, view: DomainView) -> Server:
+    described = domain_xml.read(view.xml)
+    project = described.project_id or world.settings.compute.default_project
+    saved_notes.follow(world.settings.state_dir, view)
+    elsewhere = saved_notes.is_saved_elsewhere(world.settings.state_dir, view)
+    return Server(view, project, described.user_id or "", elsewhere)
+
+
+def list_all(world: WorkerContext, context: Context, all_projects: bool) -> list[Server]:
+    found = [_server(world, view) for view in hypervisor.list_domains(world.hypervisor)]
+    if context.is_service or (context.is_admin and all_projects):
+        return found
+    return [server for server in found if server.project_id == context.project_id]
+
+
+def find(world: WorkerContext, context: Context, server_id: str) -> Server:
+    """Returns the server. Raises NotFound, the same for a missing one and one of another project, and after the same work."""
+    try:
+        wanted = names.canonical_id(server_id)
+    except BadRequest as error:
+        raise NotFound(f"Instance {server_id} could not be found.") from error
+    try:
+        server = _server(world, hypervisor.find(world.hypervisor, wanted))
+    except NotFound:
+        server = None
+    if server is not None and (context.sees_all_projects or server.project_id == context.project_id):
+        return server
+    if not context.sees_all_projects:
+        _look_all_the_same(world, wanted, found=server is not None)
+    raise NotFound(f"Instance {server_id} could not be found.")
+
+
+def _look_all_the_same(world: WorkerContext, server_id: str, found: bool) -> None:
+    """Makes a refusal cost the same calls whether there is such a server or not: one that is found has been read, so in the
+    place of a missing one another is. How long an answer takes would tell whose ids exist."""
+    other = hypervisor.stand_in(world.hypervisor, server_id)
+    if other is not None and not found:
+        with suppress(NotFound):  # undefined meanwhile
+            _server(world, hypervisor.view(other))
+
+
+def look(world: WorkerContext, server_id: str) -> Server:
+    """Reads the server again, for an operation. Raises NotFound, HypervisorUnavailable."""
+    return _server(world, hypervisor.find(world.hypervisor, server_id))
+
+
+def check_same(server: Server, disk: Disk) -> None:
+    """Raises ChainConflict when the live and the inactive description name different files (R18)."""
+    if server.inactive is None:
+        return
+    other = next((each for each in server.inactive.disks if each.target == disk.target), None)
+    if other is None or other.file != disk.file:
+        raise ChainConflict(
+            f"disk {disk.target} of server {server.id} is {disk.name} now, but would be {disk.beside(other)}"
+            " after a restart. Correct the definition (virsh edit) before the server stops, then repeat"
+        )
+
+
+def list_everything(world: WorkerContext, sure: bool = False) -> list[Server]:
+    """Returns every server of this host, for a look at what their descriptions name. With ``sure`` raises HypervisorUnavailable
+    while a saved memory does not tell which files it needs: it may be any (I12, I13)."""
+    views = hypervisor.list_domains(world.hypervisor)
+    dark = next((view for view in views if is_dark(view)), None)
+    if sure and dark is not None:
+        raise unreadable(dark)
+    return [_server(world, view) for view in views]
+
+
+def is_dark(view: DomainView) -> bool:
+    """Whether the server has a saved memory of which nobody can say which files it needs."""
+    return view.saved and view.saved_xml is None
+
+
+def unreadable(view: DomainView) -> HypervisorUnavailable:
+    """What is told of one that ``is_dark``."""
+    return HypervisorUnavailable(
+        f"the saved memory of server {view.uuid} ({view.name}) cannot be read, so it is not known which files it needs. See"
+        " why libvirt does not read it ('virsh managedsave-dumpxml'), and put that right; only if nobody needs that"
+        " memory any more, and after a copy of it, 'virsh managedsave-remove' ends this"
+    )

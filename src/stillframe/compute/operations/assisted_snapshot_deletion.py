@@ -1,0 +1,137 @@
+"""Deletes every snapshot of a set through block storage, disk by disk, each with its own truth."""
+
+from sqlalchemy import Connection
+
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.db import assisted_snapshots
+from stillframe.errors import Busy, ServiceUnavailable, StepFailed, StillframeError
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
+from stillframe.journal.record import Request
+
+SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 5.0
+STUCK_LOOK_SECONDS = 10.0  # at a deletion that says what it waits for
+PATIENCE_SECONDS = 3600.0  # with an operation that holds a volume, such as the merge of another snapshot
+
+
+def request(set_id: str, server_id: str, snapshot_ids: list[str], request_id: str) -> Request:
+    plan = [{"verb": "delete", "args": {"snapshot_ids": snapshot_ids}}]
+    intent = {"set_id": set_id, "server_id": server_id}
+    # The merges hold the server; this only waits for them.
+    return Request("compute", "delete_assisted_snapshot", intent, plan, [f"set:{set_id}"], request_id)
+
+
+def _gone(world: WorkerContext, _operation: Operation, args: Document) -> Document | None:
+    left = [each for each in args["snapshot_ids"] if world.storage.snapshot(each) is not None]
+    return None if left else {}
+
+
+def _delete(world: WorkerContext, operation: Operation, args: Document) -> Document:
+    """One after the other; what fails is told at the end and keeps the rest from nothing. Whoever waits holds no thread."""
+    notes = {"asked": [], "failed": {}, "waited": 0.0, **operation.notes("delete")}
+    waiting: list[str] = []
+    for number, snapshot_id in enumerate(args["snapshot_ids"]):
+        if snapshot_id in notes["failed"]:
+            continue
+        try:
+            why = _delete_one(world, operation, notes, (snapshot_id, number, len(args["snapshot_ids"])))
+            waiting += [f"snapshot {snapshot_id}: {why}"] if why else []
+        except ServiceUnavailable:
+            raise
+        except StillframeError as error:
+            notes["failed"][snapshot_id] = error.message
+    if waiting:
+        raise NotYet(STUCK_LOOK_SECONDS, notes, ServiceUnavailable("; ".join(waiting)))
+    failed = notes["failed"]
+    if failed:
+        told = "; ".join(f"snapshot {key}: {why}" for key, why in failed.items())
+        raise StepFailed(told, failed=failed, left=_left(world, args["snapshot_ids"]))
+    return {}
+
+
+def _left(world: WorkerContext, snapshot_ids: list[str]) -> dict[str, str]:
+    """The status of every snapshot that is still there."""
+    found = {each: world.storage.snapshot(each) for each in snapshot_ids}
+    return {each: document["status"] for each, document in found.items() if document is not None}
+
+
+def _delete_one(world: WorkerContext, operation: Operation, notes: Document, place: tuple[str, int, int]) -> str | None:
+    """Returns what the deletion waits for, for as long as that lasts: then the next snapshot is asked for meanwhile. None: it
+    is gone. Raises NotYet while it goes, and while its volume is busy with something else."""
+    snapshot_id, number, of = place
+    found = world.storage.snapshot(snapshot_id)
+    if found is None:
+        return None
+    if found["status"] != "deleting":
+        if snapshot_id in notes["asked"]:
+            raise StepFailed(f"it was not deleted: {found.get('fault') or found['status']}")
+        busy = _ask(world, snapshot_id, notes)
+        raise _later(notes, busy)
+    if found.get("fault"):
+        return str(found["fault"])
+    _show(world, operation, (number * 100 + _percent(found)) // of)
+    raise _later(notes)
+
+
+def _ask(world: WorkerContext, snapshot_id: str, notes: Document) -> Busy | None:
+    """Returns why the volume cannot take the request now, if its turn may come yet. Raises Busy when that lasts too long."""
+    try:
+        world.storage.delete_snapshot(snapshot_id)
+    except Busy as busy:
+        if notes["waited"] > PATIENCE_SECONDS:
+            raise
+        return busy
+    notes["asked"].append(snapshot_id)
+    notes["waited"] = 0.0  # patience begins anew with each snapshot
+    return None
+
+
+def _later(notes: Document, why: StillframeError | None = None) -> NotYet:
+    """Soon at first, because a small merge is over at once; then less and less often."""
+    seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, notes["waited"] / 10))
+    return NotYet(seconds, {**notes, "waited": notes["waited"] + seconds}, why)
+
+
+def _percent(found: Document) -> int:
+    text = str(found["os-extended-snapshot-attributes:progress"]).rstrip("%")
+    return int(text) if found["status"] == "deleting" and text.isdecimal() else 0
+
+
+def _show(world: WorkerContext, operation: Operation, percent: int) -> None:
+    set_id = operation.intent["set_id"]
+    with world.database.read() as connection:
+        row = assisted_snapshots.get(connection, set_id, None)
+    if row is not None and row["progress"] != percent:
+        with world.database.write() as connection:
+            assisted_snapshots.change(connection, set_id, progress=percent)
+
+
+def _settle(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
+    set_id = operation.intent["set_id"]
+    if outcome == "done":
+        assisted_snapshots.delete(connection, set_id)
+        return
+    row = assisted_snapshots.get(connection, set_id, None)
+    details = fault["details"] if fault else {}
+    if row is not None:
+        entries = [_entry(entry, details) for entry in row["volumes"]]
+        whole = "left" in details and all(entry["status"] == "available" for entry in entries)
+        told = f"{'no snapshot was' if whole else 'not all snapshots were'} deleted: {fault['message'] if fault else ''}"
+        status = "available" if whole else "error"
+        assisted_snapshots.change(connection, set_id, status=status, progress=100, fault=told, volumes=entries)
+
+
+def _entry(entry: Document, details: Document) -> Document:
+    """Each volume's own outcome, as it was seen at the end; what nobody saw keeps what was known of it."""
+    snapshot_id = entry["snapshot_id"]
+    if "left" not in details:
+        return entry
+    status = details["left"].get(snapshot_id, "deleted")
+    shown = status if status in ("available", "deleted") else "error"
+    return {**entry, "status": shown, "error": details["failed"].get(snapshot_id)}
+
+
+KIND = Kind(
+    {"delete": Verb(_gone, _delete)},
+    _settle,
+    afterwards="Each snapshot's own deletion goes on or has ended: look at them, then delete the set again.",
+)

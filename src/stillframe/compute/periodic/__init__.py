@@ -1,0 +1,1 @@
+"""What the compute worker does by itself from time to time."""

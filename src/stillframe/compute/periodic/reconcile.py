@@ -1,0 +1,140 @@
+"""The look around on a timer: what libvirt has against what block storage records. It tells what differs, and changes one
+thing: a detachment that the guest carried out after we had given it up is finished."""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
+
+from sqlalchemy import Connection
+
+from stillframe.compute.clients.block_storage import Document
+from stillframe.compute.libvirt import saved_notes, servers
+from stillframe.compute.libvirt.servers import Server
+from stillframe.compute.operations import attachments
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.context import new_request_id
+from stillframe.db import operations
+from stillframe.db.tables import now
+from stillframe.errors import HypervisorUnavailable, NotFound, ServiceUnavailable, StillframeError
+from stillframe.journal import record
+
+LOG = logging.getLogger(__name__)
+EVERY_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 86400.0
+
+
+class Reconciler:
+    """Compares every server once a minute and says each difference once."""
+
+    def __init__(self, world: WorkerContext) -> None:
+        self._world = world
+        self._due = 0.0
+        self._told: set[str] = set()
+
+    def look(self) -> None:
+        """Logs each new difference. A service that does not answer is not a difference."""
+        try:
+            saved_notes.look(self._world.hypervisor, self._world.settings.state_dir)
+        except StillframeError as error:
+            LOG.info("saved servers were not looked at: %s", error.message)
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + EVERY_SECONDS
+        try:
+            found = {line for server in servers.list_everything(self._world) for line in self._looked_at(server)}
+        except StillframeError as error:
+            LOG.info("servers were not compared: %s", error.message)
+            return
+        for line in sorted(found - self._told):
+            LOG.error("%s", line)
+        self._told = found
+
+    def _looked_at(self, server: Server) -> list[str]:
+        """What is wrong with one server keeps no other from being looked at; a service that is away would, one by one."""
+        try:
+            return self._differences(server)
+        except (HypervisorUnavailable, ServiceUnavailable):
+            raise
+        except StillframeError as error:
+            LOG.warning("server %s was not compared: %s", server.id, error.message)
+            return []
+
+    def _differences(self, server: Server) -> list[str]:
+        with self._world.database.read() as connection:
+            if operations.on_resource(connection, f"server:{server.id}") is not None:
+                return []
+        entries = [
+            entry for entry in self._world.storage.attachments_of(server.id, server.project_id) if entry["status"] == "attached"
+        ]
+        self._finish_late_detachments(server, entries)
+        self._report_missing(server, entries)
+        recorded = {entry["volume_id"]: entry["connection_info"].get("name") for entry in entries}
+        held = dict(server.volumes())
+        lines = [
+            f"server {server.id} has {disk.name} for volume {volume_id}, block storage records {recorded[volume_id]}"
+            for volume_id, disk in held.items()
+            if volume_id in recorded and disk.name != recorded[volume_id]
+        ]
+        lines += [
+            f"the saved memory of server {server.id} goes on with {disk.name} for volume {disk.volume_id}, block storage"
+            f" records {recorded[disk.volume_id]}: it must not be restored so"
+            for disk in (server.saved.disks if server.saved else ())
+            if disk.volume_id in recorded and disk.name != recorded[disk.volume_id]
+        ]
+        lines += [f"server {server.id} has volume {one}, which is not attached to it" for one in held.keys() - recorded]
+        lines += [f"volume {one} is attached to server {server.id}, which lacks it" for one in recorded.keys() - held]
+        return lines
+
+    def _report_missing(self, server: Server, entries: Sequence[Document]) -> None:
+        """Block storage shows of each attachment whether the running guest has been seen without the disk; it is told when
+        that changes. What was attached after the server was looked at is missing in that look alone: it is looked at again."""
+        changed = [each for each in entries if _lacks(server, each) != bool(each.get("missing_in_guest_since"))]
+        if not changed:
+            return
+        with suppress(NotFound):
+            fresh = servers.look(self._world, server.id)
+            with self._world.database.read() as connection:
+                if operations.on_resource(connection, f"server:{server.id}") is not None:
+                    return
+            for entry in changed:
+                if _lacks(fresh, entry) != bool(entry.get("missing_in_guest_since")):
+                    self._world.storage.report_guest_disk(entry["id"], not _lacks(fresh, entry))
+
+    def _finish_late_detachments(self, server: Server, entries: Sequence[Document]) -> None:
+        """QEMU carries out an unplug that the guest did not answer when the guest answers after all, at a reset at the latest
+        (qemu 7.2). By then the detachment was given up; asked for again, it finds the disk gone and releases the volume."""
+        for entry in entries:
+            volume_id = entry["volume_id"]
+            if not _lacks(server, entry):
+                continue
+            with self._world.database.write() as connection:
+                if not _was_given_up(connection, server.id, volume_id):
+                    continue
+                intent = {"server_id": server.id, "volume_id": volume_id}
+                record.submit(connection, attachments.request("detach_volume", intent, new_request_id()).of(server.project_id))
+            LOG.info(
+                "server %s released volume %s after its detachment was given up; the volume is detached now",
+                server.id,
+                volume_id,
+            )
+
+
+def _lacks(server: Server, entry: Document) -> bool:
+    """Tells whether the guest runs without the disk of the attachment. One that does not run has none."""
+    return server.view.active and not any(disk.volume_id == entry["volume_id"] for disk in server.live.disks)
+
+
+def _was_given_up(connection: Connection, server_id: str, volume_id: str) -> bool:
+    """Tells whether the last thing that was asked about the volume at the server is a detachment that failed. One that fails
+    again and again is asked for less and less often, once a day in the end."""
+    if operations.on_resource(connection, f"server:{server_id}") is not None:
+        return False
+    rows = operations.newest_on(connection, f"server:{server_id}", ("attach_volume", "detach_volume"))
+    asked = [row for row in rows if row["intent"]["volume_id"] == volume_id]
+    failed = list(takewhile(lambda row: (row["kind"], row["state"]) == ("detach_volume", "undone"), asked))
+    if len(failed) < 2:
+        return bool(failed)
+    pause = min(EVERY_SECONDS * 2 ** min(len(failed), 20), LONGEST_PAUSE_SECONDS)
+    return bool((now() - failed[0]["created_at"]).total_seconds() >= pause)

@@ -1,0 +1,1 @@
+"""Quiescing a guest: the frozen window, the watchdog that ends it, and what may be claimed afterwards."""

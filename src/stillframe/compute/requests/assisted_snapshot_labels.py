@@ -1,0 +1,45 @@
+"""Name, description, metadata and status of a set. Its snapshots keep those they were made with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stillframe.compute.requests import assisted_snapshots as assisted_snapshot_requests
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.context import Context
+from stillframe.db import assisted_snapshots
+from stillframe.errors import Conflict
+from stillframe.journal import record
+
+
+def change(world: WorkerContext, context: Context, set_id: str, changes: dict[str, Any]) -> None:
+    """Changes what is named; ``metadata`` is replaced as a whole. Raises NotFound, and Conflict for a set that is going."""
+    row = assisted_snapshot_requests.find(world, context, set_id, None)
+    with world.database.write() as connection:
+        fresh = assisted_snapshots.get(connection, row["id"], None)
+        if fresh is None or fresh["status"] == "deleting":
+            raise Conflict(f"assisted snapshot {row['id']} is being deleted and cannot be changed any more")
+        assisted_snapshots.change(connection, row["id"], **changes)
+
+
+def reset_status(world: WorkerContext, context: Context, set_id: str, status: str) -> None:
+    """``os-reset_status``: an administrator's word on a status that went wrong. It changes the row and nothing else.
+
+    A set is "available" only if block storage has each of its snapshots, and they are. Raises NotFound, Conflict naming
+    those that are not, Busy."""
+    row = assisted_snapshot_requests.find(world, context, set_id, None)
+    found = {entry["snapshot_id"]: world.storage.snapshot(entry["snapshot_id"]) for entry in row["volumes"]}
+    seen = {key: document["status"] if document else "gone" for key, document in found.items()}
+    bad = [f"snapshot {key} is {told}" for key, told in seen.items() if told != "available"]
+    if status == "available" and (bad or not seen):
+        why = "; ".join(bad[:20]) or "it has no snapshot"
+        raise Conflict(f"assisted snapshot {row['id']} cannot be available: {why}. Put right what is named first")
+    with world.database.write() as connection:
+        record.refuse_if_busy(connection, f"set:{row['id']}")
+        record.refuse_if_busy(connection, f"server:{row['server_id']}", shared=True)
+        assisted_snapshots.change(connection, row["id"], status=status, **(good(row) if status == "available" else {}))
+
+
+def good(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a set's row says of itself when all of its snapshots are good."""
+    entries = [{**entry, "status": "available", "error": None} for entry in row["volumes"]]
+    return {"progress": 100, "fault": None, "volumes": entries}

@@ -1,0 +1,116 @@
+"""Requests about a server's volumes, as the worker takes them."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from stillframe.chain import names
+from stillframe.compute.libvirt import servers
+from stillframe.compute.libvirt.servers import Server
+from stillframe.compute.operations import attachments as operations
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.context import Context
+from stillframe.db import operations as operations_of
+from stillframe.db.rows import Row
+from stillframe.errors import BadRequest, NotFound
+from stillframe.journal import record
+
+SHORT = ("attach_volume", "detach_volume")  # what another one of them waits for
+
+
+def volume_of(world: WorkerContext, context: Context, volume_id: str) -> dict[str, Any]:
+    """Returns the volume's document. Raises NotFound, the same for a missing one and one of another project."""
+    try:
+        wanted = names.canonical_id(volume_id)
+        volume = world.storage.volume(wanted)
+    except (BadRequest, NotFound) as error:
+        raise NotFound(f"Volume {volume_id} could not be found.") from error
+    if not context.sees_all_projects and volume["os-vol-tenant-attr:tenant_id"] != context.project_id:
+        raise NotFound(f"Volume {volume_id} could not be found.")
+    return volume
+
+
+def attach(world: WorkerContext, context: Context, server_id: str, volume_id: str, device: str | None) -> dict[str, Any]:
+    """Starts to attach a volume, after what attaches and detaches at the server now; returns its device name. Raises NotFound,
+    BadRequest, Conflict."""
+    with world.database.read() as connection:
+        before = operations_of.line(connection, f"server:{names.lookup_id(server_id)}")
+    server = servers.find(world, context, server_id)
+    volume = volume_of(world, context, volume_id)
+    if volume["os-vol-tenant-attr:tenant_id"] != server.project_id:
+        raise BadRequest(f"volume {volume['id']} belongs to another project than server {server.id}")
+    server.refuse_unless("attach")
+    with world.database.write() as connection:
+        line = record.line_of(connection, f"server:{server.id}", SHORT)
+        if any(row["intent"]["volume_id"] == volume["id"] and row["kind"] == "attach_volume" for row in line):
+            raise BadRequest(f"Volume {volume['id']} is being attached to server {server.id} already")
+        # What was in line before libvirt was asked may be through by now: its place is taken either way.
+        taken = {row["intent"]["target"] for row in (*before, *line) if row["kind"] == "attach_volume"}
+        target = operations.check_attachable(server, volume, device, taken)
+        intent = {"server_id": server.id, "volume_id": volume["id"], "target": target, **_bound(world, line)}
+        record.submit(connection, operations.request("attach_volume", intent, context.request_id).of(server.project_id))
+    return {
+        "volume_id": volume["id"],
+        "server_id": server.id,
+        "device": f"/dev/{target}",
+        "attachment_id": None,
+        "guest_has_disk": None,
+    }
+
+
+def detach(world: WorkerContext, context: Context, server_id: str, volume_id: str) -> None:
+    """Starts to detach a volume, after what attaches and detaches at the server now; one that no description of the server has
+    any more is only released. Raises NotFound, Conflict."""
+    try:
+        server = servers.find(world, context, server_id)
+    except NotFound as error:
+        raise NotFound(
+            f"{error.message} If it does not exist any more, an administrator releases its volumes:"
+            " 'openstack --os-volume-api-version 3.27 volume attachment delete ATTACHMENT'"
+        ) from error
+    try:
+        wanted = names.canonical_id(volume_id)
+    except BadRequest as error:
+        raise NotFound(f"volume_id not found: {volume_id}") from error
+    server.refuse_unless("detach")
+    gone = server.disk_of(wanted) is None and _is_recorded(world, server, wanted)
+    with world.database.write() as connection:
+        line = record.line_of(connection, f"server:{server.id}", SHORT)
+        if not gone and not any(row["intent"]["volume_id"] == wanted and row["kind"] == "attach_volume" for row in line):
+            operations.check_consistent(server, wanted)
+        intent = {"server_id": server.id, "volume_id": wanted, **_bound(world, line)}
+        record.submit(connection, operations.request("detach_volume", intent, context.request_id).of(server.project_id))
+
+
+def _is_recorded(world: WorkerContext, server: Server, volume_id: str) -> bool:
+    """Whether block storage has the volume attached to the server."""
+    known = world.storage.attachment(volume_id, server.id)
+    return known is not None and known["status"] == "attached"
+
+
+def _bound(world: WorkerContext, line: Sequence[Row]) -> dict[str, float]:
+    """Until when a request that stands in line may begin (seconds since the epoch)."""
+    return {"begin_until": time.time() + world.settings.compute.attach_wait_seconds} if line else {}
+
+
+def list_attached(world: WorkerContext, context: Context, server_id: str) -> list[dict[str, Any]]:
+    """Returns what libvirt shows, with block storage's attachment ids; then what only block storage calls attached.
+
+    ``guest_has_disk`` is what libvirt says of the guest now: True, or False where it runs without the disk or no description
+    has it any more; None while the server does not run."""
+    server = servers.find(world, context, server_id)
+    known = {entry["volume_id"]: entry for entry in world.storage.attachments_of(server.id, server.project_id)}
+    held = {volume_id: disk.target for volume_id, disk in server.volumes()}
+    lost = [volume_id for volume_id, entry in known.items() if entry["status"] == "attached" and volume_id not in held]
+    return [_entry(server, volume_id, held.get(volume_id), known.get(volume_id, {}).get("id")) for volume_id in (*held, *lost)]
+
+
+def _entry(server: Server, volume_id: str, target: str | None, attachment_id: str | None) -> dict[str, Any]:
+    live = any(disk.volume_id == volume_id for disk in server.live.disks)
+    return {
+        "volume_id": volume_id,
+        "server_id": server.id,
+        "device": f"/dev/{target}" if target else None,
+        "attachment_id": attachment_id,
+        "guest_has_disk": live if server.view.active else None if target else False,
+    }

@@ -1,0 +1,44 @@
+"""A set whose id its client chose: the same request again is the same set (I9), any other request under that id is refused."""
+
+from typing import Any
+
+from stillframe.chain import names
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.context import Context
+from stillframe.db import assisted_snapshots, operations
+from stillframe.errors import IdInUse
+
+KINDS = ("assisted_snapshot", "await_server")
+_OURS = ("set_id", "policy_id")  # parts of ``wanted`` that are no part of the request's body
+
+Document = dict[str, Any]
+
+
+def asked(context: Context, server_id: str, wanted: Document) -> Document:
+    """Returns the request as it is recorded and compared: who asked, for which server, with what body."""
+    body = {key: value for key, value in wanted.items() if key not in _OURS}
+    return {"project_id": context.project_id, "server_id": names.lookup_id(server_id), "body": body}
+
+
+def is_known(world: WorkerContext, context: Context, server_id: str, wanted: Document) -> bool:
+    """Tells whether this very request was accepted before. Raises IdInUse when the id is that of anything else.
+
+    Of what another project has under the id nothing is told. The operation that made a set outlives the set, so that an id is
+    known after the set was deleted.
+    """
+    set_id = wanted.get("set_id")
+    if set_id is None:
+        return False
+    with world.database.read() as connection:
+        operation = operations.get(connection, set_id)
+        row = assisted_snapshots.get(connection, set_id, None)
+    if operation is None and row is None:
+        return False
+    known = operation["intent"].get("asked") if operation is not None and operation["kind"] in KINDS else None
+    if known is None or known["project_id"] != context.project_id:
+        raise IdInUse(f"the id {set_id} is in use")
+    if known != asked(context, server_id, wanted):
+        raise IdInUse(f"the id {set_id} was used before, by a request that was not the same")
+    if row is None:
+        raise IdInUse(f"the set {set_id} was made by this request and has been deleted since")
+    return True

@@ -1,0 +1,154 @@
+"""Requests about servers as such: list, show, and the power actions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from stillframe.compute.libvirt import definitions, domain_state, repair, saved_state, server_lock, servers
+from stillframe.compute.libvirt.domain_state import Condition
+from stillframe.compute.libvirt.servers import Server
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.context import Context
+from stillframe.errors import BadRequest, Conflict, NotFound
+from stillframe.host import hypervisor
+from stillframe.journal import record
+from stillframe.journal.failpoints import reached
+
+ACTIONS = ("start", "stop", "pause", "unpause", "reboot", "resume")
+
+
+def _condition(world: WorkerContext, server: Server) -> Condition:
+    """A guest that a merge holds still for a moment runs, as far as anybody else is concerned."""
+    if server.view.state == domain_state.PAUSED and not _is_held(world, server):
+        server = servers.look(world, server.id)  # the moment may have ended between the two looks
+    if server.view.state == domain_state.PAUSED and _is_held(world, server):
+        return domain_state.CONDITIONS["running"]
+    return server.condition
+
+
+def _is_held(world: WorkerContext, server: Server) -> bool:
+    held = world.guard.pending(server.id)
+    return held is not None and held.suspended
+
+
+def document(world: WorkerContext, server: Server) -> dict[str, Any]:
+    """What the API makes its view of: Nova's words, in which an I/O error pause is PAUSED too, and a saved server SUSPENDED."""
+    condition = _condition(world, server)
+    return {
+        "id": server.id,
+        "name": server.view.name,
+        "status": condition.status,
+        "power_state": condition.power_state,
+        "project_id": server.project_id,
+        "user_id": server.user_id,
+        "memory_mib": server.live.memory_mib,
+        "vcpus": server.live.vcpus,
+        "volumes": [
+            {"id": volume_id, "device": f"/dev/{disk.target}"}
+            for volume_id, disk in server.volumes()
+            if not disk.foreign_file  # a copied domain keeps the serials: block storage would take its disks for in use
+        ],
+    }
+
+
+def list_servers(world: WorkerContext, context: Context, all_projects: bool) -> list[dict[str, Any]]:
+    return [document(world, server) for server in servers.list_all(world, context, all_projects)]
+
+
+def show_server(world: WorkerContext, context: Context, server_id: str) -> dict[str, Any]:
+    return document(world, servers.find(world, context, server_id))
+
+
+def power(world: WorkerContext, context: Context, server_id: str, action: str) -> None:
+    """Changes the power state. Raises Conflict in a state that does not allow it, or while an operation holds the server.
+
+    A start is refused when what would be opened is not what block storage records (R18). That of a saved server restores it;
+    "resume" does the same, and wakes up a guest that sleeps.
+    """
+    server = servers.find(world, context, server_id)
+    _refuse_if_busy(world, server, action)
+    if action not in ACTIONS:
+        raise BadRequest(f"unknown power action {action!r}")
+    if action == "reboot":  # QEMU resets a guest that is held still as well as any, and it remains so
+        _power(world, server, action)
+        return
+    with _turn(world, server):
+        _refuse_if_busy(world, server, action)  # something may have begun meanwhile
+        _power(world, servers.look(world, server.id), action)
+
+
+def _refuse_if_busy(world: WorkerContext, server: Server, action: str) -> None:
+    with world.database.read() as connection:
+        # A merge goes on, or is finished offline, whatever the guest does; only a start must wait for it. Under a saved server
+        # nothing is done offline: there it is the merge that waits.
+        shared = action not in ("start", "resume") or server.view.saved
+        record.refuse_if_busy(connection, f"server:{server.id}", shared=shared)
+
+
+@contextmanager
+def _turn(world: WorkerContext, server: Server) -> Iterator[None]:
+    """Nobody holds the server still within the block. A pause in such a moment would be taken back at its end, an unpause
+    would end it before its time, and libvirt 9.0 refuses to shut down a guest that does not run."""
+    with server_lock.taken(world, server.id):
+        world.guard.let_go_on(server.id)
+        yield
+
+
+def _power(world: WorkerContext, server: Server, action: str) -> None:
+    condition = _condition(world, server)
+    why_not = condition.why_not(server.id, action)
+    if why_not is not None:
+        cannot = f"Cannot '{action}' instance {server.id} while it is in status {condition.status}"
+        raise Conflict(f"{cannot}: {why_not}", server_state=condition.name)
+    domain = world.hypervisor.domain(server.id)
+    if server.view.active:
+        hypervisor.power(domain, "wake" if action == "resume" else action)
+        return
+    if server.view.saved:
+        saved_state.check_files(world, server)
+        reached("power/checked")
+    else:
+        _check_files(world, server)
+        reached("power/checked")
+        definitions.forget_chains(world, server)
+    hypervisor.power(domain, "start")
+    if server.view.saved:
+        servers.look(world, server.id)  # its saved memory is used up: that is noted
+
+
+def _check_files(world: WorkerContext, server: Server) -> None:
+    """Block storage changes the files of a stopped server's volumes itself. Such an operation is recorded before it looks
+    whether the server is stopped, and that look waits for our turn to end: one of the two sees the other."""
+    known = {
+        entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id, server.project_id)
+    }
+    for volume_id, disk in server.volumes():
+        info = known.get(volume_id)
+        if not info and not disk.foreign_file:
+            _refuse_unattached(world, server, volume_id)
+        if info and info.get("offline_operation"):
+            raise Conflict(
+                f"server {server.id} cannot start now: operation {info['offline_operation']} changes the files of volume"
+                f" {volume_id}; wait for its end ('stillframe operation show {info['offline_operation']}')"
+            )
+        if info and disk.name != info["name"]:
+            raise Conflict(
+                f"server {server.id} would open {disk.name} for volume {volume_id}, but its active file is"
+                f" {info['name']}; it was not started, because the guest would write into a snapshot. 'stillframe doctor'"
+                " tells an administrator more"
+            )
+        if info:
+            repair.before_start(disk, volume_id, info.get("foundation"))
+
+
+def _refuse_unattached(world: WorkerContext, server: Server, volume_id: str) -> None:
+    """Raises Conflict for a volume of block storage, of which nobody says then which file the server may open."""
+    try:
+        world.storage.volume(volume_id)
+    except NotFound:
+        return  # a file that is only called so
+    raise Conflict(
+        f"server {server.id} is not started: it would use a file of volume {volume_id}, but the volume is not attached to it,"
+        " so whether that is the right file is not known. An administrator takes the disk out of the server's definition;"
+        " then attach the volume to it ('openstack server add volume') and start it"
+    )

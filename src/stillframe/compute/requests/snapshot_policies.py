@@ -1,0 +1,145 @@
+"""Requests about snapshot policies. What makes no sense is refused here, before anything is stored."""
+
+import uuid
+import zoneinfo
+from datetime import UTC, datetime
+from typing import Any
+
+from stillframe.chain import names
+from stillframe.compute.libvirt import servers
+from stillframe.compute.libvirt.servers import Server
+from stillframe.compute.requests import assisted_snapshot_settings as settings_requests
+from stillframe.compute.snapshot_policies import retention
+from stillframe.compute.snapshot_policies.retention import Rules
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.context import Context
+from stillframe.db import snapshot_policies
+from stillframe.db.rows import Row
+from stillframe.db.tables import now
+from stillframe.errors import BadRequest, NotFound, QuotaExceeded
+
+MOST_PER_SERVER = 32
+DEFAULTS: Row = {
+    "name": None,
+    "description": None,
+    "schedule": None,
+    "timezone": "UTC",
+    "quiesce": "preferred",
+    "volumes": "all",
+    "keep_last": 0,
+    "keep_hourly": 0,
+    "keep_daily": 0,
+    "keep_weekly": 0,
+    "enabled": True,
+}
+_TIMING = ("schedule", "timezone", "enabled")
+
+
+def rules_of(row: Row) -> Rules:
+    return Rules(row["keep_last"], row["keep_hourly"], row["keep_daily"], row["keep_weekly"])
+
+
+def zone_of(row: Row) -> zoneinfo.ZoneInfo:
+    """Returns the clock the policy goes by. Raises BadRequest for a name this host does not know."""
+    if row["timezone"] not in zoneinfo.available_timezones():
+        raise BadRequest(
+            f"time zone {row['timezone']!r} is not known on this host; give a name such as UTC or Europe/Berlin, and see"
+            " that the system's tzdata is installed"
+        )
+    return zoneinfo.ZoneInfo(row["timezone"])
+
+
+def next_run(row: Row, after: datetime) -> datetime | None:
+    """Returns when the policy takes its next set, as rows carry times (naive UTC); None: never. Raises BadRequest."""
+    if row["schedule"] is None:
+        return None
+    try:
+        due = retention.next_due(row["schedule"], zone_of(row), after.replace(tzinfo=UTC))
+    except ValueError as error:
+        raise BadRequest(f"schedule {row['schedule']!r} is no cron expression: {error}") from error
+    return due.replace(tzinfo=None) if due is not None else None
+
+
+def create(world: WorkerContext, context: Context, server_id: str, wanted: Row) -> str:
+    """Stores a policy; returns its id. Raises NotFound, BadRequest, QuotaExceeded."""
+    server = servers.find(world, context, server_id)
+    usual = settings_requests.effective(world, server.id, {})["quiesce"]
+    row = {**DEFAULTS, "quiesce": usual, **_canonical(wanted)}
+    _check(world, row)
+    _check_attached(server, row["volumes"])
+    row |= {
+        "id": str(uuid.uuid4()),
+        "project_id": server.project_id,
+        "user_id": context.user_id,
+        "server_id": server.id,
+        "next_run": next_run(row, now()) if row["enabled"] else None,
+    }
+    with world.database.write() as connection:
+        if snapshot_policies.count_of_server(connection, server.id) >= MOST_PER_SERVER:
+            raise QuotaExceeded(f"server {server.id} has {MOST_PER_SERVER} snapshot policies already, more are not allowed")
+        snapshot_policies.insert(connection, row)
+    return str(row["id"])
+
+
+def change(world: WorkerContext, context: Context, policy_id: str, changes: Row) -> None:
+    """Changes what is named; a changed schedule counts from now. Raises NotFound, BadRequest."""
+    row = _find(world, context, policy_id)
+    values = _canonical(changes)
+    changed = {**row, **values}
+    _check(world, changed)
+    if "volumes" in values and values["volumes"] != "all":
+        _check_attached(servers.find(world, context, row["server_id"]), values["volumes"])
+    if any(changed[name] != row[name] for name in _TIMING):
+        values |= {"next_run": next_run(changed, now()) if changed["enabled"] else None, "due_at": None, "trying_since": None}
+    with world.database.write() as connection:
+        snapshot_policies.change(connection, row["id"], **values)
+
+
+def delete(world: WorkerContext, context: Context, policy_id: str) -> None:
+    """Forgets a policy. Its sets stay, and nothing deletes them any more. Raises NotFound."""
+    row = _find(world, context, policy_id)
+    with world.database.write() as connection:
+        snapshot_policies.delete(connection, row["id"])
+
+
+def _find(world: WorkerContext, context: Context, policy_id: str) -> Row:
+    project = None if context.sees_all_projects else context.project_id
+    with world.database.read() as connection:
+        row = snapshot_policies.get(connection, policy_id, project)
+    if row is None:
+        raise NotFound(f"Snapshot policy {policy_id} could not be found.")
+    return row
+
+
+def _canonical(wanted: Row) -> Row:
+    """Null means the default; a schedule has single blanks; volumes are named by canonical ids."""
+    values = {name: DEFAULTS[name] if value is None else value for name, value in wanted.items()}
+    if values.get("schedule") is not None:
+        values["schedule"] = " ".join(values["schedule"].split())
+    if isinstance(values.get("volumes"), list):
+        values["volumes"] = [names.canonical_id(each, "volume id") for each in values["volumes"]]
+        if len(set(values["volumes"])) != len(values["volumes"]):
+            raise BadRequest("a volume is named twice")
+    return values
+
+
+def _check(world: WorkerContext, row: Row) -> None:
+    if row["schedule"] is None and not rules_of(row).any:
+        raise BadRequest("the policy neither takes nor deletes anything: give it a schedule, or a number of sets to keep")
+    zone_of(row)
+    if row["schedule"] is not None and next_run(row, now()) is None:
+        raise BadRequest(f"schedule {row['schedule']!r} names no time that ever comes")
+    most = world.settings.volumes.max_chain_depth - 1
+    for name in ("keep_last", "keep_hourly", "keep_daily", "keep_weekly"):
+        if row[name] > most:
+            raise BadRequest(f"{name} is {row[name]}, but a volume can have at most {most} snapshots (max_chain_depth)")
+    listed = len(row["volumes"]) if row["volumes"] != "all" else 0
+    if listed > world.settings.compute.max_volumes_per_set:
+        raise BadRequest(f"at most {world.settings.compute.max_volumes_per_set} volumes fit in one set")
+
+
+def _check_attached(server: Server, volumes: Any) -> None:
+    attached = {volume_id for volume_id, _ in server.volumes()}
+    missing = [] if volumes == "all" else [each for each in volumes if each not in attached]
+    if missing:
+        raise BadRequest(f"not attached to server {server.id} as a volume: {', '.join(missing[:20])}", volumes=missing[:128])

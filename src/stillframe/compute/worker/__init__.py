@@ -1,0 +1,1 @@
+"""What every request and operation of the compute worker stands on."""

@@ -1,0 +1,51 @@
+"""What compute's operations work on: the database, libvirt, the door to block storage, the watchdog."""
+
+import threading
+from dataclasses import dataclass, field
+
+from stillframe.compute.clients.block_storage import StorageDoor
+from stillframe.compute.quiesce.bounded import Calls
+from stillframe.compute.quiesce.guard import Guard
+from stillframe.compute.quiesce.window import Times
+from stillframe.compute.worker.merges import Merges
+from stillframe.config import Settings
+from stillframe.db.engine import Database
+from stillframe.host import private_libvirt
+from stillframe.host.hypervisor import Hypervisor
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """Handed to every verb."""
+
+    database: Database
+    hypervisor: Hypervisor
+    storage: StorageDoor
+    guard: Guard
+    settings: Settings
+    merges: Merges = field(default_factory=Merges)
+    switches: Calls = field(default_factory=Calls)
+    stopping: threading.Event = field(default_factory=threading.Event)  # what may take hours is left for the next worker
+
+    @property
+    def times(self) -> Times:
+        options = self.settings.compute
+        return Times(
+            deadline=options.freeze_deadline_seconds,
+            agent=options.agent_timeout_seconds,
+            flush=options.flush_timeout_seconds,
+            hasten=options.hasten_freeze,
+        )
+
+
+def open_context(settings: Settings, database: Database) -> WorkerContext:
+    """Makes the world of one compute worker; starts the private libvirt daemon unless a URI is configured.
+
+    The watchdog is started by the worker's timer, which also looks whether it still runs.
+    """
+    uri = settings.compute.libvirt_uri
+    private = None if uri else settings.state_dir / "libvirt"
+    connection = Hypervisor(uri) if private is None else private_libvirt.connect(private)
+    connection.connection()
+    guard = Guard(connection, private, settings.freeze_dir, settings.state_dir / "watchdog.log")
+    return WorkerContext(database, connection, StorageDoor(settings), guard, settings)

@@ -1,0 +1,1 @@
+"""A volume's backing chain: observed, shown, explained, and written down beside its files."""

@@ -1,0 +1,1 @@
+"""The services that block storage calls: compute and the image service."""

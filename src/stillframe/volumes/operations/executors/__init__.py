@@ -1,0 +1,1 @@
+"""One plan, several executors: offline, for a stopped server, live."""

@@ -1,0 +1,113 @@
+"""Servers against rows: which file each one has, now and after a restart, and whether it may be frozen. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from stillframe.chain import names
+from stillframe.volumes.recovery.doctor.findings import Finding
+from stillframe.volumes.recovery.doctor.seen import DiskSeen, ServerSeen, WorkerContext
+
+
+def judge(world: WorkerContext) -> Iterator[Finding]:
+    """Yields what does not fit between libvirt, the freeze records and the rows."""
+    recorded = {freeze.server_id for freeze in world.guests.freezes}
+    for freeze in world.guests.freezes:
+        if freeze.overdue or freeze.operation_id not in world.known.running:
+            what = f"server {freeze.server_id} may still be frozen, since operation {freeze.operation_id}"
+            yield Finding("maybe_frozen", what, server_id=freeze.server_id)
+    for server in world.guests.servers:
+        if server.frozen and server.id not in recorded:
+            what = f"the agent of server {server.id} ({server.name}) says that its filesystems are frozen"
+            yield Finding("guest_frozen", what, server_id=server.id)
+        if server.id not in world.known.busy:
+            yield from _disks(world, server)
+    if world.guests.listed:
+        yield from _gone(world)
+
+
+def _gone(world: WorkerContext) -> Iterator[Finding]:
+    """Attachments to servers that libvirt does not know. Of another host's servers this one's libvirt says nothing."""
+    known_here = {server.id for server in world.guests.servers}
+    for volume_id, known in world.known.volumes.items():
+        for row in known.attachments:
+            host = (row["connector"] or {}).get("host", world.host)
+            if row["instance_id"] in known_here or not row["instance_id"] or host != world.host:
+                continue
+            if row["instance_id"] in world.known.busy or volume_id in world.unsettled:
+                continue
+            what = f"volume {volume_id} is attached to server {row['instance_id']}, which libvirt on {host} does not know"
+            what += f" (attachment {row['id']}, {row['status']})"
+            facts = {"attachment": row}
+            yield Finding("server_gone", what, known.row["share"], volume_id, server_id=row["instance_id"], facts=facts)
+
+
+def _disks(world: WorkerContext, server: ServerSeen) -> Iterator[Finding]:
+    if server.inactive is not None:
+        yield from _descriptions(world, server, server.inactive)
+    yield from _saved(world, server)
+    held = {disk.volume_id: disk for disk in (*server.disks, *(server.inactive or ())) if _is_ours(world, server, disk)}
+    held |= {disk.volume_id: disk for disk in server.disks if _is_ours(world, server, disk)}
+    for volume_id, disk in held.items():
+        assert volume_id is not None
+        known = world.known.volumes[volume_id]
+        if disk.name != known.row["active_file"]:
+            what = f"server {server.id} has {disk.name} as {disk.target} for volume {volume_id}, recorded is"
+            what += f" {known.row['active_file']}"
+            yield Finding("wrong_active_file", what, known.row["share"], volume_id, file=disk.name, server_id=server.id)
+        if not any(row["instance_id"] == server.id for row in known.attachments):
+            what = f"server {server.id} has volume {volume_id} as {disk.target}, and there is no attachment"
+            yield Finding("disk_without_attachment", what, known.row["share"], volume_id, server_id=server.id)
+    if server.running and server.inactive is not None:
+        yield from _left(world, server)
+    for volume_id, known in world.known.volumes.items():
+        attached = [row for row in known.attachments if row["instance_id"] == server.id and row["status"] == "attached"]
+        if attached and volume_id not in held and volume_id not in world.unsettled:
+            what = f"volume {volume_id} is attached to server {server.id}, which has no such disk"
+            yield Finding("attached_without_disk", what, known.row["share"], volume_id, server_id=server.id)
+
+
+def _saved(world: WorkerContext, server: ServerSeen) -> Iterator[Finding]:
+    """What a start of a saved server would open: the description in its saved image, not the definition."""
+    defined = {disk.target: disk.path for disk in (server.inactive or server.disks)}
+    for disk in server.saved or ():
+        if not _is_ours(world, server, disk):
+            continue
+        row = world.known.volumes[str(disk.volume_id)].row
+        if disk.name == row["active_file"] and disk.path == defined.get(disk.target):
+            continue
+        what = f"the saved memory of server {server.id} ({server.name}) goes on with {disk.path} as {disk.target} for volume"
+        what += f" {disk.volume_id}; its definition names {defined.get(disk.target) or 'nothing'}, recorded is"
+        what += f" {row['active_file']}"
+        yield Finding("saved_names_other_file", what, row["share"], disk.volume_id, file=disk.name, server_id=server.id)
+
+
+def _left(world: WorkerContext, server: ServerSeen) -> Iterator[Finding]:
+    """Disks that the definition has and the running guest has not."""
+    live = {disk.volume_id for disk in server.disks}
+    for disk in server.inactive or ():
+        if disk.volume_id not in live and _is_ours(world, server, disk):
+            what = f"disk {disk.target} of server {server.id} (volume {disk.volume_id}) is in its definition, but the running"
+            what += " guest does not have it"
+            share = world.known.volumes[str(disk.volume_id)].row["share"]
+            yield Finding("disk_left_guest", what, share, disk.volume_id, file=disk.name, server_id=server.id)
+
+
+def _is_ours(world: WorkerContext, server: ServerSeen, disk: DiskSeen) -> bool:
+    known = world.known.volumes.get(disk.volume_id or "")
+    if known is None or disk.volume_id in world.unsettled:
+        return False
+    if disk.name is None or names.parse(disk.name) is not None:
+        return True
+    # Only the serial says so, which a copied domain keeps: without an attachment it is no disk of ours.
+    return any(row["instance_id"] == server.id for row in known.attachments)
+
+
+def _descriptions(world: WorkerContext, server: ServerSeen, inactive: Sequence[DiskSeen]) -> Iterator[Finding]:
+    later = {disk.target: disk for disk in inactive}
+    for disk in server.disks:
+        other = later.get(disk.target)
+        if disk.volume_id in world.unsettled or (other is not None and other.path == disk.path):
+            continue
+        if disk.volume_id in world.known.volumes:
+            then = other.name if other else "nothing"
+            what = f"disk {disk.target} of server {server.id} is {disk.name} now and would be {then} after a restart"
+            yield Finding("descriptions_differ", what, None, disk.volume_id, file=disk.name, server_id=server.id)

@@ -1,0 +1,182 @@
+"""The database rebuilt from a share alone, or a share's unknown volumes added to it."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.chain import names
+from stillframe.chain.image import Image
+from stillframe.context import new_request_id
+from stillframe.db import deployments, shares, snapshots, volume_types, volumes
+from stillframe.db.engine import Database
+from stillframe.errors import BadImage, ChainConflict, ShareUnavailable
+from stillframe.host import entries, files, inspection
+from stillframe.host.entries import Entry
+from stillframe.journal import record as journal
+from stillframe.volumes.operations import chain_metadata
+from stillframe.volumes.recovery import rebuilt_rows
+from stillframe.volumes.recovery.rebuilt_rows import Given, Rebuilt, Source
+from stillframe.volumes.storage.drivers import directory
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a share gives: rows, volumes that are not sound with the reason, and those the database has already."""
+
+    rebuilt: Sequence[Rebuilt]
+    refused: Mapping[str, str]
+    known: Sequence[str] = field(default_factory=tuple)
+
+
+def find(path: Path, given: Given, base_format: str | None = None, known: frozenset[str] = frozenset()) -> Found:
+    """Reads a share and returns what rows it gives. Changes nothing; every header is looked at as hostile input.
+
+    ``base_format`` is what ``volume-<id>`` is where neither a record nor a header above it says so; without it such
+    volumes are refused, since a format is never guessed (I6). ``known`` are the ids of the database's volumes and
+    snapshots: such volumes are not looked at closer.
+    """
+    listed = entries.look(path)
+    ids = sorted({volume_id for name in listed if (volume_id := _owner(name))} - known)
+    sources = {volume_id: _source(path, listed, volume_id, base_format) for volume_id in ids}
+    rebuilt: dict[str, Rebuilt] = {}
+    refused: dict[str, str] = {}
+    for volume_id, source in sources.items():
+        try:
+            rebuilt[volume_id] = rebuilt_rows.rebuild(source, given, _foundation(path, source, sources, known))
+        except (BadImage, ChainConflict) as error:
+            refused[volume_id] = error.message
+    _refuse_twice(rebuilt, refused, known)
+    _refuse_unfounded(rebuilt, refused, known)
+    ordered = sorted(rebuilt.values(), key=lambda each: (each.volume["created_at"], each.volume["id"]))
+    return Found(ordered, refused, sorted(known & {owner for name in listed if (owner := _owner(name))}))
+
+
+def _owner(name: str) -> str | None:
+    """The volume a chain file or a record is of. An .info file alone is no volume."""
+    parsed = names.parse(name.removesuffix(".record"))
+    return parsed[0] if parsed else None
+
+
+def _source(path: Path, listed: Mapping[str, Entry], volume_id: str, base_format: str | None) -> Source:
+    own = [name for name in listed if (names.parse(name) or ("",))[0] == volume_id]
+    times = {name: datetime.fromtimestamp(listed[name].written, UTC).replace(tzinfo=None) for name in own}
+    try:
+        info, record = _documents(path, volume_id)
+        images = _images(path, own, volume_id, record["volume"]["base_format"] if record else None, base_format)
+    except (BadImage, FileNotFoundError) as error:
+        return Source(volume_id, {}, {}, {}, times, getattr(error, "message", str(error)))
+    return Source(volume_id, images, info, record, times)
+
+
+def _documents(path: Path, volume_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        info = files.read_json(path, names.info_name(volume_id)) or {}
+        record = files.read_json(path, names.record_name(volume_id)) or {}
+    except ValueError as error:
+        raise BadImage(f"the .info or .record file of volume {volume_id} is no JSON document: {error}") from error
+    rebuilt_rows.check_info(info, volume_id)
+    if record:
+        rebuilt_rows.check_record(record, volume_id)
+    return info, record
+
+
+def _images(path: Path, own: Sequence[str], volume_id: str, recorded: str | None, otherwise: str | None) -> dict[str, Image]:
+    """Headers of overlays first: what the base is stands in the header above it, if nowhere else."""
+    base = names.base_name(volume_id)
+    found = {name: inspection.alone(path, name, "qcow2") for name in own if name != base}
+    if base in own:
+        above = {str(image.backing_format) for image in found.values() if image.backing == base}
+        said = sorted(above | ({recorded} if recorded else set()))
+        if len(said) > 1:
+            raise BadImage(f"{base} is {' in one place and '.join(said)} in another, by the headers above it and the record")
+        format_ = said[0] if said else otherwise
+        if format_ is None:
+            raise BadImage(f"nothing says whether {base} is raw or qcow2; say so with --base-format, it is never guessed")
+        found[base] = inspection.alone(path, base, format_)
+    return found
+
+
+def _foundation(path: Path, source: Source, sources: Mapping[str, Source], known: frozenset[str]) -> Image | None:
+    """The file a linked clone reads: of a volume on the share, which must be one the database has or is given."""
+    linked = source.record["volume"]["linked_to"] if source.record else None
+    if linked is None:
+        return None
+    if linked["volume_id"] in known:
+        name = names.check_belongs(linked["file"], linked["volume_id"])
+        try:
+            return inspection.alone(path, name, linked["format"])
+        except FileNotFoundError:
+            return None
+    return sources[linked["volume_id"]].images.get(linked["file"]) if linked["volume_id"] in sources else None
+
+
+def _refuse_twice(rebuilt: dict[str, Rebuilt], refused: dict[str, str], known: frozenset[str]) -> None:
+    """A snapshot's id belongs to one volume, as when somebody copied a volume's files under another name."""
+    owners: dict[str, set[str]] = {}
+    for volume_id, each in rebuilt.items():
+        for row in each.snapshots:
+            owners.setdefault(row["id"], set()).add(volume_id)
+    for snapshot_id, volume_ids in owners.items():
+        if len(volume_ids) > 1 or snapshot_id in known:
+            for volume_id in volume_ids & set(rebuilt):
+                others = sorted(volume_ids - {volume_id}) or ["one of the database"]
+                del rebuilt[volume_id]
+                refused[volume_id] = f"its snapshot {snapshot_id} is also a snapshot of another volume ({', '.join(others)})"
+
+
+def _refuse_unfounded(rebuilt: dict[str, Rebuilt], refused: dict[str, str], known: frozenset[str]) -> None:
+    """A linked clone needs the volume it reads; what that one lacks, the clone lacks."""
+    while True:
+        lost = {
+            volume_id: linked["volume_id"]
+            for volume_id, each in rebuilt.items()
+            if (linked := each.volume["linked_to"]) and linked["volume_id"] not in rebuilt and linked["volume_id"] not in known
+        }
+        if not lost:
+            return
+        for volume_id, source_id in lost.items():
+            del rebuilt[volume_id]
+            refused[volume_id] = f"it is linked to volume {source_id}, which was refused or is not there"
+
+
+def insert(database: Database, path: Path, given: Given, found: Found, taken_from: str | None = None) -> None:
+    """Writes the rows in one transaction; what stands beside the files is written anew by the worker afterwards.
+
+    The share's marker names this deployment afterwards; see ``directory.claim`` for one that names another. Raises
+    ShareUnavailable when the database knows the share by another id, ForeignShare.
+    """
+    share_id = directory.claim(path, deployments.own(database), taken_from)
+    with database.write() as connection:
+        known = shares.known_id(connection, given.share)
+        if known is None:
+            shares.remember(connection, given.share, share_id)
+        elif known != share_id:
+            raise ShareUnavailable(f"the database knows {given.share} as share {known}, its marker says {share_id}")
+        for each in found.rebuilt:
+            _insert(connection, each)
+
+
+def _insert(connection: Connection, each: Rebuilt) -> None:
+    volumes.insert(connection, {**each.volume, "volume_type_id": _type_id(connection, each.type_name)})
+    for row in each.snapshots:
+        snapshots.insert(connection, dict(row))
+    journal.submit(connection, chain_metadata.request(each.volume["id"], new_request_id()))
+
+
+def _type_id(connection: Connection, name: str | None) -> str:
+    """The type of that name, made when it is lost: its extra specs are nowhere but in the database."""
+    if name is None:
+        row = volume_types.default(connection)
+        assert row is not None
+        return str(row["id"])
+    row = volume_types.find(connection, name)
+    if row is None:
+        made = {"id": str(uuid.uuid4()), "name": name, "description": "Rebuilt; its extra specs are lost", "extra_specs": {}}
+        volume_types.insert(connection, {**made, "is_public": True})
+        return str(made["id"])
+    return str(row["id"])

@@ -1,0 +1,1 @@
+"""Requests, one file per noun, as the worker takes them: checked, and turned into rows and operations."""

@@ -1,0 +1,181 @@
+"""Requests about attachments, as the worker takes them: reserve, connect, complete, release."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.chain import names
+from stillframe.context import Context
+from stillframe.db import attachments, operations, volumes
+from stillframe.db.rows import Row
+from stillframe.db.tables import now
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound
+from stillframe.volumes.chain import observe
+from stillframe.volumes.requests import force_detach
+from stillframe.volumes.worker import lookup
+from stillframe.volumes.worker.context import GIB, WorkerContext
+
+
+def seen(connection: Connection, context: Context, attachment_id: str) -> Row:
+    project = None if context.sees_all_projects else context.project_id
+    row = attachments.get(connection, names.canonical_id(attachment_id, "attachment id"), project)
+    if row is None:
+        raise NotFound(f"Volume attachment could not be found with filter: attachment_id = {attachment_id}.")
+    return row
+
+
+def create(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+    """Reserves the volume for a server (``instance_uuid``), and connects it when a connector is given.
+
+    The same volume and server again: the same attachment. Returns its id. Only a service is believed which server it is for:
+    of everybody else's, compute says whether it is one of the volume's project. Raises BadRequest, Conflict, NotFound;
+    ServiceUnavailable when compute does not say; BadImage, ChainConflict, ShareUnavailable when a connector is given and the
+    volume's files are not fit to be opened.
+    """
+    instance = wanted.get("instance_uuid")
+    instance = names.canonical_id(instance, "instance_uuid") if instance else None
+    with world.database.read() as connection:
+        volume = lookup.volume(connection, context, wanted["volume_uuid"])
+    if instance is not None and not context.has_service_identity:
+        _check_server(world, volume, instance)
+    if wanted.get("connector") and volume["status"] == "available":
+        _look_at(world, volume)
+    with world.database.write() as connection:
+        volume = lookup.volume(connection, context, wanted["volume_uuid"])
+        for row in attachments.of_volumes(connection, [volume["id"]])[volume["id"]]:
+            if instance is not None and row["instance_id"] == instance:
+                return str(row["id"])
+            raise BadRequest(
+                f"Invalid volume: volume {volume['id']} is {volume['status']}, attached to server {row['instance_id']}"
+            )
+        lookup.refuse_if_busy(connection, volume["id"], shared=True)
+        status = "attaching" if wanted.get("connector") else "reserved"
+        if not volumes.move(connection, volume["id"], ("available",), status):
+            raise BadRequest(
+                f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']}"
+            )
+        attachment_id = str(uuid.uuid4())
+        attachments.insert(
+            connection,
+            {
+                "id": attachment_id,
+                "project_id": volume["project_id"],
+                "volume_id": volume["id"],
+                "instance_id": instance,
+                "status": status,
+                "mode": wanted.get("mode") or "rw",
+                "connector": wanted.get("connector"),
+            },
+        )
+    return attachment_id
+
+
+def _check_server(world: WorkerContext, volume: Row, server_id: str) -> None:
+    """Who may name any server fills the lists that another project's servers are looked after with."""
+    if not world.compute.has_server(volume["project_id"], server_id):
+        raise NotFound(f"Instance {server_id} could not be found.")
+
+
+def _look_at(world: WorkerContext, volume: Row) -> None:
+    """A hypervisor opens whatever lies at a volume's name and all that it names (F9): it is told of no file that is
+    not the volume's own and of its size (R12)."""
+    active = observe.observe(world, volume).images[volume["active_file"]]
+    if active.size != volume["size"] * GIB:
+        raise ChainConflict(f"{active.name} has {active.size} bytes, but volume {volume['id']} has {volume['size']} GiB")
+
+
+def update(world: WorkerContext, context: Context, attachment_id: str, connector: dict[str, Any]) -> None:
+    """Gives the attachment its connector; may be repeated. Raises BadImage, ChainConflict, ShareUnavailable as ``create``."""
+    with world.database.read() as connection:
+        row = seen(connection, context, attachment_id)
+        volume = volumes.get(connection, row["volume_id"], None)
+    assert volume is not None
+    if row["status"] != "attached":
+        _look_at(world, volume)
+    with world.database.write() as connection:
+        row = seen(connection, context, attachment_id)
+        if row["status"] == "attached":
+            return
+        attachments.change(connection, row["id"], connector=connector, status="attaching")
+        volumes.move(connection, row["volume_id"], ("reserved",), "attaching")
+
+
+def complete(world: WorkerContext, context: Context, attachment_id: str) -> None:
+    """Says that the server has the volume; may be repeated."""
+    with world.database.write() as connection:
+        row = seen(connection, context, attachment_id)
+        if row["status"] == "reserved":
+            raise BadRequest(f"Invalid attachment: {row['id']} has no connector yet")
+        attachments.change(connection, row["id"], status="attached", attached_at=row["attached_at"] or now())
+        volumes.move(connection, row["volume_id"], ("reserved", "attaching"), "in-use", fault=None)
+
+
+def note_fault(world: WorkerContext, context: Context, volume_id: str, fault: str) -> None:
+    """Compute could not attach or detach the volume: says why, until that goes well. May be repeated."""
+    with world.database.write() as connection:
+        volumes.change(connection, lookup.volume(connection, context, volume_id)["id"], fault=fault)
+
+
+def report_guest_disk(world: WorkerContext, context: Context, attachment_id: str, present: bool) -> None:
+    """Compute's word on an attachment: whether the running guest was just seen with the disk. Changes no status, since the
+    volume is the server's until it is detached. May be repeated: the first look that missed it is what is kept."""
+    with world.database.write() as connection:
+        row = seen(connection, context, attachment_id)
+        if not present and row["missing_since"] is None and row["status"] == "attached":
+            attachments.change(connection, row["id"], missing_since=now())
+        elif present and row["missing_since"] is not None:
+            attachments.change(connection, row["id"], missing_since=None)
+
+
+def delete(world: WorkerContext, context: Context, attachment_id: str) -> list[dict[str, Any]]:
+    """Releases the volume; returns what attachments remain.
+
+    What a server has, compute releases, which takes the disk out first. Everybody else needs the proof that nobody uses the
+    volume (``releasing``): whoever was told where it lies may have it open, long before the attachment is complete. That of a
+    server's complete one is taken from administrators only. Raises Conflict, Busy; ServiceUnavailable, ShareUnavailable when
+    nobody knows.
+    """
+    with world.database.read() as connection:
+        row = seen(connection, context, attachment_id)
+    if (row["instance_id"] or row["connector"]) and not context.has_service_identity:
+        if row["instance_id"] and row["status"] == "attached" and not context.is_admin:
+            raise Conflict(
+                f"attachment {row['id']} is in use by server {row['instance_id']}; detach the volume through compute. If the"
+                " server does not exist any more, an administrator deletes the attachment",
+                server_id=row["instance_id"],
+            )
+        return _views(force_detach.release(world, row, named=context.is_admin))
+    with world.database.write() as connection:
+        remaining = force_detach.drop(connection, seen(connection, context, attachment_id))
+    return _views(remaining)
+
+
+def _views(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [{"id": other["id"], "instance": other["instance_id"], "status": other["status"]} for other in rows]
+
+
+def connection_infos(world: WorkerContext, context: Context, attachment_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the hypervisor needs to open the volumes *now*, by attachment: always made from the active file, never stored.
+    An attachment that went meanwhile, or that the caller may not see, is not among them."""
+    project = None if context.sees_all_projects else context.project_id
+    with world.database.read() as connection:
+        rows = attachments.by_ids(connection, attachment_ids, project)
+        known = volumes.by_ids(connection, [row["volume_id"] for row in rows])
+        offline = _offline(connection, list(known))
+    return {row["id"]: _connection_info(world, known[row["volume_id"]], offline) for row in rows}
+
+
+def _offline(connection: Connection, volume_ids: Sequence[str]) -> dict[str, str]:
+    """The operation by volume that may change its files at any moment, because its server is stopped."""
+    found = operations.alone_on_resources(connection, [f"volume:{volume_id}" for volume_id in volume_ids])
+    counts = [row for row in found if any(each["verb"] == "check_stopped" for each in row["plan"])]
+    return {row["resource"].removeprefix("volume:"): row["id"] for row in counts}
+
+
+def _connection_info(world: WorkerContext, volume: Row, offline: Mapping[str, str]) -> dict[str, Any]:
+    info = world.backends.pool(volume).connection_info(volume["active_file"], volume["format"])
+    # Compute believes no header that names another volume's file, unless this says so.
+    foundation = volume["linked_to"]["file"] if volume["linked_to"] else None
+    return {**info, "foundation": foundation, "offline_operation": offline.get(volume["id"])}

@@ -1,0 +1,310 @@
+"""Requests about volumes that exist, as the worker takes them: rename, extend, revert, delete, reset, give up."""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe.chain import names, plan
+from stillframe.chain.plan import Plan
+from stillframe.chain.tree import Tree
+from stillframe.context import Context
+from stillframe.db import attachments, quotas, snapshots, volumes
+from stillframe.db.rows import Row
+from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, NotFound, ShareUnavailable
+from stillframe.journal import record
+from stillframe.journal.record import Request
+from stillframe.volumes.chain import observe
+from stillframe.volumes.operations import chain_metadata
+from stillframe.volumes.operations import snapshots as chain_operations
+from stillframe.volumes.operations import volumes as operations
+from stillframe.volumes.operations.executors.executor import Hand, hand_for
+from stillframe.volumes.storage import scheduler
+from stillframe.volumes.worker import file_users, lookup
+from stillframe.volumes.worker.context import WorkerContext
+
+DELETABLE = ("available", "error", "error_deleting", "error_restoring", "error_extending")
+RESETTABLE = ("available", "error", "creating", "deleting", "error_deleting", "in-use", "maintenance")
+
+
+def update(world: WorkerContext, context: Context, volume_id: str, changes: dict[str, Any]) -> None:
+    """Changes name, description or metadata."""
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        volumes.change(connection, row["id"], **changes)
+        chain_metadata.submit_once(connection, row["id"], context.request_id)
+
+
+def set_metadata(
+    world: WorkerContext, context: Context, volume_id: str, metadata: dict[str, str], replace: bool
+) -> dict[str, str]:
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        merged = metadata if replace else lookup.with_more(context, row["metadata"], metadata)
+        volumes.change(connection, row["id"], metadata=merged)
+        chain_metadata.submit_once(connection, row["id"], context.request_id)
+    return merged
+
+
+def delete_metadata_key(world: WorkerContext, context: Context, volume_id: str, key: str) -> None:
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        if key not in row["metadata"]:
+            raise NotFound(f"Volume {volume_id} has no metadata with key {key!r}.")
+        kept = {name: value for name, value in row["metadata"].items() if name != key}
+        volumes.change(connection, row["id"], metadata=kept)
+        chain_metadata.submit_once(connection, row["id"], context.request_id)
+
+
+def set_bootable(world: WorkerContext, context: Context, volume_id: str, bootable: bool) -> None:
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        volumes.change(connection, row["id"], bootable=bootable)
+        chain_metadata.submit_once(connection, row["id"], context.request_id)
+
+
+def set_image_metadata(world: WorkerContext, context: Context, volume_id: str, metadata: dict[str, str]) -> dict[str, str]:
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        merged = lookup.with_more(context, row["image_metadata"], metadata)
+        volumes.change(connection, row["id"], image_metadata=merged)
+        chain_metadata.submit_once(connection, row["id"], context.request_id)
+    return merged
+
+
+def unset_image_metadata(world: WorkerContext, context: Context, volume_id: str, key: str) -> None:
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        if key not in (row["image_metadata"] or {}):
+            raise NotFound(f"Volume {volume_id} has no image metadata with key {key!r}.")
+        kept = {name: value for name, value in row["image_metadata"].items() if name != key}
+        volumes.change(connection, row["id"], image_metadata=kept or None)
+        chain_metadata.submit_once(connection, row["id"], context.request_id)
+
+
+def delete(world: WorkerContext, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
+    """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots go with it; ``force`` is for admins and
+    lets go of a volume in any status. Raises BadRequest, Conflict listing what depends on it."""
+    _refuse_foreign_readers(world, context, volume_id)
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        refuse_if_attached(connection, row)
+        dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
+        if dependants and not cascade:
+            raise Conflict(
+                f"Invalid volume: volume {row['id']} still has {len(dependants)} snapshots, the first is {dependants[0]};"
+                " delete them first",
+                snapshots=dependants[:100],
+            )
+        refuse_if_linked(connection, row)
+        record.refuse_if_busy(connection, f"volume:{row['id']}")
+        allowed: Sequence[str] = (row["status"],) if force else DELETABLE
+        if not volumes.move(connection, row["id"], allowed, "deleting"):
+            raise BadRequest(
+                f"Invalid volume: the status of volume {row['id']} must be available or error, but it is {row['status']}"
+            )
+        for snapshot_id in dependants:
+            snapshots.change(connection, snapshot_id, status="deleting")
+        record.submit(connection, operations.delete_request(row, context.request_id))
+
+
+def _refuse_foreign_readers(world: WorkerContext, context: Context, volume_id: str) -> None:
+    with world.database.read() as connection:
+        row = lookup.volume(connection, context, volume_id)
+    with suppress(ShareUnavailable, BadConfiguration):  # looked at again before anything is removed
+        if row["share"]:
+            file_users.refuse_foreign_readers(world, world.share(row), row["id"])
+
+
+def refuse_if_attached(connection: Connection, row: Row) -> None:
+    """Raises BadRequest naming the server, whatever the volume's status says: that may have been set by hand."""
+    for held in attachments.of_volumes(connection, [row["id"]])[row["id"]]:
+        raise BadRequest(
+            f"Invalid volume: volume {row['id']} is {row['status']} and attached to server {held['instance_id']} (attachment"
+            f" {held['id']}); detach it first. If the server does not exist any more, an administrator deletes the attachment"
+        )
+
+
+def refuse_if_linked(connection: Connection, row: Row) -> None:
+    """Raises Conflict listing the linked clones that read a file of the volume."""
+    linked = [clone["id"] for clone in volumes.linked_to(connection, row["id"])]
+    if linked:
+        raise Conflict(
+            f"volume {row['id']} is read by {len(linked)} linked volumes, the first is {linked[0]}; it stays"
+            " as long as they do. A full copy ('openstack volume create --source') does not need it",
+            dependants=linked[:100],
+        )
+
+
+def extend(world: WorkerContext, context: Context, volume_id: str, new_size: int) -> None:
+    """Grows a volume to ``new_size`` GiB; one that is attached grows under its server, which sees it at once."""
+    with world.database.read() as connection:
+        row = lookup.volume(connection, context, volume_id)
+    scheduler.refuse_unless(row["status"], ("available", "in-use"), f"volume {row['id']}")
+    if new_size <= row["size"]:
+        raise BadRequest(f"new_size {new_size} must be more than the {row['size']} GiB volume {row['id']} has")
+    scheduler.check_room(world, row, new_size - row["size"])
+    hand_for(world, row)
+    world.share(row).check_sound(row["id"])
+    plan.extend(observe.observe(world, row), new_size << 30)
+    with world.database.write() as connection:
+        fresh = unchanged(connection, row)
+        lookup.check_size(world, connection, row["project_id"], new_size)
+        lookup.check_quota(world, connection, row["project_id"], {"gigabytes": new_size - row["size"]})
+        volumes.change(connection, row["id"], status="extending")
+        record.submit(connection, operations.extend_request(fresh, new_size, context.request_id))
+
+
+def unchanged(connection: Connection, row: Row, before: Tree | None = None) -> Row:
+    """Returns the row as it is now. Raises Conflict when it, or what its files are needed for, is not what was planned with,
+    or an operation holds it.
+
+    Called inside the transaction: an attach, a linked clone or another operation may have come and gone between."""
+    record.refuse_if_busy(connection, f"volume:{row['id']}")
+    lookup.refuse_if_being_taken(connection, row["id"])
+    fresh = volumes.get(connection, row["id"], None)
+    compared = ("status", "active_file", "format", "size", "undo_file")
+    if (
+        fresh is None
+        or any(fresh[name] != row[name] for name in compared)
+        or (before is not None and not observe.is_still(connection, fresh, before))
+    ):
+        raise Busy(f"volume {row['id']} changed meanwhile; repeat the request")
+    return fresh
+
+
+def revert(world: WorkerContext, context: Context, volume_id: str, snapshot_id: str, newer: str | None) -> None:
+    """Lets the volume's writes start anew from a snapshot. ``newer`` says what becomes of newer snapshots, "keep" or
+    "remove"; without it only the newest snapshot, of the volume's size, is taken, as Cinder has it."""
+    with world.database.read() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        snapshot = lookup.snapshot(connection, context, snapshot_id)
+        rows = snapshots.of_volume(connection, row["id"])
+    if snapshot["volume_id"] != row["id"]:
+        raise BadRequest(f"snapshot {snapshot['id']} is not one of volume {row['id']}")
+    scheduler.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
+    hand = hand_for(world, row)
+    if hand.running:
+        raise Conflict(
+            f"volume {row['id']} is open in server {hand.server['id'] if hand.server else ''}, which runs; stop the server"
+            " (openstack server stop) and repeat: a stopped server's volume is reverted where it is"
+        )
+    later = [other["id"] for other in rows if other["seq"] > snapshot["seq"]]
+    _check_standard_revert(row, snapshot, later, newer)
+    world.share(row).check_sound(row["id"])
+    before = observe.observe(world, row)
+    removed = [each for each in later if each in before.snapshots] if newer == "remove" else []
+    overlay = names.overlay_name(row["id"], str(uuid.uuid4()))
+    planned = plan.revert(before, snapshot["id"], overlay, removed, visible(world, row, before))
+    world.share(row).probe_for_writing()
+    with world.database.write() as connection:
+        unchanged(connection, row, before)
+        volumes.change(connection, row["id"], status="reverting")
+        snapshots.change(connection, snapshot["id"], status="restoring")
+        for removed_id in removed:
+            snapshots.change(connection, removed_id, status="deleting")
+        plans = (before, planned, hand)
+        record.submit(connection, _change(context, "revert_volume", row, plans, [snapshot["id"], *removed]))
+
+
+def _check_standard_revert(row: Row, snapshot: Row, later: Sequence[str], newer: str | None) -> None:
+    if newer is None and later:
+        raise BadRequest(
+            f"snapshot {snapshot['id']} is not the newest of volume {row['id']}; say what becomes of {len(later)} newer ones:"
+            ' {"revert": {"snapshot_id": ..., "newer_snapshots": "keep" or "remove"}}',
+            newer=list(later)[:100],
+        )
+    if newer is None and snapshot["size"] != row["size"]:
+        raise BadRequest(
+            f"volume {row['id']} has {row['size']} GiB, snapshot {snapshot['id']} {snapshot['size']}; with newer_snapshots"
+            " given the volume keeps its size"
+        )
+
+
+def _change(context: Context, kind: str, row: Row, plans: tuple[Tree, Plan, Hand], snapshot_ids: Sequence[str]) -> Request:
+    options = {"snapshot_ids": list(snapshot_ids), "request_id": context.request_id}
+    return chain_operations.change_request(kind, row, plans, options)
+
+
+def visible(world: WorkerContext, row: Row, tree: Tree) -> plan.Visible:
+    """What a plan asks to weigh files: bytes that a reader finds in a file and in those below it."""
+    share, shared = world.share(row), row["status"] == "in-use"
+    return lambda name: share.visible(name, tree.images[name].format, shared)
+
+
+def undo_revert(world: WorkerContext, context: Context, volume_id: str) -> None:
+    """Back to before the last revert, as long as nothing was written since. Raises Conflict when there is nothing to undo."""
+    with world.database.read() as connection:
+        row = lookup.volume(connection, context, volume_id)
+    hand = hand_for(world, row)
+    if hand.running:
+        raise Conflict(f"volume {row['id']} is open in a running server; stop it first")
+    world.share(row).check_sound(row["id"])
+    before = observe.observe(world, row)
+    planned = plan.undo_revert(before)
+    if world.share(row).holds_data(row["active_file"]):
+        raise Conflict(f"volume {row['id']} was written to since the revert: it cannot be undone any more")
+    with world.database.write() as connection:
+        unchanged(connection, row, before)
+        volumes.change(connection, row["id"], status="reverting")
+        record.submit(connection, _change(context, "undo_revert", row, (before, planned, hand), []))
+
+
+def reset_status(world: WorkerContext, context: Context, volume_id: str, status: str) -> None:
+    """``os-reset_status``: an administrator's word on a status that went wrong. It changes the row and nothing else."""
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        record.refuse_if_busy(connection, f"volume:{row['id']}")
+        attached = attachments.of_volumes(connection, [row["id"]])[row["id"]]
+        if (status == "in-use") != bool(attached) and status in ("in-use", "available"):
+            raise BadRequest(_why_not_status(row, attached, status))
+        volumes.change(connection, row["id"], status=status, **({"fault": None} if status == "available" else {}))
+
+
+def _refuse_unless_alone(connection: Connection, row: Row) -> None:
+    """Raises BadRequest for a volume of which one file alone, under the volume's own name, does not hold everything."""
+    held, linked, active = len(snapshots.of_volume(connection, row["id"])), row["linked_to"], row["active_file"]
+    why = None
+    if held:
+        why = f"it has {held} snapshots, and can be given up only without them"
+    elif linked:
+        why = f"it reads {linked['file']} of another volume; give up a full copy of it ('openstack volume create --source')"
+    elif active != names.base_name(row["id"]):
+        why = f"{active} is above one that is kept, or is renamed some seconds after its last use; see 'stillframe chain show'"
+    if why is not None:
+        raise BadRequest(f"volume {row['id']} is made of several files: {why}")
+
+
+def _why_not_status(row: Row, attached: Sequence[Row], status: str) -> str:
+    if not attached:
+        return f"volume {row['id']} is not attached, so its status cannot be {status}"
+    held = attached[0]
+    return (
+        f"volume {row['id']} is attached to server {held['instance_id']}, so its status cannot be {status}; detach it, or if"
+        f" the server does not exist any more, delete attachment {held['id']} as an administrator"
+    )
+
+
+def unmanage(world: WorkerContext, context: Context, volume_id: str) -> None:
+    """Gives a volume up: its file stays on the share under another name, the row goes."""
+    with world.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        _refuse_unless_alone(connection, row)
+        refuse_if_attached(connection, row)
+        refuse_if_linked(connection, row)
+        record.refuse_if_busy(connection, f"volume:{row['id']}")
+        if not volumes.move(connection, row["id"], ("available",), "unmanaging"):
+            raise BadRequest(f"Invalid volume: the status of volume {row['id']} must be available, but it is {row['status']}")
+        record.submit(connection, operations.unmanage_request(row, context.request_id))
+
+
+def set_quotas(world: WorkerContext, context: Context, project_id: str, wanted: dict[str, int]) -> None:
+    with world.database.write() as connection:
+        quotas.set_limits(connection, project_id, wanted)
+
+
+def clear_quotas(world: WorkerContext, context: Context, project_id: str) -> None:
+    with world.database.write() as connection:
+        quotas.clear(connection, project_id)

@@ -1,0 +1,1 @@
+"""What every request and operation of the block storage worker stands on."""

@@ -1,0 +1,66 @@
+"""What block storage's operations work on: the database, the backends, the doors to compute and images, the backup store."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stillframe.config import Settings
+from stillframe.db import shares, volumes
+from stillframe.db.engine import Database
+from stillframe.journal.operation import Operation
+from stillframe.volumes.backups import repository
+from stillframe.volumes.backups.repository import Repository, Store
+from stillframe.volumes.clients.compute import ComputeDoor
+from stillframe.volumes.clients.glance import ImageDoor
+from stillframe.volumes.storage.backends import Backends
+from stillframe.volumes.storage.drivers.contract import Share
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """Handed to every verb."""
+
+    database: Database
+    backends: Backends
+    compute: ComputeDoor
+    images: ImageDoor
+    settings: Settings
+    stopping: threading.Event = field(default_factory=threading.Event)  # who only waits is to leave it to the next worker
+
+    def share(self, place: Mapping[str, Any]) -> Share:
+        """Returns the share a volume lies on: ``place`` is its row or an operation's intent, with backend and share."""
+        return self.backends.share(place)
+
+    def lane(self, operation: Operation) -> str:
+        """The share an operation works on: one that hangs holds up its own operations only."""
+        place = operation.intent.get("share")
+        if place is None and "volume_id" in operation.intent:
+            with self.database.read() as connection:
+                row = volumes.get(connection, operation.intent["volume_id"], None)
+            place = row["share"] if row else None
+        return str(place or "")
+
+    def repository(self, container: str) -> Repository:
+        """Returns the backup store, seen to be the one it was. Raises BackupStoreUnavailable, BadConfiguration."""
+        options, url = self.settings.volumes, self.settings.backup_url
+        credentials = Path(options.backup_s3_credentials_file) if options.backup_s3_credentials_file else None
+        store = Store(url, options.backup_s3_endpoint, options.backup_s3_region, credentials)
+        with self.database.read() as connection:
+            known = shares.known_id(connection, url)
+        found = repository.make(store, container, known)
+        if known is None:
+            share_id = found.prepare()
+            with self.database.write() as connection:
+                shares.remember(connection, url, share_id)
+            return repository.make(store, container, share_id)
+        found.probe()
+        return found
+
+
+def open_context(settings: Settings, database: Database) -> WorkerContext:
+    """Makes the world of one volumes worker."""
+    return WorkerContext(database, Backends(settings, database), ComputeDoor(settings), ImageDoor(settings), settings)

@@ -1,0 +1,93 @@
+"""A saved server is restored only onto the files its memory goes on with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.chain.image import Image
+from stillframe.compute.libvirt import saved_state, servers
+from stillframe.compute.requests import servers as server_requests
+from stillframe.db.engine import Database
+from stillframe.errors import ChainConflict, Conflict
+from stillframe.host import files, hypervisor, qcow2
+from stillframe.journal import record
+from tests.unit.builders import GIB, SERVER, SNAPSHOT, VOLUME, context
+from tests.unit.compute import fakes
+from tests.unit.compute.fakes import Storage
+
+BASE = f"volume-{VOLUME}"
+OVERLAY = f"{BASE}.{SNAPSHOT}"
+BACKING = f"<backingStore type='file'><format type='qcow2'/><source file='/srv/{BASE}'/><backingStore/></backingStore>"
+
+
+def described(name: str, backing: str = "") -> str:
+    return fakes.domain_xml(fakes.disk_xml("vda", f"/srv/{name}", VOLUME).replace("</disk>", f"{backing}</disk>"))
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def make(saved: str | None, defined: str = OVERLAY, recorded: str | None = OVERLAY, below: str = BASE) -> Any:
+        attached = [{"volume_id": VOLUME, "connection_info": {"name": recorded}}] if recorded else []
+        views = [fakes.saved_view(described(defined), saved)]
+        image = Image(OVERLAY, "qcow2", GIB, below, "qcow2")
+        monkeypatch.setattr(qcow2, "read", lambda _share, _name: image)
+        monkeypatch.setattr(files, "exists", lambda _share, _name: True)
+        return fakes.world(database, tmp_path, views, monkeypatch, Storage(attached))
+
+    return make
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(hypervisor, "power", lambda _domain, action: found.append(action))
+    return found
+
+
+@pytest.mark.parametrize("action", ["start", "resume"])
+@pytest.mark.parametrize("backing", ["", BACKING])
+def test_onto_its_own_files_it_is_restored(world: Any, done: list[str], action: str, backing: str) -> None:
+    server_requests.power(world(described(OVERLAY, backing)), context(), SERVER, action)
+    assert done == ["start"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"saved": described(BASE)}, (BASE, OVERLAY)),
+        ({"saved": described(BASE), "defined": BASE}, (BASE, OVERLAY)),
+        ({"saved": described(OVERLAY), "defined": BASE}, (OVERLAY, BASE)),
+        ({"saved": described(OVERLAY), "recorded": None}, (OVERLAY, "attached to this server")),
+        ({"saved": described(OVERLAY, BACKING), "below": "other"}, (BASE, "other")),
+    ],
+)
+def test_onto_other_files_it_is_not_and_both_are_named(
+    world: Any, done: list[str], given: dict[str, Any], names: tuple[str, str]
+) -> None:
+    with pytest.raises(ChainConflict) as refused:
+        server_requests.power(world(**given), context(), SERVER, "start")
+    assert all(name in refused.value.message for name in names)
+    assert done == []
+
+
+def test_a_memory_that_cannot_be_read_is_not_thrown_away(world: Any, done: list[str]) -> None:
+    with pytest.raises(Conflict, match="throw it away"):
+        server_requests.power(world(None), context(), SERVER, "start")
+    assert done == []
+
+
+def test_a_merge_that_waits_for_the_guest_does_not_keep_it_from_coming_back(
+    world: Any, done: list[str], database: Database
+) -> None:
+    with database.write() as connection:
+        record.submit(connection, record.Request("compute", "merge", {}, [], [], "req-1", shared=(f"server:{SERVER}",)))
+    server_requests.power(world(described(OVERLAY)), context(), SERVER, "start")
+    assert done == ["start"]
+
+
+def test_a_saved_server_names_the_files_its_memory_goes_on_with(world: Any) -> None:
+    found = servers.look(world(described(BASE)), SERVER)
+    assert found.names_file(f"/srv/{BASE}") and found.names_file(f"/srv/{OVERLAY}")
+    assert len(found.descriptions) == 3
+    saved_state.check_files(world(described(OVERLAY)), servers.look(world(described(OVERLAY)), SERVER))

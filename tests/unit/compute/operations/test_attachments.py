@@ -1,0 +1,72 @@
+"""An attachment or a detachment that ends without success tells the volume's owner why."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillframe.compute.operations import attachments
+from stillframe.db.engine import Database
+from stillframe.errors import HypervisorRefused
+from stillframe.journal.operation import Document, Kind, Operation
+from tests.unit.builders import SERVER, VOLUME
+from tests.unit.compute import fakes
+
+FAULT = HypervisorRefused("libvirt says no").to_document()
+
+
+class Storage(fakes.Storage):
+    """Block storage that keeps what it is told, in order."""
+
+    def __init__(self, attached: bool) -> None:
+        super().__init__()
+        self.attached = attached
+        self.told: list[tuple[str, ...]] = []
+
+    def attachment(self, volume_id: str, server_id: str) -> Document | None:
+        assert (volume_id, server_id) == (VOLUME, SERVER)
+        return {"id": "a"} if self.attached else None
+
+    def note_fault(self, volume_id: str, fault: str) -> None:
+        self.told.append(("fault", volume_id, fault))
+
+    def release(self, attachment_id: str) -> None:
+        self.told.append(("release", attachment_id))
+
+
+def undone(
+    place: tuple[Database, Path, pytest.MonkeyPatch], kind: Kind, verb: str, fault: Document | None, attached: bool = True
+) -> list[tuple[str, ...]]:
+    """Returns what block storage is told when the step is taken back."""
+    database, directory, monkeypatch = place
+    storage = Storage(attached)
+    world = fakes.world(database, directory, [], monkeypatch, storage)
+    intent = {"server_id": SERVER, "volume_id": VOLUME}
+    known: dict[str, Any] = {"state": "undoing", "intent": intent, "plan": (), "step": 0, "evidence": {}, "epoch": 0}
+    operation = Operation(id="o", kind="k", attempts=0, request_id="r", fault=fault, **known)
+    undo = kind.verbs[verb].undo
+    assert undo is not None
+    undo(world, operation, {})
+    return storage.told
+
+
+@pytest.fixture
+def place(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Database, Path, pytest.MonkeyPatch]:
+    return database, tmp_path, monkeypatch
+
+
+def test_the_reason_is_there_before_the_volume_is_available_again(place: Any) -> None:
+    told = undone(place, attachments.ATTACH, "reserve", FAULT)
+    assert told == [("fault", VOLUME, "libvirt says no"), ("release", "a")]
+
+
+def test_a_volume_that_was_not_reserved_is_let_be(place: Any) -> None:
+    assert undone(place, attachments.ATTACH, "reserve", FAULT, attached=False) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb"), [(attachments.ATTACH, "turn"), (attachments.DETACH, "turn"), (attachments.DETACH, "unplug")]
+)
+def test_what_was_not_done_is_told(place: Any, kind: Kind, verb: str) -> None:
+    assert undone(place, kind, verb, FAULT) == [("fault", VOLUME, "libvirt says no")]
+    assert undone(place, kind, verb, None) == []

@@ -1,0 +1,152 @@
+"""The look around: a detachment that was given up and carried out later is finished, and nothing else is changed."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from stillframe.compute.operations import attachments
+from stillframe.compute.periodic.reconcile import Reconciler
+from stillframe.compute.worker.context import WorkerContext
+from stillframe.db import operations
+from stillframe.db.engine import Database
+from stillframe.db.tables import now
+from stillframe.db.tables import operations as table
+from stillframe.errors import Forbidden
+from stillframe.journal import record
+from tests.unit.builders import SERVER, SHARE, VOLUME, new_id
+from tests.unit.compute import fakes
+
+NAME = f"volume-{VOLUME}"
+ATTACHED = {"id": "a", "volume_id": VOLUME, "status": "attached", "connection_info": {"name": NAME}}
+
+
+def look(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *disks: str, since: str | None = None
+) -> WorkerContext:
+    """One look at a running server with these disks, to which block storage has the volume attached."""
+    monkeypatch.setattr("stillframe.compute.libvirt.saved_notes.look", lambda *_: None)
+    views = [fakes.view(fakes.domain_xml(*disks), fakes.domain_xml(*disks))]
+    world = fakes.world(database, tmp_path, views, monkeypatch, fakes.Storage([{**ATTACHED, "missing_in_guest_since": since}]))
+    Reconciler(world).look()
+    return world
+
+
+def ended(database: Database, kind: str, state: str) -> None:
+    with database.write() as connection:
+        intent: dict[str, Any] = {"server_id": SERVER, "volume_id": VOLUME, "target": "vda"}
+        operation_id = record.submit(connection, attachments.request(kind, intent, "r"))
+        connection.exec_driver_sql("UPDATE operations SET state = ? WHERE id = ?", (state, operation_id))
+        operations.release_resources(connection, operation_id)
+
+
+def asked(database: Database) -> list[str]:
+    with database.read() as connection:
+        return [row["kind"] for row in operations.unfinished(connection, "compute")]
+
+
+def test_a_detachment_that_the_guest_carried_out_late_is_finished(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(database, "attach_volume", "done")
+    ended(database, "detach_volume", "undone")
+    look(database, tmp_path, monkeypatch)
+    assert asked(database) == ["detach_volume"]
+    look(database, tmp_path, monkeypatch)
+    assert asked(database) == ["detach_volume"], "once"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        [("attach_volume", "done")],
+        [("detach_volume", "undone"), ("attach_volume", "done")],
+        [("detach_volume", "parked")],
+    ],
+)
+def test_a_disk_that_went_for_another_reason_is_only_told_of(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[tuple[str, str]]
+) -> None:
+    for kind, state in before:
+        ended(database, kind, state)
+    kept = asked(database)
+    look(database, tmp_path, monkeypatch)
+    assert asked(database) == kept
+
+
+def test_a_disk_that_is_still_there_is_left_there(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(database, "detach_volume", "undone")
+    look(database, tmp_path, monkeypatch, fakes.disk_xml("vda", f"{SHARE}/{NAME}", VOLUME))
+    assert asked(database) == []
+
+
+def test_another_volumes_detachment_says_nothing(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with database.write() as connection:
+        intent = {"server_id": SERVER, "volume_id": new_id()}
+        operation_id = record.submit(connection, attachments.request("detach_volume", intent, "r"))
+        connection.exec_driver_sql("UPDATE operations SET state = 'undone' WHERE id = ?", (operation_id,))
+        operations.release_resources(connection, operation_id)
+    look(database, tmp_path, monkeypatch)
+    assert asked(database) == []
+
+
+@pytest.mark.parametrize(
+    ("has", "since", "told"),
+    [
+        (False, None, [("a", False)]),
+        (False, "2026-01-01T00:00:00.000000", []),
+        (True, "2026-01-01T00:00:00.000000", [("a", True)]),
+        (True, None, []),
+    ],
+)
+def test_block_storage_is_told_once_of_a_disk_that_left_its_guest_or_came_back(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool, since: str | None, told: list[Any]
+) -> None:
+    disks = [fakes.disk_xml("vda", f"{SHARE}/{NAME}", VOLUME)] if has else []
+    world = look(database, tmp_path, monkeypatch, *disks, since=since)
+    assert world.storage.reports == told  # type: ignore[attr-defined]
+
+
+def test_nothing_is_told_while_an_operation_changes_the_server(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(database, "detach_volume", "undone")  # the look asks for the rest of it
+    assert look(database, tmp_path, monkeypatch).storage.reports == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("times", "minutes", "again"), [(1, 0, True), (3, 5, False), (3, 9, True), (40, 1000, False), (40, 1441, True)]
+)
+def test_a_detachment_that_fails_again_and_again_is_asked_for_ever_less_often(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, minutes: int, again: bool
+) -> None:
+    for _ in range(times):
+        ended(database, "detach_volume", "undone")
+    with database.write() as connection:
+        connection.execute(update(table).values(created_at=now() - timedelta(minutes=minutes)))
+    look(database, tmp_path, monkeypatch)
+    assert bool(asked(database)) is again
+
+
+def test_what_is_wrong_with_one_server_keeps_no_other_from_being_looked_at(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended(database, "detach_volume", "undone")
+    good, seen = Reconciler._differences, list[int]()
+
+    def differences(self: Reconciler, server: Any) -> list[str]:
+        seen.append(1)
+        if len(seen) == 1:
+            raise Forbidden("no word on this server")
+        return good(self, server)
+
+    monkeypatch.setattr(Reconciler, "_differences", differences)
+    twice = [fakes.view(fakes.domain_xml(), fakes.domain_xml())] * 2
+    monkeypatch.setattr("stillframe.compute.libvirt.saved_notes.look", lambda *_: None)
+    world = fakes.world(database, tmp_path, twice, monkeypatch, fakes.Storage([{**ATTACHED, "missing_in_guest_since": None}]))
+    Reconciler(world).look()
+    assert asked(database) == ["detach_volume"]
+    assert "no word on this server" in caplog.text

@@ -1,0 +1,278 @@
+"""Rows from what lies on a share: which of headers, .info and record is believed, and what is refused."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillframe.chain.image import Image
+from stillframe.errors import BadImage, ChainConflict, StillframeError
+from stillframe.volumes.recovery import rebuilt_rows
+from stillframe.volumes.recovery.rebuilt_rows import Given, Rebuilt, Source, check_info, check_record
+from tests.unit.builders import GIB, OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME
+
+BASE = f"volume-{VOLUME}"
+FIRST, SECOND = f"{BASE}.{SNAPSHOT}", f"{BASE}.{OTHER_SNAPSHOT}"
+WHEN = "2026-01-02T03:04:05.000006"
+PLACE = Given("nfs-1", "server:/export", "zone", "project", "user")
+
+
+def image(name: str, backing: str | None = None, size: int = GIB, format_: str = "qcow2") -> Image:
+    return Image(name, format_, size, backing, "qcow2" if backing else None)
+
+
+def volume(**changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": VOLUME,
+        "project_id": "demo",
+        "user_id": "somebody",
+        "name": "data",
+        "description": None,
+        "size": 1,
+        "availability_zone": "nova",
+        "metadata": {"k": "v"},
+        "active_file": BASE,
+        "format": "qcow2",
+        "base_format": "qcow2",
+        "backend": "elsewhere",
+        "share": "/before",
+        "snapshot_id": None,
+        "source_volid": None,
+        "bootable": True,
+        "image_metadata": None,
+        "linked_to": None,
+        "undo_file": None,
+        "created_at": WHEN,
+        "volume_type": "gold",
+    }
+    return row | changes
+
+
+def snapshot(snapshot_id: str, backing: str, overlay: str | None, **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": snapshot_id,
+        "project_id": "demo",
+        "user_id": "somebody",
+        "name": "before",
+        "description": None,
+        "volume_id": VOLUME,
+        "size": 1,
+        "metadata": {},
+        "overlay": overlay,
+        "backing": backing,
+        "backing_format": "qcow2",
+        "consistency": {"level": "crash"},
+        "server_id": None,
+        "created_at": WHEN,
+    }
+    return row | changes
+
+
+def record(row: dict[str, Any], *snapshots: dict[str, Any]) -> dict[str, Any]:
+    return {"version": 1, "volume": row, "snapshots": list(snapshots)}
+
+
+def rebuilt(images: list[Image], record_: Any = None, info: Any = None, foundation: Image | None = None) -> Rebuilt:
+    times = {each.name: datetime(2026, 1, number + 1) for number, each in enumerate(images)}
+    found = Source(VOLUME, {each.name: each for each in images}, info or {}, record_ or {}, times)
+    return rebuilt_rows.rebuild(found, PLACE, foundation)
+
+
+DEEP: list[Any] = []
+for _ in range(100):
+    DEEP = [DEEP]
+CHAIN = [image(BASE), image(FIRST, BASE)]
+TAKEN = snapshot(SNAPSHOT, BASE, FIRST)
+ONE = record(volume(active_file=FIRST), TAKEN)
+
+
+def test_a_record_gives_everything_but_where_it_lies_now() -> None:
+    made = rebuilt(CHAIN, ONE, {"active": FIRST, SNAPSHOT: FIRST})
+    assert made.type_name == "gold" and not made.notes
+    known = {key: value for key, value in volume(active_file=FIRST).items() if key not in ("volume_type", "created_at")}
+    assert made.volume == known | {
+        "backend": "nfs-1",
+        "share": "server:/export",
+        "status": "available",
+        "untidy": False,
+        "created_at": datetime.fromisoformat(WHEN),
+    }
+    assert made.snapshots == [TAKEN | {"status": "available", "progress": "100%", "created_at": datetime.fromisoformat(WHEN)}]
+
+
+def test_files_that_nobody_needs_any_more_are_looked_at_later() -> None:
+    assert rebuilt(CHAIN, record(volume(active_file=FIRST))).volume["untidy"]
+
+
+def test_a_lost_info_file_loses_nothing() -> None:
+    assert rebuilt(CHAIN, ONE) == rebuilt(CHAIN, ONE, {"active": FIRST, SNAPSHOT: FIRST})
+
+
+def test_a_snapshot_that_only_info_knows_is_newer_than_the_record() -> None:
+    images = [*CHAIN, image(SECOND, FIRST)]
+    made = rebuilt(images, ONE, {"active": SECOND, SNAPSHOT: FIRST, OTHER_SNAPSHOT: SECOND})
+    assert made.volume["active_file"] == SECOND
+    second = made.snapshots[1]
+    assert (second["id"], second["name"], second["backing"], second["project_id"]) == (OTHER_SNAPSHOT, None, FIRST, "demo")
+    assert second["created_at"] == datetime(2026, 1, 2), "when its data was last written to"
+    assert len(made.notes) == 2
+
+
+def test_a_snapshot_that_only_the_record_knows_was_deleted() -> None:
+    made = rebuilt(
+        [*CHAIN],
+        record(volume(active_file=SECOND), TAKEN, snapshot(OTHER_SNAPSHOT, FIRST, SECOND)),
+        {
+            "active": FIRST,
+            SNAPSHOT: FIRST,
+        },
+    )
+    assert [row["id"] for row in made.snapshots] == [SNAPSHOT] and made.volume["active_file"] == FIRST
+    assert any("deleted" in note for note in made.notes)
+
+
+def test_the_tip_of_a_branch_that_was_left_has_no_overlay_and_stays() -> None:
+    images = [image(BASE), image(FIRST, BASE), image(SECOND, BASE)]
+    tip = snapshot(SERVER, FIRST, None)
+    made = rebuilt(images, record(volume(active_file=SECOND), TAKEN, tip), {"active": SECOND, SNAPSHOT: FIRST})
+    assert [(row["id"], row["backing"], row["overlay"]) for row in made.snapshots] == [
+        (SNAPSHOT, BASE, FIRST),
+        (SERVER, FIRST, None),
+    ]
+    with pytest.raises(ChainConflict, match="holds snapshot"):
+        rebuilt([image(BASE), image(SECOND, BASE)], record(volume(active_file=SECOND), tip), {"active": SECOND})
+
+
+@pytest.mark.parametrize("record_", [record(volume()), None], ids=["recorded", "cinder"])
+def test_overlays_nobody_wrote_down_are_snapshots_and_the_last_is_active(record_: Any) -> None:
+    images = [image(BASE), image(FIRST, BASE), image(SECOND, FIRST)]
+    made = rebuilt(images, record_, None if record_ else {"active": BASE})
+    assert made.volume["active_file"] == SECOND
+    assert [(row["id"], row["backing"]) for row in made.snapshots] == [(SNAPSHOT, BASE), (OTHER_SNAPSHOT, FIRST)]
+
+
+def test_two_overlays_nobody_wrote_down_are_not_guessed_between() -> None:
+    with pytest.raises(ChainConflict, match="which is active nobody knows"):
+        rebuilt([image(BASE), image(FIRST, BASE), image(SECOND, BASE)], record(volume()))
+
+
+def test_a_header_that_grew_after_the_record_is_believed_and_one_that_shrank_is_not() -> None:
+    made = rebuilt([image(BASE, size=3 * GIB)], record(volume()))
+    assert made.volume["size"] == 3 and "3 GiB" in made.notes[0]
+    with pytest.raises(ChainConflict, match="less than the 2 GiB"):
+        rebuilt([image(BASE)], record(volume(size=2)))
+
+
+def test_an_undo_whose_file_is_gone_is_no_undo() -> None:
+    images = [image(BASE), image(FIRST, BASE), image(SECOND, BASE)]
+    whole = record(volume(active_file=SECOND, undo_file=FIRST), TAKEN)
+    assert rebuilt(images, whole).volume["undo_file"] == FIRST
+    without = record(volume(active_file=SECOND, undo_file=FIRST), snapshot(SNAPSHOT, BASE, SECOND))
+    assert rebuilt([images[0], images[2]], without).volume["undo_file"] is None
+
+
+def test_a_linked_clone_needs_what_it_reads() -> None:
+    below = f"volume-{OTHER_VOLUME}"
+    linked = {"volume_id": OTHER_VOLUME, "file": below, "format": "qcow2"}
+    files, known = [image(BASE, below)], record(volume(linked_to=linked))
+    assert rebuilt(files, known, None, image(below)).volume["linked_to"] == linked
+    with pytest.raises(ChainConflict, match="no file of its volume"):
+        rebuilt(files, known)
+
+
+@pytest.mark.parametrize(
+    ("images", "record_", "info", "told"),
+    [
+        ([], ONE, None, "a record and no file"),
+        ([image(BASE)], ONE, None, "is missing"),
+        ([image(BASE)], None, {"active": FIRST}, "is missing"),
+        (CHAIN, ONE, {"active": FIRST, SNAPSHOT: SECOND}, "is missing"),
+        ([image(BASE, FIRST), image(FIRST, BASE)], ONE, None, "stands on the active file"),
+        ([image(BASE, size=2 * GIB), image(FIRST, BASE)], ONE, None, "would shrink"),
+        ([image(BASE, format_="raw"), image(FIRST, BASE)], ONE, None, "but it is 'raw'"),
+        ([image(BASE), image(FIRST, BASE)], None, {"active": BASE, SNAPSHOT: BASE}, "no file of its volume"),
+        ([image(FIRST, f"volume-{OTHER_VOLUME}")], ONE, None, "no file of its volume"),
+    ],
+)
+def test_what_is_not_sound_is_refused(images: list[Image], record_: Any, info: Any, told: str) -> None:
+    with pytest.raises((BadImage, ChainConflict), match=told):
+        rebuilt(images, record_, info)
+
+
+def test_a_header_that_is_not_believed_refuses_the_volume() -> None:
+    with pytest.raises(BadImage, match="hostile"):
+        rebuilt_rows.rebuild(Source(VOLUME, {}, {}, {}, {}, "hostile"), PLACE, None)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"version": 2},
+        {"version": True},
+        {"volume": volume(size=True)},
+        {"volume": volume(name="a\0b")},
+        {"volume": volume(name="\ud800")},
+        {"volume": volume(metadata={"\ud800": "v"})},
+        {"snapshots": [snapshot(SNAPSHOT, BASE, FIRST, consistency={"a": ["\0"]})]},
+        {"snapshots": [snapshot(SNAPSHOT, BASE, FIRST, consistency={"a": DEEP})]},
+        {"volume": None},
+        {"volume": volume(id=OTHER_VOLUME)},
+        {"volume": volume(size="1")},
+        {"volume": volume(base_format="vmdk")},
+        {"volume": volume(more=1)},
+        {"volume": volume(created_at="yesterday")},
+        {"volume": volume(linked_to={"file": 1})},
+        {"volume": volume(created_at="2026-01-01T00:00:00+00:00")},
+        {"volume": volume(name="x" * 2000)},
+        {"volume": volume(size=0)},
+        {"volume": volume(size=1 << 60)},
+        {"volume": volume(metadata={"k": 1})},
+        {"volume": volume(image_metadata={"k": []})},
+        {"snapshots": [snapshot("../x", BASE, FIRST)]},
+        {"snapshots": [snapshot(SNAPSHOT, BASE, FIRST, metadata={"k": None})]},
+        {"snapshots": {}},
+        {"snapshots": [None]},
+        {"snapshots": [snapshot(SNAPSHOT, BASE, FIRST, volume_id=OTHER_VOLUME)]},
+    ],
+)
+def test_a_record_that_is_none_is_refused(spoil: dict[str, Any]) -> None:
+    check_record(ONE, VOLUME)
+    with pytest.raises(BadImage):
+        check_record({**ONE, **spoil}, VOLUME)
+
+
+@pytest.mark.parametrize(
+    "info", [[], {"x": BASE}, {"active": f"volume-{OTHER_VOLUME}"}, {"active": "/etc/passwd"}, {"active": BASE, "no id": BASE}]
+)
+def test_an_info_document_that_is_none_is_refused(info: Any) -> None:
+    check_info({}, VOLUME)
+    check_info({"active": FIRST, SNAPSHOT: FIRST}, VOLUME)
+    with pytest.raises(BadImage):
+        check_info(info, VOLUME)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.sampled_from([VOLUME, SNAPSHOT, BASE, FIRST, WHEN]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*ONE, *volume(), *TAKEN, "active"]), inner),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    JSON,
+    st.dictionaries(st.sampled_from(list(volume())), JSON, max_size=4),
+    st.dictionaries(st.sampled_from(list(TAKEN)), JSON),
+)
+def test_whatever_a_share_holds_ends_in_rows_or_in_an_error_of_ours(info: Any, changes: Any, taken: Any) -> None:
+    document = record(
+        volume(active_file=FIRST, **changes) if "active_file" not in changes else volume(**changes), TAKEN | taken
+    )
+    try:
+        check_info(info, VOLUME)
+        check_record(document, VOLUME)
+        rebuilt(CHAIN, document, info)
+    except StillframeError:
+        return
