@@ -36,8 +36,8 @@ PAIRS = list(itertools.combinations_with_replacement([*REQUESTS, LOOK], 2))
 
 
 def worker(directory: Path, pipe: Connection, together: Barrier) -> None:
-    """A process with a WorkerContext of its own: asks when told to, at the same moment as the other one, then works on the journal
-    as long as there is anything in it."""
+    """A process with a worker context of its own: asks when told to, at the same moment as the other one, then works on the
+    journal as long as there is anything in it."""
     database = Database(settings(directory).database)  # one for all: what it made of each query it need not make again
     while (told := pipe.recv()) is not None:
         name, method, parameters = told

@@ -10,7 +10,7 @@ from stillframe.compute.libvirt.domain_state import CONDITIONS, DECISIONS
 from stillframe.errors import Conflict
 from tests.unit.builders import SERVER
 
-PAGE = Path(__file__).parents[3] / "docs/reference/server-states.md"
+PAGE = Path(__file__).parents[4] / "docs/reference/server-states.md"
 SEEN = [
     ("running", libvirt.VIR_DOMAIN_RUNNING, 0),
     ("running", libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_FROM_SNAPSHOT),

@@ -11,7 +11,7 @@ import pytest
 
 from stillframe.compute.snapshot_policies import cron, retention
 
-PAGE = Path(__file__).parents[3] / "docs/how-to/schedules-and-retention.md"
+PAGE = Path(__file__).parents[4] / "docs/how-to/schedules-and-retention.md"
 MINUTE = timedelta(minutes=1)
 BERLIN, NEW_YORK, LORD_HOWE = (ZoneInfo(name) for name in ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe"))
 CHANGES = {
