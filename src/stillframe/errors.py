@@ -137,7 +137,7 @@ class FileInUse(Conflict):
 
 class QuotaExceeded(StillframeError):
     code, status = "quota_exceeded", 413
-    hint = "Ask an administrator to raise the project's quota, or give up what is no longer needed."
+    hint = "Ask an administrator to raise the project's quota, or delete what is no longer needed."
 
 
 class TooManyRequests(StillframeError):
@@ -197,7 +197,7 @@ class StillRunning(StillframeError):
     """A command waited as long as it was told to; what it waited for goes on."""
 
     code, status = "still_running", 409
-    hint = "Nothing was given up. Look again with show, or wait longer with --timeout."
+    hint = "Nothing was cancelled. Look again with show, or wait longer with --timeout."
 
 
 class AgentFailed(StillframeError):

@@ -87,7 +87,7 @@ def test_a_volume_that_qemu_img_does_not_grow_is_as_before_and_says_why(desk: De
     answer = extend(desk, volume_id)
     assert answer.status_code == 202, answer.text
     fault = told(desk, volume_id)
-    assert "qemu-img resize ended with 1" in fault and "Bitmap 'monday' doesn't satisfy the constraints" in fault
+    assert "qemu-img resize failed with exit code 1" in fault and "Bitmap 'monday' doesn't satisfy the constraints" in fault
     assert str(desk.state) not in fault
     found = desk.api.volume(volume_id)
     assert (found["status"], found["size"]) == ("available", 1)

@@ -38,7 +38,7 @@ def test_what_a_program_prints_comes_back() -> None:
 
 
 def test_a_program_that_fails_is_told_with_its_code_and_words() -> None:
-    with pytest.raises(HostCommandFailed, match="ended with 3: no such luck") as told:
+    with pytest.raises(HostCommandFailed, match="failed with exit code 3: no such luck") as told:
         run.run(python("import sys; sys.exit(print('no such luck', file=sys.stderr) or 3)"), cwd=HERE)
     assert told.value.details == {"exit_code": 3}
     json.dumps(told.value.to_document())

@@ -117,7 +117,7 @@ def _run(command: list[str], failure: str) -> None:
     except HostCommandFailed as error:
         raise ShareUnavailable(f"{failure}: {error.message}") from error
     if outcome.code != 0:
-        raise ShareUnavailable(f"{failure}: {outcome.complaint or f'{command[0]} ended with {outcome.code}'}")
+        raise ShareUnavailable(f"{failure}: {outcome.complaint or f'{command[0]} failed with exit code {outcome.code}'}")
 
 
 def _limits() -> Limits:

@@ -136,7 +136,9 @@ class _SaidNo(Exception):
 
     def __init__(self, code: int, stderr: bytes) -> None:
         words = stderr[:500].decode(errors="replace").strip().partition(": ")[2]
-        super().__init__("".join(c if c.isprintable() else " " for c in words) or f"the look at it ended with {code}")
+        super().__init__(
+            "".join(c if c.isprintable() else " " for c in words) or f"the process that checked it failed with exit code {code}"
+        )
         self.code = code
 
 

@@ -241,8 +241,9 @@ def failure(command: Sequence[str], outcome: Outcome, name: str = "") -> HostCom
 
 def explain(command: Sequence[str], outcome: Outcome) -> str:
     """Says how a program ended, in its own words; directories, which are the host's, are left out."""
-    words = without_directories(outcome.complaint) or "without a word"
-    return f"{' '.join(command[:2])} ended with {outcome.code}: {words}"
+    words = without_directories(outcome.complaint)
+    told = f"{' '.join(command[:2])} failed with exit code {outcome.code}"
+    return f"{told}: {words}" if words else f"{told} and gave no message"
 
 
 def _printable(words: bytes) -> str:

@@ -58,7 +58,7 @@ def abandon(connection: Connection, row: Row, kind: Kind, present: Collection[st
 def fault_of(row: Row, kind: Kind, present: Collection[str] | None = None) -> Abandoned:
     """What the operation would end with, see ``abandon``. ``details`` are for the kind's ``settle`` and for the doctor."""
     operation = Operation.from_row(row)
-    met = (row["fault"] or {}).get("message") or "it was parked without a word"
+    met = (row["fault"] or {}).get("message") or "it was parked, and no reason was recorded"
     files = files_of(operation, kind)
     left = f"; nothing was put back: look at {', '.join(files)}" if files else ""
     details = {"kind": row["kind"], "begun": begun(operation, kind), "files": files, "next": kind.afterwards}

@@ -91,8 +91,8 @@ def _refuse_while_it_merges(connection: Connection, row: Row) -> None:
         merge = operations.get(connection, merge_id(row["id"], key(step))) if step["verb"] == "MergeLive" else None
         if merge is not None and merge["state"] in operations.CLAIMABLE:
             raise Conflict(
-                f"operation {row['id']} waits for merge {merge['id']}, which is {merge['state']} and goes on. Cancel the"
-                " deletion instead; a merge that is tried in vain is abandoned first, then this ends by itself"
+                f"operation {row['id']} waits for merge {merge['id']}, which is {merge['state']} and continues. Cancel the"
+                " deletion instead; abandon a merge that keeps failing first; then this one ends by itself"
             )
 
 

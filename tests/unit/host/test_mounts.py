@@ -124,7 +124,7 @@ def test_the_client_of_glusterfs_is_not_bound_by_limits_meant_for_qemu_img(
 
 @pytest.mark.parametrize(
     ("complaint", "told"),
-    [("mount.nfs: access denied by server", "mount.nfs: access denied by server"), ("", "mount ended with 32")],
+    [("mount.nfs: access denied by server", "mount.nfs: access denied by server"), ("", "mount failed with exit code 32")],
 )
 def test_what_mount_says_is_told(
     base: Path, mountinfo: Callable[..., None], commands: Commands, complaint: str, told: str

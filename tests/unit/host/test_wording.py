@@ -35,5 +35,5 @@ def test_waiting_helps_where_a_lock_is_held_and_nowhere_else(
     found = failure(["qemu-img", "resize", "-q"], Outcome(1, "", words), "v")
     assert type(found) is kind
     assert (found.status, found.may_retry) == (status, may_retry)
-    assert found.message == f"v: qemu-img resize ended with 1: {words or 'without a word'}"
+    assert found.message == f"v: qemu-img resize failed with exit code 1{f': {words}' if words else ' and gave no message'}"
     assert found.details == {"exit_code": 1}

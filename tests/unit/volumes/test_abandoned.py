@@ -175,7 +175,7 @@ def test_what_was_never_begun_is_as_before(site: Site, case: type[Case]) -> None
     with site.world.database.write() as connection:
         connection.execute(update(table).where(table.c.id == row["id"]).values(state="parked"))
     (row,) = site.unfinished()
-    abandoning_fault = "a person abandoned it: it was parked without a word"
+    abandoning_fault = "a person abandoned it: it was parked, and no reason was recorded"
     with site.world.database.write() as connection:
         abandoning.abandon(connection, row, KINDS[row["kind"]])
     found = site.row(made.volume_id)

@@ -74,7 +74,7 @@ class Delete(Waits, _Base):
 
 
 class Cancel(_Base):
-    """Give up the deletion of a snapshot that merges under a running server"""
+    """Cancel the deletion of a snapshot that is merged under a running server"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)

@@ -40,7 +40,7 @@ def add_wait_options(parser: argparse.ArgumentParser, until: str) -> None:
         "--timeout",
         type=_seconds,
         metavar="<seconds>",
-        help=f"Wait no longer than that; then end with code {STILL_RUNNING} while the work goes on. Implies --wait",
+        help=f"Wait no longer than that; then end with code {STILL_RUNNING} while the work continues. Implies --wait",
     )
 
 

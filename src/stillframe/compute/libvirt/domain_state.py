@@ -128,7 +128,7 @@ CONDITIONS: Mapping[str, Condition] = {
             "start resume",
             "shut off, with a managed save image",
             (
-                "saved: libvirt keeps its memory in a file (managed save), and that goes on with the disks as they are now",
+                "saved: libvirt keeps its memory in a file (managed save), which belongs to the disks as they are now",
                 "Start it (openstack server start), which restores it, and repeat; shut it down in the guest first where a"
                 " stopped server is needed. Instead of that, 'virsh managedsave-remove' throws the memory away: what the guest"
                 " had not written to its disks is lost, as in a power cut.",
@@ -140,7 +140,7 @@ CONDITIONS: Mapping[str, Condition] = {
             "",
             "shut off (saved), without a managed save image",
             (
-                "saved to a file of somebody's choice, as far as libvirt can tell ('virsh save'), and that memory goes on with"
+                "saved to a file of somebody's choice, as far as libvirt can tell ('virsh save'), and that memory belongs to"
                 " the disks as they are now",
                 "Restore it ('virsh restore FILE') and repeat. If the file is gone, or its memory is not wanted, 'virsh start'"
                 " boots the server from its disks: what the memory held is lost, as in a power cut, and restoring the file"

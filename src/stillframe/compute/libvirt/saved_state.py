@@ -14,8 +14,8 @@ from stillframe.errors import ChainConflict, Conflict
 from stillframe.host import files, qcow2
 
 _AWAY = (
-    "Do not start it in another way. 'virsh managedsave-dumpxml' shows what the saved memory goes on with; 'stillframe doctor'"
-    " says what can be done"
+    "Do not start it in another way. 'virsh managedsave-dumpxml' shows which files the saved memory belongs to; 'stillframe"
+    " doctor' says what can be done"
 )
 
 
@@ -39,13 +39,12 @@ def _check_disk(server: Server, disk: Disk, recorded: str | None) -> None:
     if disk.name != recorded:
         is_now = f"its active file is {recorded}" if recorded else "block storage does not have it attached to this server"
         raise ChainConflict(
-            f"the saved memory of server {server.id} goes on with {disk.name} for volume {disk.volume_id}, but"
-            f" {is_now}. {_AWAY}"
+            f"the saved memory of server {server.id} belongs to {disk.name} for volume {disk.volume_id}, but {is_now}. {_AWAY}"
         )
     defined = next((each for each in (server.inactive or server.live).disks if each.target == disk.target), None)
     if defined is None or defined.file != disk.file:
         raise ChainConflict(
-            f"the saved memory of server {server.id} goes on with {disk.name} as {disk.target}, but its definition names"
+            f"the saved memory of server {server.id} belongs to {disk.name} as {disk.target}, but its definition names"
             f" {disk.beside(defined)}. {_AWAY}"
         )
     _check_chain(server, disk)
@@ -61,7 +60,7 @@ def _check_chain(server: Server, disk: Disk) -> None:
             found = None
         if found != below.name or not files.exists(below.parent, below.name):
             raise ChainConflict(
-                f"the saved memory of server {server.id} goes on with {above.name} over {below.name}, but now {above.name} is"
+                f"the saved memory of server {server.id} was saved with {above.name} over {below.name}, but now {above.name} is"
                 f" over {found or 'nothing'}. {_AWAY}"
             )
         above = below

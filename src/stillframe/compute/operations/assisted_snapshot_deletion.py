@@ -133,5 +133,5 @@ def _entry(entry: Document, details: Document) -> Document:
 KIND = Kind(
     {"delete": Verb(_gone, _delete)},
     _settle,
-    afterwards="Each snapshot's own deletion goes on or has ended: look at them, then delete the set again.",
+    afterwards="Each snapshot's own deletion continues or has ended: look at them, then delete the set again.",
 )

@@ -74,7 +74,7 @@ def run(
         if world.merges.is_unwanted(operation.id) and _give_up(world, operation, domain, began, ended):
             return
         if world.stopping.is_set():
-            raise ServiceUnavailable("this worker stops; QEMU goes on with the merge, and the next worker takes it up")
+            raise ServiceUnavailable("this worker stops; QEMU continues the merge, and the next worker takes it up")
         job = _find(domain, target)
         if job is not None:
             world.merges.tell(operation.id, job.done, job.total)
@@ -136,7 +136,7 @@ def _explain(operation: Operation) -> None:
     free = files.free_bytes(Path(operation.intent["directory"]))
     if free < 16 << 20:
         raise ShareUnavailable(
-            f"the merge stopped: the share of volume {operation.intent['volume_id']} has {free} bytes free; it goes on when"
+            f"the merge stopped: the share of volume {operation.intent['volume_id']} has {free} bytes free; it continues when"
             " there is more"
         )
     # libvirt 9.0 does not say why a job failed. It is begun again until it ends well or somebody gives the merge up.

@@ -78,8 +78,8 @@ class Reconciler:
             if volume_id in recorded and disk.name != recorded[volume_id]
         ]
         lines += [
-            f"the saved memory of server {server.id} goes on with {disk.name} for volume {disk.volume_id}, block storage"
-            f" records {recorded[disk.volume_id]}: it must not be restored so"
+            f"the saved memory of server {server.id} belongs to {disk.name} for volume {disk.volume_id}, block storage"
+            f" records {recorded[disk.volume_id]}: it must not be restored"
             for disk in (server.saved.disks if server.saved else ())
             if disk.volume_id in recorded and disk.name != recorded[disk.volume_id]
         ]
@@ -115,7 +115,7 @@ class Reconciler:
                 intent = {"server_id": server.id, "volume_id": volume_id}
                 record.submit(connection, attachments.request("detach_volume", intent, new_request_id()).of(server.project_id))
             LOG.info(
-                "server %s released volume %s after its detachment was given up; the volume is detached now",
+                "server %s released volume %s after the wait for it had ended; the volume is detached now",
                 server.id,
                 volume_id,
             )

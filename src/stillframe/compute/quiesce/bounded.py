@@ -87,9 +87,10 @@ class Call:
 def _unanswered() -> str:
     return (
         f"libvirt has not answered the call that switches the server's disks for {FINISH_SECONDS:g} s: whether they are"
-        " switched is not known, and it may still be done. Nobody is kept frozen for it. Look what holds libvirt up ('virsh"
-        " domjobinfo' and 'virsh qemu-monitor-command' show whether the server's QEMU answers, the log of libvirtd the rest)."
-        " When it answers again, 'stillframe operation retry' has the server's disks looked at and goes on"
+        " switched is not known, and it may still happen. The guest is not frozen meanwhile. Find out what libvirt waits for"
+        " ('virsh domjobinfo' and 'virsh qemu-monitor-command' show whether the server's QEMU answers, the log of libvirtd"
+        " the rest)."
+        " When it answers again, 'stillframe operation retry' checks the server's disks and continues"
     )
 
 

@@ -246,7 +246,7 @@ class Window:
             LOG.warning("the thaw of server %s: %s", self.record.domain, error.message)
             return error
         except StillframeError as error:
-            LOG.warning("the thaw of server %s failed, the watchdog goes on: %s", self.record.domain, error.message)
+            LOG.warning("the thaw of server %s failed, the watchdog keeps trying: %s", self.record.domain, error.message)
             self._watch_for(0)
             return None
 

@@ -210,7 +210,7 @@ def _why(seen: Seen, name: str) -> str:
     if _is_read_above(seen.tree, name):
         return "a file above it is read by a linked volume"
     if needed["files"]:
-        return "nobody needs it; it is merged when the volume is tidied, with nothing attached"
+        return "nobody needs it; it is merged when the volume is cleaned up, with nothing attached"
     return "nobody needs it: 'stillframe doctor' tells more"
 
 

@@ -154,7 +154,7 @@ def _unadopt(world: WorkerContext, operation: Operation, args: Document) -> None
 
 def _give_back(world: WorkerContext, operation: Operation, args: Document) -> Document:
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
-    file_users.refuse_if_used(world, share, args["name"], "given up")
+    file_users.refuse_if_used(world, share, args["name"], "unmanaged")
     for name in (names.info_name(volume_id), names.record_name(volume_id)):
         share.write_document(name, {})
     share.give_back(volume_id, args["name"], args["to"])

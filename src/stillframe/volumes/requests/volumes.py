@@ -268,9 +268,10 @@ def _refuse_unless_alone(connection: Connection, row: Row) -> None:
     held, linked, active = len(snapshots.of_volume(connection, row["id"])), row["linked_to"], row["active_file"]
     why = None
     if held:
-        why = f"it has {held} snapshots, and can be given up only without them"
+        why = f"it has {held} snapshots; delete them first"
     elif linked:
-        why = f"it reads {linked['file']} of another volume; give up a full copy of it ('openstack volume create --source')"
+        copy = "unmanage a full copy of it instead ('openstack volume create --source')"
+        why = f"it reads {linked['file']} of another volume; {copy}"
     elif active != names.base_name(row["id"]):
         why = f"{active} is above one that is kept, or is renamed some seconds after its last use; see 'stillframe chain show'"
     if why is not None:

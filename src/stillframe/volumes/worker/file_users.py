@@ -75,8 +75,8 @@ def naming(world: WorkerContext, share: Share, volume_id: str) -> list[str]:
 def named_by(volume_id: str, servers: Sequence[str]) -> str:
     """Says why the files of a volume that counts as available are left alone, and what to do."""
     return (
-        f"volume {volume_id} is named by a description, live, inactive or saved, of server {', '.join(servers)}, which goes on"
-        " with its files as they are; detach it from there (a saved server is restored first)"
+        f"volume {volume_id} is named by a description, live, inactive or saved, of server {', '.join(servers)} and it uses"
+        " its files as they are; detach it from there (a saved server is restored first)"
     )
 
 

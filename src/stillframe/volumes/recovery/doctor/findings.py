@@ -155,7 +155,7 @@ KINDS: Mapping[str, Kind] = {
         "Do not stop or start the server. If its file is the newer one, the row has to follow: ask for help with both names.",
     ),
     "saved_names_other_file": Kind(
-        "The server is saved, and its saved memory goes on with another file than the definition names or the row records."
+        "The server is saved, and its saved memory belongs to another file than the definition names or the row records."
         " Restored, the guest would write into a file that holds a snapshot by now, or miss what was written since.",
         "Do not start the server yet. Copy its volumes' files and the saved image away. If the file that the row records is an"
         " overlay in which nothing was written ('qemu-img map' shows only its backing files), 'virsh managedsave-edit SERVER'"

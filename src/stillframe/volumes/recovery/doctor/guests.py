@@ -74,7 +74,7 @@ def _saved(world: WorkerContext, server: ServerSeen) -> Iterator[Finding]:
         row = world.known.volumes[str(disk.volume_id)].row
         if disk.name == row["active_file"] and disk.path == defined.get(disk.target):
             continue
-        what = f"the saved memory of server {server.id} ({server.name}) goes on with {disk.path} as {disk.target} for volume"
+        what = f"the saved memory of server {server.id} ({server.name}) belongs to {disk.path} as {disk.target} for volume"
         what += f" {disk.volume_id}; its definition names {defined.get(disk.target) or 'nothing'}, recorded is"
         what += f" {row['active_file']}"
         yield Finding("saved_names_other_file", what, row["share"], disk.volume_id, file=disk.name, server_id=server.id)

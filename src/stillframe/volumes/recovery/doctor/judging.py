@@ -149,7 +149,7 @@ def _operations(world: WorkerContext) -> Iterator[Finding]:
                     "abandoned_repair", what, volume_id=row["intent"].get("volume_id"), facts={"operation": row["id"]}
                 )
         elif row["state"] == "parked":
-            told = (row["fault"] or {}).get("message", "without a word")
+            told = (row["fault"] or {}).get("message", "no reason was recorded")
             what = f"operation {row['id']} ({row['service']}, {row['kind']}) is parked: {told}"
             volume_id, server_id = row["intent"].get("volume_id"), row["intent"].get("server_id")
             yield Finding("parked_operation", what, volume_id=volume_id, server_id=server_id)
