@@ -1,6 +1,7 @@
 # Everything here may be repeated and is quick the second time.
 PYTHON := .venv/bin/python
 SPHINX := .venv/bin/sphinx-build
+DATABASES := --extra postgresql --extra mariadb
 
 # Only "test" does two things at a time, and knows which.
 ifeq ($(MAKELEVEL),0)
@@ -62,11 +63,11 @@ docs: setup
 
 lock:
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	    pyproject.toml --extra server --extra libvirt --extra osc --extra client --extra s3 -o requirements/run.txt
+	    pyproject.toml --extra server --extra libvirt --extra osc --extra client --extra s3 $(DATABASES) -o requirements/run.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 	    pyproject.toml --extra osc --extra client -c requirements/run.txt -o requirements/client.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	    pyproject.toml --extra server --extra libvirt --extra osc --extra client --extra s3 --group dev -o requirements/dev.txt
+	    pyproject.toml --extra server --extra libvirt --extra osc --extra client --extra s3 $(DATABASES) --group dev -o requirements/dev.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 	    requirements/openstack.in -o requirements/openstack.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \

@@ -1,18 +1,21 @@
 """The database: opened with what crash safety needs, used in short transactions only.
 
 SQLite: WAL, synchronous=FULL (the journal must survive power loss) and BEGIN IMMEDIATE for writers; without it a
-read-modify-write loses updates silently. Never hold a transaction across a libvirt or qemu call.
+read-modify-write loses updates silently. PostgreSQL and MariaDB: see ``turns``. Never hold a transaction across a libvirt or
+qemu call: everybody else who writes waits for it.
 """
 
-import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager
+from datetime import datetime
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from stillframe.db import clock, turns
+from stillframe.db import mariadb as mariadb  # how its columns are made
+from stillframe.db.sessions import open_engine
 from stillframe.errors import BadConfiguration
 
 # The database is away, or another writer keeps it for too long: that passes. A statement it does not understand is a defect.
@@ -27,10 +30,11 @@ class Database:
             raise BadConfiguration(
                 "the database URL must name its driver in full: sqlite:///PATH, postgresql+psycopg://... or mysql+pymysql://..."
             )
-        self.engine = _open(url)
-        # SQLite has one writer at a time; who waits for it sleeps, and looks again after up to 100 ms (sqlite3.c,
-        # sqliteDefaultBusyCallback). The threads of one process wait for each other here instead, and go on at once.
-        self._turn: AbstractContextManager[object] = threading.Lock() if url.startswith("sqlite") else nullcontext()
+        self.engine = open_engine(url)
+        # There is one writer at a time; who waits for it keeps a connection, and with SQLite sleeps, and looks again after up
+        # to 100 ms (sqlite3.c, sqliteDefaultBusyCallback). The threads of one process wait for each other here instead, and
+        # go on at once.
+        self._turn = threading.Lock()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -39,10 +43,12 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One writing transaction; rolled back when the block raises. A block must not begin another one."""
+        """One writing transaction, with no other one of any process beside it: what the block checks stays true until it is
+        committed. Rolled back when the block raises. A block must not begin another one."""
         with self._turn, self.engine.connect() as connection:
             writer = connection.execution_options(stillframe_writes=True)
             with writer.begin():
+                turns.take(writer)
                 yield writer
 
     @contextmanager
@@ -72,25 +78,10 @@ class Database:
                 if raw is not None:
                     raw.execute("PRAGMA foreign_keys=ON")
 
+    def utc(self) -> datetime:
+        """Returns the database's time, naive UTC."""
+        with self.read() as connection:
+            return clock.utc(connection)
+
     def close(self) -> None:
         self.engine.dispose()
-
-
-def _open(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30}, pool_size=32)
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("stillframe_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,12 +1,12 @@
 """Operations: the journal's rows. Every change by a worker names owner and epoch and must touch exactly one row."""
 
-import time
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, union, update
 
+from stillframe.db import clock
 from stillframe.db.rows import Row, many, one, touched
 from stillframe.db.tables import operation_resources as held
 from stillframe.db.tables import operations
@@ -91,7 +91,7 @@ def get(connection: Connection, operation_id: str) -> Row | None:
 def claimable(connection: Connection, service: str) -> list[Row]:
     """Returns operations nobody holds, each the first in line for all of its resources. Projects take turns; of each the
     oldest come first."""
-    moment = time.time()
+    moment = clock.now(connection)
     asked = {"whose": service, "moment": moment, "latest": moment + LONGEST_PAUSE_SECONDS}
     projects = sorted(connection.execute(_PROJECTS, asked).scalars())
     share = max(LEAST_OF_A_PROJECT, CLAIMED_AT_ONCE // max(1, len(projects)))

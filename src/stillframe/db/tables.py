@@ -18,6 +18,8 @@ from sqlalchemy import (
     Text,
 )
 
+from stillframe.db.mariadb import LONGEST_INDEXED
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(column_0_label)s",
@@ -27,6 +29,7 @@ metadata = MetaData(
     }
 )
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
+_PATH = String(1024).with_variant(String(LONGEST_INDEXED), "mysql")  # of an export, or a directory
 
 
 def now() -> datetime:
@@ -74,7 +77,7 @@ volumes = Table(
     Column("fault", Text),  # why the status is "error", for people
     *_times(),
     Column("backend", String(64), nullable=False),  # the configuration section
-    Column("share", String(1024), nullable=False),  # the export, or the directory of a local backend
+    Column("share", _PATH, nullable=False),  # the export, or the directory of a local backend
     Column("base_format", String(16), nullable=False),  # of volume-<id>, the lowest file; never probed (I6)
     Column("snapshot_id", String(36)),  # what it was made from
     Column("source_volid", String(36)),
@@ -144,6 +147,12 @@ services = Table(
     *_times(),
 )
 
+write_turn = Table(
+    "write_turn",
+    metadata,
+    Column("only_one", Integer, primary_key=True, autoincrement=False),  # the one row; see turns
+)
+
 deployments = Table(
     "deployments",
     metadata,
@@ -154,7 +163,7 @@ deployments = Table(
 shares = Table(
     "shares",
     metadata,
-    Column("path", String(1024), primary_key=True),
+    Column("path", _PATH, primary_key=True),
     Column("share_id", String(36), nullable=False),  # what the marker file on the share must say
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.db import operations
+from stillframe.db import clock, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import Busy, StillframeError
@@ -65,7 +65,7 @@ class Request:
     request_id: str
     id: str | None = None
     shared: Sequence[str] = ()  # resources that are only read
-    not_before: float = 0.0  # seconds since the epoch; for what may wait until something more urgent is through
+    pause: float = 0.0  # seconds; for what may wait until something more urgent is through
     project_id: str = ""  # whose it is; projects take turns
 
     def of(self, project_id: str) -> "Request":
@@ -86,7 +86,7 @@ def submit(connection: Connection, request: Request) -> str:
         "step": 0,
         "evidence": {BEGINS_NOTED: {}},
         "epoch": 0,
-        "lease_until": request.not_before,
+        "lease_until": clock.now(connection) + request.pause if request.pause else 0.0,
         "attempts": 0,
         "bytes": 0,
         "request_id": request.request_id,
@@ -150,8 +150,9 @@ class Journal:
         if not candidates:
             return []
         with self.database.write() as connection:
+            until = clock.now(connection) + self.lease_seconds
             for row in candidates:
-                if operations.claim(connection, row, str(self.owner), time.time() + self.lease_seconds):
+                if operations.claim(connection, row, str(self.owner), until):
                     fresh = operations.get(connection, row["id"])
                     assert fresh is not None
                     taken.append(Operation.from_row(fresh))
@@ -165,7 +166,7 @@ class Journal:
     def renew(self) -> None:
         """Keeps what this process works on."""
         with self.database.write() as connection:
-            operations.renew(connection, str(self.owner), sorted(self._held), time.time() + self.lease_seconds)
+            operations.renew(connection, str(self.owner), sorted(self._held), clock.now(connection) + self.lease_seconds)
 
     def fresh(self, operation: Operation) -> Operation:
         """Returns the operation as it is recorded now."""
@@ -210,11 +211,8 @@ class Journal:
         """Gives the operation back, to be taken up later: the world did not answer."""
         delay = min(30.0, 0.25 * 2 ** min(operation.attempts, 10))
         with self.database.write() as connection:
-            values: dict[str, Any] = {
-                "owner": None,
-                "attempts": operation.attempts + 1,
-                "lease_until": time.time() + delay,
-            }
+            until = clock.now(connection) + delay
+            values: dict[str, Any] = {"owner": None, "attempts": operation.attempts + 1, "lease_until": until}
             if operation.state != "undoing":  # going back keeps the error that turned it round
                 values["fault"] = error.to_document()
             self._change(connection, operation, values)
@@ -224,18 +222,18 @@ class Journal:
         """Gives the operation back until ``waiting.seconds`` have passed; ``name`` is what its notes are kept by. Where many
         wait for others each is looked at less often, so that all of them together cost no more than a few."""
         crowd = 0.0 if waiting.at_work else len(self._due) / LOOKS_A_SECOND
-        until = time.time() + max(waiting.seconds, crowd)
+        pause = max(waiting.seconds, crowd)
         values: dict[str, Any] = {
             "owner": None,
             "attempts": operation.attempts if waiting.at_work else 0,
-            "lease_until": until,
             "evidence": {**operation.evidence, name: {**waiting.notes, **({AT_WORK: True} if waiting.at_work else {})}},
         }
         if operation.state != "undoing":  # going back keeps the error that turned it round
             values["fault"] = waiting.why.to_document() if waiting.why else None
         with self.database.write() as connection:
-            self._change(connection, operation, values)
-        self._due[operation.id] = until
+            until = clock.now(connection) + pause
+            self._change(connection, operation, {**values, "lease_until": until})
+        self._due[operation.id] = time.time() + pause
         self.let_go(operation)
         if operation.id in self._told:
             self._told.discard(operation.id)

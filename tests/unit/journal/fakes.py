@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from sqlalchemy import Connection
 
-from stillframe.db import operations, quotas
+from stillframe.db import clock, operations, quotas
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage, ServiceUnavailable, ShareUnavailable, StepFailed, StillframeError
@@ -34,7 +34,7 @@ class Clock:
         return self.now
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "Clock":
-        monkeypatch.setattr(operations, "time", self)
+        monkeypatch.setattr(clock, "now", lambda _connection: self.now)
         monkeypatch.setattr(record, "time", self)
         return self
 

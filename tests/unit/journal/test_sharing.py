@@ -27,8 +27,8 @@ def journal(database: Database, clock: Clock) -> Journal:
     return Journal(database, "volumes", owner(), LEASE)
 
 
-def submit(journal: Journal, changes: Sequence[str] = (), reads: Sequence[str] = (), kind: str = KIND, due: float = 0.0) -> str:
-    request = Request("volumes", kind, {}, [], list(changes), "r", new_id(), tuple(reads), due)
+def submit(journal: Journal, changes: Sequence[str] = (), reads: Sequence[str] = (), kind: str = KIND, pause: float = 0) -> str:
+    request = Request("volumes", kind, {}, [], list(changes), "r", new_id(), tuple(reads), pause)
     with journal.database.write() as connection:
         return record.submit(connection, request)
 
@@ -79,7 +79,7 @@ def test_one_reads_what_another_one_reads_and_changes_what_is_its_own(journal: J
 
 
 def test_what_is_not_due_yet_waits_and_what_comes_after_it_waits_for_it(journal: Journal, clock: Clock) -> None:
-    later, change = submit(journal, reads=["a"], due=clock.now + 5), submit(journal, ["a"])
+    later, change = submit(journal, reads=["a"], pause=5.0), submit(journal, ["a"])
     assert claimed(journal) == []
     clock.now += 6
     assert claimed(journal) == [later]

@@ -12,7 +12,6 @@ pytest.register_assert_rewrite("tests.unit.volumes.site")
 
 from stillframe.db import volume_types  # noqa: E402 -- after pytest was told
 from stillframe.db.engine import Database  # noqa: E402
-from stillframe.volumes.operations import chain_metadata  # noqa: E402
 from tests.unit.journal.fakes import Clock  # noqa: E402
 from tests.unit.volumes import fakes  # noqa: E402
 from tests.unit.volumes.memory_share import MemoryShare  # noqa: E402
@@ -23,9 +22,7 @@ NewSite = Callable[[], Site]
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock().install(monkeypatch)
-    monkeypatch.setattr(chain_metadata, "time", made)
-    return made
+    return Clock().install(monkeypatch)
 
 
 def _do_not_sync(connection: sqlite3.Connection, _record: object) -> None:

@@ -23,7 +23,6 @@ from stillframe.compute.worker.context import WorkerContext
 from stillframe.context import Context, bind_log, new_request_id
 from stillframe.db import assisted_snapshots, operations, snapshot_policies
 from stillframe.db.rows import Row
-from stillframe.db.tables import now
 from stillframe.errors import Busy, HostCommandFailed, StepFailed, StillframeError
 
 LOG = logging.getLogger(__name__)
@@ -50,10 +49,10 @@ Pauses = dict[str, Pause]  # of one server, by what is left alone: sets, and the
 class Scheduler:
     """Called by the timer; never waits. What one server's share or guest holds up, holds up no other server."""
 
-    def __init__(self, world: WorkerContext, wake: Callable[[], None], clock: Clock = now) -> None:
+    def __init__(self, world: WorkerContext, wake: Callable[[], None], clock: Clock | None = None) -> None:
         self._world = world
         self._wake = wake
-        self._clock = clock
+        self._clock = clock or world.database.utc
         self._pool = ThreadPoolExecutor(world.settings.workers, thread_name_prefix="compute-policies")
         self._lock = threading.Lock()
         self._serving: set[str] = set()

@@ -1,5 +1,6 @@
 """Brings a database's tables up to date. A test holds the result against ``tables``."""
 
+import re
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
@@ -7,6 +8,8 @@ from sqlalchemy.exc import DBAPIError
 from stillframe.db.engine import Database
 
 _HERE = Path(__file__).parent
+_IS = re.compile(r'^revision = "(\w+)"', re.MULTILINE)
+_FOLLOWS = re.compile(r'^down_revision = "(\w+)"', re.MULTILINE)
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
@@ -34,4 +37,8 @@ def _applied(database: Database) -> list[str]:
 
 
 def _newest() -> str:
-    return max(path.name.partition("_")[0] for path in (_HERE / "versions").glob("[0-9]*_*.py"))
+    """The one that no other one follows. The numbers of the files only tell them apart: several are made at a time."""
+    told = [path.read_text() for path in (_HERE / "versions").glob("[0-9]*_*.py")]
+    followed = {found for text in told for found in _FOLLOWS.findall(text)}
+    (newest,) = {found for text in told for found in _IS.findall(text)} - followed
+    return str(newest)

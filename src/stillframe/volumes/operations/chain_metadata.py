@@ -1,7 +1,6 @@
 """Writes what the rows know of a volume beside its files: the ``.info`` file as Cinder's drivers keep it, and the record,
 from which the rows can be made again when the database is lost."""
 
-import time
 from typing import Any
 
 from sqlalchemy import Connection
@@ -23,9 +22,8 @@ PAUSE_SECONDS = 0.5
 def request(volume_id: str, request_id: str, pause: float = 0.0) -> Request:
     plan = [{"verb": "write_info", "args": {"volume_id": volume_id}}]
     intent, shared = {"volume_id": volume_id}, (f"volume:{volume_id}",)
-    due = time.time() + pause if pause else 0.0
     alone = [f"record:{volume_id}"]  # two at once would write one temporary file
-    return Request("volumes", "record_chain", intent, plan, alone, request_id, shared=shared, not_before=due)
+    return Request("volumes", "record_chain", intent, plan, alone, request_id, shared=shared, pause=pause)
 
 
 def submit_once(connection: Connection, volume_id: str, request_id: str) -> None:

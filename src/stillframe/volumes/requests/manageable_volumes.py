@@ -8,7 +8,9 @@ from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.context import Context
 from stillframe.db import volumes
+from stillframe.db.rows import Row
 from stillframe.errors import BadImage, BadRequest, FileInUse, HostCommandFailed, NotFound
+from stillframe.journal.record import Request
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.requests import new_volumes
 from stillframe.volumes.requests.new_volumes import Making
@@ -42,7 +44,11 @@ def manage(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> st
     _refuse_unfit(share, image, file_users.users(share, [name], file_users.described(world, share)), LOOK_SECONDS)
     whole = {**wanted, "size": image.size // GIB}
     columns = {"format": image.format, "base_format": image.format, "bootable": bool(wanted.get("bootable"))}
-    making = Making(pool, columns, lambda row: operations.manage_request(row, name, context.request_id))
+
+    def operation(row: Row) -> Request:
+        return operations.manage_request(row, name, context.request_id)
+
+    making = Making(pool, columns, operation, promises=False)
     return new_volumes.insert(world, context, whole, type_row, making)
 
 

@@ -35,6 +35,7 @@ class Making:
     source: Row | None = None  # the volume that is read
     snapshot: Row | None = None  # what of it: one of its snapshots, not its active file
     backup: Row | None = None  # the backup that is read
+    promises: bool = True  # False: its file is on the share already, and holds what it holds
 
 
 def create(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
@@ -89,9 +90,12 @@ def insert(world: WorkerContext, context: Context, wanted: Mapping[str, Any], ty
         "bootable": False,
         **making.columns,
     }
+    most = scheduler.most_promised(making.pool) if making.promises else 0
     with world.database.write() as connection:
         lookup.check_size(world, connection, context.project_id, wanted["size"])
         lookup.check_quota(world, connection, context.project_id, {"volumes": 1, "gigabytes": wanted["size"]})
+        if making.promises:
+            scheduler.check_promised(connection, making.pool, wanted["size"], most)
         _check_source(connection, making)
         volumes.insert(connection, row)
         record.submit(connection, making.operation(row))

@@ -149,8 +149,11 @@ def extend(world: WorkerContext, context: Context, volume_id: str, new_size: int
     hand_for(world, row)
     world.share(row).check_sound(row["id"])
     plan.extend(observe.observe(world, row), new_size << 30)
+    pool = world.backends.pool(row)
+    most = scheduler.most_promised(pool)
     with world.database.write() as connection:
         fresh = unchanged(connection, row)
+        scheduler.check_promised(connection, pool, new_size - row["size"], most)
         lookup.check_size(world, connection, row["project_id"], new_size)
         lookup.check_quota(world, connection, row["project_id"], {"gigabytes": new_size - row["size"]})
         volumes.change(connection, row["id"], status="extending")

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from sqlalchemy import Connection
+
 from stillframe.db import volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadConfiguration, BadRequest, ShareUnavailable
@@ -40,17 +42,28 @@ def check_room(world: WorkerContext, row: Row, more_gib: int, needed: int = 0) -
 def _room(world: WorkerContext, pool: Pool, more_gib: int, needed: int) -> int:
     share = pool.share()
     share.probe_for_writing(needed)
+    most = most_promised(pool)
     with world.database.read() as connection:
-        promised = volumes.provisioned(connection, pool.export.export)
+        check_promised(connection, pool, more_gib, most)
+    return share.free()
+
+
+def most_promised(pool: Pool) -> int:
+    """Returns how many GiB may be promised on a share. Asked before a transaction begins: a share may be slow to answer."""
     part = (100 - pool.options.reserved_percentage) / 100
-    most = int(share.total() / GIB * part * pool.options.max_over_subscription_ratio)
+    return int(pool.share().total() / GIB * part * pool.options.max_over_subscription_ratio)
+
+
+def check_promised(connection: Connection, pool: Pool, more_gib: int, most: int) -> None:
+    """Raises ShareUnavailable, with numbers, unless ``more_gib`` may be promised beside what is. Called in the transaction that
+    promises them: two requests may have been told at once that there is room."""
+    promised = volumes.provisioned(connection, pool.export.export)
     if more_gib > 0 and promised + more_gib > most:
         raise ShareUnavailable(
             f"the share {pool.export.export} has {promised} GiB promised; with {more_gib} more it would be over its {most} GiB",
             promised=promised,
             limit=most,
         )
-    return share.free()
 
 
 def content_bytes(share: Share, name: str, format_: str, shared: bool = False) -> int:

@@ -82,7 +82,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "shares",
-        sa.Column("path", sa.String(length=1024), nullable=False),
+        sa.Column("path", sa.String(length=1024).with_variant(sa.String(length=768), "mysql"), nullable=False),
         sa.Column("share_id", sa.String(length=36), nullable=False),
         sa.PrimaryKeyConstraint("path", name=op.f("pk_shares")),
     )

@@ -22,7 +22,7 @@ def _add(table: str, name: str, kind: sa.types.TypeEngine[Any], default: str) ->
 def upgrade() -> None:
     _add("volume_types", "is_public", sa.Boolean(), "1" if op.get_bind().dialect.name == "sqlite" else "true")
     _add("volumes", "backend", sa.String(length=64), "'local'")
-    _add("volumes", "share", sa.String(length=1024), "''")
+    _add("volumes", "share", sa.String(length=1024).with_variant(sa.String(length=768), "mysql"), "''")
     op.execute("UPDATE volumes SET share = COALESCE((SELECT MIN(path) FROM shares), '')")
     _add("volumes", "base_format", sa.String(length=16), "'qcow2'")
     with op.batch_alter_table("volumes") as batch:

@@ -1,6 +1,5 @@
 """Holds volumes while they are repaired, as every operation does: others are refused meanwhile, naming this one."""
 
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.context import new_request_id
-from stillframe.db import attachments, operations
+from stillframe.db import attachments, clock, operations
 from stillframe.db.engine import Database
 from stillframe.errors import Conflict
 from stillframe.journal.record import this_process
@@ -29,7 +28,8 @@ def held(database: Database, host: str, volume_ids: Sequence[str], intent: Mappi
     operation_id, owner = str(uuid.uuid4()), str(this_process(host))
     with database.write() as connection:
         resources = _resources(connection, volume_ids)
-        operations.insert(connection, _row(operation_id, owner, {**intent, "volumes": list(volume_ids)}), resources)
+        row = _row(operation_id, owner, {**intent, "volumes": list(volume_ids)})
+        operations.insert(connection, {**row, "lease_until": clock.now(connection) + _LEASE_SECONDS}, resources)
     outcome = "undone"
     try:
         yield
@@ -72,7 +72,6 @@ def _row(operation_id: str, owner: str, intent: Mapping[str, Any]) -> dict[str, 
         "evidence": {},
         "owner": owner,
         "epoch": 1,
-        "lease_until": time.time() + _LEASE_SECONDS,
         "attempts": 0,
         "bytes": 0,
         "request_id": new_request_id(),

@@ -1,0 +1,3 @@
+"""``tests.unit.db.test_snapshot_policies`` on PostgreSQL and MariaDB."""
+
+from tests.unit.db.test_snapshot_policies import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""``tests.unit.journal.test_no_return`` on PostgreSQL and MariaDB."""
+
+from tests.unit.journal.test_no_return import *  # noqa: F403
