@@ -1,4 +1,4 @@
-"""Deletes every snapshot of a set through block storage, disk by disk, each with its own truth."""
+"""Deletes every snapshot of a set through block storage, disk by disk. Each snapshot succeeds or fails by itself."""
 
 from sqlalchemy import Connection
 
@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 3600.0  # with an operation that holds a volume, such as the 
 def request(set_id: str, server_id: str, snapshot_ids: list[str], request_id: str) -> Request:
     plan = [{"verb": "delete", "args": {"snapshot_ids": snapshot_ids}}]
     intent = {"set_id": set_id, "server_id": server_id}
-    # The merges hold the server; this only waits for them.
+    # The merges lock the server; this operation only waits for them.
     return Request("compute", "delete_assisted_snapshot", intent, plan, [f"set:{set_id}"], request_id)
 
 
@@ -26,7 +26,8 @@ def _gone(world: WorkerContext, _operation: Operation, args: Document) -> Docume
 
 
 def _delete(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    """One after the other; what fails is told at the end and keeps the rest from nothing. Whoever waits holds no thread."""
+    """Deletes one snapshot after the other. A failure is reported at the end and does not stop the others. Waiting takes no
+    thread."""
     notes = {"asked": [], "failed": {}, "waited": 0.0, **operation.notes("delete")}
     waiting: list[str] = []
     for number, snapshot_id in enumerate(args["snapshot_ids"]):
@@ -49,14 +50,14 @@ def _delete(world: WorkerContext, operation: Operation, args: Document) -> Docum
 
 
 def _left(world: WorkerContext, snapshot_ids: list[str]) -> dict[str, str]:
-    """The status of every snapshot that is still there."""
+    """Returns the status of every snapshot that still exists."""
     found = {each: world.storage.snapshot(each) for each in snapshot_ids}
     return {each: document["status"] for each, document in found.items() if document is not None}
 
 
 def _delete_one(world: WorkerContext, operation: Operation, notes: Document, place: tuple[str, int, int]) -> str | None:
-    """Returns what the deletion waits for, for as long as that lasts: then the next snapshot is asked for meanwhile. None: it
-    is gone. Raises NotYet while it goes, and while its volume is busy with something else."""
+    """Returns what the deletion of one snapshot waits for, so that the next snapshot can be requested meanwhile; None when the
+    snapshot is gone. Raises NotYet while it is being deleted, and while its volume is busy with something else."""
     snapshot_id, number, of = place
     found = world.storage.snapshot(snapshot_id)
     if found is None:
@@ -73,7 +74,7 @@ def _delete_one(world: WorkerContext, operation: Operation, notes: Document, pla
 
 
 def _ask(world: WorkerContext, snapshot_id: str, notes: Document) -> Busy | None:
-    """Returns why the volume cannot take the request now, if its turn may come yet. Raises Busy when that lasts too long."""
+    """Returns why the volume cannot take the request now, if waiting may help. Raises Busy when it has waited too long."""
     try:
         world.storage.delete_snapshot(snapshot_id)
     except Busy as busy:
@@ -81,12 +82,12 @@ def _ask(world: WorkerContext, snapshot_id: str, notes: Document) -> Busy | None
             raise
         return busy
     notes["asked"].append(snapshot_id)
-    notes["waited"] = 0.0  # patience begins anew with each snapshot
+    notes["waited"] = 0.0  # the time limit starts anew for each snapshot
     return None
 
 
 def _later(notes: Document, why: StillframeError | None = None) -> NotYet:
-    """Soon at first, because a small merge is over at once; then less and less often."""
+    """Seconds until the next check: short at first, because a small merge ends quickly, then longer."""
     seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, notes["waited"] / 10))
     return NotYet(seconds, {**notes, "waited": notes["waited"] + seconds}, why)
 
@@ -121,7 +122,7 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
 
 
 def _entry(entry: Document, details: Document) -> Document:
-    """Each volume's own outcome, as it was seen at the end; what nobody saw keeps what was known of it."""
+    """The outcome of each volume as it was seen at the end; a volume that was not seen keeps its earlier entry."""
     snapshot_id = entry["snapshot_id"]
     if "left" not in details:
         return entry

@@ -47,7 +47,7 @@ def _never(_world: WorkerContext, _operation: Operation, _args: Document) -> Non
 
 
 def _record(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    """Rows in "creating" at block storage; our ids make a repeat the same call."""
+    """Creates the snapshot rows, in "creating", at block storage. Their ids are ours, so a repeat is the same call."""
     with switch.waiting_for_its_turn(world, operation):
         server = servers.look(world, operation.intent["server_id"])
         other_jobs.refuse_if_at_work(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
@@ -114,7 +114,8 @@ def volume_entries(intent: Document, status: str, error: str | None = None) -> l
 
 
 def _held(operation: Operation, consistency: Document) -> bool:
-    """Whether all was frozen that has to be: what is allowed to stay unfrozen makes a set say less, not fail."""
+    """Tells whether everything that must be frozen was. A filesystem that is allowed to stay unfrozen lowers the set's
+    consistency; it does not make the set fail."""
     return bool(operation.evidence.get("switch", {}).get("held", consistency["level"] == "filesystem"))
 
 
@@ -128,7 +129,7 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
     if outcome != "done":
         if outcome == "undone" and _waits_again(connection, operation, fault):
             return
-        # Of what a person abandoned nobody knows; the snapshots stay as block storage has them.
+        # The state of abandoned work is not known; the snapshots stay as block storage has them.
         unknown = outcome == "abandoned" and bool(fault and fault["details"].get("begun"))
         switched = "switch" in operation.evidence or unknown
         entries = volume_entries(operation.intent, "creating" if switched else "error", message)
@@ -138,7 +139,7 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
     consistency = switch.outcome_of_set(operation)
     status, told = "available", None
     if operation.intent["quiesce"] == "required" and consistency and not _held(operation, consistency):
-        # Past the switch there is no way back: the snapshots stay, say what they are, and the set says that it failed.
+        # After the switch nothing can be taken back: the snapshots stay with their real consistency, and the set is in error.
         status, told = "error", f"quiescing was required but did not hold: {consistency['degraded_reason']}"
     entries = volume_entries(operation.intent, "available")
     for entry, disk in zip(entries, operation.intent["disks"], strict=True):
@@ -156,7 +157,7 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
 
 
 def _waits_again(connection: Connection, operation: Operation, fault: Document | None) -> bool:
-    """A volume became busy between the look at it and the first step: a set that may wait goes on waiting."""
+    """A volume became busy between the check and the first step: a set that may wait continues to wait."""
     wanted = operation.intent.get("wanted")
     if not wanted or not fault or fault["code"] != Busy.code or wanted["wait_until"] <= time.time():
         return False

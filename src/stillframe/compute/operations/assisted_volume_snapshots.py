@@ -25,11 +25,11 @@ def _announce(_world: WorkerContext, _operation: Operation, _args: Document) -> 
 
 
 def _report_error(world: WorkerContext, operation: Operation, _args: Document) -> None:
-    """Block storage waits for a word: a failure is told, and the overlay stays its business."""
+    """Block storage waits for a report, so a failure is reported too. The overlay remains its responsibility."""
     snapshot_id = operation.intent["disks"][0]["snapshot_id"]
     found = world.storage.snapshot(snapshot_id)
     if found is None or found["status"] != "creating":
-        return  # told already, or nobody waits any more; Cinder refuses error after error
+        return  # reported already, or nobody waits any more; Cinder refuses a second error
     world.storage.report_snapshot(snapshot_id, "error", "90%")
 
 

@@ -16,7 +16,7 @@ from stillframe.host import hypervisor, qemu_img, soundness
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
 
-STAY_SECONDS, LOOK_SECONDS = 1.0, 1.0  # at a guest that is asked to let go of a disk
+STAY_SECONDS, LOOK_SECONDS = 1.0, 1.0  # at a guest that was asked to release a disk
 
 
 def request(kind: str, intent: Document, request_id: str) -> Request:
@@ -36,7 +36,7 @@ def _never(_world: WorkerContext, _operation: Operation, _args: Document) -> Non
 
 
 def _turn(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    """Of a request that stood in line: once, before anything is touched."""
+    """Checks a request that had to wait: once, before anything is touched."""
     intent = operation.intent
     if time.time() > intent["begin_until"]:
         raise Conflict(
@@ -70,7 +70,8 @@ def _release(world: WorkerContext, operation: Operation, _args: Document) -> Non
 
 
 def _give_up(world: WorkerContext, operation: Operation, args: Document) -> None:
-    """The answer was given long ago, so the volume tells its owner why; before it looks as it did."""
+    """The request was answered long ago, so the reason is recorded on the volume, before the volume returns to its earlier
+    status."""
     server_id, volume_id = _ids(operation)
     if world.storage.attachment(volume_id, server_id):
         _tell(world, operation, args)
@@ -83,8 +84,8 @@ def _tell(world: WorkerContext, operation: Operation, _args: Document) -> None:
 
 
 def _connected(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
-    """Said at least once by us: a reservation that somebody else made, connector and all, is known to be in use from then on,
-    so that nobody who has just seen the volume unused releases it."""
+    """Always sent by us, also for a reservation that somebody else made with its connector: from then on the volume counts as
+    in use, so nobody who saw it unused a moment ago releases it."""
     if "connect" not in operation.evidence:
         return None
     server_id, volume_id = _ids(operation)
@@ -104,7 +105,7 @@ def _connect(world: WorkerContext, operation: Operation, _args: Document) -> Doc
 
 
 def _source(world: WorkerContext, info: Document) -> Document:
-    """Where the hypervisor finds the active file, the share mounted on this host."""
+    """Returns the path of the active file on this host, where its share is mounted."""
     directory = str(share_directory(world.settings, info))
     return {"directory": directory, "name": info["name"], "format": info["format"], "foundation": info.get("foundation")}
 
@@ -123,7 +124,7 @@ def _plug(world: WorkerContext, operation: Operation, _args: Document) -> Docume
     server_id, volume_id = _ids(operation)
     source = operation.evidence["connect"]
     share = Path(source["directory"])
-    # What QEMU is about to open is looked at first, whole chain (I6).
+    # The whole chain is inspected before QEMU opens it (I6).
     foundation = source.get("foundation")
     chain = qemu_img.read_chain(share, volume_id, source["name"], source["format"], foundation)
     image.check(chain, foundation)
@@ -172,8 +173,8 @@ def _unplug(world: WorkerContext, operation: Operation, _args: Document) -> Docu
 
 
 def _take_out(world: WorkerContext, operation: Operation, step: str) -> None:
-    """Live first: while the guest holds the disk, its definition must go on naming it. Raises NotYet while the guest has not
-    answered, and StepFailed when that lasts too long."""
+    """Removes the disk from the running guest first: while the guest has it, the definition must name it too. Raises NotYet
+    while the guest has not answered, and StepFailed when that lasts too long."""
     server_id, volume_id = _ids(operation)
     server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
     if server.view.active and _has(server.live, volume_id):
@@ -185,7 +186,7 @@ def _take_out(world: WorkerContext, operation: Operation, step: str) -> None:
 
 
 def _take_out_live(world: WorkerContext, domain: object, server: Server, operation: Operation, step: str) -> None:
-    """Most guests answer within moments, and are waited for that long; for others the step comes back."""
+    """Most guests answer quickly, and the step waits that long. For others it raises NotYet and runs again later."""
     _server_id, volume_id = _ids(operation)
     disk = server.live.disk_of(volume_id)
     assert disk is not None
@@ -228,7 +229,7 @@ def _do_release(world: WorkerContext, operation: Operation, args: Document) -> D
 
 
 def _settle(_connection: Connection, _operation: Operation, _outcome: str, _fault: Document | None) -> None:
-    """Compute keeps no row of an attachment: libvirt and block storage are what is true."""
+    """Compute keeps no row of an attachment: libvirt and block storage know."""
 
 
 def check_attachable(server: Server, volume: Document, device: str | None, promised: set[str]) -> str:

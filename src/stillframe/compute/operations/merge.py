@@ -58,7 +58,7 @@ def request(intent: Document, operation_id: str | None, request_id: str) -> Requ
 def _blames_share(
     act: Callable[[WorkerContext, Operation, Document], Document | None],
 ) -> Callable[[WorkerContext, Operation, Document], Any]:
-    """What the share is to blame for is tried again until it works, or until the merge is given up."""
+    """A failure that the share caused is tried again until it works or the merge is cancelled."""
 
     def acts(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
         share = _share(operation)
@@ -93,11 +93,12 @@ def _looked(_world: WorkerContext, operation: Operation, _args: Document) -> Doc
 
 
 def _look(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    """Everything is as planned and nobody else works on the disk; after this there is only forward."""
+    """Checks that everything is as planned and that nobody else works on the disk. After this step the merge only goes
+    forward."""
     intent = operation.intent
     try:
         server, disk = _disk(world, operation)
-    except Parked as error:  # it went while the merge stood in line: nothing has begun
+    except Parked as error:  # it was removed while the merge waited: nothing has begun
         told = f"server {intent['server_id']} has no disk {intent['target']} with volume {intent['volume_id']} any more"
         raise Conflict(f"{told}; nothing was merged") from error
     if disk.name != intent["active"]:
@@ -116,7 +117,7 @@ def _look(world: WorkerContext, operation: Operation, _args: Document) -> Docume
 
 
 def _refuse_while_unknown(world: WorkerContext) -> None:
-    """The files that go could not be given up at the end: who might need them is not known. Raises Conflict."""
+    """Raises Conflict when it is not known who might need the files that the merge would remove at its end."""
     try:
         servers.list_everything(world, sure=True)
     except HypervisorUnavailable as error:
@@ -141,8 +142,8 @@ def _share(operation: Operation) -> Path:
 
 
 def _wait_while_unsound(operation: Operation) -> None:
-    """Right before a commit begins: QEMU may have died since it was asked for, or in it, and somebody started the server again.
-    Raises NotYet: once the server stops the base is repaired and the merge is finished offline."""
+    """Checks the base right before a commit begins: QEMU may have died since the request, and somebody may have started the
+    server again. Raises NotYet: once the server stops the base is repaired and the merge is finished offline."""
     try:
         soundness.require_for_live(_share(operation), operation.intent["base"], operation.intent["base_format"])
     except NotSound as error:
@@ -159,7 +160,8 @@ def _mended(operation: Operation, done: list[str]) -> Document:
 
 
 def _mend_base(operation: Operation) -> Document:
-    """What a QEMU left that died in a commit. An error in one leaves wrong counts without the dirty bit. Raises NotSound."""
+    """Repairs what a QEMU that died in a commit left in the base. An I/O error in a commit leaves wrong counts without the
+    dirty bit. Raises NotSound."""
     share, base, format_ = _share(operation), operation.intent["base"], operation.intent["base_format"]
     done = soundness.repair(share, base, format_)
     qemu_img.repair_all(share, base, format_)
@@ -175,13 +177,14 @@ def _path(operation: Operation, name: str) -> str:
 
 def _committed(_world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
     """A chain without the committed file is not enough: QEMU opens the base for reading only again when the job ends, which
-    writes out its tables, but not a base that it had open for writing before. It has (qemu 7.2) where the commit of an active
-    file into that base was given up when all was copied. Only a flush afterwards makes the commit true; that is recorded."""
+    writes out its tables, but not a base that it had open for writing before. That is so (qemu 7.2) after a commit of the
+    active file into that base was cancelled when everything was copied (F19). Only a flush afterwards makes the commit true;
+    that is recorded."""
     return _flushed(operation, "commit")
 
 
 def _is_off_the_chain(operation: Operation, disk: Disk) -> bool:
-    """The header of the file above says what it is backed by, and libvirt's own chain says so too."""
+    """Tells whether both the header of the file above and libvirt's own chain show the merge."""
     intent = operation.intent
     if qcow2.read(_share(operation), intent["above"]).backing != intent["base"]:
         return False
@@ -255,7 +258,7 @@ def _commit_active(world: WorkerContext, operation: Operation, _args: Document) 
 
 
 def _pivot(world: WorkerContext, operation: Operation) -> None:
-    """While the guest is still, top and base read the same: whichever libvirt remembers after a crash is right (F15)."""
+    """While the guest is suspended, top and base read the same: whichever libvirt remembers after a crash is right (F15)."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
 
     merge_job.held(world, operation, domain, lambda: _switch(world, operation, domain))
@@ -279,7 +282,7 @@ def _switch(world: WorkerContext, operation: Operation, domain: Any) -> None:
         except HypervisorUnavailable as error:
             if error is failed:
                 raise
-        time.sleep(merge_job.SHORTEST_POLL_SECONDS)  # the guest is held meanwhile
+        time.sleep(merge_job.SHORTEST_POLL_SECONDS)  # the guest is suspended meanwhile
     raise HypervisorUnavailable(f"libvirt does not show the pivot of disk {operation.intent['target']}")
 
 
@@ -327,8 +330,8 @@ def _pull(world: WorkerContext, operation: Operation, _args: Document) -> Docume
 
 
 def _barrier(world: WorkerContext, operation: Operation) -> bool:
-    """The flush after a job: a suspended guest's disks are flushed. Only the QEMU that copied can do it; False: it is gone,
-    and the merge is made again offline."""
+    """Flushes after a job by suspending the guest. Only the QEMU that copied can do that. Returns False when it is gone: then
+    the merge is made again offline."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
     known = files.read_json(_notes(world), f"{operation.id}.json") if _notes(world).is_dir() else None
     now = hypervisor.run_id(domain)
@@ -350,7 +353,8 @@ def _notes(world: WorkerContext) -> Path:
 
 
 def _note_run(world: WorkerContext, operation: Operation, run: int | None) -> None:
-    """Durable before the job begins: which start of the guest holds what the pull has not written out."""
+    """Records, durably and before the job begins, in which start of the guest the pull runs: only that QEMU has what is not
+    written out."""
     directory = _notes(world)
     if run is None:
         if directory.is_dir():
@@ -364,8 +368,8 @@ def _note_run(world: WorkerContext, operation: Operation, run: int | None) -> No
 
 
 def _verify(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    """Nothing names the files that go: no description, no header (I4). Then block storage may remove them. A saved memory that
-    does not tell what it needs is waited for."""
+    """Checks that no description and no header names the files that go (I4); then block storage may remove them. Waits while a
+    saved state cannot be read, because it may need them."""
     share = _share(operation)
     with suppress(NotFound):
         definitions.forget_chain(world, servers.look(world, operation.intent["server_id"]), operation.intent["target"])
@@ -382,7 +386,7 @@ def _verify(world: WorkerContext, operation: Operation, _args: Document) -> Docu
 
 
 def _report(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    """Cinder waits for this word; our own block storage asks by itself."""
+    """Reports the end of the merge: Cinder waits for it, our own block storage asks."""
     snapshot_id = operation.intent["snapshot_id"]
     found = world.storage.snapshot(snapshot_id) if snapshot_id else None
     if found is not None and found["status"] == "deleting":

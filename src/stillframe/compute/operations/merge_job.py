@@ -1,4 +1,4 @@
-"""A merge's block job from its start to its end, and the stillness around what must not be seen halfway."""
+"""A merge's block job from its start to its end, and the suspension of the guest around what must not be seen half done."""
 
 import time
 from collections.abc import Callable
@@ -21,18 +21,18 @@ from stillframe.journal.failpoints import reached
 from stillframe.journal.operation import NotYet, Operation
 
 POLL_SECONDS = 0.1
-SHORTEST_POLL_SECONDS = 0.01  # a small merge is over in less than one look of the other length
+SHORTEST_POLL_SECONDS = 0.01  # a small merge ends sooner than one pause of the other length
 HOLD_SECONDS = 10.0
 SAVED_LOOK_SECONDS = 5.0
 
 
 def held(world: WorkerContext, operation: Operation, domain: Any, act: Callable[[], None]) -> None:
-    """Does something while the guest is suspended and what QEMU held of its disks is written out. The watchdog lets it run
-    again whatever becomes of us. Raises HypervisorUnavailable for a guest that is gone: then nothing was written out."""
+    """Calls a function while the guest is suspended and everything QEMU held of its disks is written out. The watchdog resumes
+    the guest even if this worker dies. Raises HypervisorUnavailable for a guest that is gone: then nothing was written out."""
     server_id = operation.intent["server_id"]
     with world.merges.turn(server_id):
         reached("merge/holding")
-        world.guard.let_go_on(server_id)  # else it would be taken for one that somebody paused
+        world.guard.let_go_on(server_id)  # otherwise it would look like a guest that somebody paused
         found = hypervisor.view(domain)
         if not found.active:
             raise HypervisorUnavailable(f"server {server_id} stopped before it could be suspended for the end of the merge")
@@ -58,10 +58,10 @@ def run(
     offline: Callable[[Any], None],
     ended: Callable[[], bool],
 ) -> None:
-    """Starts the job or takes up the one that runs, and stays until the chain shows that it is done. A guest that stopped is
-    merged offline; nobody starts it meanwhile, because the operation holds the server. Raises Cancelled, unless the work was
-    done before it could be given up; ShareUnavailable for
-    a job that ended without its work done, because the share is full or whatever else."""
+    """Starts the job, or takes up the one that runs, and returns when the chain shows that it is done. A guest that stopped is
+    merged offline; nobody starts it meanwhile, because the operation locks the server. Raises Cancelled, unless the work was
+    done before it could be cancelled; ShareUnavailable for a job that ended before its work was done, for instance because the
+    share is full."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
     target, began, entered = operation.intent["target"], False, time.monotonic()
     while True:
@@ -91,8 +91,9 @@ def run(
 
 
 def _wait_while_saved(world: WorkerContext, operation: Operation) -> None:
-    """A guest that comes back from its saved memory finds its disks as they were. Raises NotYet: the merge goes on live when it
-    is restored, and offline when it has stopped; Cancelled when somebody gave it up meanwhile, for which nothing is changed."""
+    """A guest that is restored from its saved state must find its disks as they were. Raises NotYet: the merge continues live
+    when the guest is restored, and offline when it has stopped. Raises Cancelled when somebody cancelled it meanwhile, which
+    changes nothing."""
     server = servers.look(world, operation.intent["server_id"])
     told = None if server.view.active else server.condition.why_not(server.id, "offline")
     if told is None:
@@ -103,7 +104,7 @@ def _wait_while_saved(world: WorkerContext, operation: Operation) -> None:
 
 
 def _is_in_place(operation: Operation, server: Server) -> bool:
-    """Whether the chain of a server that does not run is the merged one already: then there is nothing left to give up."""
+    """Tells whether the chain of a stopped server is merged already: then there is nothing left to cancel."""
     intent = operation.intent
     if intent["kind"] == "commit" and intent["above"] is None:
         disk = server.disk_of(intent["volume_id"])
@@ -139,7 +140,7 @@ def _explain(operation: Operation) -> None:
             f"the merge stopped: the share of volume {operation.intent['volume_id']} has {free} bytes free; it continues when"
             " there is more"
         )
-    # libvirt 9.0 does not say why a job failed. It is begun again until it ends well or somebody gives the merge up.
+    # libvirt 9.0 does not say why a job failed. It is begun again until it succeeds or somebody cancels the merge.
     raise ShareUnavailable(
         f"the block job on disk {operation.intent['target']} ended before its work was done: somebody aborted it, or"
         f" the share of volume {operation.intent['volume_id']} could not be read or written; it is begun again"
@@ -147,8 +148,8 @@ def _explain(operation: Operation) -> None:
 
 
 def _give_up(world: WorkerContext, operation: Operation, domain: Any, began: bool, ended: Callable[[], bool]) -> bool:
-    """Raises Cancelled. True: it was over before it could be given up, and what it did was made to last; False: the guest is
-    gone with what QEMU had not written out."""
+    """Raises Cancelled. Returns True when the job was over before it could be cancelled, and its result was flushed; False when
+    the guest is gone with what QEMU had not written out."""
     job = _find(domain, operation.intent["target"])
     if job is not None:
         block_jobs.abort(domain, operation.intent["target"])

@@ -1,4 +1,4 @@
-"""The steps every assisted snapshot shares: overlays, the switch, the thaw, the look afterwards.
+"""The steps that all assisted snapshots share: overlays, the switch, the thaw, the check afterwards.
 
 An intent's ``disks`` are ``{"volume_id", "snapshot_id", "target", "directory", "active", "overlay", "size"}``; ``size``
 is in bytes. ``active`` says whether the guest ran when the plan was made.
@@ -43,7 +43,7 @@ from stillframe.journal.operation import Document, NotYet, Operation, Verb
 
 THAW_SECONDS = 6.0
 LOG = logging.getLogger(__name__)
-LOOK_SECONDS = 2.0  # at another program's job that is waited for
+LOOK_SECONDS = 2.0  # between two looks at another program's job
 LOST_OUTCOME = "nobody could confirm that the freeze held until the switch: the worker or libvirt failed around it"
 
 
@@ -61,7 +61,7 @@ def _overlays_made(_world: WorkerContext, operation: Operation, _args: Document)
 
 def _make_overlays(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     """Every overlay durable and its header read back, before anything refers to it (I3, F4). What becomes a base under a
-    stopped server is repaired first, if its writer died; a running QEMU marks it clean when it goes on with the overlay."""
+    stopped server is repaired first, if its writer died; a running QEMU marks it clean when it switches to the overlay."""
     repaired: list[str] = []
 
     def make(disk: Document) -> None:
@@ -95,7 +95,7 @@ def _check_unreferenced(world: WorkerContext, operation: Operation, disk: Docume
         if server.names_file(str(share / overlay)):
             raise Parked(f"{overlay} is named by a description of server {server.id}; it is not removed")
     if files.is_locked(share, overlay):
-        # What locked it may be why the switch was refused; most let go soon.
+        # The program that locked it may be why the switch was refused; most release it soon.
         raise FileInUse(f"{overlay} is open in a program; it is not removed")
     for name in files.listing(share):
         if names.parse(name) and name != overlay and qemu_img.backing_of(share, name) == overlay:
@@ -126,24 +126,25 @@ def _switched(world: WorkerContext, operation: Operation, _args: Document) -> Do
 
 
 def _switched_without_domain(operation: Operation) -> Document | None:
-    """A transient domain is gone with its description: overlays with data were in use, empty ones either way."""
+    """A transient domain is gone with its description. Overlays with data were in use; with empty ones either answer is
+    right."""
     holds = [qcow2.holds_data(Path(disk["directory"]), disk["overlay"]) for disk in operation.intent["disks"]]
     return _seen(operation) if any(holds) else None
 
 
 def _seen(operation: Operation) -> Document:
-    """The first sight of the switch counts; whoever made the call knows better, and is not overruled."""
+    """Records when the switch was first seen, unless whoever made the call recorded it more exactly."""
     return {"switched": True, **({} if "switch" in operation.evidence else {"not_after": time.time()})}
 
 
 def _note_instant(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    """Not before this moment: durable before the window, for whoever comes after a worker that dies in it. Taken before the
-    look, because a call of the dead worker may still be under way."""
+    """Records a moment before the switch, durably, for the case that the worker dies in the window. It is taken before the
+    check, because a call of a dead worker may still be under way."""
     moment, noted = time.time(), operation.evidence.get("instant")
     try:
         if noted and _switched(world, operation, args) is not None:
             return noted
-    except Parked:  # what that means is for the switch to say, which knows whether it was begun
+    except Parked:  # the switch decides what that means: it knows whether it was begun
         return dict(noted or {"not_before": moment})
     return {"not_before": moment}
 
@@ -155,8 +156,8 @@ def _switch(world: WorkerContext, operation: Operation, _args: Document) -> Docu
 
 @contextmanager
 def waiting_for_its_turn(world: WorkerContext, operation: Operation) -> Iterator[None]:
-    """Another program's job within the block is waited for as long as the request says (``wait_until``, seconds since the
-    epoch), and the set tells so. Raises NotYet, and AnotherJob when that is over."""
+    """Waits for another program's job as long as the request allows (``wait_until``, seconds since the epoch); the set shows
+    it. Raises NotYet, and AnotherJob when that time is over."""
     try:
         yield
     except AnotherJob as error:
@@ -201,7 +202,7 @@ def _switch_now(world: WorkerContext, operation: Operation) -> Document:
         "disks": by_target,
         "held": outcome.held,
         **moments,
-        "switch_ms": switch_ms,  # agent and libvirt together, the flush and the preflight among them
+        "switch_ms": switch_ms,  # agent and libvirt together, including the flush and the preflight
     }
 
 
@@ -261,7 +262,7 @@ def check_ready(
 
 
 def _thaw(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    """Waits a little for the thaw; a guest whose agent is silent stays with the watchdog, which does not give up."""
+    """Waits briefly for the thaw. A guest whose agent does not answer is left to the watchdog, which keeps trying."""
     end = time.monotonic() + THAW_SECONDS
     while time.monotonic() < end:
         record = world.guard.pending(operation.intent["server_id"])
@@ -272,7 +273,7 @@ def _thaw(world: WorkerContext, operation: Operation, _args: Document) -> Docume
 
 
 def _undo_switch(world: WorkerContext, operation: Operation, args: Document) -> None:
-    """While a call has not come back its overlays stay: it may still be carried out, and the guest writes into them then."""
+    """Keeps the overlays while the call has not returned: it may still be carried out, and then the guest writes into them."""
     if operation.intent["active"]:
         _thaw(world, operation, args)
     world.switches.refuse_while_pending(operation.intent["server_id"])
@@ -283,7 +284,7 @@ def _not_yet(_world: WorkerContext, _operation: Operation, _args: Document) -> N
 
 
 def _verify(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    """Live description, inactive description and headers say the same (R18)."""
+    """Checks that the live description, the inactive description and the headers name the overlays (R18)."""
     for disk in operation.intent["disks"]:
         found = qcow2.read(Path(disk["directory"]), disk["overlay"])
         if found != overlay_image(disk):

@@ -1,4 +1,4 @@
-"""What the deletion of a set would cost: the sum over its volumes, each told by block storage."""
+"""What the deletion of a set would cost: the sum over its volumes, as block storage estimates each."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -12,7 +12,8 @@ from stillframe.journal import record
 
 
 def change(world: WorkerContext, context: Context, set_id: str, changes: dict[str, Any]) -> None:
-    """Changes what is named; ``metadata`` is replaced as a whole. Raises NotFound, and Conflict for a set that is going."""
+    """Changes what is named; ``metadata`` is replaced as a whole. Raises NotFound, and Conflict for a set that is being
+    deleted."""
     row = assisted_snapshot_requests.find(world, context, set_id, None)
     with world.database.write() as connection:
         fresh = assisted_snapshots.get(connection, row["id"], None)
@@ -22,7 +23,7 @@ def change(world: WorkerContext, context: Context, set_id: str, changes: dict[st
 
 
 def reset_status(world: WorkerContext, context: Context, set_id: str, status: str) -> None:
-    """``os-reset_status``: an administrator's word on a status that went wrong. It changes the row and nothing else.
+    """``os-reset_status``: an administrator corrects a status. It changes the row and nothing else.
 
     A set is "available" only if block storage has each of its snapshots, and they are. Raises NotFound, Conflict naming
     those that are not, Busy."""

@@ -1,4 +1,4 @@
-"""What assisted snapshots of one server keep to: the request decides, then the server's settings, then the deployment's."""
+"""The settings of a server's assisted snapshots: the request decides, then the server's settings, then the deployment's."""
 
 from stillframe.compute.libvirt import servers
 from stillframe.compute.worker.context import WorkerContext

@@ -47,7 +47,7 @@ from stillframe.journal import record
 LOG = logging.getLogger(__name__)
 GIB = 1 << 30
 MOST_WAITING = 32  # sets of one server: each is looked at every two seconds
-REMOVABLE = ("cdrom", "floppy")  # what lies in them is no state of the server
+REMOVABLE = ("cdrom", "floppy")  # their content is not part of the server's state
 
 
 def create(world: WorkerContext, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
@@ -74,7 +74,7 @@ def create(world: WorkerContext, context: Context, server_id: str, wanted: dict[
 
 
 def _line_up(world: WorkerContext, context: Context, server: Server, wanted: dict[str, Any], busy: Busy) -> str:
-    """Stores a set that waits for its turn. What can be said against it now is said now."""
+    """Stores a set that waits for its turn. It is refused now if it can be known now that it would be."""
     _choose(world, server, wanted["volumes"])
     row = {
         "quiesce": settings_requests.effective(world, server.id, wanted)["quiesce"],
@@ -155,7 +155,7 @@ def _store(
 
 
 def _is_stored(connection: Connection, operation_id: str, wanted: Mapping[str, Any]) -> bool:
-    """Tells whether the same request was stored a moment ago. Raises IdInUse when another one was under that id."""
+    """Tells whether the same request was stored already. Raises IdInUse when another request has that id."""
     known = operations.get(connection, operation_id)
     if known is not None and known["intent"].get("asked") != wanted.get("asked"):
         raise IdInUse(f"the id {wanted['set_id']} is in use")
@@ -178,7 +178,7 @@ def _new_row(context: Context, server: Server, wanted: Mapping[str, Any]) -> dic
 
 
 def _refuse_if_deleting(world: WorkerContext, volume_ids: Sequence[str]) -> None:
-    """Block storage holds a volume from the first merge of a deletion to the last; libvirt is idle in between."""
+    """Block storage locks a volume from the first merge of a deletion to the last; libvirt is idle in between."""
     deleting = sorted(world.storage.being_deleted() & set(volume_ids))
     if deleting:
         raise Busy(f"a snapshot of volume {deleting[0]} is being deleted")
@@ -255,7 +255,7 @@ def _sorted_out(world: WorkerContext, server: Server) -> tuple[Usable, list[dict
 
 
 def _why_absent(server: Server, info: Mapping[str, Any]) -> str:
-    """Why a volume that is attached by block storage's word is no disk of the server."""
+    """Says why a volume that block storage has attached to the server is not one of its disks."""
     if not info:
         return "the volume is still being attached"
     return (
@@ -356,7 +356,7 @@ def delete(world: WorkerContext, context: Context, server_id: str, set_id: str, 
 
 
 def _give_up(world: WorkerContext, set_id: str) -> bool:
-    """Tells a set that waits for its turn that nobody wants it any more; False for one that does not wait."""
+    """Cancels a set that waits for its turn. Returns False for one that does not wait."""
     with world.database.write() as connection:
         waiting = operations.on_resource(connection, f"set:{set_id}")
         if waiting is None or waiting["kind"] != "await_server":
@@ -387,12 +387,12 @@ def _why_it_stays(world: WorkerContext, snapshot_id: str) -> str | None:
     except Conflict as error:
         return None if isinstance(error, Busy) else error.message
     except (NotFound, ServiceUnavailable, ServiceFailed, StepFailed, HostCommandFailed):
-        return None  # gone meanwhile; or not to be told now: the deletion waits, and is told
+        return None  # gone meanwhile, or not known now: the deletion waits and finds out
     return None if found["possible"] or found["busy"] or found["method"] else str(found["why"])
 
 
 def _retire(connection: Connection, set_id: str, policy_id: str) -> None:
-    """Looked at in the transaction that decides: a label that was set a moment ago counts."""
+    """Checked in the transaction that decides, so that a label that was just set counts."""
     row = assisted_snapshots.get(connection, set_id, None)
     if row is None or row["policy_id"] != policy_id or retention.is_labelled(row["metadata"]):
         raise Conflict(f"assisted snapshot {set_id} is not for policy {policy_id} to delete: it is labelled, gone or another's")

@@ -27,7 +27,7 @@ def server_of(world: WorkerContext, context: Context, volume_id: str) -> dict[st
     try:
         server, disk = owners.owner(world, volume_id)
         if not server.view.active:
-            with server_lock.taken(world, server.id):  # a start that goes on now is over then
+            with server_lock.taken(world, server.id):  # a start that is under way now has ended by then
                 server, disk = owners.owner(world, volume_id)
     except NotFound:
         return None
@@ -54,7 +54,7 @@ def merge_volume(world: WorkerContext, context: Context, snapshot_id: str, delet
     except (BadImage, ChainConflict, Conflict, NotFound) as error:
         raise BadRequest(error.message, **error.details) from error
     with world.database.write() as connection:
-        if delete_info.get("id") is None:  # who gives an id asks how it goes, and waits in line
+        if delete_info.get("id") is None:  # a caller that gives an id asks for progress, and waits for its turn
             record.refuse_if_busy(connection, f"server:{intent['server_id']}", shared=True)
         record.refuse_if_busy(connection, f"merge:{intent['volume_id']}")
         return record.submit(
@@ -160,7 +160,7 @@ def merge_status(world: WorkerContext, context: Context, operation_id: str) -> d
     if row is None or row["kind"] != "merge_volume":
         raise NotFound(f"Merge {operation_id} could not be found.")
     done, total = world.merges.progress(row["id"])
-    # Of an operation that somebody works on again the last fault is past.
+    # The last fault of an operation that runs again is out of date.
     fault = row["fault"] if row["owner"] is None else None
     words = {"done": "done", "undone": "error", "parked": "parked"}
     status = words.get(row["state"], "running")
@@ -170,7 +170,7 @@ def merge_status(world: WorkerContext, context: Context, operation_id: str) -> d
 
 
 def cancel_merge(world: WorkerContext, context: Context, operation_id: str) -> None:
-    """Gives a merge up; one that waits for its turn at once. Raises NotFound, Conflict when it has ended."""
+    """Cancels a merge; one that waits for its turn ends at once. Raises NotFound, Conflict when it has ended."""
     found = merge_status(world, context, operation_id)
     if found["status"] != "running":
         raise Conflict(f"merge {operation_id} is {found['status']}")
@@ -185,7 +185,7 @@ def resize_disk(world: WorkerContext, context: Context, volume_id: str, size: in
     server, disk, share = _attached(world, volume_id)
     _refuse_unless_changeable(server)
     with world.database.read() as connection:
-        # A merge of another volume is in nobody's way; one of this volume holds the volume already.
+        # A merge of another volume does not matter; one of this volume has locked the volume already.
         record.refuse_if_busy(connection, f"server:{server.id}", shared=True)
         record.refuse_if_busy(connection, f"merge:{volume_id}")
     now = qcow2.read_as(share, str(disk.name), disk.format).size

@@ -15,7 +15,7 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, NotFound
 from stillframe.journal import record
 
-SHORT = ("attach_volume", "detach_volume")  # what another one of them waits for
+SHORT = ("attach_volume", "detach_volume")  # the resource by which they wait for each other
 
 
 def volume_of(world: WorkerContext, context: Context, volume_id: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def attach(world: WorkerContext, context: Context, server_id: str, volume_id: st
         line = record.line_of(connection, f"server:{server.id}", SHORT)
         if any(row["intent"]["volume_id"] == volume["id"] and row["kind"] == "attach_volume" for row in line):
             raise BadRequest(f"Volume {volume['id']} is being attached to server {server.id} already")
-        # What was in line before libvirt was asked may be through by now: its place is taken either way.
+        # A request that waited when libvirt was asked may be done by now: its device name is taken either way.
         taken = {row["intent"]["target"] for row in (*before, *line) if row["kind"] == "attach_volume"}
         target = operations.check_attachable(server, volume, device, taken)
         intent = {"server_id": server.id, "volume_id": volume["id"], "target": target, **_bound(world, line)}
@@ -89,7 +89,7 @@ def _is_recorded(world: WorkerContext, server: Server, volume_id: str) -> bool:
 
 
 def _bound(world: WorkerContext, line: Sequence[Row]) -> dict[str, float]:
-    """Until when a request that stands in line may begin (seconds since the epoch)."""
+    """Returns until when a waiting request may begin (seconds since the epoch)."""
     return {"begin_until": time.time() + world.settings.compute.attach_wait_seconds} if line else {}
 
 

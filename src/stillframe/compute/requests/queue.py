@@ -1,7 +1,7 @@
 """A set that was asked for while the server was busy: waits for its turn without a thread, then starts the set.
 
-It holds no server, so that what it waits for can go on; it holds its set. Whether the set may begin is decided by the same look
-as for a request that does not wait.
+It does not lock the server, so that what it waits for can continue; it locks its set. Whether the set may begin is decided by
+the same check as for a request that does not wait.
 """
 
 import time

@@ -23,8 +23,8 @@ def asked(context: Context, server_id: str, wanted: Document) -> Document:
 def is_known(world: WorkerContext, context: Context, server_id: str, wanted: Document) -> bool:
     """Tells whether this very request was accepted before. Raises IdInUse when the id is that of anything else.
 
-    Of what another project has under the id nothing is told. The operation that made a set outlives the set, so that an id is
-    known after the set was deleted.
+    Nothing is said about what another project has under the id. The operation that made a set outlives the set, so that an id
+    is known after the set was deleted.
     """
     set_id = wanted.get("set_id")
     if set_id is None:

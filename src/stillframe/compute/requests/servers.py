@@ -18,7 +18,7 @@ ACTIONS = ("start", "stop", "pause", "unpause", "reboot", "resume")
 
 
 def _condition(world: WorkerContext, server: Server) -> Condition:
-    """A guest that a merge holds still for a moment runs, as far as anybody else is concerned."""
+    """A guest that a merge has suspended for a moment counts as running for everybody else."""
     if server.view.state == domain_state.PAUSED and not _is_held(world, server):
         server = servers.look(world, server.id)  # the moment may have ended between the two looks
     if server.view.state == domain_state.PAUSED and _is_held(world, server):
@@ -69,26 +69,26 @@ def power(world: WorkerContext, context: Context, server_id: str, action: str) -
     _refuse_if_busy(world, server, action)
     if action not in ACTIONS:
         raise BadRequest(f"unknown power action {action!r}")
-    if action == "reboot":  # QEMU resets a guest that is held still as well as any, and it remains so
+    if action == "reboot":  # QEMU resets a suspended guest too, and it stays suspended
         _power(world, server, action)
         return
     with _turn(world, server):
-        _refuse_if_busy(world, server, action)  # something may have begun meanwhile
+        _refuse_if_busy(world, server, action)  # another operation may have begun meanwhile
         _power(world, servers.look(world, server.id), action)
 
 
 def _refuse_if_busy(world: WorkerContext, server: Server, action: str) -> None:
     with world.database.read() as connection:
-        # A merge goes on, or is finished offline, whatever the guest does; only a start must wait for it. Under a saved server
-        # nothing is done offline: there it is the merge that waits.
+        # A merge continues, or is finished offline, whatever the guest does; only a start must wait for it. Nothing is done
+        # offline for a saved server: there the merge waits.
         shared = action not in ("start", "resume") or server.view.saved
         record.refuse_if_busy(connection, f"server:{server.id}", shared=shared)
 
 
 @contextmanager
 def _turn(world: WorkerContext, server: Server) -> Iterator[None]:
-    """Nobody holds the server still within the block. A pause in such a moment would be taken back at its end, an unpause
-    would end it before its time, and libvirt 9.0 refuses to shut down a guest that does not run."""
+    """Keeps merges from suspending the guest within the block. A pause in such a moment would be undone at its end, an unpause
+    would end it too early, and libvirt 9.0 refuses to shut down a guest that does not run."""
     with server_lock.taken(world, server.id):
         world.guard.let_go_on(server.id)
         yield
@@ -113,12 +113,12 @@ def _power(world: WorkerContext, server: Server, action: str) -> None:
         definitions.forget_chains(world, server)
     hypervisor.power(domain, "start")
     if server.view.saved:
-        servers.look(world, server.id)  # its saved memory is used up: that is noted
+        servers.look(world, server.id)  # its saved state is used up: remove the note
 
 
 def _check_files(world: WorkerContext, server: Server) -> None:
-    """Block storage changes the files of a stopped server's volumes itself. Such an operation is recorded before it looks
-    whether the server is stopped, and that look waits for our turn to end: one of the two sees the other."""
+    """Block storage changes the files of a stopped server's volumes itself. Such an operation is recorded before it checks
+    whether the server is stopped, and that check waits for the end of this block: one of the two sees the other."""
     known = {
         entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id, server.project_id)
     }
@@ -142,11 +142,11 @@ def _check_files(world: WorkerContext, server: Server) -> None:
 
 
 def _refuse_unattached(world: WorkerContext, server: Server, volume_id: str) -> None:
-    """Raises Conflict for a volume of block storage, of which nobody says then which file the server may open."""
+    """Raises Conflict for a volume of block storage: it is not known then which file the server may open."""
     try:
         world.storage.volume(volume_id)
     except NotFound:
-        return  # a file that is only called so
+        return  # a file that only has such a name
     raise Conflict(
         f"server {server.id} is not started: it would use a file of volume {volume_id}, but the volume is not attached to it,"
         " so whether that is the right file is not known. An administrator takes the disk out of the server's definition;"

@@ -1,4 +1,4 @@
-"""Requests about snapshot policies. What makes no sense is refused here, before anything is stored."""
+"""Requests about snapshot policies. Contradictory ones are refused here, before anything is stored."""
 
 import uuid
 import zoneinfo
@@ -96,7 +96,7 @@ def change(world: WorkerContext, context: Context, policy_id: str, changes: Row)
 
 
 def delete(world: WorkerContext, context: Context, policy_id: str) -> None:
-    """Forgets a policy. Its sets stay, and nothing deletes them any more. Raises NotFound."""
+    """Deletes a policy. Its sets stay, and nothing deletes them any more. Raises NotFound."""
     row = _find(world, context, policy_id)
     with world.database.write() as connection:
         snapshot_policies.delete(connection, row["id"])
