@@ -112,6 +112,29 @@ def test_what_is_known_to_fail_is_answered_at_once(desk: Desk) -> None:
     assert digest(desk.share, path.name) == before
 
 
+def test_a_share_that_does_not_answer_is_told_by_its_directory_to_administrators_only(desk: Desk) -> None:
+    volume_id, path, before = written(desk)
+    snapshot = {"snapshot": {"volume_id": volume_id, "name": "s"}}
+    marker = desk.share / ".share-id"
+    marker.rename(desk.share / "aside")
+    try:
+        asked = [
+            extend(desk, volume_id),
+            desk.api.send("volume", "POST", "/snapshots", snapshot),
+            desk.api.send("volume", "GET", f"/volumes/{volume_id}?explain=1"),
+            desk.api.send("volume", "POST", "/volumes", {"volume": {"size": 1}}),
+        ]
+        refused = [answer.text for answer in asked if answer.status_code == 503]
+        assert len(refused) >= 2, [answer.text for answer in asked]
+        assert "the volume's share" in refused[0]
+        assert not [text for text in (answer.text for answer in asked) if str(desk.state) in text]
+        assert str(desk.share) in desk.lab.stack.api("stillframe-admin").send("volume", "POST", "/snapshots", snapshot).text
+    finally:
+        (desk.share / "aside").rename(marker)
+    desk.settle()
+    assert digest(desk.share, path.name) == before
+
+
 def test_a_disk_that_qemu_does_not_grow_is_as_before_and_says_why(desk: Desk) -> None:
     """libvirt's refusal crosses from compute to block storage, and is not taken for a service that does not answer."""
     server_id = server(desk, "usual")

@@ -15,6 +15,7 @@ from stillframe.web import body, faults, versions
 from stillframe.web.auth import Authenticator
 from stillframe.web.policy import Enforcer
 from stillframe.web.route import Call, Door, Route, Service, Version
+from stillframe.web.withheld import Withheld
 
 LOG = logging.getLogger(__name__)
 LOGGED = 500  # letters of a path or method in a log line; a request may have 64 KiB of them
@@ -24,12 +25,14 @@ _PUBLIC = ("/", "/healthcheck", "/metrics")
 class _Shell:
     """Middleware: request id, who asks, which version, and the project id that may stand in the path."""
 
-    def __init__(self, service: Service, auth: Authenticator) -> None:
+    def __init__(self, service: Service, auth: Authenticator, withheld: Withheld) -> None:
         self._service = service
         self._auth = auth
+        self._withheld = withheld
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         req.context.request_id = new_request_id()
+        req.context.withheld = self._withheld
         bind_log(Context("", "", (), req.context.request_id))
         path = req.path.rstrip("/") or "/"
         req.path = path
@@ -40,6 +43,8 @@ class _Shell:
         headers = {name.lower(): value for name, value in req.headers.items()}
         req.context.user = self._auth.identify(headers, req.context.request_id, req.remote_addr)
         bind_log(req.context.user)
+        if req.context.user.sees_hosts:
+            req.context.withheld = None
         req.context.version = versions.requested(self._service, headers)
         req.path = self._without_project(path, req.context.user)
 
@@ -96,12 +101,12 @@ class _Resource:
         base = f"{req.prefix}{self._service.prefix}"
         call = Call(req.context.user, version, path, _query(req), document, base, f"{req.prefix}{req.path}", self._door)
         if call.explains and route.method != "GET":
-            resp.media = {"explanation": _explain(route, call)}
+            resp.media = _withheld(req, {"explanation": _explain(route, call)})
             return
         answer = route.handler(call)
         resp.status = falcon.code_to_http_status(route.status)
         if answer is not None and route.status != 204:
-            resp.media = answer
+            resp.media = _withheld(req, answer)
 
     def _action(self, document: Any) -> Route:
         if not isinstance(document, dict) or len(document) != 1:
@@ -112,6 +117,12 @@ class _Resource:
                 f"There is no such action: {name[:80]}. Verify the request body and Content-Type header and try again."
             )
         return self._actions[name]
+
+
+def _withheld(req: falcon.Request, answer: Any, said: bool = False) -> Any:
+    """Only who may see hosts is told where they keep things."""
+    withheld: Withheld | None = req.context.withheld
+    return answer if withheld is None else withheld.document(answer, said)
 
 
 def _explain(route: Route, call: Call) -> Any:
@@ -161,7 +172,7 @@ def make(
     pages: dict[str, Callable[[falcon.Request, falcon.Response], None]],
 ) -> Callable[..., Any]:
     """Returns the WSGI application; ``pages`` are further open documents by path."""
-    application = falcon.App(middleware=[_Shell(service, auth)])
+    application = falcon.App(middleware=[_Shell(service, auth, Withheld(door.settings))])
     application.req_options.keep_blank_qs_values = True
     application.req_options.auto_parse_qs_csv = False
     application.add_error_handler(Exception, _unexpected)
@@ -189,9 +200,9 @@ def _version(service: Service, req: falcon.Request, resp: falcon.Response) -> No
     resp.media = service.version_document(req.prefix)
 
 
-def _told(_req: falcon.Request, resp: falcon.Response, error: StillframeError, _params: object) -> None:
+def _told(req: falcon.Request, resp: falcon.Response, error: StillframeError, _params: object) -> None:
     resp.status = falcon.code_to_http_status(error.status)
-    resp.media = faults.of_error(error)
+    resp.media = _withheld(req, faults.of_error(error), said=True)
     if error.status == 503:
         resp.set_header("Retry-After", "5")
     if error.status == 429:

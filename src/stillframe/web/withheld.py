@@ -1,0 +1,77 @@
+"""What a member of a project is not told: where the host keeps things.
+
+Messages name directories and exports, because who runs the host needs them: they stand in the log, in the rows and in
+``stillframe operation show``. On their way to somebody else a directory becomes words and a file its name. Texts of a client's
+own (names, metadata) are never touched.
+"""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from stillframe.config import Settings
+
+_SHARE, _STORE, _OWN = "the volume's share", "the backup store", "a directory of the service"
+_BEFORE = r"(?P<before>the (?:share|directory|backup directory) )?(?<![\w/.~-])"
+_BELOW = r"""(?![\w-]|\.\w)(?P<below>(?:/[^\s'",;:/]+)*)/?"""
+_MOUNTED = "/[0-9a-f]{32}"  # below a base of mount points (host/mounts.py)
+# Of shares this service's configuration does not name: another service of ours told of them.
+_EXPORT = r"""(?:[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:.]+\]):/[^/\s,;:'"][^\s,;:'"]*"""
+_OTHERS = re.compile(rf"""the (?:share|directory) (?:/[^\s,;:'"]+|{_EXPORT})|(?<![\w/.-]){_EXPORT}""")
+_NAMES = """
+fault fail_reason error last_error retention_error retention_note warnings reason degraded_reason note message why
+switched_at_note explanation deletion
+"""  # of what the service says in an answer: all that is below them
+_SAID = frozenset(_NAMES.split())
+_THEIRS = frozenset(("name", "description", "metadata", "volume_image_metadata"))
+
+
+class Withheld:
+    """Puts words in place of the directories that the configuration names."""
+
+    def __init__(self, settings: Settings) -> None:
+        found = _directories(settings)
+        longest = sorted(found, key=len, reverse=True)
+        self._words = {f"r{number}": found[each] for number, each in enumerate(longest)}
+        roots = "|".join(f"(?P<r{number}>{each})" for number, each in enumerate(longest))
+        self._known = re.compile(f"{_BEFORE}(?:{roots}){_BELOW}")
+
+    def text(self, words: str) -> str:
+        return _OTHERS.sub(_SHARE, self._known.sub(self._told, words))
+
+    def document(self, answer: Any, said: bool = False) -> Any:
+        """Returns an answer with what the service itself says in it told so; ``said``: all of it."""
+        if isinstance(answer, str):
+            return self.text(answer) if said else answer
+        if isinstance(answer, Mapping):
+            return {
+                name: each if name in _THEIRS else self.document(each, said or name in _SAID) for name, each in answer.items()
+            }
+        if isinstance(answer, list | tuple):
+            return [self.document(each, said) for each in answer]
+        return answer
+
+    def _told(self, found: re.Match[str]) -> str:
+        if found["below"]:
+            return f"{found['before'] or ''}{found['below'].rpartition('/')[2]}"
+        return next(words for name, words in self._words.items() if found[name] is not None)
+
+
+def _directories(settings: Settings) -> dict[str, str]:
+    """Returns expressions of directories with the words for them."""
+    found = {re.escape(str(settings.state_dir)): _OWN, re.escape(str(settings.staging_dir)): _OWN, r"/proc/self/fd/\d+": _OWN}
+    found[rf"{re.escape(tempfile.gettempdir())}/stillframe-[\w-]+"] = _OWN
+    found[re.escape(str(settings.share_dir))] = _SHARE
+    bases = {str(settings.state_dir / "mnt"), settings.compute.mount_point_base}
+    for options in settings.backends.values():
+        if options.share_dir:
+            found[re.escape(str(Path(options.share_dir).absolute()))] = _SHARE
+        bases |= {options.nfs_mount_point_base, options.glusterfs_mount_point_base}
+    found |= {re.escape(str(Path(base).absolute())) + _MOUNTED: _SHARE for base in bases if base}
+    store = urlsplit(settings.backup_url)
+    if store.scheme == "file":
+        found[re.escape(unquote(store.path).rstrip("/"))] = _STORE
+    return found
