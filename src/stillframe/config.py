@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,12 @@ DEFAULT_OPTS = [
         help="Of these, how many one address may have (of IPv6, one /64 network). Raise it where a proxy stands in front.",
     ),
     cfg.ListOpt("enabled_backends", default=["local"], help="Sections below that describe a backend of block storage each."),
+    cfg.StrOpt(
+        "default_project",
+        default="demo",
+        deprecated_group="compute",  # where it was once; a text is never a value that cannot be read
+        help="Project of the users that are made at the first start, and of domains that name none in their libvirt metadata.",
+    ),
 ]
 VOLUMES_OPTS = [
     cfg.StrOpt("listen", default="127.0.0.1", help="Address the block storage API listens on."),
@@ -101,8 +107,7 @@ COMPUTE_OPTS = [
     cfg.StrOpt("listen", default="127.0.0.1", help="Address the compute API listens on."),
     cfg.PortOpt("port", default=8774, help="Port of the compute API; 0 takes a free one."),
     cfg.StrOpt("libvirt_uri", help="libvirt to use. Default: a private daemon below state_dir."),
-    cfg.StrOpt("default_project", default="demo", help="Project of domains that name none in their libvirt metadata."),
-    cfg.StrOpt("storage_endpoint", help="Endpoint of block storage. Default: the volumes section's listen and port."),
+    cfg.StrOpt("storage_endpoint", help="Endpoint of block storage. Default: that of the state directory."),
     cfg.FloatOpt(
         "freeze_deadline_seconds", default=10.0, min=1.0, help="The watchdog thaws the guest after this many seconds."
     ),
@@ -155,7 +160,7 @@ COMPUTE_OPTS = [
     cfg.BoolOpt(
         "merge_oldest_at_soft_limit",
         default=False,
-        help="At [volumes] chain_depth_warning the oldest set that a snapshot policy made is deleted, whatever the policy"
+        help="At block storage's chain_depth_warning the oldest set that a snapshot policy made is deleted, whatever the policy"
         " keeps; never one that is labelled keep.",
     ),
     cfg.IntOpt("max_volumes_per_set", default=128, min=1, max=128, help="Most volumes in one assisted snapshot."),
@@ -211,6 +216,8 @@ GROUPS: dict[str | None, list[cfg.Opt]] = {
     "image": IMAGE_OPTS,
     "log": LOG_OPTS,
 }
+# The sections that only one of the services reads; whatever stands in the other's is nothing to it.
+OF_SERVICE = {"volumes": ("volumes", "local", "image"), "compute": ("compute",)}
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
@@ -218,14 +225,26 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     return [(group or "DEFAULT", list(options)) for group, options in GROUPS.items()]
 
 
+class Unread:
+    """Stands for a section of the other service."""
+
+    def __init__(self, section: str) -> None:
+        self._section = section
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"section [{self._section}] is the other service's: {name} is not to be read here")
+
+
 @dataclass(frozen=True)
 class Settings:
-    """The loaded configuration: one attribute per option, grouped as in the file."""
+    """The loaded configuration: one attribute per option, grouped as in the file. ``volumes``, ``image`` and ``backends`` are
+    block storage's, ``compute`` is compute's; a service has only its own (see ``of``)."""
 
     state_dir: Path
     database: str
     availability_zone: str
     host: str
+    default_project: str
     lease_seconds: int
     workers: int
     max_connections: int
@@ -237,6 +256,12 @@ class Settings:
     image: Any
     log_json: bool
     backends: Mapping[str, Any]  # by section, in the order of enabled_backends
+
+    def of(self, service: str) -> "Settings":
+        """Returns what "volumes" or "compute" may read of this."""
+        if service == "compute":
+            return replace(self, volumes=Unread("volumes"), image=Unread("image"), backends={})
+        return replace(self, compute=Unread("compute"))
 
     @property
     def users_file(self) -> Path:
@@ -267,23 +292,30 @@ class Settings:
         return self.state_dir / "freeze"
 
 
-def load(files: Sequence[str] = (), overrides: dict[tuple[str | None, str], Any] | None = None) -> Settings:
-    """Reads the configuration files in order; ``overrides`` maps (group, option) to a value that wins over them.
+def load(
+    files: Sequence[str] = (),
+    overrides: dict[tuple[str | None, str], Any] | None = None,
+    service: str | None = None,
+) -> Settings:
+    """Reads the configuration files in order; ``overrides`` maps (group, option) to a value that wins over them. For one
+    ``service``, "volumes" or "compute", the sections of the other are not looked at.
 
     Raises BadConfiguration for a file that cannot be read or that others may change, or an option that is not valid.
     """
     for file in files:
         trust.require_way(trust.resolved(Path(file), "the configuration"), "the configuration")
+    others = {name for other, names in OF_SERVICE.items() if service not in (None, other) for name in names}
+    groups = {name: options for name, options in GROUPS.items() if name not in others}
     conf = cfg.ConfigOpts()
-    for group, options in GROUPS.items():
+    for group, options in groups.items():
         conf.register_opts(options, group=group)
     try:
         conf([], project="stillframe", default_config_files=list(files))
-        sections = _backend_sections(conf)
+        sections = _backend_sections(conf) if "volumes" in groups else []
         for (group, name), value in (overrides or {}).items():
-            if value is not None:
+            if value is not None and group in groups:
                 conf.set_override(name, value, group=group)
-        for group, options in GROUPS.items():
+        for group, options in groups.items():
             for option in options:  # oslo.config looks at a value only when it is read
                 _ = conf[option.dest] if group is None else conf[group][option.dest]
         return _settings(conf, sections)
@@ -321,15 +353,20 @@ def _settings(conf: cfg.ConfigOpts, sections: Sequence[str]) -> Settings:
         database=conf.database or _default_database(state_dir),
         availability_zone=conf.availability_zone,
         host=conf.host or os.uname().nodename,
+        default_project=conf.default_project,
         lease_seconds=conf.lease_seconds,
         workers=conf.workers,
         max_connections=conf.max_connections,
         max_connections_per_peer=conf.max_connections_per_peer,
-        volumes=conf.volumes,
-        compute=conf.compute,
+        volumes=_section(conf, "volumes"),
+        compute=_section(conf, "compute"),
         auth=conf.auth,
         keystone=conf.keystone,
-        image=conf.image,
+        image=_section(conf, "image"),
         log_json=conf.log.json,
         backends={name: conf[name] for name in sections},
     )
+
+
+def _section(conf: cfg.ConfigOpts, name: str) -> Any:
+    return conf[name] if name in conf else Unread(name)

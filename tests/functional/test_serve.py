@@ -139,14 +139,17 @@ def _mentions(state_dir: Path) -> list[str]:
 
 
 def test_the_parts_run_apart_over_the_same_database(services: Lab, tmp_path: Path) -> None:
-    state, config = tmp_path / "apart", tmp_path / "apart.conf"
-    ports = {"volumes": _free_port(), "compute": _free_port()}
-    config.write_text(f"[volumes]\nport = {ports['volumes']}\n[compute]\nport = {ports['compute']}\n")
+    """Each with a configuration in which the other service's section makes no sense."""
+    state = tmp_path / "apart"
+    configs = {"volumes": tmp_path / "volumes.conf", "compute": tmp_path / "compute.conf"}
+    configs["volumes"].write_text(f"[volumes]\nport = {_free_port()}\n[compute]\nport = none\nmax_merges = 0\n")
+    wrong = "[volumes]\nport = none\nmax_chain_depth = 0\n[image]\nauth_type = magic\n"
+    configs["compute"].write_text(f"[DEFAULT]\nenabled_backends = 1-2\n[compute]\nport = {_free_port()}\n{wrong}")
     log = (tmp_path / "log").open("w")
     started = []
     try:
         for part, service in (("worker", "volumes"), ("worker", "compute"), ("api", "volumes"), ("api", "compute")):
-            command = [*PROGRAM, part, service, "--state-dir", str(state), "--config-file", str(config)]
+            command = [*PROGRAM, part, service, "--state-dir", str(state), "--config-file", str(configs[service])]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
             started.append(process)
             assert process.stdout is not None

@@ -118,3 +118,57 @@ def test_a_state_directory_whose_database_would_lie_beside_it_is_refused(tmp_pat
     (tmp_path / "what?").mkdir()
     with pytest.raises(BadConfiguration, match="would lie beside it"):
         config.load([], {(None, "state_dir"): str(tmp_path / "what?")})
+
+
+WRONG = {
+    "volumes": "[volumes]\nport = abc\nmax_chain_depth = 1\n[image]\ntimeout_seconds = 0\n[local]\nprobe_seconds = soon\n",
+    "compute": "[compute]\nport = abc\nmerge_bandwidth_mib = -1\n",
+}
+OTHER = {"volumes": "compute", "compute": "volumes"}
+
+
+@pytest.mark.parametrize("service", OTHER)
+def test_a_service_does_not_fail_for_what_stands_in_the_others_sections(tmp_path: Path, service: str) -> None:
+    loaded = load(tmp_path, WRONG[OTHER[service]] + f"[{service}]\nport = 7\n", service=service)
+    assert getattr(loaded, service).port == 7
+    with pytest.raises(AttributeError, match="other service's"):
+        _ = getattr(loaded, OTHER[service]).port
+    with pytest.raises(BadConfiguration):
+        load(tmp_path, WRONG[service], service=service)
+
+
+def test_compute_does_not_ask_for_backends(tmp_path: Path) -> None:
+    text = "[DEFAULT]\nenabled_backends = nowhere, 1-2\n"
+    assert load(tmp_path, text, service="compute").backends == {}
+    with pytest.raises(BadConfiguration):
+        load(tmp_path, text, service="volumes")
+
+
+@pytest.mark.parametrize("service", OTHER)
+def test_the_shared_sections_are_read_by_both(tmp_path: Path, service: str) -> None:
+    text = "[DEFAULT]\nworkers = 7\n[auth]\nstrategy = keystone\n[keystone]\nusername = u\n[log]\njson = true\n"
+    loaded = load(tmp_path, text, service=service)
+    assert (loaded.workers, loaded.auth.strategy, loaded.keystone.username, loaded.log_json) == (7, "keystone", "u", True)
+
+
+def test_an_option_on_the_command_line_of_the_other_service_changes_nothing() -> None:
+    loaded = config.load(overrides={("compute", "port"): "abc", ("volumes", "port"): 7}, service="volumes")
+    assert loaded.volumes.port == 7
+
+
+@pytest.mark.parametrize("service", OTHER)
+def test_in_one_process_too_a_service_has_its_own_sections_only(service: str) -> None:
+    both = config.load()
+    own = both.of(service)
+    assert getattr(own, service) is getattr(both, service)
+    assert (own.state_dir, own.keystone) == (both.state_dir, both.keystone)
+    for section in config.OF_SERVICE[OTHER[service]]:
+        if section != "local":
+            with pytest.raises(AttributeError, match=rf"\[{section}\]"):
+                _ = getattr(own, section).port
+
+
+def test_the_default_project_is_found_where_it_was(tmp_path: Path) -> None:
+    assert config.load().default_project == "demo"
+    for section in ("DEFAULT", "compute"):
+        assert load(tmp_path, f"[{section}]\ndefault_project = p\n").default_project == "p"

@@ -34,10 +34,11 @@ class Api:
 
 def api(settings: Settings, database: Database, service: str, bus: Bus) -> Api:
     """Makes the HTTP servers of "volumes" or "compute", bound but not started. Raises BadConfiguration."""
-    table, rules, options = {
-        "volumes": (volumes_routes.SERVICE, volumes_policies.RULES, settings.volumes),
-        "compute": (compute_routes.SERVICE, compute_policies.RULES, settings.compute),
+    table, rules = {
+        "volumes": (volumes_routes.SERVICE, volumes_policies.RULES),
+        "compute": (compute_routes.SERVICE, compute_policies.RULES),
     }[service]
+    options = settings.volumes if service == "volumes" else settings.compute
     policy_file = settings.state_dir / "policy.yaml"
     enforcer = Enforcer(rules, str(policy_file) if policy_file.exists() else None)
     pages = {

@@ -37,8 +37,8 @@ def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
         servers = {name: _bound(running, settings, database, name, InProcess(methods[name])) for name in methods}
         volumes_url = f"http://{settings.volumes.listen}:{servers['volumes'].port}/v3"
         compute_url = f"http://{settings.compute.listen}:{servers['compute'].port}/v2.1"
-        state.announce(settings, volumes_url, compute_url)
-        made = {name: workers.MAKE[name](settings, database) for name in methods}
+        state.announce(settings, {"volume": volumes_url, "compute": compute_url})
+        made = {name: workers.MAKE[name](settings.of(name), database) for name in methods}
         for name, worker in made.items():
             methods[name].update(worker.methods)
         for server in servers.values():
@@ -70,7 +70,7 @@ def _allow_connections(settings: Settings) -> None:
 
 def _bound(running: ExitStack, settings: Settings, database: Database, service: str, bus: Bus) -> apis.Api:
     """Binds a REST service's doors; whatever happens afterwards, its threads are stopped."""
-    server = apis.api(settings, database, service, bus)
+    server = apis.api(settings.of(service), database, service, bus)
     running.callback(server.stop)
     return server
 
@@ -83,7 +83,7 @@ def serve_api(settings: Settings, service: str, ready: Callable[[str], None]) ->
         locks = state.Locks(state.secure(settings), (f"api-{service}",))
         database = state.prepare(settings)
         running.callback(database.close)
-        state.announce(settings, *state.configured_urls(settings))
+        state.announce(settings, state.configured_url(settings, service))
         bus = SocketBus(service, settings.state_dir / f"{service}.sock")
         server = _bound(running, settings, database, service, bus)
         server.start()
@@ -101,8 +101,8 @@ def serve_worker(settings: Settings, service: str, ready: Callable[[str], None])
         locks = state.Locks(state.secure(settings), (f"worker-{service}",))
         database = state.prepare(settings)
         running.callback(database.close)
-        state.announce(settings, *state.configured_urls(settings))
-        worker = workers.MAKE[service](settings, database)
+        state.announce(settings, state.configured_url(settings, service))
+        worker = workers.MAKE[service](settings.of(service), database)
         path = settings.state_dir / f"{service}.sock"
         server = SocketServer(path, worker.methods)
         worker.start()

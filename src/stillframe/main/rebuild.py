@@ -148,7 +148,7 @@ def _known(database: Database) -> frozenset[str]:
 def _take(settings: Settings, database: Database, parsed: argparse.Namespace, known: frozenset[str]) -> Taken:
     """Finds what is to be taken and, unless it is a dry run, takes it."""
     pool, path = _pool(Backends(settings, database), parsed)
-    project = parsed.project or settings.compute.default_project
+    project = parsed.project or settings.default_project
     given = Given(pool.backend, pool.export.export, settings.availability_zone, project, parsed.user)
     found = rebuild.find(path, given, parsed.base_format, known)
     listed = _backups(settings, database, parsed)

@@ -28,7 +28,7 @@ class _Service(Command):
         parser.add_argument("--log-json", action="store_true", default=None, help="log lines as JSON")
         return parser
 
-    def settings(self, parsed: argparse.Namespace) -> Settings:
+    def settings(self, parsed: argparse.Namespace, service: str | None = None) -> Settings:
         overrides: dict[tuple[str | None, str], Any] = {
             (None, "state_dir"): parsed.state_dir,
             ("volumes", "port"): parsed.volumes_port,
@@ -36,7 +36,7 @@ class _Service(Command):
             ("compute", "libvirt_uri"): parsed.libvirt_uri,
             ("log", "json"): parsed.log_json,
         }
-        loaded = config.load(parsed.config_file, overrides)
+        loaded = config.load(parsed.config_file, overrides, service)
         log.set_up(loaded.log_json)
         return loaded
 
@@ -68,11 +68,15 @@ class Api(_Part):
     """Run one REST service; its worker runs apart, over the same state directory"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        parts.serve_api(self.settings(parsed_args), parsed_args.service, lambda where: self.say("ready", where))
+        parts.serve_api(
+            self.settings(parsed_args, parsed_args.service), parsed_args.service, lambda where: self.say("ready", where)
+        )
 
 
 class Worker(_Part):
     """Run one worker; its REST service runs apart, over the same state directory"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        parts.serve_worker(self.settings(parsed_args), parsed_args.service, lambda where: self.say("ready", where))
+        parts.serve_worker(
+            self.settings(parsed_args, parsed_args.service), parsed_args.service, lambda where: self.say("ready", where)
+        )

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def _write_users(settings: Settings) -> None:
     secrets_file = settings.state_dir / credentials.SERVICE_FILE
     if settings.users_file.exists() and secrets_file.exists():
         return
-    project = settings.compute.default_project
+    project = settings.default_project
     people = {name: credentials.new_password() for name in ("member", "admin", "service")}
     roles = {"member": ["member", "reader"], "admin": ["admin", "member", "reader"], "service": ["service"]}
     users = [
@@ -137,26 +137,27 @@ def _write_users(settings: Settings) -> None:
     )
 
 
-def announce(settings: Settings, volumes_url: str, compute_url: str) -> None:
-    """Writes where the services listen: for each other, and clouds.yaml for people."""
+def announce(settings: Settings, urls: Mapping[str, str]) -> None:
+    """Writes where services listen, by "volume" and "compute": for each other, and clouds.yaml for people. What another part
+    has said of the other service stays."""
     path = settings.state_dir / credentials.SERVICE_FILE
     with _alone(settings):
-        known = yaml.safe_load(path.read_text())
-        credentials.write_private(path, {**known, "volume": volumes_url, "compute": compute_url})
-        credentials.write_private(
-            settings.clouds_file, {"clouds": _clouds(settings, volumes_url, compute_url, known["people"])}
-        )
+        known = {**yaml.safe_load(path.read_text()), **urls}
+        credentials.write_private(path, known)
+        said = {service: known[service] for service in ("volume", "compute") if known[service]}
+        credentials.write_private(settings.clouds_file, {"clouds": _clouds(settings, said, known["people"])})
 
 
-def _clouds(settings: Settings, volumes_url: str, compute_url: str, people: dict[str, str]) -> dict[str, object]:
+def _clouds(settings: Settings, urls: Mapping[str, str], people: dict[str, str]) -> dict[str, object]:
     if settings.auth.strategy == "keystone":
         auth_url = settings.keystone.www_authenticate_uri or settings.keystone.auth_url
-        return {CLOUD: credentials.keystone_cloud(volumes_url, compute_url, auth_url)}
+        return {CLOUD: credentials.keystone_cloud(urls, auth_url)}
     names = {CLOUD: "member", f"{CLOUD}-admin": "admin"}
-    return {cloud: credentials.cloud(volumes_url, compute_url, name, people[name]) for cloud, name in names.items()}
+    return {cloud: credentials.cloud(urls, name, people[name]) for cloud, name in names.items()}
 
 
-def configured_urls(settings: Settings) -> tuple[str, str]:
-    """Where the services are when they run apart: as configured."""
-    volumes, compute = settings.volumes, settings.compute
-    return f"http://{volumes.listen}:{volumes.port}/v3", f"http://{compute.listen}:{compute.port}/v2.1"
+def configured_url(settings: Settings, service: str) -> dict[str, str]:
+    """Where the service is when its parts run apart: as its own section says. For ``announce``."""
+    if service == "volumes":
+        return {"volume": f"http://{settings.volumes.listen}:{settings.volumes.port}/v3"}
+    return {"compute": f"http://{settings.compute.listen}:{settings.compute.port}/v2.1"}

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from stillframe.service_client.identity import from_options
 from stillframe.service_client.session import Endpoint
 
 SERVICE_FILE = "service.yaml"
+# The other one has not been started yet. Its socket is known; of the URL only the path is used then.
+_NOT_SAID = {"volume": "http://localhost/v3", "compute": "http://localhost/v2.1"}
 _MICROVERSION = {"volume": "3.71", "compute": "2.100"}
 
 
@@ -23,7 +26,7 @@ def service_endpoint(settings: Settings, service: str) -> Endpoint:
         known: dict[str, str] = yaml.safe_load(path.read_text())
     except OSError as error:
         raise BadConfiguration(f"the services' credentials {path} cannot be read: {error}") from error
-    url = known[service]
+    url = known[service] or _NOT_SAID[service]
     door: Path | None = settings.api_socket("volumes" if service == "volume" else service)
     if service == "volume" and settings.compute.storage_endpoint:
         url, door = settings.compute.storage_endpoint, None
@@ -45,22 +48,21 @@ def new_password() -> str:
     return secrets.token_urlsafe(24)
 
 
-def cloud(volumes_url: str, compute_url: str, username: str, password: str) -> dict[str, Any]:
-    """Returns the entry of clouds.yaml that an unmodified ``openstack`` command can use without Keystone."""
+def cloud(urls: Mapping[str, str], username: str, password: str) -> dict[str, Any]:
+    """Returns the entry of clouds.yaml that an unmodified ``openstack`` command can use without Keystone. ``urls`` are those of
+    the services that are known, by "volume" and "compute"; there is one at least."""
     return {
         "auth_type": "http_basic",
-        "auth": {"endpoint": volumes_url, "username": username, "password": password},
-        "block_storage_endpoint_override": volumes_url,
-        "volume_endpoint_override": volumes_url,
-        "compute_endpoint_override": compute_url,
+        "auth": {"endpoint": next(iter(urls.values())), "username": username, "password": password},
+        **_overrides(urls),
     }
 
 
-def keystone_cloud(volumes_url: str, compute_url: str, auth_url: str) -> dict[str, Any]:
+def keystone_cloud(urls: Mapping[str, str], auth_url: str) -> dict[str, Any]:
     """Returns the entry of clouds.yaml for people whom Keystone knows; name and password come from their environment."""
-    return {
-        "auth": {"auth_url": auth_url},
-        "block_storage_endpoint_override": volumes_url,
-        "volume_endpoint_override": volumes_url,
-        "compute_endpoint_override": compute_url,
-    }
+    return {"auth": {"auth_url": auth_url}, **_overrides(urls)}
+
+
+def _overrides(urls: Mapping[str, str]) -> dict[str, str]:
+    names = {"volume": ("block_storage", "volume"), "compute": ("compute",)}
+    return {f"{name}_endpoint_override": url for service, url in urls.items() for name in names[service]}

@@ -243,6 +243,6 @@ def world(
     monkeypatch.setattr(hypervisor, "stand_in", lambda _hypervisor, _uuid: None)
     monkeypatch.setattr(domain_jobs, "find", lambda _domain, _targets: None)
     connection: Any = SimpleNamespace(domain=lambda _uuid: Domain(), uri="test:///default")
-    configured: Settings = settings(state_dir)
+    configured: Settings = settings(state_dir).of("compute")
     guard: Any = Guard(Agent())
     return WorkerContext(database, connection, cast("Any", storage or Storage()), guard, configured)

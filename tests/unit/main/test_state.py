@@ -71,7 +71,7 @@ def test_a_second_start_keeps_passwords_and_rows(tmp_path: Path) -> None:
 def test_the_announced_credentials_work(tmp_path: Path) -> None:
     configured = settings(tmp_path)
     prepare(configured).close()
-    state.announce(configured, "http://v/v3", "http://c/v2.1")
+    state.announce(configured, {"volume": "http://v/v3", "compute": "http://c/v2.1"})
     clouds: dict[str, Any] = yaml.safe_load(configured.clouds_file.read_text())["clouds"]
     checked = BasicAuth(configured.users_file)
     for cloud, roles in (("stillframe", ("member", "reader")), ("stillframe-admin", ("admin", "member", "reader"))):
@@ -82,6 +82,22 @@ def test_the_announced_credentials_work(tmp_path: Path) -> None:
         assert checked.identify(header(endpoint.username, endpoint.password), "req-1").is_service
         assert endpoint.url == {"volume": "http://v/v3", "compute": "http://c/v2.1"}[service]
     assert stat.S_IMODE(configured.clouds_file.stat().st_mode) == 0o600
+
+
+def test_parts_that_run_apart_announce_one_service_each(tmp_path: Path) -> None:
+    configured = settings(tmp_path)
+    prepare(configured).close()
+    state.announce(configured.of("compute"), state.configured_url(configured.of("compute"), "compute"))
+    entry = yaml.safe_load(configured.clouds_file.read_text())["clouds"]["stillframe"]
+    assert entry["auth"]["endpoint"] == entry["compute_endpoint_override"] == "http://127.0.0.1:8774/v2.1"
+    assert "volume_endpoint_override" not in entry
+    # Its socket is known before it was ever started.
+    early = credentials.service_endpoint(configured.of("compute"), "volume")
+    assert (early.url, early.socket) == ("http://localhost/v3", tmp_path / "api-volumes.sock")
+    state.announce(configured.of("volumes"), state.configured_url(configured.of("volumes"), "volumes"))
+    entry = yaml.safe_load(configured.clouds_file.read_text())["clouds"]["stillframe"]
+    assert entry["volume_endpoint_override"] == "http://127.0.0.1:8776/v3"
+    assert entry["compute_endpoint_override"] == "http://127.0.0.1:8774/v2.1"
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "fuse.glusterfs", "cifs"])

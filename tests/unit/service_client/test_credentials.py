@@ -57,7 +57,7 @@ def test_passwords_are_long_and_never_the_same() -> None:
 
 
 def test_the_entry_of_clouds_yaml_needs_no_keystone() -> None:
-    entry = credentials.cloud("http://v/v3", "http://c/v2.1", "member", "p")
+    entry = credentials.cloud({"volume": "http://v/v3", "compute": "http://c/v2.1"}, "member", "p")
     assert entry["auth_type"] == "http_basic"
     assert entry["auth"] == {"endpoint": "http://v/v3", "username": "member", "password": "p"}
     assert entry["compute_endpoint_override"] == "http://c/v2.1"
@@ -80,7 +80,7 @@ def test_where_keystone_vouches_the_services_call_each_other_with_tokens(tmp_pat
 
 
 def test_the_entry_of_clouds_yaml_for_keystone_holds_no_credentials() -> None:
-    entry = credentials.keystone_cloud("http://v/v3", "http://c/v2.1", "http://k/v3")
+    entry = credentials.keystone_cloud({"volume": "http://v/v3", "compute": "http://c/v2.1"}, "http://k/v3")
     assert entry["auth"] == {"auth_url": "http://k/v3"}
     assert entry["compute_endpoint_override"] == "http://c/v2.1"
     assert entry["volume_endpoint_override"] == entry["block_storage_endpoint_override"] == "http://v/v3"

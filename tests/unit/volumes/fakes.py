@@ -134,7 +134,7 @@ def share(*overlays: str, volume_id: str = VOLUME) -> MemoryShare:
 
 def world(database: Database, state_dir: Path, memory: MemoryShare | None = None, **options: Any) -> WorkerContext:
     """``options`` are of the volumes section."""
-    loaded = settings(state_dir, **{"share_dir": SHARE, **options})
+    loaded = settings(state_dir, **{"share_dir": SHARE, **options}).of("volumes")
     backends = Backends(loaded, database)
     used = memory or share()
     for pool in backends.pools:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stillframe.compute import chain_limits
 from stillframe.compute.libvirt import servers
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.host import qemu_img
@@ -12,7 +13,6 @@ def deep_volumes(world: WorkerContext, server_id: str) -> dict[str, int]:
 
     Raises NotFound when the server is gone, and what reading a chain raises.
     """
-    limit = world.settings.volumes.chain_depth_warning
     server = servers.look(world, server_id)
     known = {
         entry["volume_id"]: entry["connection_info"] or {}
@@ -25,6 +25,6 @@ def deep_volumes(world: WorkerContext, server_id: str) -> dict[str, int]:
             continue
         place, volume_id = Path(str(disk.directory)), str(disk.volume_id)
         depth = qemu_img.read_chain(place, volume_id, str(disk.name), disk.format, info.get("foundation")).depth
-        if depth >= limit:
+        if depth >= chain_limits.of(info).chain_depth_warning:
             found[volume_id] = depth
     return found

@@ -85,7 +85,7 @@ class Server:
 
 def _server(world: WorkerContext, view: DomainView) -> Server:
     described = domain_xml.read(view.xml)
-    project = described.project_id or world.settings.compute.default_project
+    project = described.project_id or world.settings.default_project
     saved_notes.follow(world.settings.state_dir, view)
     elsewhere = saved_notes.is_saved_elsewhere(world.settings.state_dir, view)
     return Server(view, project, described.user_id or "", elsewhere)

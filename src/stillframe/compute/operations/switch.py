@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
+from stillframe.compute import chain_limits
 from stillframe.compute.libvirt import domain_xml, other_jobs, servers
 from stillframe.compute.libvirt.domain_xml import Description
 from stillframe.compute.libvirt.servers import Server
@@ -66,7 +67,7 @@ def _make_overlays(world: WorkerContext, operation: Operation, _args: Document) 
 
     def make(disk: Document) -> None:
         share = Path(disk["directory"])
-        if files.free_bytes(share) < world.settings.volumes.minimum_free_mib << 20:
+        if files.free_bytes(share) < chain_limits.of(disk).minimum_free:
             raise ShareUnavailable(f"the share of volume {disk['volume_id']} is full")
         with files.share_errors(share):
             for each in soundness.mend_open(share, [qcow2.read(share, disk["active"])]):

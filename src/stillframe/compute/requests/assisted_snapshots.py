@@ -4,12 +4,15 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from stillframe.chain import image, names
+from stillframe.compute import chain_limits
+from stillframe.compute.chain_limits import ChainLimits
 from stillframe.compute.libvirt import other_jobs, owners, servers
 from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.libvirt.servers import Server
@@ -127,7 +130,7 @@ def take(world: WorkerContext, context: Context, server_id: str, wanted: dict[st
         "description": wanted.get("description"),
         "metadata": wanted.get("metadata") or {},
         "disks": disks,
-        "warnings": _warnings(world, disks),
+        "warnings": _warnings(disks),
         "wait_until": wanted.get("wait_until"),
     }
     _store(world, context, server, intent, excluded)
@@ -184,15 +187,14 @@ def _refuse_if_deleting(world: WorkerContext, volume_ids: Sequence[str]) -> None
         raise Busy(f"a snapshot of volume {deleting[0]} is being deleted")
 
 
-def _warnings(world: WorkerContext, disks: Sequence[dict[str, Any]]) -> list[str]:
+def _warnings(disks: Sequence[dict[str, Any]]) -> list[str]:
     """Returns a sentence for each volume whose chain is as deep as the soft limit or deeper; the log has them too."""
-    options = world.settings.volumes
     told = [
         f"volume {disk['volume_id']} has {disk['depth']} files in its chain before this snapshot; from"
-        f" {options.chain_depth_warning} on reads become slow, at {options.max_chain_depth} snapshots are refused:"
+        f" {limits.chain_depth_warning} on reads become slow, at {limits.max_chain_depth} snapshots are refused:"
         " delete old ones, or let a snapshot policy do it"
-        for disk in disks
-        if disk["depth"] >= options.chain_depth_warning
+        for disk, limits in ((each, chain_limits.of(each)) for each in disks)
+        if disk["depth"] >= limits.chain_depth_warning
     ]
     for sentence in told:
         LOG.warning("%s", sentence)
@@ -293,7 +295,7 @@ def _plan_disk(
         raise ChainConflict(
             f"volume {volume_id} is {disk.name} in server {server.id}, but block storage records {info['name']}{elsewhere}"
         )
-    chain = _read_chain(world, share, (volume_id, str(disk.name)), info.get("foundation"))
+    chain = _read_chain(share, (volume_id, str(disk.name)), chain_limits.of(info), info.get("foundation"))
     volume = volumes.get(volume_id)
     if volume is None:
         raise NotFound(f"Volume {volume_id} could not be found.")
@@ -311,22 +313,23 @@ def _plan_disk(
         "overlay": names.overlay_name(volume_id, snapshot_id),
         "size": chain.active.size,
         "depth": chain.depth,
+        chain_limits.KEY: asdict(chain_limits.of(info)),
         "name": volume.get("name") or None,
     }
 
 
-def _read_chain(world: WorkerContext, share: Path, place: tuple[str, str], foundation: str | None = None) -> image.Chain:
-    options, (volume_id, active) = world.settings.volumes, place
-    if files.free_bytes(share) < options.minimum_free_mib << 20:
-        raise ShareUnavailable(f"the share of volume {volume_id} is full: less than {options.minimum_free_mib} MiB are free")
+def _read_chain(share: Path, place: tuple[str, str], limits: ChainLimits, foundation: str | None = None) -> image.Chain:
+    volume_id, active = place
+    if files.free_bytes(share) < limits.minimum_free:
+        raise ShareUnavailable(f"the share of volume {volume_id} is full: less than {limits.minimum_free_mib} MiB are free")
     try:
         chain = image.check(qemu_img.read_chain(share, volume_id, active, "qcow2", foundation), foundation)
         soundness.refuse_beyond_repair(share, active, "qcow2")  # it becomes a base
     except FileNotFoundError as error:
         raise ShareUnavailable(f"{error.filename} of volume {volume_id} is not on its share") from error
-    if chain.depth >= options.max_chain_depth:
+    if chain.depth >= limits.max_chain_depth:
         raise Conflict(
-            f"volume {volume_id} has {chain.depth} files in its chain, the most allowed is {options.max_chain_depth};"
+            f"volume {volume_id} has {chain.depth} files in its chain, the most allowed is {limits.max_chain_depth};"
             " delete a snapshot that is not needed any more, which merges two files"
         )
     return chain
@@ -419,9 +422,9 @@ def create_for_volume(world: WorkerContext, _context: Context, volume_id: str, c
         record.submit(connection, assisted_volume_snapshots.request(intent, _context.request_id).of(intent["project_id"]))
 
 
-def _foundation(world: WorkerContext, server: Server, volume_id: str) -> str | None:
+def _connection_info(world: WorkerContext, server: Server, volume_id: str) -> dict[str, Any]:
     known = world.storage.attachment(volume_id, server.id)
-    return known["connection_info"].get("foundation") if known and known["connection_info"] else None
+    return (known["connection_info"] or {}) if known else {}
 
 
 def _plan_for_volume(world: WorkerContext, volume_id: str, create_info: dict[str, str]) -> dict[str, Any]:
@@ -433,7 +436,8 @@ def _plan_for_volume(world: WorkerContext, volume_id: str, create_info: dict[str
     server.refuse_unless("set")
     servers.check_same(server, disk)
     share = Path(str(disk.directory))
-    chain = _read_chain(world, share, (wanted, str(disk.name)), _foundation(world, server, wanted))
+    info = _connection_info(world, server, wanted)
+    chain = _read_chain(share, (wanted, str(disk.name)), chain_limits.of(info), info.get("foundation"))
     snapshot_id = names.canonical_id(create_info["snapshot_id"], "snapshot_id")
     entry = {
         "volume_id": wanted,

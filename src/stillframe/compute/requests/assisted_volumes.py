@@ -21,9 +21,10 @@ MIB = 1 << 20
 
 
 def server_of(world: WorkerContext, context: Context, volume_id: str) -> dict[str, Any] | None:
-    """Returns ``{"id", "active", "file", "state", "refusal"}`` of the server whose descriptions name the volume, or None.
-    ``state`` is a row of ``domain_state``; ``refusal`` a sentence where that allows no change of the volume's files, live or
-    offline. One that is about to start is active; it is waited for. Raises Conflict when that lasts."""
+    """Returns ``{"id", "active", "file", "state", "refusal", "merge_bandwidth_mib"}`` of the server whose descriptions name the
+    volume, or None. ``state`` is a row of ``domain_state``; ``refusal`` a sentence where that allows no change of the volume's
+    files, live or offline; ``merge_bandwidth_mib`` bounds a merge that names no limit, 0: nothing does. One that is about to
+    start is active; it is waited for. Raises Conflict when that lasts."""
     try:
         server, disk = owners.owner(world, volume_id)
         if not server.view.active:
@@ -39,6 +40,7 @@ def server_of(world: WorkerContext, context: Context, volume_id: str) -> dict[st
         "file": disk.name,
         "state": condition.name,
         "refusal": refusal,
+        "merge_bandwidth_mib": world.settings.compute.merge_bandwidth_mib,
     }
 
 

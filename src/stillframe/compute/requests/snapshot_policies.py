@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stillframe.chain import names
+from stillframe.compute import chain_limits
+from stillframe.compute.chain_limits import ChainLimits
 from stillframe.compute.libvirt import servers
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.requests import assisted_snapshot_settings as settings_requests
@@ -32,6 +34,7 @@ DEFAULTS: Row = {
     "keep_weekly": 0,
     "enabled": True,
 }
+_KEEPS = ("keep_last", "keep_hourly", "keep_daily", "keep_weekly")
 _TIMING = ("schedule", "timezone", "enabled")
 
 
@@ -61,17 +64,17 @@ def next_run(row: Row, after: datetime) -> datetime | None:
 
 
 def create(world: WorkerContext, context: Context, server_id: str, wanted: Row) -> str:
-    """Stores a policy; returns its id. Raises NotFound, BadRequest, QuotaExceeded."""
+    """Stores a policy; returns its id. Raises NotFound, BadRequest, QuotaExceeded, ServiceUnavailable."""
     server = servers.find(world, context, server_id)
     usual = settings_requests.effective(world, server.id, {})["quiesce"]
     row = {**DEFAULTS, "quiesce": usual, **_canonical(wanted)}
     _check(world, row)
     _check_attached(server, row["volumes"])
+    row |= {"project_id": server.project_id, "server_id": server.id}
+    _check_depth(world, row, row)
     row |= {
         "id": str(uuid.uuid4()),
-        "project_id": server.project_id,
         "user_id": context.user_id,
-        "server_id": server.id,
         "next_run": next_run(row, now()) if row["enabled"] else None,
     }
     with world.database.write() as connection:
@@ -82,11 +85,13 @@ def create(world: WorkerContext, context: Context, server_id: str, wanted: Row) 
 
 
 def change(world: WorkerContext, context: Context, policy_id: str, changes: Row) -> None:
-    """Changes what is named; a changed schedule counts from now. Raises NotFound, BadRequest."""
+    """Changes what is named; a changed schedule counts from now. Raises NotFound, BadRequest,
+    ServiceUnavailable."""
     row = _find(world, context, policy_id)
     values = _canonical(changes)
     changed = {**row, **values}
     _check(world, changed)
+    _check_depth(world, row, {name: value for name, value in values.items() if value != row[name]})
     if "volumes" in values and values["volumes"] != "all":
         _check_attached(servers.find(world, context, row["server_id"]), values["volumes"])
     if any(changed[name] != row[name] for name in _TIMING):
@@ -129,13 +134,28 @@ def _check(world: WorkerContext, row: Row) -> None:
     zone_of(row)
     if row["schedule"] is not None and next_run(row, now()) is None:
         raise BadRequest(f"schedule {row['schedule']!r} names no time that ever comes")
-    most = world.settings.volumes.max_chain_depth - 1
-    for name in ("keep_last", "keep_hourly", "keep_daily", "keep_weekly"):
-        if row[name] > most:
-            raise BadRequest(f"{name} is {row[name]}, but a volume can have at most {most} snapshots (max_chain_depth)")
     listed = len(row["volumes"]) if row["volumes"] != "all" else 0
     if listed > world.settings.compute.max_volumes_per_set:
         raise BadRequest(f"at most {world.settings.compute.max_volumes_per_set} volumes fit in one set")
+
+
+def _check_depth(world: WorkerContext, row: Row, wanted: Row) -> None:
+    """Raises BadRequest for a number of sets to keep that no chain has room for; ServiceUnavailable when block storage, which
+    says how deep one may be, does not answer."""
+    kept = {name: wanted[name] for name in _KEEPS if wanted.get(name)}
+    if not kept:
+        return
+    attached = world.storage.attachments_of(row["server_id"], row["project_id"])
+    most = min((chain_limits.of(each["connection_info"] or {}) for each in attached), key=_depth, default=ChainLimits())
+    for name, number in kept.items():
+        if number >= most.max_chain_depth:
+            raise BadRequest(
+                f"{name} is {number}, but a volume can have at most {most.max_chain_depth - 1} snapshots (max_chain_depth)"
+            )
+
+
+def _depth(limits: ChainLimits) -> int:
+    return limits.max_chain_depth
 
 
 def _check_attached(server: Server, volumes: Any) -> None:

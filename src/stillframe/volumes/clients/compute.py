@@ -25,8 +25,9 @@ class ComputeDoor:
         return self._session.call(method, path, body)
 
     def server_of(self, volume_id: str) -> dict[str, Any] | None:
-        """Returns ``{"id", "active", "file", "state", "refusal"}`` of the server that has the volume, or None; ``refusal`` says
-        why its files must be left alone in the state the server is in, and what to do. Raises ServiceUnavailable."""
+        """Returns ``{"id", "active", "file", "state", "refusal", "merge_bandwidth_mib"}`` of the server that has the volume, or
+        None; ``refusal`` says why its files must be left alone in the state the server is in, and what to do. Raises
+        ServiceUnavailable."""
         try:
             found: dict[str, Any] = self._call("GET", f"/os-assisted-volumes/{volume_id}")["server"]
         except NotFound:

@@ -156,6 +156,9 @@ def _views(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [{"id": other["id"], "instance": other["instance_id"], "status": other["status"]} for other in rows]
 
 
+CHAIN_LIMITS = ("max_chain_depth", "chain_depth_warning", "minimum_free_mib")
+
+
 def connection_infos(world: WorkerContext, context: Context, attachment_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the hypervisor needs to open the volumes *now*, by attachment: always made from the active file, never stored.
     An attachment that went meanwhile, or that the caller may not see, is not among them."""
@@ -178,4 +181,6 @@ def _connection_info(world: WorkerContext, volume: Row, offline: Mapping[str, st
     info = world.backends.pool(volume).connection_info(volume["active_file"], volume["format"])
     # Compute believes no header that names another volume's file, unless this says so.
     foundation = volume["linked_to"]["file"] if volume["linked_to"] else None
-    return {**info, "foundation": foundation, "offline_operation": offline.get(volume["id"])}
+    # What compute refuses before it asks the guest for anything. It does not read our section of the configuration.
+    limits = {name: getattr(world.settings.volumes, name) for name in CHAIN_LIMITS}
+    return {**info, "foundation": foundation, "offline_operation": offline.get(volume["id"]), "chain_limits": limits}

@@ -161,11 +161,10 @@ def _let_go(world: WorkerContext, row: Row, volume: Row) -> Document:
     visible = volume_requests.visible(world, volume, before)
     found = plan.let_go(before, observe.held_for(row["id"]), visible, hand.running)
     copied = cost(found.steps)
-    limit = world.settings.compute.merge_bandwidth_mib if hand.running else 0
     return {
         "steps": chain_explain.steps(before, found),
         "bytes": copied,
-        "seconds": chain_explain.seconds(copied, limit),
+        "seconds": chain_explain.seconds(copied, hand.usual_bandwidth_mib),
         "why": f"{row['held_file']} is no more kept for the next incremental one; {copied} bytes are copied"
         f" {'under the running server' if hand.running else 'with qemu-img'} to merge it away",
     }

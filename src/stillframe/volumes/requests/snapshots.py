@@ -215,8 +215,8 @@ def explain_several(world: WorkerContext, context: Context, snapshot_ids: Sequen
     except (BadRequest, Conflict, ChainConflict, NotSound) as error:
         with world.database.read() as connection:
             return chain_explain.refused(error, volumes.busy_operation(connection, volume["id"]))
-    limit = world.settings.compute.merge_bandwidth_mib
-    told = {**chain_explain.document(before, planned, ids, hand.running, limit), "share_free": world.share(volume).free()}
+    explained = chain_explain.document(before, planned, ids, hand.running, hand.usual_bandwidth_mib)
+    told = {**explained, "share_free": world.share(volume).free()}
     try:
         _check_space(world, volume, told["bytes"])
     except ShareUnavailable as error:

@@ -17,7 +17,7 @@ from stillframe.context import Context
 from stillframe.db import assisted_snapshots, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
-from stillframe.errors import BadRequest, Busy, Conflict, NotFound, NotSound, ServiceUnavailable
+from stillframe.errors import BadRequest, Busy, Conflict, NotFound, NotSound, ServiceUnavailable, ShareUnavailable
 from stillframe.host import files, hypervisor, qemu_img, soundness
 from tests.unit.builders import GIB, OTHER_VOLUME, SERVER, SET, SHARE, VOLUME, context, new_id
 from tests.unit.compute import fakes
@@ -265,6 +265,23 @@ def test_a_set_that_is_being_deleted_cannot_be_labelled(make: Callable[[int], Wo
 @pytest.mark.parametrize(("count", "found"), [(31, {}), (32, {VOLUME: 32}), (40, {VOLUME: 40})])
 def test_volumes_at_the_soft_limit_are_found(make: Callable[[int], WorkerContext], count: int, found: dict[str, int]) -> None:
     assert chain_depth.deep_volumes(make(count), SERVER) == found
+
+
+def test_block_storage_says_what_is_deep(make: Callable[[int], WorkerContext]) -> None:
+    world = make(5)
+    (attached,) = world.storage.attachments  # type: ignore[attr-defined]
+    attached["connection_info"]["chain_limits"] = {"chain_depth_warning": 5, "max_chain_depth": 6}
+    assert chain_depth.deep_volumes(world, SERVER) == {VOLUME: 5}
+    for limits, kind, told in (
+        ({"max_chain_depth": 5}, Conflict, "has 5 files in its chain, the most allowed is 5"),
+        ({"minimum_free_mib": 1 << 40}, ShareUnavailable, f"less than {1 << 40} MiB are free"),
+    ):
+        attached["connection_info"]["chain_limits"] = limits
+        with pytest.raises(kind, match=told):
+            taken(world)
+    attached["connection_info"]["chain_limits"] = {"chain_depth_warning": 5, "max_chain_depth": 6}
+    (warning,) = taken(world)["warnings"]
+    assert "from 5 on" in warning and "at 6 snapshots" in warning
 
 
 def test_disks_that_are_no_volumes_of_the_server_are_not_looked_at(make: Callable[[int], WorkerContext]) -> None:

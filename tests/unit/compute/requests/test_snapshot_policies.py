@@ -152,3 +152,16 @@ def test_another_projects_policy_is_neither_changed_nor_deleted(world: WorkerCon
     assert stored(world) == [row]
     policy_requests.delete(world, context("admin", project="other"), row["id"])
     assert stored(world) == []
+
+
+def test_block_storage_says_how_many_sets_a_chain_has_room_for(world: WorkerContext) -> None:
+    storage: Any = world.storage
+    kept = make(world, keep_last=5)
+    told = [{"chain_limits": {"max_chain_depth": 5}}, None, {"chain_limits": {"max_chain_depth": 9}}]
+    storage.attachments = [{"connection_info": info} for info in told]
+    with pytest.raises(BadRequest, match="keep_last is 5, but a volume can have at most 4 snapshots"):
+        make(world, keep_last=5)
+    with pytest.raises(BadRequest, match="keep_daily is 9"):
+        policy_requests.change(world, context(), kept["id"], {"keep_daily": 9})
+    policy_requests.change(world, context(), kept["id"], {"keep_last": 4, "name": "n"})
+    assert make(world, keep_last=4)["keep_last"] == 4

@@ -187,6 +187,15 @@ def test_the_hypervisor_is_always_told_the_file_that_is_active_now(world: Worker
     assert attachment_requests.connection_infos(world, SERVICE, [attachment_id])[attachment_id]["name"] == "newer"
 
 
+def test_compute_is_told_the_limits_of_chains(database: Database, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_chain_depth": 9, "chain_depth_warning": 5, "minimum_free_mib": 7}
+    with database.write() as connection:
+        builders.volume_row(connection)
+    world = fakes.world(database, tmp_path, **options)
+    attachment_id = reserve(world)
+    assert attachment_requests.connection_infos(world, SERVICE, [attachment_id])[attachment_id]["chain_limits"] == options
+
+
 def test_the_files_of_many_are_told_at_once_and_only_of_those_the_caller_may_see(world: WorkerContext) -> None:
     attachment_id = reserve(world)
     assert set(attachment_requests.connection_infos(world, SERVICE, [attachment_id, SET])) == {attachment_id}

@@ -18,7 +18,8 @@ from stillframe.volumes.worker.context import WorkerContext
 
 @dataclass(frozen=True)
 class Hand:
-    """``server`` is ``{"id", "active", "file"}`` of the server that has the volume; None when nothing is attached."""
+    """``server`` is what ``ComputeDoor.server_of`` returns of the server that has the volume; None when nothing is attached.
+    ``bandwidth_mib`` is what the request asks for."""
 
     server: dict[str, Any] | None = None
     bandwidth_mib: int = 0
@@ -26,6 +27,11 @@ class Hand:
     @property
     def running(self) -> bool:
         return self.server is not None and bool(self.server["active"])
+
+    @property
+    def usual_bandwidth_mib(self) -> int:
+        """MiB a second that compute lets a merge copy which names no limit; 0: nothing bounds it."""
+        return int(self.server.get("merge_bandwidth_mib") or 0) if self.server and self.running else 0
 
     @property
     def stopped(self) -> bool:
