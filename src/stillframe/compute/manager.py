@@ -28,8 +28,8 @@ Answer = TypeVar("Answer")
 def answered_by(
     method: Callable[Concatenate[WorkerContext, Context, P], Answer],
 ) -> "Callable[Concatenate[Manager, Context, P], Answer]":
-    """Makes a method of the manager of a function that checks a request. Raises what the system refuses as an error a person
-    is meant to read."""
+    """Makes a method of the manager from a function that checks a request. Turns what the system refuses into an error for
+    people."""
 
     def answer(manager: "Manager", context: Context, /, *given: P.args, **parameters: P.kwargs) -> Answer:
         try:

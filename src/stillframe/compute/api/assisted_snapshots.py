@@ -13,7 +13,7 @@ from stillframe.web.route import Call, Route
 
 _FILTERS = {"name": "name", "status": "status", "server_id": "server_id", "policy_id": "policy_id"}
 _SORTABLE = ("created_at", "name", "status", "id", "server_id")
-_RESERVED = {"not": {"pattern": "^stillframe:"}}  # what we say of a set, nobody else says in our name
+_RESERVED = {"not": {"pattern": "^stillframe:"}}  # keys of metadata that only we may set
 _LABELS = {
     "name": body.NAME,
     "description": body.DESCRIPTION,

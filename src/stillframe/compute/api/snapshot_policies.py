@@ -1,4 +1,4 @@
-"""os-snapshot-policies: what is taken of a server by itself, when, and how much of it is kept."""
+"""os-snapshot-policies: which snapshots of a server are taken automatically, when, and how many are kept."""
 
 from datetime import datetime
 from typing import Any

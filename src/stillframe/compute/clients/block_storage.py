@@ -1,4 +1,4 @@
-"""Compute's door to block storage: its public REST API, as the service user."""
+"""Compute's client of block storage: its public REST API, as the service user."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -49,8 +49,8 @@ class StorageDoor:
         return {each: volume for each, volume in found.items() if volume["os-vol-tenant-attr:tenant_id"] == project_id}
 
     def attachments_of(self, server_id: str, project_id: str) -> list[Document]:
-        """Returns the attachments of volumes of the server's project to the server, with their connection_info. What somebody
-        else says of the server is not among them."""
+        """Returns the attachments of volumes of the server's project to the server, with their connection_info. Attachments
+        that other projects made to the server are not among them."""
         return self._attachments(f"instance_id={server_id}&project_id={quote(project_id, safe='')}")
 
     def _attachments(self, query: str) -> list[Document]:
@@ -88,7 +88,7 @@ class StorageDoor:
             return
 
     def note_fault(self, volume_id: str, fault: str) -> None:
-        """Lets the volume show why it was not attached or detached. A block storage that keeps no such thing is let be."""
+        """Records on the volume why it was not attached or detached. A block storage without such a field is left alone."""
         with suppress(NotFound, BadRequest):
             self._call("POST", f"/volumes/{volume_id}/action", {"os-note_fault": {"fault": fault[:FAULT_LENGTH]}})
 

@@ -1,4 +1,4 @@
-"""What a server's definition says of its disks, changed: it is what the next start opens."""
+"""Changes what a server's definition says of its disks: the next start opens that."""
 
 from stillframe.compute.libvirt import domain_xml, servers
 from stillframe.compute.libvirt.domain_xml import Disk
@@ -11,9 +11,9 @@ from stillframe.host import hypervisor
 def name_file(world: WorkerContext, server: Server, target: str, file: str, format_: str) -> None:
     """Lets the definition name ``file`` (a path) for a disk, and nothing behind it: libvirt reads that from the headers.
 
-    Raises Conflict when the server has another file open, and lets the definition name that one again. Whether it runs can
-    only be seen afterwards: libvirt (9.0) changes a definition also while a start goes on that has read it already, but not
-    before the start has ended.
+    Raises Conflict when the server has another file open, and lets the definition name that one again. Whether it runs can only
+    be seen afterwards: libvirt (9.0) also accepts a change of the definition while a start that has read it already is under
+    way, but applies it only after the start has ended.
     """
     _name(world, server, target, file, format_)
     now = servers.look(world, server.id)

@@ -33,8 +33,8 @@ DECISIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One row of the table. ``seen`` is how libvirt shows it, ``means`` goes on after "server X is", ``way`` says what to do
-    about it; ``status`` and ``power_state`` are Nova's words for it."""
+    """One row of the table. ``seen`` is how libvirt shows it, ``means`` continues the sentence "server X is", ``way`` says what
+    to do about it; ``status`` and ``power_state`` are Nova's words for it."""
 
     name: str
     seen: str

@@ -32,7 +32,7 @@ class Disk:
     mirror: str | None = None  # the file an active commit copies into
     mirror_ready: bool = False
     transient: bool = False  # while it runs, what the guest writes lies in a file that libvirt throws away at its end
-    copied: bool = False  # its serial is that of a volume whose file is on another disk: a copied disk keeps its serial
+    copied: bool = False  # its serial is that of a volume whose file is on another disk, as a copied disk keeps it
 
     @property
     def name(self) -> str | None:
@@ -43,14 +43,15 @@ class Disk:
         return os.path.dirname(self.file) if self.file else None
 
     def beside(self, other: "Disk | None") -> str:
-        """In a message: what another description names where this one names our file."""
+        """For messages: what another description names where this one names our file."""
         if other is None or other.name is None:
             return "no such disk" if other is None else "no file"
         return other.name if other.name != self.name else f"{other.name} in another directory"
 
     @property
     def foreign_file(self) -> bool:
-        """Whether the disk is a file that no volume's file is called like: only its serial can name a volume then."""
+        """Tells whether the disk is a file whose name is not that of a volume's file: only its serial can name a volume
+        then."""
         return self.name is not None and names.parse(self.name) is None
 
     @cached_property
@@ -140,7 +141,7 @@ def _mirror(element: etree._Element) -> str | None:
 def names_text(xml: str, text: str) -> bool:
     """Tells whether any attribute or text of the description holds the path ``text``, however XML writes it.
 
-    A volume's name begins those of its overlays: what goes on after it is another file's name."""
+    The names of a volume's overlays begin with the volume's own name, so a name that continues is another file's."""
     wanted = re.compile(re.escape(text) + r"(?![.\w-])")
     return any(
         wanted.search(held)

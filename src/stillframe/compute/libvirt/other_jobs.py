@@ -1,4 +1,4 @@
-"""Before and while a set is switched: who else is at work on the server, and whether the switch has begun."""
+"""Which other program works on the server before and while a set is switched, and whether the switch has begun."""
 
 import threading
 from pathlib import Path
@@ -15,7 +15,7 @@ PROBE_SECONDS = 0.1
 
 def has_begun(domain: Any, disks: list[Document]) -> bool:
     """Tells whether the switch of ``disks`` is under way: QEMU has an overlay open, or libvirt says that it takes a snapshot.
-    Answers within PROBE_SECONDS or so; silence means that somebody else holds libvirt's lock."""
+    Answers within about PROBE_SECONDS; no answer means that somebody else has libvirt's lock."""
     if any(files.is_locked(Path(disk["directory"]), disk["overlay"]) for disk in disks):
         return True
     found: list[bool] = []

@@ -1,4 +1,4 @@
-"""What a QEMU that died left in a server's files, before the next one builds on it."""
+"""Repairs what a QEMU that died left in a server's files, before the next one uses them."""
 
 import logging
 from contextlib import suppress
@@ -19,13 +19,13 @@ def before_start(disk: Disk, volume_id: str, foundation: str | None) -> None:
     if disk.directory is None:
         return
     share = Path(disk.directory)
-    with suppress(FileNotFoundError):  # a start of what is not there fails in QEMU's words
+    with suppress(FileNotFoundError):  # a start of a file that is missing fails with QEMU's own message
         chain = qemu_img.read_chain(share, volume_id, str(disk.name), disk.format, foundation)
         for each in soundness.mend_open(share, chain.images):
             LOG.warning("volume %s: %s", volume_id, each)
 
 
 def before_growth(share: Path, disk: Disk, volume_id: str) -> None:
-    """As ``before_start``, of the one file that qemu-img is to write to. Raises NotSound for what no repair helps."""
+    """As ``before_start``, for the one file that qemu-img will write to. Raises NotSound for a file that cannot be repaired."""
     for each in soundness.repair(share, str(disk.name), disk.format):
         LOG.warning("volume %s: %s", volume_id, each)

@@ -1,4 +1,4 @@
-"""Which servers were seen with a managed save image: libvirt (9.0) goes on calling a domain saved when that was removed.
+"""Which servers were seen with a managed save image: libvirt (9.0) still calls a domain saved when the image was removed (F22).
 
 A note is a file of the server's id below the state directory. It is made when the image is seen, and goes when the server
 runs again. A server that libvirt calls saved, without an image and without a note, was saved to a file nobody can list.
@@ -29,8 +29,8 @@ def follow(state_dir: Path, view: DomainView) -> None:
 
 
 def look(connection: Hypervisor, state_dir: Path) -> None:
-    """Removes the notes of servers that run again: the next time one of them is saved is another time. Cheap where nothing is
-    saved; asked every few seconds, because nobody tells us of a start by somebody else."""
+    """Removes the notes of servers that run again: when one of them is saved again, that is a new saved state. It is cheap
+    where nothing is saved, and called every few seconds, because a start by another program is not reported to us."""
     directory = state_dir / "saved"
     for server_id in files.listing(directory) if directory.is_dir() else ():
         if server_id.startswith("."):  # a note that was never finished

@@ -1,8 +1,7 @@
-"""Whether a saved server may be restored: its memory goes on with the files that its saved description names.
+"""Whether a saved server may be restored: its memory belongs to the files that its saved description names.
 
 libvirt (9.0, F22) starts a domain that has a managed save image from the description in that image, and does not look at the
-definition. A file that became a backing file since, or holds something else by now, would be written under the guest that
-comes back.
+definition. A file that has become a backing file since, or has other content by now, would be written by the restored guest.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who wants a server to be still, to stop or to start takes a turn at it: merges, power actions, changes of its definition."""
+"""A lock for each server, for whatever suspends, stops or starts it: merges, power actions, changes of its definition."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.errors import Conflict
 
-SECONDS = 30.0  # a merge holds its server still for a third of that at the longest; libvirt's shutdown waits longer
+SECONDS = 30.0  # a merge suspends its server for a third of that at most; libvirt's shutdown waits longer
 
 
 @contextmanager
 def taken(world: WorkerContext, server_id: str) -> Iterator[None]:
-    """Raises Conflict when it does not come to us in time."""
+    """Raises Conflict when the lock is not free in time."""
     turn = world.merges.turn(server_id)
     if not turn.acquire(timeout=SECONDS):
         raise Conflict(

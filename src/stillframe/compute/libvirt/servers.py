@@ -47,7 +47,7 @@ class Server:
 
     @property
     def condition(self) -> Condition:
-        """What may be done with it in the state it is in."""
+        """Returns what may be done with the server in its present state."""
         view = self.view
         return domain_state.classify(view.state, view.reason, view.active, view.saved, self.saved_elsewhere)
 
@@ -116,8 +116,8 @@ def find(world: WorkerContext, context: Context, server_id: str) -> Server:
 
 
 def _look_all_the_same(world: WorkerContext, server_id: str, found: bool) -> None:
-    """Makes a refusal cost the same calls whether there is such a server or not: one that is found has been read, so in the
-    place of a missing one another is. How long an answer takes would tell whose ids exist."""
+    """Makes a refusal cost the same calls whether the server exists or not: instead of a missing server, another one is read.
+    Otherwise the time of an answer would tell which ids exist."""
     other = hypervisor.stand_in(world.hypervisor, server_id)
     if other is not None and not found:
         with suppress(NotFound):  # undefined meanwhile
@@ -142,8 +142,8 @@ def check_same(server: Server, disk: Disk) -> None:
 
 
 def list_everything(world: WorkerContext, sure: bool = False) -> list[Server]:
-    """Returns every server of this host, for a look at what their descriptions name. With ``sure`` raises HypervisorUnavailable
-    while a saved memory does not tell which files it needs: it may be any (I12, I13)."""
+    """Returns every server of this host, to check what their descriptions name. With ``sure`` raises HypervisorUnavailable
+    while a saved state cannot be read: it may need any file (I12, I13)."""
     views = hypervisor.list_domains(world.hypervisor)
     dark = next((view for view in views if is_dark(view)), None)
     if sure and dark is not None:
@@ -152,7 +152,7 @@ def list_everything(world: WorkerContext, sure: bool = False) -> list[Server]:
 
 
 def is_dark(view: DomainView) -> bool:
-    """Whether the server has a saved memory of which nobody can say which files it needs."""
+    """Tells whether the server has a saved state that cannot be read, so that the files it needs are not known."""
     return view.saved and view.saved_xml is None
 
 

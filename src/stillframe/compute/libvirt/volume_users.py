@@ -17,11 +17,11 @@ from stillframe.host.hypervisor import DomainView
 
 def users_of_volume(world: WorkerContext, context: Context, volume_id: str) -> list[dict[str, str]]:
     """Returns ``{"server_id", "name", "where"}`` for each description in which a file of the volume stands anywhere: as a
-    disk's source, a backing file. A serial is none: a copied domain keeps it. ``where`` is live, inactive or saved; it is
-    "attaching" for an attachment that is under way. Raises HypervisorUnavailable: then nobody knows."""
+    disk's source, a backing file. A serial does not count: a copied domain keeps it. ``where`` is live, inactive or saved; it
+    is "attaching" for an attachment that is under way. Raises HypervisorUnavailable when that is not known."""
     volume_id = names.canonical_id(volume_id, "volume_id")
     wanted = names.base_name(volume_id)
-    coming = _coming(world, volume_id)  # first: what is through by the time that libvirt is asked stands in a description
+    coming = _coming(world, volume_id)  # first: an attachment that has ended when libvirt is asked is in a description by then
     found = coming + [
         {"server_id": view.uuid, "name": view.name, "where": where}
         for view in hypervisor.list_domains(world.hypervisor)
@@ -54,9 +54,9 @@ def _descriptions(view: DomainView, sure: bool) -> Iterator[tuple[str, str]]:
 def named_files(world: WorkerContext, _context: Context, directory: str, sure: bool = False) -> dict[str, list[str]]:
     """Returns the ids of the servers whose descriptions name a file of ``directory``, an absolute path, by the file's name.
 
-    A description may name the directory by another mount point or the file by a link: both are followed, but not through a
-    file system that does not answer: other shares are not held up by that. Raises BadRequest,
-    HypervisorUnavailable; with ``sure`` also for a saved memory that does not tell which files it needs: then nobody knows.
+    A description may name the directory by another mount point or the file by a link: both are followed, but not through a file
+    system that does not answer, so that other shares do not wait for it. Raises BadRequest, HypervisorUnavailable; with
+    ``sure`` also for a saved state that cannot be read, because the files it needs are not known.
     """
     if not os.path.isabs(directory) or "\0" in directory:
         raise BadRequest(f"the directory must be an absolute path, not {directory[:80]!r}")

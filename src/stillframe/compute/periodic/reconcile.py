@@ -1,5 +1,5 @@
-"""The look around on a timer: what libvirt has against what block storage records. It tells what differs, and changes one
-thing: a detachment that the guest carried out after we had given it up is finished."""
+"""A check on a timer: it compares what libvirt has with what block storage records and logs what differs. It changes one thing:
+a detachment that the guest carried out after we had stopped waiting is finished."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ LONGEST_PAUSE_SECONDS = 86400.0
 
 
 class Reconciler:
-    """Compares every server once a minute and says each difference once."""
+    """Compares every server once a minute and logs each difference once."""
 
     def __init__(self, world: WorkerContext) -> None:
         self._world = world
@@ -52,7 +52,8 @@ class Reconciler:
         self._told = found
 
     def _looked_at(self, server: Server) -> list[str]:
-        """What is wrong with one server keeps no other from being looked at; a service that is away would, one by one."""
+        """A failure at one server does not stop the check of the others; a service that does not answer does, because it would
+        fail for each."""
         try:
             return self._differences(server)
         except (HypervisorUnavailable, ServiceUnavailable):
@@ -104,7 +105,8 @@ class Reconciler:
 
     def _finish_late_detachments(self, server: Server, entries: Sequence[Document]) -> None:
         """QEMU carries out an unplug that the guest did not answer when the guest answers after all, at a reset at the latest
-        (qemu 7.2). By then the detachment was given up; asked for again, it finds the disk gone and releases the volume."""
+        (qemu 7.2). By then we had stopped waiting for the detachment. It is requested again, finds the disk gone and releases
+        the volume."""
         for entry in entries:
             volume_id = entry["volume_id"]
             if not _lacks(server, entry):
@@ -127,8 +129,8 @@ def _lacks(server: Server, entry: Document) -> bool:
 
 
 def _was_given_up(connection: Connection, server_id: str, volume_id: str) -> bool:
-    """Tells whether the last thing that was asked about the volume at the server is a detachment that failed. One that fails
-    again and again is asked for less and less often, once a day in the end."""
+    """Tells whether the last thing that was asked about the volume at the server is a detachment that failed. One that keeps
+    failing is requested less and less often, in the end once a day."""
     if operations.on_resource(connection, f"server:{server_id}") is not None:
         return False
     rows = operations.newest_on(connection, f"server:{server_id}", ("attach_volume", "detach_volume"))

@@ -1,8 +1,7 @@
-"""What the worker's timer does in the name of snapshot policies: takes the runs that are due, lets go what no rule keeps.
-
-Every run and every deletion goes through the same door as a user's request, and is refused for the same reasons. A run is
-taken by whoever moves ``next_run`` on (compare-and-swap), and makes a set whose id follows from the policy and the time, so
-that it is made once even if the worker dies in between (I9).
+"""What the worker's timer does for snapshot policies: it takes the runs that are due and deletes the sets that no rule keeps.
+Every run and every deletion takes the same path as a user's request, and is refused for the same reasons. A run is taken by
+whoever moves ``next_run`` on (compare-and-swap), and makes a set whose id follows from the policy and the time, so that it is
+made once even if the worker dies in between (I9).
 """
 
 import logging
@@ -26,9 +25,9 @@ from stillframe.db.rows import Row
 from stillframe.errors import Busy, HostCommandFailed, StepFailed, StillframeError
 
 LOG = logging.getLogger(__name__)
-LEASE = timedelta(seconds=60)  # how long a run that was begun is left to whoever began it
+LEASE = timedelta(seconds=60)  # how long a run that has begun belongs to whoever began it
 RETRY = timedelta(seconds=20)
-PATIENCE = timedelta(minutes=5)  # with what somebody has to see to; a server that is busy is waited for longer
+PATIENCE = timedelta(minutes=5)  # for a fault that a person must mend; a busy server is waited for longer
 PAUSES = (timedelta(minutes=1), timedelta(hours=1))  # before a refused deletion is tried again: doubled from, up to
 CLOCK_SLACK = timedelta(days=1)
 LOOK = timedelta(minutes=1)  # at the depth of a server's chains
@@ -43,11 +42,11 @@ class Pause:
     length: timedelta
 
 
-Pauses = dict[str, Pause]  # of one server, by what is left alone: sets, and the server's chains under its own id
+Pauses = dict[str, Pause]  # of one server: until when sets, and under its own id its chains, are left alone
 
 
 class Scheduler:
-    """Called by the timer; never waits. What one server's share or guest holds up, holds up no other server."""
+    """Called by the timer; never waits. A share or guest that does not answer delays no other server."""
 
     def __init__(self, world: WorkerContext, wake: Callable[[], None], clock: Clock | None = None) -> None:
         self._world = world
@@ -60,7 +59,7 @@ class Scheduler:
         self._pauses: dict[str, Pauses] = {}  # by server
 
     def look(self) -> None:
-        """Hands every server that has something to do to a thread, unless one is at it already."""
+        """Gives every server with something due to a thread, unless one works on it already."""
         with self._world.database.read() as connection:
             policies = snapshot_policies.enabled(connection)
         for server_id in {row["server_id"]: None for row in policies}:
@@ -102,14 +101,14 @@ class Scheduler:
 
 
 def _look_at_clock(world: WorkerContext, row: Row, moment: datetime) -> None:
-    """A next run far behind the one that the schedule names was put down while the clock was ahead of now: nothing would be
-    taken until then."""
+    """A next run that is far later than the schedule says was recorded while the clock was ahead: nothing would be taken until
+    then."""
     if row["next_run"] is None or row["next_run"] <= moment + CLOCK_SLACK:
         return
     try:
         expected = policy_requests.next_run(row, moment)
     except StillframeError:
-        return  # told where the run is taken
+        return  # reported where the run is taken
     if expected is None or row["next_run"] <= expected + CLOCK_SLACK:
         return
     LOG.warning("snapshot policy %s: its next run, %s, was set while the clock was ahead", row["id"], row["next_run"])
@@ -119,12 +118,12 @@ def _look_at_clock(world: WorkerContext, row: Row, moment: datetime) -> None:
 
 
 def set_id_of(policy_id: str, due_at: datetime) -> str:
-    """The id of the set that a policy's run of that time makes, however often it is begun."""
+    """Returns the id of the set that a policy's run at that time makes, however often the run is begun."""
     return str(uuid.uuid5(uuid.UUID(policy_id), due_at.isoformat()))
 
 
 def take(world: WorkerContext, row: Row, clock: Clock) -> None:
-    """Takes the run of a policy that is due, unless somebody else has; records what came of it. Never raises
+    """Takes the run of a policy that is due, unless another worker has taken it, and records the result. Never raises
     StillframeError."""
     begun = clock()
     held = (begun + LEASE).replace(microsecond=0)
@@ -163,17 +162,18 @@ def _take(world: WorkerContext, context: Context, row: Row, due_at: datetime) ->
 
 
 def _may_pass(error: StillframeError) -> bool:
-    """What somebody refuses for good is told at once; a server in the wrong state may be in the right one soon."""
+    """Returns how long to wait after a refusal: a permanent one is reported at once; a server in the wrong state may be in the
+    right one soon."""
     return error.may_retry or (error.status == 409 and not isinstance(error, StepFailed | HostCommandFailed))
 
 
 def _patience(world: WorkerContext, error: StillframeError) -> timedelta:
-    """How long a run waits: what is busy ends by itself."""
+    """Returns how long a run waits for something that is busy and ends by itself."""
     return timedelta(seconds=world.settings.compute.policy_wait_seconds) if isinstance(error, Busy) else PATIENCE
 
 
 def _refuse_if_merging(world: WorkerContext, row: Row) -> None:
-    """A set would meet the deletion of a volume's snapshot and end in error, where a run that waits is taken later."""
+    """Waits while a volume's snapshot is being deleted: a set would end in error then; a run that waits is taken later."""
     attached = {entry["volume_id"] for entry in world.storage.attachments_of(row["server_id"], row["project_id"])}
     wanted = attached if row["volumes"] == "all" else attached & set(row["volumes"])
     merging = sorted(wanted & world.storage.being_deleted()) if wanted else []
@@ -195,10 +195,10 @@ def _missed(error: StillframeError, due_at: datetime) -> Row:
 
 
 def _record(world: WorkerContext, row: Row, held: datetime, values: Row, at: datetime) -> None:
-    """What came of a run is recorded in any case; the next run only if nobody has changed the policy meanwhile."""
+    """Records the result of a run in any case, and the next run only if nobody has changed the policy meanwhile."""
     again = {name: values.pop(name) for name in ("next_run",) if name in values}
     if not again:
-        # The first run after now: what was missed while nobody looked is taken once, not as often as it was missed.
+        # The first run after now: runs that were missed are made up for once, not one by one.
         again = {"due_at": None, "trying_since": None, "next_run": None}
         try:
             again["next_run"] = policy_requests.next_run(row, at)
@@ -219,7 +219,7 @@ def _context(row: Row) -> Context:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A set that may go, the policy that made it, and the sentence to leave when a rule would have kept it."""
+    """A set that may be deleted, the policy that made it, and the sentence to log when a rule would have kept it."""
 
     policy: Row
     taken: Taken
@@ -227,8 +227,8 @@ class _Candidate:
 
 
 def retire(world: WorkerContext, server_id: str, pauses: Pauses, moment: datetime) -> bool:
-    """Begins to delete one set of a server that its policy lets go; tells whether it did. One at a time: the next one waits
-    until this one is gone."""
+    """Begins to delete one set of a server that its policy no longer keeps; returns whether it did. One at a time: the next one
+    waits until this one is gone."""
     with world.database.read() as connection:
         policies = [row for row in snapshot_policies.enabled(connection) if row["server_id"] == server_id]
         rows = assisted_snapshots.made_by_policies(connection, server_id)
@@ -255,7 +255,8 @@ def retire(world: WorkerContext, server_id: str, pauses: Pauses, moment: datetim
 
 
 def _candidates(policies: list[Row], rows: list[Row]) -> list[_Candidate]:
-    """Oldest first: what no rule keeps, and what was let go before but could not be deleted as a whole."""
+    """Returns, oldest first, the sets that no rule keeps, and those whose deletion was begun before but did not succeed as a
+    whole."""
     sets, found = [_taken(row) for row in rows], []
     half_gone = {row["id"] for row in rows if row["status"] == "error" and row["retired_at"] is not None}
     for policy in policies:
@@ -273,7 +274,7 @@ def _candidates(policies: list[Row], rows: list[Row]) -> list[_Candidate]:
 def _of_deep_chains(
     world: WorkerContext, known: tuple[list[Row], list[Row]], pauses: Pauses, moment: datetime
 ) -> list[_Candidate]:
-    """The sets of policies that hold files of a chain at the soft limit, oldest first."""
+    """Returns the sets of policies that have files in a chain at the soft limit, oldest first."""
     policies, rows = {row["id"]: row for row in known[0]}, {row["id"]: row for row in known[1]}
     if not policies or not rows:
         return []
@@ -326,7 +327,7 @@ def _delete(world: WorkerContext, candidate: _Candidate) -> bool:
 
 
 def _forget_refusals(world: WorkerContext, policies: list[Row], candidates: list[_Candidate]) -> None:
-    """What stood in the way of a deletion is told only as long as there is something to delete."""
+    """Keeps the reason why a deletion was not possible only as long as there is something to delete."""
     waiting = {each.policy["id"] for each in candidates}
     for row in policies:
         if row["retention_error"] is not None and row["id"] not in waiting:

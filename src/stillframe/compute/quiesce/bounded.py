@@ -1,9 +1,9 @@
 """A call that may have to wait for libvirt's lock, made while somebody else waits for it.
 
-libvirt lets one long job after the other at a domain. A snapshot call waits for its turn in the daemon, where nobody can
-take it back: it is carried out up to 30 s later, or fails then (libvirt 9.0). So the caller stops waiting after
-BOUND_SECONDS, and sees afterwards what the call has done. A daemon or a QEMU that hangs never answers at all: that is
-waited for FINISH_SECONDS, with nobody frozen, and then it is for a person to look.
+libvirt lets one long job after the other at a domain. A snapshot call waits for its turn in the daemon, where nobody can take
+it back: it is carried out up to 30 s later, or fails then (libvirt 9.0). So the caller stops waiting after BOUND_SECONDS, and
+checks afterwards what the call has done. A daemon or a QEMU that hangs never answers: the caller waits FINISH_SECONDS, with the
+guest thawed, and then the operation is parked for a person.
 """
 
 import logging
@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from stillframe.errors import HypervisorUnavailable, Parked, StillframeError
 
 LOG = logging.getLogger(__name__)
-BOUND_SECONDS = 0.4  # eight disks on a busy machine are switched in a quarter of that
+BOUND_SECONDS = 0.4  # eight disks on a busy machine are switched in a quarter of that time
 BEGUN_SECONDS = 10.0
-FINISH_SECONDS = 120.0  # four times as long as libvirt lets a call wait for its turn
+FINISH_SECONDS = 120.0  # four times as long as libvirt lets a call wait
 LATE = "another job held libvirt's lock on the server, so the guest was thawed before the switch"
 LASTS = "the switch had begun and did not end in time, so the guest was thawed before it was known to be done"
 
 
 class Late(Exception):
-    """The call has not got its turn, or does not end. ``finish`` stays until it has ended, and raises what it ended with;
-    Parked when it does not end in FINISH_SECONDS."""
+    """The call has not begun in time, or does not end. ``finish`` waits for its end and raises the call's error, or Parked when
+    it does not end in FINISH_SECONDS."""
 
     def __init__(self, finish: Callable[[], None], told: str = LATE) -> None:
         super().__init__(told)
@@ -45,7 +45,7 @@ class Call:
 
     @property
     def pending(self) -> bool:
-        """Whether it was made and has not come back: it may still be carried out."""
+        """Tells whether the call was made and has not returned: it may still be carried out."""
         return self._started and not self._ended.is_set()
 
     def __call__(self) -> None:
@@ -61,7 +61,7 @@ class Call:
         threading.Thread(target=self._run, daemon=True, name="switch").start()
 
     def _has_begun(self) -> bool:
-        """A share that does not answer tells nothing, and the guest must not wait for it."""
+        """A share that does not answer proves nothing, and the guest must not wait for it."""
         try:
             return self._begun()
         except (OSError, StillframeError) as error:
@@ -69,7 +69,7 @@ class Call:
             return False
 
     def finish(self) -> None:
-        """Stays until it has ended, and raises what it ended with. Raises Parked when it does not end."""
+        """Waits for the end of the call and raises its error. Raises Parked when it does not end."""
         if not self._ended.wait(FINISH_SECONDS):
             raise Parked(_unanswered())
         if self._error is not None:
@@ -104,13 +104,13 @@ def patiently(switch: Callable[[], None]) -> None:
 
 @dataclass
 class Calls:
-    """The last call for each server: until it has come back no other is made, and nothing it needs is taken away."""
+    """The last call for each server: until it has returned no other is made, and nothing that it needs is removed."""
 
     _by_server: dict[str, Call] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep(self, server_id: str, call: Call) -> Call:
-        """Raises Parked while the one before has not come back."""
+        """Raises Parked while the call before has not returned."""
         with self._lock:
             if self._is_pending(server_id):
                 raise Parked(_unanswered())

@@ -1,4 +1,4 @@
-"""Makes the freeze shorter: has a Linux guest end its RCU grace periods at once while it is being frozen.
+"""Makes the freeze shorter: a Linux guest ends its RCU grace periods at once while it is being frozen (F29).
 
 Freezing one filesystem takes three writer locks of the guest's kernel, and each waits for an RCU grace period
 (``freeze_super``, ``percpu_down_write``; Linux 6.1); eight filesystems are frozen one after the other. With 1 in
@@ -6,8 +6,8 @@ Freezing one filesystem takes three writer locks of the guest's kernel, and each
 rcu_normal, which wins, says that it must not. Seen with Debian 12's kernel in an emulated guest: eight ext4 are frozen
 in 100 ms instead of 370 ms.
 
-The former value is put back after the thaw: while a guest is frozen its agent opens no file. The agent's answers are
-a guest's word (R23): only "0" and "1" are believed, and nothing of them is used as a path.
+The former value is put back after the thaw: while a guest is frozen its agent opens no file. The agent's answers come from the
+guest (R23): only "0" and "1" are believed, and nothing of them is used as a path.
 """
 
 import base64
@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 def former_value(domain: Any, commands: frozenset[str], seconds: float) -> str | None:
-    """Returns what is to be put back after the freeze. None: the guest has no such knob, has it set already, or its agent
-    opens no files; then nothing is changed. Takes ``seconds`` at most, and a second for the last command."""
+    """Returns the value to put back after the freeze; None when the guest has no such setting, has it set already, or its agent
+    opens no files: then nothing is changed. Takes ``seconds`` at most, and a second for the last command."""
     if not commands >= COMMANDS:
         return None
     try:
@@ -45,8 +45,8 @@ def former_value(domain: Any, commands: frozenset[str], seconds: float) -> str |
 
 
 def begin(domain: Any, seconds: float) -> bool:
-    """Sets the knob, and tells whether the guest's kernel took it. Whoever calls has recorded the former value durably: a
-    command that timed out may still be carried out later (F3). Takes as long as ``former_value``."""
+    """Changes the setting, and returns whether the guest's kernel accepted it. Whoever calls has recorded the former value
+    durably: a command that timed out may still be carried out later (F3). Takes as long as ``former_value``."""
     try:
         _with_knob(domain, seconds, lambda ask, handle: _write(ask, handle, HASTENED))
     except AgentFailed as error:
@@ -66,7 +66,7 @@ def put_back(domain: Any, former: str, seconds: float) -> None:
 
 
 def _with_knob(domain: Any, seconds: float, act: Callable[[Ask, int], T]) -> T:
-    """Opens the knob for reading and writing (which neither makes nor empties a file), acts, and closes it."""
+    """Opens the setting's file for reading and writing (which neither creates nor truncates it), acts, and closes it."""
     end = time.monotonic() + seconds
 
     def ask(command: str, arguments: dict[str, Any]) -> Any:
@@ -84,7 +84,7 @@ def _with_knob(domain: Any, seconds: float, act: Callable[[Ask, int], T]) -> T:
         with suppress(StillframeError):
             hypervisor.agent_command(domain, "guest-file-close", {"handle": handle}, CLOSE_SECONDS)
         raise
-    # What was written stands in the agent's own buffer until now: the kernel's refusal is the answer to the close.
+    # The agent buffers what was written until now: a refusal of the kernel is the answer to the close.
     hypervisor.agent_command(domain, "guest-file-close", {"handle": handle}, CLOSE_SECONDS)
     return found
 

@@ -1,4 +1,4 @@
-"""Which filesystems of a guest lie on which disk, which cannot be frozen, and what may be said of each disk. Pure.
+"""Which filesystems of a guest lie on which disk, which cannot be frozen, and what may be claimed for each disk. Pure.
 
 A filesystem without ``freeze_fs`` and ``freeze_super`` answers FIFREEZE with EOPNOTSUPP (Linux 6.1, fs/ioctl.c). qemu-ga 7.2
 skips it silently and only counts less (F24). So a filesystem that cannot be frozen is recognised by its type, or by the count
@@ -41,7 +41,8 @@ class Filesystem:
 
 
 def merged(found: Sequence[tuple[str, str, str, tuple[str, ...]]]) -> tuple[Filesystem, ...]:
-    """Makes one of what is mounted more than once. ``found``: mount point, guest device, type and disk targets each."""
+    """Merges the entries of a filesystem that is mounted more than once. ``found``: mount point, guest device, type and disk
+    targets each."""
     by_device: dict[str, Filesystem] = {}
     for point, device, kind, targets in found:
         known = by_device.get(device)
@@ -55,13 +56,13 @@ class Layout:
 
     targets: tuple[str, ...]
     found: tuple[Filesystem, ...] = ()
-    by_point: bool = True  # the agent freezes those that are named; else it freezes all
+    by_point: bool = True  # the agent freezes only those that are named; otherwise it freezes all
     unknown: str | None = None
     allowed: tuple[str, ...] = ()  # mount points and types of what need not be frozen
-    experience: frozenset[str] = frozenset()  # what earlier freezes passed over, as ``str`` has it
+    experience: frozenset[str] = frozenset()  # what earlier freezes skipped, as ``str`` writes it
 
     def _cannot(self, filesystem: Filesystem) -> bool:
-        """What is of no known type is tried; the count tells, and is remembered."""
+        """Returns the filesystems of unknown type: they are tried, and the count shows the result, which is remembered."""
         strange = filesystem.type not in FREEZABLE and str(filesystem) in self.experience
         return filesystem.type in UNFREEZABLE or strange
 
@@ -84,7 +85,7 @@ class Layout:
 
     @property
     def left(self) -> tuple[Filesystem, ...]:
-        """What concerns the set and cannot be frozen, by its type or by experience."""
+        """Returns the set's filesystems that cannot be frozen, by their type or by experience."""
         return tuple(each for each in self.found if self._cannot(each) and self._concerns(each))
 
     def is_allowed(self, unfrozen: Iterable[Filesystem]) -> bool:
@@ -92,7 +93,7 @@ class Layout:
 
     @property
     def not_allowed(self) -> str | None:
-        """Says which filesystems stand in the way of ``required``, and what to do; None: none does."""
+        """Says which filesystems prevent ``required``, and what to do; None when none does."""
         told = [f"the {each}{_where(each)}" for each in self.left if not each.is_allowed(self.allowed)]
         if not told:
             return None
@@ -102,7 +103,7 @@ class Layout:
         )
 
     def passed_over(self, count: int) -> tuple[Filesystem, ...] | None:
-        """Returns what was not frozen when the agent froze ``count``; None: nobody can tell which."""
+        """Returns what was not frozen when the agent froze ``count``; None when that cannot be known."""
         missing = len(self.to_freeze) - count
         if missing <= 0:
             return self.left
@@ -110,7 +111,7 @@ class Layout:
         return (*self.left, *(each for each in strange if self._concerns(each))) if missing == len(strange) else None
 
     def judged(self, unfrozen: Sequence[Filesystem]) -> dict[str, "Disk"]:
-        """Returns what may be said of each disk when all but ``unfrozen`` were frozen."""
+        """Returns what may be claimed for each disk when all but ``unfrozen`` were frozen."""
         return {target: self._disk(target, unfrozen) for target in self.targets}
 
     def _disk(self, target: str, unfrozen: Sequence[Filesystem]) -> "Disk":
@@ -136,7 +137,7 @@ class Disk:
 
 
 def told_of_set(disks: Mapping[str, Disk]) -> str | None:
-    """The set's reason: each disk that has a filesystem which was not frozen. A disk without any tells it itself."""
+    """The set's reason: each disk that has a filesystem which was not frozen. A disk without any has a reason of its own."""
     told = [f"{disk.reason.replace('this disk', target)}" for target, disk in disks.items() if disk.unfrozen and disk.reason]
     if told:
         return _some(list(dict.fromkeys(told)))

@@ -33,8 +33,8 @@ class Guard:
             self._running()
 
     def arm(self, domain: str, operation: str, seconds: float, rcu_expedited: str | None) -> FreezeRecord:
-        """Makes "may be frozen" durable and hands it to the watchdog, which thaws after ``seconds`` at the latest, and then
-        puts the guest's knob back to ``rcu_expedited`` unless that is None.
+        """Makes "may be frozen" durable and gives it to the watchdog, which thaws after ``seconds`` at the latest, and then
+        puts the guest's kernel setting back to ``rcu_expedited`` unless that is None.
 
         Raises Conflict while an earlier freeze of this guest is not known to be over, ServiceUnavailable when no
         watchdog can be armed: then nothing may be frozen.
@@ -53,8 +53,8 @@ class Guard:
         return record
 
     def arm_hold(self, domain: str, operation: str, seconds: float) -> FreezeRecord:
-        """As ``arm`` for a guest that is about to be suspended: the watchdog lets it run again after ``seconds`` at the latest,
-        or when this worker dies."""
+        """As ``arm`` for a guest that is about to be suspended: the watchdog resumes it after ``seconds`` at the latest, or
+        when this worker dies."""
         earlier = freeze_record.read(self._directory, domain)
         if earlier is not None and not try_thaw(self._hypervisor, self._directory, earlier):
             raise Conflict(
@@ -70,7 +70,7 @@ class Guard:
         return record
 
     def let_go_on(self, domain: str) -> None:
-        """Lets a guest run again that a worker held still and left so. Raises Conflict when that cannot be done now."""
+        """Resumes a guest that a worker suspended and left suspended. Raises Conflict when that cannot be done now."""
         left = freeze_record.read(self._directory, domain)
         if left is not None and left.suspended and not self.try_thaw(left):
             raise Conflict(
@@ -86,8 +86,8 @@ class Guard:
         return later
 
     def wait_for(self, record: FreezeRecord, seconds: float) -> None:
-        """Has the watchdog thaw after ``seconds`` from now, unless it is disarmed. Not durable: it counts while both live; a
-        watchdog that takes up what is left goes by the record, a worker's death by itself. Raises ServiceUnavailable."""
+        """Has the watchdog thaw after ``seconds`` from now, unless it is disarmed. Not durable: it counts while both live. A
+        watchdog that takes over goes by the record; the death of the worker counts by itself. Raises ServiceUnavailable."""
         with self._lock:
             self._running().ask(f"wait {record.domain} {seconds:g}", ANSWER_SECONDS)
 
@@ -99,7 +99,7 @@ class Guard:
             raise ServiceUnavailable(f"the watchdog did not take server {record.domain}, which was not frozen: {answer}")
 
     def disarm(self, record: FreezeRecord) -> None:
-        """After a thaw that the agent confirmed: the record goes, the watchdog lets go."""
+        """After a thaw that the agent confirmed: removes the record and releases the watchdog."""
         freeze_record.clear(self._directory, record)
         with self._lock:
             if self._helper is not None and self._helper.alive:
@@ -110,11 +110,11 @@ class Guard:
         return freeze_record.read(self._directory, domain)
 
     def try_thaw(self, record: FreezeRecord) -> bool:
-        """One attempt of our own; the watchdog goes on in any case."""
+        """Makes one attempt of our own; the watchdog continues in any case."""
         return try_thaw(self._hypervisor, self._directory, record)
 
     def close(self) -> None:
-        """Lets the watchdog go; it stays until every guest it holds is thawed."""
+        """Releases the watchdog; it ends when every guest it watches is thawed."""
         with self._lock:
             if self._helper is not None:
                 self._helper.close()

@@ -3,8 +3,9 @@
 qemu-ga 7.2 runs its ``--fsfreeze-hook`` inside the freeze command, before the first filesystem is frozen, and again inside the
 thaw command, after the last is thawed. It answers one command at a time, so nobody outside sees where the hook ends. But
 between the two it keeps a file, ``qga.state.isfrozen``, in its state directory. A small program in the guest, started
-beforehand, looks at that file and tells afterwards, by the guest's clock, when it came and went. Needs a shell in the guest and
-an agent that allows ``guest-exec``; else hooks cannot be told apart from the freeze. The answers are a guest's word (R23).
+beforehand, watches that file and reports afterwards, by the guest's clock, when it appeared and disappeared. Needs a shell in
+the guest and an agent that allows ``guest-exec``; otherwise hooks cannot be told apart from the freeze. The answers come from
+the guest (R23).
 """
 
 import base64
@@ -46,7 +47,7 @@ class Hooks:
 
 
 def look(domain: Any, commands: frozenset[str], patience: int) -> Hooks:
-    """Finds out whether the agent runs hooks. Where that cannot be known they are given their time all the same."""
+    """Finds out whether the agent runs hooks. If that cannot be known, the time for hooks is granted."""
     if patience <= 0:
         return Hooks()
     if not {"guest-exec", "guest-exec-status"} <= commands:
@@ -60,7 +61,7 @@ def look(domain: Any, commands: frozenset[str], patience: int) -> Hooks:
 
 
 def watch(domain: Any, commands: frozenset[str], hooks: Hooks, seconds: int) -> Hooks:
-    """Starts the program that tells hooks and freeze apart; it ends after ``seconds`` or so at the latest."""
+    """Starts the program that tells hooks and freeze apart; it ends after about ``seconds`` at the latest."""
     if not hooks.patience or "guest-exec" not in commands:
         return hooks
     since = time.monotonic()
@@ -72,7 +73,7 @@ def watch(domain: Any, commands: frozenset[str], hooks: Hooks, seconds: int) -> 
 
 
 def frozen_between(domain: Any, hooks: Hooks) -> tuple[float, float] | None:
-    """Returns when the freeze began and when the thaw was done (monotonic, of this host); None: nobody can tell."""
+    """Returns when the freeze began and when the thaw was done (monotonic, of this host); None when that is not known."""
     if hooks.watcher is None:
         return None
     try:

@@ -1,7 +1,7 @@
 """When the disks were switched: not before one moment of the host's clock, and not after another (seconds since the epoch).
 
-The worker takes both around the one libvirt call. Should it die there, its successor has the moment that was recorded before
-the window, and the moment at which it saw the disks switched.
+The worker takes both around the one libvirt call. If it dies there, its successor has the moment that was recorded before the
+window, and the moment at which it saw the disks switched.
 """
 
 import time
@@ -18,7 +18,7 @@ SET_BACK = "the host's clock was set back between the moments before and after t
 
 @dataclass(frozen=True)
 class Instant:
-    """``not_before`` None: it is not known. ``note`` says why it is not, or why not better."""
+    """``not_before`` None: it is not known. ``note`` says why it is not known, or not known better."""
 
     not_before: float | None
     uncertainty_ms: float | None
@@ -34,14 +34,15 @@ class Instant:
 
 
 def around(call: Callable[[], object]) -> Document:
-    """Makes the call and returns the moments before and after it; a clock that is set meanwhile does not tear them apart."""
+    """Makes the call and returns the moments before and after it; a change of the clock meanwhile does not affect their
+    distance."""
     before, began = time.time(), time.monotonic()
     call()
     return {"not_before": before, "not_after": before + time.monotonic() - began}
 
 
 def known(evidence: Mapping[str, Document]) -> Instant:
-    """What an operation's evidence tells: exactly what was around the call, else the two recorded moments around that."""
+    """Returns what an operation's evidence says: the moments around the call, or else the two recorded moments around those."""
     switch = evidence.get("switch", {})
     if "not_before" in switch:
         return Instant(switch["not_before"], _ms(switch["not_before"], switch["not_after"]), None)

@@ -1,4 +1,4 @@
-"""What happened in the window, and what may be said of the set and of each disk afterwards (I10)."""
+"""What happened in the window, and what may be claimed for the set and for each disk afterwards (I10)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Timings:
 
     @property
     def frozen_ms(self) -> float:
-        """What the guest's writers felt at most, as far as the host can know."""
+        """The longest pause that writers in the guest can have seen, as far as the host knows."""
         return round((self.freeze + self.switch + self.thaw) * 1000, 1)
 
     def document(self) -> dict[str, float | None]:
@@ -30,8 +30,8 @@ class Timings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``failure`` says why nobody can call anything frozen; then ``disks`` count for nothing. ``held``: what ``required`` asks
-    for was met."""
+    """``failure`` says why nothing may be called frozen; then ``disks`` is not used. ``held``: what ``required`` asks for was
+    met."""
 
     frozen_ms: float | None
     filesystems: int
@@ -71,7 +71,7 @@ class Outcome:
         return Disk(tuple(dict.fromkeys(frozen)), tuple(dict.fromkeys(left))).document()
 
     def for_target(self, target: str) -> dict[str, Any]:
-        """The document of one disk's snapshot: it says no more than is known of that disk."""
+        """Returns the consistency document of one disk's snapshot: it claims no more than is known of that disk."""
         disk = self.disks.get(target)
         if self.failure or disk is None:
             return {**self._shared(), **self._lists(*([disk] if disk else []))}

@@ -22,8 +22,8 @@ LOG = logging.getLogger(__name__)
 class FreezeRecord:
     """``deadline`` is in seconds of CLOCK_BOOTTIME, which no clock change moves; ``worker`` the pid that froze.
 
-    ``rcu_expedited`` is what this knob of the guest's kernel is put back to after the thaw (see ``hasten``); None: it was
-    not touched.
+    ``rcu_expedited`` is the value this setting of the guest's kernel gets back after the thaw (see ``expedite``); None: it was
+    not changed.
     """
 
     domain: str
@@ -31,7 +31,7 @@ class FreezeRecord:
     deadline: float
     worker: int
     rcu_expedited: str | None = None
-    suspended: bool = False  # not frozen by its agent but held by the hypervisor, for the length of a pivot or a flush
+    suspended: bool = False  # not frozen by its agent but suspended by the hypervisor, for the length of a pivot or a flush
 
 
 def boot_seconds() -> float:
@@ -79,7 +79,7 @@ def _readable(directory: Path, domain: str) -> FreezeRecord | None:
 
 @contextmanager
 def alone(directory: Path, domain: str) -> Iterator[None]:
-    """No other process or thread is within such a block of the same domain. Its lock file stays, empty."""
+    """Excludes other processes and threads from such a block of the same domain. The empty lock file stays."""
     handle = files.open_lock(directory, f".{domain}.lock")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -39,8 +39,8 @@ def try_thaw(connection: Hypervisor, directory: Path, record: FreezeRecord) -> b
 
 
 def _let_go_on(connection: Hypervisor, directory: Path, record: FreezeRecord) -> bool:
-    """A suspended guest's way. Worker and watchdog take turns: who looked at the record, was overtaken and then lets the guest
-    go on would undo a pause that came after it, or the next moment of stillness."""
+    """Resumes a suspended guest. Worker and watchdog exclude each other: otherwise one of them, delayed after it read the
+    record, could resume the guest and so undo a later pause or the next suspension."""
     if freeze_record.read(directory, record.domain) != record:
         return True
     try:
@@ -53,8 +53,8 @@ def _let_go_on(connection: Hypervisor, directory: Path, record: FreezeRecord) ->
 
 
 def as_before(domain: Any, record: FreezeRecord) -> bool:
-    """After the thaw: puts the guest's knob back, if it was touched. False: the agent did not do it, and is to be asked
-    again; but no longer than PUT_BACK_SECONDS past the deadline. Raises HypervisorUnavailable."""
+    """After the thaw: gives the kernel setting its former value, if it was changed. Returns False when the agent did not do it
+    and is to be asked again, for PUT_BACK_SECONDS past the deadline at most. Raises HypervisorUnavailable."""
     if record.rcu_expedited is None:
         return True
     try:

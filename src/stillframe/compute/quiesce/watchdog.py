@@ -1,9 +1,9 @@
 """The watchdog process: thaws a guest at the deadline, or when the worker that froze it dies; again until it is thawed.
 
-It is started by the compute worker and outlives it. It reads freeze records and speaks to libvirt; it knows no
-database, no broker and no share. Its worker tells it over standard input: ``arm <domain>`` is answered ``armed
-<domain>`` once the record is held, ``disarm <domain>`` likewise; ``wait <domain> <seconds>`` moves the deadline to so
-much from now. The end of the input is the worker's death.
+It is started by the compute worker and outlives it. It reads freeze records and speaks to libvirt; it knows no database, no
+broker and no share. Its worker sends commands to its standard input: ``arm <domain>`` is answered ``armed <domain>`` once the
+watchdog has the record, ``disarm <domain>`` likewise; ``wait <domain> <seconds>`` moves the deadline to that many seconds from
+now. The end of the input means that the worker is dead.
 """
 
 import logging
@@ -27,7 +27,7 @@ OVERDUE_SECONDS = 2.0
 
 
 class Watchdog:
-    """Holds the records of one worker, and those that dead workers left."""
+    """Watches the records of one worker, and those that dead workers left."""
 
     def __init__(self, connection: Hypervisor, directory: Path) -> None:
         self._hypervisor = connection

@@ -30,7 +30,7 @@ FREEZING = {"guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-th
 @dataclass(frozen=True)
 class Preflight:
     """Whether the guest can be quiesced now. ``reason`` says why nothing can be frozen; ``unmet`` why ``required`` cannot be
-    met: only what is allowed may stay unfrozen. Each is None when nothing stands in the way."""
+    met: only filesystems that are allowed may stay unfrozen. Each is None when nothing prevents it."""
 
     reason: str | None = None
     unmet: str | None = None
@@ -40,7 +40,7 @@ class Preflight:
 
 @dataclass(frozen=True)
 class Times:
-    """Limits in seconds: the freeze deadline, the agent's ping, the flush (0: none); and whether to hasten the freeze."""
+    """Limits in seconds: the freeze deadline, the agent's ping, the flush (0: none); and whether to expedite the freeze."""
 
     deadline: float
     agent: int
@@ -75,9 +75,10 @@ def preflight(domain: Any, wanted: Layout, times: Times) -> Preflight:
 
 
 def _thawed(domain: Any, commands: frozenset[str], times: Times) -> bool:
-    """Asked before what the agent can do is judged: one that has frozen its guest calls freezing disabled (qemu-ga 7.2)."""
+    """Asked before the list of the agent's commands is read: an agent whose guest is frozen lists freezing as disabled (qemu-ga
+    7.2)."""
     if "guest-fsfreeze-status" not in commands:
-        return True  # it cannot freeze either, which is the next question
+        return True  # it cannot freeze either, which is checked next
     return bool(hypervisor.agent_command(domain, "guest-fsfreeze-status", None, times.agent) == "thawed")
 
 
@@ -129,7 +130,7 @@ def frozen(guard: Guard, domain: Any, operation: str, ready: Preflight, times: T
         hastened = expedite.begin(domain, times.agent)
         reached("quiesce/hastened")
         if record.deadline - freeze_record.boot_seconds() < deadline - times.deadline / 2:
-            record = guard.renew(record, deadline)  # a slow agent must not eat up the time of the freeze
+            record = guard.renew(record, deadline)  # a slow agent must not use up the time of the freeze
     seconds = max(1, int(times.deadline))
     found = hooks.watch(domain, ready.commands, found, 2 * (seconds + found.patience))
     return Window(guard, domain, record, ready.layout, seconds, Prepared(flushed, hastened, found))
@@ -137,7 +138,7 @@ def frozen(guard: Guard, domain: Any, operation: str, ready: Preflight, times: T
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was done before the freeze, and which hooks the freeze begins with."""
+    """What was done before the freeze, and which hooks there are."""
 
     flushed: bool
     hastened: bool
@@ -174,7 +175,7 @@ class Window:
         moments.append(time.monotonic())
         late = None
         try:
-            self._watch_for(self.seconds)  # the deadline of what is frozen, now that the hooks are over
+            self._watch_for(self.seconds)  # the hooks have ended: from here on the deadline counts for the freeze
             reached("quiesce/frozen")
             switch()
             reached("quiesce/switched")
@@ -193,12 +194,12 @@ class Window:
         return outcome
 
     def give_up(self) -> None:
-        """Leaves the guest as it was before; nothing was frozen or switched."""
+        """Puts the guest back as it was before; nothing was frozen or switched."""
         self._settle(after_failure=True)
 
     @property
     def _patience(self) -> int:
-        """How long a freeze or a thaw may take with its hooks."""
+        """Returns how long a freeze or a thaw may take with its hooks (seconds)."""
         return self.seconds + self.prepared.hooks.patience
 
     def _freeze(self) -> int:
@@ -218,7 +219,7 @@ class Window:
         return AgentFailed(f"{hooks if hook else ''}{freeze}: {error.message}")
 
     def _watch_for(self, seconds: float) -> None:
-        """Tells the watchdog of a guest with hooks how long it waits from now on; without a word it waits for both limits."""
+        """Tells the watchdog of a guest with hooks how long to wait from now on; otherwise it waits for both limits."""
         if not self.prepared.hooks.patience:
             return
         try:
@@ -251,7 +252,7 @@ class Window:
             return None
 
     def _settle(self, after_failure: bool) -> None:
-        """Takes the record away once the agent says thawed and the guest is as before; until then the watchdog keeps it."""
+        """Removes the record once the agent says thawed and the guest is as before; until then the watchdog has it."""
         try:
             if after_failure and not self.guard.try_thaw(self.record):
                 return

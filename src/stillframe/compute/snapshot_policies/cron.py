@@ -1,4 +1,4 @@
-"""When a cron schedule is due, by a clock that is put forward and back. Pure: the time is passed in.
+"""When a cron schedule is due, by a clock that is set forward and back. Pure: the time is passed in.
 
 ``cronsim`` reads the fields as Debian's cron does. What a change of the clock does is done here: by the rule of Debian's
 cron (cron(8) of cron 3.0pl1: "only jobs that run at a particular time, not with '*' in the hour or minute specifier, are
@@ -11,9 +11,9 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 from cronsim import CronSim, CronSimError
 
-CORRECTION = timedelta(hours=3)  # a clock that is put by so much is corrected: nothing is made up for
+CORRECTION = timedelta(hours=3)  # a change of the clock by more than this is a correction: missed runs are not made up for
 _DAY, _MINUTE = timedelta(days=1), timedelta(minutes=1)
-_HORIZON = 50 * 366  # days; what does not come in them never comes
+_HORIZON = 50 * 366  # days; a time that is not found within them does not exist
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Schedule:
             start = after.astimezone(zone).date() - _DAY  # a part of yesterday may come again
             for number in range(_HORIZON):
                 here = next((due for due in self._on(start + number * _DAY, zone) if due > after), None)
-                if found is not None:  # put back over midnight, a clock shows the end of a day after the next one began
+                if found is not None:  # a clock that is set back over midnight shows the end of a day after the next day began
                     return min(found, here or found)
                 found = here
         except OverflowError:
@@ -54,13 +54,13 @@ class Schedule:
         yield from sorted({due for each in shown for due in self._on_a_day_of_change(each, zone)})
 
     def _on_a_day_of_change(self, shown: datetime, zone: tzinfo) -> tuple[datetime, ...]:
-        """When the clock shows a time: once, twice, or not at all."""
+        """Returns when the clock shows a time: once, twice, or not at all."""
         first, second = (shown.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
         if first == second:
             return (first,)
         if first < second:
             return (first, second) if self.follows_clock or second - first >= CORRECTION else (first,)
-        # The clock was put forward over it: read by the offset before, it is too late, by the one after, too early.
+        # The clock was set forward past it: read by the offset before, it is too late; by the one after, too early.
         if self.follows_clock or first - second >= CORRECTION:
             return ()
         while second < first and second.astimezone(zone).replace(tzinfo=None) < shown:

@@ -69,8 +69,8 @@ def kept(rules: Rules, policy_id: str, sets: Iterable[Taken], zone: tzinfo) -> d
 
 
 def to_delete(rules: Rules, policy_id: str, sets: Iterable[Taken], zone: tzinfo) -> list[Taken]:
-    """Returns the sets the policy lets go, oldest first: only available ones that it made, that nobody labelled, and that
-    no rule keeps. What failed, is being made or is being deleted neither counts nor goes."""
+    """Returns the sets that the policy no longer keeps, oldest first: only available ones that it made, that nobody labelled,
+    and that no rule keeps. What failed, is being made or is being deleted neither counts nor goes."""
     mine = _of_policy(policy_id, sets)
     staying = kept(rules, policy_id, mine, zone)
     return [each for each in reversed(mine) if each.id not in staying]

@@ -1,4 +1,4 @@
-"""What compute's operations work on: the database, libvirt, the door to block storage, the watchdog."""
+"""The worker context of compute: the database, libvirt, the client of block storage, the watchdog."""
 
 import threading
 from dataclasses import dataclass, field
@@ -25,7 +25,9 @@ class WorkerContext:
     settings: Settings
     merges: Merges = field(default_factory=Merges)
     switches: Calls = field(default_factory=Calls)
-    stopping: threading.Event = field(default_factory=threading.Event)  # what may take hours is left for the next worker
+    stopping: threading.Event = field(
+        default_factory=threading.Event
+    )  # set when the worker stops: work that may take hours is left to the next worker
 
     @property
     def times(self) -> Times:
@@ -39,7 +41,7 @@ class WorkerContext:
 
 
 def open_context(settings: Settings, database: Database) -> WorkerContext:
-    """Makes the world of one compute worker; starts the private libvirt daemon unless a URI is configured.
+    """Makes the context of one compute worker; starts the private libvirt daemon unless a URI is configured.
 
     The watchdog is started by the worker's timer, which also looks whether it still runs.
     """

@@ -1,5 +1,5 @@
-"""What is known only while a merge runs: how far it is, and whether somebody wants it given up. Lost with the process, and
-then found anew: progress comes from the hypervisor, and a wish that was lost is asked again."""
+"""What is known only while a merge runs: its progress, and whether somebody asked to cancel it. It is lost with the process and
+found anew: progress comes from the hypervisor, and a request to cancel that was lost is sent again."""
 
 import threading
 from dataclasses import dataclass, field
@@ -37,6 +37,6 @@ class Merges:
             self._unwanted.discard(operation)
 
     def turn(self, server: str) -> threading.Lock:
-        """The lock under which a server is held still: another merge of it and its power actions wait there."""
+        """Returns the lock under which a server is suspended: its other merges and its power actions wait for it."""
         with self._lock:
             return self._holding.setdefault(server, threading.Lock())
