@@ -13,17 +13,17 @@ from stillframe.chain.names import base_name, overlay_name
 from stillframe.chain.plan import Plan
 from stillframe.chain.simulate import Layer, WorkerContext
 from stillframe.chain.tree import Tree
-from stillframe.compute import operations as compute_operations
+from stillframe.compute import kinds as compute_kinds
 from stillframe.compute.operations import assisted_snapshot_deletion, assisted_volume_snapshots, attachments, merge
 from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
 from stillframe.journal.record import Request
-from stillframe.volumes import operations as volumes_operations
+from stillframe.volumes import kinds as volumes_kinds
 from stillframe.volumes.chain.observe import held_for
 from stillframe.volumes.operations import backups, chain_metadata, images, snapshots, volumes
 from stillframe.volumes.operations.executors.executor import Hand
 
 VOLUME, OTHER, SERVER, MADE = (f"{number}" * 8 + "-0000-4000-8000-000000000000" for number in (1, 2, 3, 4))
-KINDS = {**volumes_operations.KINDS, **compute_operations.KINDS}
+KINDS = {**volumes_kinds.KINDS, **compute_kinds.KINDS}
 GIB, CLUSTER, CLUSTERS = 1 << 30, 1 << 16, 9
 
 

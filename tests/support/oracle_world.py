@@ -28,8 +28,8 @@ from stillframe.journal.runner import run
 from stillframe.main import state
 from stillframe.volumes import periodic
 from stillframe.volumes.clients.compute import ComputeDoor
+from stillframe.volumes.kinds import KINDS
 from stillframe.volumes.manager import Manager
-from stillframe.volumes.operations import KINDS
 from stillframe.volumes.worker.context import WorkerContext, open_context
 
 HOST = "here"

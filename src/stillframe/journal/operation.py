@@ -109,6 +109,11 @@ def begun_key(step: str) -> str:
     return f"{step} begun"
 
 
+def step(verb: str, **args: Any) -> Document:
+    """Returns a step of a plan, as the journal stores it."""
+    return {"verb": verb, "args": {"key": verb, **args}}
+
+
 def key(step: Document) -> str:
     """The name a step's evidence is kept by, and its failpoints: its verb, or its own where a verb comes again."""
     return str(step.get("key") or step["verb"])

@@ -106,8 +106,8 @@ def _as_shown(connection: Connection, row: Row) -> Row:
 
 def _kind(row: Row) -> Kind:
     """Services are imported here, because the other commands do not need them."""
-    from stillframe.compute import operations as compute
-    from stillframe.volumes import operations as block_storage
+    from stillframe.compute import kinds as compute
+    from stillframe.volumes import kinds as block_storage
 
     tables: Mapping[str, Mapping[str, Kind]] = {"volumes": block_storage.KINDS, "compute": compute.KINDS}
     kind = tables.get(row["service"], {}).get(row["kind"])

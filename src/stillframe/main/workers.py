@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stillframe.compute import operations as compute_operations
+from stillframe.compute import kinds as compute_kinds
 from stillframe.compute.manager import Manager as ComputeManager
 from stillframe.compute.periodic import reconcile
 from stillframe.compute.periodic import snapshot_policies as policy_runs
@@ -18,7 +18,7 @@ from stillframe.journal.record import Journal, this_process
 from stillframe.journal.slots import Lanes
 from stillframe.journal.worker import Worker
 from stillframe.rpc.bus import Methods
-from stillframe.volumes import operations as volumes_operations
+from stillframe.volumes import kinds as volumes_kinds
 from stillframe.volumes import periodic
 from stillframe.volumes.manager import Manager as VolumesManager
 from stillframe.volumes.worker import context as volumes_world
@@ -49,8 +49,8 @@ def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
         if next(rounds) % SWEEP_EVERY == 0:
             periodic.sweep_backups(world)
 
-    lanes = Lanes(settings.workers, of=world.lane, places=volumes_operations.places)
-    worker = Worker(journal, volumes_operations.KINDS, world, lanes, on_timer)
+    lanes = Lanes(settings.workers, of=world.lane, places=volumes_kinds.places)
+    worker = Worker(journal, volumes_kinds.KINDS, world, lanes, on_timer)
 
     def stop() -> None:
         world.stopping.set()
@@ -72,7 +72,7 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
 
     worker = Worker(
         journal,
-        compute_operations.KINDS,
+        compute_kinds.KINDS,
         world,
         _compute_lanes(settings),
         on_timer,
@@ -95,7 +95,7 @@ def _compute_lanes(settings: Settings) -> Lanes:
     """Merges take hours where they must; those of each share have threads of their own, as many as may run at once there."""
     options = settings.compute
     limits, together = {MERGE: options.max_merges_per_share}, {MERGE: options.max_merges}
-    return Lanes(settings.workers, limits, _compute_lane, together, compute_operations.places)
+    return Lanes(settings.workers, limits, _compute_lane, together, compute_kinds.places)
 
 
 def _compute_lane(operation: Operation) -> str:

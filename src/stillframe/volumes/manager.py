@@ -12,7 +12,7 @@ from stillframe.journal import record
 from stillframe.rpc.bus import Methods, table
 from stillframe.volumes.chain import view as chain_view
 from stillframe.volumes.requests import attachments as attachment_requests
-from stillframe.volumes.requests import backup_costs, force_detach, new_volumes
+from stillframe.volumes.requests import backup_costs, force_detach, new_volumes, pools, quotas
 from stillframe.volumes.requests import backups as backup_requests
 from stillframe.volumes.requests import images as image_requests
 from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
@@ -91,7 +91,7 @@ class Manager:
     delete_type = answered_by(volume_type_requests.delete)
     set_type_extra_specs = answered_by(volume_type_requests.set_extra_specs)
     delete_type_extra_spec = answered_by(volume_type_requests.delete_extra_spec)
-    list_pools = answered_by(volume_type_requests.pools)
+    list_pools = answered_by(pools.pools)
     update_volume = answered_by(volume_requests.update)
     set_volume_metadata = answered_by(volume_requests.set_metadata)
     delete_volume_metadata_key = answered_by(volume_requests.delete_metadata_key)
@@ -104,8 +104,8 @@ class Manager:
     undo_revert = answered_by(volume_requests.undo_revert)
     reset_volume_status = answered_by(volume_requests.reset_status)
     unmanage_volume = answered_by(volume_requests.unmanage)
-    set_quotas = answered_by(volume_requests.set_quotas)
-    clear_quotas = answered_by(volume_requests.clear_quotas)
+    set_quotas = answered_by(quotas.set_quotas)
+    clear_quotas = answered_by(quotas.clear_quotas)
     create_volume = answered_by(new_volumes.create)
 
     def methods(self) -> Methods:

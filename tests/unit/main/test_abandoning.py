@@ -117,8 +117,8 @@ def test_what_is_not_there_or_not_known(database: Database, parked: str, command
 
 
 def test_every_kind_says_what_can_be_done_afterwards() -> None:
-    from stillframe.compute import operations as compute
-    from stillframe.volumes import operations as block_storage
+    from stillframe.compute import kinds as compute
+    from stillframe.volumes import kinds as block_storage
 
     for table_ in (compute.KINDS, block_storage.KINDS):
         assert [name for name, kind in table_.items() if not kind.afterwards] == []

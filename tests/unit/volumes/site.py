@@ -20,7 +20,8 @@ from stillframe.db.rows import Row
 from stillframe.journal import runner
 from stillframe.volumes import periodic
 from stillframe.volumes.chain import observe
-from stillframe.volumes.operations import KINDS, chain_metadata
+from stillframe.volumes.kinds import KINDS
+from stillframe.volumes.operations import chain_metadata
 from stillframe.volumes.requests import new_volumes
 from stillframe.volumes.requests import snapshots as snapshot_requests
 from stillframe.volumes.requests import volumes as volume_requests

@@ -15,7 +15,7 @@ from stillframe.db.tables import operations as table
 from stillframe.errors import Parked
 from stillframe.journal import abandoning
 from stillframe.journal.operation import Operation
-from stillframe.volumes.operations import KINDS
+from stillframe.volumes.kinds import KINDS
 from stillframe.volumes.requests import snapshots as snapshot_requests
 from tests.unit.volumes import fakes
 from tests.unit.volumes.site import Content, Site, restore, save

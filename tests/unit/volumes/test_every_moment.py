@@ -11,7 +11,7 @@ from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
 from stillframe.db import volume_types, volumes
 from stillframe.volumes import periodic
-from stillframe.volumes.operations import KINDS
+from stillframe.volumes.kinds import KINDS
 from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
 from stillframe.volumes.requests import new_volumes
 from stillframe.volumes.requests import snapshots as snapshot_requests

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stillframe.compute import chain_limits
+from stillframe.compute.clients import chain_limits
 from stillframe.compute.libvirt import servers
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.host import qemu_img

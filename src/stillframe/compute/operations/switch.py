@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.compute import chain_limits
+from stillframe.compute.clients import chain_limits
 from stillframe.compute.libvirt import domain_xml, other_jobs, servers
 from stillframe.compute.libvirt.domain_xml import Description
 from stillframe.compute.libvirt.servers import Server

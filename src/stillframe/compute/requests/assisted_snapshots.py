@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.chain import image, names
-from stillframe.compute import chain_limits
-from stillframe.compute.chain_limits import ChainLimits
+from stillframe.compute.clients import chain_limits
+from stillframe.compute.clients.chain_limits import ChainLimits
 from stillframe.compute.libvirt import other_jobs, owners, servers
 from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.libvirt.servers import Server
@@ -46,9 +46,9 @@ from stillframe.errors import (
 )
 from stillframe.host import files, qemu_img, soundness
 from stillframe.journal import record
+from stillframe.units import GIB
 
 LOG = logging.getLogger(__name__)
-GIB = 1 << 30
 MOST_WAITING = 32  # sets of one server: each is looked at every two seconds
 REMOVABLE = ("cdrom", "floppy")  # their content is not part of the server's state
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.compute import chain_limits
-from stillframe.compute.chain_limits import ChainLimits
+from stillframe.compute.clients import chain_limits
+from stillframe.compute.clients.chain_limits import ChainLimits
 from stillframe.compute.libvirt import servers
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.requests import assisted_snapshot_settings as settings_requests

@@ -14,7 +14,7 @@ from stillframe.db.tables import now
 from stillframe.errors import BadBackup
 from stillframe.host.copies import Source
 from stillframe.journal import record
-from stillframe.journal.operation import Document, Kind, Operation, Verb, is_whole
+from stillframe.journal.operation import Document, Kind, Operation, Verb, is_whole, step
 from stillframe.journal.record import Request
 from stillframe.volumes.backups import chain, keys, manifest
 from stillframe.volumes.backups.manifest import Manifest, StoredObject
@@ -23,7 +23,7 @@ from stillframe.volumes.operations import chain_metadata
 from stillframe.volumes.operations.chain_rows import follow_abandoned
 from stillframe.volumes.operations.executors.offline import CHECK, CREATE_OVERLAY, MERGE, share_of, unmake
 from stillframe.volumes.operations.images import staged, unstage
-from stillframe.volumes.operations.request import Wanted, request, step
+from stillframe.volumes.operations.request import Wanted, request
 from stillframe.volumes.operations.snapshots import planned
 from stillframe.volumes.operations.volumes import made, settle_create
 from stillframe.volumes.worker.context import WorkerContext

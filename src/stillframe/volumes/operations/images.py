@@ -9,11 +9,11 @@ from stillframe.db import volumes
 from stillframe.db.rows import Row
 from stillframe.host import imports, staging
 from stillframe.host.copies import Source
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, Operation, Verb, step
 from stillframe.journal.record import Request
 from stillframe.volumes.clients.glance import NewImage
 from stillframe.volumes.operations.executors.offline import CHECK_CLOSED, share_of, unmake
-from stillframe.volumes.operations.request import Wanted, request, step
+from stillframe.volumes.operations.request import Wanted, request
 from stillframe.volumes.operations.volumes import made, settle_create
 from stillframe.volumes.worker.context import WorkerContext
 

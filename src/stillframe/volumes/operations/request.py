@@ -38,7 +38,3 @@ def request(volume: Row, wanted: Wanted, request_id: str) -> Request:
     shared += [f"backup:{wanted.reads_backup}"] if wanted.reads_backup else []
     made = Request("volumes", wanted.kind, intent, list(wanted.plan), resources, request_id, wanted.id, tuple(shared))
     return made.of(volume["project_id"])
-
-
-def step(verb: str, **args: Any) -> Document:
-    return {"verb": verb, "args": {"key": verb, **args}}

@@ -13,7 +13,7 @@ from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import Conflict
 from stillframe.journal import record
-from stillframe.journal.operation import Document, Kind, Operation, Verb
+from stillframe.journal.operation import Document, Kind, Operation, Verb, step
 from stillframe.journal.record import Request
 from stillframe.volumes.chain import observe
 from stillframe.volumes.operations import chain_metadata
@@ -30,7 +30,7 @@ from stillframe.volumes.operations.executors.offline import (
     never,
     share_of,
 )
-from stillframe.volumes.operations.request import Wanted, request, step
+from stillframe.volumes.operations.request import Wanted, request
 from stillframe.volumes.worker.context import WorkerContext
 
 

@@ -12,7 +12,7 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadImage, ChainConflict
 from stillframe.host.copies import Source
 from stillframe.journal import record
-from stillframe.journal.operation import Document, Kind, Operation, Verb, is_whole
+from stillframe.journal.operation import Document, Kind, Operation, Verb, is_whole, step
 from stillframe.journal.record import Request
 from stillframe.volumes.operations import chain_metadata
 from stillframe.volumes.operations.executors.live import RESIZE_LIVE
@@ -27,7 +27,7 @@ from stillframe.volumes.operations.executors.offline import (
     share_of,
     unmake,
 )
-from stillframe.volumes.operations.request import Wanted, request, step
+from stillframe.volumes.operations.request import Wanted, request
 from stillframe.volumes.worker import file_users
 from stillframe.volumes.worker.context import WorkerContext
 

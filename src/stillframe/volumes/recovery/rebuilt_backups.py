@@ -8,10 +8,11 @@ from stillframe.db import backups, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadBackup
+from stillframe.units import GIB
 from stillframe.volumes.backups import keys, manifest
 from stillframe.volumes.backups.manifest import Manifest
 from stillframe.volumes.backups.repository import Repository
-from stillframe.volumes.recovery.rebuilt_rows import GIB, Given
+from stillframe.volumes.recovery.rebuilt_rows import Given
 
 
 @dataclass(frozen=True)

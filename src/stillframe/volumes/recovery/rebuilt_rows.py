@@ -15,8 +15,8 @@ from stillframe.chain.tree import Tree, check
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage, ChainConflict
 from stillframe.host.qcow2 import FORMATS
+from stillframe.units import GIB
 
-GIB = 1 << 30
 Document = Mapping[str, Any]
 
 

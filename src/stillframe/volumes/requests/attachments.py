@@ -12,10 +12,11 @@ from stillframe.db import attachments, operations, volumes
 from stillframe.db.rows import Row
 from stillframe.db.tables import now
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound
+from stillframe.units import GIB
 from stillframe.volumes.chain import observe
 from stillframe.volumes.requests import force_detach
 from stillframe.volumes.worker import lookup
-from stillframe.volumes.worker.context import GIB, WorkerContext
+from stillframe.volumes.worker.context import WorkerContext
 
 
 def seen(connection: Connection, context: Context, attachment_id: str) -> Row:

@@ -106,7 +106,7 @@ def explain_restore(
         staging.require_room(world.settings.staging_dir, found.staged)
         if volume is None:
             row, size = new_volumes.find_type(world, {}), found.row["size"]
-            pool = scheduler.choose(world, row, size, backup_requests.written(found.row))
+            pool = scheduler.choose(world.backends, row, size, backup_requests.written(found.row))
             place.append((pool.export.export, pool.share()))
             with world.database.read() as connection:
                 lookup.check_quota(world, connection, context.project_id, {"volumes": 1, "gigabytes": size})

@@ -18,6 +18,7 @@ from stillframe.db.tables import now
 from stillframe.errors import BadRequest, ChainConflict, Conflict
 from stillframe.host import staging
 from stillframe.journal import record as journal
+from stillframe.units import GIB
 from stillframe.volumes.backups import chain, keys, record, repository
 from stillframe.volumes.backups.manifest import Manifest
 from stillframe.volumes.chain import observe
@@ -27,7 +28,7 @@ from stillframe.volumes.requests import volumes as volume_requests
 from stillframe.volumes.requests.new_volumes import Making
 from stillframe.volumes.storage import scheduler
 from stillframe.volumes.worker import lookup
-from stillframe.volumes.worker.context import GIB, WorkerContext
+from stillframe.volumes.worker.context import WorkerContext
 
 DELETABLE = ("available", "error", "error_deleting")
 
@@ -126,7 +127,7 @@ def _check_source(volume: Row, snapshot: Row | None) -> None:
     if snapshot is not None:
         if snapshot["volume_id"] != volume["id"]:
             raise BadRequest(f"snapshot {snapshot['id']} is not one of volume {volume['id']}")
-        scheduler.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
+        lookup.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
     elif volume["status"] != "available":
         raise BadRequest(
             f"Invalid volume: the status of volume {volume['id']} must be available, but it is {volume['status']}; take an"
@@ -237,7 +238,7 @@ def stored(world: WorkerContext, context: Context, backup_id: str) -> Stored:
     """Looks at what a restore reads. Raises NotFound, BadRequest for a backup that is not available, BadBackup."""
     with world.database.read() as connection:
         backup = lookup.backup(connection, context, backup_id)
-    scheduler.refuse_unless(backup["status"], ("available",), f"backup {backup['id']}")
+    lookup.refuse_unless(backup["status"], ("available",), f"backup {backup['id']}")
     store = world.repository(backup["container"])
     manifests = chain.read_manifests(store, backup["volume_id"], backup["stored_id"])
     chain.check_listed(store, manifests)
@@ -264,7 +265,7 @@ def create_volume(world: WorkerContext, context: Context, wanted: dict[str, Any]
     """``backup_id`` in a volume's request: a new volume from a backup, larger on request."""
     with world.database.read() as connection:
         backup = lookup.backup(connection, context, wanted["backup_id"])
-    scheduler.refuse_unless(backup["status"], ("available",), f"backup {backup['id']}")
+    lookup.refuse_unless(backup["status"], ("available",), f"backup {backup['id']}")
     return _restore_new(world, context, backup, wanted.get("name"), wanted)
 
 
@@ -277,7 +278,7 @@ def _restore_new(
         raise BadRequest(f"a volume of {size} GiB cannot hold backup {backup['id']}, which has {backup['size']} GiB")
     whole = {**given, "size": size, "name": name, "availability_zone": given.get("availability_zone")}
     type_row = new_volumes.find_type(world, given)
-    pool = scheduler.choose(world, type_row, size, written(backup))
+    pool = scheduler.choose(world.backends, type_row, size, written(backup))
 
     def make(row: Row) -> Any:
         return operations.restore_request(row, backup, size * GIB, None, context.request_id)
@@ -301,7 +302,7 @@ def check_over(world: WorkerContext, backup: Row, volume: Row) -> None:
         )
     if volume["size"] < backup["size"]:
         raise BadRequest(f"volume {volume['id']} of {volume['size']} GiB cannot hold a backup of {backup['size']} GiB")
-    scheduler.check_room(world, volume, 0, written(backup))
+    scheduler.check_room(world.backends, volume, 0, written(backup))
 
 
 def _restore_over(world: WorkerContext, context: Context, backup: Row, volume: Row) -> None:

@@ -8,6 +8,7 @@ from stillframe.db import volume_types, volumes
 from stillframe.errors import BadRequest, ImageNotUsable
 from stillframe.host import staging
 from stillframe.journal import record
+from stillframe.units import GIB
 from stillframe.volumes.clients.glance import ImageFacts
 from stillframe.volumes.operations import images as operations
 from stillframe.volumes.requests import new_volumes
@@ -15,7 +16,7 @@ from stillframe.volumes.requests import volumes as volume_requests
 from stillframe.volumes.requests.new_volumes import Making
 from stillframe.volumes.storage import scheduler
 from stillframe.volumes.worker import lookup
-from stillframe.volumes.worker.context import GIB, WorkerContext
+from stillframe.volumes.worker.context import WorkerContext
 
 FORMATS = ("raw", "qcow2")
 
@@ -31,7 +32,7 @@ def create_volume(world: WorkerContext, context: Context, wanted: dict[str, Any]
     _check_image(facts, wanted["size"])
     type_row = new_volumes.find_type(world, wanted)
     needed = facts.size or 0
-    pool = scheduler.choose(world, type_row, wanted["size"], needed)
+    pool = scheduler.choose(world.backends, type_row, wanted["size"], needed)
     staging.require_room(world.settings.staging_dir, needed)
     about = {"image_id": facts.id, "image_name": facts.name or "", "disk_format": str(facts.disk_format)}
     about |= {"container_format": str(facts.container_format), "size": str(facts.size), "min_disk": str(facts.min_disk)}

@@ -11,13 +11,14 @@ from stillframe.db import volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadImage, BadRequest, FileInUse, HostCommandFailed, NotFound
 from stillframe.journal.record import Request
+from stillframe.units import GIB
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.requests import new_volumes
 from stillframe.volumes.requests.new_volumes import Making
 from stillframe.volumes.storage.backends import Pool
 from stillframe.volumes.storage.drivers.contract import Share
 from stillframe.volumes.worker import file_users
-from stillframe.volumes.worker.context import GIB, WorkerContext
+from stillframe.volumes.worker.context import WorkerContext
 
 LOOK_SECONDS = 15.0
 

@@ -14,13 +14,14 @@ from stillframe.db.rows import Row
 from stillframe.errors import BadImage, BadRequest, Conflict
 from stillframe.journal import record
 from stillframe.journal.record import Request
+from stillframe.units import GIB
 from stillframe.volumes.chain import observe
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.requests import volumes as volume_requests
 from stillframe.volumes.storage import scheduler
 from stillframe.volumes.storage.backends import Pool
 from stillframe.volumes.worker import lookup
-from stillframe.volumes.worker.context import GIB, WorkerContext
+from stillframe.volumes.worker.context import WorkerContext
 
 LINKED = "stillframe:linked_clone"  # extra spec of a volume type
 
@@ -51,7 +52,7 @@ def create(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> st
     if wanted.get("size") is None:
         raise BadRequest("size is missing: an empty volume needs one")
     type_row = find_type(world, wanted)
-    pool = scheduler.choose(world, type_row, wanted["size"])
+    pool = scheduler.choose(world.backends, type_row, wanted["size"])
     size = wanted["size"] * GIB
     return insert(
         world, context, wanted, type_row, Making(pool, {}, lambda row: operations.create_request(row, size, context.request_id))
@@ -137,7 +138,7 @@ def _from_snapshot(world: WorkerContext, context: Context, wanted: dict[str, Any
         snapshot = lookup.snapshot(connection, context, wanted["snapshot_id"])
         source = volumes.get(connection, snapshot["volume_id"], None)
     assert source is not None
-    scheduler.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
+    lookup.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
     wanted = _sized(wanted, snapshot["size"], f"snapshot {snapshot['id']}")
     type_row = find_type(world, wanted, source["volume_type_id"])
     origin = {"volume_id": source["id"], "name": snapshot["backing"], "format": snapshot["backing_format"], "exclusive": False}
@@ -151,7 +152,7 @@ def _from_snapshot(world: WorkerContext, context: Context, wanted: dict[str, Any
 def _from_volume(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
     with world.database.read() as connection:
         source = lookup.volume(connection, context, wanted["source_volid"])
-    scheduler.refuse_unless(
+    lookup.refuse_unless(
         source["status"],
         ("available",),
         f"volume {source['id']} (take a snapshot of an attached one and use that as the source)",
@@ -196,7 +197,7 @@ def _copying(world: WorkerContext, context: Context, wanted: dict[str, Any], par
         needed = scheduler.content_bytes(pool.share(), origin["name"], origin["format"])
     except FileNotFoundError as error:
         raise BadImage(f"{origin['name']}, the source's file, is missing on the share") from error
-    scheduler.check_room(world, parts.source, wanted["size"], needed)
+    scheduler.check_room(world.backends, parts.source, wanted["size"], needed)
 
     def operation(row: Row) -> Request:
         return operations.copy_request(row, size, origin, context.request_id)
@@ -208,7 +209,7 @@ def _linked(world: WorkerContext, context: Context, wanted: dict[str, Any], part
     """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
     pool, size = _same_pool(world, parts), wanted["size"] * GIB
     observe.observe(world, parts.source)  # nothing but an overlay is made: QEMU would be the first to look at what is below
-    scheduler.check_room(world, parts.source, wanted["size"])
+    scheduler.check_room(world.backends, parts.source, wanted["size"])
     linked = {"volume_id": parts.source["id"], "file": parts.origin["name"], "format": parts.origin["format"]}
     made = {**parts.columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}
 

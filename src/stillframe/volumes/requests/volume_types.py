@@ -1,4 +1,4 @@
-"""Requests about volume types and capacity, as the worker takes them."""
+"""Requests about volume types, as the worker takes them."""
 
 import uuid
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.context import Context
-from stillframe.db import volume_types, volumes
+from stillframe.db import volume_types
 from stillframe.db.rows import Row
-from stillframe.errors import BadConfiguration, BadRequest, Conflict, NotFound, ShareUnavailable
+from stillframe.errors import BadRequest, Conflict, NotFound
 from stillframe.volumes.worker.context import WorkerContext
 
 
@@ -60,26 +60,3 @@ def delete_extra_spec(world: WorkerContext, context: Context, type_id: str, key:
             raise NotFound(f"Volume Type {type_id} has no extra specs with key {key}.")
         kept = {name: value for name, value in row["extra_specs"].items() if name != key}
         volume_types.change(connection, row["id"], extra_specs=kept)
-
-
-def pools(world: WorkerContext, context: Context) -> list[dict[str, Any]]:
-    """Returns every share of every backend with its capacity in GiB; one that does not answer is "down"."""
-    return [_pool(world, pool) for pool in world.backends.pools]
-
-
-def _pool(world: WorkerContext, pool: Any) -> dict[str, Any]:
-    with world.database.read() as connection:
-        promised = volumes.provisioned(connection, pool.export.export)
-        count = len(volumes.on_share(connection, pool.export.export))
-    about = {
-        "volume_backend_name": pool.options.volume_backend_name or pool.backend,
-        "storage_protocol": pool.options.volume_driver,
-        "driver_version": "1",
-        "vendor_name": "Stillframe",
-        "total_volumes": count,
-    }
-    try:
-        about |= {"backend_state": "up", **pool.capacity(promised)}
-    except (ShareUnavailable, BadConfiguration) as error:
-        about |= {"backend_state": "down", "reason": error.message}
-    return {"name": f"{world.settings.host}@{pool.name}", "capabilities": about}

@@ -11,7 +11,7 @@ from stillframe.chain import names, plan
 from stillframe.chain.plan import Plan
 from stillframe.chain.tree import Tree
 from stillframe.context import Context
-from stillframe.db import attachments, quotas, snapshots, volumes
+from stillframe.db import attachments, snapshots, volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, NotFound, ShareUnavailable
 from stillframe.journal import record
@@ -142,10 +142,10 @@ def extend(world: WorkerContext, context: Context, volume_id: str, new_size: int
     """Grows a volume to ``new_size`` GiB; one that is attached grows under its server, which sees it at once."""
     with world.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
-    scheduler.refuse_unless(row["status"], ("available", "in-use"), f"volume {row['id']}")
+    lookup.refuse_unless(row["status"], ("available", "in-use"), f"volume {row['id']}")
     if new_size <= row["size"]:
         raise BadRequest(f"new_size {new_size} must be more than the {row['size']} GiB volume {row['id']} has")
-    scheduler.check_room(world, row, new_size - row["size"])
+    scheduler.check_room(world.backends, row, new_size - row["size"])
     hand_for(world, row)
     world.share(row).check_sound(row["id"])
     plan.extend(observe.observe(world, row), new_size << 30)
@@ -187,7 +187,7 @@ def revert(world: WorkerContext, context: Context, volume_id: str, snapshot_id: 
         rows = snapshots.of_volume(connection, row["id"])
     if snapshot["volume_id"] != row["id"]:
         raise BadRequest(f"snapshot {snapshot['id']} is not one of volume {row['id']}")
-    scheduler.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
+    lookup.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
     hand = hand_for(world, row)
     if hand.running:
         raise Conflict(
@@ -302,13 +302,3 @@ def unmanage(world: WorkerContext, context: Context, volume_id: str) -> None:
         if not volumes.move(connection, row["id"], ("available",), "unmanaging"):
             raise BadRequest(f"Invalid volume: the status of volume {row['id']} must be available, but it is {row['status']}")
         record.submit(connection, operations.unmanage_request(row, context.request_id))
-
-
-def set_quotas(world: WorkerContext, context: Context, project_id: str, wanted: dict[str, int]) -> None:
-    with world.database.write() as connection:
-        quotas.set_limits(connection, project_id, wanted)
-
-
-def clear_quotas(world: WorkerContext, context: Context, project_id: str) -> None:
-    with world.database.write() as connection:
-        quotas.clear(connection, project_id)

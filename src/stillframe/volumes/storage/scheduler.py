@@ -1,31 +1,29 @@
 """On which share a new volume comes to lie, and whether there is room for what is asked."""
 
-from collections.abc import Sequence
-
 from sqlalchemy import Connection
 
 from stillframe.db import volumes
 from stillframe.db.rows import Row
 from stillframe.errors import BadConfiguration, BadRequest, ShareUnavailable
-from stillframe.volumes.storage.backends import Pool
+from stillframe.units import GIB
+from stillframe.volumes.storage.backends import Backends, Pool
 from stillframe.volumes.storage.drivers.contract import Share
-from stillframe.volumes.worker.context import GIB, WorkerContext
 
 
-def choose(world: WorkerContext, type_row: Row, size: int, needed: int = 0) -> Pool:
+def choose(backends: Backends, type_row: Row, size: int, needed: int = 0) -> Pool:
     """Returns the pool with the most free space of those the volume type may use and ``size`` more GiB may be promised on.
 
     ``needed`` bytes are written at once. Raises BadRequest when no enabled backend fits the type, ShareUnavailable with
     numbers when none has room.
     """
-    allowed = world.backends.of_type(type_row["extra_specs"])
+    allowed = backends.of_type(type_row["extra_specs"])
     if not allowed:
         raise BadRequest(f"no enabled backend fits volume type {type_row['name']}: its extra specs ask for another one")
     free: list[tuple[int, int, Pool]] = []
     refused: list[str] = []
     for pool in allowed:
         try:
-            free.append((_room(world, pool, size, needed), -len(free), pool))
+            free.append((_room(pool, size, needed), -len(free), pool))
         except (ShareUnavailable, BadConfiguration) as error:
             refused.append(error.message)
     if not free:
@@ -33,17 +31,17 @@ def choose(world: WorkerContext, type_row: Row, size: int, needed: int = 0) -> P
     return max(free, key=lambda each: each[:2])[2]
 
 
-def check_room(world: WorkerContext, row: Row, more_gib: int, needed: int = 0) -> None:
+def check_room(backends: Backends, row: Row, more_gib: int, needed: int = 0) -> None:
     """Raises ShareUnavailable, with numbers, unless ``more_gib`` may be promised and ``needed`` bytes written beside a
     volume."""
-    _room(world, world.backends.pool(row), more_gib, needed)
+    _room(backends.pool(row), more_gib, needed)
 
 
-def _room(world: WorkerContext, pool: Pool, more_gib: int, needed: int) -> int:
+def _room(pool: Pool, more_gib: int, needed: int) -> int:
     share = pool.share()
     share.probe_for_writing(needed)
     most = most_promised(pool)
-    with world.database.read() as connection:
+    with pool.database.read() as connection:
         check_promised(connection, pool, more_gib, most)
     return share.free()
 
@@ -69,8 +67,3 @@ def check_promised(connection: Connection, pool: Pool, more_gib: int, most: int)
 def content_bytes(share: Share, name: str, format_: str, shared: bool = False) -> int:
     """Returns what a full copy of a file's chain writes at most, in bytes."""
     return sum(share.visible(name, format_, shared))
-
-
-def refuse_unless(status: str, allowed: Sequence[str], what: str) -> None:
-    if status not in allowed:
-        raise BadRequest(f"Invalid {what}: the status must be {' or '.join(allowed)}, but it is {status}")

@@ -17,8 +17,6 @@ from stillframe.volumes.clients.glance import ImageDoor
 from stillframe.volumes.storage.backends import Backends
 from stillframe.volumes.storage.drivers.contract import Share
 
-GIB = 1 << 30
-
 
 @dataclass(frozen=True)
 class WorkerContext:

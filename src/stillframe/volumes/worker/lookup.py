@@ -128,3 +128,9 @@ def refuse_if_busy(connection: Connection, volume_id: str, shared: bool = False)
     busy = volumes.busy_operation(connection, volume_id, shared)
     if busy:
         raise Busy(f"volume {volume_id} is busy with operation {busy}", operation_id=busy)
+
+
+def refuse_unless(status: str, allowed: Sequence[str], what: str) -> None:
+    """Raises BadRequest for what is in another status than the ``allowed`` ones."""
+    if status not in allowed:
+        raise BadRequest(f"Invalid {what}: the status must be {' or '.join(allowed)}, but it is {status}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import operations as table
+from stillframe.compute import kinds
 from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
 from stillframe.compute.operations import switch
 from stillframe.compute.quiesce import instant
@@ -72,7 +72,7 @@ def test_every_step_of_every_plan_is_known() -> None:
     assert (request.id, request.resources) == (SET, [f"server:{SERVER}"])
     assert [step["verb"] for step in request.plan] == list(assisted_snapshot_operations.STEPS)
     assert set(assisted_snapshot_operations.STEPS) <= set(assisted_snapshot_operations.KIND.verbs)
-    assert table.KINDS["assisted_snapshot"] is assisted_snapshot_operations.KIND
+    assert kinds.KINDS["assisted_snapshot"] is assisted_snapshot_operations.KIND
 
 
 def test_there_is_no_way_back_once_the_disks_are_switched_and_one_before() -> None:

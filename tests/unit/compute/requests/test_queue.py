@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import operations as table
+from stillframe.compute import kinds
 from stillframe.compute.requests import assisted_snapshots as assisted_snapshot_requests
 from stillframe.compute.requests import queue
 from stillframe.compute.worker.context import WorkerContext
@@ -73,7 +73,7 @@ def settle(world: WorkerContext, outcome: str, fault: Row | None, operation_id: 
         operations.release_resources(connection, operation_id)
     found = operation(world, operation_id)
     with world.database.write() as connection:
-        table.KINDS[kind].settle(connection, found, outcome, fault)
+        kinds.KINDS[kind].settle(connection, found, outcome, fault)
 
 
 def test_without_a_wait_a_busy_server_refuses(world: WorkerContext) -> None:

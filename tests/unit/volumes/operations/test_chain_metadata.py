@@ -13,7 +13,8 @@ from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict, ShareUnavailable
 from stillframe.journal import record
 from stillframe.journal.operation import Operation
-from stillframe.volumes.operations import KINDS, chain_metadata
+from stillframe.volumes.kinds import KINDS
+from stillframe.volumes.operations import chain_metadata
 from stillframe.volumes.operations.executors.offline import info_document
 from stillframe.volumes.worker.context import WorkerContext
 from tests.unit import builders

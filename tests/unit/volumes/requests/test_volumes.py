@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from stillframe.chain.names import base_name, overlay_name
 from stillframe.context import Context
-from stillframe.db import attachments, operations, quotas, snapshots, volumes
+from stillframe.db import attachments, operations, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.db.tables import operations as table
@@ -415,12 +415,3 @@ def test_a_volume_somebody_reads_or_uses_is_not_given_up(world: WorkerContext) -
     link(world)
     with pytest.raises(Conflict, match=OTHER_VOLUME):
         volume_requests.unmanage(world, ADMIN, VOLUME)
-
-
-def test_limits_are_set_and_cleared_for_a_project(world: WorkerContext) -> None:
-    volume_requests.set_quotas(world, ADMIN, "demo", {"volumes": 1})
-    with world.database.read() as connection:
-        assert quotas.limits(connection, "demo") == {"volumes": 1}
-    volume_requests.clear_quotas(world, ADMIN, "demo")
-    with world.database.read() as connection:
-        assert quotas.limits(connection, "demo") == {}

@@ -47,7 +47,7 @@ class Sites:
 
     def choose(self, size: int = 1, needed: int = 0, **extra_specs: str) -> str:
         row: Row = {"name": "t", "extra_specs": extra_specs}
-        return scheduler.choose(self.world, row, size, needed).backend
+        return scheduler.choose(self.world.backends, row, size, needed).backend
 
 
 @pytest.fixture
@@ -97,9 +97,9 @@ def test_room_is_asked_for_what_is_written_at_once(sites: Sites) -> None:
 def test_no_more_is_promised_than_the_reserve_and_the_ratio_allow(sites: Sites) -> None:
     """4 TiB, half of it reserved, promised twice: 4,096 GiB."""
     row = volume(sites, "slow", 4000)
-    scheduler.check_room(sites.world, row, 96)
+    scheduler.check_room(sites.world.backends, row, 96)
     with pytest.raises(ShareUnavailable, match="4000 GiB promised; with 97 more it would be over its 4096 GiB") as told:
-        scheduler.check_room(sites.world, row, 97)
+        scheduler.check_room(sites.world.backends, row, 97)
     assert told.value.details == {"promised": 4000, "limit": 4096}
     assert sites.choose(97) == "fast"
 
@@ -107,12 +107,12 @@ def test_no_more_is_promised_than_the_reserve_and_the_ratio_allow(sites: Sites) 
 def test_what_lies_on_one_share_is_not_counted_on_another(sites: Sites) -> None:
     volume(sites, "slow", 4096)
     other = volume(sites, "fast", 1, id=builders.OTHER_VOLUME)
-    scheduler.check_room(sites.world, other, 4096)
+    scheduler.check_room(sites.world.backends, other, 4096)
 
 
 def test_a_share_that_is_over_its_promise_still_takes_what_promises_nothing(sites: Sites) -> None:
     row = volume(sites, "slow", 9999)
-    scheduler.check_room(sites.world, row, 0, 1 << 20)
+    scheduler.check_room(sites.world.backends, row, 0, 1 << 20)
 
 
 def test_content_is_what_a_reader_of_the_chain_finds() -> None:

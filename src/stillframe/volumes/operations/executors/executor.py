@@ -10,8 +10,7 @@ from stillframe.chain.steps import Step, to_documents
 from stillframe.chain.tree import Tree
 from stillframe.db.rows import Row
 from stillframe.errors import Conflict
-from stillframe.journal.operation import Document
-from stillframe.volumes.operations.request import step
+from stillframe.journal.operation import Document, step
 from stillframe.volumes.worker import file_users
 from stillframe.volumes.worker.context import WorkerContext
 

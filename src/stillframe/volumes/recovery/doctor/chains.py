@@ -6,10 +6,10 @@ from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.db.rows import Row
 from stillframe.host import files
+from stillframe.units import GIB
 from stillframe.volumes.recovery.doctor.findings import Finding
 from stillframe.volumes.recovery.doctor.seen import FileSeen, ShareSeen, VolumeKnown, WorkerContext
 
-GIB = 1 << 30
 WITHOUT_FILES = (
     "creating",
     "downloading",

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute import chain_limits
-from stillframe.compute.chain_limits import ChainLimits
+from stillframe.compute.clients import chain_limits
+from stillframe.compute.clients.chain_limits import ChainLimits
 from stillframe.config import VOLUMES_OPTS
 from stillframe.volumes.requests.attachments import CHAIN_LIMITS
 

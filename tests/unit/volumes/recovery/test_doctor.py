@@ -591,7 +591,7 @@ def test_programs_are_told_the_same() -> None:
 
 
 def test_the_page_explains_every_kind() -> None:
-    page = (Path(__file__).parents[3] / "docs/how-to/doctor.md").read_text()
+    page = (Path(__file__).parents[4] / "docs/how-to/doctor.md").read_text()
     assert [kind for kind in KINDS if f"`{kind}`" not in page] == []
 
 
