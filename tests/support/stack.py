@@ -18,6 +18,16 @@ from tests.support.service import Begin, Command, Service
 Read = TypeVar("Read")
 
 
+class Refused(dict[str, Any]):
+    """A set that was refused with 409 before anything began: ``status`` and ``fault``. Whoever looks for more expected a set."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__(status="refused", fault=told)
+
+    def __missing__(self, key: str) -> Any:
+        raise AssertionError(f"the set was refused, so it has no {key}: {self['fault']}")
+
+
 class Api:
     """One user's view of both services."""
 
@@ -82,10 +92,12 @@ class Api:
         wait_for(lambda: self.volume(volume_id)["status"] == "available", "the detachment", 60)
 
     def take(self, server_id: str, **wanted: Any) -> dict[str, Any]:
-        """Takes an assisted snapshot and waits until it is available or error."""
-        path = f"/servers/{server_id}/os-assisted-snapshots"
-        made = self.ok("compute", "POST", path, {"assisted_snapshot": wanted})["assisted_snapshot"]
-        return self.wait_set(made["id"])
+        """Takes an assisted snapshot and waits until it is available or error. One that is refused is told as ``Refused``."""
+        answer = self.send("compute", "POST", f"/servers/{server_id}/os-assisted-snapshots", {"assisted_snapshot": wanted})
+        if answer.status_code == 409:
+            return Refused(answer.text)
+        assert answer.status_code < 400, answer.text
+        return self.wait_set(answer.json()["assisted_snapshot"]["id"])
 
     def wait_set(self, set_id: str, seconds: float = 90) -> dict[str, Any]:
         wait_for(lambda: self.set(set_id)["status"] != "creating", "the assisted snapshot", seconds)
