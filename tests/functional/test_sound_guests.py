@@ -172,17 +172,51 @@ def test_a_server_that_somebody_else_started_over_a_dirty_base(site: Site) -> No
     start(site)
 
 
-def test_qemu_dies_in_a_commit_and_somebody_starts_the_server(site: Site) -> None:
-    """The base is left dirty, and read by the QEMU that runs now: the merge waits for its end, then repairs and goes on."""
-    disk = site.disks[0]
+def half_committed(site: Site, disk: Disk, middle: bool) -> tuple[str, str]:
+    """Begins to commit a snapshot's overlay, the active file or one in the ``middle`` of the chain, into a base that counts
+    lazily, and stays until the commit allocates there. Returns the snapshot that goes, and the base."""
     site.clear(disk)
     wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
     lazy(site, disk)
-    doomed = site.arrange("commit_active", disk, 160)
+    site.write(disk, 0, 196, 66)
+    (doomed,) = site.take(disk)
+    site.write(disk, 191, 160, 67)  # hides a little of what is below, and the rest is new to the base
+    if middle:
+        site.take(disk)
+        site.write(disk, 2, 4, 68)
     base = site.lab.snapshot_file(disk.id, doomed)
     site.delete(doomed, "?bandwidth_mib=1")
     site.wait_jobs(disk)
     wait_for(lambda: soundness.look(site.share, base, "qcow2").dirty, "the first cluster that is allocated")
+    return doomed, base
+
+
+def test_qemu_dies_in_a_commit_into_the_middle_of_a_chain(site: Site) -> None:
+    """Nobody starts the server: the base is repaired, which is recorded, and the commit is made again from its beginning."""
+    disk = site.disks[0]
+    doomed, base = half_committed(site, disk, middle=True)
+    site.kill_qemu()
+    assert soundness.look(site.share, base, "qcow2").dirty or times_told(site, base)
+    site.gone(doomed, 90)
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    assert f"repaired the reference counts of {base}" in repaired(site, disk)
+    (kept,) = disk.held
+    assert site.lab.snapshot_file(disk.id, kept) == base and is_sound(site, base)
+    site.look()
+    start(site)
+    site.write(disk, 300, 8, 69)
+    site.delete(kept)
+    site.gone(kept)
+    stop(site)
+    site.look()
+    assert is_sound(site, active(site, disk))
+
+
+@pytest.mark.parametrize("middle", [False, True])
+def test_qemu_dies_in_a_commit_and_somebody_starts_the_server(site: Site, middle: bool) -> None:
+    """The base is left dirty, and read by the QEMU that runs now: the merge waits for its end, then repairs and goes on."""
+    disk = site.disks[0]
+    doomed, base = half_committed(site, disk, middle)
     site.lab.stack.kill()
     site.kill_qemu()
     site.lab.guest.console.write_text("")
@@ -202,3 +236,47 @@ def test_qemu_dies_in_a_commit_and_somebody_starts_the_server(site: Site) -> Non
     assert f"repaired the reference counts of {base}" in repaired(site, disk)
     site.look()
     assert is_sound(site, active(site, disk))
+
+
+def test_a_saved_guest_is_restored_onto_files_that_are_sound(site: Site) -> None:
+    """QEMU repairs its active file itself, never a base, and would crash at the next save because of that. The repair changes
+    no byte, so the saved memory stays right; onto what no repair helps it is not restored, and it is kept."""
+    disk, guest = site.disks[0], site.lab.guest
+    site.clear(disk)
+    doomed = site.arrange("commit_active", disk)
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    wait_for(lambda: bool(guest.beats()), "the guest's writer", 60)
+    base, top, round_ = site.lab.snapshot_file(disk.id, doomed), active(site, disk), guest.beats()[-1].round
+    guest.domain.managedSave(0)
+    for name in (base, top):  # as a writer leaves it that counts lazily and dies
+        cluster = qemu_io.cluster_of(site.share / name, 45)
+        qemu_io.count(site.share / name, cluster, 0)
+        qemu_io.mark(site.share / name, incompatible=1)
+    before = (site.share / base).read_bytes()
+    qemu_io.cross(site.share / base, 20, 3)
+    damaged = (site.share / base).read_bytes()
+    answer = site.lab.api.send("compute", "POST", f"/servers/{guest.id}/action", {"os-start": None})
+    assert answer.status_code == 409 and f"{base} was not closed by its last writer" in answer.text, answer.text
+    assert hypervisor.view(guest.domain).saved and (site.share / base).read_bytes() == damaged
+    (site.share / base).write_bytes(before)
+    restored(site, round_)
+    assert is_sound(site, base) and times_told(site, base) and times_told(site, top)
+    site.look()
+    guest.domain.managedSave(0)
+    restored(site, round_)
+    site.write(disk, 196, 8, 71)
+    site.delete(doomed)  # into the base, which is sound, so it need not wait for a stop
+    site.gone(doomed)
+    stop(site)
+    site.look()
+    assert is_sound(site, active(site, disk))
+
+
+def restored(site: Site, round_: int) -> None:
+    """Starts the saved guest as a user does; it goes on from where it was, after a round of its writer."""
+    guest = site.lab.guest
+    guest.console.write_text("")
+    site.lab.api.ok("compute", "POST", f"/servers/{guest.id}/action", {"os-start": None})
+    wait_for(guest.agent_answers, "the agent", 60)
+    wait_for(lambda: bool(guest.beats()), "the guest's writer", 60)
+    assert "guest: ready" not in guest.text() and guest.beats()[-1].round > round_, "it was booted, not restored"

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from stillframe.chain.image import Image
-from stillframe.compute.libvirt import saved_state, servers
+from stillframe.compute.libvirt import repair, saved_state, servers
+from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.requests import servers as server_requests
 from stillframe.db.engine import Database
-from stillframe.errors import ChainConflict, Conflict
+from stillframe.errors import ChainConflict, Conflict, NotSound
 from stillframe.host import files, hypervisor, qcow2
 from stillframe.journal import record
 from tests.unit.builders import GIB, SERVER, SNAPSHOT, VOLUME, context
@@ -69,6 +70,23 @@ def test_onto_other_files_it_is_not_and_both_are_named(
         server_requests.power(world(**given), context(), SERVER, "start")
     assert all(name in refused.value.message for name in names)
     assert done == []
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_its_files_are_made_sound_before(world: Any, done: list[str], monkeypatch: pytest.MonkeyPatch, sound: bool) -> None:
+    def mend(disk: Disk, volume_id: str, foundation: str | None) -> None:
+        done.append(f"mend {disk.name} of {volume_id} over {foundation}")
+        if not sound:
+            raise NotSound("more is damaged than its reference counts")
+
+    monkeypatch.setattr(repair, "before_start", mend)
+    there = world(described(OVERLAY))
+    if sound:
+        server_requests.power(there, context(), SERVER, "start")
+    else:
+        with pytest.raises(NotSound):
+            server_requests.power(there, context(), SERVER, "start")
+    assert done == [f"mend {OVERLAY} of {VOLUME} over None", *(["start"] if sound else [])]
 
 
 def test_a_memory_that_cannot_be_read_is_not_thrown_away(world: Any, done: list[str]) -> None:
