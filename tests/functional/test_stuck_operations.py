@@ -163,3 +163,35 @@ def test_a_retried_one_goes_on(desk: Desk, caplog: pytest.LogCaptureFixture) -> 
     assert desk.run(["operation", "abandon"], operation_id, "--yes").code != 0
     assert "has ended" in caplog.text
     desk.settle()
+
+
+def test_a_volume_on_a_share_that_is_gone_is_forgotten_and_taken_back_when_it_comes_back(desk: Desk) -> None:
+    volume_id, other = desk.volume(), desk.volume()
+    qemu_io.write(desk.share, f"volume-{volume_id}", b"kept")
+    snapshot = desk.snapshot(volume_id)
+    held = content(desk, desk.share / f"volume-{volume_id}")
+    assert desk.run(["volume", "forget"], volume_id, "--yes").code != 0, "the share answers"
+    names = sorted(path.name for path in desk.share.iterdir())
+    kept = desk.share.rename(desk.lab.directory / "gone")
+    said = desk.run(["volume", "forget"], volume_id, "--dry-run")
+    assert said.code == 0 and f"with it goes snapshot {snapshot}" in said.out, said
+    assert volume(desk, volume_id)["status"] == "available"
+    assert desk.run(["volume", "forget"], volume_id).code != 0, "nobody said yes"
+    before = used(desk)
+    assert desk.run(["volume", "forget"], volume_id, "--yes").code == 0
+    assert used(desk) == (before[0] - 1, before[1] - 1, before[2] - 1)
+    for path in (f"/volumes/{volume_id}", f"/snapshots/{snapshot}"):
+        assert desk.api.send("volume", "GET", path).status_code == 404
+    assert volume(desk, other)["status"] == "available" and not desk.share.exists()
+    kept.rename(desk.share)
+    assert sorted(path.name for path in desk.share.iterdir()) == names
+    assert desk.run(["manage-share"], "--share", str(desk.share)).code == 0
+    assert volume(desk, volume_id)["status"] == "available" and used(desk) == before
+    assert content(desk, desk.share / desk.lab.snapshot_file(volume_id, snapshot)) == held
+
+
+def used(desk: Desk) -> tuple[int, int, int]:
+    """What the project uses of its quota: volumes, GiB, snapshots."""
+    admin = desk.lab.stack.api("stillframe-admin")
+    found = admin.ok("volume", "GET", "/os-quota-sets/demo?usage=true")["quota_set"]
+    return found["volumes"]["in_use"], found["gigabytes"]["in_use"], found["snapshots"]["in_use"]

@@ -19,7 +19,7 @@ Read = TypeVar("Read")
 
 
 class Refused(dict[str, Any]):
-    """A set that was refused with 409 before anything began: ``status`` and ``fault``. Whoever looks for more expected a set."""
+    """A set that was refused with 409 before anything began: ``status`` and ``fault``. Whoever reads more expected a set."""
 
     def __init__(self, told: str) -> None:
         super().__init__(status="refused", fault=told)

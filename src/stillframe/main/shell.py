@@ -23,6 +23,7 @@ COMMANDS = {
     "operation show": "stillframe.main.operations:Show",
     "operation retry": "stillframe.main.operations:Retry",
     "operation abandon": "stillframe.main.abandoning:Abandon",
+    "volume forget": "stillframe.main.forgetting:Forget",
     "doctor": "stillframe.main.doctor:Doctor",
     "rebuild": "stillframe.main.rebuild:Rebuild",
     "manage-share": "stillframe.main.rebuild:ManageShare",
