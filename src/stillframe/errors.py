@@ -142,7 +142,7 @@ class QuotaExceeded(StillframeError):
 
 class TooManyRequests(StillframeError):
     code, status = "too_many_requests", 429
-    hint = "Wait as long as Retry-After says, then send the right password; nothing was changed."
+    hint = "Wait as long as Retry-After says, then repeat with the right password or token; nothing was changed."
 
 
 class TooLarge(StillframeError):

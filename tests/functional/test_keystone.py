@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,21 @@ def test_who_is_not_vouched_for_is_told_where_keystone_is(site: Site, headers: d
         answer = site.send(None, service, "GET", path, headers=headers)
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"] == f'Keystone uri="{site.keystone.url}"'
+
+
+def test_made_up_tokens_are_refused_and_bounded_and_who_is_known_is_served(site: Site) -> None:
+    """Hundreds of them at once: each is answered, none with anything but a refusal, and none of the threads is lost."""
+    honest = {"X-Auth-Token": site.keystone.token("member")}
+
+    def made_up(number: int) -> int:
+        answer = site.send(None, "volume", "GET", "/volumes", headers={"X-Auth-Token": f"gAAAAABm{number:0>180}"})
+        assert answer.status_code != 429 or int(answer.headers["Retry-After"]) >= 1
+        return answer.status_code
+
+    with ThreadPoolExecutor(32) as pool:
+        codes = list(pool.map(made_up, range(320)))
+    assert set(codes) == {401, 429}, codes
+    wait_for(lambda: site.send(None, "volume", "GET", "/volumes", headers=honest).status_code == 200, "the known token", 30)
 
 
 def test_the_password_of_users_yaml_opens_nothing(site: Site) -> None:

@@ -2,6 +2,8 @@
 
 A token is validated by Keystone itself (``GET /v3/auth/tokens``) as our own service user. A valid one is remembered for a
 short while under a keyed digest; the token itself is not kept. So a token that is revoked works at most that much longer.
+One that was refused is remembered, too, and only so many are asked about at once (``questions``): else each request with a
+token that somebody made up would cost Keystone a look.
 Headers in which a client claims an identity (X-User-Id, X-Roles ...) are not looked at.
 """
 
@@ -11,6 +13,7 @@ import re
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,11 +21,13 @@ from typing import Any
 from keystoneauth1 import exceptions
 
 from stillframe.context import Context
-from stillframe.errors import Forbidden, ServiceUnavailable, Unauthorized
+from stillframe.errors import Forbidden, ServiceUnavailable, StillframeError, Unauthorized
 from stillframe.service_client.identity import from_options, sign_in
 from stillframe.web.auth import Headers
+from stillframe.web.questions import Questions
 
 MOST_REMEMBERED = 10_000
+REFUSED_SECONDS = 5.0  # a Keystone that has not heard of a new token yet is asked again soon
 SERVICE_ROLE = "service"
 _FORM = re.compile(r"[\x21-\x7e]{1,16384}")
 
@@ -37,6 +42,15 @@ class _Known:
     until: float
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """Why a token was refused; not the error itself, whose traceback would hold the token."""
+
+    kind: type[StillframeError]
+    message: str
+    until: float
+
+
 class KeystoneAuth:
     """Tells who sends a request, as Keystone says."""
 
@@ -48,32 +62,49 @@ class KeystoneAuth:
         self._seconds = options.cache_seconds
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, _Known] = {}
+        self._refused: OrderedDict[bytes, _Refused] = OrderedDict()
+        self._questions: Questions[_Known] = Questions()
         self._lock = threading.Lock()
         self.challenge = f'Keystone uri="{options.www_authenticate_uri or identity.auth_url}"'
 
     def identify(self, headers: Headers, request_id: str, peer: str = "") -> Context:
         """Returns the context of the user behind X-Auth-Token.
 
-        Raises Unauthorized; Forbidden for a token without a project; ServiceUnavailable when Keystone does not say.
+        Raises Unauthorized; Forbidden for a token without a project; TooManyRequests while too many tokens are asked about;
+        ServiceUnavailable when Keystone does not say.
         """
-        user = self._validated(headers.get("x-auth-token"), "X-Auth-Token")
+        user = self._validated(headers.get("x-auth-token"), "X-Auth-Token", peer)
         service = headers.get("x-service-token")
-        vouched = service is not None and SERVICE_ROLE in self._validated(service, "X-Service-Token").roles
+        vouched = service is not None and SERVICE_ROLE in self._validated(service, "X-Service-Token", peer).roles
         return Context(user.user_id, user.project_id, user.roles, request_id, vouched)
 
-    def _validated(self, token: str | None, header: str) -> _Known:
+    def _validated(self, token: str | None, header: str, peer: str) -> _Known:
         if token is None:
             raise Unauthorized(f"this service wants a Keystone token ({header})")
         if not _FORM.fullmatch(token):
             raise Unauthorized(f"{header} is not well formed")
-        digest = hmac.digest(self._key, token.encode(), hashlib.sha256)
+        digest = hmac.digest(self._key, header.encode() + b"\0" + token.encode(), hashlib.sha256)
         with self._lock:
             known = self._known.get(digest)
+            refused = self._refused.get(digest)
         if known is not None and known.until > time.monotonic():
             return known
-        found = self._ask(token, header)
+        if refused is not None and refused.until > time.monotonic():
+            raise refused.kind(refused.message)
+        try:
+            found = self._questions.ask(digest, peer, lambda: self._ask(token, header))
+        except (Unauthorized, Forbidden) as error:
+            self._remember_refused(digest, error)
+            raise
         self._remember(digest, found)
         return found
+
+    def _remember_refused(self, digest: bytes, error: StillframeError) -> None:
+        with self._lock:
+            self._refused.pop(digest, None)
+            self._refused[digest] = _Refused(type(error), error.message, time.monotonic() + REFUSED_SECONDS)
+            while len(self._refused) > MOST_REMEMBERED:
+                self._refused.popitem(last=False)
 
     def _remember(self, digest: bytes, found: _Known) -> None:
         with self._lock:

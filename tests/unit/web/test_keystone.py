@@ -16,7 +16,7 @@ from oslo_policy.policy import RuleDefault
 
 from stillframe import config
 from stillframe.context import Context
-from stillframe.errors import BadConfiguration, Forbidden, ServiceUnavailable, Unauthorized
+from stillframe.errors import BadConfiguration, Forbidden, ServiceUnavailable, TooManyRequests, Unauthorized
 from stillframe.web import keystone
 from stillframe.web.keystone import KeystoneAuth
 from stillframe.web.policy import ADMIN, SERVICE, Enforcer
@@ -172,13 +172,55 @@ def test_no_header_can_do_more_than_be_refused(tmp_path_factory: pytest.TempPath
         auth.identify({"x-auth-token": text}, "req-1")
 
 
-def test_a_token_nobody_knows_is_unauthorized_each_time(make: Make) -> None:
-    known = Keystone()
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [
+        (Keystone(), Unauthorized),
+        (Keystone(t1=token("reader", seconds=-1)), Unauthorized),
+        (Keystone(t1=token("admin", project=None)), Forbidden),
+    ],
+    ids=["unknown", "expired", "no project"],
+)
+def test_a_token_that_is_refused_is_asked_about_once_in_a_while(
+    make: Make, clock: Clock, known: Keystone, kind: type[Exception]
+) -> None:
+    """Each request with it cost Keystone a look."""
     auth = make(known)
-    for _ in range(2):
-        with pytest.raises(Unauthorized, match="not a valid token, or has expired"):
+    before = known.questions
+    for _ in range(10):
+        with pytest.raises(kind):
             auth.identify({"x-auth-token": "t1"}, "req-1")
-    assert known.questions == 2
+    assert known.questions == before + 1
+    known.tokens["t1"] = token("reader")  # Keystone has heard of it now
+    clock.now += keystone.REFUSED_SECONDS
+    assert auth.identify({"x-auth-token": "t1"}, "req-1").user_id == "ann"
+
+
+def test_tokens_nobody_knows_take_no_room_without_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keystone, "MOST_REMEMBERED", 10)
+    known = Keystone(t1=token("reader"))
+    auth = make(known)
+    auth.identify({"x-auth-token": "t1"}, "req-1")
+    for number in range(100):
+        with pytest.raises(Unauthorized):
+            auth.identify({"x-auth-token": f"canary{number}"}, "req-1")
+    assert len(auth._refused) == 10
+    assert "canary" not in repr(auth._refused)
+    questions = known.questions
+    auth.identify({"x-auth-token": "t1"}, "req-1")  # and none from those that are known
+    assert known.questions == questions
+
+
+def test_while_a_peer_has_many_tokens_asked_about_those_that_are_known_pass(make: Make) -> None:
+    known = Keystone(t1=token("reader"))
+    auth = make(known)
+    auth.identify({"x-auth-token": "t1"}, "req-1", "192.0.2.1")
+    auth._questions._peers["192.0.2.1"] = 4
+    for _ in range(2):
+        with pytest.raises(TooManyRequests):
+            auth.identify({"x-auth-token": "made-up"}, "req-1", "192.0.2.1")
+    assert known.questions == 1
+    auth.identify({"x-auth-token": "t1"}, "req-1", "192.0.2.1")
 
 
 def test_a_token_that_has_expired_is_refused_whatever_keystone_says(make: Make) -> None:
@@ -350,7 +392,7 @@ def test_neither_password_nor_token_is_in_a_log_or_an_error(make: Make, caplog: 
             auth.identify({"x-auth-token": "canary-of-the-caller"}, "req-1")
         known.answers = {"GET": answer(500, {"error": "canary"})}
         with pytest.raises(ServiceUnavailable) as away:
-            auth.identify({"x-auth-token": "canary-of-the-caller"}, "req-1")
+            auth.identify({"x-auth-token": "canary-of-another-caller"}, "req-1")
     assert "canary" not in caplog.text + repr(refused.value) + repr(away.value)
 
 
