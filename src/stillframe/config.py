@@ -263,6 +263,10 @@ class Settings:
             return replace(self, volumes=Unread("volumes"), image=Unread("image"), backends={})
         return replace(self, compute=Unread("compute"))
 
+    def reads(self, section: str) -> bool:
+        """Tells whether "volumes" or "compute" is among what was loaded, and is for who has this."""
+        return not isinstance(getattr(self, section), Unread)
+
     @property
     def users_file(self) -> Path:
         return self.state_dir / "users.yaml"

@@ -13,6 +13,7 @@ from stillframe.web.connections import Limits
 from stillframe.web.keystone import KeystoneAuth
 from stillframe.web.policy import Enforcer
 from stillframe.web.route import Door
+from stillframe.web.withheld import Withheld
 
 
 class Api:
@@ -38,14 +39,17 @@ def api(settings: Settings, database: Database, service: str, bus: Bus) -> Api:
         "volumes": (volumes_routes.SERVICE, volumes_policies.RULES),
         "compute": (compute_routes.SERVICE, compute_policies.RULES),
     }[service]
-    options = settings.volumes if service == "volumes" else settings.compute
+    own = settings.of(service)
+    options = own.volumes if service == "volumes" else own.compute
     policy_file = settings.state_dir / "policy.yaml"
     enforcer = Enforcer(rules, str(policy_file) if policy_file.exists() else None)
     pages = {
         "/healthcheck": observe.health_page(database, f"stillframe-{service}"),
         "/metrics": observe.metrics_page(database),
     }
-    made = application.make(table, Door(database, bus, settings), authenticator(settings), enforcer, pages)
+    # Whatever is known of the host's directories is kept from members, also what the other service's section names.
+    door = Door(database, bus, own, Withheld(settings))
+    made = application.make(table, door, authenticator(own), enforcer, pages)
     limits = Limits(settings.max_connections, settings.max_connections_per_peer)
     public = server.Server(made, server.tcp(options.listen, options.port), limits)
     alone = Limits(limits.connections, limits.connections)  # the only peer is the other service

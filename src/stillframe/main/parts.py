@@ -70,7 +70,7 @@ def _allow_connections(settings: Settings) -> None:
 
 def _bound(running: ExitStack, settings: Settings, database: Database, service: str, bus: Bus) -> apis.Api:
     """Binds a REST service's doors; whatever happens afterwards, its threads are stopped."""
-    server = apis.api(settings.of(service), database, service, bus)
+    server = apis.api(settings, database, service, bus)
     running.callback(server.stop)
     return server
 

@@ -172,7 +172,7 @@ def make(
     pages: dict[str, Callable[[falcon.Request, falcon.Response], None]],
 ) -> Callable[..., Any]:
     """Returns the WSGI application; ``pages`` are further open documents by path."""
-    application = falcon.App(middleware=[_Shell(service, auth, Withheld(door.settings))])
+    application = falcon.App(middleware=[_Shell(service, auth, door.withheld or Withheld(door.settings))])
     application.req_options.keep_blank_qs_values = True
     application.req_options.auto_parse_qs_csv = False
     application.add_error_handler(Exception, _unexpected)

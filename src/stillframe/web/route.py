@@ -9,6 +9,7 @@ from stillframe.config import Settings
 from stillframe.context import Context
 from stillframe.db.engine import Database
 from stillframe.rpc.bus import Bus
+from stillframe.web.withheld import Withheld
 
 Version = tuple[int, int]
 Schema = Mapping[str, Any]
@@ -16,11 +17,13 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Door:
-    """What a handler may use: the database for reading, and the bus to the worker for everything else."""
+    """What a handler may use: the database for reading, and the bus to the worker for everything else. ``withheld`` is what
+    answers are told without; None: what ``settings`` names."""
 
     database: Database
     bus: Bus
     settings: Settings
+    withheld: Withheld | None = None
 
 
 @dataclass(frozen=True)

@@ -61,16 +61,25 @@ class Withheld:
 
 
 def _directories(settings: Settings) -> dict[str, str]:
-    """Returns expressions of directories with the words for them."""
-    found = {re.escape(str(settings.state_dir)): _OWN, re.escape(str(settings.staging_dir)): _OWN, r"/proc/self/fd/\d+": _OWN}
+    """Returns expressions of directories with the words for them; of sections that belong to the other service none, where its
+    parts run apart: their exports and shares are known by their form."""
+    found = {re.escape(str(settings.state_dir)): _OWN, r"/proc/self/fd/\d+": _OWN}
     found[rf"{re.escape(tempfile.gettempdir())}/stillframe-[\w-]+"] = _OWN
-    found[re.escape(str(settings.share_dir))] = _SHARE
-    bases = {str(settings.state_dir / "mnt"), settings.compute.mount_point_base}
+    bases = {str(settings.state_dir / "mnt")}
+    if settings.reads("compute"):
+        bases.add(settings.compute.mount_point_base)
+    if settings.reads("volumes"):
+        found |= _of_block_storage(settings)
+        for options in settings.backends.values():
+            bases |= {options.nfs_mount_point_base, options.glusterfs_mount_point_base}
+    return found | {re.escape(str(Path(base).absolute())) + _MOUNTED: _SHARE for base in bases if base}
+
+
+def _of_block_storage(settings: Settings) -> dict[str, str]:
+    found = {re.escape(str(settings.staging_dir)): _OWN, re.escape(str(settings.share_dir)): _SHARE}
     for options in settings.backends.values():
         if options.share_dir:
             found[re.escape(str(Path(options.share_dir).absolute()))] = _SHARE
-        bases |= {options.nfs_mount_point_base, options.glusterfs_mount_point_base}
-    found |= {re.escape(str(Path(base).absolute())) + _MOUNTED: _SHARE for base in bases if base}
     store = urlsplit(settings.backup_url)
     if store.scheme == "file":
         found[re.escape(unquote(store.path).rstrip("/"))] = _STORE

@@ -157,3 +157,11 @@ def test_no_fault_of_a_row_names_one(database: Database, tmp_path: Path) -> None
     for path in (f"/v3/volumes/{VOLUME}", "/v3/volumes/detail", f"/v3/snapshots/{SNAPSHOT}", "/v3/snapshots/detail"):
         assert '"fault": "the volume\'s share is full"' in site.ask("GET", path).text, path
         assert said in site.ask("GET", path, who="admin").text
+
+
+@pytest.mark.parametrize("service", ["volumes", "compute"])
+def test_a_service_that_runs_alone_knows_its_own_sections_only(tmp_path: Path, service: str) -> None:
+    settings = config.load([], {(None, "state_dir"): str(tmp_path / "state")}).of(service)
+    told = Withheld(settings).text(f"the share /srv/theirs and {settings.state_dir}/share and {settings.state_dir}/x")
+    assert str(tmp_path) not in told
+    assert told.startswith("the volume's share and ")
