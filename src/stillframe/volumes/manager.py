@@ -30,8 +30,8 @@ Answer = TypeVar("Answer")
 def answered_by(
     method: Callable[Concatenate[WorkerContext, Context, P], Answer], due: bool = True
 ) -> "Callable[Concatenate[Manager, Context, P], Answer]":
-    """Makes a method of the manager of a function that checks a request. ``due``: the worker has something to do afterwards;
-    where it has not, it is not woken."""
+    """Makes a method of the manager from a function that checks a request. ``due``: the worker has something to do afterwards
+    and is woken."""
 
     def answer(manager: "Manager", context: Context, /, *given: P.args, **parameters: P.kwargs) -> Answer:
         found = manager.run(lambda: method(manager.world, context, *given, **parameters), parameters)
@@ -114,7 +114,7 @@ class Manager:
         return table(VolumesWorker, worker)
 
     def run(self, ask: Callable[[], Answer], parameters: Mapping[str, Any]) -> Answer:
-        """Raises what the system refuses as an error a person is meant to read."""
+        """Turns what the system refuses into an error for people."""
         try:
             return self._answer(ask, parameters)
         except OSError as error:
@@ -125,7 +125,7 @@ class Manager:
         try:
             return ask()
         except (FileNotFoundError, HostCommandFailed, FileInUse, BadImage, ChainConflict):
-            # What is found wrong while an operation changes the files is that operation's doing, which may have ended since.
+            # A fault that is found while an operation changes the files may be caused by it, and it may have ended since.
             self._refuse_what_changes(parameters)
             return ask()
 

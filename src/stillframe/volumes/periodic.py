@@ -1,4 +1,5 @@
-"""What block storage does by itself from time to time: ends undos that were overtaken, merges what nobody needs any more."""
+"""What block storage does by itself from time to time: it ends the undo of reverts whose volumes were written to, and merges
+what nobody needs any more."""
 
 import logging
 from collections.abc import Iterator
@@ -25,14 +26,14 @@ LOG = logging.getLogger(__name__)
 
 
 def look(world: WorkerContext) -> None:
-    """One look around; what fails is tried again at the next. Only volumes that nothing is attached to are changed."""
+    """One round; what fails is tried again in the next. Only volumes that nothing is attached to are changed."""
     world.backends.sweep()
     staging.sweep(world.settings.staging_dir, lambda: _live(world))
     for row in _candidates(world):
         try:
             _tidy(world, row)
         except (OSError, StillframeError) as error:
-            # A request may take a file away between two looks at it, or one may not be read: the others are looked at.
+            # A request may remove a file meanwhile, or a file may be unreadable: continue with the others.
             LOG.info("volume %s is left as it is for now: %s", row["id"], error)
 
 
@@ -59,7 +60,7 @@ def _live_backups(world: WorkerContext) -> list[str]:
 
 
 def _candidates(world: WorkerContext) -> Iterator[Row]:
-    """Volumes with an undo, and those that linked clones read or read until the last look."""
+    """Returns the volumes with an undo, and those that linked clones read or read until the last round."""
     with world.database.read() as connection:
         rows = volumes.with_undo(connection) + volumes.marked_untidy(connection)
     for row in {row["id"]: row for row in rows}.values():
@@ -88,7 +89,7 @@ def _tidy(world: WorkerContext, row: Row) -> None:
             record.submit(connection, operations.change_request("let_go", row, (before, found, hand), options))
             return
         volumes.change(connection, row["id"], untidy=False)
-        chain_metadata.submit_once(connection, row["id"], request_id)  # where it failed it is tried again
+        chain_metadata.submit_once(connection, row["id"], request_id)  # if it failed, it is tried again
 
 
 def _plan(world: WorkerContext, row: Row, tree: Tree, running: bool) -> Plan | None:
@@ -99,7 +100,7 @@ def _plan(world: WorkerContext, row: Row, tree: Tree, running: bool) -> Plan | N
 
 
 def _share_agrees(world: WorkerContext, row: Row) -> bool:
-    """Tells whether the share says of the active file what the row says: a database that was put back from a copy does not
-    know which files came since."""
+    """Tells whether share and row agree on the active file: a database that was restored from a copy does not know which files
+    were made since."""
     found = world.share(row).read_document(names.info_name(row["id"]))
     return bool(found.get("active", names.base_name(row["id"])) == row["active_file"])

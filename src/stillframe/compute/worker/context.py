@@ -25,9 +25,7 @@ class WorkerContext:
     settings: Settings
     merges: Merges = field(default_factory=Merges)
     switches: Calls = field(default_factory=Calls)
-    stopping: threading.Event = field(
-        default_factory=threading.Event
-    )  # set when the worker stops: work that may take hours is left to the next worker
+    stopping: threading.Event = field(default_factory=threading.Event)  # long work is then left to the next worker
 
     @property
     def times(self) -> Times:

@@ -8,7 +8,7 @@ from stillframe.chain.steps import Commit, Pull, Rename, Repoint, Step, Trash, c
 from stillframe.chain.tree import Tree
 from stillframe.errors import StillframeError
 
-RATE_MIB = 100  # a guess for disks nobody measured
+RATE_MIB = 100  # a guess: the disks are not measured
 _NOTHING: Mapping[str, Any] = {
     "possible": False,
     "method": None,
@@ -22,19 +22,19 @@ _NOTHING: Mapping[str, Any] = {
 
 
 def refused(error: StillframeError, operation_id: str | None = None) -> dict[str, Any]:
-    """The answer for a request that would be refused now; ``operation_id`` has to end first, and it may be possible then."""
+    """Returns the answer for a request that would be refused now; it may be possible when ``operation_id`` has ended."""
     found = {"why": error.message, "dependants": error.details.get("dependants", []), "busy": operation_id}
     return {**_NOTHING, **found}
 
 
 def row_only(snapshot_ids: Sequence[str]) -> dict[str, Any]:
-    """The answer for snapshots that failed and hold no data."""
+    """Returns the answer for snapshots that failed and have no data."""
     why = f"{', '.join(snapshot_ids)} hold no data: only the row goes"
     return {**_NOTHING, "possible": True, "method": "record only", "why": why}
 
 
 def document(before: Tree, plan: Plan, snapshot_ids: Sequence[str], running: bool, limit_mib: int = 0) -> dict[str, Any]:
-    """See ``snapshotting.explain``. ``limit_mib`` is what a live merge may copy in a second; 0: no limit."""
+    """See ``explain`` of ``requests/snapshots.py``. ``limit_mib`` is what a live merge may copy in a second; 0: no limit."""
     copied = cost(plan.steps)
     return {
         "possible": True,

@@ -1,6 +1,5 @@
-"""A volume's tree of files as it is now: headers from the share, what they are needed for from the rows.
-
-The two meet only here. Where they do not fit, ChainConflict says which file, and nothing is planned.
+"""A volume's tree of files as it is now: the headers from the share, and what the files are needed for from the rows. Only this
+module combines the two. When they do not agree, ChainConflict names the file and nothing is planned.
 """
 
 from collections.abc import Mapping
@@ -47,14 +46,14 @@ def observe(world: WorkerContext, volume: Row) -> Tree:
 
 
 def is_still(connection: Connection, volume: Row, tree: Tree) -> bool:
-    """Tells whether the rows need the volume's files for what they did when ``tree`` was observed."""
+    """Tells whether the rows need the volume's files for the same as when ``tree`` was observed."""
     known = needs(connection, volume)
     held = {row["id"]: row["backing"] for row in known["snapshots"] if _holds_data(row, tree.images)}
     return (held, known["holds"], known["shared"]) == (tree.snapshots, tree.holds, tree.shared)
 
 
 def _holds_data(row: Row, images: Mapping[str, Image]) -> bool:
-    """A snapshot that failed has no overlay; one that was only *set* to error has, and its data is not to be touched."""
+    """A snapshot that failed has no overlay; one whose status was only *set* to error has, and its data must be kept."""
     made = images.get(row["overlay"] or "")
     return row["status"] != "error" or (made is not None and made.backing == row["backing"])
 
@@ -65,7 +64,7 @@ def _foundation(share: Share, volume: Row) -> Image | None:
 
 
 def after_document(before: Tree, after: Tree) -> dict[str, Any]:
-    """What rows become when a plan is done: stored with the operation, applied in the transaction that ends it."""
+    """Returns what the rows become when a plan is done: stored with the operation, applied in the transaction that ends it."""
     return {
         "active": after.active,
         "format": after.images[after.active].format,
@@ -79,7 +78,7 @@ def after_document(before: Tree, after: Tree) -> dict[str, Any]:
 
 
 def apply_after(connection: Connection, volume_id: str, after: Mapping[str, Any]) -> None:
-    """Lets the rows follow what ``after_document`` says."""
+    """Changes the rows to what ``after_document`` says."""
     volumes.change(
         connection,
         volume_id,

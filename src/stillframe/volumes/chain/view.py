@@ -39,8 +39,8 @@ class Seen:
 def show(world: WorkerContext, context: Context, volume_id: str) -> Document:
     """Returns the document of ``document``, also of a chain that is not valid. Raises NotFound, ShareUnavailable.
 
-    Between two steps of an operation rows and files may differ for a moment, which is waited out. What is still wrong after
-    ``PATIENCE_SECONDS`` is told with the operation that is under way.
+    Between two steps of an operation rows and files may differ for a moment; that is waited for. What is still wrong after
+    ``PATIENCE_SECONDS`` is shown with the operation that is under way.
     """
     end, before = time.monotonic() + PATIENCE_SECONDS, None
     while True:
@@ -125,7 +125,7 @@ def document(seen: Seen) -> Document:
 
 def _problem(seen: Seen) -> str | None:
     if seen.row["status"] in ("creating", "downloading", "deleting", "error", "restoring-backup") and not seen.tree.images:
-        return None  # no file yet, or none any more
+        return None  # no file yet, or not any more
     try:
         check(seen.tree)
     except (ChainConflict, BadImage) as error:
@@ -134,7 +134,7 @@ def _problem(seen: Seen) -> str | None:
 
 
 def _ordered(tree: Tree) -> list[Image]:
-    """What backs comes before what is backed by it; files of a loop come last."""
+    """Orders the files: a backing file before the file that it backs; files of a loop last."""
     found: list[Image] = []
     names_found: set[str] = set()
     pending = [image for image in tree.images.values() if image.backing not in tree.images]
@@ -195,7 +195,7 @@ def _needed_by(seen: Seen, name: str) -> Document:
 
 
 def _why(seen: Seen, name: str) -> str:
-    """Why a file stays that holds no snapshot and receives no writes."""
+    """Says why a file is kept that has no snapshot and receives no writes."""
     needed, reasons = _needed_by(seen, name), []
     if needed["linked_volumes"] or needed["foreign_linked_volumes"]:
         count = len(needed["linked_volumes"]) + needed["foreign_linked_volumes"]

@@ -33,8 +33,8 @@ File = tuple[str, str]  # a file of the volume and its format
 
 def create_request(volume: Row, backup: Row, file: File, held: tuple[Tree, Plan] | None, request_id: str) -> Request:
     """``file`` is what is backed up. An incremental backup stores in what it differs from the file ``backup["above"]``, which
-    lies behind it and reads as the parent. ``held`` is the plan that keeps the volume's content still, None where a snapshot
-    does."""
+    lies behind it and reads as the parent. ``held`` is the plan that keeps the backed-up content from changing; None when a
+    snapshot does that."""
     stored = {"object": keys.top_name(backup["stored_id"]), "file": file[0], "format": file[1], "backing": None, "above": None}
     if backup["parent_id"]:
         stored |= {"backing": keys.top_name(backup["parent_stored_id"]), "above": backup["above"]}
@@ -73,7 +73,7 @@ def _store(world: WorkerContext, operation: Operation, args: Document) -> Docume
     if args["backing"] is None:
         share.copy_out(source, target, "qcow2", compress=True)
     else:
-        # A plan of an older release has a step for each file, and each holds what differs from the one below it.
+        # A plan of an older release has a step for each file, and each stores what differs from the file below it.
         share.copy_layer_out(source, target, args["backing"], args.get("above"))
     written = repository.put(_key(operation, args["object"]), target)
     unstage(world, operation)
@@ -122,7 +122,7 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
     volumes.move(connection, volume_id, ("backing-up",), operation.intent["status_before"])
     if outcome != "done":
         backups.move(connection, backup["id"], ("creating", "error"), "error", fault=told, held_file=None)
-        if outcome == "abandoned":  # what the document beside the volume names may be an overlay of nobody
+        if outcome == "abandoned":  # the document beside the volume may name an overlay that no row needs
             record.submit(connection, chain_metadata.request(volume_id, operation.request_id))
         return
     sizes = [found["bytes"] for key, found in operation.evidence.items() if key.startswith("store")]
@@ -138,8 +138,8 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
 
 
 def restore_request(volume: Row, backup: Row, size: int, replaced: tuple[Tree, Plan, Image] | None, request_id: str) -> Request:
-    """Onto a new volume (``replaced`` None), or in the place of what a volume holds: its tree, the plan that lets ``Image``
-    take over, the new file."""
+    """Restores onto a new volume (``replaced`` None), or replaces the content of a volume: ``replaced`` is its tree, the plan
+    that makes the new file active, and that file."""
     image = replaced[2] if replaced else Image(volume["active_file"], volume["format"], size)
     content = {"name": image.name, "size": image.size, "format": image.format, "backing": image.backing}
     content["backing_format"] = image.backing_format

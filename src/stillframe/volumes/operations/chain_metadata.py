@@ -1,5 +1,5 @@
-"""Writes what the rows know of a volume beside its files: the ``.info`` file as Cinder's drivers keep it, and the record,
-from which the rows can be made again when the database is lost."""
+"""Writes what the rows say of a volume to two files beside its images: the ``.info`` file as Cinder's drivers keep it, and the
+record, from which the rows can be made again when the database is lost."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def request(volume_id: str, request_id: str, pause: float = 0.0) -> Request:
 
 
 def submit_once(connection: Connection, volume_id: str, request_id: str) -> None:
-    """As many changes as you like before it begins: one record."""
+    """Several changes before the operation begins are written as one record."""
     if not operations.of_kind_on(connection, f"volume:{volume_id}", "record_chain"):
         journal.submit(connection, request(volume_id, request_id, PAUSE_SECONDS))
 

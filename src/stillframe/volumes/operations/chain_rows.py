@@ -1,4 +1,4 @@
-"""How rows follow a chain's plan: one that is done, and one that stopped between two of its merges."""
+"""How rows follow a chain's plan that is done, or that stopped between two of its merges."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,15 +17,16 @@ _CHANGES = ("Trash", *_MERGES)
 
 
 def follow(connection: Connection, operation: Operation) -> None:
-    """Rows follow a plan that is done; the record beside the volume comes after them."""
+    """Changes the rows after a plan is done; the record beside the volume is written afterwards."""
     observe.apply_after(connection, operation.intent["volume_id"], operation.intent["after"])
     record.submit(connection, chain_metadata.request(operation.intent["volume_id"], operation.request_id))
 
 
 def follow_as_far(connection: Connection, operation: Operation, abandoned: bool = False) -> bool:
-    """A plan of several merges that stopped between two: rows follow what was recorded last. When it was ``abandoned`` also
-    where the first change after that may have been begun. Returns whether they did."""
-    ended = _ended(operation) if abandoned else operation.plan[: operation.step]  # what was taken back is no more among them
+    """Changes the rows after a plan of several merges that stopped between two: they follow what was recorded last. If it was
+    ``abandoned``, also when the first change after that may have been begun. Returns whether rows were changed."""
+    # Steps that were taken back are not among them any more.
+    ended = _ended(operation) if abandoned else operation.plan[: operation.step]
     volume = volumes.get(connection, operation.intent["volume_id"], None)
     made = [each["args"] for each in ended if each["verb"] == "Record"]
     if volume is None or not made or not (abandoned or any(each["verb"] in _CHANGES for each in ended)):
@@ -43,7 +44,8 @@ def follow_as_far(connection: Connection, operation: Operation, abandoned: bool 
 
 
 def _forget(connection: Connection, operation: Operation, lost: set[str], removed: set[str]) -> None:
-    """Snapshots that were to go and whose content or overlay is no more; holds of what went elsewhere."""
+    """Returns the snapshots to be deleted whose content or overlay is gone, and the holds whose content was merged
+    elsewhere."""
     for snapshot_id in operation.intent.get("snapshot_ids", ()):
         row = snapshots.get(connection, snapshot_id, None)
         if row is not None and (row["backing"] in lost or row["overlay"] in removed):
@@ -54,9 +56,9 @@ def _forget(connection: Connection, operation: Operation, lost: set[str], remove
 
 
 def follow_abandoned(connection: Connection, operation: Operation, fault: Document | None) -> bool:
-    """A person abandoned what gives the volume another active file, or files other names. Once files go, the one before may be
-    gone, and the one that was recorded is whole. Returns whether rows, files and the server's definition fit then as far as
-    can be known."""
+    """Handles an abandoned operation that gives the volume another active file, or renames files. Once files are removed, the
+    former active file may be gone, and the recorded one is whole. Returns whether rows, files and the server's definition agree
+    then, as far as can be known."""
     if not (fault and fault["details"].get("begun")) or operations.BACK in operation.evidence:
         return True
     followed = follow_as_far(connection, operation, abandoned=True)
@@ -67,14 +69,14 @@ def follow_abandoned(connection: Connection, operation: Operation, fault: Docume
 
 
 def _ended(operation: Operation) -> list[Document]:
-    """The steps that are done. When only a document was left to be written, what it was to say is true, whether it is
-    written or not."""
+    """Returns the steps that are done. If only a document remained to be written, its content is true whether it is written or
+    not."""
     following = operation.plan[operation.step : operation.step + 1]
     return [*operation.plan[: operation.step], *(each for each in following if each["verb"] == "Record")]
 
 
 def _open_steps(operation: Operation) -> Iterator[tuple[bool, Document]]:
-    """The steps that were done or begun after the last document; whether each is done."""
+    """Returns the steps that were begun after the last document was written, and whether each is done."""
     ended = _ended(operation)
     recorded = max((number for number, each in enumerate(ended) if each["verb"] == "Record"), default=-1)
     for number, each in enumerate(operation.plan[: operation.step + 1]):
@@ -84,8 +86,8 @@ def _open_steps(operation: Operation) -> Iterator[tuple[bool, Document]]:
 
 
 def _follow_names(connection: Connection, operation: Operation, present: Sequence[str] | None) -> bool:
-    """Files that went or were given other names since the last document was written. A definition that was switched since, or
-    a guest whose active file was merged, fits only once the rest is done."""
+    """Returns the files that were removed or renamed since the last document was written. A definition that was switched since,
+    or a guest whose active file was merged, agrees only when the rest is done."""
     volume = volumes.get(connection, operation.intent["volume_id"], None)
     fits = True
     for done, each in _open_steps(operation):
@@ -99,7 +101,7 @@ def _follow_names(connection: Connection, operation: Operation, present: Sequenc
         elif each["verb"] == "Rename":
             if done or (present is not None and args["name"] not in present and args["to"] in present):
                 _rename(connection, operation, args["name"], args["to"])
-            else:  # nobody can tell which name it has, or it has both
+            else:  # it is not known which name it has, or it has both
                 fits = fits and present is not None and args["to"] not in present
     return fits
 
@@ -123,8 +125,8 @@ def _rename(connection: Connection, operation: Operation, old: str, new: str) ->
 
 
 def is_touched(operation: Operation, snapshot_id: str) -> bool:
-    """Whether a snapshot that was to go may be no snapshot any more: the document leaves it out already, or a merge was begun
-    that none was written after."""
+    """Tells whether a snapshot that was to be deleted may be unusable: the document leaves it out already, or a merge was begun
+    and no document was written after it."""
     made = [each["args"] for each in _ended(operation) if each["verb"] == "Record"]
     if made and snapshot_id not in made[-1]["snapshots"]:
         return True
@@ -132,7 +134,8 @@ def is_touched(operation: Operation, snapshot_id: str) -> bool:
 
 
 def _lost_files(ended: Sequence[Document]) -> set[str]:
-    """Files whose former content is no more under their name: removed, or merged into before the last record."""
+    """Returns the files whose former content is not under their name any more: they were removed, or merged into before the
+    last record."""
     newest = max(number for number, each in enumerate(ended) if each["verb"] == "Record")
     lost = {each["args"]["name"] for each in ended if each["verb"] == "Trash"}
     lost |= {each["args"]["base"] for each in ended[:newest] if each["verb"] == "Commit"}
@@ -141,7 +144,7 @@ def _lost_files(ended: Sequence[Document]) -> set[str]:
 
 
 def _move_holds(connection: Connection, volume: Row, lost: set[str], holds: Document) -> None:
-    """What is held in a file that was merged away is held in the one it went to: a plan moves a hold once at most."""
+    """Moves a hold from a file that was merged away to the file that received its content: a plan moves a hold once at most."""
     if volume["undo_file"] in lost:
         volumes.change(connection, volume["id"], undo_file=holds.get(plan.UNDO))
     for row in backups.of_volume(connection, volume["id"]):

@@ -83,7 +83,7 @@ def _content_put(world: WorkerContext, operation: Operation, args: Document) -> 
 def _put_content(world: WorkerContext, operation: Operation, args: Document) -> Document:
     share, active = share_of(world, operation), operation.intent["active_before"]
     directory = staged(world, operation)
-    # Reads through the whole chain: what is uploaded stands alone.
+    # Reads through the whole chain: the uploaded image needs no other file.
     share.copy_out(Source(active, operation.intent["format"], 0), directory / "image", args["disk_format"], compress=False)
     sent = world.images.upload(args["image_id"], directory / "image")
     unstage(world, operation)

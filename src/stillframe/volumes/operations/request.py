@@ -1,4 +1,4 @@
-"""What every operation on a volume is made from."""
+"""What all requests for an operation on a volume have in common."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

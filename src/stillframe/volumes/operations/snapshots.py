@@ -1,4 +1,4 @@
-"""Everything that changes which files a volume is made of, with nothing attached: snapshots, reverts, ends of holds."""
+"""Everything that changes which files a volume consists of: snapshots, their deletion, reverts, ends of holds."""
 
 from dataclasses import replace
 from typing import Any
@@ -35,7 +35,7 @@ from stillframe.volumes.worker.context import WorkerContext
 
 
 def planned(before: Tree, plan: Plan) -> dict[str, Any]:
-    """The part of an intent that comes from a plan: what ``.info`` said, and what rows become."""
+    """Returns the part of an intent that comes from a plan: what ``.info`` said, and what the rows become."""
     overlays = {key: before.overlay_of(key) for key in before.snapshots}
     return {"info_before": info_document(before.active, overlays), "after": observe.after_document(before, plan.after)}
 
@@ -47,8 +47,8 @@ def create_request(volume: Row, snapshot_id: str, before: Tree, plan: Plan, requ
 
 
 def change_request(kind: str, volume: Row, plans: tuple[Tree, Plan, Hand], options: Document) -> Request:
-    """``kind`` is delete_snapshot, revert_volume, undo_revert or let_go; ``plans`` the tree before, the plan and the hand
-    that does it; ``options`` hold request_id and what else the intent needs (snapshot_ids)."""
+    """``kind`` is delete_snapshot, revert_volume, undo_revert or let_go; ``plans`` the tree before, the plan and the executor
+    that carries it out; ``options`` hold request_id and what else the intent needs (snapshot_ids)."""
     before, plan, hand = plans
     steps = documents(volume, before, plan.steps, hand)
     if kind == "undo_revert":
@@ -73,7 +73,9 @@ def _settle_create(connection: Connection, operation: Operation, outcome: str, f
         follow(connection, operation)
         return
     snapshots.change(connection, snapshot_id, status="error", fault=fault["message"] if fault else None)
-    if outcome == "abandoned":  # the volume writes on where it did: an overlay that was made is nobody's, and holds nothing
+    if (
+        outcome == "abandoned"
+    ):  # the volume still writes to its former file: an overlay that was made is empty, and nobody needs it
         snapshots.change(connection, snapshot_id, overlay=None)
         record.submit(connection, chain_metadata.request(operation.intent["volume_id"], operation.request_id))
 
@@ -84,7 +86,7 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
         _mark_untidy(connection, operation)
         return
     _follow_broken_off(connection, operation, outcome, fault)
-    # What some of its merges left is nobody's snapshot, and is merged in the background.
+    # What some of its merges left belongs to no snapshot, and is merged in the background.
     volumes.change(connection, operation.intent["volume_id"], untidy=True)
     merged = bool(fault and fault["details"].get("merged"))
     told = fault["message"] if fault else None
@@ -103,7 +105,7 @@ def _follow_broken_off(connection: Connection, operation: Operation, outcome: st
 
 
 def _mark_untidy(connection: Connection, operation: Operation) -> None:
-    """A lone file that has not its own name yet gets it when nobody has it open any more."""
+    """Gives a lone file the volume's own name when nobody has it open any more."""
     after = operation.intent["after"]
     alone = not after["snapshots"] and not after["holds"]
     if alone and after["active"] != names.base_name(operation.intent["volume_id"]):
@@ -113,14 +115,14 @@ def _mark_untidy(connection: Connection, operation: Operation) -> None:
 def _settle_revert(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
     if outcome == "done":
         follow(connection, operation)
-        # Where newer snapshots went with the revert, nobody needs their files once it is undone.
+        # If newer snapshots were removed by the revert, their files are not needed once it is undone.
         volumes.change(connection, operation.intent["volume_id"], untidy=True)
     if outcome == "abandoned":
         follow_abandoned(connection, operation, fault)
     for snapshot_id in operation.intent["snapshot_ids"]:
         snapshots.move(connection, snapshot_id, ("restoring", "deleting"), "available")
     told = fault["message"] if fault and outcome != "done" else None
-    merged = bool(fault and outcome == "undone" and fault["details"].get("merged"))  # given up within a merge
+    merged = bool(fault and outcome == "undone" and fault["details"].get("merged"))  # cancelled within a merge
     status = "error" if outcome in ("parked", "abandoned") or merged else operation.intent["status_before"]
     volumes.move(connection, operation.intent["volume_id"], ("reverting", "error"), status, fault=told)
 
@@ -153,7 +155,7 @@ _REVERTED = (
 REVERT = Kind(
     {"check_unused": CHECK_SOUND, "CreateOverlay": CREATE_OVERLAY, **MERGE, **LIVE}, _settle_revert, afterwards=_REVERTED
 )
-# An undo that is put back leaves the held file at the size it was given: it is no more than the volume's.
+# An undo that is taken back leaves the held file at its new size, which is at most the volume's.
 _GROW_HELD = replace(RESIZE, no_return="never")
 UNDO = Kind(
     {"check_unused": CHECK_SOUND, "check_empty": Verb(never, _check_empty), "Resize": _GROW_HELD, **MERGE, **LIVE},

@@ -1,4 +1,4 @@
-"""Create a volume, empty or from another one's content; delete, extend, take over and give up a volume."""
+"""Create a volume, empty or from another one's content; delete, extend, manage and unmanage a volume."""
 
 import logging
 from typing import Any
@@ -174,7 +174,7 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
     volume_id = operation.intent["volume_id"]
     if outcome == "done":
         row = volumes.get(connection, volume_id, None)
-        if row is not None and row["linked_to"]:  # what it held fast may be merged now
+        if row is not None and row["linked_to"]:  # what only it needed may be merged now
             volumes.change(connection, row["linked_to"]["volume_id"], untidy=True)
         volumes.delete(connection, volume_id)
         return
@@ -182,7 +182,7 @@ def _settle_delete(connection: Connection, operation: Operation, outcome: str, f
     status = operation.intent.get("status_before", "available") if whole else "error_deleting"
     allowed = ("deleting", "error_deleting", "unmanaging")
     volumes.move(connection, volume_id, allowed, status, fault=fault["message"] if fault else None)
-    for snapshot in snapshots.of_volume(connection, volume_id):  # those that were to go with it
+    for snapshot in snapshots.of_volume(connection, volume_id):  # those that were to be deleted with it
         snapshots.move(connection, snapshot["id"], ("deleting",), "available" if whole else "error_deleting")
 
 

@@ -1,1 +1,1 @@
-"""The way back: the doctor, and the database rebuilt from a share."""
+"""Recovery: the doctor, and the database rebuilt from a share."""

@@ -130,7 +130,7 @@ def _refuse_twice(rebuilt: dict[str, Rebuilt], refused: dict[str, str], known: f
 
 
 def _refuse_unfounded(rebuilt: dict[str, Rebuilt], refused: dict[str, str], known: frozenset[str]) -> None:
-    """A linked clone needs the volume it reads; what that one lacks, the clone lacks."""
+    """A linked clone needs the volume it reads; if that volume is refused, so is the clone."""
     while True:
         lost = {
             volume_id: linked["volume_id"]

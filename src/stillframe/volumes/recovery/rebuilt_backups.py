@@ -1,4 +1,5 @@
-"""The rows of backups from the manifests in their store: all of a backup that can be restored, nothing its owner said of it."""
+"""The rows of backups from the manifests in their store: all that a restore needs, but not the name and description that its
+owner gave."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,5 +80,5 @@ def _row(found: Manifest, container: str, given: Given, volume: Row | None) -> d
         "availability_zone": volume["availability_zone"] if volume else given.zone,
         "data_timestamp": found.created_at,
         "created_at": found.created_at,
-        "held_file": None,  # which file the next one could start from only the database knew: it will be a full one
+        "held_file": None,  # only the database knew which file the next backup could start from: it will be a full one
     }

@@ -35,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Given:
-    """What the operator says, and where the share is in the configuration."""
+    """What the operator specified, and where the share is in the configuration."""
 
     backend: str
     share: str
@@ -158,7 +158,7 @@ def _behind(source: Source, snapshot_id: str, overlay: str) -> dict[str, Any]:
 
 
 def _snapshot(source: Source, volume: Document, snapshot_id: str, overlay: str) -> Row:
-    """The row of a snapshot nobody wrote down but in a file's name."""
+    """Returns the row of a snapshot that is only known from a file's name."""
     behind = _behind(source, snapshot_id, overlay)
     backing = source.images[behind["backing"]]
     return {
@@ -235,9 +235,8 @@ def _straight(source: Source) -> dict[str, str]:
 
 
 def _with_newer(source: Source, made: Rebuilt) -> Rebuilt:
-    """Overlays above the active file that nobody wrote down: the volume was snapshotted and the service died.
-
-    A guest may have written into them, and reading through an empty one changes nothing: so the last of them is active.
+    """Finds overlays above the active file that no document names: a snapshot was taken and the service died. A guest may have
+    written into them, and reading through an empty one changes nothing: so the last of them is active.
     """
     volume, snapshots, notes = dict(made.volume), list(made.snapshots), list(made.notes)
     known = {row["overlay"] for row in snapshots} | {volume["active_file"], volume["undo_file"]}
@@ -300,7 +299,7 @@ _SNAPSHOT_SHAPE: Mapping[str, Any] = {
 
 
 def check_record(record: Any, volume_id: str) -> None:
-    """Raises BadImage for a record that is not one of this volume: a share is written to by more than one program."""
+    """Raises BadImage for a record that is not a valid one of this volume: other programs may write to the share too."""
     name = names.record_name(volume_id)
     if not isinstance(record, dict) or not _is(record.get("version"), int) or record["version"] != 1:
         raise BadImage(f"{name} is no record of version 1")
@@ -338,12 +337,12 @@ def _check_values(row: Document, name: str) -> None:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """To Python, a boolean is a number; to a database it is none."""
+    """A boolean is a number in Python, but not in a database."""
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _check_texts(found: Any, name: str, depth: int = 0) -> None:
-    """What no database stores: a NUL, half a surrogate pair, and what is nested without end."""
+    """Refuses what no database stores: a NUL, half a surrogate pair, and documents that are nested too deeply."""
     if depth > _MOST_DEPTH:
         raise BadImage(f"{name} is nested too deeply")
     if isinstance(found, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in found):

@@ -30,9 +30,9 @@ def seen(connection: Connection, context: Context, attachment_id: str) -> Row:
 def create(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
     """Reserves the volume for a server (``instance_uuid``), and connects it when a connector is given.
 
-    The same volume and server again: the same attachment. Returns its id. Only a service is believed which server it is for:
-    of everybody else's, compute says whether it is one of the volume's project. Raises BadRequest, Conflict, NotFound;
-    ServiceUnavailable when compute does not say; BadImage, ChainConflict, ShareUnavailable when a connector is given and the
+    The same volume and server again: the same attachment. Returns its id. Only a service is believed about the server; for
+    everybody else compute says whether the server belongs to the volume's project. Raises BadRequest, Conflict, NotFound;
+    ServiceUnavailable when compute does not answer; BadImage, ChainConflict, ShareUnavailable when a connector is given and the
     volume's files are not fit to be opened.
     """
     instance = wanted.get("instance_uuid")
@@ -74,14 +74,14 @@ def create(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> st
 
 
 def _check_server(world: WorkerContext, volume: Row, server_id: str) -> None:
-    """Who may name any server fills the lists that another project's servers are looked after with."""
+    """Raises NotFound for a server of another project: its lists would show attachments that its owner did not make."""
     if not world.compute.has_server(volume["project_id"], server_id):
         raise NotFound(f"Instance {server_id} could not be found.")
 
 
 def _look_at(world: WorkerContext, volume: Row) -> None:
-    """A hypervisor opens whatever lies at a volume's name and all that it names (F9): it is told of no file that is
-    not the volume's own and of its size (R12)."""
+    """A hypervisor opens whatever is at a volume's name, and everything that names (F9). So it is only given a file that is the
+    volume's own and has its size (R12)."""
     active = observe.observe(world, volume).images[volume["active_file"]]
     if active.size != volume["size"] * GIB:
         raise ChainConflict(f"{active.name} has {active.size} bytes, but volume {volume['id']} has {volume['size']} GiB")
@@ -114,14 +114,14 @@ def complete(world: WorkerContext, context: Context, attachment_id: str) -> None
 
 
 def note_fault(world: WorkerContext, context: Context, volume_id: str, fault: str) -> None:
-    """Compute could not attach or detach the volume: says why, until that goes well. May be repeated."""
+    """Records why compute could not attach or detach the volume, until that succeeds. May be repeated."""
     with world.database.write() as connection:
         volumes.change(connection, lookup.volume(connection, context, volume_id)["id"], fault=fault)
 
 
 def report_guest_disk(world: WorkerContext, context: Context, attachment_id: str, present: bool) -> None:
-    """Compute's word on an attachment: whether the running guest was just seen with the disk. Changes no status, since the
-    volume is the server's until it is detached. May be repeated: the first look that missed it is what is kept."""
+    """Records compute's report on an attachment: whether the running guest was just seen with the disk. Changes no status,
+    since the volume is the server's until it is detached. May be repeated: the first look that missed it is what is kept."""
     with world.database.write() as connection:
         row = seen(connection, context, attachment_id)
         if not present and row["missing_since"] is None and row["status"] == "attached":
@@ -131,12 +131,10 @@ def report_guest_disk(world: WorkerContext, context: Context, attachment_id: str
 
 
 def delete(world: WorkerContext, context: Context, attachment_id: str) -> list[dict[str, Any]]:
-    """Releases the volume; returns what attachments remain.
-
-    What a server has, compute releases, which takes the disk out first. Everybody else needs the proof that nobody uses the
-    volume (``releasing``): whoever was told where it lies may have it open, long before the attachment is complete. That of a
-    server's complete one is taken from administrators only. Raises Conflict, Busy; ServiceUnavailable, ShareUnavailable when
-    nobody knows.
+    """Releases the volume; returns the attachments that remain. If a server has the volume, compute releases it, after it
+    removed the disk. Everybody else needs the proof that nobody uses the volume (``force_detach``): whoever was told where it
+    is may have it open, long before the attachment is complete. For a complete attachment of a server only administrators may
+    do so. Raises Conflict, Busy; ServiceUnavailable, ShareUnavailable when that is not known.
     """
     with world.database.read() as connection:
         row = seen(connection, context, attachment_id)
@@ -161,8 +159,8 @@ CHAIN_LIMITS = ("max_chain_depth", "chain_depth_warning", "minimum_free_mib")
 
 
 def connection_infos(world: WorkerContext, context: Context, attachment_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the hypervisor needs to open the volumes *now*, by attachment: always made from the active file, never stored.
-    An attachment that went meanwhile, or that the caller may not see, is not among them."""
+    """Returns what the hypervisor needs to open the volumes *now*, by attachment: always made from the active file, never
+    stored. An attachment that was deleted meanwhile, or that the caller may not see, is left out."""
     project = None if context.sees_all_projects else context.project_id
     with world.database.read() as connection:
         rows = attachments.by_ids(connection, attachment_ids, project)
@@ -172,7 +170,7 @@ def connection_infos(world: WorkerContext, context: Context, attachment_ids: Seq
 
 
 def _offline(connection: Connection, volume_ids: Sequence[str]) -> dict[str, str]:
-    """The operation by volume that may change its files at any moment, because its server is stopped."""
+    """Returns, by volume, the operation that may change its files at any moment, because its server is stopped."""
     found = operations.alone_on_resources(connection, [f"volume:{volume_id}" for volume_id in volume_ids])
     counts = [row for row in found if any(each["verb"] == "check_stopped" for each in row["plan"])]
     return {row["resource"].removeprefix("volume:"): row["id"] for row in counts}
@@ -180,8 +178,9 @@ def _offline(connection: Connection, volume_ids: Sequence[str]) -> dict[str, str
 
 def _connection_info(world: WorkerContext, volume: Row, offline: Mapping[str, str]) -> dict[str, Any]:
     info = world.backends.pool(volume).connection_info(volume["active_file"], volume["format"])
-    # Compute believes no header that names another volume's file, unless this says so.
+    # Compute refuses a header that names another volume's file, unless this allows it.
     foundation = volume["linked_to"]["file"] if volume["linked_to"] else None
-    # What compute refuses before it asks the guest for anything. It does not read our section of the configuration.
+    # Compute refuses a chain of this depth before it asks the guest for anything. It does not read our section of the
+    # configuration.
     limits = {name: getattr(world.settings.volumes, name) for name in CHAIN_LIMITS}
     return {**info, "foundation": foundation, "offline_operation": offline.get(volume["id"]), "chain_limits": limits}

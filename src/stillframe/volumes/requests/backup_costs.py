@@ -1,7 +1,7 @@
-"""What making, restoring or deleting a backup would cost, told without doing it.
+"""What creating, restoring or deleting a backup would cost, without doing it.
 
 Each answer has ``possible``, ``method``, ``steps``, ``bytes``, ``seconds``, ``why`` and ``dependants``, as for the deletion of
-a snapshot (``explaining``), and figures of its own. Numbers are bytes, and the most it can be; ``seconds`` is a guess.
+a snapshot (``chain/explain.py``), and figures of its own. Numbers are bytes and upper bounds; ``seconds`` is a guess.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ from stillframe.volumes.worker.context import WorkerContext
 REFUSALS = (BadBackup, BadImage, BadRequest, ChainConflict, Conflict, QuotaExceeded, ShareUnavailable)
 CLUSTER = 64 << 10
 _TABLE = 512 << 20  # of a disk, that one table of a qcow2 file with such clusters describes
-_MARGIN = 16  # a sixteenth: what cannot be compressed becomes larger by a little, and begins on sectors
+_MARGIN = 16  # a sixteenth: incompressible data becomes slightly larger, and begins at a sector
 
 Document = dict[str, Any]
 
@@ -41,7 +41,7 @@ def explain_create(world: WorkerContext, context: Context, wanted: Row) -> Docum
         found = backup_requests.prepare(world, context, wanted)
     except REFUSALS as error:
         return chain_explain.refused(error)
-    reads = 2 * found.stored if found.parent else found.stored  # an incremental one compares with what was
+    reads = 2 * found.stored if found.parent else found.stored  # an incremental one compares with the earlier content
     kept = stored_at_most(found.stored, found.before.images[found.file].size)
     told = {
         "method": "incremental backup" if found.parent else "full backup",
@@ -175,7 +175,7 @@ def _staging(world: WorkerContext, needed: int) -> Document:
 
 
 def _told(told: Document, check: Callable[[], None]) -> Document:
-    """The figures stay where the request would be refused now, and ``why`` is what it would be refused for."""
+    """The figures are also given when the request would be refused now; ``why`` is the reason."""
     answer: Document = {"possible": True, "steps": [], "dependants": [], **told}
     try:
         check()

@@ -69,7 +69,7 @@ class Prepared:
 
 
 def prepare(world: WorkerContext, context: Context, wanted: Row) -> Prepared:
-    """Looks whether a backup may be made, and of what. Changes nothing. Raises NotFound, BadRequest, Busy, ChainConflict."""
+    """Checks whether a backup may be made, and of what. Changes nothing. Raises NotFound, BadRequest, Busy, ChainConflict."""
     with world.database.read() as connection:
         volume = lookup.volume(connection, context, wanted["volume_id"])
         snapshot = lookup.snapshot(connection, context, wanted["snapshot_id"]) if wanted.get("snapshot_id") else None
@@ -90,8 +90,8 @@ def prepare(world: WorkerContext, context: Context, wanted: Row) -> Prepared:
 
 
 def hold(world: WorkerContext, found: Prepared, backup_id: str) -> Plan | None:
-    """How the content of a volume is kept still for its backup; None where a snapshot does. Raises Conflict for a chain that
-    is too deep, ShareUnavailable where there is no room, on the way or on the share."""
+    """Returns the plan that keeps a volume's content from changing during its backup; None when a snapshot does that. Raises
+    Conflict for a chain that is too deep, ShareUnavailable where there is no room, on the way or on the share."""
     staging.require_room(world.settings.staging_dir, found.staged)
     if found.snapshot is not None:
         return None
@@ -223,7 +223,7 @@ def _row(context: Context, found: Prepared, wanted: dict[str, Any]) -> dict[str,
 
 @dataclass(frozen=True)
 class Stored:
-    """A backup that can be restored, and what lies of it and of those it builds on in the store."""
+    """A backup that can be restored, and what the store has of it and of those that it builds on."""
 
     row: Row
     manifests: tuple[Manifest, ...]
@@ -247,8 +247,8 @@ def stored(world: WorkerContext, context: Context, backup_id: str) -> Stored:
 
 
 def restore(world: WorkerContext, context: Context, backup_id: str, volume_id: str | None, name: str | None) -> dict[str, Any]:
-    """Restores a backup into a volume of its own, or in the place of what an unattached volume holds. Returns
-    ``{"backup_id", "volume_id", "volume_name"}``."""
+    """Restores a backup into a new volume, or replaces the content of an unattached volume. Returns ``{"backup_id",
+    "volume_id", "volume_name"}``."""
     found = stored(world, context, backup_id)
     backup = found.row
     with world.database.read() as connection:
@@ -359,14 +359,14 @@ def reset_status(world: WorkerContext, context: Context, backup_id: str, status:
 
 
 def export_record(world: WorkerContext, context: Context, backup_id: str) -> dict[str, str]:
-    """Returns what ``import_record`` makes the row of again, here or elsewhere."""
+    """Returns the record from which ``import_record`` makes the row again, here or elsewhere."""
     with world.database.read() as connection:
         row = lookup.backup(connection, context, backup_id)
     return record.export_record(row)
 
 
 def import_record(world: WorkerContext, context: Context, backup_service: str, backup_url: str) -> str:
-    """Makes the row of a backup again from its record. What the store holds is looked at first, and believed before it."""
+    """Makes the row of a backup again from its record. The store is checked first, and believed rather than the record."""
     found = record.import_record(backup_service, backup_url)
     manifests = chain.read_manifests(world.repository(found.container), found.volume_id, found.stored_id)
     own = manifests[-1]

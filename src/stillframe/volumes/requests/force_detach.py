@@ -34,8 +34,8 @@ def force_detach(world: WorkerContext, context: Context, volume_id: str, attachm
 def release(world: WorkerContext, held: Row, named: bool = True) -> Sequence[Row]:
     """Ends the attachment ``held`` when nobody uses the volume; returns the attachments that remain. Rows change, nothing else.
 
-    Raises Conflict, with ``named`` naming who uses it: members of a project are not told of programs and others' servers.
-    Raises Busy; ServiceUnavailable and ShareUnavailable when that is not known."""
+    Raises Conflict, with ``named`` naming who uses it: members of a project are not shown programs and servers of others.
+    Raises Busy; ServiceUnavailable and ShareUnavailable when it is not known who uses it."""
     with world.database.read() as connection:
         volume = volumes.get(connection, held["volume_id"], None)
         assert volume is not None
@@ -65,7 +65,7 @@ def drop(connection: Connection, held: Row) -> Sequence[Row]:
     attachments.delete(connection, held["id"])
     remaining = attachments.list_page(connection, None, Page(filters={"volume_id": held["volume_id"]}))
     if not remaining:
-        # What is given up before the server had it keeps the reason why.
+        # A volume that is released before the server had it keeps the reason.
         values = {"fault": None} if held["status"] == "attached" else {}
         volumes.move(connection, held["volume_id"], ("reserved", "attaching", "in-use", "detaching"), "available", **values)
     return remaining

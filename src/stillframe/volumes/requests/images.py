@@ -24,7 +24,7 @@ FORMATS = ("raw", "qcow2")
 def create_volume(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
     """A new volume with an image's content; ``wanted`` as ``volume_making.create`` has it, with imageRef.
 
-    What can be told from the image's description is refused at once; its content is looked at when it is here.
+    What the image's description shows is checked at once; its content is checked after the download.
     """
     if wanted.get("size") is None:
         raise BadRequest("size is missing: a volume from an image needs one")

@@ -54,7 +54,7 @@ def manage(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> st
 
 
 def _refuse_unfit(share: Share, image: Image, used: Mapping[str, Sequence[str]], seconds: float) -> None:
-    """The one answer of the request and of the list; ``seconds`` bound the look into the file. Raises BadImage, FileInUse."""
+    """Decides for both the request and the list; ``seconds`` bound the inspection of the file. Raises BadImage, FileInUse."""
     name = image.name
     if image.backing is not None:
         raise BadImage(f"{name} is backed by {image.backing}; only a file that stands alone can be taken over")
@@ -85,7 +85,7 @@ def find_pool(world: WorkerContext, host: str) -> Pool:
 
 def manageable(world: WorkerContext, context: Context, host: str, offset: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
     """Returns the image files on a share, with whether and why not each can be taken over: ``limit`` of them in the order of
-    their names, after the first ``offset``. Who uses them is looked for once, for all of them."""
+    their names, after the first ``offset``. The users of all of them are looked up once."""
     share = find_pool(world, host).share()
     listed = [name for name in share.listing() if not (name.startswith(".") or name.endswith((".info", ".record")))]
     page = listed[offset : offset + limit]

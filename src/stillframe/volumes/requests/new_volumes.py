@@ -28,7 +28,7 @@ LINKED = "stillframe:linked_clone"  # extra spec of a volume type
 
 @dataclass(frozen=True)
 class Making:
-    """A new volume as far as it is known: its source's share of the row, the pool, the operation that makes it."""
+    """A new volume as far as it is known: what its source contributes to the row, the pool, the operation that creates it."""
 
     pool: Pool
     columns: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Making:
     source: Row | None = None  # the volume that is read
     snapshot: Row | None = None  # what of it: one of its snapshots, not its active file
     backup: Row | None = None  # the backup that is read
-    promises: bool = True  # False: its file is on the share already, and holds what it holds
+    promises: bool = True  # False: its file is on the share already, with its content
 
 
 def create(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
@@ -70,7 +70,7 @@ def find_type(world: WorkerContext, wanted: Mapping[str, Any], default: str | No
 
 
 def insert(world: WorkerContext, context: Context, wanted: Mapping[str, Any], type_row: Row, making: Making) -> str:
-    """Writes the row and the operation in one transaction, quota and source looked at again inside it."""
+    """Writes the row and the operation in one transaction, in which quota and source are checked again."""
     volume_id = str(uuid.uuid4())
     row = {
         "id": volume_id,
@@ -104,7 +104,7 @@ def insert(world: WorkerContext, context: Context, wanted: Mapping[str, Any], ty
 
 
 def _check_source(connection: Connection, making: Making) -> None:
-    """What is read must be what it was when it was looked at, and nobody may be about to change it."""
+    """Raises Conflict unless the source is still as it was when it was checked, and nobody is about to change it."""
     if making.backup is not None:
         check_backup(connection, making.backup)
     if making.source is None:
@@ -119,7 +119,7 @@ def _check_source(connection: Connection, making: Making) -> None:
 
 
 def check_backup(connection: Connection, backup: Row) -> None:
-    """Raises Conflict for a backup that is going or gone. Called in the transaction that begins to read it."""
+    """Raises Conflict for a backup that is deleted or being deleted. Called in the transaction that begins to read it."""
     record.refuse_if_busy(connection, f"backup:{backup['id']}", shared=True)
     fresh = backups.get(connection, backup["id"], None)
     if fresh is None or fresh["status"] != "available":
@@ -180,7 +180,7 @@ class Parts:
 
 
 def _same_pool(world: WorkerContext, parts: Parts) -> Pool:
-    """A copy lies on its source's share: nothing is copied between shares."""
+    """Returns the source's share for a copy: nothing is copied between shares."""
     pool, name = world.backends.pool(parts.source), parts.type_row["name"]
     if pool not in world.backends.of_type(parts.type_row["extra_specs"]):
         raise BadRequest(
@@ -208,7 +208,8 @@ def _copying(world: WorkerContext, context: Context, wanted: dict[str, Any], par
 def _linked(world: WorkerContext, context: Context, wanted: dict[str, Any], parts: Parts) -> str:
     """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
     pool, size = _same_pool(world, parts), wanted["size"] * GIB
-    observe.observe(world, parts.source)  # nothing but an overlay is made: QEMU would be the first to look at what is below
+    # Only an overlay is made, so nothing else would inspect the files below before QEMU opens them.
+    observe.observe(world, parts.source)
     scheduler.check_room(world.backends, parts.source, wanted["size"])
     linked = {"volume_id": parts.source["id"], "file": parts.origin["name"], "format": parts.origin["format"]}
     made = {**parts.columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}

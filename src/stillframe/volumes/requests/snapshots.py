@@ -62,7 +62,7 @@ def _time(text: str) -> datetime:
 
 
 def create(world: WorkerContext, context: Context, volume_id: str, wanted: dict[str, Any]) -> str:
-    """Snapshots a volume nothing is attached to, through qemu-img. Returns the snapshot's id.
+    """Takes a snapshot of a volume that nothing is attached to, through qemu-img. Returns the snapshot's id.
 
     Raises BadRequest for an attached one: its server is asked for an assisted snapshot instead.
     """
@@ -151,7 +151,8 @@ def _check_deletable(world: WorkerContext, volume: Row, rows: Sequence[Row], for
 
 
 def _holds_nothing(tree: Tree, row: Row) -> bool:
-    """A snapshot that failed has no data; only its row goes. Raises ChainConflict where one has lost its data."""
+    """Tells whether a snapshot failed and has no data: then only its row is deleted. Raises ChainConflict for one that has lost
+    its data."""
     if row["id"] in tree.snapshots:
         return False
     if row["status"] != "error":
@@ -184,7 +185,8 @@ def _delete(world: WorkerContext, context: Context, found: tuple[Row, Tree], row
 
 
 def _check_sound(world: WorkerContext, volume: Row, planned: plan.Plan, hand: Hand) -> None:
-    """Offline every file is repaired first. Under a running server none can be: what is only read may be as it is."""
+    """Raises NotSound unless the files may be merged. Offline every file is repaired first. Under a running server none can be
+    repaired; files that are only read may stay as they are."""
     world.share(volume).check_sound(volume["id"], written(planned.steps) if hand.running else None)
 
 
@@ -194,7 +196,7 @@ def explain(world: WorkerContext, context: Context, snapshot_id: str) -> dict[st
 
 
 def explain_several(world: WorkerContext, context: Context, snapshot_ids: Sequence[str]) -> dict[str, Any]:
-    """What a deletion would do, without doing it: ``{"method", "steps": [{"step", "file", "into", "bytes"}], "bytes",
+    """Returns what a deletion would do, without doing it: ``{"method", "steps": [{"step", "file", "into", "bytes"}], "bytes",
     "seconds", "why", "dependants", "busy", "possible", "share_free"}``. ``seconds`` is a guess at RATE_MIB a second, or the
     configured limit; ``busy`` the operation that has to end before it is possible."""
     with world.database.read() as connection:
@@ -225,8 +227,8 @@ def explain_several(world: WorkerContext, context: Context, snapshot_ids: Sequen
 
 
 def cancel_deletion(world: WorkerContext, context: Context, snapshot_id: str) -> None:
-    """Gives up a deletion that merges under a running server. A merge down that has begun leaves the snapshot
-    ``error_deleting``: it can only be deleted; a pull leaves it as it was. Raises Conflict when nothing can be given up."""
+    """Cancels a deletion that merges under a running server. A merge down that has begun leaves the snapshot
+    ``error_deleting``: it can only be deleted; a pull leaves it as it was. Raises Conflict when nothing can be cancelled."""
     with world.database.read() as connection:
         row = lookup.snapshot(connection, context, snapshot_id)
         busy = journal.on_resource(connection, f"volume:{row['volume_id']}")
@@ -242,7 +244,8 @@ def cancel_deletion(world: WorkerContext, context: Context, snapshot_id: str) ->
 
 
 def _check_space(world: WorkerContext, volume: Row, needed: int) -> None:
-    """A merge may need room for all it copies. Where nothing is copied, deleting works on a full share too."""
+    """Raises ShareUnavailable unless there is room for all that a merge may copy. A deletion that copies nothing works on a
+    full share too."""
     share = world.share(volume)
     free = share.free()
     if free < needed:
@@ -252,7 +255,7 @@ def _check_space(world: WorkerContext, volume: Row, needed: int) -> None:
 
 
 def reset_status(world: WorkerContext, context: Context, snapshot_id: str, status: str) -> None:
-    """``os-reset_status``: an administrator's word on a status that went wrong. It changes the row and nothing else."""
+    """``os-reset_status``: an administrator corrects a status. It changes the row and nothing else."""
     with world.database.write() as connection:
         row = lookup.snapshot(connection, context, snapshot_id)
         record.refuse_if_busy(connection, f"volume:{row['volume_id']}")
@@ -282,7 +285,7 @@ def _check_may_record(world: WorkerContext, connection: Connection, volume: Row,
         raise BadRequest(f"Invalid volume: volume {volume['id']} must be in-use, but it is {volume['status']}")
     if wanted.get("size") not in (None, volume["size"]):
         raise BadRequest(f"size {wanted['size']} is not the volume's, {volume['size']} GiB")
-    # What an operation makes of the chain was planned with the file that is active now; the switch would change it under it.
+    # An operation on the chain was planned with the present active file; the switch would change that while it runs.
     record.refuse_if_busy(connection, f"volume:{volume['id']}", shared=True)
     lookup.check_snapshot_quota(world, connection, volume, lookup.refuse_if_being_taken(connection, volume["id"]))
 
@@ -292,7 +295,7 @@ def finalize_metadata(world: WorkerContext, context: Context, snapshot_id: str, 
     with world.database.write() as connection:
         row = lookup.snapshot(connection, context, snapshot_id)
         active = wanted.get("active_file") or row["overlay"]
-        if active != row["overlay"]:  # of a repeat too: who says another file has not finished this snapshot
+        if active != row["overlay"]:  # for a repeat too: a caller that names another file has not finished this snapshot
             raise BadRequest(f"active_file {active[:120]!r} is not the snapshot's overlay {row['overlay']}")
         if row["status"] == wanted["status"] and _is_repeat(row, wanted):
             return
@@ -306,7 +309,7 @@ def finalize_metadata(world: WorkerContext, context: Context, snapshot_id: str, 
             changes["created_at"] = _time(wanted["created_at"])
         snapshots.change(connection, row["id"], **changes)
         volumes.change(connection, row["volume_id"], active_file=active, format="qcow2")
-        # The rows are right already; the files beside the volume may come after the other volumes of the set are finalized.
+        # The rows are right already; the files beside the volume may be written after the set's other volumes are finalized.
         record.submit(connection, chain_metadata.request(row["volume_id"], context.request_id, chain_metadata.PAUSE_SECONDS))
 
 
@@ -326,8 +329,8 @@ def drop_metadata(world: WorkerContext, context: Context, snapshot_id: str) -> N
 
 
 def update_status(world: WorkerContext, context: Context, snapshot_id: str, status: str, progress: str | None) -> None:
-    """``os-update_snapshot_status``: Nova's report, whose 90 % may come after more was seen. Raises BadRequest for a transition
-    Cinder does not know."""
+    """``os-update_snapshot_status``: Nova's report; its 90 % may arrive after a higher figure. Raises BadRequest for a
+    transition Cinder does not know."""
     with world.database.write() as connection:
         row = lookup.snapshot(connection, context, snapshot_id)
         if status not in NOVA_REPORTS.get(row["status"], ()):

@@ -1,4 +1,4 @@
-"""Requests about volumes that exist, as the worker takes them: rename, extend, revert, delete, reset, give up."""
+"""Requests about volumes that exist, as the worker takes them: rename, extend, revert, delete, reset, unmanage."""
 
 import uuid
 from collections.abc import Sequence
@@ -85,8 +85,8 @@ def unset_image_metadata(world: WorkerContext, context: Context, volume_id: str,
 
 
 def delete(world: WorkerContext, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
-    """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots go with it; ``force`` is for admins and
-    lets go of a volume in any status. Raises BadRequest, Conflict listing what depends on it."""
+    """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots are deleted too; ``force`` is for
+    administrators and deletes a volume in any status. Raises BadRequest, Conflict listing what depends on it."""
     _refuse_foreign_readers(world, context, volume_id)
     with world.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
@@ -113,7 +113,7 @@ def delete(world: WorkerContext, context: Context, volume_id: str, cascade: bool
 def _refuse_foreign_readers(world: WorkerContext, context: Context, volume_id: str) -> None:
     with world.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
-    with suppress(ShareUnavailable, BadConfiguration):  # looked at again before anything is removed
+    with suppress(ShareUnavailable, BadConfiguration):  # checked again before anything is removed
         if row["share"]:
             file_users.refuse_foreign_readers(world, world.share(row), row["id"])
 
@@ -161,10 +161,9 @@ def extend(world: WorkerContext, context: Context, volume_id: str, new_size: int
 
 
 def unchanged(connection: Connection, row: Row, before: Tree | None = None) -> Row:
-    """Returns the row as it is now. Raises Conflict when it, or what its files are needed for, is not what was planned with,
-    or an operation holds it.
-
-    Called inside the transaction: an attach, a linked clone or another operation may have come and gone between."""
+    """Returns the row as it is now. Raises Conflict when the row, or what its files are needed for, has changed since the plan
+    was made, or an operation holds it. Called inside the transaction, because an attach, a linked clone or another operation
+    may have happened in between."""
     record.refuse_if_busy(connection, f"volume:{row['id']}")
     lookup.refuse_if_being_taken(connection, row["id"])
     fresh = volumes.get(connection, row["id"], None)
@@ -179,8 +178,8 @@ def unchanged(connection: Connection, row: Row, before: Tree | None = None) -> R
 
 
 def revert(world: WorkerContext, context: Context, volume_id: str, snapshot_id: str, newer: str | None) -> None:
-    """Lets the volume's writes start anew from a snapshot. ``newer`` says what becomes of newer snapshots, "keep" or
-    "remove"; without it only the newest snapshot, of the volume's size, is taken, as Cinder has it."""
+    """Reverts the volume to a snapshot: its writes start anew from there. ``newer`` says what becomes of newer snapshots,
+    "keep" or "remove"; without it only the newest snapshot, of the volume's size, is taken, as Cinder has it."""
     with world.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
         snapshot = lookup.snapshot(connection, context, snapshot_id)
@@ -232,13 +231,13 @@ def _change(context: Context, kind: str, row: Row, plans: tuple[Tree, Plan, Hand
 
 
 def visible(world: WorkerContext, row: Row, tree: Tree) -> plan.Visible:
-    """What a plan asks to weigh files: bytes that a reader finds in a file and in those below it."""
+    """Returns the function by which a plan weighs files: bytes that a reader finds in a file and in those below it."""
     share, shared = world.share(row), row["status"] == "in-use"
     return lambda name: share.visible(name, tree.images[name].format, shared)
 
 
 def undo_revert(world: WorkerContext, context: Context, volume_id: str) -> None:
-    """Back to before the last revert, as long as nothing was written since. Raises Conflict when there is nothing to undo."""
+    """Undoes the last revert, as long as nothing was written since. Raises Conflict when there is nothing to undo."""
     with world.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
     hand = hand_for(world, row)
@@ -256,7 +255,7 @@ def undo_revert(world: WorkerContext, context: Context, volume_id: str) -> None:
 
 
 def reset_status(world: WorkerContext, context: Context, volume_id: str, status: str) -> None:
-    """``os-reset_status``: an administrator's word on a status that went wrong. It changes the row and nothing else."""
+    """``os-reset_status``: an administrator corrects a status. It changes the row and nothing else."""
     with world.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
         record.refuse_if_busy(connection, f"volume:{row['id']}")
@@ -292,7 +291,7 @@ def _why_not_status(row: Row, attached: Sequence[Row], status: str) -> str:
 
 
 def unmanage(world: WorkerContext, context: Context, volume_id: str) -> None:
-    """Gives a volume up: its file stays on the share under another name, the row goes."""
+    """Unmanages a volume: its file stays on the share under another name, the row is deleted."""
     with world.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
         _refuse_unless_alone(connection, row)

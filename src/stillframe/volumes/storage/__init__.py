@@ -1,1 +1,1 @@
-"""Backends, their shares and drivers, and which of them a new volume comes to lie on."""
+"""Backends, their shares and drivers, and the scheduler that chooses one for a new volume."""

@@ -1,4 +1,4 @@
-"""The enabled backends and their shares: mounted when first needed, asked whether they are still what they were."""
+"""The enabled backends and their shares: mounted when first needed, and checked to be still the same."""
 
 import logging
 import threading
@@ -59,7 +59,7 @@ class Pool:
         deployment = deployments.own(self.database)
         if share_id is None:
             share_id = self._remembered(directory.claim(path, deployment))
-        elif directory.is_unclaimed(path, share_id):  # it was ours before markers named their deployment
+        elif directory.is_unclaimed(path, share_id):  # made by us before markers named their deployment
             directory.claim(path, deployment)
         prober = None if self.options.volume_driver == "local" else Prober(path, self.options.probe_seconds)
         return DirectoryShare(path, share_id, self.minimum_free, self._raw_files, prober, deployment)
@@ -73,7 +73,7 @@ class Pool:
         path = Path(self.export.export)
         trust.require_place(path, "share_dir")
         directory.refuse_foreign(path, directory.marker_of(path), deployments.own(self.database))
-        with suppress(ShareUnavailable, BadConfiguration):  # told to whoever uses it
+        with suppress(ShareUnavailable, BadConfiguration):  # reported to whoever uses the share
             self.share()
 
     def _remembered(self, share_id: str) -> str:
@@ -106,7 +106,7 @@ class Pool:
 
 
 class Backends:
-    """Every share of every enabled backend, in the order of the configuration."""
+    """Returns every share of every enabled backend, in the order of the configuration."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.pools = [pool for name in settings.backends for pool in _pools(settings, database, name)]
@@ -127,7 +127,7 @@ class Backends:
         return [pool for pool in self.pools if wanted in (None, pool.options.volume_backend_name, pool.backend)]
 
     def sweep(self) -> None:
-        """Takes away what crashes left; a share that does not answer, or where that is not allowed, is left alone."""
+        """Removes what crashes left; a share that does not answer, or on which that is not allowed, is left alone."""
         for pool in self.pools:
             try:
                 pool.share().sweep()

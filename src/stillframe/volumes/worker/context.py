@@ -1,4 +1,4 @@
-"""What block storage's operations work on: the database, the backends, the doors to compute and images, the backup store."""
+"""The worker context of block storage: the database, the backends, the clients of compute and images, the backup store."""
 
 import threading
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ class WorkerContext:
     compute: ComputeDoor
     images: ImageDoor
     settings: Settings
-    stopping: threading.Event = field(default_factory=threading.Event)  # who only waits is to leave it to the next worker
+    stopping: threading.Event = field(default_factory=threading.Event)  # waiting is then left to the next worker
 
     def share(self, place: Mapping[str, Any]) -> Share:
         """Returns the share a volume lies on: ``place`` is its row or an operation's intent, with backend and share."""
         return self.backends.share(place)
 
     def lane(self, operation: Operation) -> str:
-        """The share an operation works on: one that hangs holds up its own operations only."""
+        """Returns the lane of an operation, its share: a share that hangs delays its own operations only."""
         place = operation.intent.get("share")
         if place is None and "volume_id" in operation.intent:
             with self.database.read() as connection:
@@ -43,7 +43,8 @@ class WorkerContext:
         return str(place or "")
 
     def repository(self, container: str) -> Repository:
-        """Returns the backup store, seen to be the one it was. Raises BackupStoreUnavailable, BadConfiguration."""
+        """Returns the backup store, after a check that it is still the same store. Raises BackupStoreUnavailable,
+        BadConfiguration."""
         options, url = self.settings.volumes, self.settings.backup_url
         credentials = Path(options.backup_s3_credentials_file) if options.backup_s3_credentials_file else None
         store = Store(url, options.backup_s3_endpoint, options.backup_s3_region, credentials)

@@ -1,5 +1,5 @@
-"""Who uses a file of a share, or a volume: asked before it is taken over, changed, given up or released, and by the list of
-what may be."""
+"""Who uses a file of a share, or a volume: asked before it is managed, changed, unmanaged or released, and by the list of
+manageable files."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ Described = Mapping[str, Sequence[str]]  # file -> servers whose descriptions na
 
 
 def described(world: WorkerContext, share: Share) -> Described:
-    """Of files that may be anybody's: a saved memory that cannot be read may need each. Raises ServiceUnavailable: who cannot
-    ask compute does not know."""
+    """For files that may belong to anybody: a saved state that cannot be read may need any of them. Raises ServiceUnavailable
+    when compute cannot be asked."""
     return world.compute.named_files(share.path, sure=True)
 
 
@@ -29,12 +29,12 @@ def users(share: Share, wanted: Collection[str], named: Described) -> Mapping[st
 
 
 def refuse_if_used(world: WorkerContext, share: Share, name: str, verb: str) -> None:
-    """``verb`` says what was to be done, such as "taken over". Raises FileInUse naming every user, ServiceUnavailable."""
+    """``verb`` says what was requested, such as "taken over". Raises FileInUse naming every user, ServiceUnavailable."""
     refuse_users(name, users(share, [name], described(world, share)), verb)
 
 
 def refuse_users(name: str, used: Mapping[str, Sequence[str]], verb: str) -> None:
-    """As ``refuse_if_used``, for who has asked for the ``users`` already. Raises FileInUse."""
+    """As ``refuse_if_used``, when the ``users`` are known already. Raises FileInUse."""
     found = used.get(name)
     if found:
         raise FileInUse(f"{name} cannot be {verb}: {'; '.join(found[:10])}", users=found[:100])
@@ -42,7 +42,7 @@ def refuse_users(name: str, used: Mapping[str, Sequence[str]], verb: str) -> Non
 
 def users_of_volume(world: WorkerContext, volume: Row) -> list[str]:
     """Says in words who uses a file of the volume: descriptions of servers, live, inactive and saved, locks of QEMU on any
-    host, open files of programs on this one. Raises ServiceUnavailable, ShareUnavailable: then nobody knows."""
+    host, open files of programs on this one. Raises ServiceUnavailable, ShareUnavailable when that is not known."""
     found = [_described(each) for each in world.compute.users_of(volume["id"])]
     share = world.share(volume)
     own = share.files(volume["id"])
@@ -65,9 +65,9 @@ def opened(directory: Path, own: Sequence[str]) -> dict[str, list[str]]:
 
 
 def naming(world: WorkerContext, share: Share, volume_id: str) -> list[str]:
-    """Returns the servers any of whose descriptions, live, inactive or saved, names a file of the volume. A
-    saved memory that cannot be read is passed over: what it needs is attached to its server, and is released only when that
-    is known. Raises ServiceUnavailable: who cannot ask compute does not know."""
+    """Returns the servers any of whose descriptions, live, inactive or saved, names a file of the volume. A saved state that
+    cannot be read is left out: what it needs is attached to its server, and is released only when it can be read. Raises
+    ServiceUnavailable when compute cannot be asked."""
     named = world.compute.named_files(share.path)
     return sorted({server for name in share.files(volume_id) for server in named.get(name, ())})
 
@@ -81,8 +81,8 @@ def named_by(volume_id: str, servers: Sequence[str]) -> str:
 
 
 def refuse_if_named(world: WorkerContext, share: Share, volume_id: str) -> None:
-    """Raises Conflict when a server would go on with a file of an unattached volume: a snapshot makes another file the active
-    one, and what that server wrote would go into the snapshot. Raises ServiceUnavailable."""
+    """Raises Conflict when a server uses a file of an unattached volume: a snapshot makes another file the active one, and what
+    that server writes would go into the snapshot. Raises ServiceUnavailable."""
     servers = naming(world, share, volume_id)
     if servers:
         raise Conflict(named_by(volume_id, servers), servers=servers)

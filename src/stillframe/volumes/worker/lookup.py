@@ -1,4 +1,4 @@
-"""Finds rows as a caller may see them, and says what a project may have."""
+"""Finds rows that a caller may see, and the limits of a project."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -39,8 +39,8 @@ def backup(connection: Connection, context: Context, backup_id: str) -> Row:
 
 
 def with_more(context: Context, known: Mapping[str, str] | None, added: Mapping[str, str]) -> dict[str, str]:
-    """Returns metadata with what is added to it or changed in it. Raises QuotaExceeded when there are too many pairs: added
-    request by request they make every list, and the record on the share, as long as somebody likes."""
+    """Returns metadata with what is added to it or changed in it. Raises QuotaExceeded when there are too many pairs:
+    otherwise, request by request, every list and the record on the share could grow without limit."""
     merged = {**(known or {}), **added}
     if len(merged) > max(MOST_METADATA, len(known or {})) and not context.has_service_identity:
         raise QuotaExceeded(f"it would have {len(merged)} metadata pairs, at most {MOST_METADATA} are allowed")
@@ -76,7 +76,7 @@ _USED: Mapping[str, Callable[[Connection, str], int]] = {
 
 
 def used(connection: Connection, project_id: str) -> dict[str, int]:
-    """Returns what the project has of everything that has a limit."""
+    """Returns how much the project has of everything that has a limit."""
     return {resource: count(connection, project_id) for resource, count in _USED.items()}
 
 
@@ -124,7 +124,7 @@ def refuse_if_being_taken(connection: Connection, volume_id: str) -> Sequence[Ro
 
 
 def refuse_if_busy(connection: Connection, volume_id: str, shared: bool = False) -> None:
-    """Raises Busy naming the operation that holds the volume; with ``shared`` one that only reads is in nobody's way."""
+    """Raises Busy naming the operation that holds the volume; with ``shared`` an operation that only reads does not count."""
     busy = volumes.busy_operation(connection, volume_id, shared)
     if busy:
         raise Busy(f"volume {volume_id} is busy with operation {busy}", operation_id=busy)

@@ -1,5 +1,5 @@
-"""One plan, three hands: offline where nothing is attached; for a stopped server offline too, and its definition follows;
-for a running one through compute, which merges live."""
+"""One plan, three executors: offline when nothing is attached; for a stopped server also offline, and its definition follows;
+for a running server through compute, which merges live."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Hand:
 
     @property
     def usual_bandwidth_mib(self) -> int:
-        """MiB a second that compute lets a merge copy which names no limit; 0: nothing bounds it."""
+        """Returns how many MiB a second a merge without a limit of its own may copy; 0: no limit."""
         return int(self.server.get("merge_bandwidth_mib") or 0) if self.server and self.running else 0
 
     @property
@@ -60,7 +60,7 @@ def hand_for(world: WorkerContext, volume: Row, bandwidth_mib: int = 0) -> Hand:
 
 
 def documents(volume: Row, before: Tree, steps: Sequence[Step], hand: Hand) -> list[Document]:
-    """Returns the plan as the journal stores it, for the hand that is to do it."""
+    """Returns the plan as the journal stores it, for the executor that carries it out."""
     plain = to_documents(steps)
     if hand.server is None:
         return [step("check_unused"), *plain]
@@ -71,8 +71,8 @@ def documents(volume: Row, before: Tree, steps: Sequence[Step], hand: Hand) -> l
 
 
 def _with_definition(volume: Row, plain: Sequence[Document]) -> list[Document]:
-    """Before it is recorded that another file is active, the server's definition names it; before the active file gets another
-    name, too: a server that is started all the same, by somebody else, finds no file then, and none is renamed under it."""
+    """The server's definition names the new active file before that is recorded, and the new name before the active file is
+    renamed: if somebody else starts the server nevertheless, it finds no file, and none is renamed while it is open."""
     found: list[Document] = []
     active, committed = volume["active_file"], None
 
@@ -96,7 +96,7 @@ def _with_definition(volume: Row, plain: Sequence[Document]) -> list[Document]:
 
 
 def _live(each: Document, open_: set[str], hand: Hand) -> Document:
-    """A commit or a pull of files the guest has open is compute's to do."""
+    """Tells whether compute must carry out the step: a commit or a pull of files that the guest has open."""
     args = each["args"]
     if each["verb"] == "Commit" and args["top"] in open_:
         info = {"file_to_merge": args["top"], "merge_target_file": args["base"]}

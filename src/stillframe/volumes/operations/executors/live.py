@@ -22,12 +22,12 @@ from stillframe.volumes.worker import file_users
 from stillframe.volumes.worker.context import WorkerContext
 
 SHORTEST_POLL_SECONDS = 0.02
-STAY_SECONDS = 0.25  # a small merge is over by then; a longer one keeps no thread
+STAY_SECONDS = 0.25  # a small merge has ended by then; a longer one keeps no thread
 SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.25, 5.0
 
 
 def merge_id(operation_id: str, key: str) -> str:
-    """The id compute knows a step's merge by: the same step again is the same merge."""
+    """Returns the id of a step's merge at compute: the same step again is the same merge."""
     return str(uuid.uuid5(uuid.UUID(operation_id), key))
 
 
@@ -37,7 +37,8 @@ def _merged(world: WorkerContext, operation: Operation, args: Document) -> Docum
 
 
 def _merge(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    """Asks compute, and looks again until it has ended. What it ended with is compute's word, which has looked at the chain."""
+    """Requests the merge from compute and checks until it has ended. Compute has verified the chain, so its result is
+    believed."""
     wanted = merge_id(operation.id, args["key"])
     notes = operation.notes(args["key"])
     if not notes:
@@ -50,7 +51,7 @@ def _merge(world: WorkerContext, operation: Operation, args: Document) -> Docume
     if found["status"] != "running":
         _told(found, operation.id)
     if found["fault"]:
-        wait(world, operation, found["fault"]["message"])  # compute tries again by itself
+        wait(world, operation, found["fault"]["message"])  # compute retries by itself
     waited = notes.get("waited", 0.0)
     seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, waited / 10))
     shown = _show(world, operation, found, notes.get("shown", -1))
@@ -58,8 +59,8 @@ def _merge(world: WorkerContext, operation: Operation, args: Document) -> Docume
 
 
 def _stay(world: WorkerContext, wanted: str) -> Document:
-    """Returns what compute says of the merge when it has ended, or after a moment: most are over within one, and the guest's
-    owner waits for the end."""
+    """Returns compute's document of the merge when it has ended, or after a moment: most end within it, and somebody waits for
+    them."""
     began = time.monotonic()
     while True:
         found = world.compute.merge_status(wanted)
@@ -78,7 +79,7 @@ def _told(found: Document, deletion_id: str) -> None:
             f"merge {found['id']} is parked: {fault['message']}. When it is done, 'stillframe operation retry {deletion_id}'"
             " ends the deletion"
         )
-    # Given up, or refused before anything was merged: the snapshot's rows say what is left.
+    # Cancelled, or refused before anything was merged: the snapshot's row says what is left.
     details = fault["details"]
     raise Cancelled(fault["message"], merged=bool(details.get("merged") or details.get("begun")))
 
@@ -114,7 +115,7 @@ def _switched(world: WorkerContext, operation: Operation, args: Document) -> Doc
 
 
 def _switch(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    """What a server that somebody starts behind our back writes is committed when it has stopped again."""
+    """If somebody starts the server without our knowledge, what it writes is committed when it has stopped again."""
     try:
         server = world.compute.server_of(operation.intent["volume_id"])
         if args.get("committed") and server is not None and not server["active"]:

@@ -1,4 +1,5 @@
-"""The steps of a chain's plan, done offline through qemu-img: how each is seen to be done, done, and put back.
+"""The steps of a chain's plan, done offline through qemu-img: for each how to tell that it is done, how to do it, and how to
+undo it.
 
 Every operation's intent names volume_id, backend and share; ``before`` is the active file when it was planned.
 """
@@ -31,7 +32,7 @@ def never(_world: WorkerContext, _operation: Operation, _args: Document) -> None
 
 
 def check_unused(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    """As ``check_closed``, before files are changed or get other names: then nothing may be based on one either. Raises
+    """As ``check_closed``, before files are changed or renamed: then nothing may be based on one of them either. Raises
     FileInUse too."""
     check_closed(world, operation, args)
     file_users.refuse_foreign_readers(world, share_of(world, operation), operation.intent["volume_id"])
@@ -39,9 +40,10 @@ def check_unused(world: WorkerContext, operation: Operation, args: Document) -> 
 
 
 def check_closed(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    """Before anything is done offline, whatever the volume's row says: no program has a file of it open or locked, and no
-    description of a server, live, inactive or saved, names one. ``args`` may hold the ``volume_id`` of another one on the same
-    share, which is read. Raises as ``refuse_or_wait``; ServiceUnavailable and ShareUnavailable when nobody knows."""
+    """Checks before anything is done offline, whatever the volume's row says, that no program has a file of it open or locked
+    and that no description of a server, live, inactive or saved, names one. ``args`` may hold the ``volume_id`` of another one
+    on the same share, which is read. Raises as ``refuse_or_wait``; ServiceUnavailable and ShareUnavailable when that is not
+    known."""
     volume_id = args.get("volume_id") or operation.intent["volume_id"]
     end_links(share_of(world, operation), operation)
     busy = _open_files(share_of(world, operation), volume_id)
@@ -55,12 +57,12 @@ def check_closed(world: WorkerContext, operation: Operation, args: Document) -> 
 
 
 def check_sound(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    """As ``check_unused``; then what a dead writer left is repaired, before anything is built on it or merged into it."""
+    """As ``check_unused``; then repairs what a dead writer left, before anything is built on it or merged into it."""
     return {**check_unused(world, operation, args), **made_sound(world, operation)}
 
 
 def made_sound(world: WorkerContext, operation: Operation) -> Document:
-    """Returns what was repaired, which the journal keeps. Nobody has the files open."""
+    """Repairs the files, which nobody has open. Returns what was repaired, for the journal."""
     done = share_of(world, operation).make_sound(operation.intent["volume_id"])
     for each in done:
         _LOG.warning("volume %s: %s", operation.intent["volume_id"], each)
@@ -68,8 +70,8 @@ def made_sound(world: WorkerContext, operation: Operation) -> Document:
 
 
 def refuse_or_wait(world: WorkerContext, operation: Operation, why: str) -> None:
-    """Somebody uses the files. Raises Conflict; where there is no way back ServiceUnavailable, and it goes on when they are
-    free again."""
+    """Raises Conflict because somebody uses the files; past the point of no return ServiceUnavailable, so that the operation
+    continues when they are free again."""
     if any(MERGE[step["verb"]].no_return == "start" and key(step) in operation.evidence for step in _merging(operation)):
         wait(world, operation, why)
     raise Conflict(f"{why}; repeat the request when it is free")
@@ -77,7 +79,8 @@ def refuse_or_wait(world: WorkerContext, operation: Operation, why: str) -> None
 
 def stands_still(world: WorkerContext, operation: Operation) -> None:
     """Before each step that changes a file or a name under a stopped server: somebody may have started and saved it since the
-    last one. QEMU's locks keep one that runs; nothing but this keeps a saved one. Raises as ``refuse_or_wait``."""
+    last one. QEMU's locks protect the files of a running server; only this check protects those of a saved one. Raises as
+    ``refuse_or_wait``."""
     if not any(step["verb"] == "check_stopped" for step in operation.plan):
         return
     server = world.compute.server_of(operation.intent["volume_id"])
@@ -90,7 +93,7 @@ def _merging(operation: Operation) -> list[Document]:
 
 
 def wait(world: WorkerContext, operation: Operation, why: str) -> None:
-    """That may last, so no thread waits for it, and the snapshots say what is the matter. Raises ServiceUnavailable."""
+    """It may last long, so no thread waits for it, and the snapshots show the reason. Raises ServiceUnavailable."""
     told = f"it waits: {why}"
     with world.database.write() as connection:
         for snapshot_id in operation.intent.get("snapshot_ids", []):
@@ -99,7 +102,8 @@ def wait(world: WorkerContext, operation: Operation, why: str) -> None:
 
 
 def _open_files(share: Share, volume_id: str) -> list[str]:
-    """Files that stay open. Whoever plans something or looks at a chain has them open for moments: that is no use."""
+    """Returns the files that stay open. A program that plans something or inspects a chain has them open for a moment: that
+    does not count."""
     patience = time.monotonic() + PATIENCE_SECONDS
     while (busy := share.in_use(volume_id)) and time.monotonic() < patience:
         time.sleep(0.05)
@@ -107,7 +111,7 @@ def _open_files(share: Share, volume_id: str) -> list[str]:
 
 
 def end_links(share: Share, operation: Operation) -> None:
-    """A crash between link and unlink leaves a file with two names, which nobody may open: the old name goes first."""
+    """A crash between link and unlink leaves a file with two names, which must not be opened: remove the old name first."""
     volume_id = operation.intent["volume_id"]
     share.remove_temporary(volume_id, operation.id)
     begun = [step for step in operation.plan if "to" in step["args"] and key(step) in operation.evidence]
@@ -118,7 +122,7 @@ def end_links(share: Share, operation: Operation) -> None:
 
 
 def half_published(world: WorkerContext, operation: Operation) -> bool:
-    """Tells whether a crash left what this operation makes under its temporary name: making it again ends that."""
+    """Tells whether a crash left this operation's file under its temporary name: making it again removes that."""
     return share_of(world, operation).holds_temporary(operation.intent["volume_id"], operation.id)
 
 
@@ -143,7 +147,7 @@ def _make_overlay(world: WorkerContext, operation: Operation, args: Document) ->
 
 
 def unmake(world: WorkerContext, operation: Operation, args: Document) -> None:
-    """Takes back a file this operation made, and what an interrupted making left."""
+    """Removes a file that this operation made, and what was left when that was interrupted."""
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
     share.remove_temporary(volume_id, operation.id)
     share.remove(volume_id, args["name"])
@@ -190,8 +194,8 @@ def _commit(world: WorkerContext, operation: Operation, args: Document) -> Docum
 
 
 def commit_again(world: WorkerContext, operation: Operation, commit: str) -> None:
-    """Before the definition leaves a file that was committed (by the step of that key): who started the server since, behind
-    our back, has written into it."""
+    """Checks, before the definition stops naming a file that was committed (by the step of that key), that nobody has started
+    the server since without our knowledge and written into it."""
     args = next(each["args"] for each in operation.plan if key(each) == commit)
     share, volume_id = share_of(world, operation), operation.intent["volume_id"]
     if operation.evidence[commit].get("stamp") != share.stamp(args["top"]):
@@ -242,7 +246,7 @@ def _trash(world: WorkerContext, operation: Operation, args: Document) -> Docume
 
 def resized(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
     if args["name"] not in _files(world, operation):
-        return None  # on a share that answers: there is nothing that could have grown
+        return None  # the share answers, so there is no file that could have grown
     found = share_of(world, operation).image(args["name"], args["format"])
     return {} if found.size >= args["size"] else None
 
@@ -261,11 +265,12 @@ def _resize(world: WorkerContext, operation: Operation, args: Document) -> Docum
 
 
 def built_upon(verb: Verb) -> Verb:
-    """Once such a step is recorded, which comes after it was durable, the share is not asked for it again. Before it is begun,
-    the server is.
+    """Once such a step is recorded, which happens after it is durable, the share is not asked about it again. Before it begins,
+    the server is checked.
 
     Later steps of the same plan hide it: they give a removed file's name to another file, remove a file that was pointed
-    elsewhere, write the document again. Asked for, it would look undone, and doing it again would remove the wrong file.
+    elsewhere, write the document again. If it were asked, the step would look undone, and doing it again would remove the wrong
+    file.
     """
 
     def done(world: WorkerContext, operation: Operation, args: Document) -> Document | None:
@@ -296,5 +301,5 @@ MERGE: Mapping[str, Verb] = {
     "Rename": built_upon(Verb(_renamed, _rename, no_return="start")),
     "Trash": built_upon(Verb(_trashed, _trash, no_return="start")),
 }
-# A file that has not grown is as it was: what failed left nothing to put back.
+# A file that has not grown is unchanged: there is nothing to put back.
 RESIZE = Verb(resized, _resize, no_return="done")

@@ -1,4 +1,4 @@
-"""A volume's rows against its files: what is missing, what stands on the wrong thing, what was damaged. Pure."""
+"""Compares a volume's rows with its files: what is missing, what has the wrong backing file, what is damaged. Pure."""
 
 from collections.abc import Iterator
 
@@ -67,7 +67,7 @@ def _missing(share: ShareSeen, known: VolumeKnown) -> Iterator[Finding]:
 
 
 def _was_made(share: ShareSeen, row: Row) -> bool:
-    """A snapshot that failed has no overlay, or somebody else's; its row asks for nothing."""
+    """A snapshot that failed has no overlay of its own; its row needs no file."""
     return row["status"] != "error" or (row["overlay"] in share.files and share.files[row["overlay"]].names == row["backing"])
 
 
@@ -158,7 +158,7 @@ def _snapshot(share: ShareSeen, known: VolumeKnown, row: Row) -> Iterator[Findin
 
 
 def _is_own(known: VolumeKnown, name: str | None) -> bool:
-    """A name of another volume, or none at all under an overlay, is told once, as a wrong backing."""
+    """A backing name of another volume, or none under an overlay, is reported once, as a wrong backing file."""
     return name is None or (names.parse(name) or ("",))[0] == known.row["id"]
 
 

@@ -1,4 +1,4 @@
-"""Servers against rows: which file each one has, now and after a restart, and whether it may be frozen. Pure."""
+"""Compares servers with rows: which file each one has, now and after a restart, and whether it may be frozen. Pure."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,7 +25,7 @@ def judge(world: WorkerContext) -> Iterator[Finding]:
 
 
 def _gone(world: WorkerContext) -> Iterator[Finding]:
-    """Attachments to servers that libvirt does not know. Of another host's servers this one's libvirt says nothing."""
+    """Yields attachments to servers that libvirt does not know. This host's libvirt does not know servers of other hosts."""
     known_here = {server.id for server in world.guests.servers}
     for volume_id, known in world.known.volumes.items():
         for row in known.attachments:
@@ -66,7 +66,7 @@ def _disks(world: WorkerContext, server: ServerSeen) -> Iterator[Finding]:
 
 
 def _saved(world: WorkerContext, server: ServerSeen) -> Iterator[Finding]:
-    """What a start of a saved server would open: the description in its saved image, not the definition."""
+    """Yields saved servers that would open wrong files: a start uses the description in the saved image, not the definition."""
     defined = {disk.target: disk.path for disk in (server.inactive or server.disks)}
     for disk in server.saved or ():
         if not _is_ours(world, server, disk):
@@ -81,7 +81,7 @@ def _saved(world: WorkerContext, server: ServerSeen) -> Iterator[Finding]:
 
 
 def _left(world: WorkerContext, server: ServerSeen) -> Iterator[Finding]:
-    """Disks that the definition has and the running guest has not."""
+    """Yields disks that the definition has and the running guest has not."""
     live = {disk.volume_id for disk in server.disks}
     for disk in server.inactive or ():
         if disk.volume_id not in live and _is_ours(world, server, disk):
@@ -97,7 +97,7 @@ def _is_ours(world: WorkerContext, server: ServerSeen, disk: DiskSeen) -> bool:
         return False
     if disk.name is None or names.parse(disk.name) is not None:
         return True
-    # Only the serial says so, which a copied domain keeps: without an attachment it is no disk of ours.
+    # Only the serial names the volume, and a copied domain keeps it: without an attachment it is not our disk.
     return any(row["instance_id"] == server.id for row in known.attachments)
 
 

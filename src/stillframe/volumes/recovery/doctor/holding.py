@@ -1,4 +1,4 @@
-"""Holds volumes while they are repaired, as every operation does: others are refused meanwhile, naming this one."""
+"""Locks volumes while they are repaired, as every operation does: other requests are refused meanwhile and name this one."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ def held(database: Database, host: str, volume_ids: Sequence[str], intent: Mappi
 
 
 def release(database: Database, operation_id: str) -> None:
-    """Ends the hold of a doctor that runs no more. May be repeated."""
+    """Releases the lock of a doctor that does not run any more. May be repeated."""
     with database.write() as connection:
         row = operations.get(connection, operation_id)
         if row is not None and row["service"] == SERVICE and row["state"] == "running":

@@ -85,7 +85,7 @@ def _statuses(world: WorkerContext) -> Iterator[Finding]:
 
 
 def _is_stuck(world: WorkerContext, known: VolumeKnown) -> bool:
-    """A reserved or half attached volume waits for somebody else's call; without an attachment nobody will make it."""
+    """A reserved or partly attached volume waits for another call; without an attachment that call will not come."""
     status = known.row["status"]
     if status in VOLUME_STATES:
         return True
@@ -112,7 +112,7 @@ def _sets(world: WorkerContext) -> Iterator[Finding]:
 
 
 def _abandoned(world: WorkerContext) -> Iterator[Finding]:
-    """Told as long as something says "error" because of it."""
+    """Reported as long as something has an error status because of it."""
     failed = _failed(world)
     for row in world.known.given_up:
         if not any(row["fault"]["message"] in failed.get(each, "") for each in _about(row["intent"])):

@@ -1,4 +1,4 @@
-"""Files nobody accounts for: temporaries, trash, orphans, volumes of somebody else; and wrong modes. Pure."""
+"""Files that no row accounts for: temporary files, trash, orphans, volumes of others; and wrong modes. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -110,7 +110,8 @@ def _unknown(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
 
 
 def _foreign(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
-    """Files of nobody we know that are based on a file some row needs. What was put aside, or will be, is told as an orphan."""
+    """Yields files that no volume of ours has and that are based on a file that a row needs. A file that was or will be put
+    aside is reported as an orphan."""
     wanted = needed(world, share)
     for name, readers in share.readers.items():
         volume_id = owner(name)

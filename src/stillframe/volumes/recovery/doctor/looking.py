@@ -32,12 +32,13 @@ SERVICE = "doctor"  # of the operations by which a repair holds a volume
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _EVERYTHING = Page(limit=1 << 31)
 _FAILED = Page(limit=1 << 31, filters={"status": "error"})
-Guests = Callable[[frozenset[str]], GuestsSeen]  # given the ids of what operations are at work on
+Guests = Callable[[frozenset[str]], GuestsSeen]  # takes the ids that operations work on
 
 
 @dataclass(frozen=True)
 class Options:
-    """``older_than`` seconds make a left-over one; ``examine``: let qemu-img check every file, which takes its time."""
+    """A file older than ``older_than`` seconds counts as left over; ``examine``: qemu-img checks every file, which takes
+    long."""
 
     older_than: float = 3600.0
     examine: bool = True
@@ -54,7 +55,7 @@ def look(settings: Settings, database: Database, guests: Guests, options: Option
         except (ShareUnavailable, BadConfiguration) as error:
             troubles.append(error.message)
             continue
-        except OSError as error:  # one file that this user may not read: the other shares are looked at all the same
+        except OSError as error:  # a file that this user may not read: the other shares are still checked
             troubles.append(f"share {pool.export.export}: {of_os_error(error).message}")
             continue
         if share is not None:
@@ -116,8 +117,8 @@ def volume_known(connection: Connection, row: Row) -> VolumeKnown:
 
 
 def _is_over(row: Row, host: str) -> bool:
-    """Whether the doctor that holds a volume runs no more. Of another host nobody can tell, unless that is lost or has another
-    name by now: a repair takes as long as one or two programs may at most (a day each)."""
+    """Tells whether the doctor that has locked a volume does not run any more. For another host that cannot be known, except by
+    time, should that host be lost or renamed: a repair lasts as long as one or two programs may (a day each)."""
     if is_dead(row["owner"], host):
         return True
     return not row["owner"].startswith(f"{host}:") and now() - row["created_at"] > _LONGEST_REPAIR
@@ -189,7 +190,7 @@ def _with_files(share: ShareSeen, known: Known, options: Options) -> ShareSeen:
 
 
 def _opened(path: Path, seen: Collection[str]) -> set[str]:
-    """A program that reads a file takes no lock as QEMU does, and needs its file all the same."""
+    """A program that only reads a file takes no lock as QEMU does, but needs the file too."""
     found = {name: users.identity(path / name) for name in seen}
     open_ = users.programs({each for each in found.values() if each})
     return {name for name, each in found.items() if each in open_}
@@ -216,7 +217,7 @@ def _file(path: Path, entry: Entry, known: Known, options: Options) -> FileSeen:
     row = known.volumes[volume_id].row if volume_id in known.volumes else None
     format_ = "qcow2" if snapshot_id else row["base_format"] if row else None
     locked = files.is_locked(path, entry.name)
-    if format_ is None:  # what it is nobody recorded: only what it might name is looked at, to be careful with that
+    if format_ is None:  # its format is not recorded: only the files that it might name are read, to protect those
         return FileSeen(names=qemu_img.backing_of(path, entry.name), locked=locked)
     try:
         image = inspection.alone(path, entry.name, format_)
@@ -233,11 +234,11 @@ def _file(path: Path, entry: Entry, known: Known, options: Options) -> FileSeen:
 def _examined(path: Path, found: FileSeen) -> FileSeen:
     assert found.image is not None
     try:
-        if found.dirty:  # its counts are wrong, and are not what damage means
+        if found.dirty:  # its counts are wrong, which does not count as damage
             return replace(found, damage=examination.beyond_repair(path, found.image.name))
         told = examination.examine(path, found.image.name, found.image.format)
     except HostCommandFailed:
-        return found  # somebody opened it meanwhile, or took it away
+        return found  # somebody opened or removed it meanwhile
     except BadImage as error:
         return replace(found, image=None, problem=error.message)
     return found if told is None else replace(found, examined=True, leaks=told.leaks, damage=told.damage)

@@ -1,4 +1,4 @@
-"""Carries a plan of repairs out: each under a hold, looked at once more right before, written into the undo log."""
+"""Carries out a plan of repairs: each under a lock, checked again right before, and written into the undo log."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Place:
 
 
 def mend(place: Place, plan: Plan, log: UndoLog) -> Iterator[Mended]:
-    """Does one repair after the other; what cannot be done any more is said and passed over."""
+    """Carries out one repair after the other; one that is not possible any more is reported and skipped."""
     for repair in plan.repairs:
         try:
             _one(place, repair, log)

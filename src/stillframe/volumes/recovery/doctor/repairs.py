@@ -1,6 +1,7 @@
 """From findings to a plan of repairs, each proven safe by what was seen; the rest with the reason why not. Pure.
 
-Safe is what changes no byte that anybody reads and can be put back, or what nobody can ever ask for again.
+A repair is safe if it changes no byte that anybody reads and can be reversed, or if it removes something that nobody can ask
+for again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done, in this order; and what is not, with the reason."""
+    """What is repaired, in this order, and what is not, with the reason."""
 
     repairs: Sequence[Repair]
     refused: Sequence[tuple[Finding, str]]
@@ -90,7 +91,7 @@ def plan(world: WorkerContext, findings: Sequence[Finding]) -> Plan:
 
 
 def _still_read(repairs: Sequence[Repair]) -> list[tuple[Finding, str]]:
-    """Orphans that some file names which does not go before them; the topmost come first."""
+    """Returns orphans that are still named by a file that is not removed before them. The topmost come first."""
     moved: set[str | None] = set()
     found = []
     for repair in repairs:

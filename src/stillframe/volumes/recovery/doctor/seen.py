@@ -16,8 +16,8 @@ class FileSeen:
     """One chain file. ``image`` is None where ``problem`` says why, or where nobody knows the file's format. ``locked``: some
     program has it open, locked or not.
 
-    ``names`` is the backing file a header names, whatever the format; ``examined`` False: nobody could say about leaks.
-    ``unsound`` says why the header is not to be relied upon; ``dirty``: for the one reason that a repair of counts helps.
+    ``names`` is the backing file a header names, whatever the format; ``examined`` False: leaks could not be counted.
+    ``unsound`` says why the header cannot be relied upon; ``dirty``: for the one reason that a repair of counts helps.
     ``bitmaps`` were in use when their writer died.
     """
 
@@ -101,7 +101,7 @@ class DiskSeen:
 @dataclass(frozen=True)
 class ServerSeen:
     """One server as libvirt has it. ``frozen`` None: it was not asked or did not answer. ``inactive`` None: transient.
-    ``saved``: the disks that its saved memory goes on with; None: it has none."""
+    ``saved``: the disks that its saved state belongs to; None: it has none."""
 
     id: str
     name: str

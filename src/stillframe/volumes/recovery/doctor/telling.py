@@ -1,4 +1,4 @@
-"""What was found, planned and done, as text for people and as a document for programs. Pure."""
+"""Formats what was found, planned and done, as text for people and as a document for programs. Pure."""
 
 import textwrap
 from collections.abc import Iterator, Sequence

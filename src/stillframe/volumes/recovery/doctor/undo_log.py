@@ -1,7 +1,7 @@
 """What repairs did, line by line in JSON, each with what reverses it; and the reversing.
 
-A repair is written down before it is made and again when it has ended, so a crash leaves a line too many, never one too
-few. What is reversed is looked at first: it must be as the repair left it.
+A repair is written down before it is made and again when it has ended, so a crash leaves a line too many, never one too few.
+Before something is reversed it is checked: it must be as the repair left it.
 """
 
 import json
@@ -66,7 +66,7 @@ class UndoLog:
         return self._number
 
     def _command(self, path: Path, name: str, reverse: Document | None) -> str | None:
-        """What a person can type to reverse this one line."""
+        """Returns the command that reverses this one line."""
         if reverse is None:
             return None
         if reverse["verb"] == "rename":

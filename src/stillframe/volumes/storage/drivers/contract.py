@@ -29,8 +29,8 @@ class Kind(Protocol):
 
 
 class Share(Protocol):
-    """One mounted share. All methods raise ShareUnavailable when it does not answer, is full, or is another share; none
-    takes silence for "not there". Names are plain file names of the volume, else BadImage. Sizes are bytes."""
+    """One mounted share. All methods raise ShareUnavailable when it does not answer, is full, or is another share; none takes a
+    missing answer for a missing file. Names are plain file names of the volume, else BadImage. Sizes are bytes."""
 
     @property
     def path(self) -> Path:
@@ -46,7 +46,7 @@ class Share(Protocol):
         """Every file of the volume, by name, as its header says; a raw base by its length alone. Raises BadImage."""
 
     def image(self, name: str, format_: str) -> Image:
-        """One file. Raises BadImage, FileNotFoundError."""
+        """Returns what one file's header says. Raises BadImage, FileNotFoundError."""
 
     def create(self, volume_id: str, image: Image, token: str) -> None:
         """Publishes an empty file. May be repeated with the same token; a crash leaves it whole or not at all."""
@@ -76,21 +76,21 @@ class Share(Protocol):
         """Names another backing file in a header; the content read must be the same. May be repeated."""
 
     def rename(self, volume_id: str, name: str, to: str) -> None:
-        """Gives a file that nothing is backed by a free name, durably. May be repeated."""
+        """Renames a file that backs nothing to a free name, durably. May be repeated."""
 
     def resize(self, volume_id: str, name: str, format_: str, size: int) -> None:
         """Grows a file, never shrinks it. May be repeated."""
 
     def repair(self, volume_id: str, name: str, format_: str) -> None:
-        """Mends what an interrupted commit left in its base: leaked clusters, wrong counts. May be repeated."""
+        """Repairs what an interrupted commit left in its base: leaked clusters, wrong counts. May be repeated."""
 
     def check_sound(self, volume_id: str, among: Collection[str] | None = None) -> None:
         """Raises NotSound when a file of the volume is not sound and ``make_sound`` could not help it now; of the files
         ``among`` these where they are given."""
 
     def check_whole(self, name: str, format_: str, seconds: float) -> None:
-        """Raises BadImage when a file that is no volume's yet is damaged, beyond what ``make_sound`` repairs, or when
-        ``seconds`` are not enough to tell that of one whose writer died."""
+        """Raises BadImage when a file that does not belong to a volume yet is damaged beyond what ``make_sound`` repairs, or
+        when ``seconds`` are not enough to check a file whose writer died."""
 
     def make_sound(self, volume_id: str) -> list[str]:
         """Repairs the reference counts of the volume's files whose writer died; returns what was done. Content stays as it
@@ -131,10 +131,11 @@ class Share(Protocol):
         May be repeated."""
 
     def adopt(self, volume_id: str, name: str, to: str) -> None:
-        """Gives a file that is no volume's yet a volume's name, and the mode 0660 of all volumes' files. May be repeated."""
+        """Gives a file that does not belong to a volume yet a volume's name, and the mode 0660 of all volumes' files. May be
+        repeated."""
 
     def give_back(self, volume_id: str, name: str, to: str) -> None:
-        """Gives a volume's file a name that is no volume's. May be repeated."""
+        """Gives a volume's file a name that no volume has. May be repeated."""
 
     def remove_temporary(self, volume_id: str, token: str) -> None:
         """Removes what an interrupted ``create``, ``create_overlay`` or ``copy`` left. May be repeated."""
@@ -143,13 +144,14 @@ class Share(Protocol):
         """Tells whether there is something that ``remove_temporary`` would remove."""
 
     def read_document(self, name: str) -> dict[str, Any]:
-        """Returns a JSON document beside the files; empty when there is none. Raises BadImage for what is none."""
+        """Returns a JSON document beside the files; empty when there is none. Raises BadImage when the file is not JSON."""
 
     def write_document(self, name: str, document: Mapping[str, Any]) -> None:
         """Replaces a JSON document atomically and durably; an empty one removes the file. May be repeated."""
 
     def stamp(self, name: str) -> str:
-        """Another one after every write to the file. Merging what it holds into another file writes nothing to it."""
+        """Returns a value that changes with every write to the file. Merging the file's content into another file does not
+        write to it."""
 
     def allocated(self, name: str) -> int:
         """Bytes a file occupies."""

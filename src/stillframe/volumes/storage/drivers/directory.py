@@ -72,9 +72,9 @@ class DirectoryShare:
 
     @contextmanager
     def _asked(self, outside: bool = False) -> Iterator[None]:
-        """An error inside is told as the share's when it is the share's. What the last probe said is not believed then: a
-        share that went away in between shows neither files nor what is wrong with them. ``outside``: what is written lies
-        elsewhere, and the error may be of that place."""
+        """Raises an error within the block as ShareUnavailable when the share caused it. The result of the last probe is not
+        used for that: a share that has gone away meanwhile shows neither files nor their faults. ``outside``: what is written
+        lies elsewhere, and the error may come from there."""
         self.probe()
         try:
             yield
@@ -190,7 +190,7 @@ class DirectoryShare:
         with self._asked():
             chain = inspection.chain_of(self.path, name, format_)
             found = extents.extents(self.path, name, format_, inspection.MAX_DEPTH, shared)
-        raw = {depth for depth, image in enumerate(chain) if image.format == "raw"}  # its holes are no content
+        raw = {depth for depth, image in enumerate(chain) if image.format == "raw"}  # holes are not content
         weights: dict[int, int] = {}
         for each in found:
             if each.data or (each.present and each.depth not in raw):
@@ -203,7 +203,7 @@ class DirectoryShare:
 
     def sweep(self) -> None:
         with self._asked(), workdir.working(self.path) as working:
-            for place in (self.path, working):  # those on the share itself are of before there was a working directory
+            for place in (self.path, working):  # files on the share itself are from before there was a working directory
                 for name in files.listing(place):
                     if names.is_trash(name) and files.age_seconds(place, name) > TRASH_SECONDS:
                         (files.unlink if place is working else files.remove)(place, name)
@@ -240,7 +240,7 @@ class DirectoryShare:
         return {name: words for name, words in found.items() if words}
 
     def _held(self, name: str, programs: Sequence[str]) -> list[str]:
-        """A file that cannot be asked about may have any user."""
+        """A file that cannot be checked may have any user."""
         try:
             locked = files.is_locked(self.path, inspection.plain_name(name))
         except BadImage as error:
@@ -264,7 +264,8 @@ class DirectoryShare:
         names.check_belongs(to, volume_id)
         with self._asked():
             if files.exists(self.path, name):
-                entries.set_mode(self.path, name, MODE)  # before it has the name: a crash in between leaves no open volume
+                # Before it has its name: a crash in between leaves no volume that others may read.
+                entries.set_mode(self.path, name, MODE)
             files.rename_new(self.path, name, to)
 
     def give_back(self, volume_id: str, name: str, to: str) -> None:
@@ -318,8 +319,8 @@ class DirectoryShare:
             return self._readers(self.files(volume_id), {volume_id, *known})
 
     def _readers(self, wanted: Collection[str], known: Collection[str] = ()) -> Mapping[str, list[str]]:
-        """Golden images have other names than volumes, and so has what somebody based on a volume; it may lie a directory
-        further down. Files of the volumes ``known`` are not looked at, nor what only looks like a header (R3)."""
+        """Parent images have other names than volumes, and so may a file that somebody based on a volume; it may be in a
+        directory further down. Files of the volumes ``known`` are not read, nor what only looks like a header (R3)."""
         listed = files.listing(self.path)
         apart = {name for name in listed if names.is_ours_apart(name) or (names.parse(name) or ("",))[0] in known}
         return users.readers(self.path, wanted, apart | set(self.opaque()))
@@ -362,7 +363,7 @@ def claim(path: Path, deployment: str, taken_from: str | None = None) -> str:
         if taken_from is None or found.get("deployment") != taken_from:
             refuse_foreign(path, found, deployment)
         if found.get("deployment") != deployment:
-            with suppress(FileNotFoundError):  # another process of ours did the same at the same moment
+            with suppress(FileNotFoundError):  # another process of ours did the same at that moment
                 files.write_json(path, MARKER, {**found, "deployment": deployment})
             refuse_foreign(path, _marker(path), deployment)
     return share_id
@@ -400,7 +401,7 @@ def prepare(path: Path, deployment: str | None = None) -> str:
 
 
 def _marker(path: Path) -> Any:
-    """For the moment in which another process publishes it the marker has two names, and is refused for that."""
+    """The marker has two names for the moment in which another process publishes it, and would be refused for that."""
     for _ in range(_PUBLISHING_LOOKS):
         with suppress(BadImage):
             return files.read_json(path, MARKER)

@@ -9,7 +9,7 @@ from stillframe.host import mounts, probe
 from stillframe.volumes.storage.drivers import shares_config
 from stillframe.volumes.storage.drivers.shares_config import Allowed, Export
 
-# Hard: a server that is away makes writers wait, never lose data. 4.2: holes, and locks that are part of the protocol.
+# hard: when the server is away, writers wait and lose no data. 4.2: holes, and locks that are part of the protocol.
 DEFAULT_OPTIONS = ("hard", "vers=4.2", "nosuid", "nodev", "noexec")
 _SOFT = "with a soft mount a write that found no server is lost, and the guest is told it was done: QCOW2 files break; use hard"
 _LOCAL_LOCKS = "QEMU's locks would hold on one host only, and two hosts could write to one image"
