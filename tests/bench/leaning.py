@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from tests.bench.offline_lab import medians, services
 from tests.bench.recording import Document, Goal, Section
 from tests.support.lab import Lab
-from tests.support.leaning import crowd
+from tests.support.slow_clients import crowd
 
 TOGETHER = 200
 

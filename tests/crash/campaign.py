@@ -11,8 +11,8 @@ from stillframe.db.rows import Row
 from stillframe.db.tables import backups, snapshots, volumes
 from stillframe.journal.operation import key
 from tests.crash.places import everywhere, of_kind
+from tests.crash.scenarios import SCENARIOS, Run
 from tests.crash.stage import Stage, backed_up, duplicate
-from tests.crash.stories import STORIES, Run
 from tests.support import sound
 from tests.support.qcow2_content import filled
 from tests.support.stack import Api, wait_for
@@ -22,10 +22,10 @@ _HELD = re.compile(r"held at ([^\s:]+):hold")
 
 
 def runs() -> Iterator[Run]:
-    """Every story at every place."""
-    for story in STORIES:
-        for number, place in enumerate(everywhere(story.sample)):
-            yield Run(story, place, number)
+    """Every scenario at every place."""
+    for scenario in SCENARIOS:
+        for number, place in enumerate(everywhere(scenario.sample)):
+            yield Run(scenario, place, number)
 
 
 @dataclass
@@ -43,27 +43,27 @@ class Campaign:
         self._end()
 
     def _prepare(self) -> None:
-        stories = [story for story in STORIES if any(run.story == story for run in self.runs)]
-        templates = [story.arrange(self.stage) for story in stories]
+        scenarios = [scenario for scenario in SCENARIOS if any(run.scenario == scenario for run in self.runs)]
+        templates = [scenario.arrange(self.stage) for scenario in scenarios]
         self.stage.settle()
         self.stage.lab.stack.kill()
         self.stage.lab.stack.start()
         wait_for(self._is_tidy, "the end of what housekeeping does", 60)
         self.stage.lab.stack.kill()
-        for story, template in zip(stories, templates, strict=True):
-            mine = [run for run in self.runs if run.story == story]
+        for scenario, template in zip(scenarios, templates, strict=True):
+            mine = [run for run in self.runs if run.scenario == scenario]
             for run, copy in zip(mine, duplicate(self.stage, template, len(mine)), strict=True):
                 run.copy = copy
 
     def _wave(self, wave: Sequence[Run]) -> None:
         stack = self.stage.lab.stack
         for run in wave:
-            run.story.prepare(self.stage, run.copy)
+            run.scenario.prepare(self.stage, run.copy)
         said = len(stack.log.read_text())
         stack.start(",".join(run.place.failpoint(run.about, ":hold") for run in wave))
         member, admin = stack.api(), stack.api("stillframe-admin")
         for run in wave:
-            self._ask(admin if run.story.admin else member, run)
+            self._ask(admin if run.scenario.admin else member, run)
         asked = {f"{run.place}@{run.about}": run for run in wave if not run.problem}
 
         def left() -> set[str]:
@@ -86,7 +86,7 @@ class Campaign:
 
         def accepted() -> bool:
             try:
-                answer.append(run.story.ask(api, run))
+                answer.append(run.scenario.ask(api, run))
             except AssertionError as error:  # something is under way on it: what is written beside the files, for instance
                 if ": 409 " not in str(error):
                     raise
@@ -136,9 +136,9 @@ class Campaign:
         assert not run.problem, run.problem
         operation = self._operation(run)
         assert operation is not None
-        assert of_kind(run.story.sample, operation["plan"]), f"the real plan has {list(map(key, operation['plan']))}"
+        assert of_kind(run.scenario.sample, operation["plan"]), f"the real plan has {list(map(key, operation['plan']))}"
         assert operation["state"] == ("undone" if run.place.back else "done"), operation["fault"]
-        model = run.story.after(run)
+        model = run.scenario.after(run)
         for each, content in model.content.items():
             assert self._read(each) == content, f"{each} of {run.copy.ids}, made {run.made}"
         gone = {each for each in run.copy.content if each not in model.content}
@@ -150,7 +150,7 @@ class Campaign:
         for name, content in model.files.items():
             assert filled(self.stage.share, name) == content
         sound.check_volumes(self.stage.world, [each for each in model.content if _is_volume(self.rows[each])])
-        run.story.look(self.stage, run, model)
+        run.scenario.look(self.stage, run, model)
 
     def _operation(self, run: Run) -> Row | None:
         """The first one that was asked for: housekeeping may have asked again."""
@@ -166,7 +166,7 @@ class Campaign:
 
     def check_share(self) -> None:
         """Nothing lies about."""
-        allowed = {name for run in self.runs if not run.problem for name in run.story.after(run).files}
+        allowed = {name for run in self.runs if not run.problem for name in run.scenario.after(run).files}
         sound.check(self.stage.world, allowed)
 
 

@@ -64,7 +64,7 @@ class GuestRun:
 
 
 @dataclass(frozen=True)
-class GuestStory:
+class GuestScenario:
     """One kind: ``prepare`` is done before anything is stopped and may set ``about``; ``ask`` sends the request; ``check``
     looks at what came of it."""
 
@@ -100,11 +100,11 @@ class Guests:
         names = [self.lab.snapshot_file(entry["volume_id"], entry["snapshot_id"]) for entry in entries]
         return [digests(self.lab.stack.share, name, self.memory) for name in names]
 
-    def run_all(self, runs: Sequence[GuestRun], stories: Mapping[str, GuestStory]) -> None:
+    def run_all(self, runs: Sequence[GuestRun], scenarios: Mapping[str, GuestScenario]) -> None:
         """Stops every one of them, and looks at each when the next process has ended it."""
         for number, run in enumerate(runs):
             run.seats = [self.seats[number % GUESTS]]
-            stories[run.kind].prepare(self, run)
+            scenarios[run.kind].prepare(self, run)
         wait_for(self._nothing_under_way, "the end of what was prepared", 60)
         before: Sequence[GuestRun] = []
         for first in range(0, len(runs) + GUESTS, GUESTS):
@@ -112,9 +112,9 @@ class Guests:
             self.lab.stack.kill()
             said = len(self.lab.stack.log.read_text())
             self.lab.stack.start(",".join(run.place.failpoint(run.about, ":hold") for run in now))
-            self._look(before, stories)
+            self._look(before, scenarios)
             for run in now:
-                run.noting(stories[run.kind].ask, self, run)
+                run.noting(scenarios[run.kind].ask, self, run)
             for run in now:
                 run.noting(self._wait_held, run, said)
             before = now
@@ -126,12 +126,12 @@ class Guests:
     def _nothing_under_way(self) -> bool:
         return not sound.unfinished(self.world)
 
-    def _look(self, runs: Sequence[GuestRun], stories: Mapping[str, GuestStory]) -> None:
+    def _look(self, runs: Sequence[GuestRun], scenarios: Mapping[str, GuestScenario]) -> None:
         for run in runs:
             run.seat.beat = run.seat.guest.beats()[-1].round
         for run in runs:
             run.noting(wait_for, self._nothing_under_way, "the recovery", 60)
-            run.noting(stories[run.kind].check, self, run)
+            run.noting(scenarios[run.kind].check, self, run)
         for run in runs:
             run.noting(self._check, run.seat)
             run.over = True
@@ -256,10 +256,10 @@ def check_set_deleted(guests: Guests, run: GuestRun) -> None:
         assert guests.lab.api.send("volume", "GET", f"/snapshots/{entry['snapshot_id']}").status_code == 404
 
 
-STORIES = {
-    "attach_volume": GuestStory(attach, check_attached, a_volume),
-    "detach_volume": GuestStory(detach, check_detached, an_attached_volume),
-    "assisted_snapshot": GuestStory(take, check_taken),
-    "assisted_volume_snapshot": GuestStory(take_one, check_taken_one),
-    "delete_assisted_snapshot": GuestStory(delete_set, check_set_deleted, a_set),
+SCENARIOS = {
+    "attach_volume": GuestScenario(attach, check_attached, a_volume),
+    "detach_volume": GuestScenario(detach, check_detached, an_attached_volume),
+    "assisted_snapshot": GuestScenario(take, check_taken),
+    "assisted_volume_snapshot": GuestScenario(take_one, check_taken_one),
+    "delete_assisted_snapshot": GuestScenario(delete_set, check_set_deleted, a_set),
 }

@@ -1,6 +1,6 @@
 """A sample of every kind of operation, made by the functions the product plans with: several where plans differ.
 
-The same arrangement is made of real files by the stories (``stories``): so many clusters are written before each snapshot.
+The same arrangement is made of real files by the scenarios (``scenarios``): so many clusters are written before each snapshot.
 """
 
 from collections.abc import Sequence
@@ -140,7 +140,7 @@ def _image() -> dict[str, Any]:
 
 
 def offline() -> dict[str, Request]:
-    """By story: what it asks for. A story is a kind, or a kind and words where its plans differ."""
+    """By scenario: what it asks for. A scenario is a kind, or a kind and words where its plans differ."""
     row, two = arranged((3,)).row, arranged((3, 2))
     linked = {**row, "linked_to": {"volume_id": OTHER, "file": base_name(OTHER), "format": "qcow2"}}
     snapshot = plan.snapshot(two.tree, MADE, 64)

@@ -9,8 +9,8 @@ import pytest
 
 from tests.crash import guests, samples
 from tests.crash.campaign import Campaign, runs
+from tests.crash.scenarios import SCENARIOS, Run
 from tests.crash.stage import open_stage
-from tests.crash.stories import STORIES, Run
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all of them
 RUNS = list(runs())
@@ -29,8 +29,8 @@ def campaign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_every_kind_of_operation_is_stopped_somewhere() -> None:
-    assert [story.name for story in STORIES] == list(samples.offline())
-    assert {story.name.split()[0] for story in STORIES} | set(guests.STORIES) | ELSEWHERE == set(samples.KINDS)
+    assert [scenario.name for scenario in SCENARIOS] == list(samples.offline())
+    assert {scenario.name.split()[0] for scenario in SCENARIOS} | set(guests.SCENARIOS) | ELSEWHERE == set(samples.KINDS)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=str)

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash import samples
-from tests.crash.guests import STORIES, GuestRun, Guests
+from tests.crash.guests import SCENARIOS, GuestRun, Guests
 from tests.crash.places import everywhere
 from tests.support import sound
 from tests.support.lab import Lab, open_lab
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all of them
-RUNS = [GuestRun(kind, place) for kind, request in samples.online().items() if kind in STORIES for place in everywhere(request)]
+RUNS = [
+    GuestRun(kind, place) for kind, request in samples.online().items() if kind in SCENARIOS for place in everywhere(request)
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         with sound.world(lab.stack.state_dir) as world:
             guests = Guests(lab, world)
             guests.open()
-            guests.run_all([run for run in RUNS if f"{run.place}]" in asked], STORIES)
+            guests.run_all([run for run in RUNS if f"{run.place}]" in asked], SCENARIOS)
         yield lab
     finally:
         lab.clear()

@@ -19,7 +19,7 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.host import files, hypervisor
 from stillframe.journal.failpoints import PHASES
-from tests.support.desk import stillframe
+from tests.support.operator import stillframe
 from tests.support.processes import child
 from tests.support.qcow2_content import digests
 from tests.support.site import KINDS, Site, journal_is_empty, open_site

@@ -4,8 +4,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.demo.scenario import tell
 from tests.demo.stage import Stage
-from tests.demo.story import tell
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The second half of the story: snapshots are deleted under the running guest, one downwards, the others upwards."""
+"""The second half of the scenario: snapshots are deleted under the running guest, one downwards, the others upwards."""
 
 import hashlib
 import json

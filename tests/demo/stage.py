@@ -20,7 +20,7 @@ CACHE = Path(__file__).parents[2] / ".cache"
 
 
 class Stage:
-    """Everything the story needs; ``clear`` stops what was started, by process id."""
+    """Everything the scenario needs; ``clear`` stops what was started, by process id."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -14,9 +14,9 @@ from stillframe.volumes.backups import chain, keys, manifest, repository
 from stillframe.volumes.backups.chain import BackupChain
 from stillframe.volumes.backups.repository import Repository, Store
 from tests.functional.test_tutorial import commands
+from tests.support.backup_stores import BackupStore, directory_store, put_and_die, s3_store, small_filesystem
 from tests.support.backups import FIRST, FULL, MIB, PARENTS, SECOND, VOLUME, BackupSet, make_backups, read_raw
 from tests.support.s3 import s3_service
-from tests.support.shelves import Shelf, directory_shelf, put_and_die, s3_shelf, small_filesystem
 from tests.unit.builders import OTHER_VOLUME
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/restore-a-backup.md"
@@ -30,17 +30,17 @@ def service() -> Iterator[str]:
 
 
 @pytest.fixture(params=["directory", "s3"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
+def backup_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BackupStore]:
     if request.param == "directory":
-        yield directory_shelf(tmp_path)
+        yield directory_store(tmp_path)
     else:
-        with s3_shelf(request.getfixturevalue("service"), tmp_path) as made:
+        with s3_store(request.getfixturevalue("service"), tmp_path) as made:
             yield made
 
 
 @pytest.fixture
-def held(shelf: Shelf) -> Repository:
-    return shelf.open(store_id=shelf.open().prepare())
+def held(backup_store: BackupStore) -> Repository:
+    return backup_store.open(store_id=backup_store.open().prepare())
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_backups_that_are_each_others_parents_are_refused(
 @pytest.mark.parametrize("restored", [False, True])
 def test_an_object_that_changes_while_it_is_read_is_found_out(tmp_path: Path, backups: BackupSet, restored: bool) -> None:
     """Its sum may be right before and after."""
-    held = directory_shelf(tmp_path).open()
+    held = directory_store(tmp_path).open()
     held.prepare()
     backups.store_one(held, FULL)
     folder = held.folder(VOLUME)
@@ -187,7 +187,7 @@ def test_an_object_that_changes_while_it_is_read_is_found_out(tmp_path: Path, ba
 
 
 def test_what_qemu_stumbles_over_is_told_as_the_damaged_object_it_is(tmp_path: Path, backups: BackupSet) -> None:
-    held = directory_shelf(tmp_path).open()
+    held = directory_store(tmp_path).open()
     held.prepare()
     backups.store_one(held, FULL)
     data = held.get_bytes(KEY, 1 << 30)
@@ -213,14 +213,16 @@ def test_removing_begins_with_the_manifest(full_of_backups: Repository, tmp_path
 # What no manifest speaks of
 
 
-def test_what_a_killed_put_left_is_found_and_swept(held: Repository, shelf: Shelf, backups: BackupSet, tmp_path: Path) -> None:
+def test_what_a_killed_put_left_is_found_and_swept(
+    held: Repository, backup_store: BackupStore, backups: BackupSet, tmp_path: Path
+) -> None:
     backups.store_one(held, FULL)
     key = keys.object_key(VOLUME, keys.top_name(FIRST))
     inner = keys.object_key(VOLUME, backups.names(FIRST)[0])
     held.put(inner, backups.directory / backups.names(FIRST)[0])
     source = tmp_path / "source"
     source.write_bytes(bytes(12 * MIB))
-    put_and_die(shelf, key, source, "half-way")
+    put_and_die(backup_store, key, source, "half-way")
     assert chain.incomplete(held, VOLUME, lambda: [FIRST]) == ()
     assert chain.incomplete(held, None, list) == chain.incomplete(held, VOLUME, list) == (inner, key)
     assert chain.incomplete(held, OTHER_VOLUME, list) == ()

@@ -14,9 +14,9 @@ import pytest
 from stillframe.errors import BackupStoreUnavailable, BadBackup, NotFound, ShareUnavailable, StillframeError
 from stillframe.volumes.backups import keys, repository, s3
 from stillframe.volumes.backups.repository import Repository, Store
+from tests.support.backup_stores import BackupStore, directory_store, put_and_die, s3_store, small_filesystem
 from tests.support.backups import FIRST, FULL, MIB, SECOND, VOLUME
 from tests.support.s3 import SECRET, Fault, s3_service
-from tests.support.shelves import Shelf, directory_shelf, put_and_die, s3_shelf, small_filesystem
 from tests.unit.builders import OTHER_VOLUME, new_id
 
 KEY = keys.object_key(VOLUME, keys.top_name(FULL))
@@ -31,22 +31,22 @@ def service() -> Iterator[str]:
 
 
 @pytest.fixture(params=["directory", "s3"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
+def backup_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BackupStore]:
     if request.param == "directory":
-        yield directory_shelf(tmp_path)
+        yield directory_store(tmp_path)
     else:
-        with s3_shelf(request.getfixturevalue("service"), tmp_path) as made:
+        with s3_store(request.getfixturevalue("service"), tmp_path) as made:
             yield made
 
 
 @pytest.fixture
-def held(shelf: Shelf) -> Repository:
-    return shelf.open(store_id=shelf.open().prepare())
+def held(backup_store: BackupStore) -> Repository:
+    return backup_store.open(store_id=backup_store.open().prepare())
 
 
 @pytest.fixture
-def bucket(service: str, tmp_path: Path) -> Iterator[Shelf]:
-    with s3_shelf(service, tmp_path) as made:
+def bucket(service: str, tmp_path: Path) -> Iterator[BackupStore]:
+    with s3_store(service, tmp_path) as made:
         yield made
 
 
@@ -116,9 +116,9 @@ def test_lists_are_in_order_and_by_prefix(held: Repository) -> None:
     assert list(held.list("volume-f")) == []
 
 
-def test_containers_do_not_see_each_other(shelf: Shelf) -> None:
-    store_id = shelf.open().prepare()
-    one, two = shelf.open("one", store_id), shelf.open("two", store_id)
+def test_containers_do_not_see_each_other(backup_store: BackupStore) -> None:
+    store_id = backup_store.open().prepare()
+    one, two = backup_store.open("one", store_id), backup_store.open("two", store_id)
     one.put_bytes(KEY, b"1")
     assert list(two.list()) == []
     two.delete(KEY)
@@ -162,26 +162,28 @@ def test_no_other_name_is_touched(held: Repository, tmp_path: Path, key: str) ->
     assert list(held.list()) == []
 
 
-def test_a_store_keeps_its_id_and_another_one_is_not_used(shelf: Shelf, tmp_path: Path) -> None:
-    store_id = shelf.open().prepare()
-    assert shelf.open("another").prepare() == store_id
-    shelf.open(store_id=store_id).probe()
+def test_a_store_keeps_its_id_and_another_one_is_not_used(backup_store: BackupStore, tmp_path: Path) -> None:
+    store_id = backup_store.open().prepare()
+    assert backup_store.open("another").prepare() == store_id
+    backup_store.open(store_id=store_id).probe()
     for verb in verbs(tmp_path).values():
         with pytest.raises(BackupStoreUnavailable, match="not the backup store it was"):
-            verb(shelf.open(store_id=new_id()))
-    assert list(shelf.open().list()) == []
+            verb(backup_store.open(store_id=new_id()))
+    assert list(backup_store.open().list()) == []
 
 
-def test_a_store_that_is_away_is_never_an_empty_one(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_is_never_an_empty_one(
+    backup_store: BackupStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(s3, "_TRIES", 1)
-    plain = shelf.open()
+    plain = backup_store.open()
     store_id = plain.prepare()
-    if shelf.root is not None:
-        shelf.root.rename(tmp_path / "elsewhere")
-        away = [plain, shelf.open(store_id=store_id)]
+    if backup_store.root is not None:
+        backup_store.root.rename(tmp_path / "elsewhere")
+        away = [plain, backup_store.open(store_id=store_id)]
     else:
-        nobody = Store(shelf.store.url, "http://127.0.0.1:1", None, shelf.store.credentials_file)
-        unknown = Store("s3://no-such-bucket", shelf.store.endpoint, None, shelf.store.credentials_file)
+        nobody = Store(backup_store.store.url, "http://127.0.0.1:1", None, backup_store.store.credentials_file)
+        unknown = Store("s3://no-such-bucket", backup_store.store.endpoint, None, backup_store.store.credentials_file)
         away = [repository.make(each, store_id=id_) for each in (nobody, unknown) for id_ in (None, store_id)]
     for each in away:
         for verb in verbs(tmp_path).values():
@@ -201,13 +203,13 @@ def test_a_source_that_cannot_be_read_is_not_the_stores_fault(held: Repository, 
 @pytest.mark.parametrize("place", ["half-way", "before the name"])
 @pytest.mark.parametrize("earlier", [None, b"what was there before"])
 def test_a_killed_put_publishes_nothing(
-    held: Repository, shelf: Shelf, tmp_path: Path, place: str, earlier: bytes | None
+    held: Repository, backup_store: BackupStore, tmp_path: Path, place: str, earlier: bytes | None
 ) -> None:
     content = os.urandom(17 * MIB)
     source = write_file(tmp_path, content)
     if earlier is not None:
         held.put_bytes(KEY, earlier)
-    put_and_die(shelf, KEY, source, place)
+    put_and_die(backup_store, KEY, source, place)
     assert list(held.list()) == ([] if earlier is None else [(KEY, len(earlier))])
     assert list(held.unfinished()) == [KEY]
     assert held.put(KEY, source).bytes == len(content)
@@ -238,7 +240,7 @@ def test_a_full_directory_keeps_what_it_has_and_nothing_half(small: Path, tmp_pa
 
 
 def test_a_full_s3_store_keeps_what_it_has_and_nothing_half(
-    bucket: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: BackupStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "PART", 5 * MIB)
     held = bucket.open()
@@ -266,7 +268,7 @@ def test_a_full_s3_store_keeps_what_it_has_and_nothing_half(
 # S3 alone
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(bucket: Shelf, tmp_path: Path) -> None:
+def test_a_broken_connection_is_taken_up_where_it_broke(bucket: BackupStore, tmp_path: Path) -> None:
     content = os.urandom(6 * MIB)
     held = bucket.open()
     held.put_bytes(KEY, content)
@@ -286,7 +288,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(bucket: Shelf, tmp_path:
     assert len(ranges) == 2
 
 
-def test_an_object_that_changes_while_it_comes_is_not_mixed(bucket: Shelf, tmp_path: Path) -> None:
+def test_an_object_that_changes_while_it_comes_is_not_mixed(bucket: BackupStore, tmp_path: Path) -> None:
     held, other = bucket.open(), bucket.open()
     held.put_bytes(KEY, b"1" * 6 * MIB)
     proxy = bucket.proxy
@@ -307,7 +309,7 @@ def test_an_object_that_changes_while_it_comes_is_not_mixed(bucket: Shelf, tmp_p
 
 
 def test_requests_carry_no_checksum_header_that_other_stores_refuse(
-    bucket: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: BackupStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "PART", 5 * MIB)
     held = bucket.open()
@@ -319,7 +321,7 @@ def test_requests_carry_no_checksum_header_that_other_stores_refuse(
     assert not [headers for headers in bucket.proxy.seen if headers.get("X-Amz-Content-SHA256") == "UNSIGNED-PAYLOAD"]
 
 
-def test_secrets_are_told_to_nobody(bucket: Shelf, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_are_told_to_nobody(bucket: BackupStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     held = bucket.open()
     told = [repr(bucket.store), repr(held)]
@@ -351,11 +353,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_memory_does_not_grow_with_the_backup(held: Repository, shelf: Shelf, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_backup(held: Repository, backup_store: BackupStore, tmp_path: Path) -> None:
     source = tmp_path / "large"
     with source.open("wb") as large:
         large.truncate(128 * MIB)
-    command = [sys.executable, "-c", _MEASURED, *shelf.arguments, KEY]
+    command = [sys.executable, "-c", _MEASURED, *backup_store.arguments, KEY]
     done = subprocess.run([*command, str(source), str(tmp_path / "back")], capture_output=True, text=True, check=True)
     assert (tmp_path / "back").stat().st_size == 128 * MIB
     assert int(done.stdout) < 96 * 1024  # KiB

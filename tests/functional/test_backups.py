@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from tests.support.content import digest
-from tests.support.desk import Desk, stillframe_apart
 from tests.support.lab import open_lab
+from tests.support.operator import Operator, stillframe_apart
 from tests.support.stack import wait_for
 
 MIB = 1 << 20
 
 
-class Store(Desk):
-    """A desk with a backup store in a directory."""
+class Store(Operator):
+    """A operator with a backup store in a directory."""
 
     backups: Path
 

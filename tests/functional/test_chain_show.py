@@ -13,8 +13,8 @@ import pytest
 from stillframe.db import volumes
 from stillframe.host import files
 from tests.support import qemu_io
-from tests.support.desk import Desk
 from tests.support.lab import open_lab
+from tests.support.operator import Operator
 from tests.support.service import PROGRAM
 from tests.support.stack import wait_for
 
@@ -24,56 +24,56 @@ UNDO = "the last revert can still be undone"
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     made = open_lab(tmp_path_factory.mktemp("chains"))
     try:
-        yield Desk(made)
+        yield Operator(made)
     finally:
         made.clear()
 
 
-def run(desk: Desk, command: list[str], *arguments: str, code: int = 0) -> str:
-    environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(desk.state / "clouds.yaml"), "OS_CLOUD": "stillframe"}
+def run(operator: Operator, command: list[str], *arguments: str, code: int = 0) -> str:
+    environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(operator.state / "clouds.yaml"), "OS_CLOUD": "stillframe"}
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=120)
     assert done.returncode == code, done
     return done.stdout if code == 0 else done.stderr
 
 
-def chain(desk: Desk, volume_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = desk.api.ok("volume", "GET", f"/volumes/{volume_id}/stillframe-chain")["chain"]
+def chain(operator: Operator, volume_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = operator.api.ok("volume", "GET", f"/volumes/{volume_id}/stillframe-chain")["chain"]
     return found
 
 
-def revert(desk: Desk, volume_id: str, snapshot_id: str) -> None:
+def revert(operator: Operator, volume_id: str, snapshot_id: str) -> None:
     body = {"revert": {"snapshot_id": snapshot_id, "newer_snapshots": "keep"}}
-    desk.api.ok("volume", "POST", f"/volumes/{volume_id}/action", body)
-    wait_for(lambda: desk.api.volume(volume_id)["status"] == "available", "the revert")
-    desk.settle()
+    operator.api.ok("volume", "POST", f"/volumes/{volume_id}/action", body)
+    wait_for(lambda: operator.api.volume(volume_id)["status"] == "available", "the revert")
+    operator.settle()
 
 
-def clone(desk: Desk, snapshot_id: str) -> str:
+def clone(operator: Operator, snapshot_id: str) -> str:
     """A linked clone."""
-    admin = desk.lab.stack.api("stillframe-admin")
+    admin = operator.lab.stack.api("stillframe-admin")
     specs = {"stillframe:linked_clone": "true"}
     if not any(each["name"] == "linked" for each in admin.ok("volume", "GET", "/types")["volume_types"]):
         admin.ok("volume", "POST", "/types", {"volume_type": {"name": "linked", "extra_specs": specs}})
     body = {"volume": {"snapshot_id": snapshot_id, "volume_type": "linked", "size": 1}}
-    made = desk.api.ok("volume", "POST", "/volumes", body)["volume"]["id"]
-    wait_for(lambda: desk.api.volume(made)["status"] == "available", "the linked clone")
-    desk.settle()
+    made = operator.api.ok("volume", "POST", "/volumes", body)["volume"]["id"]
+    wait_for(lambda: operator.api.volume(made)["status"] == "available", "the linked clone")
+    operator.settle()
     return str(made)
 
 
-def test_a_chain_is_what_lies_on_the_share(desk: Desk) -> None:
-    volume_id = desk.volume("plain")
-    first, second = desk.snapshot(volume_id, "first"), desk.snapshot(volume_id, "second")
-    found = chain(desk, volume_id)
+def test_a_chain_is_what_lies_on_the_share(operator: Operator) -> None:
+    volume_id = operator.volume("plain")
+    first, second = operator.snapshot(volume_id, "first"), operator.snapshot(volume_id, "second")
+    found = chain(operator, volume_id)
     base = f"volume-{volume_id}"
     files_shown = [each["name"] for each in found["files"]]
     assert files_shown == [base, f"{base}.{first}", f"{base}.{second}"]
     assert (found["depth"], found["active_file"], found["problem"], found["foundation"]) == (3, files_shown[2], None, None)
     for each in found["files"]:
-        assert each["allocated"] == files.allocated(desk.share, each["name"])
+        assert each["allocated"] == files.allocated(operator.share, each["name"])
         assert (each["format"], each["virtual_size"], each["in_active_chain"], each["hidden"]) == (
             "qcow2",
             1 << 30,
@@ -88,22 +88,22 @@ def test_a_chain_is_what_lies_on_the_share(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("command", [STILLFRAME, OPENSTACK], ids=["stillframe", "openstack"])
-def test_either_command_draws_branches_clones_and_hidden_files(desk: Desk, command: list[str]) -> None:
+def test_either_command_draws_branches_clones_and_hidden_files(operator: Operator, command: list[str]) -> None:
     name = f"tree-{command is OPENSTACK}"
-    volume_id = desk.volume(name)
-    first = desk.snapshot(volume_id, "first")
-    second = desk.snapshot(volume_id, "second")
-    qemu_io.write(desk.share, desk.overlay(volume_id, second).name, b"left behind")
-    revert(desk, volume_id, first)
-    linked = clone(desk, second)
-    found = json.loads(run(desk, command, "-f", "json", name))
-    assert found == chain(desk, volume_id)
+    volume_id = operator.volume(name)
+    first = operator.snapshot(volume_id, "first")
+    second = operator.snapshot(volume_id, "second")
+    qemu_io.write(operator.share, operator.overlay(volume_id, second).name, b"left behind")
+    revert(operator, volume_id, first)
+    linked = clone(operator, second)
+    found = json.loads(run(operator, command, "-f", "json", name))
+    assert found == chain(operator, volume_id)
     shown = {each["name"]: each for each in found["files"]}
     base, tip = f"volume-{volume_id}", f"volume-{volume_id}.{second}"
     middle = f"{base}.{first}"
     assert (shown[tip]["hidden"], shown[tip]["why"], shown[tip]["needed_by"]["undo_of_revert"]) == (True, UNDO, True)
     assert shown[middle]["needed_by"]["linked_volumes"] == [linked] and not shown[middle]["in_active_chain"]
-    drawn = run(desk, command, name).splitlines()
+    drawn = run(operator, command, name).splitlines()
     active = found["active_file"]
     assert drawn[0].startswith(f"{name} ({volume_id}): 1 GiB, available; 4 files, ")
     assert [line.split()[:2] for line in drawn if base in line.split("(")[0]] == [
@@ -113,58 +113,58 @@ def test_either_command_draws_branches_clones_and_hidden_files(desk: Desk, comma
         ["◉", active],
     ]
     assert f"hidden: {UNDO}" in "\n".join(drawn) and f"read by linked volume {linked}" in "\n".join(drawn)
-    drawn = run(desk, command, linked).splitlines()
+    drawn = run(operator, command, linked).splitlines()
     assert drawn[1:3] == [f"◌ {middle}", f"│   of volume {volume_id}, which this one is linked to"]
-    assert chain(desk, linked)["foundation"]["file"] == middle
+    assert chain(operator, linked)["foundation"]["file"] == middle
 
 
-def test_a_file_kept_for_a_clone_says_why_after_its_snapshot_is_gone(desk: Desk) -> None:
-    volume_id = desk.volume("kept")
-    first = desk.snapshot(volume_id, "first")
-    second = desk.snapshot(volume_id, "second")
-    clone(desk, second)
-    desk.api.ok("volume", "DELETE", f"/snapshots/{first}")
-    wait_for(lambda: desk.api.send("volume", "GET", f"/snapshots/{first}").status_code == 404, "the deletion")
-    desk.settle()
-    (base,) = [each for each in chain(desk, volume_id)["files"] if each["name"] == f"volume-{volume_id}"]
+def test_a_file_kept_for_a_clone_says_why_after_its_snapshot_is_gone(operator: Operator) -> None:
+    volume_id = operator.volume("kept")
+    first = operator.snapshot(volume_id, "first")
+    second = operator.snapshot(volume_id, "second")
+    clone(operator, second)
+    operator.api.ok("volume", "DELETE", f"/snapshots/{first}")
+    wait_for(lambda: operator.api.send("volume", "GET", f"/snapshots/{first}").status_code == 404, "the deletion")
+    operator.settle()
+    (base,) = [each for each in chain(operator, volume_id)["files"] if each["name"] == f"volume-{volume_id}"]
     assert (base["hidden"], base["why"]) == (True, "a file above it is read by a linked volume")
 
 
-def test_a_broken_chain_is_shown_with_what_is_wrong(desk: Desk) -> None:
-    volume_id = desk.volume("broken")
-    overlay = desk.overlay(volume_id, desk.snapshot(volume_id))
+def test_a_broken_chain_is_shown_with_what_is_wrong(operator: Operator) -> None:
+    volume_id = operator.volume("broken")
+    overlay = operator.overlay(volume_id, operator.snapshot(volume_id))
     content = overlay.read_bytes()
     overlay.write_bytes(b"not an image" * 100)
-    found = chain(desk, volume_id)
+    found = chain(operator, volume_id)
     assert "missing" in found["problem"]
     assert "not a qcow2 file" in next(each["problem"] for each in found["files"] if each["name"] == overlay.name)
-    assert f"! {overlay.name}" in run(desk, STILLFRAME, "broken")
+    assert f"! {overlay.name}" in run(operator, STILLFRAME, "broken")
     overlay.write_bytes(content)
-    assert chain(desk, volume_id)["problem"] is None
+    assert chain(operator, volume_id)["problem"] is None
 
 
-def test_what_is_not_there_or_not_ones_own(desk: Desk) -> None:
-    volume_id = desk.volume("twice")
-    other = desk.volume("twice")
-    assert "2 volumes have the name" in run(desk, STILLFRAME, "twice", code=1)
-    assert "no volume has the name or id 'nosuch'" in run(desk, STILLFRAME, "nosuch", code=1)
-    with desk.database().write() as connection:
+def test_what_is_not_there_or_not_ones_own(operator: Operator) -> None:
+    volume_id = operator.volume("twice")
+    other = operator.volume("twice")
+    assert "2 volumes have the name" in run(operator, STILLFRAME, "twice", code=1)
+    assert "no volume has the name or id 'nosuch'" in run(operator, STILLFRAME, "nosuch", code=1)
+    with operator.database().write() as connection:
         volumes.change(connection, other, project_id="strangers")
-    answer = desk.api.send("volume", "GET", f"/volumes/{other}/stillframe-chain")
-    missing = desk.api.send("volume", "GET", f"/volumes/{'0' * 8}{other[8:]}/stillframe-chain")
+    answer = operator.api.send("volume", "GET", f"/volumes/{other}/stillframe-chain")
+    missing = operator.api.send("volume", "GET", f"/volumes/{'0' * 8}{other[8:]}/stillframe-chain")
     assert (answer.status_code, missing.status_code) == (404, 404)
     assert answer.json()["itemNotFound"]["message"].replace(other, "") == missing.json()["itemNotFound"]["message"].replace(
         f"{'0' * 8}{other[8:]}", ""
     )
-    assert desk.lab.stack.api("stillframe-admin").ok("volume", "GET", f"/volumes/{other}/stillframe-chain")
-    assert json.loads(run(desk, STILLFRAME, "-f", "json", "twice"))["volume_id"] == volume_id
+    assert operator.lab.stack.api("stillframe-admin").ok("volume", "GET", f"/volumes/{other}/stillframe-chain")
+    assert json.loads(run(operator, STILLFRAME, "-f", "json", "twice"))["volume_id"] == volume_id
 
 
-def test_a_clone_of_another_project_is_counted_and_not_named(desk: Desk) -> None:
-    volume_id = desk.volume("shared")
-    linked = clone(desk, desk.snapshot(volume_id, "first"))
-    with desk.database().write() as connection:
+def test_a_clone_of_another_project_is_counted_and_not_named(operator: Operator) -> None:
+    volume_id = operator.volume("shared")
+    linked = clone(operator, operator.snapshot(volume_id, "first"))
+    with operator.database().write() as connection:
         volumes.change(connection, linked, project_id="strangers")
-    (base, _active) = chain(desk, volume_id)["files"]
+    (base, _active) = chain(operator, volume_id)["files"]
     assert (base["needed_by"]["linked_volumes"], base["needed_by"]["foreign_linked_volumes"]) == ([], 1)
-    assert linked not in run(desk, STILLFRAME, "shared")
+    assert linked not in run(operator, STILLFRAME, "shared")

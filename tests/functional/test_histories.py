@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from stillframe.db.engine import Database
-from tests.support import oracle_world
+from tests.support import oracle_service
 from tests.support.oracle import Backup, Disk, Model, Newer, Refused, Volume
 from tests.support.oracle_check import Checker
 from tests.support.oracle_reader import Reader, chain
-from tests.support.oracle_world import LINKED, MOST_FILES, THICK, THIN, Block, fast_directory, fresh_copy, prepare
+from tests.support.oracle_service import LINKED, MOST_FILES, THICK, THIN, Block, fast_directory, fresh_copy, prepare
 
 SEED = int(os.environ["STILLFRAME_SEED"])
 EXAMPLES = int(os.environ.get("STILLFRAME_EXAMPLES") or 200)
@@ -417,7 +417,7 @@ def site() -> Iterator[Site]:
         shutil.copytree(place, template)
         reader = Reader()
         try:
-            yield Site(place, template, reader, Database(oracle_world.settings(place).database))
+            yield Site(place, template, reader, Database(oracle_service.settings(place).database))
         finally:
             reader.close()
 

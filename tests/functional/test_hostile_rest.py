@@ -28,9 +28,9 @@ from stillframe.volumes.backups import manifest
 from stillframe.volumes.backups.manifest import StoredObject
 from tests.support import qemu_io
 from tests.support.careless_images import CarelessImages, careless_images
-from tests.support.desk import Desk, Said, stillframe
 from tests.support.hostile import CANARY, Fate, Hostile, Place, battery
 from tests.support.lab import open_lab
+from tests.support.operator import Operator, Said, stillframe
 from tests.support.stack import Api, wait_for
 
 BATTERY = battery()
@@ -57,7 +57,7 @@ CONNECTOR = {"host": "h", "ip": "127.0.0.1", "initiator": "i"}
 class Site:
     """The services, what aims at them, and everything they said."""
 
-    desk: Desk
+    operator: Operator
     directory: Path
     images: CarelessImages
     door: socket.socket
@@ -81,7 +81,7 @@ class Site:
     @cached_property
     def users(self) -> tuple[Api, Api]:
         """The member and the administrator, who keep their connections."""
-        return self.desk.api, self.desk.lab.stack.api("stillframe-admin")
+        return self.operator.api, self.operator.lab.stack.api("stillframe-admin")
 
     def send(self, method: str, path: str, body: Any = None, admin: bool = False) -> requests.Response:
         answer = self.users[admin].send("volume", method, path, body)
@@ -107,20 +107,20 @@ class Site:
     def volume(self, **wanted: Any) -> str:
         made = self.ask(size=1, **wanted)
         assert self.ended("volume", made) == "available"
-        self.desk.settle()
+        self.operator.settle()
         return made
 
     def snapshot(self, volume_id: str) -> str:
-        return self.desk.snapshot(volume_id)
+        return self.operator.snapshot(volume_id)
 
     def backup(self, volume_id: str) -> str:
         made = str(self.ok("POST", "/backups", {"backup": {"volume_id": volume_id}})["backup"]["id"])
         assert self.ended("backup", made) == "available"
-        self.desk.settle()
+        self.operator.settle()
         return made
 
     def doctor(self, *more: str) -> Said:
-        found = self.desk.run(["doctor"], "--config-file", str(self.directory / "stillframe.conf"), *more)
+        found = self.operator.run(["doctor"], "--config-file", str(self.directory / "stillframe.conf"), *more)
         self.said.append(found.out + found.complaint)
         return found
 
@@ -131,7 +131,7 @@ class Site:
         mark = CANARY[:24]
         assert not [text for text in self.said if mark.decode() in text]
         assert not [image_id for image_id, content in self.images.content.items() if mark in content]
-        for root in (self.share, self.raw_share, self.directory / "backups", self.desk.state):
+        for root in (self.share, self.raw_share, self.directory / "backups", self.operator.state):
             leaked = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink() and _holds(path, mark)]
             assert not leaked
 
@@ -160,7 +160,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with careless_images() as images, socket.create_server(("127.0.0.1", 0)) as door:
         lab = open_lab(directory, CONFIGURATION.format(directory, images.url))
         try:
-            made = Site(Desk(lab), directory, images, door)
+            made = Site(Operator(lab), directory, images, door)
             project = lab.api.ok("volume", "GET", "/volumes?limit=1") and "demo"
             unlimited = dict.fromkeys(("volumes", "snapshots", "gigabytes", "backups", "backup_gigabytes"), -1)
             made.ok("PUT", f"/os-quota-sets/{project}", {"quota_set": unlimited}, admin=True)
@@ -189,7 +189,7 @@ class Victim:
     @property
     def frozen(self) -> str:
         """The file that holds the snapshot."""
-        return self.site.desk.lab.snapshot_file(self.id, self.snapshot)
+        return self.site.operator.lab.snapshot_file(self.id, self.snapshot)
 
     @contextmanager
     def replaced(self, name: str, case: Hostile) -> Iterator[None]:
@@ -268,7 +268,7 @@ def test_a_hostile_file_in_the_place_of_a_volumes_own_is_refused_by_every_verb(s
         if wrong:
             break
     assert not wrong
-    site.desk.settle()
+    site.operator.settle()
     assert victim.row() == before
     assert (site.share / name).read_bytes() == content
     site.check_contained()
@@ -286,7 +286,7 @@ def test_what_a_guest_wrote_on_a_raw_volume_is_bytes_to_every_verb(site: Site) -
         with (site.raw_share / base_name(volume_id)).open("r+b") as file:
             file.write(written)
         disks[volume_id] = written
-    site.desk.settle()
+    site.operator.settle()
     for key in disks:
         site.ok("POST", f"/volumes/{key}/action", {"os-volume_upload_image": {"image_name": key, "disk_format": "qcow2"}})
     ended(site, "volume", *disks)
@@ -296,7 +296,7 @@ def test_what_a_guest_wrote_on_a_raw_volume_is_bytes_to_every_verb(site: Site) -
     for key in disks:
         site.ok("POST", f"/volumes/{key}/action", {"os-extend": {"new_size": 2}})
     ended(site, "volume", *disks)
-    site.desk.settle()
+    site.operator.settle()
     copies = {key: site.ask(source_volid=key) for key in disks}
     restored = {key: site.ask(backup_id=backups[key], size=1, volume_type="raw") for key in disks}
     ended(site, "volume", *copies.values(), *restored.values())

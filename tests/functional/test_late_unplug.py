@@ -9,8 +9,8 @@ from stillframe.compute.libvirt import domain_xml
 from stillframe.compute.libvirt.domain_xml import NAMESPACE
 from tests.support import qemu_io
 from tests.support.content import digest
-from tests.support.desk import Desk
 from tests.support.lab import Lab, open_lab
+from tests.support.operator import Operator
 from tests.support.stack import wait_for
 
 # A machine without a system to answer an unplug; QEMU carries it out at the next reset.
@@ -85,7 +85,7 @@ def test_a_disk_that_was_unplugged_by_hand_is_told_by_the_attachment(lab: Lab) -
         everywhere = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
         unplug_by_hand(lab, server_id, goes, everywhere)
         assert shown(lab, server_id) == {stays: ("/dev/vda", True), goes: (None, False)}
-        assert [each["kind"] for each in Desk(lab).document("--quick")["findings"]] == ["attached_without_disk"]
+        assert [each["kind"] for each in Operator(lab).document("--quick")["findings"]] == ["attached_without_disk"]
         lab.api.ok("compute", "DELETE", f"/servers/{server_id}/os-volume_attachments/{goes}")  # what the doctor says to do
         wait_for(lambda: lab.api.volume(goes)["status"] == "available", "the release", 60)
         assert volumes_of(lab, server_id) == [stays]
@@ -111,7 +111,7 @@ def test_a_disk_that_left_late_is_told_and_then_released(lab: Lab) -> None:
         domain.reset(0)
         wait_for(lambda: goes not in domain.XMLDesc(0), "the unplug")
         assert {each: has for each, (_, has) in shown(lab, server_id).items()} == {stays: True, goes: False}
-        assert [each["kind"] for each in Desk(lab).document("--quick")["findings"]] == ["disk_left_guest"]
+        assert [each["kind"] for each in Operator(lab).document("--quick")["findings"]] == ["disk_left_guest"]
         refused = lab.api.send(
             "compute",
             "POST",

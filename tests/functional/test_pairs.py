@@ -27,7 +27,7 @@ from tests.support.oracle import Model
 from tests.support.oracle_check import Checker
 from tests.support.oracle_pairs import LOOK, REQUESTS, Asked, Scene, build, build_small, outcomes
 from tests.support.oracle_reader import Reader
-from tests.support.oracle_world import THIN, Block, Storage, fast_directory, fresh_copy, prepare, settings
+from tests.support.oracle_service import THIN, Block, Storage, fast_directory, fresh_copy, prepare, settings
 from tests.support.stack import wait_for
 
 Call = Callable[[dict[str, Any]], tuple[str, str, Any]]  # of a method's parameters: verb, path, body

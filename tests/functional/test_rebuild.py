@@ -18,8 +18,8 @@ from stillframe.db.tables import snapshots as snapshots_table
 from stillframe.db.tables import volumes as volumes_table
 from stillframe.host import copies, files
 from stillframe.host.copies import Source
-from tests.support.desk import Desk, Said, stillframe_apart
 from tests.support.lab import Lab, open_lab
+from tests.support.operator import Operator, Said, stillframe_apart
 from tests.support.stack import wait_for
 
 # What a share does not know, as docs/how-to/rebuild-the-database.md says: order and time of the last change, and whether the
@@ -40,7 +40,7 @@ volume_backend_name = rawfiles
 """
 
 
-class Story(Desk):
+class Scenario(Operator):
     """A varied history, and what a reader of each volume and snapshot finds at its beginning."""
 
     def __init__(self, lab: Lab, directory: Path) -> None:
@@ -122,12 +122,12 @@ class Story(Desk):
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Iterator[Story]:
+def scenario(tmp_path: Path) -> Iterator[Scenario]:
     for name in ("qcow2", "raw"):
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(0o2770)
     made = open_lab(tmp_path, CONFIGURATION.format(tmp_path))
-    found = Story(made, tmp_path)
+    found = Scenario(made, tmp_path)
     try:
         yield found
     finally:
@@ -135,48 +135,48 @@ def story(tmp_path: Path) -> Iterator[Story]:
         found.lab.clear()
 
 
-def history(story: Story) -> dict[str, str]:
+def history(scenario: Scenario) -> dict[str, str]:
     """Makes volumes and snapshots in every shape; returns their ids by the names used here."""
-    admin = story.lab.stack.api("stillframe-admin")
+    admin = scenario.lab.stack.api("stillframe-admin")
     types = {"linked": {"stillframe:linked_clone": "true"}, "raw": {"volume_backend_name": "rawfiles"}}
     types["plain"] = {"volume_backend_name": "local"}
     for name, specs in types.items():
         admin.ok("volume", "POST", "/types", {"volume_type": {"name": name, "extra_specs": specs}})
-    ids = {"data": story.make(name="data", description="with an é", metadata={"k": "v"})}
+    ids = {"data": scenario.make(name="data", description="with an é", metadata={"k": "v"})}
     data = ids["data"]
-    story.write(data, b"one")
-    ids["first"] = story.take(data, name="first", description="before", metadata={"a": "b"})
-    story.write(data, b"two")
-    ids["second"] = story.take(data, name="second")
-    story.write(data, b"three")
-    ids["third"] = story.take(data)
-    story.act(data, os__extend={"new_size": 2})
-    story.act(data, revert={"snapshot_id": ids["first"], "newer_snapshots": "keep"})
-    story.content[data] = b"one"
-    story.write(data, b"another branch")
-    ids["fourth"] = story.take(data, name="fourth")
-    story.remove("snapshots", ids["second"])
-    ids["clone"] = story.make(snapshot_id=ids["first"], volume_type="linked", name="clone", size=3)
-    story.content[ids["clone"]] = b"one"
-    ids["copy"] = story.make(snapshot_id=ids["fourth"], size=2)
-    story.content[ids["copy"]] = b"another branch"
-    ids["undoable"] = story.make(name="undoable")
-    story.write(ids["undoable"], b"old")
-    ids["back"] = story.take(ids["undoable"], name="back")
-    story.write(ids["undoable"], b"new")
-    story.act(ids["undoable"], revert={"snapshot_id": ids["back"]})
-    story.content[ids["undoable"]] = b"old"
-    ids["raw"] = story.make(volume_type="raw", name="raw")
-    story.write(ids["raw"], b"QFI\xfb: a raw volume may hold anything")
-    ids["raw snapshot"] = story.take(ids["raw"], name="of raw")
-    story.write(ids["copy"], b"backed up")
-    ids["full"] = story.back_up(ids["copy"], name="full")
-    story.write(ids["copy"], b"backed up again")
-    ids["incremental"] = story.back_up(ids["copy"], incremental=True)
-    story.write(ids["copy"], b"not backed up")
-    story.act(data, os__set_bootable={"bootable": True})
+    scenario.write(data, b"one")
+    ids["first"] = scenario.take(data, name="first", description="before", metadata={"a": "b"})
+    scenario.write(data, b"two")
+    ids["second"] = scenario.take(data, name="second")
+    scenario.write(data, b"three")
+    ids["third"] = scenario.take(data)
+    scenario.act(data, os__extend={"new_size": 2})
+    scenario.act(data, revert={"snapshot_id": ids["first"], "newer_snapshots": "keep"})
+    scenario.content[data] = b"one"
+    scenario.write(data, b"another branch")
+    ids["fourth"] = scenario.take(data, name="fourth")
+    scenario.remove("snapshots", ids["second"])
+    ids["clone"] = scenario.make(snapshot_id=ids["first"], volume_type="linked", name="clone", size=3)
+    scenario.content[ids["clone"]] = b"one"
+    ids["copy"] = scenario.make(snapshot_id=ids["fourth"], size=2)
+    scenario.content[ids["copy"]] = b"another branch"
+    ids["undoable"] = scenario.make(name="undoable")
+    scenario.write(ids["undoable"], b"old")
+    ids["back"] = scenario.take(ids["undoable"], name="back")
+    scenario.write(ids["undoable"], b"new")
+    scenario.act(ids["undoable"], revert={"snapshot_id": ids["back"]})
+    scenario.content[ids["undoable"]] = b"old"
+    ids["raw"] = scenario.make(volume_type="raw", name="raw")
+    scenario.write(ids["raw"], b"QFI\xfb: a raw volume may hold anything")
+    ids["raw snapshot"] = scenario.take(ids["raw"], name="of raw")
+    scenario.write(ids["copy"], b"backed up")
+    ids["full"] = scenario.back_up(ids["copy"], name="full")
+    scenario.write(ids["copy"], b"backed up again")
+    ids["incremental"] = scenario.back_up(ids["copy"], incremental=True)
+    scenario.write(ids["copy"], b"not backed up")
+    scenario.act(data, os__set_bootable={"bootable": True})
     admin.ok("volume", "POST", f"/volumes/{data}/action", {"os-set_image_metadata": {"metadata": {"os_type": "linux"}}})
-    story.settle()
+    scenario.settle()
     return ids
 
 
@@ -200,38 +200,38 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in LOST}
 
 
-def lose_and_rebuild(story: Story) -> None:
+def lose_and_rebuild(scenario: Scenario) -> None:
     """The state directory is gone; another one is made from the shares."""
-    configuration = story.directory / "stillframe.conf"
-    story.lab.clear()
-    shutil.rmtree(story.state)
-    state = story.directory / "new-state"
+    configuration = scenario.directory / "stillframe.conf"
+    scenario.lab.clear()
+    shutil.rmtree(scenario.state)
+    state = scenario.directory / "new-state"
     options = ["--config-file", str(configuration), "--state-dir", str(state)]
-    planned = stillframe_apart("rebuild", *options, "--share", str(story.share), "--dry-run")
+    planned = stillframe_apart("rebuild", *options, "--share", str(scenario.share), "--dry-run")
     assert planned.code == 0 and "4 would be taken, 0 refused" in planned.out and not state.exists(), planned
-    done = stillframe_apart("rebuild", *options, "--share", str(story.share), "--backups", "-f", "json")
+    done = stillframe_apart("rebuild", *options, "--share", str(scenario.share), "--backups", "-f", "json")
     answer = json.loads(done.out)
     assert (done.code, answer["refused"], answer["refused_backups"], len(answer["backups"])) == (0, {}, {}, 2), done
-    again = stillframe_apart("rebuild", *options, "--share", str(story.share))
+    again = stillframe_apart("rebuild", *options, "--share", str(scenario.share))
     assert again.code == 2 and "manage-share" in again.complaint
-    added = stillframe_apart("manage-share", *options, "--share", str(story.raw_share))
+    added = stillframe_apart("manage-share", *options, "--share", str(scenario.raw_share))
     assert added.code == 0 and "volumes: 1 taken, 0 refused" in added.out, added
-    story.lab.stack.state_dir = state
+    scenario.lab.stack.state_dir = state
 
 
-def test_the_rebuilt_rows_are_those_that_were_lost(story: Story) -> None:
-    ids = history(story)
-    story.check_content()
-    before, kept = rows(story.database()), backup_rows(story.database())
+def test_the_rebuilt_rows_are_those_that_were_lost(scenario: Scenario) -> None:
+    ids = history(scenario)
+    scenario.check_content()
+    before, kept = rows(scenario.database()), backup_rows(scenario.database())
     assert {row["status"] for kind in before for row in kind.values()} == {"available"}
     assert before[0][ids["undoable"]]["undo_file"] and before[0][ids["clone"]]["linked_to"]
     assert before[0][ids["raw"]]["base_format"] == "raw" and len(before[1]) == 5
-    lose_and_rebuild(story)
-    assert rows(story.database()) == before
-    assert backup_rows(story.database()) == kept and len(kept) == 2
+    lose_and_rebuild(scenario)
+    assert rows(scenario.database()) == before
+    assert backup_rows(scenario.database()) == kept and len(kept) == 2
     assert set(next(iter(before[0].values()))) | LOST == set(volumes_table.c.keys()) | {"type"}
     assert set(next(iter(before[1].values()))) | LOST == set(snapshots_table.c.keys()) | LOST
-    order = [row["id"] for row in ordered(story.database())]
+    order = [row["id"] for row in ordered(scenario.database())]
     assert order == sorted(order, key=list(before[0]).index), "volumes come in the order they were made in"
 
 
@@ -240,74 +240,74 @@ def ordered(database: Database) -> list[dict[str, Any]]:
         return [row for row in volumes.list_all(connection) if row["share"].endswith("qcow2")]
 
 
-def examined(story: Story) -> Said:
+def examined(scenario: Scenario) -> Said:
     """What the doctor says once it has judged every volume: the service tidies up what it took over whenever it likes."""
     said = Said(1, "not judged", "")
 
     def judged() -> bool:
         nonlocal said
-        said = story.run(["doctor"], "--config-file", str(story.directory / "stillframe.conf"), "--older-than", "0")
+        said = scenario.run(["doctor"], "--config-file", str(scenario.directory / "stillframe.conf"), "--older-than", "0")
         return "not judged" not in said.out
 
     wait_for(judged, "a doctor who judges every volume")
     return said
 
 
-def test_everything_works_on_a_rebuilt_database(story: Story) -> None:
-    ids = history(story)
-    lose_and_rebuild(story)
-    story.lab.stack.start()
-    said = examined(story)
+def test_everything_works_on_a_rebuilt_database(scenario: Scenario) -> None:
+    ids = history(scenario)
+    lose_and_rebuild(scenario)
+    scenario.lab.stack.start()
+    said = examined(scenario)
     assert (said.code, said.out.partition(";")[0]) == (0, "nothing found"), said
-    story.check_content()
-    story.act(ids["undoable"], os__undo_revert=None)
-    story.content[ids["undoable"]] = b"new"
-    refusal = story.api.send("volume", "DELETE", f"/snapshots/{ids['first']}")
+    scenario.check_content()
+    scenario.act(ids["undoable"], os__undo_revert=None)
+    scenario.content[ids["undoable"]] = b"new"
+    refusal = scenario.api.send("volume", "DELETE", f"/snapshots/{ids['first']}")
     assert refusal.status_code == 409 and ids["clone"] in refusal.text
-    story.act(ids["data"], revert={"snapshot_id": ids["third"], "newer_snapshots": "keep"})
-    story.content[ids["data"]] = b"three"
-    story.act(ids["data"], os__extend={"new_size": 3})
-    story.write(ids["data"], b"after the loss")
-    ids["fifth"] = story.take(ids["data"], name="fifth")
-    ids["from fifth"] = story.make(snapshot_id=ids["fifth"], size=3)
-    story.content[ids["from fifth"]] = b"after the loss"
-    story.act(ids["raw"], revert={"snapshot_id": ids["raw snapshot"]})
+    scenario.act(ids["data"], revert={"snapshot_id": ids["third"], "newer_snapshots": "keep"})
+    scenario.content[ids["data"]] = b"three"
+    scenario.act(ids["data"], os__extend={"new_size": 3})
+    scenario.write(ids["data"], b"after the loss")
+    ids["fifth"] = scenario.take(ids["data"], name="fifth")
+    ids["from fifth"] = scenario.make(snapshot_id=ids["fifth"], size=3)
+    scenario.content[ids["from fifth"]] = b"after the loss"
+    scenario.act(ids["raw"], revert={"snapshot_id": ids["raw snapshot"]})
     for name in ("incremental", "full"):
-        ids[f"from {name}"] = story.make(backup_id=ids[name], size=2)
-        story.content[ids[f"from {name}"]] = story.content[ids[name]]
-    story.check_content()
-    ids["next"] = story.back_up(ids["copy"])
+        ids[f"from {name}"] = scenario.make(backup_id=ids[name], size=2)
+        scenario.content[ids[f"from {name}"]] = scenario.content[ids[name]]
+    scenario.check_content()
+    ids["next"] = scenario.back_up(ids["copy"])
     for name in ("third", "fifth", "fourth", "raw snapshot", "back"):
-        story.remove("snapshots", ids[name])
-        story.check_content()
-    story.remove("volumes", ids["clone"])
-    story.remove("snapshots", ids["first"])
+        scenario.remove("snapshots", ids[name])
+        scenario.check_content()
+    scenario.remove("volumes", ids["clone"])
+    scenario.remove("snapshots", ids["first"])
     for name in ("data", "copy", "undoable", "raw", "from fifth", "from full", "from incremental"):
-        story.remove("volumes", ids[name])
-    assert files.listing(story.share) == [".share-id"] == files.listing(story.raw_share)
+        scenario.remove("volumes", ids[name])
+    assert files.listing(scenario.share) == [".share-id"] == files.listing(scenario.raw_share)
 
 
-def test_a_snapshot_newer_than_the_record_comes_back(story: Story) -> None:
+def test_a_snapshot_newer_than_the_record_comes_back(scenario: Scenario) -> None:
     """The service died between the switch and the writing of the record: the overlay holds what the guest wrote since."""
     types = {"name": "plain", "extra_specs": {"volume_backend_name": "local"}}
-    story.lab.stack.api("stillframe-admin").ok("volume", "POST", "/types", {"volume_type": types})
-    volume_id = story.make(name="late")
-    story.write(volume_id, b"before")
-    record, snapshot_id = (story.share / f"volume-{volume_id}.record").read_bytes(), str(uuid.uuid4())
+    scenario.lab.stack.api("stillframe-admin").ok("volume", "POST", "/types", {"volume_type": types})
+    volume_id = scenario.make(name="late")
+    scenario.write(volume_id, b"before")
+    record, snapshot_id = (scenario.share / f"volume-{volume_id}.record").read_bytes(), str(uuid.uuid4())
     overlay = overlay_name(volume_id, snapshot_id)
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"volume-{volume_id}", overlay]
-    subprocess.run(command, cwd=story.share, check=True)
-    with story.database().write() as connection:
+    subprocess.run(command, cwd=scenario.share, check=True)
+    with scenario.database().write() as connection:
         volumes.change(connection, volume_id, active_file=overlay)
-    story.write(volume_id, b"after")
-    (story.share / f"volume-{volume_id}.record").write_bytes(record)
-    story.lab.clear()
-    done, database = rebuild(story.directory, story.share, story.directory / "again")
+    scenario.write(volume_id, b"after")
+    (scenario.share / f"volume-{volume_id}.record").write_bytes(record)
+    scenario.lab.clear()
+    done, database = rebuild(scenario.directory, scenario.share, scenario.directory / "again")
     (taken,) = json.loads(done.out)["volumes"]
     assert (taken["active_file"], taken["snapshots"], len(taken["notes"])) == (overlay, [snapshot_id], 1)
     volume_rows, snapshot_rows = rows(database)
-    assert story.read(story.share, volume_rows[volume_id]["active_file"], "qcow2") == b"after"
-    assert story.read(story.share, snapshot_rows[snapshot_id]["backing"], "qcow2") == b"before"
+    assert scenario.read(scenario.share, volume_rows[volume_id]["active_file"], "qcow2") == b"after"
+    assert scenario.read(scenario.share, snapshot_rows[snapshot_id]["backing"], "qcow2") == b"before"
 
 
 def rebuild(directory: Path, share: Path, state: Path, *more: str, code: int = 0) -> tuple[Said, Database]:
@@ -494,43 +494,43 @@ def test_a_share_of_cinders_is_managed_while_the_services_run(tmp_path: Path, ci
     configuration = f"[DEFAULT]\nenabled_backends = local, theirs\n[theirs]\nshare_dir = {cinder.share}\n"
     lab = open_lab(tmp_path, configuration)
     try:
-        desk = Desk(lab)
-        own = desk.volume("own")  # on whichever of the two had a little more room
+        operator = Operator(lab)
+        own = operator.volume("own")  # on whichever of the two had a little more room
         here = {own} if (cinder.share / f"volume-{own}").exists() else set()
         config = ("--config-file", str(tmp_path / "stillframe.conf"))
-        told = desk.document(*config, "--older-than", "0")["findings"]
+        told = operator.document(*config, "--older-than", "0")["findings"]
         assert sorted(each["kind"] for each in told) == ["unknown_volume"] * 3
         options = (*config, "--share", str(cinder.share), "--base-format", "raw", "--project", "demo", "-f", "json")
-        assert len(json.loads(desk.run(["manage-share"], *options, "--dry-run").out)["volumes"]) == 3
-        assert [volume["id"] for volume in desk.api.ok("volume", "GET", "/volumes")["volumes"]] == [own]
-        said = desk.run(["manage-share"], *options)
+        assert len(json.loads(operator.run(["manage-share"], *options, "--dry-run").out)["volumes"]) == 3
+        assert [volume["id"] for volume in operator.api.ok("volume", "GET", "/volumes")["volumes"]] == [own]
+        said = operator.run(["manage-share"], *options)
         assert said.code == 0 and len(json.loads(said.out)["volumes"]) == 3, said
-        again = json.loads(desk.run(["manage-share"], *options).out)
+        again = json.loads(operator.run(["manage-share"], *options).out)
         assert (again["volumes"], sorted(again["known"])) == (
             [],
             sorted({*(cinder.ids[n] for n in ("merged", "alone", "straight")), *here}),
         )
-        desk.settle()
-        assert {each["kind"] for each in desk.document(*config)["findings"]} == {"wrong_mode"}
-        _use(desk, cinder, config)
+        operator.settle()
+        assert {each["kind"] for each in operator.document(*config)["findings"]} == {"wrong_mode"}
+        _use(operator, cinder, config)
     finally:
         lab.clear()
 
 
-def _use(desk: Desk, cinder: Cinder, config: tuple[str, ...]) -> None:
+def _use(operator: Operator, cinder: Cinder, config: tuple[str, ...]) -> None:
     """What was managed is used: snapshots of it are taken and deleted in any order, and it goes at last."""
-    api, ids = desk.api, cinder.ids
-    assert json.loads(desk.run(["doctor"], *config, "--fix", "--yes", "-f", "json").out)["left"] == []
+    api, ids = operator.api, cinder.ids
+    assert json.loads(operator.run(["doctor"], *config, "--fix", "--yes", "-f", "json").out)["left"] == []
     for name in ("alone", "straight", "merged"):
-        desk.snapshot(ids[name], f"ours of {name}")
+        operator.snapshot(ids[name], f"ours of {name}")
     found = api.ok("volume", "GET", "/snapshots/detail")["snapshots"]
     assert len(found) == 6
     for each in found:
         api.ok("volume", "DELETE", f"/snapshots/{each['id']}")
         wait_for(lambda key=each["id"]: api.send("volume", "GET", f"/snapshots/{key}").status_code == 404, "the deletion")  # type: ignore[misc]
-        desk.settle()
+        operator.settle()
     for name in ("alone", "straight", "merged"):
         api.ok("volume", "DELETE", f"/volumes/{ids[name]}")
     wait_for(lambda: len(api.ok("volume", "GET", "/volumes")["volumes"]) == 1, "the deletions")
-    desk.settle()
+    operator.settle()
     assert files.listing(cinder.share) == [".share-id"]

@@ -13,16 +13,16 @@ from stillframe.errors import AccessRefused
 from stillframe.host.run import run
 from tests.support import bitmaps, image_lock, qemu_io
 from tests.support.content import digest
-from tests.support.desk import Desk
 from tests.support.lab import open_lab
+from tests.support.operator import Operator
 from tests.support.stack import wait_for
 
 GONE = "<disk type='file' device='cdrom'><source file='/srv/canary/gone.iso'/><target dev='sda' bus='sata'/></disk>"
 
 
-def machine(desk: Desk, name: str, kind: str = "pc", more: str = "") -> Any:
+def machine(operator: Operator, name: str, kind: str = "pc", more: str = "") -> Any:
     """Defines a machine without a system."""
-    return desk.lab.stack.hypervisor.connection().defineXML(
+    return operator.lab.stack.hypervisor.connection().defineXML(
         f"""<domain type='qemu'><name>{name}</name>
 <metadata><sf:owner xmlns:sf="{NAMESPACE}" project="demo" user="operator"/></metadata><memory unit='MiB'>64</memory>
 <os><type arch='x86_64' machine='{kind}'>hvm</type></os><features><acpi/></features>
@@ -31,8 +31,8 @@ def machine(desk: Desk, name: str, kind: str = "pc", more: str = "") -> Any:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    made = Desk(open_lab(tmp_path_factory.mktemp("refusals"), "[compute]\ndetach_timeout_seconds = 2\n"))
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    made = Operator(open_lab(tmp_path_factory.mktemp("refusals"), "[compute]\ndetach_timeout_seconds = 2\n"))
     domains = [
         machine(made, "usual"),
         machine(made, "no-pci", "isapc", "<controller type='usb' model='none'/>"),
@@ -50,181 +50,184 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         made.lab.clear()
 
 
-def server(desk: Desk, name: str) -> str:
-    found = desk.api.ok("compute", "GET", f"/servers?name={name}")["servers"]
+def server(operator: Operator, name: str) -> str:
+    found = operator.api.ok("compute", "GET", f"/servers?name={name}")["servers"]
     return str(found[0]["id"])
 
 
-def written(desk: Desk) -> tuple[str, Path, str]:
+def written(operator: Operator) -> tuple[str, Path, str]:
     """Makes a volume that holds something; returns its id, its file, and what a reader sees."""
-    volume_id = desk.volume()
-    path = desk.share / f"volume-{volume_id}"
-    qemu_io.write(desk.share, path.name, b"whoever is refused leaves it alone")
-    return volume_id, path, digest(desk.share, path.name)
+    volume_id = operator.volume()
+    path = operator.share / f"volume-{volume_id}"
+    qemu_io.write(operator.share, path.name, b"whoever is refused leaves it alone")
+    return volume_id, path, digest(operator.share, path.name)
 
 
-def told(desk: Desk, volume_id: str) -> str:
+def told(operator: Operator, volume_id: str) -> str:
     """Waits for the fault of what was asked for last, and for everything that follows."""
-    wait_for(lambda: bool(desk.api.volume(volume_id).get("fault")), "the fault")
-    desk.settle()
-    return str(desk.api.volume(volume_id)["fault"])
+    wait_for(lambda: bool(operator.api.volume(volume_id).get("fault")), "the fault")
+    operator.settle()
+    return str(operator.api.volume(volume_id)["fault"])
 
 
-def tries(desk: Desk, answer: requests.Response) -> int:
+def tries(operator: Operator, answer: requests.Response) -> int:
     """How often a step of what was asked for met an error."""
     asked = f"[{answer.headers['x-openstack-request-id']} "
-    return sum(asked in line and ", step " in line for line in desk.lab.stack.log.read_text().splitlines())
+    return sum(asked in line and ", step " in line for line in operator.lab.stack.log.read_text().splitlines())
 
 
-def extend(desk: Desk, volume_id: str) -> requests.Response:
-    return desk.api.send("volume", "POST", f"/volumes/{volume_id}/action", {"os-extend": {"new_size": 2}})
+def extend(operator: Operator, volume_id: str) -> requests.Response:
+    return operator.api.send("volume", "POST", f"/volumes/{volume_id}/action", {"os-extend": {"new_size": 2}})
 
 
-def test_a_volume_that_qemu_img_does_not_grow_is_as_before_and_says_why(desk: Desk) -> None:
-    volume_id, path, before = written(desk)
+def test_a_volume_that_qemu_img_does_not_grow_is_as_before_and_says_why(operator: Operator) -> None:
+    volume_id, path, before = written(operator)
     bitmaps.add(path, "monday")
     bitmaps.change(path, bitmaps.STRANGE_TYPE)
-    answer = extend(desk, volume_id)
+    answer = extend(operator, volume_id)
     assert answer.status_code == 202, answer.text
-    fault = told(desk, volume_id)
+    fault = told(operator, volume_id)
     assert "qemu-img resize failed with exit code 1" in fault and "Bitmap 'monday' doesn't satisfy the constraints" in fault
-    assert str(desk.state) not in fault
-    found = desk.api.volume(volume_id)
+    assert str(operator.state) not in fault
+    found = operator.api.volume(volume_id)
     assert (found["status"], found["size"]) == ("available", 1)
-    assert tries(desk, answer) == 1
+    assert tries(operator, answer) == 1
     bitmaps.change(path, bitmaps.SOUND)
-    assert digest(desk.share, path.name) == before
-    extend(desk, volume_id)
-    wait_for(lambda: desk.api.volume(volume_id)["size"] == 2, "the growth")
-    assert "fault" not in desk.api.volume(volume_id)
+    assert digest(operator.share, path.name) == before
+    extend(operator, volume_id)
+    wait_for(lambda: operator.api.volume(volume_id)["size"] == 2, "the growth")
+    assert "fault" not in operator.api.volume(volume_id)
 
 
-def test_what_is_known_to_fail_is_answered_at_once(desk: Desk) -> None:
-    volume_id, path, before = written(desk)
+def test_what_is_known_to_fail_is_answered_at_once(operator: Operator) -> None:
+    volume_id, path, before = written(operator)
     bitmaps.add(path, "monday")
     bitmaps.change(path, bitmaps.IN_USE)
-    answer = extend(desk, volume_id)
+    answer = extend(operator, volume_id)
     assert answer.status_code == 409
     fault = answer.json()["conflictingRequest"]
     assert "were in use when their writer ended: monday" in fault["summary"] and fault["error_code"] == "image_not_sound"
-    found = desk.api.volume(volume_id)
+    found = operator.api.volume(volume_id)
     assert (found["status"], found["size"], "fault" in found) == ("available", 1, False)
-    assert digest(desk.share, path.name) == before
+    assert digest(operator.share, path.name) == before
 
 
-def test_a_share_that_does_not_answer_is_told_by_its_directory_to_administrators_only(desk: Desk) -> None:
-    volume_id, path, before = written(desk)
+def test_a_share_that_does_not_answer_is_told_by_its_directory_to_administrators_only(operator: Operator) -> None:
+    volume_id, path, before = written(operator)
     snapshot = {"snapshot": {"volume_id": volume_id, "name": "s"}}
-    marker = desk.share / ".share-id"
-    marker.rename(desk.share / "aside")
+    marker = operator.share / ".share-id"
+    marker.rename(operator.share / "aside")
     try:
         asked = [
-            extend(desk, volume_id),
-            desk.api.send("volume", "POST", "/snapshots", snapshot),
-            desk.api.send("volume", "GET", f"/volumes/{volume_id}?explain=1"),
-            desk.api.send("volume", "POST", "/volumes", {"volume": {"size": 1}}),
+            extend(operator, volume_id),
+            operator.api.send("volume", "POST", "/snapshots", snapshot),
+            operator.api.send("volume", "GET", f"/volumes/{volume_id}?explain=1"),
+            operator.api.send("volume", "POST", "/volumes", {"volume": {"size": 1}}),
         ]
         refused = [answer.text for answer in asked if answer.status_code == 503]
         assert len(refused) >= 2, [answer.text for answer in asked]
         assert "the volume's share" in refused[0]
-        assert not [text for text in (answer.text for answer in asked) if str(desk.state) in text]
-        assert str(desk.share) in desk.lab.stack.api("stillframe-admin").send("volume", "POST", "/snapshots", snapshot).text
+        assert not [text for text in (answer.text for answer in asked) if str(operator.state) in text]
+        assert (
+            str(operator.share)
+            in operator.lab.stack.api("stillframe-admin").send("volume", "POST", "/snapshots", snapshot).text
+        )
     finally:
-        (desk.share / "aside").rename(marker)
-    desk.settle()
-    assert digest(desk.share, path.name) == before
+        (operator.share / "aside").rename(marker)
+    operator.settle()
+    assert digest(operator.share, path.name) == before
 
 
-def test_a_disk_that_qemu_does_not_grow_is_as_before_and_says_why(desk: Desk) -> None:
+def test_a_disk_that_qemu_does_not_grow_is_as_before_and_says_why(operator: Operator) -> None:
     """libvirt's refusal crosses from compute to block storage, and is not taken for a service that does not answer."""
-    server_id = server(desk, "usual")
-    volume_id, path, before = written(desk)
+    server_id = server(operator, "usual")
+    volume_id, path, before = written(operator)
     bitmaps.add(path, "monday")
     bitmaps.change(path, bitmaps.IN_USE)
-    desk.api.attach(server_id, volume_id)
-    desk.settle()
-    answer = extend(desk, volume_id)
-    fault = told(desk, volume_id)
+    operator.api.attach(server_id, volume_id)
+    operator.settle()
+    answer = extend(operator, volume_id)
+    fault = told(operator, volume_id)
     assert "libvirt refused a call" in fault and "Bitmap 'monday' is inconsistent" in fault
-    found = desk.api.volume(volume_id)
+    found = operator.api.volume(volume_id)
     assert (found["status"], found["size"]) == ("in-use", 1)
-    assert tries(desk, answer) == 1
+    assert tries(operator, answer) == 1
     # The machine has no system that would let a disk go while it runs: that is told too, until it goes well.
-    desk.api.ok("compute", "DELETE", f"/servers/{server_id}/os-volume_attachments/{volume_id}")
-    wait_for(lambda: "did not release" in desk.api.volume(volume_id).get("fault", ""), "the fault", 60)
-    desk.settle()
-    assert desk.api.volume(volume_id)["status"] == "in-use"
-    detached_stopped(desk, server_id, volume_id)
-    assert digest(desk.share, path.name) == before
+    operator.api.ok("compute", "DELETE", f"/servers/{server_id}/os-volume_attachments/{volume_id}")
+    wait_for(lambda: "did not release" in operator.api.volume(volume_id).get("fault", ""), "the fault", 60)
+    operator.settle()
+    assert operator.api.volume(volume_id)["status"] == "in-use"
+    detached_stopped(operator, server_id, volume_id)
+    assert digest(operator.share, path.name) == before
 
 
-def detached_stopped(desk: Desk, server_id: str, volume_id: str) -> None:
-    domain = desk.lab.stack.hypervisor.domain(server_id)
+def detached_stopped(operator: Operator, server_id: str, volume_id: str) -> None:
+    domain = operator.lab.stack.hypervisor.domain(server_id)
     domain.destroy()
-    desk.api.detach(server_id, volume_id)
-    desk.settle()
-    assert "fault" not in desk.api.volume(volume_id)
+    operator.api.detach(server_id, volume_id)
+    operator.settle()
+    assert "fault" not in operator.api.volume(volume_id)
     domain.create()
 
 
 @pytest.mark.parametrize(("name", "words"), [("no-pci", "No PCI buses available"), ("usual", 'Failed to get "write" lock')])
-def test_a_disk_that_the_server_does_not_take_is_as_before_and_says_why(desk: Desk, name: str, words: str) -> None:
-    server_id = server(desk, name)
-    volume_id, path, before = written(desk)
+def test_a_disk_that_the_server_does_not_take_is_as_before_and_says_why(operator: Operator, name: str, words: str) -> None:
+    server_id = server(operator, name)
+    volume_id, path, before = written(operator)
     with image_lock.held(path) if "lock" in words else nullcontext():
         body = {"volumeAttachment": {"volumeId": volume_id}}
-        answer = desk.api.send("compute", "POST", f"/servers/{server_id}/os-volume_attachments", body)
+        answer = operator.api.send("compute", "POST", f"/servers/{server_id}/os-volume_attachments", body)
         assert answer.status_code == 200
-        fault = told(desk, volume_id)
+        fault = told(operator, volume_id)
     assert "libvirt refused a call" in fault and words in fault
-    assert str(desk.state) not in fault
-    found = desk.api.volume(volume_id)
+    assert str(operator.state) not in fault
+    found = operator.api.volume(volume_id)
     assert (found["status"], found["attachments"]) == ("available", [])
-    assert desk.api.ok("volume", "GET", f"/attachments?volume_id={volume_id}")["attachments"] == []
-    assert tries(desk, answer) == 1
-    assert digest(desk.share, path.name) == before
+    assert operator.api.ok("volume", "GET", f"/attachments?volume_id={volume_id}")["attachments"] == []
+    assert tries(operator, answer) == 1
+    assert digest(operator.share, path.name) == before
     if name == "usual":
-        desk.api.attach(server_id, volume_id)
-        desk.settle()
-        assert "fault" not in desk.api.volume(volume_id)
-        detached_stopped(desk, server_id, volume_id)
+        operator.api.attach(server_id, volume_id)
+        operator.settle()
+        assert "fault" not in operator.api.volume(volume_id)
+        detached_stopped(operator, server_id, volume_id)
 
 
-def test_an_action_that_libvirt_refuses_is_answered_in_its_words(desk: Desk) -> None:
-    answer = desk.api.send("compute", "POST", f"/servers/{server(desk, 'no-cdrom')}/action", {"os-start": None})
+def test_an_action_that_libvirt_refuses_is_answered_in_its_words(operator: Operator) -> None:
+    answer = operator.api.send("compute", "POST", f"/servers/{server(operator, 'no-cdrom')}/action", {"os-start": None})
     assert answer.status_code == 409
     fault = answer.json()["conflictingRequest"]
     assert "Cannot access storage file 'gone.iso'" in fault["summary"] and fault["error_code"] == "hypervisor_refused"
     assert "canary" not in answer.text
 
 
-def test_a_file_of_the_chain_that_is_not_there_is_named(desk: Desk) -> None:
-    volume_id, path, before = written(desk)
-    snapshot_id = desk.snapshot(volume_id)
-    aside = path.rename(desk.share.parent / path.name)
-    answer = desk.api.send("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume_id}})
+def test_a_file_of_the_chain_that_is_not_there_is_named(operator: Operator) -> None:
+    volume_id, path, before = written(operator)
+    snapshot_id = operator.snapshot(volume_id)
+    aside = path.rename(operator.share.parent / path.name)
+    answer = operator.api.send("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume_id}})
     assert answer.status_code == 409, answer.text
-    assert path.name in answer.text and str(desk.state) not in answer.text
+    assert path.name in answer.text and str(operator.state) not in answer.text
     aside.rename(path)
-    assert digest(desk.share, path.name) == before
-    assert desk.api.snapshot(snapshot_id)["status"] == "available"
+    assert digest(operator.share, path.name) == before
+    assert operator.api.snapshot(snapshot_id)["status"] == "available"
 
 
-def test_a_server_whose_file_is_not_there_is_told_which(desk: Desk) -> None:
-    server_id = server(desk, "usual")
-    volume_id, path, before = written(desk)
-    domain = desk.lab.stack.hypervisor.domain(server_id)
+def test_a_server_whose_file_is_not_there_is_told_which(operator: Operator) -> None:
+    server_id = server(operator, "usual")
+    volume_id, path, before = written(operator)
+    domain = operator.lab.stack.hypervisor.domain(server_id)
     domain.destroy()
-    desk.api.attach(server_id, volume_id)
-    desk.settle()
-    aside = path.rename(desk.share.parent / path.name)
-    answer = desk.api.send("compute", "POST", f"/servers/{server_id}/action", {"os-start": None})
+    operator.api.attach(server_id, volume_id)
+    operator.settle()
+    aside = path.rename(operator.share.parent / path.name)
+    answer = operator.api.send("compute", "POST", f"/servers/{server_id}/action", {"os-start": None})
     assert answer.status_code == 409, answer.text
-    assert path.name in answer.text and str(desk.state) not in answer.text
+    assert path.name in answer.text and str(operator.state) not in answer.text
     aside.rename(path)
-    desk.api.ok("compute", "POST", f"/servers/{server_id}/action", {"os-start": None})
-    detached_stopped(desk, server_id, volume_id)
-    assert digest(desk.share, path.name) == before
+    operator.api.ok("compute", "POST", f"/servers/{server_id}/action", {"os-start": None})
+    detached_stopped(operator, server_id, volume_id)
+    assert digest(operator.share, path.name) == before
 
 
 def test_a_program_that_may_not_read_a_file_is_told_as_that(tmp_path: Path) -> None:

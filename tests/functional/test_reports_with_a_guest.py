@@ -40,7 +40,7 @@ def part(element: etree._Element, name: str) -> etree._Element:
     return found
 
 
-class Story:
+class Scenario:
     """A server with an odd name in an odd place: ``plain`` has settings of its own and a filesystem, ``still`` may only be
     read, ``sata`` hangs on a bus the guest has no driver for, ``bytes`` has no filesystem but known bytes."""
 
@@ -104,136 +104,136 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     directory = tmp_path_factory.mktemp("r") / ODD_DIRECTORY
     directory.mkdir()
     lab = open_lab(directory)
     try:
-        yield Story(lab)
+        yield Scenario(lab)
     finally:
         lab.clear()
 
 
-def test_what_cannot_be_in_a_set_is_named_and_the_rest_is_taken(story: Story) -> None:
-    found = story.take()
-    assert {entry["volume_id"] for entry in found["volumes"]} == {story.plain, story.sata, story.bytes, story.still}
+def test_what_cannot_be_in_a_set_is_named_and_the_rest_is_taken(scenario: Scenario) -> None:
+    found = scenario.take()
+    assert {entry["volume_id"] for entry in found["volumes"]} == {scenario.plain, scenario.sata, scenario.bytes, scenario.still}
     excluded = {each["device"]: each["reason"] for each in found["excluded_disks"]}
     assert excluded == {"/dev/hdb": "not a volume of block storage"}
-    story.delete(found)
+    scenario.delete(found)
 
 
-def test_everything_else_that_is_said_of_a_disk_stays(story: Story) -> None:
-    before = story.settings(False), story.settings(True)
+def test_everything_else_that_is_said_of_a_disk_stays(scenario: Scenario) -> None:
+    before = scenario.settings(False), scenario.settings(True)
     assert sum("iothread" in each and "ua-system" in each and "total_bytes_sec" in each for each in before[1]) == 1
-    volumes = [story.plain, story.sata, story.bytes]
-    found = story.take(volumes=volumes)
-    assert (story.settings(False), story.settings(True)) == before
-    story.delete(found)
-    assert (story.settings(False), story.settings(True)) == before
+    volumes = [scenario.plain, scenario.sata, scenario.bytes]
+    found = scenario.take(volumes=volumes)
+    assert (scenario.settings(False), scenario.settings(True)) == before
+    scenario.delete(found)
+    assert (scenario.settings(False), scenario.settings(True)) == before
 
 
-def test_what_the_guest_discards_does_not_come_back(story: Story) -> None:
-    story.pattern.write(story.guest, 0, 16, 65)
-    first = story.take(volumes=[story.bytes])
-    story.guest.execute("blkdiscard -o 0 -l 524288 /dev/vdc")
+def test_what_the_guest_discards_does_not_come_back(scenario: Scenario) -> None:
+    scenario.pattern.write(scenario.guest, 0, 16, 65)
+    first = scenario.take(volumes=[scenario.bytes])
+    scenario.guest.execute("blkdiscard -o 0 -l 524288 /dev/vdc")
     for place in range(8):
-        del story.pattern.clusters[place]
-    second = story.take(volumes=[story.bytes])
-    story.delete(first)
-    held = story.lab.snapshot_file(story.bytes, second["volumes"][0]["snapshot_id"])
-    assert seen(story.lab.stack.share, held) == dict.fromkeys(range(8, 16), 65)
-    story.delete(second)
+        del scenario.pattern.clusters[place]
+    second = scenario.take(volumes=[scenario.bytes])
+    scenario.delete(first)
+    held = scenario.lab.snapshot_file(scenario.bytes, second["volumes"][0]["snapshot_id"])
+    assert seen(scenario.lab.stack.share, held) == dict.fromkeys(range(8, 16), 65)
+    scenario.delete(second)
 
 
-def test_the_newest_and_the_one_before_are_deleted_without_a_pause(story: Story) -> None:
-    story.pattern.write(story.guest, 32, 4, 66)
-    sets = [story.take(volumes=[story.bytes])]
+def test_the_newest_and_the_one_before_are_deleted_without_a_pause(scenario: Scenario) -> None:
+    scenario.pattern.write(scenario.guest, 32, 4, 66)
+    sets = [scenario.take(volumes=[scenario.bytes])]
     for value in (67, 68):
-        story.pattern.write(story.guest, 33, 2, value)
-        sets.append(story.take(volumes=[story.bytes]))
-    story.pattern.write(story.guest, 35, 1, 69)
-    held = story.lab.snapshot_file(story.bytes, sets[0]["volumes"][0]["snapshot_id"])
-    before = digest(story.lab.stack.share, held)
+        scenario.pattern.write(scenario.guest, 33, 2, value)
+        sets.append(scenario.take(volumes=[scenario.bytes]))
+    scenario.pattern.write(scenario.guest, 35, 1, 69)
+    held = scenario.lab.snapshot_file(scenario.bytes, sets[0]["volumes"][0]["snapshot_id"])
+    before = digest(scenario.lab.stack.share, held)
     for each in reversed(sets[1:]):
         snapshot = each["volumes"][0]["snapshot_id"]
 
         def accepted(snapshot_id: str = snapshot) -> bool:
-            answer = story.lab.api.send("volume", "DELETE", f"/snapshots/{snapshot_id}")
+            answer = scenario.lab.api.send("volume", "DELETE", f"/snapshots/{snapshot_id}")
             assert answer.status_code in (202, 409), answer.text
             return answer.status_code == 202
 
         wait_for(accepted, "the deletion before")
     for each in sets[1:]:
         path = f"/snapshots/{each['volumes'][0]['snapshot_id']}"
-        wait_for(lambda path=path: story.lab.api.send("volume", "GET", path).status_code == 404, "the deletion")  # type: ignore[misc]
-    assert digest(story.lab.stack.share, held) == before
-    story.delete(sets[0])
+        wait_for(lambda path=path: scenario.lab.api.send("volume", "GET", path).status_code == 404, "the deletion")  # type: ignore[misc]
+    assert digest(scenario.lab.stack.share, held) == before
+    scenario.delete(sets[0])
 
 
-def test_a_guest_that_somebody_else_froze_stays_theirs(story: Story) -> None:
-    story.guest.agent("guest-fsfreeze-freeze")
+def test_a_guest_that_somebody_else_froze_stays_theirs(scenario: Scenario) -> None:
+    scenario.guest.agent("guest-fsfreeze-freeze")
     try:
-        path = f"/servers/{story.guest.id}/os-assisted-snapshots"
-        answer = story.lab.api.send("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})
+        path = f"/servers/{scenario.guest.id}/os-assisted-snapshots"
+        answer = scenario.lab.api.send("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})
         assert answer.status_code == 409 and "frozen already, by another program" in answer.text, answer.text
-        found = story.take(volumes=[story.plain])
+        found = scenario.take(volumes=[scenario.plain])
         assert found["consistency"]["level"] == "crash"
         assert "frozen already, by another program" in found["consistency"]["degraded_reason"]
-        assert story.guest.frozen()
+        assert scenario.guest.frozen()
     finally:
-        story.guest.agent("guest-fsfreeze-thaw")
-    story.guest.still_writes()
-    story.delete(found)
+        scenario.guest.agent("guest-fsfreeze-thaw")
+    scenario.guest.still_writes()
+    scenario.delete(found)
 
 
-def test_an_agent_that_may_not_freeze_is_told_by_that(story: Story) -> None:
-    another_agent(story, f"{AGENT} -b guest-fsfreeze-freeze,guest-fsfreeze-freeze-list")
+def test_an_agent_that_may_not_freeze_is_told_by_that(scenario: Scenario) -> None:
+    another_agent(scenario, f"{AGENT} -b guest-fsfreeze-freeze,guest-fsfreeze-freeze-list")
     try:
-        path = f"/servers/{story.guest.id}/os-assisted-snapshots"
-        answer = story.lab.api.send("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})
-        found = story.take(volumes=[story.plain])
+        path = f"/servers/{scenario.guest.id}/os-assisted-snapshots"
+        answer = scenario.lab.api.send("compute", "POST", path, {"assisted_snapshot": {"quiesce": "required"}})
+        found = scenario.take(volumes=[scenario.plain])
     finally:
-        another_agent(story, AGENT)
+        another_agent(scenario, AGENT)
     assert answer.status_code == 409 and "does not allow freezing" in answer.text, answer.text
     assert found["consistency"]["level"] == "crash"
     assert "does not allow freezing" in found["consistency"]["degraded_reason"]
-    story.delete(found)
+    scenario.delete(found)
 
 
-def another_agent(story: Story, command: str) -> None:
-    story.guest.execute(f"(sleep 0.5; killall qemu-ga; sleep 2; {command}) >/dev/null 2>&1 &")
-    wait_for(lambda: not story.guest.agent_answers(), "the agent's end")
-    wait_for(story.guest.agent_answers, "the agent")
+def another_agent(scenario: Scenario, command: str) -> None:
+    scenario.guest.execute(f"(sleep 0.5; killall qemu-ga; sleep 2; {command}) >/dev/null 2>&1 &")
+    wait_for(lambda: not scenario.guest.agent_answers(), "the agent's end")
+    wait_for(scenario.guest.agent_answers, "the agent")
 
 
-def test_copies_with_the_same_serial_or_name_are_not_taken_for_the_volume(story: Story) -> None:
-    own = domain_xml.read(story.guest.domain.XMLDesc(0)).disk_of(story.plain)
+def test_copies_with_the_same_serial_or_name_are_not_taken_for_the_volume(scenario: Scenario) -> None:
+    own = domain_xml.read(scenario.guest.domain.XMLDesc(0)).disk_of(scenario.plain)
     assert own is not None
     name = str(own.name)
-    copies = [story.lab.directory / "copy.qcow2", story.lab.directory / name]
+    copies = [scenario.lab.directory / "copy.qcow2", scenario.lab.directory / name]
     for copy in copies:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", copy.name, "1G"], cwd=copy.parent, check=True)
-    disks = [disk_xml(copy, f"vd{letter}", story.plain) for copy, letter in zip(copies, "fg", strict=True)]
-    other = story.guest.domain.connect().defineXML(
+    disks = [disk_xml(copy, f"vd{letter}", scenario.plain) for copy, letter in zip(copies, "fg", strict=True)]
+    other = scenario.guest.domain.connect().defineXML(
         "<domain type='qemu'><name>a copy</name><memory unit='MiB'>64</memory><os><type arch='x86_64'>hvm</type></os>"
         f"<devices>{disks[1]}</devices></domain>"
     )
     try:
-        hypervisor.attach_device(story.guest.domain, disks[0], live=True, config=True)
-        found = story.take()
+        hypervisor.attach_device(scenario.guest.domain, disks[0], live=True, config=True)
+        found = scenario.take()
         excluded = {each["device"]: each["reason"] for each in found["excluded_disks"]}
         assert excluded["/dev/vdf"] == "not a volume of block storage"
-        assert story.plain in {entry["volume_id"] for entry in found["volumes"]}
-        story.delete(found)
+        assert scenario.plain in {entry["volume_id"] for entry in found["volumes"]}
+        scenario.delete(found)
     finally:
         other.undefine()
 
 
-def test_a_copied_domain_does_not_hold_up_what_is_done_offline(story: Story) -> None:
-    api = story.lab.api
-    spare, copy = api.create_volume("spare"), story.lab.directory / "spare.qcow2"
+def test_a_copied_domain_does_not_hold_up_what_is_done_offline(scenario: Scenario) -> None:
+    api = scenario.lab.api
+    spare, copy = api.create_volume("spare"), scenario.lab.directory / "spare.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", copy.name, "1G"], cwd=copy.parent, check=True)
-    other = story.guest.domain.connect().defineXML(
+    other = scenario.guest.domain.connect().defineXML(
         "<domain type='qemu'><name>of spare</name><memory unit='MiB'>64</memory><os><type arch='x86_64'>hvm</type></os>"
         f"<devices>{disk_xml(copy, 'vda', spare)}</devices></domain>"
     )
@@ -255,38 +255,40 @@ def disk_xml(file: Path, target: str, serial: str) -> str:
     return etree.tostring(disk, encoding="unicode")
 
 
-def test_a_checkpoint_of_a_backup_program_outlives_a_set(story: Story) -> None:
-    domain = story.guest.domain
+def test_a_checkpoint_of_a_backup_program_outlives_a_set(scenario: Scenario) -> None:
+    domain = scenario.guest.domain
     others = "".join(f"<disk name='{name}' checkpoint='no'/>" for name in ("vda", "vdb", "sda", "hdb", "vdf"))
     disks = f"<disk name='vdd' checkpoint='bitmap'/>{others}"
     point = domain.checkpointCreateXML(f"<domaincheckpoint><name>one</name><disks>{disks}</disks></domaincheckpoint>", 0)
-    found = story.take(volumes=[story.bytes])
-    story.pattern.write(story.guest, 48, 2, 70)
-    story.delete(found)
-    again = story.take(volumes=[story.bytes])
+    found = scenario.take(volumes=[scenario.bytes])
+    scenario.pattern.write(scenario.guest, 48, 2, 70)
+    scenario.delete(found)
+    again = scenario.take(volumes=[scenario.bytes])
     assert [each.getName() for each in domain.listAllCheckpoints()] == ["one"]
     point.delete(0)
-    story.delete(again)
-    assert seen_live(story) == story.pattern.clusters
+    scenario.delete(again)
+    assert seen_live(scenario) == scenario.pattern.clusters
 
 
-def seen_live(story: Story) -> dict[int, int]:
-    found = story.take(volumes=[story.bytes])
-    held = story.lab.snapshot_file(story.bytes, found["volumes"][0]["snapshot_id"])
-    content = seen(story.lab.stack.share, held)
-    story.delete(found)
+def seen_live(scenario: Scenario) -> dict[int, int]:
+    found = scenario.take(volumes=[scenario.bytes])
+    held = scenario.lab.snapshot_file(scenario.bytes, found["volumes"][0]["snapshot_id"])
+    content = seen(scenario.lab.stack.share, held)
+    scenario.delete(found)
     return content
 
 
-def test_a_server_that_is_renamed_keeps_its_sets(story: Story) -> None:
-    found = story.take(volumes=[story.bytes])
-    hypervisor.power(story.guest.domain, "destroy")
-    story.guest.domain.rename("another name", 0)
-    shown = story.lab.api.ok("compute", "GET", f"/servers/{story.guest.id}/os-assisted-snapshots")["assisted_snapshots"]
+def test_a_server_that_is_renamed_keeps_its_sets(scenario: Scenario) -> None:
+    found = scenario.take(volumes=[scenario.bytes])
+    hypervisor.power(scenario.guest.domain, "destroy")
+    scenario.guest.domain.rename("another name", 0)
+    shown = scenario.lab.api.ok("compute", "GET", f"/servers/{scenario.guest.id}/os-assisted-snapshots")["assisted_snapshots"]
     assert found["id"] in [each["id"] for each in shown]
-    story.delete(found)
-    (active,) = (disk.file for disk in domain_xml.read(story.guest.domain.XMLDesc(2)).disks if disk.volume_id == story.bytes)
+    scenario.delete(found)
+    (active,) = (
+        disk.file for disk in domain_xml.read(scenario.guest.domain.XMLDesc(2)).disks if disk.volume_id == scenario.bytes
+    )
     assert active is not None
     name = Path(active).name
-    assert seen(story.lab.stack.share, name) == story.pattern.clusters
-    qemu_img.check(story.lab.stack.share, name, "qcow2")
+    assert seen(scenario.lab.stack.share, name) == scenario.pattern.clusters
+    qemu_img.check(scenario.lab.stack.share, name, "qcow2")

@@ -13,8 +13,8 @@ import requests
 from stillframe.chain.names import base_name
 from tests.support import qemu_io
 from tests.support.content import digest, flattened
-from tests.support.desk import Desk
 from tests.support.lab import open_lab
+from tests.support.operator import Operator
 from tests.support.stack import wait_for
 
 GIB = 1 << 30
@@ -22,8 +22,8 @@ ODD = "ü 'Café' \"日本\" <b>&amp; $(reboot) %s {0} \\ 🙂"
 CONFIGURATION = "[volumes]\nbackup_url = file://{0}/backups\n"
 
 
-class Counter(Desk):
-    """A desk, and what is asked for there."""
+class Counter(Operator):
+    """A operator, and what is asked for there."""
 
     def make(self, kind: str, status: str = "available", **wanted: Any) -> str:
         made = str(self.api.ok("volume", "POST", f"/{kind}s", {kind: wanted})[kind]["id"])
@@ -71,7 +71,7 @@ class Counter(Desk):
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counter]:
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counter]:
     directory = tmp_path_factory.mktemp("counter")
     lab = open_lab(directory, CONFIGURATION.format(directory))
     try:
@@ -81,129 +81,131 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counter]:
 
 
 @pytest.fixture
-def volume(desk: Counter) -> str:
+def volume(operator: Counter) -> str:
     """One GiB with something in it."""
-    made = desk.make("volume", size=1)
-    desk.write(made, b"first")
+    made = operator.make("volume", size=1)
+    operator.write(made, b"first")
     return made
 
 
-def test_sizes_after_growing_and_going_back(desk: Counter, volume: str) -> None:
-    small = desk.make("snapshot", volume_id=volume)
-    first = desk.seen(volume)
-    desk.act(volume, {"os-extend": {"new_size": 2}})
-    desk.write(volume, b"second")
-    large = desk.make("snapshot", volume_id=volume)
-    before = desk.used()
-    desk.act(volume, {"revert": {"snapshot_id": small, "newer_snapshots": "keep"}})
-    assert desk.size(volume) == 2 * GIB
-    again = desk.make("snapshot", volume_id=volume)
-    assert [desk.api.snapshot(each)["size"] for each in (small, large, again)] == [1, 2, 2]
-    assert desk.used() == {**before, "totalSnapshotsUsed": before["totalSnapshotsUsed"] + 1}
-    copy = desk.make("volume", snapshot_id=again, size=2)
-    old = desk.make("volume", snapshot_id=small, size=1)
-    assert (desk.size(copy), desk.size(old)) == (2 * GIB, GIB)
-    assert desk.seen(old) == first
+def test_sizes_after_growing_and_going_back(operator: Counter, volume: str) -> None:
+    small = operator.make("snapshot", volume_id=volume)
+    first = operator.seen(volume)
+    operator.act(volume, {"os-extend": {"new_size": 2}})
+    operator.write(volume, b"second")
+    large = operator.make("snapshot", volume_id=volume)
+    before = operator.used()
+    operator.act(volume, {"revert": {"snapshot_id": small, "newer_snapshots": "keep"}})
+    assert operator.size(volume) == 2 * GIB
+    again = operator.make("snapshot", volume_id=volume)
+    assert [operator.api.snapshot(each)["size"] for each in (small, large, again)] == [1, 2, 2]
+    assert operator.used() == {**before, "totalSnapshotsUsed": before["totalSnapshotsUsed"] + 1}
+    copy = operator.make("volume", snapshot_id=again, size=2)
+    old = operator.make("volume", snapshot_id=small, size=1)
+    assert (operator.size(copy), operator.size(old)) == (2 * GIB, GIB)
+    assert operator.seen(old) == first
     for each in (large, small, again):
-        desk.gone("snapshot", each)
-    assert desk.size(volume) == 2 * GIB
-    assert desk.seen(volume) == desk.seen(copy)
+        operator.gone("snapshot", each)
+    assert operator.size(volume) == 2 * GIB
+    assert operator.seen(volume) == operator.seen(copy)
 
 
-def test_an_increment_of_a_volume_that_grew_and_a_larger_place_for_it(desk: Counter, volume: str) -> None:
-    first = desk.seen(volume)
-    full = desk.make("backup", volume_id=volume)
-    desk.act(volume, {"os-extend": {"new_size": 2}})
-    fill(desk, volume, 7, 1600)
-    grown = desk.seen(volume)
-    part = desk.make("backup", volume_id=volume, incremental=True)
-    place = desk.make("volume", size=2)
+def test_an_increment_of_a_volume_that_grew_and_a_larger_place_for_it(operator: Counter, volume: str) -> None:
+    first = operator.seen(volume)
+    full = operator.make("backup", volume_id=volume)
+    operator.act(volume, {"os-extend": {"new_size": 2}})
+    fill(operator, volume, 7, 1600)
+    grown = operator.seen(volume)
+    part = operator.make("backup", volume_id=volume, incremental=True)
+    place = operator.make("volume", size=2)
     subprocess.run(
-        ["qemu-io", "-f", "qcow2", "-c", "write -P 9 1200M 64k", desk.active(place)],
-        cwd=desk.share,
+        ["qemu-io", "-f", "qcow2", "-c", "write -P 9 1200M 64k", operator.active(place)],
+        cwd=operator.share,
         check=True,
         capture_output=True,
     )
-    kept = desk.make("snapshot", volume_id=place)
-    held = digest(desk.share, desk.files(place)[0]["name"])
-    desk.api.ok("volume", "POST", f"/backups/{full}/restore", {"restore": {"volume_id": place}})
-    desk.reached("volume", place)
-    with flattened(desk.share, desk.active(place)) as raw:
+    kept = operator.make("snapshot", volume_id=place)
+    held = digest(operator.share, operator.files(place)[0]["name"])
+    operator.api.ok("volume", "POST", f"/backups/{full}/restore", {"restore": {"volume_id": place}})
+    operator.reached("volume", place)
+    with flattened(operator.share, operator.active(place)) as raw:
         assert raw.stat().st_size == 2 * GIB
         with raw.open("rb") as file:
             assert file.read(5) == b"first"
             file.seek(1200 << 20)
             assert not file.read(64 << 10).strip(b"\0")  # nothing shows through of what was there before
-    assert digest(desk.share, desk.files(place)[0]["name"]) == held
-    desk.gone("snapshot", kept)
-    desk.api.ok("volume", "POST", f"/backups/{part}/restore", {"restore": {"volume_id": place}})
-    desk.reached("volume", place)
-    assert desk.seen(place) == grown
-    small = desk.make("volume", size=1)
-    answer = desk.api.send("volume", "POST", f"/backups/{part}/restore", {"restore": {"volume_id": small}})
+    assert digest(operator.share, operator.files(place)[0]["name"]) == held
+    operator.gone("snapshot", kept)
+    operator.api.ok("volume", "POST", f"/backups/{part}/restore", {"restore": {"volume_id": place}})
+    operator.reached("volume", place)
+    assert operator.seen(place) == grown
+    small = operator.make("volume", size=1)
+    answer = operator.api.send("volume", "POST", f"/backups/{part}/restore", {"restore": {"volume_id": small}})
     assert answer.status_code == 400 and "cannot hold" in answer.text
-    desk.api.ok("volume", "POST", f"/backups/{full}/restore", {"restore": {"volume_id": small}})
-    desk.reached("volume", small)
-    assert desk.seen(small) == first
+    operator.api.ok("volume", "POST", f"/backups/{full}/restore", {"restore": {"volume_id": small}})
+    operator.reached("volume", small)
+    assert operator.seen(small) == first
 
 
-def fill(desk: Counter, volume: str, value: int, mib: int) -> None:
-    command = ["qemu-io", "-f", "qcow2", "-c", f"write -P {value} {mib}M 64k", desk.active(volume)]
-    subprocess.run(command, cwd=desk.share, check=True, capture_output=True)
+def fill(operator: Counter, volume: str, value: int, mib: int) -> None:
+    command = ["qemu-io", "-f", "qcow2", "-c", f"write -P {value} {mib}M 64k", operator.active(volume)]
+    subprocess.run(command, cwd=operator.share, check=True, capture_output=True)
 
 
-def test_what_is_thin_stays_thin(desk: Counter, volume: str) -> None:
-    snapshot = desk.make("snapshot", volume_id=volume)
-    backup = desk.make("backup", volume_id=volume)
-    clones = [desk.make("volume", source_volid=volume), desk.make("volume", snapshot_id=snapshot)]
-    clones.append(str(desk.api.ok("volume", "POST", f"/backups/{backup}/restore", {"restore": {}})["restore"]["volume_id"]))
-    desk.reached("volume", clones[-1])
-    desk.act(volume, {"revert": {"snapshot_id": snapshot}})
+def test_what_is_thin_stays_thin(operator: Counter, volume: str) -> None:
+    snapshot = operator.make("snapshot", volume_id=volume)
+    backup = operator.make("backup", volume_id=volume)
+    clones = [operator.make("volume", source_volid=volume), operator.make("volume", snapshot_id=snapshot)]
+    clones.append(str(operator.api.ok("volume", "POST", f"/backups/{backup}/restore", {"restore": {}})["restore"]["volume_id"]))
+    operator.reached("volume", clones[-1])
+    operator.act(volume, {"revert": {"snapshot_id": snapshot}})
     for each in (volume, *clones):
-        names = [desk.share / file["name"] for file in desk.files(each)]
+        names = [operator.share / file["name"] for file in operator.files(each)]
         assert sum(name.stat().st_blocks * 512 for name in names) < 4 << 20
 
 
-def test_volumes_of_two_snapshots_one_after_the_other(desk: Counter, volume: str) -> None:
+def test_volumes_of_two_snapshots_one_after_the_other(operator: Counter, volume: str) -> None:
     taken, seen = [], []
     for text in (b"A", b"B"):
-        desk.write(volume, text)
-        taken.append(desk.make("snapshot", volume_id=volume))
-        seen.append(desk.seen(volume))
-    made = [desk.make("volume", snapshot_id=each) for each in taken]
-    assert [desk.seen(each) for each in made] == seen
-    assert [desk.api.snapshot(each)["status"] for each in taken] == ["available"] * 2
-    desk.gone("snapshot", taken[0])
-    assert [desk.seen(each) for each in (*made, volume)] == [*seen, seen[1]]
+        operator.write(volume, text)
+        taken.append(operator.make("snapshot", volume_id=volume))
+        seen.append(operator.seen(volume))
+    made = [operator.make("volume", snapshot_id=each) for each in taken]
+    assert [operator.seen(each) for each in made] == seen
+    assert [operator.api.snapshot(each)["status"] for each in taken] == ["available"] * 2
+    operator.gone("snapshot", taken[0])
+    assert [operator.seen(each) for each in (*made, volume)] == [*seen, seen[1]]
 
 
-def test_a_snapshot_that_failed_gives_its_quota_back(desk: Counter, volume: str) -> None:
-    before = desk.used()
-    snapshot = desk.make("snapshot", volume_id=volume)
-    admin = desk.lab.stack.api("stillframe-admin")
+def test_a_snapshot_that_failed_gives_its_quota_back(operator: Counter, volume: str) -> None:
+    before = operator.used()
+    snapshot = operator.make("snapshot", volume_id=volume)
+    admin = operator.lab.stack.api("stillframe-admin")
     admin.ok("volume", "POST", f"/snapshots/{snapshot}/action", {"os-reset_status": {"status": "error"}})
-    desk.gone("snapshot", snapshot)
-    base = desk.share / base_name(volume)
-    away = base.rename(desk.lab.directory / "away")
-    assert desk.api.send("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume}}).status_code >= 409
+    operator.gone("snapshot", snapshot)
+    base = operator.share / base_name(volume)
+    away = base.rename(operator.lab.directory / "away")
+    assert operator.api.send("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume}}).status_code >= 409
     away.rename(base)
-    assert desk.used() == before
+    assert operator.used() == before
 
 
-def test_names_that_mean_something_elsewhere(desk: Counter) -> None:
-    volume = desk.make("volume", size=1, name=ODD, description=ODD, metadata={"k": ODD})
-    desk.write(volume, b"x")
-    snapshot = desk.make("snapshot", volume_id=volume, name=ODD, metadata={"k": ODD})
-    backup = desk.make("backup", volume_id=volume, name=ODD, description=ODD)
-    record = json.loads((desk.share / f"volume-{volume}.record").read_text())
+def test_names_that_mean_something_elsewhere(operator: Counter) -> None:
+    volume = operator.make("volume", size=1, name=ODD, description=ODD, metadata={"k": ODD})
+    operator.write(volume, b"x")
+    snapshot = operator.make("snapshot", volume_id=volume, name=ODD, metadata={"k": ODD})
+    backup = operator.make("backup", volume_id=volume, name=ODD, description=ODD)
+    record = json.loads((operator.share / f"volume-{volume}.record").read_text())
     assert ODD in json.dumps(record, ensure_ascii=False).replace("\\\\", "\\").replace('\\"', '"')
-    assert desk.api.volume(volume)["metadata"] == {"k": ODD}
-    restored = desk.api.ok("volume", "POST", f"/backups/{backup}/restore", {"restore": {"name": ODD}})["restore"]["volume_id"]
-    desk.reached("volume", restored)
-    assert desk.api.volume(restored)["name"] == ODD
-    assert desk.seen(restored) == desk.seen(volume)
-    desk.gone("snapshot", snapshot)
-    assert desk.document()["findings"] == []
+    assert operator.api.volume(volume)["metadata"] == {"k": ODD}
+    restored = operator.api.ok("volume", "POST", f"/backups/{backup}/restore", {"restore": {"name": ODD}})["restore"][
+        "volume_id"
+    ]
+    operator.reached("volume", restored)
+    assert operator.api.volume(restored)["name"] == ODD
+    assert operator.seen(restored) == operator.seen(volume)
+    operator.gone("snapshot", snapshot)
+    assert operator.document()["findings"] == []
 
 
 FORMATS = {
@@ -216,25 +218,25 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
-def test_a_foreign_kind_of_qcow2_is_taken_over_grown_snapshotted_and_merged(desk: Counter, options: list[str]) -> None:
-    create(desk, "foreign.qcow2", *options)
-    qemu_io.write(desk.share, "foreign.qcow2", b"foreign")
-    admin = desk.lab.stack.api("stillframe-admin")
-    volume = ask_to_manage(desk, "foreign.qcow2").json()["volume"]["id"]
+def test_a_foreign_kind_of_qcow2_is_taken_over_grown_snapshotted_and_merged(operator: Counter, options: list[str]) -> None:
+    create(operator, "foreign.qcow2", *options)
+    qemu_io.write(operator.share, "foreign.qcow2", b"foreign")
+    admin = operator.lab.stack.api("stillframe-admin")
+    volume = ask_to_manage(operator, "foreign.qcow2").json()["volume"]["id"]
     wait_for(lambda: admin.volume(volume)["status"] == "available", "the volume")
-    first = digest(desk.share, base_name(volume))
+    first = digest(operator.share, base_name(volume))
     made = admin.ok("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume}})["snapshot"]["id"]
     wait_for(lambda: admin.snapshot(made)["status"] == "available", "the snapshot")
-    desk.settle()
+    operator.settle()
     admin.ok("volume", "POST", f"/volumes/{volume}/action", {"os-extend": {"new_size": 2}})
     wait_for(lambda: admin.volume(volume)["status"] == "available", "the extension")
-    qemu_io.write(desk.share, desk.active(volume), b"later")
-    assert digest(desk.share, base_name(volume)) == first
-    later = desk.seen(volume)
+    qemu_io.write(operator.share, operator.active(volume), b"later")
+    assert digest(operator.share, base_name(volume)) == first
+    later = operator.seen(volume)
     admin.ok("volume", "DELETE", f"/snapshots/{made}")
     wait_for(lambda: admin.send("volume", "GET", f"/snapshots/{made}").status_code == 404, "the merge")
-    assert desk.seen(volume) == later
-    subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", desk.active(volume)], cwd=desk.share, check=True)
+    assert operator.seen(volume) == later
+    subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", operator.active(volume)], cwd=operator.share, check=True)
 
 
 SECRET = ["--object", "secret,id=s,data=c2VjcmV0,format=base64"]
@@ -249,38 +251,38 @@ SECRET = ["--object", "secret,id=s,data=c2VjcmV0,format=base64"]
     ],
     ids=["encrypted", "subclusters", "data file"],
 )
-def test_a_kind_of_qcow2_that_is_not_supported_is_refused_untouched(desk: Counter, options: list[str], words: str) -> None:
-    create(desk, "foreign.qcow2", *options)
-    file = desk.share / "foreign.qcow2"
+def test_a_kind_of_qcow2_that_is_not_supported_is_refused_untouched(operator: Counter, options: list[str], words: str) -> None:
+    create(operator, "foreign.qcow2", *options)
+    file = operator.share / "foreign.qcow2"
     before = file.read_bytes()
-    answer = ask_to_manage(desk, file.name)
+    answer = ask_to_manage(operator, file.name)
     assert answer.status_code == 409
     assert words in answer.text
     assert file.read_bytes() == before
     file.unlink()
 
 
-def ask_to_manage(desk: Counter, name: str) -> requests.Response:
-    admin = desk.lab.stack.api("stillframe-admin")
+def ask_to_manage(operator: Counter, name: str) -> requests.Response:
+    admin = operator.lab.stack.api("stillframe-admin")
     pool = admin.ok("volume", "GET", "/scheduler-stats/get_pools")["pools"][0]["name"]
     body = {"volume": {"host": pool, "ref": {"source-name": name}}}
     return admin.send("volume", "POST", "/manageable_volumes", body)
 
 
-def create(desk: Counter, name: str, *options: str) -> None:
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, name, "1G"], cwd=desk.share, check=True)
+def create(operator: Counter, name: str, *options: str) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, name, "1G"], cwd=operator.share, check=True)
 
 
-def test_one_deletion_asked_for_many_times_at_once(desk: Counter, volume: str) -> None:
+def test_one_deletion_asked_for_many_times_at_once(operator: Counter, volume: str) -> None:
     taken = []
     for text in (b"1", b"2", b"3"):
-        taken.append(desk.make("snapshot", volume_id=volume))
-        desk.write(volume, text)
-    seen = desk.seen(volume)
+        taken.append(operator.make("snapshot", volume_id=volume))
+        operator.write(volume, text)
+    seen = operator.seen(volume)
     codes: list[int] = []
 
     def ask(snapshot: str) -> None:
-        codes.append(desk.lab.stack.api().send("volume", "DELETE", f"/snapshots/{snapshot}").status_code)
+        codes.append(operator.lab.stack.api().send("volume", "DELETE", f"/snapshots/{snapshot}").status_code)
 
     threads = [threading.Thread(target=ask, args=(each,)) for each in taken for _ in range(5)]
     for each in threads:
@@ -288,25 +290,25 @@ def test_one_deletion_asked_for_many_times_at_once(desk: Counter, volume: str) -
     for each in threads:
         each.join()
     assert set(codes) <= {202, 400, 404, 409}
-    desk.settle()
+    operator.settle()
     for snapshot in taken:
-        if desk.api.send("volume", "GET", f"/snapshots/{snapshot}").status_code != 404:
-            assert desk.api.snapshot(snapshot)["status"] == "available"
-            desk.gone("snapshot", snapshot)
-    assert desk.seen(volume) == seen
-    assert len(desk.files(volume)) == 1
+        if operator.api.send("volume", "GET", f"/snapshots/{snapshot}").status_code != 404:
+            assert operator.api.snapshot(snapshot)["status"] == "available"
+            operator.gone("snapshot", snapshot)
+    assert operator.seen(volume) == seen
+    assert len(operator.files(volume)) == 1
 
 
-def test_an_overlay_that_somebody_removed_is_told_and_put_back(desk: Counter, volume: str) -> None:
-    snapshot = desk.make("snapshot", volume_id=volume)
-    desk.write(volume, b"kept")
-    seen, overlay = desk.seen(volume), desk.share / desk.active(volume)
-    away = overlay.rename(desk.lab.directory / "removed")
+def test_an_overlay_that_somebody_removed_is_told_and_put_back(operator: Counter, volume: str) -> None:
+    snapshot = operator.make("snapshot", volume_id=volume)
+    operator.write(volume, b"kept")
+    seen, overlay = operator.seen(volume), operator.share / operator.active(volume)
+    away = overlay.rename(operator.lab.directory / "removed")
     for path, body in (("/snapshots", {"snapshot": {"volume_id": volume}}), ("/backups", {"backup": {"volume_id": volume}})):
-        assert desk.api.send("volume", "POST", path, body).status_code >= 409
-    assert desk.api.send("volume", "DELETE", f"/snapshots/{snapshot}").status_code >= 409
-    assert any(overlay.name in json.dumps(each) for each in desk.document()["findings"])
+        assert operator.api.send("volume", "POST", path, body).status_code >= 409
+    assert operator.api.send("volume", "DELETE", f"/snapshots/{snapshot}").status_code >= 409
+    assert any(overlay.name in json.dumps(each) for each in operator.document()["findings"])
     os.rename(away, overlay)
-    assert desk.seen(volume) == seen
-    desk.gone("snapshot", snapshot)
-    assert desk.seen(volume) == seen
+    assert operator.seen(volume) == seen
+    operator.gone("snapshot", snapshot)
+    assert operator.seen(volume) == seen

@@ -28,10 +28,10 @@ from stillframe.volumes.backups.directory import DirectoryRepository
 from stillframe.volumes.storage.drivers import directory
 from stillframe.volumes.storage.drivers.directory import DirectoryShare
 from tests.support.lab import open_lab
-from tests.support.leaning import crowd
 from tests.support.second_writer import GROUP, SECRET, Site, site
 from tests.support.service import Command
 from tests.support.site import journal_is_empty
+from tests.support.slow_clients import crowd
 from tests.support.stack import wait_for
 from tests.unit.builders import OTHER_VOLUME, SNAPSHOT, VOLUME
 

@@ -15,7 +15,7 @@ from stillframe.service_client.unix import UnixAdapter
 from stillframe.web import server
 from stillframe.web.connections import Channel, Connections, Limits
 from stillframe.web.server import Server
-from tests.support import leaning
+from tests.support import slow_clients
 from tests.unit.web.test_parser import SHAPES
 
 Connect = Callable[..., socket.socket]
@@ -48,7 +48,7 @@ def connected() -> Iterator[Connect]:
     made: list[socket.socket] = []
 
     def connect(port: int, address: str, window: int = 0) -> socket.socket:
-        made.append(leaning.connected(port, address, window))
+        made.append(slow_clients.connected(port, address, window))
         return made[-1]
 
     yield connect

@@ -24,7 +24,7 @@ TURN = 60.0  # the worker looks every ten seconds
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = open_lab(tmp_path_factory.mktemp("policies"))
     try:
         made.add_guest(2, GuestOptions(name="web"))
@@ -95,34 +95,34 @@ def gone(lab: Lab, set_id: str) -> bool:
     return lab.api.send("compute", "GET", f"/os-assisted-snapshots/{set_id}").status_code == 404
 
 
-def test_sets_come_and_go_by_themselves_under_a_running_guest(desk: Lab) -> None:
+def test_sets_come_and_go_by_themselves_under_a_running_guest(operator: Lab) -> None:
     options = ["--name", "nightly", "--schedule", NEVER_SOON, "--keep-last", "2", "--quiesce", "required"]
-    made = document(desk, OPENSTACK, "snapshot", "policy", "create", *options, "web")
+    made = document(operator, OPENSTACK, "snapshot", "policy", "create", *options, "web")
     assert (made["enabled"], made["schedule"], made["keep_last"], made["volumes"]) == (True, NEVER_SOON, 2, "all")
     assert made["next_run"].endswith("-02-29T00:00:00.000000")
-    first = take_by(desk, made["id"])
+    first = take_by(operator, made["id"])
     assert first["name"].startswith("nightly-")
     assert (first["policy_id"], first["consistency"]["level"], len(first["volumes"])) == (made["id"], "filesystem", 2)
-    mine = desk.api.take(desk.guest.id, name="by hand")
-    labelled = document(desk, OPENSTACK, "assisted", "snapshot", "set", "--keep", first["id"])
+    mine = operator.api.take(operator.guest.id, name="by hand")
+    labelled = document(operator, OPENSTACK, "assisted", "snapshot", "set", "--keep", first["id"])
     assert labelled["properties"] == {"keep": "true"}
-    second = take_as(desk, made["id"])
-    desk.guest.still_writes()
-    third = take_as(desk, made["id"])
-    contents = {each["id"]: desk.frozen_data(each) for each in (first, mine, second, third)}
-    fourth = take_by(desk, made["id"])
-    wait_for(lambda: gone(desk, second["id"]), "the deletion of the oldest set that no rule keeps", TURN)
-    assert [each["id"] for each in sets(desk)] == [first["id"], mine["id"], third["id"], fourth["id"]]
+    second = take_as(operator, made["id"])
+    operator.guest.still_writes()
+    third = take_as(operator, made["id"])
+    contents = {each["id"]: operator.frozen_data(each) for each in (first, mine, second, third)}
+    fourth = take_by(operator, made["id"])
+    wait_for(lambda: gone(operator, second["id"]), "the deletion of the oldest set that no rule keeps", TURN)
+    assert [each["id"] for each in sets(operator)] == [first["id"], mine["id"], third["id"], fourth["id"]]
     for each in (first, mine, third):
-        assert desk.frozen_data(each) == contents[each["id"]]
+        assert operator.frozen_data(each) == contents[each["id"]]
     assert len({content.counter for each in contents.values() for content in each}) > 2  # the guest wrote in between
-    newest = desk.check_one_instant(fourth)
+    newest = operator.check_one_instant(fourth)
     assert newest[0].counter > _counter(contents[third["id"]])
-    desk.guest.still_writes()
-    desk.check_sound()
-    shown = document(desk, PROGRAM, "snapshot-policy", "show", "nightly")
+    operator.guest.still_writes()
+    operator.check_sound()
+    shown = document(operator, PROGRAM, "snapshot-policy", "show", "nightly")
     assert (shown["last_set_id"], shown["last_error"], shown["retention_error"]) == (fourth["id"], None, None)
-    listed = document(desk, PROGRAM, "assisted-snapshot", "list", "--policy", "nightly")
+    listed = document(operator, PROGRAM, "assisted-snapshot", "list", "--policy", "nightly")
     assert {row["ID"] for row in listed} == {first["id"], third["id"], fourth["id"]}
 
 
@@ -130,59 +130,59 @@ def _counter(contents: list[DiskContent]) -> int:
     return contents[0].counter
 
 
-def test_a_label_that_is_taken_off_lets_the_set_go(desk: Lab) -> None:
-    (policy_id,) = [row["ID"] for row in document(desk, PROGRAM, "snapshot-policy", "list", "--server", "web")]
-    first = sets(desk, policy_id=policy_id)[0]
-    run(desk, PROGRAM, "assisted-snapshot", "set", "--no-keep", first["id"])
-    document(desk, OPENSTACK, "snapshot", "policy", "set", "--description", "the last two", "nightly")
-    assert policy(desk, policy_id)["description"] == "the last two"
-    wait_for(lambda: gone(desk, first["id"]), "the deletion of the set", TURN)
-    assert len(sets(desk, policy_id=policy_id)) == 2
-    desk.check_sound()
+def test_a_label_that_is_taken_off_lets_the_set_go(operator: Lab) -> None:
+    (policy_id,) = [row["ID"] for row in document(operator, PROGRAM, "snapshot-policy", "list", "--server", "web")]
+    first = sets(operator, policy_id=policy_id)[0]
+    run(operator, PROGRAM, "assisted-snapshot", "set", "--no-keep", first["id"])
+    document(operator, OPENSTACK, "snapshot", "policy", "set", "--description", "the last two", "nightly")
+    assert policy(operator, policy_id)["description"] == "the last two"
+    wait_for(lambda: gone(operator, first["id"]), "the deletion of the set", TURN)
+    assert len(sets(operator, policy_id=policy_id)) == 2
+    operator.check_sound()
 
 
-def test_runs_missed_while_nothing_ran_are_taken_once(desk: Lab) -> None:
-    policy_id = the_policy(desk)
-    change(desk, policy_id, keep_last=9, schedule="0 * * * *")
-    before = [each["id"] for each in sets(desk)]
-    desk.stack.stop()
-    make_due(desk, policy_id, timedelta(days=3))
-    desk.stack.start()
-    wait_for(lambda: len(sets(desk)) > len(before), "the missed run", TURN)
-    wait_for(lambda: policy(desk, policy_id)["last_set_id"] not in before, "the record of the run", TURN)
-    found = policy(desk, policy_id)
-    made = desk.api.wait_set(found["last_set_id"])
+def test_runs_missed_while_nothing_ran_are_taken_once(operator: Lab) -> None:
+    policy_id = the_policy(operator)
+    change(operator, policy_id, keep_last=9, schedule="0 * * * *")
+    before = [each["id"] for each in sets(operator)]
+    operator.stack.stop()
+    make_due(operator, policy_id, timedelta(days=3))
+    operator.stack.start()
+    wait_for(lambda: len(sets(operator)) > len(before), "the missed run", TURN)
+    wait_for(lambda: policy(operator, policy_id)["last_set_id"] not in before, "the record of the run", TURN)
+    found = policy(operator, policy_id)
+    made = operator.api.wait_set(found["last_set_id"])
     assert (made["status"], made["id"] in before) == ("available", False)
     assert found["next_run"] > found["last_run"]
-    change(desk, policy_id, schedule=NEVER_SOON)
-    assert len(sets(desk)) == len(before) + 1
+    change(operator, policy_id, schedule=NEVER_SOON)
+    assert len(sets(operator)) == len(before) + 1
 
 
-def test_a_service_killed_in_a_run_takes_the_set_once(desk: Lab) -> None:
-    policy_id = the_policy(desk)
-    before = [each["id"] for each in sets(desk)]
-    last = policy(desk, policy_id)["last_set_id"]
-    desk.stack.stop()
-    make_due(desk, policy_id)
-    desk.stack.start("assisted_snapshot/record/before")
-    desk.stack.wait_killed(TURN)
-    desk.stack.start()
-    wait_for(lambda: policy(desk, policy_id)["last_set_id"] != last, "the record of the run", 2 * TURN)
-    assert desk.api.wait_set(policy(desk, policy_id)["last_set_id"])["status"] == "available"
-    assert [each["id"] for each in sets(desk)] == [*before, policy(desk, policy_id)["last_set_id"]]
-    desk.check_sound()
+def test_a_service_killed_in_a_run_takes_the_set_once(operator: Lab) -> None:
+    policy_id = the_policy(operator)
+    before = [each["id"] for each in sets(operator)]
+    last = policy(operator, policy_id)["last_set_id"]
+    operator.stack.stop()
+    make_due(operator, policy_id)
+    operator.stack.start("assisted_snapshot/record/before")
+    operator.stack.wait_killed(TURN)
+    operator.stack.start()
+    wait_for(lambda: policy(operator, policy_id)["last_set_id"] != last, "the record of the run", 2 * TURN)
+    assert operator.api.wait_set(policy(operator, policy_id)["last_set_id"])["status"] == "available"
+    assert [each["id"] for each in sets(operator)] == [*before, policy(operator, policy_id)["last_set_id"]]
+    operator.check_sound()
 
 
-def test_a_server_that_cannot_be_snapshotted_now_is_waited_for(desk: Lab) -> None:
-    policy_id = the_policy(desk)
-    before = policy(desk, policy_id)["last_set_id"]
-    desk.guest.domain.suspend()
-    make_due(desk, policy_id)
-    wait_for(lambda: "waits" in (policy(desk, policy_id)["last_error"] or ""), "the refusal", TURN)
-    assert policy(desk, policy_id)["last_set_id"] == before
-    desk.guest.domain.resume()
-    wait_for(lambda: policy(desk, policy_id)["last_error"] is None, "the run after all", TURN)
-    assert desk.api.wait_set(policy(desk, policy_id)["last_set_id"])["status"] == "available"
+def test_a_server_that_cannot_be_snapshotted_now_is_waited_for(operator: Lab) -> None:
+    policy_id = the_policy(operator)
+    before = policy(operator, policy_id)["last_set_id"]
+    operator.guest.domain.suspend()
+    make_due(operator, policy_id)
+    wait_for(lambda: "waits" in (policy(operator, policy_id)["last_error"] or ""), "the refusal", TURN)
+    assert policy(operator, policy_id)["last_set_id"] == before
+    operator.guest.domain.resume()
+    wait_for(lambda: policy(operator, policy_id)["last_error"] is None, "the run after all", TURN)
+    assert operator.api.wait_set(policy(operator, policy_id)["last_set_id"])["status"] == "available"
 
 
 @pytest.mark.parametrize(
@@ -200,34 +200,34 @@ def test_a_server_that_cannot_be_snapshotted_now_is_waited_for(desk: Lab) -> Non
     ],
     ids=str,
 )
-def test_a_policy_with_nonsense_is_refused_and_nothing_changes(desk: Lab, wanted: dict[str, Any], told: str) -> None:
-    before = desk.api.ok("compute", "GET", "/os-snapshot-policies")
+def test_a_policy_with_nonsense_is_refused_and_nothing_changes(operator: Lab, wanted: dict[str, Any], told: str) -> None:
+    before = operator.api.ok("compute", "GET", "/os-snapshot-policies")
     body = {"snapshot_policy": {"schedule": NEVER_SOON, **wanted}}
-    answer = desk.api.send("compute", "POST", f"/servers/{desk.guest.id}/os-snapshot-policies", body)
+    answer = operator.api.send("compute", "POST", f"/servers/{operator.guest.id}/os-snapshot-policies", body)
     assert answer.status_code == 400 and told in answer.text, answer.text
     nightly = before["snapshot_policies"][0]["id"]
     changed = {"schedule": None, "keep_last": 0} if wanted == {"schedule": None} else wanted
-    answer = desk.api.send("compute", "PUT", f"/os-snapshot-policies/{nightly}", {"snapshot_policy": changed})
+    answer = operator.api.send("compute", "PUT", f"/os-snapshot-policies/{nightly}", {"snapshot_policy": changed})
     assert answer.status_code == 400 and told in answer.text, answer.text
-    assert desk.api.ok("compute", "GET", "/os-snapshot-policies") == before
+    assert operator.api.ok("compute", "GET", "/os-snapshot-policies") == before
 
 
-def test_no_body_makes_a_set_a_policys(desk: Lab) -> None:
-    path, before = f"/servers/{desk.guest.id}/os-assisted-snapshots", sets(desk)
+def test_no_body_makes_a_set_a_policys(operator: Lab) -> None:
+    path, before = f"/servers/{operator.guest.id}/os-assisted-snapshots", sets(operator)
     forged = "11111111-2222-4333-8444-555555555555"
     for given in ({"policy_id": forged}, {"metadata": {"stillframe:policy": forged}}):
-        assert desk.api.send("compute", "POST", path, {"assisted_snapshot": given}).status_code == 400
+        assert operator.api.send("compute", "POST", path, {"assisted_snapshot": given}).status_code == 400
         one = f"/os-assisted-snapshots/{before[0]['id']}"
-        assert desk.api.send("compute", "PUT", one, {"assisted_snapshot": given}).status_code == 400
-    assert sets(desk) == before
+        assert operator.api.send("compute", "PUT", one, {"assisted_snapshot": given}).status_code == 400
+    assert sets(operator) == before
 
 
-def test_a_policy_that_is_gone_deletes_nothing_any_more(desk: Lab) -> None:
-    before = [each["id"] for each in sets(desk)]
-    run(desk, OPENSTACK, "snapshot", "policy", "delete", "nightly")
-    assert desk.api.ok("compute", "GET", "/os-snapshot-policies") == {"snapshot_policies": []}
-    assert [each["id"] for each in sets(desk)] == before
-    assert "no snapshot policy" in run(desk, PROGRAM, "snapshot-policy", "show", "nightly", code=1)
+def test_a_policy_that_is_gone_deletes_nothing_any_more(operator: Lab) -> None:
+    before = [each["id"] for each in sets(operator)]
+    run(operator, OPENSTACK, "snapshot", "policy", "delete", "nightly")
+    assert operator.api.ok("compute", "GET", "/os-snapshot-policies") == {"snapshot_policies": []}
+    assert [each["id"] for each in sets(operator)] == before
+    assert "no snapshot policy" in run(operator, PROGRAM, "snapshot-policy", "show", "nightly", code=1)
 
 
 DEEP = "[volumes]\nchain_depth_warning = 3\nmax_chain_depth = 5\n[compute]\nmerge_oldest_at_soft_limit = true\n"

@@ -19,7 +19,7 @@ ROW = re.compile(r"^\| (?P<request>[a-z][^|]+?) \| (?P<answer>\w+) \| (?P<outcom
 Answer = tuple[int, str]
 
 
-class Story:
+class Scenario:
     """``merging`` has a slow merge; ``other`` a snapshot that can be merged; ``quiet`` one that is only read."""
 
     def __init__(self, site: Site) -> None:
@@ -188,22 +188,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_the_table_is_true(site: Site) -> None:
-    story = Story(site)
+    scenario = Scenario(site)
     rows = [(found["request"], found["answer"], found["outcome"]) for found in ROW.finditer(PAGE.read_text())]
-    requests = story.requests()
+    requests = scenario.requests()
     assert [name for name, _, _ in rows] == sorted(requests, key=[name for name, _, _ in rows].index)
     site.arm("merge/offline:sleep=4")  # so that something can be asked before the merge of a stopped server has ended
-    story.begin()
+    scenario.begin()
     for name, wanted, outcome in rows:
-        before, holding = story.state(), story.in_the_way()
+        before, holding = scenario.state(), scenario.in_the_way()
         assert holding, f"the merge had ended before: {name}"
         status, text = requests[name]()
         assert (str(status) if status else text) == wanted, (name, text)
         if wanted == "409":
             assert any(each in text for each in holding) or "which runs" in text, (name, text)
         if outcome.startswith("nothing"):
-            assert story.state() == before, name
-    site.gone(story.doomed)
+            assert scenario.state() == before, name
+    site.gone(scenario.doomed)
     site.look()
     site.restart_guest()
     site.look()

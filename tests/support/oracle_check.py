@@ -11,7 +11,7 @@ from stillframe.chain import names
 from stillframe.db.rows import Row
 from tests.support.oracle import Model, Volume
 from tests.support.oracle_reader import Layer, Reader
-from tests.support.oracle_world import Storage
+from tests.support.oracle_service import Storage
 
 
 class Checker:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.oracle import Backup, Model, Refused, Volume
 from tests.support.oracle_reader import Reader
-from tests.support.oracle_world import LINKED, THIN, Block, Storage
+from tests.support.oracle_service import LINKED, THIN, Block, Storage
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def test_a_project_is_no_part_of_the_query(tmp_path: Path, monkeypatch: pytest.M
     assert "project_id=a%26all%2Fb%3Dc%23&" in service.asked[0]
 
 
-class Shelf:
+class BackupStore:
     """Block storage with many attachments, whose list has no links as Cinder's, and many snapshots that are being deleted."""
 
     def __init__(self, count: int) -> None:
@@ -104,23 +104,23 @@ class Shelf:
 
 @pytest.mark.parametrize("count", [0, 1, 50, 51, 2345])
 def test_lists_are_read_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    shelf = Shelf(count)
+    backup_store = BackupStore(count)
     made = StorageDoor(settings(tmp_path))
-    monkeypatch.setattr(made, "_call", shelf.call)
-    assert made.attachments_of(SERVER, OURS) == shelf.rows
-    assert made.being_deleted() == {row["volume_id"] for row in shelf.rows}
+    monkeypatch.setattr(made, "_call", backup_store.call)
+    assert made.attachments_of(SERVER, OURS) == backup_store.rows
+    assert made.being_deleted() == {row["volume_id"] for row in backup_store.rows}
 
 
 def test_attachments_are_asked_for_by_project_and_by_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, shelf, asked = StorageDoor(settings(tmp_path)), Shelf(1), list[str]()
+    made, backup_store, asked = StorageDoor(settings(tmp_path)), BackupStore(1), list[str]()
 
     def call(method: str, path: str, _body: Any = None) -> Any:
         asked.append(path)
-        return shelf.call(method, path)
+        return backup_store.call(method, path)
 
     monkeypatch.setattr(made, "_call", call)
     made.attachments_of(SERVER, "a&b")
-    assert made.attachment("v", SERVER) == shelf.rows[0]
+    assert made.attachment("v", SERVER) == backup_store.rows[0]
     common = f"/attachments/detail?all_tenants=1&instance_id={SERVER}"
     assert asked == [f"{common}&project_id=a%26b&limit=50", f"{common}&volume_id=v&limit=50"]
 

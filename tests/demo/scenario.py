@@ -1,4 +1,4 @@
-"""The story the demo tells, act by act."""
+"""What the demo shows, step by step."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""An operator's desk: the ``stillframe`` command line and the offline operations over a running service without a guest."""
+"""What an operator does: the ``stillframe`` command line and the offline operations over a running service without a guest."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def stillframe_apart(*arguments: str) -> Said:
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-class Desk:
+class Operator:
     """Services over a state directory, and what is done with them from the command line."""
 
     def __init__(self, lab: Lab) -> None:

@@ -1,6 +1,6 @@
 """What each sample of ``samples.offline`` is in real life: what is there before, what is asked for, what is there afterwards.
 
-``STORIES`` has one for every sample.
+``SCENARIOS`` has one for every sample.
 """
 
 import shutil
@@ -25,7 +25,7 @@ GIB = 1 << 30
 class Run:
     """One operation, asked for and stopped. ``made`` is the id of what it makes, ``problem`` why it could not be stopped."""
 
-    story: "Story"
+    scenario: "Scenario"
     place: Place
     number: int
     copy: Copy = field(default_factory=lambda: Copy({}))
@@ -34,10 +34,10 @@ class Run:
 
     @property
     def about(self) -> str:
-        return self.story.about(self)
+        return self.scenario.about(self)
 
     def __str__(self) -> str:
-        words = self.story.name.partition(" ")[2].replace(" ", "_")
+        words = self.scenario.name.partition(" ")[2].replace(" ", "_")
         return f"{self.place}-{words}" if words else str(self.place)
 
 
@@ -51,7 +51,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Story:
+class Scenario:
     """``arrange`` makes the template; ``about`` is what the failpoint knows the operation by: an id, or another word of its
     plan; ``ask`` sends the request and returns the id of what is made. ``forward`` and ``back`` change the model as the
     operation, done or undone, changes the world."""
@@ -186,13 +186,13 @@ def rename_snapshot(api: Api, run: Run) -> None:
     api.ok("volume", "PUT", f"/snapshots/{run.copy['0']}", {"snapshot": {"name": "renamed"}})
 
 
-def deletes(words: str, weights: Sequence[int], *gone: int) -> Story:
+def deletes(words: str, weights: Sequence[int], *gone: int) -> Scenario:
     """Deletes some of a volume's snapshots at once."""
 
     def ask(api: Api, run: Run) -> None:
         action(api, run.copy["volume"], "os-delete_snapshots", snapshot_ids=[run.copy[str(number)] for number in gone])
 
-    return Story(f"delete_snapshot {words}", grown(*weights), ask, without(*map(str, gone)))
+    return Scenario(f"delete_snapshot {words}", grown(*weights), ask, without(*map(str, gone)))
 
 
 def without(*parts: str) -> Callable[[Model, Run], None]:
@@ -315,8 +315,8 @@ def from_image(model: Model, run: Run) -> None:
     model.content[run.made] = SOURCE
 
 
-STORIES = (
-    Story(
+SCENARIOS = (
+    Scenario(
         "create_volume",
         nothing,
         lambda api, run: create(api, 2 + run.number),
@@ -324,48 +324,48 @@ STORIES = (
         made_failed,
         about=lambda run: str((2 + run.number) * GIB),  # no id is known before
     ),
-    Story(
+    Scenario(
         "copy_volume of a volume",
         grown(3),
         lambda api, run: create(api, source_volid=run.copy["volume"]),
         made_as("volume"),
         made_failed,
     ),
-    Story(
+    Scenario(
         "copy_volume of a snapshot",
         grown(3, 2),
         lambda api, run: create(api, 2, snapshot_id=run.copy["0"]),
         made_as("0"),
         made_failed,
     ),
-    Story(
+    Scenario(
         "link_volume",
         grown(3, 2),
         lambda api, run: create(api, snapshot_id=run.copy["0"], volume_type="linked"),
         made_as("0"),
         made_failed,
     ),
-    Story(
+    Scenario(
         "delete_volume with snapshots",
         grown(3, 4, 2),
         lambda api, run: api.ok("volume", "DELETE", f"/volumes/{run.copy['volume']}?cascade=true"),
         everything_gone,
     ),
-    Story(
+    Scenario(
         "delete_volume that is linked",
         linked,
         lambda api, run: api.ok("volume", "DELETE", f"/volumes/{run.copy['clone']}"),
         without("clone"),
         about=lambda run: run.copy["clone"],
     ),
-    Story(
+    Scenario(
         "extend_volume",
         grown(3),
         lambda api, run: action(api, run.copy["volume"], "os-extend", new_size=2),
         lambda _model, _run: None,
         look=look_at_size,
     ),
-    Story(
+    Scenario(
         "manage_volume",
         a_file,
         take_over,
@@ -375,8 +375,10 @@ STORIES = (
         from_elsewhere,
         admin=True,
     ),
-    Story("unmanage_volume", grown(3), lambda api, run: action(api, run.copy["volume"], "os-unmanage"), given_up, admin=True),
-    Story(
+    Scenario(
+        "unmanage_volume", grown(3), lambda api, run: action(api, run.copy["volume"], "os-unmanage"), given_up, admin=True
+    ),
+    Scenario(
         "create_snapshot",
         grown(3, 2),
         snapshot,
@@ -391,22 +393,22 @@ STORIES = (
     deletes("up in the middle", (3, 2, 6, 1), 1),
     deletes("all at once", (2, 3, 6, 2), 0, 1, 2),
     deletes("in two places", (6, 2, 1, 2, 6), 0, 2),
-    Story("revert_volume keep", grown(3, 4, 2), revert("keep"), reverted("keep")),
-    Story("revert_volume remove", grown(3, 4, 2), revert("remove"), reverted("remove")),
-    Story(
+    Scenario("revert_volume keep", grown(3, 4, 2), revert("keep"), reverted("keep")),
+    Scenario("revert_volume remove", grown(3, 4, 2), revert("remove"), reverted("remove")),
+    Scenario(
         "undo_revert",
         arranged_revert("keep"),
         lambda api, run: action(api, run.copy["volume"], "os-undo_revert"),
         as_before_the_revert,
     ),
-    Story(
+    Scenario(
         "undo_revert of an extended volume",
         arranged_revert("keep", then_extended=True),
         lambda api, run: action(api, run.copy["volume"], "os-undo_revert"),
         as_before_the_revert,
         look=look_at_size,
     ),
-    Story(
+    Scenario(
         "let_go",
         arranged_revert("remove"),
         nothing_asked,
@@ -414,7 +416,7 @@ STORIES = (
         with_what_was_written,
         prepare=write_after_revert,
     ),
-    Story(
+    Scenario(
         "image_to_volume",
         an_image,
         lambda api, run: create(api, imageRef=run.copy["image"]),
@@ -423,23 +425,23 @@ STORIES = (
         lambda run: run.copy["image"],
         put_image,
     ),
-    Story("volume_to_image", grown(3, 2), upload, lambda _model, _run: None, look=look_at_image),
-    Story("create_backup", grown(3), back_up, made_as("volume"), made_failed),
-    Story("create_backup incremental", saved(3), back_up, made_as("volume"), made_failed),
-    Story("restore_backup into a new volume", saved(3, 2), restore(over=False), made_as("backup"), made_failed, of_backup),
-    Story(
+    Scenario("volume_to_image", grown(3, 2), upload, lambda _model, _run: None, look=look_at_image),
+    Scenario("create_backup", grown(3), back_up, made_as("volume"), made_failed),
+    Scenario("create_backup incremental", saved(3), back_up, made_as("volume"), made_failed),
+    Scenario("restore_backup into a new volume", saved(3, 2), restore(over=False), made_as("backup"), made_failed, of_backup),
+    Scenario(
         "restore_backup over a volume",
         saved(3, 2, snapshot="0"),
         restore(over=True),
         lambda model, run: model.content.update({run.copy["volume"]: model.content[run.copy["backup"]]}),
         about=of_backup,
     ),
-    Story(
+    Scenario(
         "delete_backup",
         saved(3),
         lambda api, run: api.ok("volume", "DELETE", f"/backups/{run.copy['backup']}"),
         without("backup"),
         about=of_backup,
     ),
-    Story("record_chain", grown(3, 2), rename_snapshot, lambda _model, _run: None),
+    Scenario("record_chain", grown(3, 2), rename_snapshot, lambda _model, _run: None),
 )

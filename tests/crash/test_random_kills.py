@@ -23,10 +23,10 @@ def nothing_under_way(lab: Lab) -> bool:
         return not sound.unfinished(world)
 
 
-def test_thrash(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+def test_random_kills(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ["STILLFRAME_SEED"])
     with capfd.disabled():
-        sys.stderr.write(f"\nthrash: STILLFRAME_SEED={seed}, {ROUNDS} rounds\n")
+        sys.stderr.write(f"\nrandom kills: STILLFRAME_SEED={seed}, {ROUNDS} rounds\n")
     chance = random.Random(seed)
     known: dict[str, list[DiskContent]] = {}
     spare = lab.api.create_volume("spare")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import yaml
 
 from tests.support.lab import Lab
-from tests.support.leaning import crowd
+from tests.support.slow_clients import crowd
 from tests.support.stack import wait_for
 
 ATTACKER = "127.0.0.66"

@@ -15,7 +15,7 @@ from tests.unit.builders import new_id
 
 
 @dataclass
-class Shelf:
+class BackupStore:
     """One store: how to reach it, and how a test gets at it from behind."""
 
     store: Store
@@ -31,14 +31,14 @@ class Shelf:
         return [self.store.url, self.store.endpoint or "", str(self.store.credentials_file or "")]
 
 
-def directory_shelf(directory: Path) -> Shelf:
+def directory_store(directory: Path) -> BackupStore:
     root = directory / "store"
     root.mkdir()
-    return Shelf(Store(root.as_uri()), root=root)
+    return BackupStore(Store(root.as_uri()), root=root)
 
 
 @contextmanager
-def s3_shelf(service: str, directory: Path) -> Iterator[Shelf]:
+def s3_store(service: str, directory: Path) -> Iterator[BackupStore]:
     """Makes a bucket at ``service``; ``directory`` receives the credentials file."""
     file = credentials_file(directory)
     name = f"bucket-{new_id()}"
@@ -46,7 +46,7 @@ def s3_shelf(service: str, directory: Path) -> Iterator[Shelf]:
     client.create_bucket(Bucket=name)
     client.close()
     with proxied(service) as proxy:
-        yield Shelf(Store(f"s3://{name}/some/prefix", proxy.url, None, file), proxy)
+        yield BackupStore(Store(f"s3://{name}/some/prefix", proxy.url, None, file), proxy)
 
 
 @contextmanager
@@ -60,9 +60,9 @@ def small_filesystem(point: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(point)], check=True)
 
 
-def put_and_die(shelf: Shelf, key: str, source: Path, place: str) -> None:
+def put_and_die(backup_store: BackupStore, key: str, source: Path, place: str) -> None:
     """Stores a file from another process, which is killed at ``place``: "half-way" or "before the name"."""
-    command = [sys.executable, "-c", _DYING, *shelf.arguments, key, str(source), place]
+    command = [sys.executable, "-c", _DYING, *backup_store.arguments, key, str(source), place]
     died = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
 
