@@ -7,13 +7,16 @@ DATABASES := --extra postgresql --extra mariadb
 ifeq ($(MAKELEVEL),0)
 .NOTPARALLEL:
 endif
-.PHONY: help packages setup setup-openstack demo test pytest test-nfs lint audit bench docs lock
+.PHONY: help packages setup setup-openstack demo check test pytest test-nfs soak crash lint audit bench docs lock
 
 help:
 	@echo "make demo   show the main job on a real guest (installs what it needs)"
+	@echo "make check  lint and the unit tests, in under three minutes: what one runs before each commit"
 	@echo "make test   run every check and test (installs what it needs)"
 	@echo "make pytest the same without installing Keystone and Glance beforehand: the tests that need them do it"
 	@echo "make test-nfs  the whole driver suite on a real NFS mount, in a small machine: about half an hour"
+	@echo "make soak   a random life of servers and volumes, kills included, until one of 5,000 operations goes wrong: hours"
+	@echo "make crash  a kill at every step of every operation, those included that only look: about an hour"
 	@echo "make setup  only install: system packages and .venv (setup-openstack: Keystone and Glance for the tests)"
 	@echo "make lint   ruff, mypy, import-linter and the repository's own rules"
 	@echo "make audit  look the pinned packages up in the registry's advisories"
@@ -51,6 +54,17 @@ test:
 # ones come first.
 pytest: setup
 	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25
+
+# Of the unit tests two at a time: they compute and wait for nobody.
+check: lint
+	$(PYTHON) -m pytest tests/unit -n 2 -q
+
+# The long forms of campaigns that "test" runs in short; STILLFRAME_SEED and STILLFRAME_ROUNDS say which, and how long.
+soak: setup
+	STILLFRAME_ROUNDS=$${STILLFRAME_ROUNDS:-5000} $(PYTHON) -m pytest tests/crash/test_soak.py -s
+
+crash: setup
+	STILLFRAME_EVERY_PLACE=1 $(PYTHON) -m pytest tests/crash -n 2 --dist loadfile
 
 test-nfs: setup
 	$(PYTHON) -m tests.support.nfs_vm
