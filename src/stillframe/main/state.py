@@ -50,7 +50,7 @@ def secure(settings: Settings) -> Path:
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     trust.require_way(settings.state_dir, "state_dir")
     trust.require_contents(settings.state_dir, "state_dir", but=SHARED)
-    for directory in ("locks", "freeze", "merges"):
+    for directory in ("locks", "freeze"):
         if (settings.state_dir / directory).is_dir():
             trust.require_contents(settings.state_dir / directory, "state_dir")
     return settings.state_dir

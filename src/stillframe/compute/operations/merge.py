@@ -23,6 +23,7 @@ from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.operations import merge_job
 from stillframe.compute.worker.context import WorkerContext
+from stillframe.db.rows import Row
 from stillframe.errors import (
     AccessRefused,
     Conflict,
@@ -35,14 +36,15 @@ from stillframe.errors import (
     StepFailed,
     StillframeError,
 )
-from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img, soundness, workdir
+from stillframe.host import block_jobs, files, hypervisor, qcow2, qemu_img, soundness
 from stillframe.journal.failpoints import reached
-from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb, key
 from stillframe.journal.record import Request
 
 DEPTH = 200
 NOT_RUNNING = -1
 UNSOUND_LOOK_SECONDS = 5.0
+SHORTEST_LOOK_SECONDS = 0.01
 LOG = logging.getLogger(__name__)
 
 
@@ -53,6 +55,13 @@ def request(intent: Document, operation_id: str | None, request_id: str) -> Requ
     resources = [f"merge:{intent['volume_id']}", f"merges:{intent['server_id']}"]
     shared = (f"server:{intent['server_id']}",)
     return Request("compute", "merge_volume", intent, plan, resources, request_id, operation_id, shared)
+
+
+def progress(row: Row) -> tuple[int, int]:
+    """Returns (bytes done, bytes in all) of a merge as its row tells; zeros before its job was seen."""
+    operation = Operation.from_row(row)
+    notes: Document = next((known for step in operation.plan if (known := operation.notes(key(step)))), {})
+    return notes.get("done", 0), notes.get("total", 0)
 
 
 def _blames_share(
@@ -196,7 +205,6 @@ def _commit(world: WorkerContext, operation: Operation, _args: Document) -> Docu
 
     def start(domain: Any) -> None:
         _wait_while_unsound(operation)
-        _note_run(world, operation, hypervisor.run_id(domain))
         top, base = _path(operation, intent["top"]), _path(operation, intent["base"])
         block_jobs.commit(domain, intent["target"], top, base, intent["bandwidth"])
 
@@ -213,9 +221,7 @@ def _commit(world: WorkerContext, operation: Operation, _args: Document) -> Docu
         reached("merge/committed")
         return _barrier(world, operation)
 
-    merge_job.run(world, operation, start, offline, ended)
-    _note_run(world, operation, None)
-    return {"flushed": True, "bytes": world.merges.progress(operation.id)[1], **mended}
+    return {**merge_job.run(world, operation, start, offline, ended), "flushed": True, **mended}
 
 
 # --- commit of the active file, and pivot
@@ -253,8 +259,7 @@ def _commit_active(world: WorkerContext, operation: Operation, _args: Document) 
             _pivot(world, operation)
         return _pivoted(world, operation, {}) is not None
 
-    merge_job.run(world, operation, start, offline, ended)
-    return {"bytes": world.merges.progress(operation.id)[1], **mended}
+    return {**merge_job.run(world, operation, start, offline, ended), **mended}
 
 
 def _pivot(world: WorkerContext, operation: Operation) -> None:
@@ -282,7 +287,7 @@ def _switch(world: WorkerContext, operation: Operation, domain: Any) -> None:
         except HypervisorUnavailable as error:
             if error is failed:
                 raise
-        time.sleep(merge_job.SHORTEST_POLL_SECONDS)  # the guest is suspended meanwhile
+        time.sleep(SHORTEST_LOOK_SECONDS)  # the guest is suspended meanwhile: no time for the journal
     raise HypervisorUnavailable(f"libvirt does not show the pivot of disk {operation.intent['target']}")
 
 
@@ -305,7 +310,6 @@ def _pull(world: WorkerContext, operation: Operation, _args: Document) -> Docume
     share = _share(operation)
 
     def start(domain: Any) -> None:
-        _note_run(world, operation, hypervisor.run_id(domain))
         backing = _path(operation, intent["backing"]) if intent["backing"] else None
         block_jobs.pull(domain, intent["target"], backing, intent["bandwidth"])
 
@@ -324,20 +328,17 @@ def _pull(world: WorkerContext, operation: Operation, _args: Document) -> Docume
         reached("merge/pulled")
         return _barrier(world, operation)
 
-    merge_job.run(world, operation, start, offline, ended)
-    _note_run(world, operation, None)
-    return {"flushed": True, "bytes": world.merges.progress(operation.id)[1], **mended}
+    return {**merge_job.run(world, operation, start, offline, ended), "flushed": True, **mended}
 
 
 def _barrier(world: WorkerContext, operation: Operation) -> bool:
     """Flushes after a job by suspending the guest. Only the QEMU that copied can do that. Returns False when it is gone: then
     the merge is made again offline."""
     domain = world.hypervisor.domain(operation.intent["server_id"])
-    known = files.read_json(_notes(world), f"{operation.id}.json") if _notes(world).is_dir() else None
-    now = hypervisor.run_id(domain)
+    known, now = operation.notes().get("run"), hypervisor.run_id(domain)
     if now == NOT_RUNNING:
         return False
-    if known is not None and known["run"] != now:
+    if known not in (None, now):
         raise Parked(
             f"server {operation.intent['server_id']} was started again between the end of a merge and its flush: what volume"
             f" {operation.intent['volume_id']} reads may be old. Stop the server (openstack server stop); then"
@@ -346,22 +347,6 @@ def _barrier(world: WorkerContext, operation: Operation) -> bool:
         )
     merge_job.held(world, operation, domain, lambda: None)
     return True
-
-
-def _notes(world: WorkerContext) -> Path:
-    return world.settings.state_dir / "merges"
-
-
-def _note_run(world: WorkerContext, operation: Operation, run: int | None) -> None:
-    """Records, durably and before the job begins, in which start of the guest the pull runs: only that QEMU has what is not
-    written out."""
-    directory = _notes(world)
-    if run is None:
-        if directory.is_dir():
-            files.remove(directory, f"{operation.id}.json")
-        return
-    workdir.make_private(directory)
-    files.write_json(directory, f"{operation.id}.json", {"run": run}, mode=0o600)
 
 
 # --- afterwards

@@ -1,36 +1,40 @@
 """A merge's block job from its start to its end, and the suspension of the guest around what must not be seen half done."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stillframe.compute.libvirt import servers
+from stillframe.compute.libvirt import server_lock, servers
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.worker.context import WorkerContext
+from stillframe.db import operations
 from stillframe.errors import (
     Cancelled,
     Conflict,
     HypervisorUnavailable,
-    ServiceUnavailable,
     ShareUnavailable,
     StepFailed,
 )
 from stillframe.host import block_jobs, files, hypervisor, qcow2
 from stillframe.journal.failpoints import reached
-from stillframe.journal.operation import NotYet, Operation
+from stillframe.journal.operation import Document, NotYet, Operation
 
-POLL_SECONDS = 0.1
-SHORTEST_POLL_SECONDS = 0.01  # a small merge ends sooner than one pause of the other length
+SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.02, 1.0  # a small merge is over within moments
 HOLD_SECONDS = 10.0
 SAVED_LOOK_SECONDS = 5.0
+CLOSED_LOOK_SECONDS, CLOSING_SECONDS = 0.1, 10.0
+TURN_LOOK_SECONDS = 0.1
+_Verbs = tuple[Callable[[Any], None], Callable[[Any], None], Callable[[], bool]]  # start, offline, ended
 
 
 def held(world: WorkerContext, operation: Operation, domain: Any, act: Callable[[], None]) -> None:
     """Calls a function while the guest is suspended and everything QEMU held of its disks is written out. The watchdog resumes
-    the guest even if this worker dies. Raises HypervisorUnavailable for a guest that is gone: then nothing was written out."""
+    the guest even if this worker dies. Raises HypervisorUnavailable for a guest that is gone: then nothing was written out;
+    NotYet during a power action or a change of the definition."""
     server_id = operation.intent["server_id"]
-    with world.merges.turn(server_id):
+    with server_lock.at_once(world, server_id) as ours:
+        if not ours:
+            raise NotYet(TURN_LOOK_SECONDS, at_work=True)
         reached("merge/holding")
         world.guard.let_go_on(server_id)  # otherwise it would look like a guest that somebody paused
         found = hypervisor.view(domain)
@@ -57,40 +61,64 @@ def run(
     start: Callable[[Any], None],
     offline: Callable[[Any], None],
     ended: Callable[[], bool],
-) -> None:
-    """Starts the job, or takes up the one that runs, and returns when the chain shows that it is done. A guest that stopped is
-    merged offline; nobody starts it meanwhile, because the operation locks the server. Raises Cancelled, unless the work was
-    done before it could be cancelled; ShareUnavailable for a job that ended before its work was done, for instance because the
-    share is full."""
-    domain = world.hypervisor.domain(operation.intent["server_id"])
-    target, began, entered = operation.intent["target"], False, time.monotonic()
-    while True:
-        if not hypervisor.view(domain).active:
-            _wait_while_saved(world, operation)
-            reached("merge/offline")
-            _wait_closed(operation)
-            offline(domain)
-            return
-        if world.merges.is_unwanted(operation.id) and _give_up(world, operation, domain, began, ended):
-            return
-        if world.stopping.is_set():
-            raise ServiceUnavailable("this worker stops; QEMU continues the merge, and the next worker takes it up")
-        job = _find(domain, target)
-        if job is not None:
-            world.merges.tell(operation.id, job.done, job.total)
-        if (job is None or job.is_active_commit) and ended():
-            return
-        if job is None:
-            if not hypervisor.view(domain).active:
-                continue
-            if began:
-                _explain(operation)
-            start(domain)
-            began = True
-        time.sleep(min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, (time.monotonic() - entered) / 20)))
+) -> Document:
+    """One look at a merge: starts its job, or finds the one that runs. Returns evidence when the chain shows that it is done.
+    A guest that stopped is merged offline; nobody starts it meanwhile, because the operation locks the server.
+
+    Raises NotYet while the job runs, which needs no thread for that; Cancelled, unless the work was done before it could be
+    cancelled; ShareUnavailable for a job that ended before its work was done, for instance because the share is full.
+
+    The notes: ``run``, the start of the guest that the job is in, recorded before it begins; ``began``, in which attempt it
+    did; ``done`` and ``total``, bytes; ``waited``, seconds."""
+    notes = operation.notes()
+    try:
+        _look(world, operation, notes, (start, offline, ended))
+    except NotYet as waiting:
+        raise NotYet(waiting.seconds, {**notes, **waiting.notes}, waiting.why, waiting.at_work) from waiting
+    return {"bytes": notes.get("total", 0)}
 
 
-def _wait_while_saved(world: WorkerContext, operation: Operation) -> None:
+def _look(world: WorkerContext, operation: Operation, notes: Document, verbs: _Verbs) -> None:
+    start, offline, ended = verbs
+    domain, target = world.hypervisor.domain(operation.intent["server_id"]), operation.intent["target"]
+    if not hypervisor.view(domain).active:
+        _wait_while_saved(world, operation, notes)
+        reached("merge/offline")
+        _wait_closed(operation, notes.get("closing", 0.0))
+        offline(domain)
+        return
+    if _is_unwanted(world, operation) and _cancel(operation, domain, notes, ended):
+        return
+    job = _find(domain, target)
+    if job is not None:
+        notes.update(done=job.done, total=job.total)
+    if (job is None or job.is_active_commit) and ended():
+        return
+    if job is None and hypervisor.view(domain).active:
+        _begin(operation, domain, notes, start)
+    waited = notes.get("waited", 0.0)
+    seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, waited / 10))
+    raise NotYet(seconds, {"waited": waited + seconds}, at_work=True)
+
+
+def _begin(operation: Operation, domain: Any, notes: Document, start: Callable[[Any], None]) -> None:
+    """Raises ShareUnavailable when the job of this attempt is gone; the next attempt begins another one."""
+    if notes.get("began") == operation.attempts:
+        _explain(operation)
+    now = hypervisor.run_id(domain)
+    if notes.get("run") != now:
+        raise NotYet(0.0, {"run": now}, at_work=True)  # durable before the job begins: this look ends here
+    start(domain)
+    notes.update(began=operation.attempts, waited=0.0)
+
+
+def _is_unwanted(world: WorkerContext, operation: Operation) -> bool:
+    with world.database.read() as connection:
+        row = operations.get(connection, operation.id)
+    return row is not None and bool(row["cancel_asked"])
+
+
+def _wait_while_saved(world: WorkerContext, operation: Operation, notes: Document) -> None:
     """A guest that is restored from its saved state must find its disks as they were. Raises NotYet: the merge continues live
     when the guest is restored, and offline when it has stopped. Raises Cancelled when somebody cancelled it meanwhile, which
     changes nothing."""
@@ -98,8 +126,8 @@ def _wait_while_saved(world: WorkerContext, operation: Operation) -> None:
     told = None if server.view.active else server.condition.why_not(server.id, "offline")
     if told is None:
         return
-    if world.merges.is_unwanted(operation.id) and not _is_in_place(operation, server):
-        raise _cancelled(world, operation, ran=False)
+    if _is_unwanted(world, operation) and not _is_in_place(operation, server):
+        raise _cancelled(operation, notes, ran=False)
     raise NotYet(SAVED_LOOK_SECONDS, why=Conflict(f"the merge waits: {told}"))
 
 
@@ -124,13 +152,13 @@ def _find(domain: Any, target: str) -> block_jobs.Job | None:
         return None
 
 
-def _wait_closed(operation: Operation) -> None:
-    """QEMU's locks go with it, but a moment later."""
-    end = time.monotonic() + 10
-    while files.is_locked(Path(operation.intent["directory"]), operation.intent["active"]):
-        if time.monotonic() > end:
-            raise Conflict(f"{operation.intent['active']} is still open in a program although its server is stopped")
-        time.sleep(POLL_SECONDS)
+def _wait_closed(operation: Operation, waited: float) -> None:
+    """QEMU's locks go with it, but a moment later. ``waited`` for that, in seconds."""
+    if not files.is_locked(Path(operation.intent["directory"]), operation.intent["active"]):
+        return
+    if waited >= CLOSING_SECONDS:
+        raise Conflict(f"{operation.intent['active']} is still open in a program although its server is stopped")
+    raise NotYet(CLOSED_LOOK_SECONDS, {"closing": waited + CLOSED_LOOK_SECONDS}, at_work=True)
 
 
 def _explain(operation: Operation) -> None:
@@ -147,7 +175,7 @@ def _explain(operation: Operation) -> None:
     )
 
 
-def _give_up(world: WorkerContext, operation: Operation, domain: Any, began: bool, ended: Callable[[], bool]) -> bool:
+def _cancel(operation: Operation, domain: Any, notes: Document, ended: Callable[[], bool]) -> bool:
     """Raises Cancelled. Returns True when the job was over before it could be cancelled, and its result was flushed; False when
     the guest is gone with what QEMU had not written out."""
     job = _find(domain, operation.intent["target"])
@@ -157,14 +185,12 @@ def _give_up(world: WorkerContext, operation: Operation, domain: Any, began: boo
         return True
     if not hypervisor.view(domain).active:
         return False
-    raise _cancelled(world, operation, began or job is not None)
+    raise _cancelled(operation, notes, job is not None)
 
 
-def _cancelled(world: WorkerContext, operation: Operation, ran: bool) -> Cancelled:
-    """``ran`` says whether a job of this merge was seen."""
-    world.merges.forget(operation.id)
-    earlier = operation.epoch > 1 or operation.attempts > 0  # then a job may have run that we did not see
-    merged = operation.intent["kind"] == "commit" and (ran or earlier)
+def _cancelled(operation: Operation, notes: Document, ran: bool) -> Cancelled:
+    """``ran`` says whether a job of this merge was seen; one that may have begun is noted."""
+    merged = operation.intent["kind"] == "commit" and (ran or "run" in notes)
     return Cancelled(
         f"the merge of volume {operation.intent['volume_id']} was cancelled; "
         + (

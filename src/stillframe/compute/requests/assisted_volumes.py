@@ -161,7 +161,7 @@ def merge_status(world: WorkerContext, context: Context, operation_id: str) -> d
         row = operations.get(connection, names.lookup_id(operation_id))
     if row is None or row["kind"] != "merge_volume":
         raise NotFound(f"Merge {operation_id} could not be found.")
-    done, total = world.merges.progress(row["id"])
+    done, total = merge.progress(row)
     # The last fault of an operation that runs again is out of date.
     fault = row["fault"] if row["owner"] is None else None
     words = {"done": "done", "undone": "error", "parked": "parked"}
@@ -179,7 +179,7 @@ def cancel_merge(world: WorkerContext, context: Context, operation_id: str) -> N
     with world.database.write() as connection:
         if record.withdraw(connection, found["id"], Cancelled("the merge was cancelled before it began", merged=False)):
             return
-    world.merges.give_up(found["id"])
+        operations.ask_to_cancel(connection, found["id"])
 
 
 def resize_disk(world: WorkerContext, context: Context, volume_id: str, size: int) -> None:

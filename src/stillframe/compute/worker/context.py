@@ -7,7 +7,6 @@ from stillframe.compute.clients.block_storage import StorageDoor
 from stillframe.compute.quiesce.bounded import Calls
 from stillframe.compute.quiesce.guard import Guard
 from stillframe.compute.quiesce.window import Times
-from stillframe.compute.worker.merges import Merges
 from stillframe.config import Settings
 from stillframe.db.engine import Database
 from stillframe.host import private_libvirt
@@ -23,7 +22,6 @@ class WorkerContext:
     storage: StorageDoor
     guard: Guard
     settings: Settings
-    merges: Merges = field(default_factory=Merges)
     switches: Calls = field(default_factory=Calls)
     stopping: threading.Event = field(default_factory=threading.Event)  # long work is then left to the next worker
 

@@ -1,19 +1,22 @@
-"""The stillness around a pivot or a flush, by what libvirt is told."""
+"""A merge, look by look: when its job begins, ends and is begun again; the stillness around a pivot or a flush."""
 
-from threading import Event
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stillframe.chain.image import Image
-from stillframe.compute.libvirt import servers
+from stillframe.compute.libvirt import server_lock, servers
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.operations import merge_job
-from stillframe.compute.worker.merges import Merges
-from stillframe.errors import Cancelled, Conflict, HypervisorUnavailable
-from stillframe.host import block_jobs, hypervisor, qcow2
-from stillframe.journal.operation import NotYet
+from stillframe.db import operations
+from stillframe.db.engine import Database
+from stillframe.errors import Cancelled, Conflict, HypervisorUnavailable, ShareUnavailable
+from stillframe.host import block_jobs, files, hypervisor, qcow2
+from stillframe.journal import record
+from stillframe.journal.operation import AT_WORK, Document, NotYet, Operation, notes_key
 from tests.unit.builders import SERVER, VOLUME
 from tests.unit.compute import fakes
 
@@ -50,14 +53,19 @@ class Machine:
 
 
 @pytest.fixture
-def hold(monkeypatch: pytest.MonkeyPatch) -> Any:
+def settings(tmp_path: Path) -> Any:
+    return SimpleNamespace(state_dir=tmp_path)
+
+
+@pytest.fixture
+def hold(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     def one(machine: Machine) -> list[str]:
         monkeypatch.setattr(
             hypervisor, "view", lambda _: fakes.view("<domain/>", state=machine.state, active=machine.state != 5)
         )
         monkeypatch.setattr(hypervisor, "hold", lambda _: machine.said.append("hold"))
         monkeypatch.setattr(hypervisor, "flush", lambda _: machine.said.append("flush"))
-        world: Any = SimpleNamespace(merges=Merges(), guard=machine)
+        world: Any = SimpleNamespace(settings=settings, guard=machine)
         merge_job.held(world, OPERATION, None, machine.act)
         return machine.said
 
@@ -96,6 +104,134 @@ def test_what_cannot_be_let_go_is_not_held_anew(hold: Any, monkeypatch: pytest.M
     assert machine.said == []
 
 
+def test_nobody_is_held_during_a_power_action_and_no_thread_waits_for_its_end(hold: Any, settings: Any) -> None:
+    machine = Machine(1)
+    with server_lock.at_once(SimpleNamespace(settings=settings), SERVER), pytest.raises(NotYet):  # type: ignore[arg-type]
+        hold(machine)
+    assert machine.said == []
+
+
+COMMIT = {"kind": "commit", "top": "b", "base": "a", "above": "c"}
+RUNNING: Any = SimpleNamespace(done=1, total=2, is_active_commit=False)
+
+
+class Merge:
+    """One merge, its row in the journal, and a guest with a block job or none. ``said`` is what was done to the disks."""
+
+    def __init__(self, database: Database, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.database, self.said = database, list[str]()
+        self.job: Any = None
+        self.over = False
+        self.run_id, self.attempts = 7, 0
+        self.view: Callable[[], Any] = lambda: fakes.view("<domain/>")
+        self.notes: Document = {}
+        self.intent: Document = {"server_id": SERVER, "target": "vda", "kind": "pull", "volume_id": VOLUME, "directory": "/"}
+        monkeypatch.setattr(hypervisor, "view", lambda _: self.view())
+        monkeypatch.setattr(hypervisor, "run_id", lambda _: self.run_id)
+        monkeypatch.setattr(block_jobs, "find", lambda _domain, _target: self.job)
+        monkeypatch.setattr(block_jobs, "abort", lambda _domain, _target: self.said.append("abort"))
+        monkeypatch.setattr(files, "free_bytes", lambda _share: 1 << 40)
+        monkeypatch.setattr(files, "is_locked", lambda _share, _name: False)
+        monkeypatch.setattr(servers, "look", lambda _world, _id: Server(self.view(), "demo", "u"))
+        libvirt: Any = SimpleNamespace(domain=lambda _server: None)
+        self.world: Any = SimpleNamespace(database=database, settings=settings, hypervisor=libvirt)
+        with database.write() as connection:
+            self.id = record.submit(connection, record.Request("compute", "merge_volume", {}, [], [], "r"))
+
+    def cancel(self) -> None:
+        with self.database.write() as connection:
+            operations.ask_to_cancel(connection, self.id)
+
+    def look(self) -> Document:
+        evidence = {notes_key("work"): {**self.notes, AT_WORK: True}} if self.notes else {}
+        operation = Operation(
+            self.id, "merge_volume", "running", self.intent, [], 1, evidence, 1, self.attempts, "r", at="work"
+        )
+        return merge_job.run(self.world, operation, self._start, lambda _: self.said.append("offline"), lambda: self.over)
+
+    def _start(self, _domain: Any) -> None:
+        self.said.append("start")
+        self.job = RUNNING
+
+    def wait(self) -> NotYet:
+        with pytest.raises(NotYet) as told:
+            self.look()
+        self.notes = told.value.notes
+        return told.value
+
+
+@pytest.fixture
+def merge(database: Database, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Merge:
+    return Merge(database, settings, monkeypatch)
+
+
+def test_a_job_that_runs_needs_no_thread(merge: Merge) -> None:
+    first = merge.wait()
+    assert (first.seconds, first.notes, merge.said) == (0.0, {"run": 7}, []), "noted before it begins"
+    waits = [merge.wait() for _ in range(200)]
+    assert merge.said == ["start"]
+    assert all(each.at_work for each in waits)
+    assert waits[0].seconds == merge_job.SHORTEST_LOOK_SECONDS
+    assert [each.seconds for each in waits] == sorted(each.seconds for each in waits)
+    assert waits[-1].seconds == merge_job.LONGEST_LOOK_SECONDS
+    assert (merge.notes["done"], merge.notes["total"]) == (1, 2)
+    merge.job, merge.over = None, True
+    assert merge.look() == {"bytes": 2}
+
+
+def test_a_job_that_a_dead_worker_began_is_taken_up(merge: Merge) -> None:
+    merge.wait()
+    merge.job = RUNNING  # it died between the start and the note of it
+    for _ in range(3):
+        merge.wait()
+    assert merge.said == []
+
+
+def test_a_job_that_ended_without_its_work_done_is_begun_again_once_each_attempt(merge: Merge) -> None:
+    for attempt in range(3):
+        merge.attempts, merge.job = attempt, None
+        while merge.job is None:
+            merge.wait()
+        merge.wait()
+        merge.job = None
+        with pytest.raises(ShareUnavailable, match="begun again"):
+            merge.look()
+        assert merge.said == ["start"] * (attempt + 1)
+
+
+def test_a_guest_that_was_started_anew_is_noted_before_its_job(merge: Merge) -> None:
+    merge.wait()
+    merge.run_id = 8
+    assert (merge.wait().notes["run"], merge.said) == (8, [])
+    merge.wait()
+    assert merge.said == ["start"]
+
+
+def test_a_guest_that_stopped_is_merged_offline_when_qemus_locks_are_gone(
+    merge: Merge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge.wait()
+    merge.wait()
+    merge.intent["active"] = "c"
+    merge.view = lambda: fakes.view("<domain/>", active=False)
+    monkeypatch.setattr(files, "is_locked", lambda _share, _name: True)
+    for _ in range(3):
+        merge.wait()
+    assert merge.said == ["start"]
+    monkeypatch.setattr(files, "is_locked", lambda _share, _name: False)
+    merge.look()
+    assert merge.said == ["start", "offline"]
+
+
+def test_locks_that_stay_are_told(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
+    merge.intent["active"] = "c"
+    merge.view = lambda: fakes.view("<domain/>", active=False)
+    monkeypatch.setattr(files, "is_locked", lambda _share, _name: True)
+    merge.notes = {"closing": merge_job.CLOSING_SECONDS}
+    with pytest.raises(Conflict, match="still open"):
+        merge.look()
+
+
 @pytest.mark.parametrize(
     ("job", "over", "gone", "outcome"),
     [
@@ -105,65 +241,71 @@ def test_what_cannot_be_let_go_is_not_held_anew(hold: Any, monkeypatch: pytest.M
         (True, False, True, "offline"),  # QEMU is gone with what it had not written out
     ],
 )
-def test_a_merge_that_was_over_before_it_was_given_up_is_made_to_last(
-    monkeypatch: pytest.MonkeyPatch, job: bool, over: bool, gone: bool, outcome: str
+def test_a_merge_that_was_over_before_it_was_cancelled_is_made_to_last(
+    merge: Merge, monkeypatch: pytest.MonkeyPatch, job: bool, over: bool, gone: bool, outcome: str
 ) -> None:
     """A pull ends with a flush: until then its header speaks of what is only in QEMU's memory."""
-    states, said = [1, 5 if gone else 1, 5], list[str]()
-    monkeypatch.setattr(hypervisor, "view", lambda _: fakes.view("<domain/>", state=states[0], active=states.pop(0) != 5))
-    found: Any = SimpleNamespace(done=1, total=2, is_active_commit=False) if job else None
-    monkeypatch.setattr(block_jobs, "find", lambda _domain, _target: found)
-    monkeypatch.setattr(block_jobs, "abort", lambda _domain, _target: said.append("abort"))
-    monkeypatch.setattr(merge_job, "_wait_closed", lambda _operation: None)
-    monkeypatch.setattr(servers, "look", lambda _world, _id: Server(fakes.view("<domain/>", active=False), "demo", "u"))
-    merges, intent = Merges(), {"server_id": SERVER, "target": "vda", "kind": "pull", "volume_id": VOLUME}
-    merges.give_up("operation")
-    libvirt: Any = SimpleNamespace(domain=lambda _server: None)
-    world: Any = SimpleNamespace(merges=merges, hypervisor=libvirt, stopping=Event())
-    operation: Any = SimpleNamespace(id="operation", epoch=1, attempts=0, intent=intent)
+    said = merge.said
 
-    def run() -> None:
-        merge_job.run(world, operation, said.append, lambda _: said.append("offline"), lambda: over)
+    def abort(_domain: Any, _target: str) -> None:
+        said.append("abort")
+        if gone:
+            merge.job, merge.view = None, lambda: fakes.view("<domain/>", active=False)
+            merge.intent["active"] = "c"
 
+    monkeypatch.setattr(block_jobs, "abort", abort)
+    merge.job, merge.over = RUNNING if job else None, over
+    merge.cancel()
     if outcome == "cancelled":
         with pytest.raises(Cancelled, match="as it was"):
-            run()
-        assert not merges.is_unwanted("operation")
+            merge.look()
     else:
-        run()
+        if gone:
+            merge.wait()
+        merge.look()
     assert said == (["abort"] if job else []) + (["offline"] if outcome == "offline" else [])
 
 
-def under_a_saved_guest(monkeypatch: pytest.MonkeyPatch, unwanted: bool, backed_by: str) -> list[Any]:
-    """Lets a commit of b into a, below c, find its guest saved; returns what it did to the disks."""
-    saved = fakes.saved_view("<domain/>", "<domain/>")
-    monkeypatch.setattr(hypervisor, "view", lambda _: saved)
-    monkeypatch.setattr(servers, "look", lambda _world, _id: Server(saved, "demo", "u"))
+@pytest.mark.parametrize(("noted", "merged"), [(True, True), (False, False)])
+def test_a_cancelled_commit_that_may_have_begun_leaves_no_usable_snapshot(merge: Merge, noted: bool, merged: bool) -> None:
+    merge.intent |= COMMIT
+    if noted:
+        merge.wait()
+    merge.cancel()
+    with pytest.raises(Cancelled) as told:
+        merge.look()
+    assert told.value.details == {"merged": merged}
+    assert merge.said == []
+
+
+def under_a_saved_guest(merge: Merge, monkeypatch: pytest.MonkeyPatch, unwanted: bool, backed_by: str) -> None:
+    """Lets a commit of b into a, below c, find its guest saved, after its job may have begun."""
+    merge.intent |= COMMIT
+    merge.wait()
+    merge.view = lambda: fakes.saved_view("<domain/>", "<domain/>")
     monkeypatch.setattr(qcow2, "read", lambda _share, name: Image(name, "qcow2", 1, backed_by, "qcow2"))
-    intent = {"server_id": SERVER, "target": "vda", "kind": "commit", "volume_id": VOLUME, "directory": "/", "base": "a"}
-    operation: Any = SimpleNamespace(id="operation", epoch=2, attempts=0, intent={**intent, "top": "b", "above": "c"})
-    world: Any = SimpleNamespace(merges=Merges(), hypervisor=SimpleNamespace(domain=lambda _server: None))
     if unwanted:
-        world.merges.give_up("operation")
-    said: list[Any] = []
-    merge_job.run(world, operation, said.append, said.append, lambda: False)
-    return said
+        merge.cancel()
+    merge.look()
 
 
-def test_under_a_saved_guest_a_merge_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its memory goes on with the files as they are."""
+def test_under_a_saved_guest_a_merge_waits(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory goes on with the files as they are. Others may be merged meanwhile."""
     with pytest.raises(NotYet) as waiting:
-        under_a_saved_guest(monkeypatch, unwanted=False, backed_by="b")
+        under_a_saved_guest(merge, monkeypatch, unwanted=False, backed_by="b")
     assert "managed save" in str(waiting.value.why)
+    assert not waiting.value.at_work
+    assert waiting.value.notes == {"run": 7}
+    assert merge.said == []
 
 
-def test_under_a_saved_guest_a_merge_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_a_saved_guest_a_merge_can_be_given_up(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing has to be changed for that, so nobody has to restore the guest first."""
     with pytest.raises(Cancelled, match="only deleted") as given_up:
-        under_a_saved_guest(monkeypatch, unwanted=True, backed_by="b")
+        under_a_saved_guest(merge, monkeypatch, unwanted=True, backed_by="b")
     assert given_up.value.details == {"merged": True}
 
 
-def test_what_is_merged_already_is_not_given_up_under_a_saved_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_merged_already_is_not_given_up_under_a_saved_guest(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotYet):
-        under_a_saved_guest(monkeypatch, unwanted=True, backed_by="a")
+        under_a_saved_guest(merge, monkeypatch, unwanted=True, backed_by="a")

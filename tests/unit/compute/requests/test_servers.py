@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def test_a_moment_of_stillness_that_ends_between_two_looks_is_not_shown(world: A
 def test_a_server_that_is_held_still_for_ever_is_refused(world: Any, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_lock, "SECONDS", 0.01)
     there = world(1)
-    with there.merges.turn(SERVER), pytest.raises(Conflict, match="takes longer than"):
+    with server_lock.at_once(there, SERVER) as ours, pytest.raises(Conflict, match="takes longer than"):
+        assert ours
         server_requests.power(there, context(), SERVER, "stop")
     assert done == []
     server_requests.power(there, context(), SERVER, "stop")
@@ -144,7 +146,7 @@ def test_a_server_that_is_held_still_for_ever_is_refused(world: Any, done: list[
 def test_a_reboot_does_not_wait(world: Any, done: list[str]) -> None:
     there = world(3)
     held(there)
-    with there.merges.turn(SERVER):
+    with server_lock.at_once(there, SERVER):
         server_requests.power(there, context(), SERVER, "reboot")
     assert done == ["reboot"]
 
@@ -159,14 +161,13 @@ def test_what_a_dead_worker_held_still_goes_on_first(world: Any, done: list[str]
 
 def test_what_began_while_an_action_waited_holds_it_up(world: Any, done: list[str], database: Database) -> None:
     there = world(5)
-    turn = there.merges.turn(SERVER)
-    turn.acquire()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, ExitStack() as turn:
+        turn.enter_context(server_lock.at_once(there, SERVER))
         answer = pool.submit(server_requests.power, there, context(), SERVER, "start")
         time.sleep(0.3)  # it has found nothing in its way, and waits
         with database.write() as connection:
             record.submit(connection, record.Request("compute", "k", {}, [], [f"server:{SERVER}"], "req-1"))
-        turn.release()
+        turn.close()
         with pytest.raises(Conflict, match="is busy"):
             answer.result(10)
     assert done == []
