@@ -52,3 +52,14 @@ def test_nothing_is_changed_under_a_guest_that_the_row_knows_nothing_of(
     assert {name: file.image for name, file in share.entries.items() if file.image} == before
     assert (site.row(volume)["status"], site.row(volume)["active_file"]) == ("available", active)
     assert share.content(active) == site.model[volume]
+
+
+def test_what_is_open_for_moments_is_waited_for_without_a_thread(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = site.volume()
+    active = site.row(volume)["active_file"]
+    looks: list[list[str]] = [[], [active], [active], [active]]
+    monkeypatch.setattr(site.share, "in_use", lambda _volume_id: looks.pop() if len(looks) > 1 else [])
+    snapshot_requests.create(site.world, site.member, volume, {})
+    site.end()
+    assert site.newest()["state"] == "done"
+    assert site.newest()["evidence"]["check_closed waits"] == {"waited": pytest.approx(0.15)}

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from stillframe.chain import image
 from stillframe.compute.libvirt import domain_xml, servers
-from stillframe.compute.libvirt.domain_xml import Description
+from stillframe.compute.libvirt.domain_xml import Description, Disk
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.libvirt.shares import share_directory
 from stillframe.compute.worker.context import WorkerContext
@@ -16,7 +16,7 @@ from stillframe.host import hypervisor, qemu_img, soundness
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
 
-STAY_SECONDS, LOOK_SECONDS = 1.0, 1.0  # at a guest that was asked to release a disk
+SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 1.0  # at a guest that is asked to release a disk: most answer at once
 
 
 def request(kind: str, intent: Document, request_id: str) -> Request:
@@ -140,7 +140,7 @@ def _plug(world: WorkerContext, operation: Operation, _args: Document) -> Docume
 
 def _unplug_begun(world: WorkerContext, operation: Operation, args: Document) -> None:
     try:
-        _take_out(world, operation, "plug")
+        _take_out(world, operation)
     except NotFound:
         return  # the server is gone, and with it the disk
 
@@ -168,40 +168,33 @@ def _unplugged(world: WorkerContext, operation: Operation, _args: Document) -> D
 def _unplug(world: WorkerContext, operation: Operation, _args: Document) -> Document:
     server_id, _volume_id = _ids(operation)
     servers.look(world, server_id).refuse_unless("detach")
-    _take_out(world, operation, "unplug")
+    _take_out(world, operation)
     return {}
 
 
-def _take_out(world: WorkerContext, operation: Operation, step: str) -> None:
+def _take_out(world: WorkerContext, operation: Operation) -> None:
     """Removes the disk from the running guest first: while the guest has it, the definition must name it too. Raises NotYet
     while the guest has not answered, and StepFailed when that lasts too long."""
     server_id, volume_id = _ids(operation)
     server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
-    if server.view.active and _has(server.live, volume_id):
-        _take_out_live(world, domain, server, operation, step)
+    live = server.live.disk_of(volume_id)
+    if server.view.active and live is not None:
+        _take_out_live(world, domain, server, live, operation.notes().get("waited", 0.0))
     disk = server.inactive.disk_of(volume_id) if server.inactive else None
     if disk is not None and server.view.inactive_xml:
         xml = domain_xml.disk_element(server.view.inactive_xml, disk.target)
         hypervisor.detach_device(domain, xml, live=False, config=True)
 
 
-def _take_out_live(world: WorkerContext, domain: object, server: Server, operation: Operation, step: str) -> None:
-    """Most guests answer quickly, and the step waits that long. For others it raises NotYet and runs again later."""
-    _server_id, volume_id = _ids(operation)
-    disk = server.live.disk_of(volume_id)
-    assert disk is not None
+def _take_out_live(world: WorkerContext, domain: object, server: Server, disk: Disk, waited: float) -> None:
+    """``waited`` for the guest's answer, in seconds; nobody has asked it before the first of them."""
     _ask_to_go(domain, domain_xml.disk_element(server.view.xml, disk.target))
-    end = time.monotonic() + STAY_SECONDS
-    while True:
-        now = servers.look(world, server.id)
-        if not now.view.active or not _has(now.live, volume_id):
-            return
-        if time.monotonic() >= end:
-            break
-        time.sleep(0.1)
-    waited = operation.notes(step).get("waited", 0.0) + STAY_SECONDS
+    now = servers.look(world, server.id)
+    if not now.view.active or not _has(now.live, str(disk.volume_id)):
+        return
     if waited < world.settings.compute.detach_timeout_seconds:
-        raise NotYet(LOOK_SECONDS, {"waited": waited + LOOK_SECONDS})
+        seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, waited / 10))
+        raise NotYet(seconds, {"waited": waited + seconds})
     raise StepFailed(
         f"the guest of server {server.id} did not release disk {disk.target} within"
         f" {world.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat. If the guest"

@@ -42,7 +42,7 @@ from stillframe.errors import (
 from stillframe.host import files, hypervisor, publish, qcow2, qemu_img, soundness, trash
 from stillframe.journal.operation import Document, NotYet, Operation, Verb
 
-THAW_SECONDS = 6.0
+THAW_SECONDS, THAW_LOOK_SECONDS = 6.0, 0.2
 LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 2.0  # between two looks at another program's job
 LOST_OUTCOME = "nobody could confirm that the freeze held until the switch: the worker or libvirt failed around it"
@@ -263,13 +263,13 @@ def check_ready(
 
 
 def _thaw(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    """Waits briefly for the thaw. A guest whose agent does not answer is left to the watchdog, which keeps trying."""
-    end = time.monotonic() + THAW_SECONDS
-    while time.monotonic() < end:
-        record = world.guard.pending(operation.intent["server_id"])
-        if record is None or world.guard.try_thaw(record):
-            return {}
-        time.sleep(0.2)
+    """Raises NotYet while the guest may be frozen, for a few seconds. A guest whose agent does not answer is left to the
+    watchdog, which keeps trying."""
+    record, waited = world.guard.pending(operation.intent["server_id"]), operation.notes().get("waited", 0.0)
+    if record is None or world.guard.try_thaw(record):
+        return {}
+    if waited < THAW_SECONDS:
+        raise NotYet(THAW_LOOK_SECONDS, {"waited": waited + THAW_LOOK_SECONDS})
     return {"left_to_watchdog": True}
 
 

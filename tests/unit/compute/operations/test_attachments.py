@@ -7,8 +7,9 @@ import pytest
 
 from stillframe.compute.operations import attachments
 from stillframe.db.engine import Database
-from stillframe.errors import HypervisorRefused
-from stillframe.journal.operation import Document, Kind, Operation
+from stillframe.errors import HypervisorRefused, StepFailed
+from stillframe.host import hypervisor
+from stillframe.journal.operation import Document, Kind, NotYet, Operation, notes_key
 from tests.unit.builders import SERVER, VOLUME
 from tests.unit.compute import fakes
 
@@ -70,3 +71,28 @@ def test_a_volume_that_was_not_reserved_is_let_be(place: Any) -> None:
 def test_what_was_not_done_is_told(place: Any, kind: Kind, verb: str) -> None:
     assert undone(place, kind, verb, FAULT) == [("fault", VOLUME, "libvirt says no")]
     assert undone(place, kind, verb, None) == []
+
+
+def test_a_guest_that_keeps_a_disk_holds_no_thread_and_is_told_of_at_the_end(place: Any) -> None:
+    database, directory, monkeypatch = place
+    xml = fakes.domain_xml(fakes.disk_xml("vda", f"/srv/volume-{VOLUME}", VOLUME))
+    world = fakes.world(database, directory, [fakes.view(xml)], monkeypatch, Storage(True))
+    asked: list[str] = []
+    monkeypatch.setattr(hypervisor, "detach_device", lambda _domain, xml, **_how: asked.append(xml))
+    known: dict[str, Any] = {"state": "running", "intent": {"server_id": SERVER, "volume_id": VOLUME}, "plan": (), "step": 0}
+    notes: Document = {}
+    waits: list[float] = []
+    with pytest.raises(StepFailed, match="did not release disk vda"):
+        while True:
+            evidence = {notes_key("unplug"): notes}
+            operation = Operation(
+                id="o", kind="k", attempts=0, request_id="r", evidence=evidence, epoch=0, at="unplug", **known
+            )
+            try:
+                attachments.DETACH.verbs["unplug"].do(world, operation, {})
+            except NotYet as waiting:
+                notes, waits = waiting.notes, [*waits, waiting.seconds]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (attachments.SHORTEST_LOOK_SECONDS, attachments.LONGEST_LOOK_SECONDS)
+    assert sum(waits) == pytest.approx(world.settings.compute.detach_timeout_seconds, abs=1.0)
+    assert len(asked) == len(waits) + 1

@@ -1,89 +1,50 @@
-"""Going back before a switch: an overlay goes only when it is known that nobody needs it."""
+"""The steps around the switch of a set's disks, asked again and again as the journal would."""
 
-import threading
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
 from stillframe.compute.operations import switch
-from stillframe.compute.quiesce import bounded
-from stillframe.db.engine import Database
-from stillframe.errors import HypervisorUnavailable, Parked
-from stillframe.host import files
-from stillframe.journal.operation import Operation
-from tests.unit.builders import OTHER_SERVER, SERVER, SNAPSHOT, VOLUME
-from tests.unit.compute import fakes
+from stillframe.journal.operation import Document, NotYet, Operation, notes_key
+from tests.unit.builders import SERVER
 
 
-@pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operation:
-    """A set of one volume whose overlay was made."""
-    overlay = f"volume-{VOLUME}.{SNAPSHOT}"
-    (tmp_path / overlay).write_bytes(b"")
-    monkeypatch.setattr(files, "is_locked", lambda _share, _name: False)
-    disk = {"volume_id": VOLUME, "snapshot_id": SNAPSHOT, "target": "vda", "directory": str(tmp_path), "overlay": overlay}
-    intent = {"server_id": SERVER, "active": False, "disks": [{**disk, "active": f"volume-{VOLUME}", "size": 1 << 30}]}
-    steps = [{"verb": verb, "args": {}} for verb in assisted_snapshot_operations.STEPS]
-    return Operation("op", "assisted_snapshot", "undoing", intent, steps, 3, {}, 1, 0, "req-1")
+class Guard:
+    """The watchdog's door: the guest's agent answers at the look numbered ``thaws_at``."""
+
+    def __init__(self, thaws_at: int) -> None:
+        self.thaws_at, self.looks = thaws_at, 0
+
+    def pending(self, _server: str) -> str | None:
+        return "record"
+
+    def try_thaw(self, _record: str) -> bool:
+        self.looks += 1
+        return self.looks >= self.thaws_at
 
 
-def world(database: Database, directory: Path, monkeypatch: pytest.MonkeyPatch, saved: str | None) -> Any:
-    """A stopped server, and another one whose saved memory has the description ``saved``."""
-    stopped = fakes.view("<domain/>", "<domain/>", active=False)
-    other = replace(fakes.saved_view("<domain/>", saved), uuid=OTHER_SERVER)
-    return fakes.world(database, directory / "state", [stopped, other], monkeypatch)
+def ends_with(guard: Guard) -> tuple[Document, int]:
+    """Returns what the step ends with, and how often it gave its thread back."""
+    world: Any = SimpleNamespace(guard=guard)
+    notes: Document = {}
+    for waited in range(100):
+        operation = Operation(
+            "o", "k", "running", {"server_id": SERVER}, [], 0, {notes_key("thaw"): notes}, 1, 0, "r", at="thaw"
+        )
+        try:
+            return switch.VERBS["thaw"].do(world, operation, {}), waited
+        except NotYet as waiting:
+            assert waiting.seconds == switch.THAW_LOOK_SECONDS
+            notes = waiting.notes
+    raise AssertionError("the step does not end")
 
 
-def there(asked: Operation) -> bool:
-    disk = asked.intent["disks"][0]
-    return Path(disk["directory"], disk["overlay"]).exists()
+def test_a_thaw_is_looked_at_without_a_thread() -> None:
+    assert ends_with(Guard(thaws_at=4)) == ({}, 3)
 
 
-def test_a_saved_memory_that_cannot_be_read_may_need_the_overlay(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Operation
-) -> None:
-    undo = switch.VERBS["overlays"].undo
-    assert undo is not None
-    with pytest.raises(HypervisorUnavailable, match="not known which files it needs"):
-        undo(world(database, tmp_path, monkeypatch, None), asked, {})
-    assert there(asked)
-    with pytest.raises(Parked, match="is named by a description"):
-        named = fakes.domain_xml(fakes.disk_xml("vda", str(tmp_path / asked.intent["disks"][0]["overlay"])))
-        undo(world(database, tmp_path, monkeypatch, named), asked, {})
-    assert there(asked)
-    undo(world(database, tmp_path, monkeypatch, "<domain/>"), asked, {})
-    assert not there(asked)
-
-
-@pytest.fixture
-def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    for name in ("BOUND_SECONDS", "FINISH_SECONDS"):
-        monkeypatch.setattr(bounded, name, 0.0)
-    answer = threading.Event()
-    yield answer
-    answer.set()
-
-
-def test_the_overlay_stays_while_libvirt_may_still_switch_to_it(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Operation, hanging: threading.Event
-) -> None:
-    found = world(database, tmp_path, monkeypatch, "<domain/>")
-    undo = switch.VERBS["switch"].undo
-    assert undo is not None
-
-    def switch_disks() -> None:
-        hanging.wait()
-
-    call = found.switches.keep(SERVER, bounded.Call(switch_disks, lambda: False))
-    with pytest.raises(Parked):
-        bounded.patiently(call)
-    with pytest.raises(HypervisorUnavailable, match="has not answered"):
-        undo(found, asked, {})
-    hanging.set()
-    monkeypatch.setattr(bounded, "FINISH_SECONDS", 60.0)
-    call.finish()
-    undo(found, asked, {})
+def test_a_guest_whose_agent_stays_silent_is_left_to_the_watchdog() -> None:
+    document, waited = ends_with(Guard(thaws_at=1000))
+    assert document == {"left_to_watchdog": True}
+    assert waited * switch.THAW_LOOK_SECONDS == pytest.approx(switch.THAW_SECONDS, abs=switch.THAW_LOOK_SECONDS)

@@ -1,6 +1,5 @@
 """The steps that need the server a volume is attached to: merges of open files, another file in a definition, growth."""
 
-import time
 import uuid
 
 from stillframe.db import snapshots
@@ -21,9 +20,7 @@ from stillframe.volumes.operations.executors.offline import (
 from stillframe.volumes.worker import file_users
 from stillframe.volumes.worker.context import WorkerContext
 
-SHORTEST_POLL_SECONDS = 0.02
-STAY_SECONDS = 0.25  # a small merge has ended by then; a longer one keeps no thread
-SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.25, 5.0
+SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 5.0  # a small merge is over within moments
 
 
 def merge_id(operation_id: str, key: str) -> str:
@@ -45,7 +42,9 @@ def _merge(world: WorkerContext, operation: Operation, args: Document) -> Docume
         ids = operation.intent.get("snapshot_ids") or [operation.intent["volume_id"]]
         info = {"volume_id": operation.intent["volume_id"], "type": "qcow2", "id": wanted, **args["info"]}
         world.compute.merge(ids[0], {**info, "bandwidth_mib": args["bandwidth_mib"]})
-    found = _stay(world, wanted)
+    found = world.compute.merge_status(wanted)
+    if found is None:
+        raise ServiceUnavailable(f"compute does not know merge {wanted} any more")
     if found["status"] == "done":
         return {"bytes": args["bytes"]}
     if found["status"] != "running":
@@ -56,20 +55,6 @@ def _merge(world: WorkerContext, operation: Operation, args: Document) -> Docume
     seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, waited / 10))
     shown = _show(world, operation, found, notes.get("shown", -1))
     raise NotYet(seconds, {"waited": waited + seconds, "shown": shown})
-
-
-def _stay(world: WorkerContext, wanted: str) -> Document:
-    """Returns compute's document of the merge when it has ended, or after a moment: most end within it, and somebody waits for
-    them."""
-    began = time.monotonic()
-    while True:
-        found = world.compute.merge_status(wanted)
-        if found is None:
-            raise ServiceUnavailable(f"compute does not know merge {wanted} any more")
-        passed = time.monotonic() - began
-        if found["status"] != "running" or found["fault"] or passed >= STAY_SECONDS or world.stopping.is_set():
-            return found
-        time.sleep(max(SHORTEST_POLL_SECONDS, passed / 20))
 
 
 def _told(found: Document, deletion_id: str) -> None:

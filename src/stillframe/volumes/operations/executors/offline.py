@@ -5,7 +5,6 @@ Every operation's intent names volume_id, backend and share; ``before`` is the a
 """
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,12 +12,13 @@ from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.db import snapshots
 from stillframe.errors import ChainConflict, Conflict, ServiceUnavailable
-from stillframe.journal.operation import Document, Operation, Verb, key
+from stillframe.journal.operation import Document, NotYet, Operation, Verb, key
 from stillframe.volumes.storage.drivers.contract import Share
 from stillframe.volumes.worker import file_users
 from stillframe.volumes.worker.context import WorkerContext
 
 PATIENCE_SECONDS = 5.0
+SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 1.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,7 +46,7 @@ def check_closed(world: WorkerContext, operation: Operation, args: Document) -> 
     known."""
     volume_id = args.get("volume_id") or operation.intent["volume_id"]
     end_links(share_of(world, operation), operation)
-    busy = _open_files(share_of(world, operation), volume_id)
+    busy = _open_files(share_of(world, operation), volume_id, operation)
     if busy:
         refuse_or_wait(world, operation, f"volume {volume_id} is in use: a program has {', '.join(busy)} open")
     servers = set(world.compute.servers_with(volume_id))
@@ -101,12 +101,13 @@ def wait(world: WorkerContext, operation: Operation, why: str) -> None:
     raise ServiceUnavailable(told)
 
 
-def _open_files(share: Share, volume_id: str) -> list[str]:
+def _open_files(share: Share, volume_id: str, operation: Operation) -> list[str]:
     """Returns the files that stay open. A program that plans something or inspects a chain has them open for a moment: that
-    does not count."""
-    patience = time.monotonic() + PATIENCE_SECONDS
-    while (busy := share.in_use(volume_id)) and time.monotonic() < patience:
-        time.sleep(0.05)
+    does not count. Raises NotYet until it is over."""
+    busy, waited = share.in_use(volume_id), operation.notes().get("waited", 0.0)
+    if busy and waited < PATIENCE_SECONDS:
+        seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, waited / 5))
+        raise NotYet(seconds, {"waited": waited + seconds})
     return busy
 
 

@@ -1,4 +1,4 @@
-"""A merge that compute does: a short one is waited for, a long one keeps no thread and is asked for once."""
+"""A merge that compute does: it keeps no thread, and is asked for once."""
 
 from typing import Any
 
@@ -19,7 +19,6 @@ class Merge:
     """The step, asked again and again as the journal would, and what compute says of it each time."""
 
     def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(live, "STAY_SECONDS", 0.0)
         self.site, self.asked, self.id = site, 0, new_id()
         self.notes: dict[str, Any] = {}
         self.answer: dict[str, Any] | None = RUNNING
@@ -48,7 +47,7 @@ def merge(site: Site, monkeypatch: pytest.MonkeyPatch) -> Merge:
     return Merge(site, monkeypatch)
 
 
-def test_a_long_merge_keeps_no_thread_and_is_asked_for_once(merge: Merge) -> None:
+def test_a_merge_keeps_no_thread_and_is_asked_for_once(merge: Merge) -> None:
     waits = [merge.wait().seconds for _ in range(400)]
     assert merge.asked == 1
     assert waits == sorted(waits)
