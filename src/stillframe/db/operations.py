@@ -114,10 +114,10 @@ def change(connection: Connection, operation_id: str, owner: str, epoch: int, /,
     return touched(connection, _CHANGE, {**mine, **values}) == 1
 
 
-def make_due(connection: Connection, operation_id: str) -> bool:
-    """Ends the pause of an operation that waits; False when somebody works on it, or nobody will."""
+def make_due(connection: Connection, operation_id: str, at: float = 0.0) -> bool:
+    """Ends the pause of an operation that waits, now or ``at``; False when somebody works on it, or nobody will."""
     query = update(operations).where(operations.c.id == operation_id, operations.c.owner.is_(None))
-    return touched(connection, query.where(operations.c.state.in_(CLAIMABLE)).values(lease_until=0.0)) == 1
+    return touched(connection, query.where(operations.c.state.in_(CLAIMABLE)).values(lease_until=at)) == 1
 
 
 def ask_to_cancel(connection: Connection, operation_id: str) -> None:
@@ -213,6 +213,11 @@ def of_kind_on(connection: Connection, resource: str, kind: str) -> bool:
     query = select(operations.c.seq).join(held, held.c.operation_id == operations.c.id)
     query = query.where(held.c.resource == resource, operations.c.kind == kind, operations.c.state == "pending")
     return connection.execute(query).first() is not None
+
+
+def unfinished_of(connection: Connection, service: str, kind: str) -> list[Row]:
+    query = select(operations).where(operations.c.service == service, operations.c.state.in_(UNFINISHED))
+    return many(connection, query.where(operations.c.kind == kind).order_by(operations.c.seq))
 
 
 def unfinished(connection: Connection, service: str) -> list[Row]:

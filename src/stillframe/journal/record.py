@@ -17,7 +17,17 @@ from stillframe.db.rows import Row
 from stillframe.errors import Busy, StillframeError
 from stillframe.journal.operation import AT_WORK, BEGINS_NOTED, Document, Kind, NotYet, Operation
 
-LOOKS_A_SECOND = 10.0  # at all that wait together, when they are many
+FEW = 25  # that wait: each is looked at when it says
+LOOKS_A_SECOND = 2.0  # at all together, when more wait than a few
+LONGEST_CROWD_SECONDS = operations.LONGEST_PAUSE_SECONDS / 2
+
+
+@dataclass(frozen=True)
+class _Due:
+    """When an operation that waits is looked at again, and when its step wished to be; seconds since the epoch."""
+
+    until: float
+    wished: float
 
 
 class LostLease(Exception):
@@ -139,7 +149,7 @@ class Journal:
         self.lease_seconds = lease_seconds
         self._held: set[str] = set()
         self._told: set[str] = set()  # of those, what is to be looked at once more
-        self._due: dict[str, float] = {}  # when those that wait here are looked at again; the rows say the same
+        self._due: dict[str, _Due] = {}  # those that wait here; the rows say the same
 
     def claim_all(self) -> list[Operation]:
         """Takes every operation that is free and first in line, but none that runs in this process already."""
@@ -221,7 +231,7 @@ class Journal:
     def wait(self, operation: Operation, name: str, waiting: NotYet) -> None:
         """Gives the operation back until ``waiting.seconds`` have passed; ``name`` is what its notes are kept by. Where many
         wait for others each is looked at less often, so that all of them together cost no more than a few."""
-        crowd = 0.0 if waiting.at_work else len(self._due) / LOOKS_A_SECOND
+        crowd = 0.0 if waiting.at_work else self._crowd()
         pause = max(waiting.seconds, crowd)
         values: dict[str, Any] = {
             "owner": None,
@@ -233,7 +243,7 @@ class Journal:
         with self.database.write() as connection:
             until = clock.now(connection) + pause
             self._change(connection, operation, {**values, "lease_until": until})
-        self._due[operation.id] = time.time() + pause
+        self._due[operation.id] = _Due(time.time() + pause, time.time() + waiting.seconds)
         self.let_go(operation)
         if operation.id in self._told:
             self._told.discard(operation.id)
@@ -247,6 +257,24 @@ class Journal:
         if not due and operation_id in self._held:
             self._told.add(operation_id)
         self._due.pop(operation_id, None)
+
+    def _crowd(self) -> float:
+        """After how many seconds one of many that wait is looked at again."""
+        return min(LONGEST_CROWD_SECONDS, max(0, len(self._due) - FEW) / LOOKS_A_SECOND)
+
+    def spread(self) -> None:
+        """From time to time: where most of a crowd have ended, the others do not wait as if they were still there."""
+        now, crowd = time.time(), self._crowd()
+        late = sorted(each for each, due in list(self._due.items()) if due.until > max(due.wished, now + crowd))
+        if not late:
+            return
+        with self.database.write() as connection:
+            moment = clock.now(connection)
+            for number, operation_id in enumerate(late):
+                due = self._due.get(operation_id, _Due(now, now))
+                pause = max(due.wished - now, crowd * number / len(late))
+                if operations.make_due(connection, operation_id, moment + pause):
+                    self._due[operation_id] = replace(due, until=now + pause)
 
     def ours(self, ids: Collection[str]) -> set[str]:
         """Returns those that have not ended and that no other worker holds."""
@@ -263,11 +291,11 @@ class Journal:
 
     def next_due(self) -> float:
         """Returns in how many seconds the first of those that wait is to be looked at; infinite when none waits."""
-        return max(0.0, min(list(self._due.values()), default=math.inf) - time.time())
+        return max(0.0, min((due.until for due in list(self._due.values())), default=math.inf) - time.time())
 
     def _forget_due(self, moment: float) -> None:
         """What is due is looked for in the rows; who was withdrawn or is another worker's now is not waited for again."""
-        for operation_id in [each for each, due in list(self._due.items()) if due <= moment]:
+        for operation_id in [each for each, due in list(self._due.items()) if due.until <= moment]:
             self._due.pop(operation_id, None)
 
     def _change(self, connection: Connection, operation: Operation, values: dict[str, Any]) -> None:

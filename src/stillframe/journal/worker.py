@@ -71,6 +71,7 @@ class Worker:
             try:
                 if time.monotonic() >= renew_due:
                     self.journal.renew()
+                    self.journal.spread()
                     self._leave_slots()
                     renew_due = time.monotonic() + self.journal.lease_seconds / 3
                 for operation in self.journal.claim_all():

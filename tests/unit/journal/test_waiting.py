@@ -34,14 +34,35 @@ def until(journal: Journal, operation: Operation) -> float:
 
 def test_a_crowd_costs_no_more_looks_than_a_few(journal: Journal, clock: Clock) -> None:
     """A thousand that would each be looked at every second."""
-    for _ in range(60):
-        journal.wait(claimed(journal), "one waits", NotYet(1.0))
-    last = claimed(journal)
-    journal.wait(last, "one waits", NotYet(1.0))
-    assert until(journal, last) == clock.now + 60 / record.LOOKS_A_SECOND
+    few, many = record.FEW, record.FEW + 60
+    for number in range(many):
+        each = claimed(journal)
+        journal.wait(each, "one waits", NotYet(1.0))
+        assert until(journal, each) == clock.now + max(1.0, (number - few) / record.LOOKS_A_SECOND)
     at_work = claimed(journal)
     journal.wait(at_work, "one waits", NotYet(1.0, at_work=True))
     assert until(journal, at_work) == clock.now + 1.0
+
+
+def test_those_that_are_left_of_a_crowd_do_not_wait_as_if_it_were_there(journal: Journal, clock: Clock) -> None:
+    crowd = [claimed(journal) for _ in range(record.FEW + 60)]
+    for operation in crowd:
+        journal.wait(operation, "one waits", NotYet(1.0))
+    patient = claimed(journal)
+    journal.wait(patient, "one waits", NotYet(500.0))
+    journal.spread()
+    assert until(journal, crowd[-1]) == pytest.approx(clock.now + 59 / record.LOOKS_A_SECOND)
+    clock.now += 10
+    assert len(journal.claim_all()) < len(crowd)
+    with journal.database.write() as connection:
+        left = {crowd[-1].id, patient.id}
+        connection.execute(table.update().where(table.c.id.not_in(left)).values(state="done", owner=None))
+    clock.now += 1
+    for operation in crowd[:-1]:
+        journal._due.pop(operation.id, None)
+    journal.spread()
+    assert [each.id for each in journal.claim_all()] == [crowd[-1].id]
+    assert until(journal, patient) == clock.now - 11 + 500.0
 
 
 def test_what_is_told_is_looked_at_at_once(journal: Journal, clock: Clock) -> None:

@@ -128,6 +128,11 @@ class StorageDoor:
         found = listing.whole(self._get, "/snapshots/detail?all_tenants=1&status=deleting", "snapshots")
         return {snapshot["volume_id"] for snapshot in found}
 
+    def snapshots_in_deletion(self) -> set[str]:
+        """Returns the ids of the snapshots that are being deleted, of all projects."""
+        found = listing.whole(self._get, "/snapshots?all_tenants=1&status=deleting", "snapshots")
+        return {snapshot["id"] for snapshot in found}
+
     def newest_snapshot(self, volume_id: str) -> Document | None:
         found = self._call("GET", f"/snapshots/detail?volume_id={volume_id}&limit=1")["snapshots"]
         return found[0] if found else None

@@ -1,13 +1,17 @@
 """Deletes every snapshot of a set through block storage, disk by disk. Each snapshot succeeds or fails by itself."""
 
+import logging
+from collections.abc import Callable
+
 from sqlalchemy import Connection
 
 from stillframe.compute.worker.context import WorkerContext
-from stillframe.db import assisted_snapshots
+from stillframe.db import assisted_snapshots, operations
 from stillframe.errors import Busy, ServiceUnavailable, StepFailed, StillframeError
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
-from stillframe.journal.record import Request
+from stillframe.journal.record import FEW, Request
 
+LOG = logging.getLogger(__name__)
 SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 5.0
 STUCK_LOOK_SECONDS = 10.0  # at a deletion that says what it waits for
 PATIENCE_SECONDS = 3600.0  # with an operation that holds a volume, such as the merge of another snapshot
@@ -47,6 +51,24 @@ def _delete(world: WorkerContext, operation: Operation, args: Document) -> Docum
         told = "; ".join(f"snapshot {key}: {why}" for key, why in failed.items())
         raise StepFailed(told, failed=failed, left=_left(world, args["snapshot_ids"]))
     return {}
+
+
+def look(world: WorkerContext, tell: Callable[[str], None]) -> None:
+    """From time to time, where so many wait that each is looked at seldom: one question for all of them. Tells the journal of
+    those whose snapshot is not being deleted any more."""
+    with world.database.read() as connection:
+        rows = operations.unfinished_of(connection, "compute", "delete_assisted_snapshot")
+    asked = {row["id"]: Operation.from_row(row).notes("delete").get("asked") for row in rows}
+    if sum(map(bool, asked.values())) <= FEW:
+        return
+    try:
+        deleting = world.storage.snapshots_in_deletion()
+    except StillframeError as error:
+        LOG.info("block storage does not tell which snapshots are being deleted: %s", error.message)
+        return
+    for operation_id, snapshot_ids in asked.items():
+        if snapshot_ids and snapshot_ids[-1] not in deleting:
+            tell(operation_id)
 
 
 def _left(world: WorkerContext, snapshot_ids: list[str]) -> dict[str, str]:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from stillframe.compute.operations import assisted_snapshot_deletion
-from stillframe.db import assisted_snapshots
+from stillframe.db import assisted_snapshots, operations
 from stillframe.db.engine import Database
 from stillframe.errors import Busy, Conflict, ServiceUnavailable, StepFailed, StillframeError
+from stillframe.journal import record
 from stillframe.journal.operation import NotYet, Operation, notes_key
+from stillframe.journal.record import Journal, this_process
 from tests.unit.builders import SERVER, new_id
 from tests.unit.compute import fakes
 
@@ -199,3 +201,34 @@ def test_what_nobody_saw_is_not_called_deleted(database: Database, tmp_path: Pat
     found = ended(database, storage, Deletion(storage, database, tmp_path, monkeypatch), StepFailed("an error of the program"))
     assert found["status"] == "error"
     assert [each["status"] for each in found["volumes"]] == ["available"]
+
+
+@pytest.mark.parametrize(("many", "answers"), [(True, True), (False, True), (True, False)])
+def test_many_that_wait_are_looked_at_with_one_question(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bool, answers: bool
+) -> None:
+    asked: list[int] = []
+    ids = [new_id() for _ in range(record.FEW + many)]
+
+    class Listed(Storage):
+        def snapshots_in_deletion(self) -> set[str]:
+            asked.append(1)
+            if not answers:
+                raise ServiceUnavailable("away")
+            return set(ids[1:])
+
+    world = fakes.world(database, tmp_path, [], monkeypatch, Listed({}))
+    journal = Journal(database, "compute", this_process("here"), 30)
+    with database.write() as connection:
+        for snapshot_id in ids:
+            record.submit(connection, assisted_snapshot_deletion.request(new_id(), SERVER, [snapshot_id], "r"))
+    for operation in journal.claim_all():
+        notes = {"asked": operation.plan[0]["args"]["snapshot_ids"]}
+        journal.wait(operation, notes_key("delete"), NotYet(600, notes))
+    told: list[str] = []
+    assisted_snapshot_deletion.look(world, told.append)
+    assert len(asked) == many
+    with database.read() as connection:
+        found = [Operation.from_row(row) for each in told if (row := operations.get(connection, each))]
+    gone = [each.plan[0]["args"]["snapshot_ids"] for each in found]
+    assert gone == ([[ids[0]]] if many and answers else [])
