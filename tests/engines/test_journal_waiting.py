@@ -1,0 +1,3 @@
+"""``tests.unit.journal.test_waiting`` on PostgreSQL and MariaDB."""
+
+from tests.unit.journal.test_waiting import *  # noqa: F403
