@@ -240,10 +240,17 @@ def attach_device(domain: Any, xml: str, *, live: bool, config: bool) -> None:
         domain.attachDeviceFlags(xml, _affect(live, config))
 
 
-def detach_device(domain: Any, xml: str, *, live: bool, config: bool) -> None:
-    """Asks for the device to go. A running guest answers later: look at the live XML until it is gone."""
+def ask_to_release(domain: Any, alias: str) -> None:
+    """Asks a running guest to release the device of that alias, which its live XML names. Returns at once (libvirt >= 4.4;
+    ``detachDeviceFlags`` waits for the guest's answer for five seconds, qemuDomainRemoveDeviceWaitTime): look at the live XML
+    until the device is gone."""
     with translated(f"server {domain.UUIDString()}"):
-        domain.detachDeviceFlags(xml, _affect(live, config))
+        domain.detachDeviceAlias(alias, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def detach_from_definition(domain: Any, xml: str) -> None:
+    with translated(f"server {domain.UUIDString()}"):
+        domain.detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
 
 def update_definition(domain: Any, disk_xml: str) -> None:

@@ -192,6 +192,15 @@ def disk_element(xml: str, target: str) -> str:
     raise StepFailed(f"the domain has no disk {target}")
 
 
+def alias_of(xml: str, target: str) -> str:
+    """Returns the name that libvirt gave to a disk of a domain that runs. Raises StepFailed when there is none."""
+    alias = etree.fromstring(disk_element(xml, target)).find("alias")
+    name = alias.get("name") if alias is not None else None
+    if name is None:
+        raise StepFailed(f"disk {target} of the domain has no alias")
+    return str(name)
+
+
 def with_file(xml: str, target: str, path: str, format_: str) -> str:
     """Returns the disk element of ``target`` with another file and format, for a definition that is to be changed."""
     disk = etree.fromstring(disk_element(xml, target))

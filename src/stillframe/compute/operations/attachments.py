@@ -17,6 +17,7 @@ from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
 
 SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 1.0  # at a guest that is asked to release a disk: most answer at once
+ASK_AGAIN_SECONDS = 5.0  # one that was busy, or had not booted, may not have heard it
 
 
 def request(kind: str, intent: Document, request_id: str) -> Request:
@@ -179,22 +180,25 @@ def _take_out(world: WorkerContext, operation: Operation) -> None:
     server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
     live = server.live.disk_of(volume_id)
     if server.view.active and live is not None:
-        _take_out_live(world, domain, server, live, operation.notes().get("waited", 0.0))
+        _take_out_live(world, domain, server, live, operation.notes())
     disk = server.inactive.disk_of(volume_id) if server.inactive else None
     if disk is not None and server.view.inactive_xml:
         xml = domain_xml.disk_element(server.view.inactive_xml, disk.target)
-        hypervisor.detach_device(domain, xml, live=False, config=True)
+        hypervisor.detach_from_definition(domain, xml)
 
 
-def _take_out_live(world: WorkerContext, domain: object, server: Server, disk: Disk, waited: float) -> None:
-    """``waited`` for the guest's answer, in seconds; nobody has asked it before the first of them."""
-    _ask_to_go(domain, domain_xml.disk_element(server.view.xml, disk.target))
+def _take_out_live(world: WorkerContext, domain: object, server: Server, disk: Disk, notes: Document) -> None:
+    """The notes: ``waited`` for the guest's answer, and ``asked``, at which moment of that it was asked last, in seconds."""
+    waited, asked = notes.get("waited", 0.0), notes.get("asked")
+    if asked is None or waited - asked >= ASK_AGAIN_SECONDS:
+        _ask_to_go(domain, domain_xml.alias_of(server.view.xml, disk.target))
+        asked = waited
     now = servers.look(world, server.id)
     if not now.view.active or not _has(now.live, str(disk.volume_id)):
         return
     if waited < world.settings.compute.detach_timeout_seconds:
         seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, waited / 10))
-        raise NotYet(seconds, {"waited": waited + seconds})
+        raise NotYet(seconds, {"waited": waited + seconds, "asked": asked})
     raise StepFailed(
         f"the guest of server {server.id} did not release disk {disk.target} within"
         f" {world.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat. If the guest"
@@ -202,9 +206,9 @@ def _take_out_live(world: WorkerContext, domain: object, server: Server, disk: D
     )
 
 
-def _ask_to_go(domain: object, xml: str) -> None:
+def _ask_to_go(domain: object, alias: str) -> None:
     try:
-        hypervisor.detach_device(domain, xml, live=True, config=False)
+        hypervisor.ask_to_release(domain, alias)
     except StepFailed as error:
         # libvirt 9.0 refuses a second request while the first is open; the guest may still answer it.
         if "in the process of unplug" not in error.message and "not found" not in error.message:

@@ -209,3 +209,11 @@ def test_what_is_read_from_xml_is_what_was_meant(path: str) -> None:
     )
     (disk,) = domain_xml.read(xml).disks
     assert (disk.file, disk.serial) == (path, path)
+
+
+def test_the_alias_of_a_disk_is_libvirts_own() -> None:
+    first, second = (fakes.disk_xml(target, "/a") for target in ("vda", "vdb"))
+    named = second.replace("</disk>", '<alias name="virtio-disk1"/></disk>')
+    assert domain_xml.alias_of(fakes.domain_xml(first, named), "vdb") == "virtio-disk1"
+    with pytest.raises(StepFailed, match="no alias"):
+        domain_xml.alias_of(fakes.domain_xml(first, named), "vda")
