@@ -172,3 +172,9 @@ def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def rss_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of the processor, since the process began."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / 100

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.bench.offline_lab import rss_mib
+from tests.bench.offline_lab import cpu_seconds, rss_mib
 from tests.bench.quiesce_methods import Sample, one_by_one, ours, virsh_quiesce
 from tests.bench.recording import Document, Goal, Part, Section
 from tests.support.guest.domain import Guest, GuestOptions
@@ -38,15 +38,10 @@ def _idle(quick: bool) -> Document:
     seconds = 5 if quick else 30
     with lab_of(AS_SHIPPED) as lab:
         time.sleep(5)
-        began = _cpu_seconds(lab.stack.pid)
+        began = cpu_seconds(lab.stack.pid)
         time.sleep(seconds)
-        used = (_cpu_seconds(lab.stack.pid) - began) / seconds * 100
+        used = (cpu_seconds(lab.stack.pid) - began) / seconds * 100
         return {"rss_mib": rss_mib(lab.stack.pid), "cpu_percent": round(used, 2)}
-
-
-def _cpu_seconds(pid: int) -> float:
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / 100
 
 
 def _disks(disks: int, quick: bool) -> Document:
