@@ -16,7 +16,7 @@ class StillframeError(Exception):
     """An error a person is meant to read.
 
     ``details`` is a JSON-serialisable mapping for programs (ids, numbers); it never holds secrets. ``code`` and ``hint`` are
-    the kind's; an error that another service told of has those that the service gave it (see ``client/faults.py``).
+    the kind's; an error that another service reported has those of that service (see ``client/faults.py``).
     """
 
     code: str = "internal"
@@ -40,7 +40,7 @@ class StillframeError(Exception):
 
 
 class InternalError(StillframeError):
-    """A defect of Stillframe. Its words are for the log: they may hold paths of the host, or what another project owns."""
+    """A defect of Stillframe. Its message is only logged: it may contain paths of the host, or data of another project."""
 
     code = "internal_error"
     hint = "The service's log holds the cause, under the id of the request or of the operation; report it as a defect."
@@ -67,7 +67,7 @@ class NotFound(StillframeError):
 
 
 class PathNotFound(NotFound):
-    """The service has no such path, or not in the version that was asked for: that says nothing of any server or volume."""
+    """The service has no such path, or not in the requested version. That says nothing about any server or volume."""
 
     code = "path_not_found"
     hint = "Check the URL and the microversion; a path of a newer release is not known to an older one."
@@ -122,14 +122,14 @@ class QuiesceRefused(StillframeError):
 
 
 class ChainConflict(StillframeError):
-    """What lies on the share or in libvirt is not what the records say."""
+    """The share or libvirt does not agree with the records."""
 
     code, status = "chain_conflict", 409
     hint = "Do not start or change the server; compare the named file with the volume's record first."
 
 
 class FileInUse(Conflict):
-    """A program, another image or a server's description uses a file of a share that was to be taken over or given up."""
+    """A program, another image or a server's description uses a file of a share that was to be managed or unmanaged."""
 
     code = "file_in_use"
     hint = "Stop what uses the file, or choose another file. One that others are based on stays where it is: take a copy of it."
@@ -151,7 +151,7 @@ class TooLarge(StillframeError):
 
 
 class ShareUnavailable(StillframeError):
-    """The share does not answer, is full, or is not the share it was. Says nothing about what lies on it."""
+    """The share does not answer, is full, or is not the same share as before. Says nothing about its content."""
 
     code, status, may_retry = "share_unavailable", 503, True
     hint = "Check the mount and the free space of the named share or directory, then repeat."
@@ -168,7 +168,7 @@ class ForeignShare(ShareUnavailable):
 
 
 class BackupStoreUnavailable(StillframeError):
-    """Where backups lie does not answer, is full, or is not the store it was. Says nothing about what lies there."""
+    """The backup store does not answer, is full, or is not the same store as before. Says nothing about its content."""
 
     code, status, may_retry = "backup_store_unavailable", 503, True
     hint = "Check the backup store: its mount or endpoint, its credentials and its free space; then repeat."
@@ -187,14 +187,14 @@ class ServiceUnavailable(StillframeError):
 
 
 class ServiceFailed(StillframeError):
-    """The other service answered that it met an error of its own: it is there, and asking for longer does not help."""
+    """The other service answered with an internal error: it runs, and asking for longer does not help."""
 
     code, status = "service_failed", 502
     hint = "The named service's log holds the cause, under the request id; put that right, then repeat."
 
 
 class StillRunning(StillframeError):
-    """A command waited as long as it was told to; what it waited for goes on."""
+    """A command waited for as long as it was told to; what it waited for continues."""
 
     code, status = "still_running", 409
     hint = "Nothing was cancelled. Look again with show, or wait longer with --timeout."
@@ -245,7 +245,7 @@ class Abandoned(StillframeError):
 
 
 class Cancelled(StillframeError):
-    """Somebody asked for the operation to be given up; it ends without going back or on."""
+    """Somebody asked to cancel the operation; it ends without going back or forward."""
 
     code, status = "cancelled", 409
     hint = "What is left is said in the message; asking for the deletion again finishes it."
@@ -259,7 +259,7 @@ class HostCommandFailed(StillframeError):
 
 
 class AccessRefused(HostCommandFailed):
-    """The host lets the service, libvirt or QEMU not at a file or a call."""
+    """The host does not let the service, libvirt or QEMU use a file or a call."""
 
     code, status = "access_refused", 403
     hint = (
@@ -283,7 +283,7 @@ class BadImage(StillframeError):
 
 
 class InternalSnapshots(BadImage):
-    """A qcow2 file with snapshots inside it. What the volume holds now lies beside them and is whole."""
+    """A qcow2 file with snapshots inside it. The volume's present content is beside them and is whole."""
 
     code = "internal_snapshots"
     hint = (
@@ -293,7 +293,7 @@ class InternalSnapshots(BadImage):
 
 
 class NotSound(BadImage):
-    """Nothing is built on, or merged into, a file whose own bookkeeping is not certain."""
+    """A file whose reference counts or bitmaps are not certain: nothing is built on it or merged into it."""
 
     code = "image_not_sound"
     hint = (

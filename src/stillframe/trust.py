@@ -1,4 +1,4 @@
-"""What existed before us is trusted only where nobody but this user and root could have made or changed it.
+"""A file or directory that existed before is trusted only if nobody but this user and root could have made or changed it.
 
 Whoever may write to a directory may put another file in place of one that lies there, unless the directory is sticky and the
 file is another user's (unlink(2), rename(2)). So every directory on the way counts, as in sshd's StrictModes.

@@ -25,7 +25,7 @@ class Merge:
     steps: tuple[Step, ...]
     gone: tuple[str, ...]  # files to be removed afterwards
     after: Tree
-    rename: Rename | None  # once they are: the active file gets the name of the lowest, which snapshots of it are known by
+    rename: Rename | None  # after that: the active file gets the name of the lowest, by which its snapshots are known
 
 
 def run_at(tree: Tree, name: str) -> Run | None:
@@ -48,9 +48,9 @@ def _mergeable(tree: Tree, name: str) -> bool:
 
 
 def plan(tree: Tree, run: Run, visible: Sequence[int], running: bool = False) -> list[Merge]:
-    """One merge after the other, each to be recorded before the next begins: a deletion may be given up between two, and then
-    what was merged into holds no snapshot any more. ``visible`` are the bytes a reader of the top finds in it, in the file
-    below it, and so on.
+    """One merge after the other, each to be recorded before the next begins: a deletion may be cancelled between two, and then
+    the file that was merged into has no snapshot any more. ``visible`` are the bytes a reader of the top finds in it, in the
+    file below it, and so on.
 
     With ``running`` a guest has the active chain open. libvirt (9.0) pulls into the active file only, so a run below
     another file goes down; and the active file keeps the name it has until nobody has it open.

@@ -47,7 +47,7 @@ def info_name(volume_id: str) -> str:
 
 
 def record_name(volume_id: str) -> str:
-    """What the database knows of the volume and its snapshots, kept beside its files: enough to rebuild the rows."""
+    """The file beside the volume that has what the database knows of it and its snapshots: enough to rebuild the rows."""
     return f"volume-{volume_id}.record"
 
 

@@ -1,4 +1,4 @@
-"""From an observed tree of files and a request to a tuple of steps, or to a conflict that explains itself."""
+"""Makes plans: from an observed tree of files and a request to a tuple of steps, or to a conflict that explains itself."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible, running:
         linked = tree.shared.get(_file_of(tree, snapshot_id), ())
         if linked:
             raise Conflict(
-                f"snapshot {snapshot_id} cannot be deleted: {len(linked)} linked volumes read it, the first is {linked[0]}",
+                f"snapshot {snapshot_id} cannot be deleted: linked volumes read it ({len(linked)}), the first is {linked[0]}",
                 dependants=list(linked),
             )
     freed = [tree.snapshots[snapshot_id] for snapshot_id in snapshot_ids]
@@ -58,7 +58,7 @@ def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible, running:
 
 
 def _file_of(tree: Tree, snapshot_id: str) -> str:
-    """The file that holds the snapshot. Raises ChainConflict for one that went after it was looked up."""
+    """Returns the file that has the snapshot. Raises ChainConflict for one that was deleted after it was looked up."""
     if snapshot_id not in tree.snapshots:
         raise ChainConflict(f"snapshot {snapshot_id} is not among those of volume {tree.volume_id} any more")
     return tree.snapshots[snapshot_id]
@@ -67,7 +67,7 @@ def _file_of(tree: Tree, snapshot_id: str) -> str:
 def revert(tree: Tree, snapshot_id: str, overlay: str, removed: Collection[str], visible: Visible) -> Plan:
     """A new active file on the snapshot's data; the file active so far is held until the revert can no more be undone.
 
-    ``removed`` are newer snapshots that go; their files stay as long as the undo does.
+    ``removed`` are newer snapshots that are deleted; their files stay as long as the undo does.
     """
     before = tree.active
     steps, after = _overlay(tree, overlay, _file_of(tree, snapshot_id), 1 << 30)
@@ -95,7 +95,7 @@ def undo_revert(tree: Tree) -> Plan:
 
 
 def let_go(tree: Tree, reason: str, visible: Visible, running: bool = False) -> Plan:
-    """Ends a hold: what was kept only for it is merged or removed."""
+    """Ends a hold: files that were kept only for it are merged or removed."""
     check(tree)
     freed = [file for key, file in tree.holds.items() if key == reason]
     kept = {key: file for key, file in tree.holds.items() if key != reason}
@@ -103,8 +103,8 @@ def let_go(tree: Tree, reason: str, visible: Visible, running: bool = False) -> 
 
 
 def tidy(tree: Tree, visible: Visible, running: bool = False, ends: bool = False) -> Plan | None:
-    """Merges what nobody needs any more, such as what a linked clone held fast that is gone, and gives a lone file its name
-    back; None when there is nothing to do.
+    """Merges files that nobody needs any more, such as one that only a deleted linked clone needed, and gives a lone file its
+    name back; None when there is nothing to do.
 
     ``ends``: removes ends of branches that nobody needs, too. Only for a caller who knows that the share agrees with the rows
     on the active file; what lies above that may be about to become it and stays.
@@ -123,7 +123,7 @@ def replace_active(tree: Tree, new: Image, visible: Visible) -> Plan:
     freed = [tree.active]
 
     def seen(name: str) -> Sequence[int]:
-        return (new.size,) if name == new.name else visible(name)  # it is not there yet to be weighed
+        return (new.size,) if name == new.name else visible(name)  # it does not exist yet, so it cannot be weighed
 
     return _release(replace(with_image(tree, new), active=new.name), freed, seen)
 
@@ -160,7 +160,7 @@ def _record(tree: Tree) -> Record:
 
 
 def _release(tree: Tree, freed: Collection[str], visible: Visible, running: bool = False) -> Plan:
-    """Removes or merges whatever is not needed any more after the references to ``freed`` were given up."""
+    """Removes or merges whatever is not needed any more after the references to ``freed`` were removed."""
     steps: list[Step] = []
     tree, leaves, freed = _trim(tree, freed)
     if leaves:
@@ -183,7 +183,8 @@ def _release(tree: Tree, freed: Collection[str], visible: Visible, running: bool
 
 
 def _trim(tree: Tree, freed: Collection[str]) -> tuple[Tree, list[str], set[str]]:
-    """Takes off the ends of branches that nobody needs, downwards. Returns what went, and what may be merged now."""
+    """Removes the ends of branches that nobody needs, downwards. Returns the removed files, and those that may be merged
+    now."""
     gone: list[str] = []
     candidates = set(freed)
     while True:

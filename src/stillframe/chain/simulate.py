@@ -24,7 +24,7 @@ class WorkerContext:
 
 
 def apply(world: WorkerContext, step: Step) -> WorkerContext:  # noqa: C901 -- one arm a verb
-    """Returns the world after the step; raises KeyError or ValueError where a real share would fail."""
+    """Returns the files after the step; raises KeyError or ValueError where a real share would fail."""
     files = dict(world.files)
     match step:
         case CreateOverlay(name=name, backing=backing):

@@ -1,4 +1,4 @@
-"""The vocabulary of chain steps, as values. They say what is to be done; hands that do it lie elsewhere."""
+"""The vocabulary of chain steps, as values. They say what is to be done; the executors that do it are elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

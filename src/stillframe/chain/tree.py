@@ -100,7 +100,7 @@ def _check_below(tree: Tree, image: Image) -> None:
 
 
 def _walk(tree: Tree, image: Image) -> list[Image]:
-    """The path below an image; without the image itself when the way down does not end."""
+    """Returns the path below an image, or nothing when it does not end."""
     found, seen = [image], {image.name}
     while found[-1].backing in tree.images:
         below = tree.images[str(found[-1].backing)]
@@ -120,7 +120,7 @@ def without_image(tree: Tree, name: str) -> Tree:
 
 
 def moved(tree: Tree, old: str, new: str) -> Tree:
-    """Whatever was said of the file ``old`` is said of ``new``: same content, another name."""
+    """Returns the tree with ``new`` in place of the file ``old``: same content, another name."""
     return replace(
         tree,
         active=new if tree.active == old else tree.active,

@@ -49,7 +49,7 @@ class Snapshots:
         return [snapshot_id for ids in by_volume.values() for snapshot_id in ids]
 
     def cancel(self, name_or_id: str) -> None:
-        """Gives up a deletion that merges under a running server."""
+        """Cancels a deletion that merges under a running server."""
         self._call("POST", f"/snapshots/{self.find(name_or_id)['id']}/action", {"os-cancel_deletion": {}})
 
     def wait_gone(self, snapshot_id: str, seconds: float | None, progressed: Progressed) -> None:

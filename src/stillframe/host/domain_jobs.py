@@ -1,7 +1,7 @@
 """What another program does with a domain through libvirt. Facts were seen with libvirt 9.0 (F23).
 
-A long job (backup, migration, save, dump, snapshot) keeps every snapshot call waiting for up to 30 s; a call that has not
-got its turn by then fails, and one that gets it meanwhile is carried out, however long ago its caller gave up.
+A long job (backup, migration, save, dump, snapshot) keeps every snapshot call waiting for up to 30 s; a call that has not got
+its turn by then fails, and one that gets it meanwhile is carried out, however long ago its caller stopped waiting.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Examines an image file without standing in anybody's way: no lock is taken, nothing is changed."""
+"""Examines an image file without a lock and without changing anything, so that nobody else has to wait."""
 
 import json
 import math

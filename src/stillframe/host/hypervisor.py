@@ -63,8 +63,8 @@ libvirt.registerErrorHandler(lambda _context, _error: None, None)
 class DomainView:
     """One domain as libvirt shows it now. ``xml`` is the live description, or the inactive one of a stopped domain.
 
-    ``saved``: libvirt keeps its memory in a file (managed save), and a start goes on with that. ``saved_xml`` is the
-    description in that file, which such a start uses in place of the inactive one; None when it cannot be read.
+    ``saved``: libvirt keeps its memory in a file (managed save), and a start restores it. ``saved_xml`` is the description in
+    that file, which such a start uses in place of the inactive one; None when it cannot be read.
     """
 
     uuid: str
@@ -185,7 +185,7 @@ def view(domain: Any) -> DomainView:
 
 
 def _saved(domain: Any) -> tuple[bool, str | None]:
-    """A saved image may be used up or removed between two looks; one that is there and does not tell is damaged."""
+    """A saved image may be used or removed between two calls; one that exists and cannot be read is damaged."""
     if not domain.hasManagedSaveImage(0):
         return False, None
     try:
@@ -310,7 +310,7 @@ def flush(domain: Any) -> None:
 
 
 def go_on(domain: Any | None) -> None:
-    """Lets a guest that ``hold`` suspended run again; one that is gone, runs, or was paused by an I/O error is left alone."""
+    """Resumes a guest that ``hold`` suspended; one that is gone, runs, or was paused by an I/O error is left alone."""
     if domain is None:
         return
     with translated(f"server {domain.UUIDString()}"):

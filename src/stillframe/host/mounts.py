@@ -79,7 +79,7 @@ def mount(kind: Kind, export: str, point: Path, options: Sequence[str]) -> None:
 def unmount(point: Path) -> None:
     """Takes off whatever is mounted at ``point``; fine when nothing is. Raises ShareUnavailable while files are open.
 
-    Never "lazy": a guest that still writes would go on writing where nobody sees it.
+    Never "lazy": a guest that still writes would keep writing where nobody sees it.
     """
     if find(point) is not None:
         _run(["umount", "--", str(_resolved(point))], f"{point} cannot be unmounted")

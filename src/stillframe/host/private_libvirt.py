@@ -92,7 +92,7 @@ def _start(directory: Path) -> int:
 
 
 def stop(directory: Path) -> None:
-    """Ends the daemon that ``start`` started; guests go on."""
+    """Ends the daemon that ``start`` started; guests keep running."""
     pid = _pid(directory)
     if pid is None:
         return

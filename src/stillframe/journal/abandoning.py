@@ -1,4 +1,4 @@
-"""Ends an operation where it stands: a person decided that it is not to go on, and not back either."""
+"""Ends an operation where it stands: a person decided that it is neither to be finished nor to be undone."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -17,7 +17,8 @@ _UNDER_WAY = ("running", "undoing")
 
 
 def is_in_vain(row: Row) -> bool:
-    """Whether an operation was tried so often that what it waits for, such as a share, may never come back. It is tried on."""
+    """Tells whether an operation was tried so often that what it waits for, such as a share, may never come back. It is still
+    being tried."""
     tried = int(row["attempts"]) >= ATTEMPTS_BEFORE_GIVING_UP and row["fault"] is not None  # without, the last try goes on
     return row["state"] in _UNDER_WAY and tried
 
@@ -39,10 +40,10 @@ def refuse_unless_stuck(row: Row) -> None:
 
 
 def abandon(connection: Connection, row: Row, kind: Kind, present: Collection[str] | None = None) -> Abandoned:
-    """Ends the operation ``row`` shows, gives back what it holds and lets its rows follow, all in the caller's transaction.
-    Nothing on a share or in libvirt is touched. ``present`` are the names of all files on its share, None when nobody could
-    tell. Returns the fault it ends with. Raises Conflict when it is neither parked nor tried in vain, or was retried, taken by
-    a worker or abandoned since it was read."""
+    """Ends the operation that ``row`` shows, releases its resources and changes the rows it is about, all in the caller's
+    transaction. Nothing on a share or in libvirt is touched. ``present`` are the names of all files on its share, None when
+    nobody could tell. Returns the fault it ends with. Raises Conflict when it is neither parked nor tried in vain, or was
+    retried, taken by a worker or abandoned since it was read."""
     refuse_unless_stuck(row)
     fault = fault_of(row, kind, present)
     document = fault.to_document()
@@ -67,7 +68,7 @@ def fault_of(row: Row, kind: Kind, present: Collection[str] | None = None) -> Ab
 
 
 def begun(operation: Operation, kind: Kind) -> bool:
-    """Whether a step that cannot be put back may have begun."""
+    """Tells whether a step that cannot be put back may have begun."""
     steps = operation.plan[: operation.step + 1]  # what comes later cannot have begun
     return any(_no_return(step, kind) and _may_have_begun(operation, step, kind) for step in steps)
 

@@ -1,9 +1,9 @@
 """Places at which a test can stop this process. Off unless STILLFRAME_FAILPOINT names some, separated by commas.
 
-The runner has three per step (``<kind>/<key>/before``, ``effect``, ``record``) and the same for going back
-(``undo-before`` ...); a plan therefore brings its own. ``name`` kills the process there; ``name:sleep=SECONDS`` holds it,
-``name:hold`` until it is killed from outside, ``name:fail`` makes the step fail. ``name@ID`` means only operations whose
-intent or plan names that id.
+The runner has three per step (``<kind>/<key>/before``, ``effect``, ``record``) and the same for going back (``undo-before``
+...); a plan therefore brings its own. ``name`` kills the process there; ``name:sleep=SECONDS`` delays it, ``name:hold`` until
+it is killed from outside, ``name:fail`` makes the step fail. ``name@ID`` means only operations whose intent or plan names that
+id.
 """
 
 import logging

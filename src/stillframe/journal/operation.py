@@ -19,11 +19,10 @@ BEGINS_NOTED = "what begins is noted"  # in the evidence of an operation that no
 class NotYet(Exception):
     """A step waits for somebody else: its thread takes other work, and the step is asked again after ``seconds``.
 
-    That is no failure: it counts no attempt and turns nothing round. ``notes`` are what the step wants to know then; the
-    journal keeps them as ``operation.notes``. ``why`` is told meanwhile, in the words of who it waits for.
-
-    ``at_work``: what the step began goes on meanwhile, in QEMU for example. Of a kind of which only so many may run at once it
-    counts as one that runs, its attempts still count, and it is looked at when it says, however many others wait.
+    That is not a failure: it counts no attempt and does not make the operation go back. ``notes`` are what the step wants to
+    know then; the journal keeps them as ``operation.notes``. ``why`` is shown meanwhile, in the words of what it waits for.
+    ``at_work``: what the step began continues meanwhile, in QEMU for example. Of a kind of which only so many may run at once
+    it counts as one that runs, its attempts still count, and it is looked at when it says, however many others wait.
     """
 
     def __init__(
@@ -50,9 +49,9 @@ class Operation:
     epoch: int
     attempts: int
     request_id: str
-    fault: Document | None = None  # the last one it was given back with
+    fault: Document | None = None  # the error with which it was last given back
     project_id: str = ""
-    at: str = ""  # the key of the step that is asked at this moment; no part of the row
+    at: str = ""  # the key of the step that is being asked now; not part of the row
 
     def notes(self, step: str | None = None) -> Document:
         """What the step of that key, else the one that is asked now, noted when it last said ``NotYet``."""
@@ -65,7 +64,7 @@ class Operation:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether what a step of it began may go on while nobody looks at it."""
+        """Tells whether what a step of it began may continue while no worker watches it."""
         return any(AT_WORK in known for name, known in self.evidence.items() if name.endswith(_WAITS))
 
     def may_have_begun(self, step: str, verb: "Verb") -> bool:
@@ -85,12 +84,12 @@ class Operation:
 class Verb:
     """How one kind of step is done.
 
-    ``done(world, operation, args)`` looks at the world and returns evidence if the step is done, None if it is not; it
-    raises when the world does not answer (unknown is not undone). ``do`` performs it and returns evidence. ``undo``
-    puts back what ``do`` may have begun; None when there is nothing to put back. ``no_return`` says from where on the
-    operation only goes forward: once the step is "done", or from its "start" because a half done step cannot be put
-    back. All functions may be called again after a crash at any point. ``done`` and ``do`` raise NotYet to wait. A step with
-    a point of no return that was never begun turns round even where its ``done`` raises Parked.
+    ``done(world, operation, args)`` looks at the files, libvirt and the rows and returns evidence if the step is done, None if
+    it is not; it raises when they do not answer (unknown is not undone). ``world`` is the worker context of the service. ``do``
+    performs it and returns evidence. ``undo`` puts back what ``do`` may have begun; None when there is nothing to put back.
+    ``no_return`` says from where on the operation only goes forward: once the step is "done", or from its "start" because a
+    half done step cannot be put back. All functions may be called again after a crash at any point. ``done`` and ``do`` raise
+    NotYet to wait. A step with a point of no return that was never begun turns round even where its ``done`` raises Parked.
     """
 
     done: Callable[[Any, Operation, Document], Document | None]
@@ -105,7 +104,8 @@ def notes_key(step: str) -> str:
 
 
 def begun_key(step: str) -> str:
-    """Where it is noted, before its ``do``, that a step of no return once it is done was begun: it may still not be done."""
+    """Returns the key by which is recorded, before its ``do``, that a step with the mark "done" was begun: it may still not be
+    done."""
     return f"{step} begun"
 
 
@@ -120,8 +120,8 @@ def key(step: Document) -> str:
 
 
 def is_whole(outcome: str, fault: Document | None) -> bool:
-    """Whether an operation that can only go forward once it has begun left everything as it was: it went back, or a person
-    abandoned it before that."""
+    """Tells whether an operation that can only go forward once it has begun left everything as it was: it went back, or a
+    person abandoned it before."""
     return outcome == "undone" or (outcome == "abandoned" and not (fault and fault["details"].get("begun")))
 
 

@@ -17,8 +17,8 @@ _Seat = Literal["common", "project", "places"]
 class Work:
     """What is to be done by one thread. ``places`` are what it touches, such as "server <id>" or "share <directory>".
 
-    ``again``: it was looked at before and waited since; what begins does not stand behind a crowd of those. ``admitted`` is
-    asked last, when a thread is free; where it says no the work stays, until ``Pool.nudge``.
+    ``again``: it was run before and has waited since; work that begins does not wait behind many of those. ``admitted`` is
+    asked last, when a thread is free; if it answers False the work stays until ``Pool.nudge``.
     """
 
     project_id: str
@@ -49,7 +49,7 @@ class Pool:
         self._changed = threading.Condition()
 
     def submit(self, work: Work) -> None:
-        """Has the work done when it is the project's turn. What comes after ``stop`` is never begun. Raises RuntimeError, with
+        """Queues the work until the project's turn. Work that comes after ``stop`` is never begun. Raises RuntimeError, with
         the work not taken, when no thread can be had at all."""
         with self._changed:
             if self._idle <= sum(map(len, self._queues.values())) and len(self._threads) < self._most:
@@ -95,7 +95,7 @@ class Pool:
                 LOG.exception("an operation of lane %s met a defect of Stillframe", self._name)
             with self._changed:
                 self._seats[seat] += 1
-                self._busy -= Counter(_names(work))  # who has none is left out
+                self._busy -= Counter(_names(work))  # a project without any is left out
                 self._changed.notify_all()
 
     def _next(self) -> tuple[Work, _Seat] | None:
@@ -116,7 +116,7 @@ class Pool:
             self._idle -= 1
 
     def _pick(self) -> Work | None:
-        """What begins and what comes again take turns, as projects do among either."""
+        """Work that begins and work that comes again take turns, and so do the projects within each."""
         for again in (self._turn, not self._turn):
             work = self._queues[again].pop_where(lambda each: self._seat(each) is not None and each.admitted())
             if work is not None:

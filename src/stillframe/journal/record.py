@@ -31,7 +31,7 @@ class _Due:
 
 
 class LostLease(Exception):
-    """Another worker holds the operation now; this one must not touch anything more."""
+    """Another worker has the operation now; this one must not touch anything more."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Request:
     request_id: str
     id: str | None = None
     shared: Sequence[str] = ()  # resources that are only read
-    pause: float = 0.0  # seconds; for what may wait until something more urgent is through
-    project_id: str = ""  # whose it is; projects take turns
+    pause: float = 0.0  # seconds; for work that may wait until something more urgent has ended
+    project_id: str = ""  # the owner; projects take turns
 
     def of(self, project_id: str) -> "Request":
         """The same, as the project's."""
@@ -131,8 +131,8 @@ def refuse_if_busy(connection: Connection, resource: str, shared: bool = False) 
 
 
 def line_of(connection: Connection, resource: str, kinds: Sequence[str]) -> list[Row]:
-    """Returns the unfinished operations before which a new one would stand in line, for a resource where those of ``kinds``
-    are soon through. Raises Busy when another one holds it, or one of them does not go on."""
+    """Returns the unfinished operations that a new one would wait for, on a resource where those of ``kinds`` end soon. Raises
+    Busy when an operation of another kind has the resource, or one of them makes no progress."""
     found = operations.line(connection, resource)
     if any(row["kind"] not in kinds or row["state"] == "parked" for row in found):
         refuse_if_busy(connection, resource)
@@ -140,7 +140,7 @@ def line_of(connection: Connection, resource: str, kinds: Sequence[str]) -> list
 
 
 class Journal:
-    """One worker's hold on the operations of one service."""
+    """The operations of one service, as one worker claims, records and ends them."""
 
     def __init__(self, database: Database, service: str, owner: Owner, lease_seconds: int) -> None:
         self.database = database
@@ -152,7 +152,7 @@ class Journal:
         self._due: dict[str, _Due] = {}  # those that wait here; the rows say the same
 
     def claim_all(self) -> list[Operation]:
-        """Takes every operation that is free and first in line, but none that runs in this process already."""
+        """Claims every operation that is free and whose turn it is, but none that runs in this process already."""
         taken = []
         self._forget_due(time.time())
         with self.database.read() as connection:
@@ -170,7 +170,8 @@ class Journal:
         return taken
 
     def let_go(self, operation: Operation) -> None:
-        """Nobody in this process works on the operation any more: its lease is not renewed, it may be claimed again."""
+        """Forgets an operation that this process does not work on any more: its lease is not renewed, and it may be claimed
+        again."""
         self._held.discard(operation.id)
 
     def renew(self) -> None:
@@ -205,7 +206,7 @@ class Journal:
         return changed
 
     def finish(self, operation: Operation, kind: Kind, outcome: str, error: StillframeError | None) -> None:
-        """Ends the operation and lets the rows follow, in one transaction."""
+        """Ends the operation and changes the rows it is about, in one transaction."""
         fault = error.to_document() if error else None
         with self.database.write() as connection:
             known = operations.get(connection, operation.id)
@@ -218,12 +219,12 @@ class Journal:
             kind.settle(connection, Operation.from_row(fresh), outcome, fault)
 
     def postpone(self, operation: Operation, error: StillframeError) -> None:
-        """Gives the operation back, to be taken up later: the world did not answer."""
+        """Gives the operation back, to be taken up later, because something did not answer."""
         delay = min(30.0, 0.25 * 2 ** min(operation.attempts, 10))
         with self.database.write() as connection:
             until = clock.now(connection) + delay
             values: dict[str, Any] = {"owner": None, "attempts": operation.attempts + 1, "lease_until": until}
-            if operation.state != "undoing":  # going back keeps the error that turned it round
+            if operation.state != "undoing":  # an operation that goes back keeps the error that made it do so
                 values["fault"] = error.to_document()
             self._change(connection, operation, values)
         self.let_go(operation)
@@ -250,8 +251,8 @@ class Journal:
             self.tell(operation.id)
 
     def tell(self, operation_id: str) -> None:
-        """What the operation waits for may be over: it is looked at at once, and not only when its time has come; if it is
-        looked at just now, once more. Lost when this process dies: its time comes all the same."""
+        """Wakes a waiting operation, because what it waits for may have ended: it runs at once instead of at its time; if it
+        runs already, it runs once more. This is lost when the process dies; its time comes anyway."""
         with self.database.write() as connection:
             due = operations.make_due(connection, operation_id)
         if not due and operation_id in self._held:
@@ -284,7 +285,8 @@ class Journal:
         return {row["id"] for row in found if row and row["state"] in operations.CLAIMABLE and row["owner"] in mine}
 
     def at_work(self) -> list[Operation]:
-        """Returns those that wait for what they began themselves and what goes on without them, whoever's they were."""
+        """Returns the operations that wait for work which they began and which continues without them, whichever worker had
+        them."""
         with self.database.read() as connection:
             found = [Operation.from_row(row) for row in operations.unfinished(connection, self.service)]
         return [each for each in found if each.state != "parked" and each.is_at_work]
@@ -294,7 +296,8 @@ class Journal:
         return max(0.0, min((due.until for due in list(self._due.values())), default=math.inf) - time.time())
 
     def _forget_due(self, moment: float) -> None:
-        """What is due is looked for in the rows; who was withdrawn or is another worker's now is not waited for again."""
+        """Takes what is due from the rows; an operation that was withdrawn or belongs to another worker is not waited for
+        again."""
         for operation_id in [each for each, due in list(self._due.items()) if due.until <= moment]:
             self._due.pop(operation_id, None)
 
@@ -304,6 +307,6 @@ class Journal:
 
 
 def _way(row: dict[str, Any], outcome: str) -> dict[str, Any]:
-    """What is parked on its way back goes on back (``operations.unpark``)."""
+    """An operation that was parked while it went back continues to go back (``operations.unpark``)."""
     back = outcome == "parked" and row["state"] == "undoing"
     return {"evidence": {**row["evidence"], operations.BACK: {}}} if back else {}

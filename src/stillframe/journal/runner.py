@@ -23,16 +23,16 @@ from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal, LostLease
 
 LOG = logging.getLogger(__name__)
-ATTEMPTS_PAST_NO_RETURN = 5  # about eight seconds with the journal's pauses: of what was refused
+ATTEMPTS_PAST_NO_RETURN = 5  # tries after a refusal: about eight seconds with the journal's pauses
 ATTEMPTS_BEFORE_GIVING_UP = 15  # about five minutes
-_OWN_ERROR = 500  # and above: a defect, of ours or of another service, not an answer
-# Of what another release began; its rows stay as they are.
+_OWN_ERROR = 500  # and above: a defect, ours or of another service, not an answer
+# For operations that another release began; their rows stay as they are.
 UNKNOWN = Kind({}, lambda *_: None)
 
 
 def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> bool:
-    """Runs an operation we hold to its end, or as far as the world lets us. Returns whether what it began goes on without it
-    (``NotYet.at_work``). Never raises."""
+    """Runs an operation that we have claimed to its end, or until it must wait. Returns whether what it began continues without
+    it (``NotYet.at_work``). Never raises."""
     with operation_log(operation.id, operation.request_id):
         try:
             return _run(journal, kind, world, operation)
@@ -47,13 +47,13 @@ def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> bool:
 
 
 def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None:
-    """Gives the operation back, so that it is looked at again and not held for ever; a defect that lasts needs a person."""
+    """Gives the operation back, so that it is tried again and not kept for ever; a defect that lasts needs a person."""
     told = f"the service met an error of its own ({type(error).__name__})"
     try:
         if isinstance(error, AWAY) or operation.attempts < ATTEMPTS_BEFORE_GIVING_UP:
             journal.postpone(operation, InternalError(told))
             return
-        # What follows the outcome may be what fails: the rows stay as they are.
+        # Changing the rows after the outcome may be what fails: they stay as they are.
         journal.finish(operation, UNKNOWN, "parked", Parked(f"{told}, each time; its log holds the cause"))
     except Exception:
         LOG.exception("operation %s could not be released; it is taken up when its lease has ended", operation.id)
@@ -72,7 +72,7 @@ def _run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> bool
 
 
 def _refuse_unknown(kind: Kind, operation: Operation) -> None:
-    """Raises Parked for what another release planned: to go on or back without some of its steps would be to guess."""
+    """Raises Parked for what another release planned: to continue or go back without some of its steps would be a guess."""
     unknown = sorted({step["verb"] for step in operation.plan} - set(kind.verbs))
     if kind is UNKNOWN or unknown:
         what = f"step {', '.join(unknown)} of " if kind is not UNKNOWN else ""
@@ -115,10 +115,10 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
         _pass(operation, name, "before")
         evidence = _do(verb, world, operation, step)
         _pass(operation, name, "effect")
-    elif notes_key(name) in operation.evidence:  # it waited, and whoever it waited for has ended
+    elif notes_key(name) in operation.evidence:  # it waited, and what it waited for has ended
         _pass(operation, name, "effect")
     known = {**operation.evidence, name: {**operation.evidence.get(name, {}), **evidence}}
-    renewed = {"attempts": 0} if number >= operation.step else {}  # a step done for the first time: patience begins anew
+    renewed = {"attempts": 0} if number >= operation.step else {}  # the first time the step is done: count anew
     changed = journal.change(
         operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known), **renewed
     )
@@ -128,7 +128,7 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
 
 
 def _noted(journal: Journal, verb: Verb, operation: Operation, name: str) -> Operation:
-    """Records before a step begins that it does, where that decides later whether there is a way back."""
+    """Records that a step begins, before it does, if that decides later whether the operation can go back."""
     mark = {"never": None, "start": name, "done": begun_key(name)}[verb.no_return]
     if mark is None or mark in operation.evidence:
         return operation
@@ -141,7 +141,7 @@ def _pass(operation: Operation, name: str, phase: str) -> None:
 
 
 def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Document:
-    """Does the step; after an error the world is asked again, because an error does not mean "not done" (F13)."""
+    """Does the step. After an error it asks ``done`` again, because an error does not mean "not done" (F13)."""
     try:
         return verb.do(world, operation, step["args"])
     except (NotYet, Parked):
@@ -155,8 +155,8 @@ def _do(verb: Verb, world: Any, operation: Operation, step: Document) -> Documen
 
 
 def _park_or_go_back(journal: Journal, kind: Kind, world: Any, failure: tuple[Operation, int, Parked]) -> None:
-    """What is found fits neither before nor after: where the step was never begun that is not our doing, and before a point of
-    no return nobody has to decide anything."""
+    """Handles a step that raised Parked. If the step was never begun, we did not cause what was found, and before a point of no
+    return no person has to decide: the operation goes back. Otherwise it is parked."""
     operation, number, error = failure
     step = operation.plan[number]
     if operation.may_have_begun(key(step), kind.verbs[step["verb"]]) or _is_past_no_return(kind, world, operation):
@@ -175,14 +175,14 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
     except Parked:
         raise
     except Exception as unknown:
-        # The world does not say whether the step of no return was done: neither way may be taken yet.
+        # It is not known whether the step of no return was done: the operation may go neither forward nor back yet.
         asked = _told(unknown, operation.plan[number])
         if not asked.may_retry and operation.attempts >= ATTEMPTS_BEFORE_GIVING_UP:
             raise Parked(f"it is not known whether the operation can still be undone: {asked.message}") from unknown
         journal.postpone(operation, asked)
         return
     if not error.may_retry and operation.fault and from_document(operation.fault).may_retry:
-        operation = replace(operation, attempts=0)  # what it waited for so far was something else
+        operation = replace(operation, attempts=0)  # so far it waited for something else
     waits = error.may_retry and (past or operation.attempts < ATTEMPTS_BEFORE_GIVING_UP)
     if waits or (past and operation.attempts < _tries_past_no_return(error)):
         journal.postpone(operation, error)
@@ -195,9 +195,9 @@ def _give_up_or_wait(journal: Journal, kind: Kind, world: Any, failure: tuple[Op
 
 
 def _tries_past_no_return(error: StillframeError) -> int:
-    """What libvirt or a program refuses it refuses again, and a person is told soon. A service that met an error of its own
-    may be in the middle of an upgrade or of a bad minute: it gets as long as one that does not answer gets before there is no
-    return."""
+    """Returns how often a failure past the point of no return is retried. A call that libvirt or a program refuses will be
+    refused again, so a person is told soon. A service with an internal error may recover, during an upgrade for instance: it
+    gets as long as one that does not answer gets before the point of no return."""
     return ATTEMPTS_BEFORE_GIVING_UP if error.status >= _OWN_ERROR else ATTEMPTS_PAST_NO_RETURN
 
 
@@ -210,8 +210,8 @@ def _turn_round(journal: Journal, kind: Kind, world: Any, failure: tuple[Operati
 
 
 def _is_past_no_return(kind: Kind, world: Any, operation: Operation) -> bool:
-    """Tells whether a step that cannot be taken back was begun or done: by the record, and where that says only that it was
-    begun, by the world itself. Raises when the world does not answer."""
+    """Tells whether a step that cannot be taken back was begun or done: by the record, and if that only says that it was begun,
+    by asking ``done``. Raises when that has no answer."""
     for step in operation.plan[: operation.step + 1]:  # what comes later cannot have begun
         verb, name = kind.verbs[step["verb"]], key(step)
         if verb.no_return != "never" and name in operation.evidence:
@@ -252,7 +252,7 @@ def _go_back(journal: Journal, kind: Kind, world: Any, operation: Operation) -> 
 
 
 def _first_fault(journal: Journal, operation: Operation) -> StillframeError:
-    """The error that turned the operation round, as recorded."""
+    """Returns the error that made the operation go back, as recorded."""
     with journal.database.read() as connection:
         row = operations.get(connection, operation.id)
     return from_document(row["fault"]) if row and row["fault"] else StepFailed("the operation was undone")
@@ -263,7 +263,7 @@ def _bytes(evidence: dict[str, Document]) -> int:
 
 
 def _told(error: Exception, step: Document) -> StillframeError:
-    """What a person is told. The words of a defect are for the log: nobody can say what they hold."""
+    """Returns the error that is shown to people. The message of a defect is only logged: it may contain anything."""
     if isinstance(error, StillframeError):
         return error
     LOG.error("step %s", step["verb"], exc_info=error)

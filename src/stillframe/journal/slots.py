@@ -22,8 +22,8 @@ class Lanes:
 
 
 class Slots:
-    """An operation has a slot from its beginning until it ends or waits for somebody else. While what it began goes on without
-    it (``NotYet.at_work``), such as a block job in QEMU, it keeps the slot and holds no thread."""
+    """An operation has a slot from its beginning until it ends or waits for something else. While work that it began continues
+    without it (``NotYet.at_work``), such as a block job in QEMU, it keeps the slot and has no thread."""
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes

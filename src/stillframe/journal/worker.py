@@ -48,11 +48,11 @@ class Worker:
         self._timer.start()
 
     def wake(self) -> None:
-        """Says that there may be something to do; it would be found within a second anyway."""
+        """Wakes the worker because there may be work; it would be found within a second anyway."""
         self._wake.set()
 
     def tell(self, operation_id: str) -> None:
-        """Says that what the operation waits for may be over; it would be looked at in its time anyway."""
+        """Wakes a waiting operation because what it waits for may have ended; it would run at its time anyway."""
         self.journal.tell(operation_id)
         self.wake()
 
@@ -82,8 +82,8 @@ class Worker:
             self._wake.clear()
 
     def _begin(self, operation: Operation) -> None:
-        """One that cannot be begun, because the database is away or there are too many threads, holds up none of the others: it
-        is claimed again when its lease has ended."""
+        """An operation that cannot be begun, because the database does not answer or there are too many threads, does not delay
+        the others: it is claimed again when its lease has ended."""
         try:
             lane = self._lanes.of(operation)
             work = Work(
@@ -102,7 +102,7 @@ class Worker:
         if lane not in self._pools:
             name = f"{self.journal.service}-operation-{len(self._pools)}"
             threads = self._lanes.limits.get(kind)
-            # A limit of its own guards what the kind works on, and holds for all projects together.
+            # A kind's own limit protects what it works on, and applies to all projects together.
             self._pools[lane] = Pool(threads, name) if threads else Pool(self._lanes.threads, name, SPARE_THREADS)
         return self._pools[lane]
 
@@ -123,7 +123,7 @@ class Worker:
             self._leave(operation_id)
 
     def _tick(self) -> None:
-        """Apart from the loop: what it asks may hang, and leases must be renewed all the same."""
+        """Runs apart from the loop: what it calls may hang, and leases must still be renewed."""
         while not self._stopping:
             try:
                 self.on_timer()

@@ -73,7 +73,7 @@ class Abandon(Command):
 
 
 def _refuse_repair(row: Row) -> None:
-    """Raises Conflict for what no worker runs: a doctor holds it for as long as it repairs."""
+    """Raises Conflict for an operation that no worker runs: a doctor has it for as long as it repairs."""
     from stillframe.volumes.recovery.doctor.looking import SERVICE
 
     if row["service"] == SERVICE and row["state"] in operations.UNFINISHED:
@@ -84,7 +84,8 @@ def _refuse_repair(row: Row) -> None:
 
 
 def _refuse_while_it_merges(connection: Connection, row: Row) -> None:
-    """Raises Conflict for what waits for a live merge that goes on: without it nobody would follow what the merge changes."""
+    """Raises Conflict for an operation that waits for a live merge which continues: without it nothing would record what the
+    merge changes."""
     from stillframe.volumes.operations.executors.live import merge_id
 
     for step in row["plan"]:

@@ -81,7 +81,7 @@ class Doctor(Command):
         return BLIND if world.troubles else FOUND if findings else NOTHING
 
     def _mend(self, settings: Settings, database: Database, plan: Plan, parsed: argparse.Namespace) -> dict[str, Any]:
-        """Looks once more, since somebody may have thought about the answer for long, and does what both plans say."""
+        """Looks once more, because the answer may have taken long, and does what both plans say."""
         world, findings = _look(settings, database, Options(parsed.older_than, not parsed.quick))
         fresh = repairs.plan(world, findings)
         wanted = {repair.key for repair in plan.repairs}

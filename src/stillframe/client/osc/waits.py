@@ -15,7 +15,7 @@ from stillframe.client.assisted_snapshots import Document
 from stillframe.errors import StillRunning
 
 NOT_AS_REQUIRED = 3  # the set is there, but not as consistent as --require asked for
-STILL_RUNNING = 4  # --timeout passed; the work goes on
+STILL_RUNNING = 4  # --timeout passed; the work continues
 
 
 class Waits(Command):

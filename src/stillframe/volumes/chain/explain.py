@@ -85,7 +85,7 @@ def _shown(step: Step, before: Tree) -> dict[str, Any] | None:
 
 def _why_together(plan: Plan, snapshot_ids: Sequence[str]) -> str:
     merges = sum(isinstance(each, Commit | Pull) for each in plan.steps)
-    return f"{len(snapshot_ids)} snapshots go in one plan, with {merges} merges: {cost(plan.steps)} bytes are copied"
+    return f"{len(snapshot_ids)} snapshots are deleted in one plan (merges: {merges}); {cost(plan.steps)} bytes are copied"
 
 
 def _why(before: Tree, plan: Plan, snapshot_id: str, running: bool) -> str:
