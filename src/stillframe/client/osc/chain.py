@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from cliff.command import Command
+from rich import filesize
 
 from stillframe.client.chains import Chains, Document
 from stillframe.printable import escaped
 
-_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+_UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
 
 
 class Show(Command):
@@ -114,9 +115,5 @@ def amount(count: int | None) -> str:
     """A number of bytes for people: ``1 GiB``, ``196.6 KiB``."""
     if count is None:
         return "?"
-    size = float(count)
-    for unit in _UNITS:
-        if size < 1024 or unit == _UNITS[-1]:
-            return f"{size:.1f}".removesuffix(".0") + f" {unit}"
-        size /= 1024
-    raise AssertionError
+    size, unit = filesize.pick_unit_and_suffix(count, _UNITS, 1024)
+    return f"{count / size:.1f}".removesuffix(".0") + f" {unit}"
