@@ -82,7 +82,9 @@ VOLUMES_OPTS = [
     ),
     cfg.StrOpt("backup_s3_endpoint", help="URL of the S3 service. Default: Amazon's."),
     cfg.StrOpt("backup_s3_region", help="Region of the S3 service."),
-    cfg.StrOpt("backup_s3_credentials_file", help="AWS credentials file for S3; keep it at mode 0600."),
+    cfg.StrOpt(
+        "backup_s3_credentials_file", help="AWS credentials file for S3; keep it at mode 0600. Default: where boto3 looks."
+    ),
 ]
 BACKEND_OPTS = [
     cfg.StrOpt("volume_driver", default="local", choices=["local", "nfs", "glusterfs"], help="What kind of share it is."),

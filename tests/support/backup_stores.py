@@ -23,7 +23,7 @@ class BackupStore:
     root: Path | None = None
 
     def open(self, container: str = "volumebackups", store_id: str | None = None) -> Repository:
-        return repository.make(self.store, container, store_id, {})
+        return repository.make(self.store, container, store_id)
 
     @property
     def arguments(self) -> list[str]:
@@ -42,7 +42,7 @@ def s3_store(service: str, directory: Path) -> Iterator[BackupStore]:
     """Makes a bucket at ``service``; ``directory`` receives the credentials file."""
     file = credentials_file(directory)
     name = f"bucket-{new_id()}"
-    client = s3.connect(service, None, file, {})
+    client = s3.connect(service, None, file)
     client.create_bucket(Bucket=name)
     client.close()
     with proxied(service) as proxy:
@@ -75,7 +75,7 @@ from stillframe.volumes.backups import directory, repository, s3, stream
 
 url, endpoint, credentials, key, source, place = sys.argv[1:]
 
-def die(*_):
+def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 class Tally(stream.Tally):
@@ -88,9 +88,11 @@ s3.PART = 5 << 20
 if place == "half-way":
     stream.Tally = directory.Tally = s3.Tally = Tally
 elif place == "before the name":
-    directory._rename = s3.S3Repository._finish = die
+    directory._rename = die
 store = repository.Store(url, endpoint or None, None, Path(credentials) if credentials else None)
 made = repository.make(store)
+if place == "before the name" and isinstance(made, s3.S3Repository):
+    made._client.complete_multipart_upload = die
 made.put(key, Path(source))
 print("survived")
 """

@@ -5,7 +5,7 @@ another text with BadBackup, before anything is touched. All methods raise Backu
 answer, is full, or is not the store it was: no answer never means "not there".
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -76,7 +76,7 @@ class Store:
     ``url`` is ``file:///directory``, as ``Path.as_uri`` writes it, or ``s3://bucket[/prefix]``. The rest is for S3:
     ``endpoint`` is the URL of a service that is not Amazon's; ``credentials_file`` is an INI file with
     ``aws_access_key_id``, ``aws_secret_access_key`` and perhaps ``aws_session_token`` in its section ``default``, which
-    others cannot read. Without it the environment variables of the same names in capitals count.
+    others cannot read. Without it they are found as boto3 finds them: in the environment, in ``~/.aws``, from the machine.
     """
 
     url: str
@@ -85,17 +85,11 @@ class Store:
     credentials_file: Path | None = None
 
 
-def make(
-    store: Store,
-    container: str = DEFAULT_CONTAINER,
-    store_id: str | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Repository:
+def make(store: Store, container: str = DEFAULT_CONTAINER, store_id: str | None = None) -> Repository:
     """Returns the repository an address means. Asks nothing of the store: it may be away.
 
     ``store_id`` is what ``prepare`` returned once; without it a store that is not mounted looks like an empty one.
-    ``environment`` is the process's own by default. Raises BadConfiguration for an address or credentials that are not
-    usable, BadRequest for a container's name that is none.
+    Raises BadConfiguration for an address or credentials that are not usable, BadRequest for a container's name that is none.
     """
     keys.check_container(container)
     try:
@@ -111,5 +105,5 @@ def make(
         from stillframe.volumes.backups import s3
 
         place = s3.Place(parts.netloc, parts.path.strip("/"), container, store_id)
-        return s3.S3Repository(place, s3.connect(store.endpoint, store.region, store.credentials_file, environment))
+        return s3.S3Repository(place, s3.connect(store.endpoint, store.region, store.credentials_file))
     raise BadConfiguration(f"the backup store {store.url!r} is neither file:///directory nor s3://bucket/prefix")

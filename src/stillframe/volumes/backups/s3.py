@@ -4,26 +4,34 @@ An object of S3 appears when its upload is completed, whole, or not at all. What
 listing of objects shows; they take space until ``delete`` of the key, or the next ``put``, gives them up.
 """
 
-import configparser
 import json
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stillframe.errors import BackupStoreUnavailable, BadConfiguration, NotFound
 from stillframe.volumes.backups import keys, stream
 from stillframe.volumes.backups.stream import Tally, Written
 
 try:
+    from boto3.s3.transfer import TransferConfig
     from boto3.session import Session
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+    from botocore.credentials import SharedCredentialProvider
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConfigParseError,
+        HTTPClientError,
+        IncompleteReadError,
+        PartialCredentialsError,
+    )
 except ImportError as error:
     raise BadConfiguration("a backup store in S3 needs the extra s3: pip install 'stillframe[s3]'") from error
 
@@ -32,7 +40,6 @@ PART = 16 << 20  # bytes; one part is in memory at a time
 _MOST_PARTS = 10000  # S3's limit
 _TRIES = 5
 _MAKING = threading.Lock()
-_SECRETS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,13 @@ class Place:
     store_id: str | None
 
 
-def connect(
-    endpoint: str | None, region: str | None, credentials_file: Path | None, environment: Mapping[str, str] | None
-) -> Any:
-    """Returns a boto3 client; sends nothing yet. Raises BadConfiguration for credentials or an endpoint that are none.
+def connect(endpoint: str | None, region: str | None, credentials_file: Path | None) -> Any:
+    """Returns a boto3 client; sends nothing to the store yet. Raises BadConfiguration for credentials or an endpoint that are
+    none.
 
-    Without ``region`` it is AWS_REGION or AWS_DEFAULT_REGION, else us-east-1, which stores that know no regions accept.
-    The credentials must allow ListBucket, ListBucketMultipartUploads, GetObject, PutObject, DeleteObject and
+    Without ``credentials_file`` they are found as boto3 finds them: in the environment, in ``~/.aws``, from the container or
+    the machine. Without ``region`` it is AWS_REGION, or what boto3 finds, else us-east-1, which stores that know no regions
+    accept. The credentials must allow ListBucket, ListBucketMultipartUploads, GetObject, PutObject, DeleteObject and
     AbortMultipartUpload.
 
     Checksum headers are sent only where S3 demands them: by default boto3 (1.36 and later) adds one that many other
@@ -59,9 +66,7 @@ def connect(
     """
     if endpoint and "@" in endpoint:
         raise BadConfiguration("the endpoint of the backup store holds more than a place; credentials belong into a file")
-    around = os.environ if environment is None else environment
-    found = _credentials(credentials_file, around)
-    place = region or around.get("AWS_REGION") or around.get("AWS_DEFAULT_REGION") or "us-east-1"
+    found = _read_credentials(credentials_file) if credentials_file else {}
     config = Config(
         connect_timeout=10,
         read_timeout=60,
@@ -72,7 +77,14 @@ def connect(
     )
     try:
         with _MAKING:
-            return _session().client("s3", endpoint_url=endpoint, region_name=place, config=config, **found)
+            session = _session()
+            if not found and session.get_credentials() is None:
+                raise BadConfiguration(
+                    "neither the environment nor ~/.aws nor this machine holds credentials for the backup store: name a file"
+                    " with backup_s3_credentials_file"
+                )
+            place = region or os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
+            return session.client("s3", endpoint_url=endpoint, region_name=place, config=config, **found)
     except (BotoCoreError, ValueError) as error:
         raise BadConfiguration(f"the S3 client cannot be made: {type(error).__name__}, look at endpoint and region") from error
 
@@ -83,27 +95,25 @@ def _session() -> Session:
     return Session()
 
 
-def _credentials(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
-    found = _read_credentials(file) if file else {name: environment.get(name.upper(), "") for name in _SECRETS}
-    if not found.get(_SECRETS[0]) or not found.get(_SECRETS[1]):
-        place = f"the file {file}" if file else "the environment"
-        raise BadConfiguration(f"{place} holds no aws_access_key_id and aws_secret_access_key for the backup store")
-    return {name: value for name, value in found.items() if value}
-
-
-def _read_credentials(file: Path) -> dict[str, str]:
-    parser = configparser.ConfigParser(interpolation=None)
+def _read_credentials(file: Path) -> dict[str, str | None]:
+    """Reads the section default of a file of AWS's form, which others may not read."""
     try:
         with file.open() as opened:
             if os.fstat(opened.fileno()).st_mode & 0o007:
                 raise BadConfiguration(f"others can read or change {file}, which holds the backup store's credentials")
-            parser.read_file(opened)
-    except (OSError, UnicodeDecodeError) as error:
+            found = SharedCredentialProvider(f"/proc/self/fd/{opened.fileno()}", "default").load()
+    except OSError as error:
         raise BadConfiguration(f"the backup store's credentials cannot be read from {file}: {error}") from error
-    except configparser.Error:  # its text holds the line, which may be the secret
+    except ConfigParseError:  # its text holds the line, which may be the secret
         raise BadConfiguration(f"the backup store's credentials file {file} is no INI file") from None
-    section = parser["default"] if parser.has_section("default") else {}
-    return {name: section.get(name, "") for name in _SECRETS}
+    except PartialCredentialsError:
+        found = None
+    if found is None or not found.access_key or not found.secret_key:
+        raise BadConfiguration(
+            f"the file {file} holds no aws_access_key_id and aws_secret_access_key for the backup store, in a section [default]"
+        )
+    keys_of = {"aws_access_key_id": found.access_key, "aws_secret_access_key": found.secret_key}
+    return {**keys_of, "aws_session_token": found.token or None}
 
 
 class S3Repository:
@@ -136,13 +146,8 @@ class S3Repository:
         tally = Tally()
         with stream.opened(path) as source, self._working(key):
             self._give_up(key)
-            length = part_length(os.fstat(source.fileno()).st_size)
-            first = tally.add(stream.read(source, path.parent, length))
-            if len(first) < length:
-                self._client.put_object(Bucket=self._place.bucket, Key=name, Body=first)
-            else:
-                rest = iter(lambda: tally.add(stream.read(source, path.parent, length)), b"")
-                self._put_parts(name, first, rest)
+            config = _transfer(part_length(os.fstat(source.fileno()).st_size))
+            self._client.upload_fileobj(_Source(source, path.parent, tally), self._place.bucket, name, Config=config)
         return tally.written()
 
     def put_bytes(self, key: str, data: bytes) -> Written:
@@ -183,23 +188,6 @@ class S3Repository:
 
     def exists(self, key: str) -> bool:
         return any(found == key for found, _ in self.list(keys.check(key)))
-
-    def _put_parts(self, name: str, first: bytes, rest: Iterator[bytes]) -> None:
-        target = {"Bucket": self._place.bucket, "Key": name}
-        target["UploadId"] = self._client.create_multipart_upload(**target)["UploadId"]
-        try:
-            parts = []
-            for number, body in enumerate(_chained(first, rest), 1):
-                answer = self._client.upload_part(**target, PartNumber=number, Body=body)
-                parts.append({"PartNumber": number, "ETag": answer["ETag"]})
-            self._finish(target, parts)
-        except BaseException:
-            with suppress(BotoCoreError, ClientError):
-                self._client.abort_multipart_upload(**target)
-            raise
-
-    def _finish(self, target: Mapping[str, str], parts: Sequence[Mapping[str, Any]]) -> None:
-        self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
 
     def _give_up(self, key: str) -> None:
         for found, entry in self._uploads(key):
@@ -277,6 +265,18 @@ def part_length(size: int) -> int:
     return max(PART, -(-size // (_MOST_PARTS - 1)))
 
 
-def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
+def _transfer(length: int) -> TransferConfig:
+    """One part after the other, in the caller's thread. When one cannot be sent, boto3 gives the upload up."""
+    return TransferConfig(
+        multipart_threshold=length, multipart_chunksize=length, use_threads=False, preferred_transfer_client="classic"
+    )
+
+
+class _Source:
+    """A file as boto3 reads what cannot be read twice: from its beginning to its end, counted and hashed."""
+
+    def __init__(self, source: BinaryIO, share: Path, tally: Tally) -> None:
+        self._source, self._share, self._tally = source, share, tally
+
+    def read(self, length: int = -1) -> bytes:
+        return self._tally.add(stream.read(self._source, self._share, length if length >= 0 else PART))

@@ -1,6 +1,8 @@
 """Which store an address means, and where its credentials come from."""
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,19 @@ from stillframe.volumes.backups.repository import Store
 from stillframe.volumes.backups.s3 import S3Repository
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "canary"}
+
+
+@pytest.fixture(autouse=True)
+def around(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment with credentials, and no home and no machine that could have others."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {**ENVIRONMENT, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    s3._session.cache_clear()
+    yield
+    s3._session.cache_clear()
 
 
 def credentials(directory: Path, text: str, mode: int = 0o600) -> Path:
@@ -32,7 +47,7 @@ def test_a_directory(tmp_path: Path) -> None:
 
 def test_a_bucket_with_and_without_a_prefix() -> None:
     for url, base in (("s3://bucket", "volumebackups/"), ("s3://bucket/a/b/", "a/b/volumebackups/")):
-        made = repository.make(Store(url), environment=ENVIRONMENT)
+        made = repository.make(Store(url))
         assert isinstance(made, S3Repository)
         assert made._base == base
 
@@ -43,7 +58,7 @@ def test_a_bucket_with_and_without_a_prefix() -> None:
 )
 def test_what_is_no_address_of_a_store(url: str) -> None:
     with pytest.raises(BadConfiguration):
-        repository.make(Store(url), environment=ENVIRONMENT)
+        repository.make(Store(url))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +72,7 @@ def test_what_is_no_address_of_a_store(url: str) -> None:
 )
 def test_an_address_that_holds_a_secret_is_refused_and_not_repeated(store: Store) -> None:
     with pytest.raises(BadConfiguration) as caught:
-        repository.make(store, environment=ENVIRONMENT)
+        repository.make(store)
     assert "canary" not in str(caught.value)
 
 
@@ -66,14 +81,27 @@ def test_a_container_is_a_plain_name() -> None:
         repository.make(Store("file:///srv"), "../etc")
 
 
+def used(file: Path | None) -> tuple[str, str, str | None]:
+    """What requests would be signed with."""
+    found = s3.connect(None, None, file)._get_credentials()
+    return found.access_key, found.secret_key, found.token
+
+
 def test_credentials_from_a_file_win_over_the_environment(tmp_path: Path) -> None:
     text = "[default]\naws_access_key_id = a%b\naws_secret_access_key = c\naws_session_token = d\n[other]\nx = y\n"
-    expected = {"aws_access_key_id": "a%b", "aws_secret_access_key": "c", "aws_session_token": "d"}
-    assert s3._credentials(credentials(tmp_path, text), ENVIRONMENT) == expected
+    assert used(credentials(tmp_path, text)) == ("a%b", "c", "d")
+    plain = "[default]\naws_access_key_id = a\naws_secret_access_key = c\n"
+    assert used(credentials(tmp_path, plain)) == ("a", "c", None)
 
 
-def test_credentials_from_the_environment() -> None:
-    assert s3._credentials(None, ENVIRONMENT) == {"aws_access_key_id": "id", "aws_secret_access_key": "canary"}
+def test_without_a_file_they_are_found_where_boto3_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert used(None) == ("id", "canary", None)
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
+    s3._session.cache_clear()
+    (Path.home() / ".aws").mkdir()
+    (Path.home() / ".aws/credentials").write_text("[default]\naws_access_key_id = h\naws_secret_access_key = s\n")
+    assert used(None) == ("h", "s", None)
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o644, 0o666])
@@ -86,7 +114,7 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
 @pytest.mark.parametrize("text", ["", "[default]\n", "[default]\naws_access_key_id = a\n", "[other]\naws_access_key_id = a\n"])
 def test_a_file_without_credentials_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(BadConfiguration, match=str(tmp_path)):
-        repository.make(Store("s3://bucket", credentials_file=credentials(tmp_path, text)), environment=ENVIRONMENT)
+        repository.make(Store("s3://bucket", credentials_file=credentials(tmp_path, text)))
 
 
 @pytest.mark.parametrize("text", ["canary", "[default]\ncanary\n", "[default]\nx = 1\nx = canary\n", "[canary"])
@@ -97,16 +125,18 @@ def test_a_file_that_is_no_ini_is_refused_without_its_text(tmp_path: Path, text:
     assert caught.value.__suppress_context__
 
 
-def test_no_credentials_at_all(tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match="the environment"):
-        repository.make(Store("s3://bucket"), environment={})
+def test_no_credentials_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadConfiguration, match="cannot be read"):
         repository.make(Store("s3://bucket", credentials_file=tmp_path / "nothing"))
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
+    with pytest.raises(BadConfiguration, match="neither the environment nor"):
+        repository.make(Store("s3://bucket"))
 
 
 def test_an_endpoint_that_is_none() -> None:
     with pytest.raises(BadConfiguration, match="endpoint"):
-        repository.make(Store("s3://bucket", endpoint="not a url"), environment=ENVIRONMENT)
+        repository.make(Store("s3://bucket", endpoint="not a url"))
 
 
 @pytest.mark.parametrize(
@@ -118,8 +148,10 @@ def test_an_endpoint_that_is_none() -> None:
         (None, {}, "us-east-1"),
     ],
 )
-def test_the_region(region: str | None, environment: dict[str, str], expected: str) -> None:
-    assert s3.connect(None, region, None, {**ENVIRONMENT, **environment}).meta.region_name == expected
+def test_the_region(monkeypatch: pytest.MonkeyPatch, region: str | None, environment: dict[str, str], expected: str) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert s3.connect(None, region, None).meta.region_name == expected
 
 
 def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +159,7 @@ def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delattr("stillframe.volumes.backups.s3", raising=False)
     monkeypatch.setitem(sys.modules, "boto3.session", None)
     with pytest.raises(BadConfiguration, match=r"stillframe\[s3\]"):
-        repository.make(Store("s3://bucket"), environment=ENVIRONMENT)
+        repository.make(Store("s3://bucket"))
     assert isinstance(repository.make(Store("file:///srv")), DirectoryRepository)
 
 
