@@ -1,7 +1,6 @@
 """``stillframe operation abandon``: a person ends an operation that is stuck where it stands, and sees what that leaves."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 
 from cliff.command import Command
@@ -10,9 +9,10 @@ from sqlalchemy import Connection
 from stillframe.db import assisted_snapshots, backups, operations, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, Conflict, NotFound, StillframeError
+from stillframe.errors import Conflict, NotFound, StillframeError
 from stillframe.journal import abandoning
 from stillframe.journal.operation import Kind, key
+from stillframe.main import asking
 from stillframe.main.operations import add_options, database_of, settings_of
 
 DONE, REFUSED = 0, 1
@@ -44,7 +44,7 @@ class Abandon(Command):
         self._say(*(f"{name} is {status}" for name, status in before.items()))
         files = abandoning.fault_of(row, kind).details["files"]
         self._say(*([f"nothing will be put back; it has worked on {', '.join(files)}"] if files else []))
-        if not self._may(parsed_args.yes):
+        if not asking.may("Abandon it?", parsed_args.yes, self._say):
             return REFUSED
         present = _present(parsed_args, database, row)
         with database.write() as connection:
@@ -60,16 +60,6 @@ class Abandon(Command):
     def _say(self, *lines: str) -> None:
         for line in lines:
             self.app.stdout.write(f"{line}\n")
-
-    def _may(self, yes: bool) -> bool:
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise BadRequest("nothing was done: say --yes to have it done without being asked")
-        if input("Abandon it? [y/N] ").strip().lower() in ("y", "yes"):
-            return True
-        self._say("nothing was done")
-        return False
 
 
 def _refuse_repair(row: Row) -> None:

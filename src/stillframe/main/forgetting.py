@@ -1,14 +1,13 @@
 """``stillframe volume forget``: a person gives a volume up whose share is gone for good."""
 
 import argparse
-import sys
 
 from cliff.command import Command
 
 from stillframe.chain.names import base_name, canonical_id
 from stillframe.config import Settings
-from stillframe.errors import BadRequest, Conflict, HypervisorUnavailable
-from stillframe.main import guests_seen
+from stillframe.errors import Conflict, HypervisorUnavailable
+from stillframe.main import asking, guests_seen
 from stillframe.main.operations import add_options, database_of, settings_of
 from stillframe.volumes.recovery import forgetting
 from stillframe.volumes.recovery.forgetting import Lost
@@ -44,7 +43,7 @@ class Forget(Command):
         if parsed_args.dry_run:
             self._say("nothing was done: this is a dry run")
             return DONE
-        if not self._may(parsed_args.yes):
+        if not asking.may("Is the share gone for good, and is the volume to be forgotten?", parsed_args.yes, self._say):
             return REFUSED
         _refuse_if_described(settings, volume_id)  # somebody may have taken his time to answer
         with database.write() as connection:
@@ -60,16 +59,6 @@ class Forget(Command):
     def _say(self, *lines: str) -> None:
         for line in lines:
             self.app.stdout.write(f"{line}\n")
-
-    def _may(self, yes: bool) -> bool:
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise BadRequest("nothing was done: say --yes to have it done without being asked")
-        if input("Is the share gone for good, and is the volume to be forgotten? [y/N] ").strip().lower() in ("y", "yes"):
-            return True
-        self._say("nothing was done")
-        return False
 
 
 def _refuse_if_described(settings: Settings, volume_id: str) -> None:

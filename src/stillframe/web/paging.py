@@ -2,9 +2,11 @@
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
+
+from sqlalchemy import Connection
 
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest
@@ -82,3 +84,11 @@ def links(call: Call, page: Page, rows: Sequence[Row], name: str) -> dict[str, A
     query = {key: value for key, value in call.query.items() if key not in ("marker", "offset")}
     href = f"{call.collection_url}?{urlencode({**query, 'limit': page.limit, 'marker': rows[-1]['id']})}"
     return {name: [{"rel": "next", "href": href}]}
+
+
+def counted(call: Call, page: Page, count: Callable[[Connection, str | None, dict[str, Any]], int]) -> dict[str, int]:
+    """Returns ``{"count"}`` of all pages when ``with_count`` asks for it (block storage, from 3.45 on), else nothing."""
+    if call.version < (3, 45) or call.query.get("with_count", "").lower() != "true":
+        return {}
+    with call.door.database.read() as connection:
+        return {"count": count(connection, call.project, dict(page.filters))}

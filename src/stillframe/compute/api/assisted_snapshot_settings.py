@@ -8,6 +8,18 @@ from stillframe.web.route import Call, Route
 
 MOST_NAMES = 32
 QUIESCE = {"enum": ["preferred", "required", "never", None]}
+VOLUMES = {
+    "oneOf": [
+        {"enum": ["all", None]},
+        {
+            "type": "array",
+            "items": {"type": "string", "maxLength": 36},
+            "minItems": 1,
+            "maxItems": 128,
+            "uniqueItems": True,
+        },
+    ]
+}
 ALLOW_UNFREEZABLE = {
     "type": ["array", "null"],
     "items": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f]*\Z"},

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stillframe.chain.names import lookup_id
-from stillframe.compute.api.assisted_snapshot_settings import ALLOW_UNFREEZABLE, HOOK_TIMEOUT, QUIESCE
+from stillframe.compute.api.assisted_snapshot_settings import ALLOW_UNFREEZABLE, HOOK_TIMEOUT, QUIESCE, VOLUMES
 from stillframe.compute.rpcapi import worker
 from stillframe.db import assisted_snapshots
 from stillframe.db.rows import Page, Row
@@ -25,18 +25,7 @@ _CREATE = body.wrapped(
     "assisted_snapshot",
     {
         **_LABELS,
-        "volumes": {
-            "oneOf": [
-                {"enum": ["all", None]},
-                {
-                    "type": "array",
-                    "items": {"type": "string", "maxLength": 36},
-                    "minItems": 1,
-                    "maxItems": 128,
-                    "uniqueItems": True,
-                },
-            ]
-        },
+        "volumes": VOLUMES,
         "quiesce": QUIESCE,
         "allow_unfreezable": ALLOW_UNFREEZABLE,
         "hook_timeout": HOOK_TIMEOUT,

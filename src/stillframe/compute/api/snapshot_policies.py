@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from stillframe.chain.names import lookup_id
+from stillframe.compute.api.assisted_snapshot_settings import QUIESCE, VOLUMES
 from stillframe.compute.rpcapi import worker
 from stillframe.db import assisted_snapshots, snapshot_policies
 from stillframe.db.rows import Page, Row
@@ -19,19 +20,8 @@ _PROPERTIES: dict[str, Any] = {
     "description": body.DESCRIPTION,
     "schedule": {"type": ["string", "null"], "maxLength": 128, "pattern": r"^[0-9A-Za-z*/,\-#\t ]*\Z"},
     "timezone": {"type": ["string", "null"], "maxLength": 64, "pattern": r"^[0-9A-Za-z_+\-/]*\Z"},
-    "quiesce": {"enum": ["preferred", "required", "never", None]},
-    "volumes": {
-        "oneOf": [
-            {"enum": ["all", None]},
-            {
-                "type": "array",
-                "items": {"type": "string", "maxLength": 36},
-                "minItems": 1,
-                "maxItems": 128,
-                "uniqueItems": True,
-            },
-        ]
-    },
+    "quiesce": QUIESCE,
+    "volumes": VOLUMES,
     "keep_last": _COUNT,
     "keep_hourly": _COUNT,
     "keep_daily": _COUNT,

@@ -106,11 +106,7 @@ def _list(call: Call, detail: bool) -> dict[str, Any]:
     shown = [view(call, row, bool(children[row["id"]])) for row in rows]
     if not detail:
         shown = [{key: entry[key] for key in ("id", "name", "links")} for entry in shown]
-    answer = {"backups": shown, **paging.links(call, page, rows, "backups_links")}
-    if call.version >= (3, 45) and call.query.get("with_count", "").lower() == "true":
-        with call.door.database.read() as connection:
-            answer["count"] = backups.count(connection, call.project, dict(page.filters))
-    return answer
+    return {"backups": shown, **paging.links(call, page, rows, "backups_links"), **paging.counted(call, page, backups.count)}
 
 
 def list_brief(call: Call) -> dict[str, Any]:

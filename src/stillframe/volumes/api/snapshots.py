@@ -138,11 +138,11 @@ def _list(call: Call, detail: bool) -> dict[str, Any]:
     if not detail:
         brief = ("id", "name", "description", "volume_id", "status", "size", "metadata", "created_at", "updated_at")
         shown = [{key: entry[key] for key in brief} for entry in shown]
-    answer = {"snapshots": shown, **paging.links(call, page, rows, "snapshots_links")}
-    if call.version >= (3, 45) and call.query.get("with_count", "").lower() == "true":
-        with call.door.database.read() as connection:
-            answer["count"] = snapshots.count(connection, call.project, dict(page.filters))
-    return answer
+    return {
+        "snapshots": shown,
+        **paging.links(call, page, rows, "snapshots_links"),
+        **paging.counted(call, page, snapshots.count),
+    }
 
 
 def list_brief(call: Call) -> dict[str, Any]:

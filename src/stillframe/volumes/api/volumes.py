@@ -155,22 +155,19 @@ def _page(call: Call) -> tuple[Page, list[Row]]:
         return page, volumes.list_page(connection, call.project, page)
 
 
-def _counted(call: Call, page: Page, answer: dict[str, Any]) -> dict[str, Any]:
-    if call.version >= (3, 45) and call.query.get("with_count", "").lower() == "true":
-        with call.door.database.read() as connection:
-            answer["count"] = volumes.count(connection, call.project, dict(page.filters))
-    return answer
+def _further(call: Call, page: Page, rows: list[Row]) -> dict[str, Any]:
+    return {**paging.links(call, page, rows, "volumes_links"), **paging.counted(call, page, volumes.count)}
 
 
 def list_brief(call: Call) -> dict[str, Any]:
     page, rows = _page(call)
     brief = [{"id": row["id"], "name": row["name"], "links": _links(call, row["id"])} for row in rows]
-    return _counted(call, page, {"volumes": brief, **paging.links(call, page, rows, "volumes_links")})
+    return {"volumes": brief, **_further(call, page, rows)}
 
 
 def list_detail(call: Call) -> dict[str, Any]:
     page, rows = _page(call)
-    return _counted(call, page, {"volumes": views(call, rows), **paging.links(call, page, rows, "volumes_links")})
+    return {"volumes": views(call, rows), **_further(call, page, rows)}
 
 
 def summary(call: Call) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stillframe.context import Context
 from stillframe.db import operations as journal
 from stillframe.db import snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, NotSound, ShareUnavailable
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotSound, ShareUnavailable
 from stillframe.journal import record
 from stillframe.volumes.chain import explain as chain_explain
 from stillframe.volumes.chain import observe
@@ -109,9 +109,7 @@ def set_metadata(
 def delete_metadata_key(world: WorkerContext, context: Context, snapshot_id: str, key: str) -> None:
     with world.database.write() as connection:
         row = lookup.snapshot(connection, context, snapshot_id)
-        if key not in row["metadata"]:
-            raise NotFound(f"Snapshot {snapshot_id} has no metadata with key {key!r}.")
-        kept = {name: value for name, value in row["metadata"].items() if name != key}
+        kept = lookup.without(row["metadata"], key, f"Snapshot {snapshot_id} has no metadata")
         snapshots.change(connection, row["id"], metadata=kept)
         chain_metadata.submit_once(connection, row["volume_id"], context.request_id)
 

@@ -13,7 +13,7 @@ from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import attachments, snapshots, volumes
 from stillframe.db.rows import Row
-from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, NotFound, ShareUnavailable
+from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, ShareUnavailable
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.volumes.chain import observe
@@ -51,9 +51,7 @@ def set_metadata(
 def delete_metadata_key(world: WorkerContext, context: Context, volume_id: str, key: str) -> None:
     with world.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
-        if key not in row["metadata"]:
-            raise NotFound(f"Volume {volume_id} has no metadata with key {key!r}.")
-        kept = {name: value for name, value in row["metadata"].items() if name != key}
+        kept = lookup.without(row["metadata"], key, f"Volume {volume_id} has no metadata")
         volumes.change(connection, row["id"], metadata=kept)
         chain_metadata.submit_once(connection, row["id"], context.request_id)
 
@@ -77,9 +75,7 @@ def set_image_metadata(world: WorkerContext, context: Context, volume_id: str, m
 def unset_image_metadata(world: WorkerContext, context: Context, volume_id: str, key: str) -> None:
     with world.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
-        if key not in (row["image_metadata"] or {}):
-            raise NotFound(f"Volume {volume_id} has no image metadata with key {key!r}.")
-        kept = {name: value for name, value in row["image_metadata"].items() if name != key}
+        kept = lookup.without(row["image_metadata"], key, f"Volume {volume_id} has no image metadata")
         volumes.change(connection, row["id"], image_metadata=kept or None)
         chain_metadata.submit_once(connection, row["id"], context.request_id)
 

@@ -47,6 +47,14 @@ def with_more(context: Context, known: Mapping[str, str] | None, added: Mapping[
     return merged
 
 
+def without(known: Mapping[str, str] | None, key: str, whose: str) -> dict[str, str]:
+    """Returns metadata without one of its keys. ``whose`` begins what is said otherwise: "Volume ID has no metadata". Raises
+    NotFound."""
+    if key not in (known or {}):
+        raise NotFound(f"{whose} with key {key!r}.")
+    return {name: value for name, value in (known or {}).items() if name != key}
+
+
 def _project(context: Context) -> str | None:
     return None if context.sees_all_projects else context.project_id
 
