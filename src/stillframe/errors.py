@@ -162,7 +162,7 @@ class ForeignShare(ShareUnavailable):
 
     code = "foreign_share"
     hint = (
-        "Give this deployment a share of its own. Only if the other one is gone for good, or gives the share up:"
+        "Give this deployment a share of its own. Only if the other one is gone for good, or no longer uses the share:"
         " 'stillframe manage-share --from-deployment ID' takes it over, ID being the one the message names."
     )
 

@@ -90,7 +90,7 @@ def _prove_content(stage: Stage, guest: Guest, found: dict[str, Any]) -> None:
     stage.prove(all(content.checks for content in contents), "e2fsck finds nothing wrong in any snapshot")
     before = guest.beats()[-1].round
     guest.still_writes()
-    stage.prove(guest.beats()[-1].round > before > max(counters), "the guest goes on writing")
+    stage.prove(guest.beats()[-1].round > before > max(counters), "the guest keeps writing")
 
 
 def _content(stage: Stage, entry: dict[str, Any]) -> DiskContent:

@@ -22,7 +22,7 @@ SYNONYMS = {
     "continue": r"\bgo(es|ing)? on\b|\bwent on\b",
     "expedite": r"\bhasten",
     "parent image": r"\bfoundations?\b",
-    "cancel, unmanage, abandon": r"\bg(ive|ives|iving|iven|ave) (it |them |that |what )?up\b",
+    "cancel, unmanage, abandon": r"\bg(ive|ives|iving|iven|ave) (\w+ ){0,2}up\b",
     "release": r"\blet(s|ting)? (it |them |him |the \w+ )?go\b",
     "clean up": r"\b(un)?tid(y|ied|ies|ying)\b",
     "worker context": r"\bworld\b(?!-)",

@@ -100,4 +100,4 @@ class AssistedSnapshots:
             found = self.wait(set_id, seconds, progressed)
         except NotFound:
             return
-        raise StepFailed(f"assisted snapshot {set_id} was not deleted as a whole: {found['fault']}")
+        raise StepFailed(f"assisted snapshot {set_id} was not deleted completely: {found['fault']}")

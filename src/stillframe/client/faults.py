@@ -89,7 +89,7 @@ def error_of(status: int, answer: Any, service: str) -> StillframeError:
             return stranger(status, service)
         fault = Fault(f"the {service} service answered {status}")
     if status >= 500 and fault.error_code not in _BY_CODE and status not in _PASSES:
-        return ServiceFailed(f"the {service} service met an error of its own: {fault.message}")
+        return ServiceFailed(f"the {service} service had an internal error: {fault.message}")
     error = _kind_of(status, fault.error_code)(fault.message)
     error.details = dict(fault.details)
     told = catalogue().get(fault.error_code)

@@ -37,7 +37,7 @@ def until(look: Callable[[], Document | None], seconds: float | None, what: str)
         pause = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, passed / 20))
         if seconds is not None:
             if passed >= seconds:
-                raise StillRunning(f"{what} is not through after {seconds:g} s; the work continues without this command")
+                raise StillRunning(f"{what} has not ended after {seconds:g} s; the work continues without this command")
             pause = min(pause, max(seconds - passed, 0.01))
         time.sleep(pause)
 

@@ -383,7 +383,7 @@ def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, str, tu
                 raise AgentFailed(f"the guest agent cannot list filesystems: {error}") from error
             raise
         except UnicodeDecodeError as error:
-            raise AgentFailed("the guest agent names filesystems in letters that cannot be read") from error
+            raise AgentFailed("the guest agent names filesystems in characters that cannot be read") from error
         finally:
             with suppress(libvirt.libvirtError):
                 domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)

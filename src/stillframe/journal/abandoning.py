@@ -32,10 +32,10 @@ def refuse_unless_stuck(row: Row) -> None:
     elif is_in_vain(row):
         told = "a worker tries it at this moment; repeat in a few seconds, or stop the worker first if that lasts"
     else:
-        told = "it is tried by itself; 'stillframe operation show' tells what it waits for"
+        told = "it is retried automatically; 'stillframe operation show' shows what it waits for"
     raise Conflict(
-        f"operation {row['id']} is {row['state']}, and only one that is parked, or was tried {ATTEMPTS_BEFORE_GIVING_UP} times"
-        f" in vain, can be abandoned: {told}"
+        f"operation {row['id']} is {row['state']}, and only one that is parked, or that failed {ATTEMPTS_BEFORE_GIVING_UP}"
+        f" times, can be abandoned: {told}"
     )
 
 

@@ -92,7 +92,7 @@ class Pool:
             try:
                 work.do()
             except Exception:
-                LOG.exception("an operation of lane %s met a defect of Stillframe", self._name)
+                LOG.exception("an operation of lane %s failed because of a defect of Stillframe", self._name)
             with self._changed:
                 self._seats[seat] += 1
                 self._busy -= Counter(_names(work))  # a project without any is left out

@@ -48,7 +48,7 @@ def run(journal: Journal, kind: Kind, world: Any, operation: Operation) -> bool:
 
 def _hand_back(journal: Journal, operation: Operation, error: Exception) -> None:
     """Gives the operation back, so that it is tried again and not kept for ever; a defect that lasts needs a person."""
-    told = f"the service met an error of its own ({type(error).__name__})"
+    told = f"the service had an internal error ({type(error).__name__})"
     try:
         if isinstance(error, AWAY) or operation.attempts < ATTEMPTS_BEFORE_GIVING_UP:
             journal.postpone(operation, InternalError(told))
@@ -271,4 +271,4 @@ def _told(error: Exception, step: Document) -> StillframeError:
         return of_os_error(error)
     if isinstance(error, AWAY):
         return ServiceUnavailable(f"step {step['verb']}: the service's database does not answer")
-    return InternalError(f"step {step['verb']} met an error of the service's own ({type(error).__name__})")
+    return InternalError(f"step {step['verb']} failed with an internal error of the service ({type(error).__name__})")

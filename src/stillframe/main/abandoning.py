@@ -39,7 +39,7 @@ class Abandon(Command):
             before = _things(connection, row)
         kind = _kind(row)
         met = (row["fault"] or {}).get("message", "it does not say why")
-        was = row["state"] if row["state"] == "parked" else f"{row['state']}, tried {row['attempts']} times in vain"
+        was = row["state"] if row["state"] == "parked" else f"{row['state']}, and failed {row['attempts']} times"
         self._say(f"operation {row['id']} ({row['service']}, {row['kind']}) is {was}: {met}")
         self._say(*(f"{name} is {status}" for name, status in before.items()))
         files = abandoning.fault_of(row, kind).details["files"]

@@ -122,4 +122,4 @@ class SocketServer:
             return {"error": ServiceUnavailable("the worker's database does not answer").to_document()}
         except Exception:
             LOG.exception("method %s", message["method"])
-            return {"error": InternalError("the worker met an error of its own").to_document()}
+            return {"error": InternalError("the worker had an internal error").to_document()}

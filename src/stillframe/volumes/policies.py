@@ -15,7 +15,7 @@ RULES = [
     RuleDefault("volume_extension:volume_admin_actions:force_delete", ADMIN, "Delete a volume whatever its status"),
     RuleDefault("volume_extension:volume_admin_actions:force_detach", ADMIN, "Release a volume from a server that is gone"),
     RuleDefault("volume_extension:volume_manage", ADMIN, "Take over a file on a share as a volume"),
-    RuleDefault("volume_extension:volume_unmanage", ADMIN, "Give a volume up, its file stays"),
+    RuleDefault("volume_extension:volume_unmanage", ADMIN, "Unmanage a volume; its file stays"),
     RuleDefault("volume_extension:snapshot_admin_actions:reset_status", ADMIN, "Set a snapshot's status"),
     RuleDefault("volume_extension:snapshot_admin_actions:force_delete", ADMIN, "Delete a snapshot whatever its status"),
     RuleDefault("volume:get_snapshot", READER, "List and show snapshots"),

@@ -227,4 +227,4 @@ def _database_away(req: falcon.Request, resp: falcon.Response, error: Exception,
 def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: object) -> None:
     LOG.error("%s %s: unexpected error, a defect of Stillframe", req.method, req.path[:LOGGED], exc_info=error)
     resp.status = falcon.HTTP_500
-    resp.media = faults.of_status(500, f"the service met an unexpected error; request {req.context.request_id}")
+    resp.media = faults.of_status(500, f"the service had an unexpected error; request {req.context.request_id}")

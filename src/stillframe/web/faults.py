@@ -48,7 +48,7 @@ _KINDS: dict[int, type[StillframeError]] = {501: BadRequest} | {  # 501: a trans
         InternalError,
     )
 }
-_HIDDEN = "the service met an unexpected error"
+_HIDDEN = "the service had an unexpected error"
 
 
 def of_error(error: StillframeError) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class KeystoneAuth:
         try:
             return self._read(answer.json()["token"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ServiceUnavailable("Keystone answers with something that is no token") from error
+            raise ServiceUnavailable("Keystone answered with something that is not a token") from error
 
     def _read(self, document: dict[str, Any]) -> _Known:
         if "project" not in document:

@@ -69,7 +69,7 @@ class Server:
                 self._loop.turn(LOOK_SECONDS)
                 self._listener.close_slow()
             except Exception:  # without this thread nobody is served any more
-                LOG.exception("the HTTP server met a defect of Stillframe")
+                LOG.exception("a request failed because of a defect of Stillframe in the HTTP server")
                 self._stopping.wait(LOOK_SECONDS / 10)
         self._listener.stop_accepting()
         end = time.monotonic() + STOP_SECONDS

@@ -164,7 +164,7 @@ def test_waiting_ends_with_the_set_and_tells_every_look(clock: Clock, end: str) 
 
 def test_waiting_has_an_end_only_if_it_was_given_one(clock: Clock) -> None:
     made, _, _ = client(compute={ONE: the_set("creating")})
-    with pytest.raises(StillRunning, match="not through after 5 s; the work continues"):
+    with pytest.raises(StillRunning, match="has not ended after 5 s; the work continues"):
         made.wait(SET, 5, lambda _found: None)
     assert 5 <= clock.now < 5.1
     day = 24 * 3600
@@ -193,5 +193,5 @@ def test_a_set_that_is_gone_is_what_a_deletion_waits_for() -> None:
 
 def test_a_deletion_that_failed_is_told() -> None:
     made, _, _ = client(compute={ONE: [the_set("deleting"), the_set("error", fault="still attached")]})
-    with pytest.raises(StepFailed, match="was not deleted as a whole: still attached"):
+    with pytest.raises(StepFailed, match="was not deleted completely: still attached"):
         made.wait_gone(SET, 60, lambda _found: None)

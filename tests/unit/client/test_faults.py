@@ -52,7 +52,7 @@ def test_a_service_in_trouble_may_be_asked_again(status: int) -> None:
 def test_a_defect_of_the_other_service_is_told_and_is_not_waited_for(status: int) -> None:
     error = error_of(status, fault(status, "it met an unexpected error"), "volume")
     assert type(error) is ServiceFailed
-    assert error.message == "the volume service met an error of its own: it met an unexpected error"
+    assert error.message == "the volume service had an internal error: it met an unexpected error"
     assert not error.may_retry
 
 

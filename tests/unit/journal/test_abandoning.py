@@ -116,7 +116,7 @@ def in_vain(journal: Journal, clock: Clock, way: str) -> tuple[Row, Kind]:
     for tried in range(40):
         row = row_of(journal.database, operation_id)
         if tried < runner.ATTEMPTS_BEFORE_GIVING_UP:
-            with pytest.raises(Conflict, match="by itself"):
+            with pytest.raises(Conflict, match="automatically"):
                 abandon(journal, row, kind)
         for operation in journal.claim_all():
             runner.run(journal, kind, WorkerContext(), operation)
@@ -160,7 +160,7 @@ def test_who_was_abandoned_cannot_be_retried_or_taken(journal: Journal) -> None:
     assert journal.claim_all() == []
 
 
-@pytest.mark.parametrize(("state", "told"), [("running", "by itself"), ("pending", "by itself"), ("done", "has ended")])
+@pytest.mark.parametrize(("state", "told"), [("running", "automatically"), ("pending", "automatically"), ("done", "has ended")])
 def test_only_what_is_parked_is_abandoned(journal: Journal, state: str, told: str) -> None:
     kind = kind_of()
     row = parked(journal, kind) | {"state": state}

@@ -153,7 +153,7 @@ def test_an_error_of_the_program_is_told_as_one_and_undone(journal: Journal, cap
         runner.run(journal, kind, WorkerContext(), operation)
     found = row_of(journal.database, operation_id)
     assert (found["state"], found["fault"]["code"]) == ("undone", "internal_error")
-    assert found["fault"]["message"] == "step one met an error of the service's own (ZeroDivisionError)"
+    assert found["fault"]["message"] == "step one failed with an internal error of the service (ZeroDivisionError)"
     assert "by hand" in caplog.text  # the words of a defect may hold anything: they are the operator's
 
 

@@ -151,7 +151,7 @@ def test_one_that_is_tried_in_vain_is_ended_though_it_was_tried_once_more(
     monkeypatch.setattr("builtins.input", answer)
     code, said = command(parked)
     assert (code, state(database, parked)) == (0, "undone")
-    assert said.startswith(f"operation {parked} (volumes, extend_volume) is running, tried 20 times in vain: a mixture")
+    assert said.startswith(f"operation {parked} (volumes, extend_volume) is running, and failed 20 times: a mixture")
     assert f"operation {parked} was running and is undone" in said
 
 

@@ -341,12 +341,12 @@ def test_two_services_remember_under_different_keys(make: Make) -> None:
         ("GET", answer(403), "needs the role service"),
         ("GET", answer(500), "500"),
         ("GET", answer(302, None, Location="http://elsewhere.example.org/"), "302"),
-        ("GET", answer(200, b"<html>"), "no token"),
-        ("GET", answer(200, {}), "no token"),
-        ("GET", answer(200, []), "no token"),
+        ("GET", answer(200, b"<html>"), "not a token"),
+        ("GET", answer(200, {}), "not a token"),
+        ("GET", answer(200, []), "not a token"),
         ("GET", answer(200, {"token": {}}), "no token|for no project"),
-        ("GET", answer(200, {"token": {**token("reader"), "expires_at": "soon"}}), "no token"),
-        ("GET", answer(200, {"token": {**token("reader"), "user": "ann"}}), "no token"),
+        ("GET", answer(200, {"token": {**token("reader"), "expires_at": "soon"}}), "not a token"),
+        ("GET", answer(200, {"token": {**token("reader"), "user": "ann"}}), "not a token"),
     ],
 )
 def test_silence_is_never_taken_for_an_answer(make: Make, method: str, said: Any, words: str) -> None:

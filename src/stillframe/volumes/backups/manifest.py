@@ -206,8 +206,8 @@ def _number(found: Any, what: str) -> int:
 
 def _time(found: Any) -> datetime:
     if not isinstance(found, str) or _TIME.fullmatch(found) is None:
-        raise _Flaw("its created_at is no time")
+        raise _Flaw("its created_at is not a time")
     try:
         return datetime.fromisoformat(found).astimezone(UTC).replace(tzinfo=None)
     except ValueError:
-        raise _Flaw("its created_at is no time") from None
+        raise _Flaw("its created_at is not a time") from None

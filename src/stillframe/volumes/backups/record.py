@@ -85,7 +85,7 @@ def import_record(backup_service: str, backup_url: str) -> Record:
 
 def _decode(text: str) -> Any:
     if not isinstance(text, str) or len(text) > _MOST_CHARACTERS:
-        raise BadRequest(f"the backup record is no text of at most {_MOST_CHARACTERS} characters")
+        raise BadRequest(f"the backup record is not a text of at most {_MOST_CHARACTERS} characters")
     try:
         return json.loads(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError, RecursionError):
@@ -113,7 +113,7 @@ def _check_texts(document: Mapping[str, Any]) -> None:
 
 def _check_text(text: Any, what: str, most: int) -> None:
     if not keys.is_text(text, most):
-        raise BadRequest(f"the {what} in the backup record is no text, or longer than {most} characters")
+        raise BadRequest(f"the {what} in the backup record is not a text, or longer than {most} characters")
 
 
 def _time(text: Any, what: str) -> datetime:
@@ -122,4 +122,4 @@ def _time(text: Any, what: str) -> datetime:
             return datetime.fromisoformat(text)
         except ValueError:
             pass
-    raise BadRequest(f"the {what} in the backup record is no time")
+    raise BadRequest(f"the {what} in the backup record is not a time")

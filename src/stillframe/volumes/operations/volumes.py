@@ -223,5 +223,5 @@ UNMANAGE = Kind(
     {"check_unused": CHECK, "give_back": Verb(_adopted, _give_back, no_return="start")},
     _settle_delete,
     afterwards="If the file is called unmanaged-ID by now, delete the volume: the file stays. If it still has the volume's"
-    " name, deleting would remove it: reset the status to available as an administrator, and give the volume up again.",
+    " name, deleting would remove it: reset the status to available as an administrator, and unmanage the volume again.",
 )

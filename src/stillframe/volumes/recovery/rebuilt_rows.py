@@ -309,7 +309,7 @@ def check_record(record: Any, volume_id: str) -> None:
     _check_shape(record.get("volume"), _VOLUME_SHAPE, name)
     volume = record["volume"]
     if volume["id"] != volume_id or volume["base_format"] not in FORMATS:
-        raise BadImage(f"{name} is the record of another volume, or of a format that is none of ours")
+        raise BadImage(f"{name} is the record of another volume, or in an unknown format")
     if volume["linked_to"] is not None:
         _check_shape(volume["linked_to"], {"volume_id": str, "file": str, "format": str}, name)
     for each in record["snapshots"]:
@@ -325,13 +325,13 @@ def _check_values(row: Document, name: str) -> None:
     long = [key for key, value in row.items() if isinstance(value, str) and len(value) > _MOST_TEXT and key != "description"]
     pairs = [*row["metadata"].items(), *((row.get("image_metadata") or {}).items())]
     if long or not all(isinstance(key, str) and isinstance(value, str) for key, value in pairs):
-        raise BadImage(f"{name} holds a text that is too long, or metadata that is no text")
+        raise BadImage(f"{name} has a text that is too long, or metadata that is not text")
     if not 0 < row["size"] <= _MOST_GIB:
         raise BadImage(f"{name} holds the size {row['size']}")
     try:
         when = datetime.fromisoformat(row["created_at"])
     except ValueError as error:
-        raise BadImage(f"{name} holds a time that is none") from error
+        raise BadImage(f"{name} has a time that cannot be read") from error
     if when.tzinfo is not None:
         raise BadImage(f"{name} holds a time with a zone; times are UTC without one")
 
