@@ -1,7 +1,6 @@
 """Where the content of a file lies in its chain: what a commit or a pull would copy, what an overlay holds."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,15 +43,6 @@ def extents(share: Path, name: str, format_: str, depth: int, shared: bool = Fal
     if outcome.code != 0:
         raise failure(words, outcome)
     return reader.end()
-
-
-def allocated_in(found: Iterable[Extent], below: int, zeros: bool = True) -> int:
-    """Returns the bytes that layers of a depth less than ``below`` hold.
-
-    ``below`` 1 is what the file itself holds. Zero clusters count, because a pull writes them out; a commit does not
-    copy them: ``zeros`` False leaves them out.
-    """
-    return sum(each.length for each in found if each.present and each.depth < below and (zeros or each.data))
 
 
 class _Reader:

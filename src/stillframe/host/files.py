@@ -200,18 +200,6 @@ def reflink(source: int, directory: Path, name: str) -> bool:
     return True
 
 
-def rename_over(share: Path, old: str, new: str) -> None:
-    """Gives ``old`` the name ``new`` durably, in place of the file that had it. May be repeated: ``old`` gone is done.
-
-    Raises FileNotFoundError when neither name exists.
-    """
-    try:
-        os.rename(share / old, share / new)
-    except FileNotFoundError:
-        os.stat(share / new, follow_symlinks=False)
-    sync_directory(share)
-
-
 def rename_new(share: Path, old: str, new: str) -> None:
     """Gives the file ``old`` the name ``new`` durably, where no file has it. May be repeated: ``old`` gone is done.
 

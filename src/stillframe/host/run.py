@@ -6,9 +6,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,7 +24,6 @@ _STDERR_KEPT = 1 << 17  # a chain of 200 files, spelled out, and what is wrong w
 _COMPLAINT_KEPT = 2000
 
 Cancelled = Callable[[], bool]
-_cancelled: ContextVar[Cancelled | None] = ContextVar("cancelled", default=None)
 
 
 @dataclass(frozen=True)
@@ -63,19 +61,6 @@ class Outcome:
     complaint: str
 
 
-@contextmanager
-def cancelled_by(cancelled: Cancelled) -> Iterator[None]:
-    """Within this context of this thread, programs are stopped soon after ``cancelled`` answers True.
-
-    An operation asks for it once, around verbs that run for hours and need no parameter for it.
-    """
-    token = _cancelled.set(cancelled)
-    try:
-        yield
-    finally:
-        _cancelled.reset(token)
-
-
 def run(command: Sequence[str], *, cwd: Path | Place, limits: Limits | None = None, cancelled: Cancelled | None = None) -> str:
     """Runs a program to its end and returns its standard output. Raises HostCommandFailed, or a kind of it, with the
     program's own words."""
@@ -111,7 +96,7 @@ def feed(
     bounds = limits or Limits()
     child = _Child(command, bounds, cwd if isinstance(cwd, Place) else Place(cwd))
     try:
-        return child.follow(taker, cancelled or _cancelled.get())
+        return child.follow(taker, cancelled)
     finally:
         child.end()
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stillframe.chain.image import Image
 from stillframe.errors import HostCommandFailed, StepFailed
 from stillframe.host import extents, pins
-from stillframe.host.extents import Extent, allocated_in
+from stillframe.host.extents import Extent
 from stillframe.host.inspection import Opened
 from stillframe.host.pins import Pinned
 from stillframe.host.run import Outcome
@@ -108,13 +108,6 @@ def test_a_map_in_too_many_pieces_is_refused(answering: Answering, monkeypatch: 
     answering([printed(TWO)])
     with pytest.raises(StepFailed, match="more than 1 pieces"):
         extents.extents(HERE, "a", "qcow2", 1)
-
-
-def test_what_layers_hold_is_counted_by_their_depth() -> None:
-    absent = Extent(131072, 65536, 0, data=False, zero=True, present=False)
-    found = (*AS_EXTENTS, absent)
-    assert [allocated_in(found, below) for below in (0, 1, 2)] == [0, 65536, 131072]
-    assert [allocated_in(found, below, zeros=False) for below in (0, 1, 2)] == [0, 0, 65536]
 
 
 KIND = st.tuples(st.integers(0, 3), st.booleans(), st.booleans(), st.booleans())

@@ -133,9 +133,5 @@ class StorageDoor:
         found = listing.whole(self._get, "/snapshots?all_tenants=1&status=deleting", "snapshots")
         return {snapshot["id"] for snapshot in found}
 
-    def newest_snapshot(self, volume_id: str) -> Document | None:
-        found = self._call("GET", f"/snapshots/detail?volume_id={volume_id}&limit=1")["snapshots"]
-        return found[0] if found else None
-
     def delete_snapshot(self, snapshot_id: str) -> None:
         self._call("DELETE", f"/snapshots/{snapshot_id}")

@@ -40,13 +40,6 @@ class BackupChain:
         return len(self.images)
 
 
-def objects_of(found: Manifest) -> tuple[str, ...]:
-    """The keys of a backup, in the order in which it is removed: the manifest first, so that a kill leaves no backup that
-    looks whole; then its files, the newest first."""
-    names = [each.name for each in reversed(found.objects)]
-    return (keys.manifest_key(found.volume_id, found.backup_id), *(keys.object_key(found.volume_id, name) for name in names))
-
-
 def read_manifest(repository: Repository, volume_id: str, backup_id: str) -> Manifest:
     """Raises BadBackup when the manifest is missing or damaged."""
     key = keys.manifest_key(volume_id, backup_id)

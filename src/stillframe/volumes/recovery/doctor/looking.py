@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -242,10 +242,3 @@ def _examined(path: Path, found: FileSeen) -> FileSeen:
     except BadImage as error:
         return replace(found, image=None, problem=error.message)
     return found if told is None else replace(found, examined=True, leaks=told.leaks, damage=told.damage)
-
-
-def quarantine_of(world: WorkerContext) -> Iterator[tuple[ShareSeen, str]]:
-    """Every orphan that was put aside, with its share."""
-    for share in world.shares:
-        for name in leftovers.quarantined(share):
-            yield share, name
