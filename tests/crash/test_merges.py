@@ -351,6 +351,30 @@ def test_a_merge_is_given_up(site: Site, kind: str) -> None:
     end(site, snapshot_id)
 
 
+@pytest.mark.parametrize("kind", ["commit", "pull"])
+def test_a_merge_that_waits_for_a_saved_guest_is_given_up(site: Site, kind: str) -> None:
+    """It ends while the guest is saved, and the guest comes back to the disks it knows."""
+    snapshot_id, guest = begin(site, kind), site.lab.guest
+    site.lab.stack.kill()
+    guest.domain.blockJobAbort(site.disks[KINDS.index(kind)].target)
+    guest.domain.managedSave(0)
+    site.lab.stack.start()
+    site.armed = ""
+    wait_for(lambda: "the merge waits" in str(site.merge()["fault"]), "the merge to wait", 60)
+    assert cancel(site, snapshot_id) == ("available" if kind == "pull" else "error_deleting")
+    assert hypervisor.view(guest.domain).saved
+    if kind != "pull":
+        del site.disks[KINDS.index(kind)].held[snapshot_id]
+    site.look()
+    wait_for(lambda: journal_is_empty(site.lab.stack), "the journal")
+    guest.console.write_text("")
+    site.lab.api.ok("compute", "POST", f"/servers/{guest.id}/action", {"os-start": None})
+    wait_for(guest.agent_answers, "the agent", 60)
+    assert "guest: ready" not in guest.text(), "it was booted, not restored"
+    site.delete(snapshot_id)
+    end(site, snapshot_id)
+
+
 @pytest.mark.parametrize("kind", ["commit", "commit_active"])
 def test_a_commit_is_given_up_before_its_job_began(site: Site, kind: str) -> None:
     """Nothing was copied: the snapshot is as it was."""
