@@ -178,7 +178,6 @@ def _switch_now(world: WorkerContext, operation: Operation) -> Document:
         raise Conflict(f"server {server.id} was started or stopped after the snapshot was asked for; repeat the request")
     server.refuse_unless("set")
     _check_unchanged(server, operation)
-    other_jobs.refuse_if_at_work(world, server, tuple(disk["target"] for disk in operation.intent["disks"]))
     domain = world.hypervisor.domain(server.id)
     paths = {disk["target"]: os.path.join(disk["directory"], disk["overlay"]) for disk in operation.intent["disks"]}
     xml = domain_xml.snapshot(paths, [disk.target for disk in server.live.disks])
@@ -190,6 +189,7 @@ def _switch_now(world: WorkerContext, operation: Operation) -> Document:
     disks, times = operation.intent["disks"], _times(world, operation)
     call = bounded.Call(switch, lambda: other_jobs.has_begun(domain, disks), times.deadline)
     world.switches.keep(server.id, call)
+    other_jobs.refuse_if_at_work(world, server, tuple(disk["target"] for disk in disks))
     if not server.view.active:  # the call rewrites the definition under libvirt's lock, so no start can come between
         bounded.patiently(call)
         return {"switched": True, "outcome": None, **moments}
