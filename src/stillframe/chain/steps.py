@@ -92,6 +92,11 @@ def written(steps: Sequence["Step"]) -> frozenset[str]:
     )
 
 
+def removed(steps: Sequence["Step"]) -> frozenset[str]:
+    """Returns the files that the steps remove."""
+    return frozenset(step.name for step in steps if isinstance(step, Trash))
+
+
 def cost(steps: Sequence[Step]) -> int:
     """Bytes the steps copy at most."""
     return sum(step.bytes for step in steps if isinstance(step, Commit | Pull))

@@ -5,8 +5,8 @@ writer dies, the tables are right and the counts are wrong: reading is safe, but
 repairs such a file when it opens it for writing. It does not repair a file that it opens as a backing file and commits into
 later; ``qemu-img commit`` does not either. A live commit into such a file overwrites clusters in use, reports success and
 clears the bit: nothing shows the damage afterwards. A pull only reads the file. A file that QEMU reopens for reading only, such
-as the old active file after a switch, is marked clean (all seen). A bitmap that was in use when its writer died makes
-``qemu-img resize`` and a commit fail permanently.
+as the old active file after a switch, is marked clean; closing one that it only ever read makes it crash (F42; all seen). A
+bitmap that was in use when its writer died makes ``qemu-img resize`` and a commit fail permanently.
 """
 
 import logging
@@ -98,6 +98,17 @@ def require_for_live(share: Path, name: str, format_: str) -> None:
     file that it only reads it goes on by the counts as they are."""
     if not files.is_written(share, name):
         require(share, name, format_)
+
+
+def require_for_closing(share: Path, name: str, format_: str) -> None:
+    """Raises NotSound for a file with the dirty bit that a running QEMU has open for reading only. It would clear the bit when
+    it closes the file, which it may not write to, and dies of that (F42).
+    It closes a file that is merged away, and every file of a disk that is detached."""
+    if look(share, name, format_).dirty and files.is_locked(share, name) and not files.is_written(share, name):
+        raise NotSound(
+            f"{name} was not closed by its last writer (dirty bit), and the server's QEMU reads it: QEMU 7.2 crashes when it"
+            " closes such a file, so the server is stopped first"
+        )
 
 
 def refuse_bitmaps(name: str, found: Soundness) -> None:

@@ -12,6 +12,7 @@ from stillframe.chain.steps import (
     Resize,
     Trash,
     cost,
+    removed,
     to_documents,
     written,
 )
@@ -45,3 +46,4 @@ def test_what_is_written_into_is_told_apart_from_what_is_read_or_made() -> None:
     made = CreateOverlay("new", "a", "qcow2", 1)
     steps = (made, Commit("a", "b", "qcow2", 1), Pull("c", "d", "qcow2", 1), Repoint("e", "f", "qcow2"), Resize("g", "raw", 1))
     assert written((*steps, Rename("h", "i"), Trash("j"))) == {"b", "c", "e", "g"}
+    assert removed((*steps, Rename("h", "i"), Trash("j"), Trash("k"))) == {"j", "k"}

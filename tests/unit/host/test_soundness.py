@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stillframe.errors import HostCommandFailed, NotSound
-from stillframe.host import examination, qcow2, qemu_img, references, soundness
+from stillframe.host import examination, files, qcow2, qemu_img, references, soundness
 from stillframe.host.run import Limits
 from tests.unit.host.headers import CLUSTER, Header
 
@@ -106,3 +106,20 @@ def test_of_a_file_that_was_closed_well_the_writer_vouches_when_there_is_no_time
     soundness.check(tmp_path, NAME, "qcow2", 3.0)
     with pytest.raises(HostCommandFailed, match="signal 11"):
         soundness.check(tmp_path, NAME, "qcow2", 3.0)
+
+
+@pytest.mark.parametrize(("locked", "written", "crashes"), [(True, False, True), (True, True, False), (False, False, False)])
+def test_a_dirty_file_is_closed_by_its_writer_and_by_nobody_who_only_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: bool, written: bool, crashes: bool
+) -> None:
+    monkeypatch.setattr(files, "is_locked", lambda _share, _name: locked)
+    monkeypatch.setattr(files, "is_written", lambda _share, _name: written)
+    large(tmp_path, 0)
+    soundness.require_for_closing(tmp_path, NAME, "qcow2")
+    large(tmp_path, qcow2.DIRTY)
+    if crashes:
+        with pytest.raises(NotSound, match="the server is stopped first"):
+            soundness.require_for_closing(tmp_path, NAME, "qcow2")
+    else:
+        soundness.require_for_closing(tmp_path, NAME, "qcow2")
+    soundness.require_for_closing(tmp_path, NAME, "raw")

@@ -244,7 +244,7 @@ class MemoryShare:
         self.moment("repair")
         self.entries[name].leaks = False
 
-    def check_sound(self, volume_id: str, among: Collection[str] | None = None) -> None:
+    def check_sound(self, volume_id: str, among: Collection[str] | None = None, closing: Collection[str] = ()) -> None:
         self.probe()
 
     def check_whole(self, name: str, format_: str, seconds: float) -> None:

@@ -5,7 +5,7 @@ definition. A file that has become a backing file since, or has other content by
 
 QEMU (7.2) repairs a file with the dirty bit when it takes it over for writing, at the end of a restore, but not one behind it.
 A dirty file that it only reads makes it crash when it closes it: at the next save, which loses the guest's memory, and at its
-end (an assertion in ``bdrv_co_write_req_prepare``; seen). A repair changes counts and no byte that a guest reads, and nothing
+end (F42). A repair changes counts and no byte that a guest reads, and nothing
 of the counts is in the saved memory.
 """
 

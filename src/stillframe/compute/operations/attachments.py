@@ -1,6 +1,7 @@
 """Attach a volume to a server, detach it: live and for a stopped domain."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -11,8 +12,8 @@ from stillframe.compute.libvirt.domain_xml import Description, Disk
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.libvirt.shares import share_directory
 from stillframe.compute.worker.context import WorkerContext
-from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, StepFailed
-from stillframe.host import hypervisor, qemu_img, soundness
+from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, StepFailed, StillframeError
+from stillframe.host import hypervisor, inspection, qemu_img, reach, soundness
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
 
@@ -167,8 +168,10 @@ def _unplugged(world: WorkerContext, operation: Operation, _args: Document) -> D
 
 
 def _unplug(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    server_id, _volume_id = _ids(operation)
-    servers.look(world, server_id).refuse_unless("detach")
+    server_id, volume_id = _ids(operation)
+    server = servers.look(world, server_id)
+    server.refuse_unless("detach")
+    check_closable(server, volume_id)
     _take_out(world, operation)
     return {}
 
@@ -247,6 +250,22 @@ def check_attachable(server: Server, volume: Document, device: str | None, promi
     if len(target) != 3 or not target.startswith("vd") or target[2] not in "abcdefghijklmnopqrstuvwxyz":
         raise BadRequest(f"The supplied device path ({device[:40]!r}) is invalid; use /dev/vda to /dev/vdz")
     return target
+
+
+def check_closable(server: Server, volume_id: str) -> None:
+    """Raises NotSound when QEMU would crash as it closes the files of a running server's disk. What cannot be read now does not
+    keep a volume at its server: it may be on a share that is away."""
+    disk = server.live.disk_of(volume_id) if server.view.active else None
+    if disk is None or disk.directory is None or reach.followed(disk.directory) is None:
+        return
+    share = Path(disk.directory)
+    try:
+        chain = inspection.chain_of(share, str(disk.name), disk.format)
+    except (StillframeError, OSError):
+        return
+    with suppress(OSError):
+        for each in chain:
+            soundness.require_for_closing(share, each.name, each.format)
 
 
 def check_consistent(server: Server, volume_id: str) -> None:

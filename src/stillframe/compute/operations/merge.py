@@ -3,7 +3,8 @@
 The intent holds server_id, volume_id, snapshot_id, target, directory, active (the active file when it was asked for), kind
 ("commit" or "pull") and bandwidth (bytes a second). A commit has top, base, base_format and above (the file on top of
 ``top``; None when top is the active file); a pull has backing and backing_format (None: nothing stays behind it) and
-old_backing, old_format. ``gone`` are the files nothing may name afterwards.
+old_backing, old_format. ``gone`` are the files nothing may name afterwards; ``closes`` holds those of them that QEMU only
+reads, each with its format.
 
 The truth is the chain, never the job (I8). When the guest stops on the way the merge is finished offline.
 """
@@ -119,10 +120,19 @@ def _look(world: WorkerContext, operation: Operation, _args: Document) -> Docume
         job = block_jobs.find(world.hypervisor.domain(server.id), disk.target)
         if job is not None:
             raise Conflict(f"another program runs a block job on disk {disk.target} of server {server.id}; wait for its end")
-    if intent["kind"] == "commit":
-        look = soundness.require_for_live if server.view.active else soundness.refuse_beyond_repair
-        look(_share(operation), intent["base"], intent["base_format"])
+    if server.view.active:
+        require_sound(_share(operation), intent)
+    elif intent["kind"] == "commit":
+        soundness.refuse_beyond_repair(_share(operation), intent["base"], intent["base_format"])
     return {}
+
+
+def require_sound(share: Path, intent: Document) -> None:
+    """Raises NotSound unless a running QEMU may write into the base of a commit, and close what is merged away."""
+    if intent["kind"] == "commit":
+        soundness.require_for_live(share, intent["base"], intent["base_format"])
+    for name, format_ in intent.get("closes", ()):
+        soundness.require_for_closing(share, name, format_)
 
 
 def _refuse_while_unknown(world: WorkerContext) -> None:
@@ -151,10 +161,10 @@ def _share(operation: Operation) -> Path:
 
 
 def _wait_while_unsound(operation: Operation) -> None:
-    """Checks the base right before a commit begins: QEMU may have died since the request, and somebody may have started the
-    server again. Raises NotYet: once the server stops the base is repaired and the merge is finished offline."""
+    """Checks the files right before a job begins: QEMU may have died since the request, and somebody may have started the
+    server again. Raises NotYet: once the server stops they are repaired and the merge is finished offline."""
     try:
-        soundness.require_for_live(_share(operation), operation.intent["base"], operation.intent["base_format"])
+        require_sound(_share(operation), operation.intent)
     except NotSound as error:
         server_id = operation.intent["server_id"]
         told = f"the merge waits for server {server_id} to stop, and is finished then: {error.message}"
@@ -310,6 +320,7 @@ def _pull(world: WorkerContext, operation: Operation, _args: Document) -> Docume
     share = _share(operation)
 
     def start(domain: Any) -> None:
+        _wait_while_unsound(operation)
         backing = _path(operation, intent["backing"]) if intent["backing"] else None
         block_jobs.pull(domain, intent["target"], backing, intent["bandwidth"])
 

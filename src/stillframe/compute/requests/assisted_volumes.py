@@ -14,7 +14,7 @@ from stillframe.compute.worker.context import WorkerContext
 from stillframe.context import Context
 from stillframe.db import operations
 from stillframe.errors import BadImage, BadRequest, Cancelled, ChainConflict, Conflict, NotFound
-from stillframe.host import block_jobs, files, qcow2, qemu_img, soundness
+from stillframe.host import block_jobs, files, qcow2, qemu_img
 from stillframe.journal import record
 
 MIB = 1 << 20
@@ -103,11 +103,11 @@ def _plan(world: WorkerContext, snapshot_id: str, given: dict[str, Any]) -> dict
             names.check_belongs(name, volume_id)
             if name not in chain:
                 raise BadRequest(f"{name} is not part of the chain {' <- '.join(chain)} of volume {volume_id}")
-    if into is None:
-        return {**common, **_pull_intent(chain, formats, merged)}
+    way = _pull_intent(chain, formats, merged) if into is None else _commit_intent(chain, formats, str(merged), into)
+    intent = {**common, **way, "closes": [[name, formats[name]] for name in way["gone"] if name != disk.name]}
     if server.view.active:
-        soundness.require_for_live(share, into, formats[into])
-    return {**common, **_commit_intent(chain, formats, str(merged), into)}
+        merge.require_sound(share, intent)
+    return intent
 
 
 def _pull_intent(chain: list[str], formats: dict[str, str], backing: str | None) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def detach(world: WorkerContext, context: Context, server_id: str, volume_id: st
     except BadRequest as error:
         raise NotFound(f"volume_id not found: {volume_id}") from error
     server.refuse_unless("detach")
+    operations.check_closable(server, wanted)
     gone = server.disk_of(wanted) is None and _is_recorded(world, server, wanted)
     with world.database.write() as connection:
         line = record.line_of(connection, f"server:{server.id}", SHORT)

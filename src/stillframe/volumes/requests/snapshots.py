@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.chain import names, plan
-from stillframe.chain.steps import cost, written
+from stillframe.chain.steps import cost, removed, written
 from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import operations as journal
@@ -184,8 +184,11 @@ def _delete(world: WorkerContext, context: Context, found: tuple[Row, Tree], row
 
 def _check_sound(world: WorkerContext, volume: Row, planned: plan.Plan, hand: Hand) -> None:
     """Raises NotSound unless the files may be merged. Offline every file is repaired first. Under a running server none can be
-    repaired; files that are only read may stay as they are."""
-    world.share(volume).check_sound(volume["id"], written(planned.steps) if hand.running else None)
+    repaired; files that QEMU only reads may stay as they are, unless it closes them at the end."""
+    if hand.running:
+        world.share(volume).check_sound(volume["id"], written(planned.steps), removed(planned.steps))
+    else:
+        world.share(volume).check_sound(volume["id"])
 
 
 def explain(world: WorkerContext, context: Context, snapshot_id: str) -> dict[str, Any]:

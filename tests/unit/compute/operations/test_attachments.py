@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from stillframe.chain.image import Image
+from stillframe.compute.libvirt import servers
 from stillframe.compute.operations import attachments
 from stillframe.db.engine import Database
-from stillframe.errors import HypervisorRefused, StepFailed
-from stillframe.host import hypervisor
+from stillframe.errors import HypervisorRefused, NotSound, StepFailed
+from stillframe.host import hypervisor, inspection, reach, soundness
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, notes_key
 from tests.unit.builders import SERVER, VOLUME
 from tests.unit.compute import fakes
@@ -98,3 +100,27 @@ def test_a_guest_that_keeps_a_disk_holds_no_thread_and_is_told_of_at_the_end(pla
     assert sum(waits) == pytest.approx(world.settings.compute.detach_timeout_seconds, abs=1.0)
     assert set(asked) == {"ua-1"}
     assert 2 <= len(asked) <= sum(waits) / attachments.ASK_AGAIN_SECONDS + 1
+
+
+def test_a_disk_whose_files_qemu_would_crash_over_is_not_detached(
+    place: tuple[Database, Path, pytest.MonkeyPatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, directory, patch = place
+    name = f"volume-{VOLUME}"
+    xml = fakes.domain_xml(fakes.disk_xml("vdb", str(directory / name), VOLUME))
+
+    def refuse(_share: Path, closing: str, _format: str) -> None:
+        raise NotSound(f"{closing} is dirty")
+
+    monkeypatch.setattr(inspection, "chain_of", lambda _share, _name, _format: (Image(name, "qcow2", 1),))
+    monkeypatch.setattr(soundness, "require_for_closing", refuse)
+    for active in (True, False):
+        world = fakes.world(database, directory, [fakes.view(xml, xml, active=active)], patch)
+        if active:
+            with pytest.raises(NotSound, match="dirty"):
+                attachments.check_closable(servers.look(world, SERVER), VOLUME)
+        else:
+            attachments.check_closable(servers.look(world, SERVER), VOLUME)
+    monkeypatch.setattr(reach, "followed", lambda _path: None)  # its share is away: that keeps nobody's disk
+    world = fakes.world(database, directory, [fakes.view(xml, xml)], patch)
+    attachments.check_closable(servers.look(world, SERVER), VOLUME)

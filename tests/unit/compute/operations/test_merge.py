@@ -10,7 +10,7 @@ import pytest
 from stillframe.compute.operations import merge
 from stillframe.db.engine import Database
 from stillframe.errors import Conflict, HypervisorUnavailable
-from stillframe.host import block_jobs, files
+from stillframe.host import block_jobs, files, soundness
 from stillframe.host.hypervisor import DomainView
 from tests.unit.builders import OTHER_SERVER, SERVER, VOLUME
 from tests.unit.compute import fakes
@@ -65,3 +65,21 @@ def test_nothing_is_begun_while_a_saved_memory_cannot_be_read(
     with pytest.raises(Conflict, match="nothing was merged"):
         look(fakes.world(database, tmp_path, [running, dark()], monkeypatch), operation(tmp_path), {})
     assert look(fakes.world(database, tmp_path, [running], monkeypatch), operation(tmp_path), {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("intent", "asked"),
+    [
+        ({"kind": "pull", "closes": [["a", "raw"], ["b", "qcow2"]]}, ["close a raw", "close b qcow2"]),
+        ({"kind": "commit", "base": "a", "base_format": "raw", "closes": [["b", "qcow2"]]}, ["write a raw", "close b qcow2"]),
+        ({"kind": "pull"}, []),  # of a release that did not know better
+    ],
+)
+def test_what_a_running_qemu_writes_into_or_closes_must_be_sound(
+    monkeypatch: pytest.MonkeyPatch, intent: dict[str, Any], asked: list[str]
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(soundness, "require_for_live", lambda _share, *what: said.append(" ".join(("write", *what))))
+    monkeypatch.setattr(soundness, "require_for_closing", lambda _share, *what: said.append(" ".join(("close", *what))))
+    merge.require_sound(Path("/srv"), intent)
+    assert said == asked

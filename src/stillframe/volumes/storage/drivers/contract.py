@@ -84,9 +84,10 @@ class Share(Protocol):
     def repair(self, volume_id: str, name: str, format_: str) -> None:
         """Repairs what an interrupted commit left in its base: leaked clusters, wrong counts. May be repeated."""
 
-    def check_sound(self, volume_id: str, among: Collection[str] | None = None) -> None:
+    def check_sound(self, volume_id: str, among: Collection[str] | None = None, closing: Collection[str] = ()) -> None:
         """Raises NotSound when a file of the volume is not sound and ``make_sound`` could not help it now; of the files
-        ``among`` these where they are given."""
+        ``among`` these where they are given. ``closing`` are those that a running server's QEMU is going to close: also when
+        it would crash at that."""
 
     def check_whole(self, name: str, format_: str, seconds: float) -> None:
         """Raises BadImage when a file that does not belong to a volume yet is damaged beyond what ``make_sound`` repairs, or

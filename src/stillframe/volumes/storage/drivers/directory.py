@@ -170,10 +170,12 @@ class DirectoryShare:
         with self._asked():
             qemu_img.repair_all(self.path, name, format_)
 
-    def check_sound(self, volume_id: str, among: Collection[str] | None = None) -> None:
+    def check_sound(self, volume_id: str, among: Collection[str] | None = None, closing: Collection[str] = ()) -> None:
         with self._asked():
             for name in [each for each in self.files(volume_id) if among is None or each in among]:
                 soundness.refuse_beyond_repair(self.path, name, self._format(name))
+            for name in [each for each in self.files(volume_id) if each in closing]:
+                soundness.require_for_closing(self.path, name, self._format(name))
 
     def check_whole(self, name: str, format_: str, seconds: float) -> None:
         with self._asked():
