@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import requests
 import yaml
 
+from stillframe.printable import unsafe
 from tests.support.lab import Lab
 from tests.support.service import PROGRAM
 from tests.support.stack import Api, wait_for
@@ -106,6 +109,35 @@ def test_log_lines_as_json_carry_request_and_operation(services: Lab) -> None:
     ours = [line for line in lines if line["context"].get("request_id") == request_id]
     assert any(line["context"]["operation_id"] for line in ours)
     assert any("is done" in line["message"] for line in ours)
+
+
+def test_nobody_forges_a_line_of_a_json_log_or_steers_who_shows_it(services: Lab) -> None:
+    """Without credentials, by a path; with them, by names."""
+    services.stack.stop()
+    services.stack._arguments = ["--log-json"]
+    services.stack.start()
+    mark = services.stack.log.stat().st_size
+    for hostile in ("%0a{}", "%0d%0aforged", "%1b%5b2J", "%c2%9b2J", "%e2%80%ae", "%e2%80%a8", "%00", "%ff", "%22%7d"):
+        for service in ("volume", "compute"):
+            assert requests.get(f"{base(services, service)}/v3/canary{hostile}", timeout=10).status_code in (401, 404)
+        services.api.send("volume", "GET", f"/volumes/canary{hostile}")
+    for text in ("canary\n\x1b[2J", "canary\u202e", "canary\u2028"):
+        services.api.send("volume", "POST", "/volumes", {"volume": {"size": 1, "name": text, "availability_zone": text}})
+    written = services.stack.log.read_text()[mark:]
+    assert written.isascii()
+    lines = [json.loads(line) for line in written.split("\n") if line]
+    told = [line["message"] for line in lines if "canary" in line["message"]]
+    assert len(told) >= 18
+    assert not [each for line in lines for each in texts(line) if unsafe(each)]
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text of a document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from texts(each)
 
 
 def test_a_serve_that_cannot_start_says_why_and_ends(tmp_path: Path) -> None:

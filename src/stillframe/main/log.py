@@ -1,11 +1,13 @@
 """Logging of the services: lines for people, or JSON with request and operation ids."""
 
+import json
 import logging
 import sys
+from typing import Any
 
 from oslo_log import formatters
 
-from stillframe.printable import OneLine
+from stillframe.printable import OneLine, escaped
 
 
 class _Plain(OneLine):
@@ -22,11 +24,26 @@ class _Plain(OneLine):
         return super().format(record)
 
 
-def set_up(json: bool) -> None:
+class _Json(formatters.JSONFormatter):
+    """JSON whose texts stay what they are for who decodes and shows them: nothing in them moves a terminal's cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_escaped(json.loads(super().format(record))))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, dict):
+        return {escaped(name): _escaped(each) for name, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list) else value
+
+
+def set_up(as_json: bool) -> None:
     """Sends every log line of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     plain = _Plain("%(asctime)s %(process)d %(levelname)s %(name)s%(ids)s %(message)s")
-    handler.setFormatter(formatters.JSONFormatter() if json else plain)
+    handler.setFormatter(_Json() if as_json else plain)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
