@@ -85,6 +85,17 @@ def whole(client: socket.socket) -> bytes:
         return file.read()
 
 
+def answer_of(client: socket.socket) -> bytes:
+    """Sends a request and returns its whole answer; the connection stays."""
+    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    found = b""
+    while not found.partition(b"\r\n\r\n")[2]:
+        piece = client.recv(1000)
+        assert piece, found
+        found += piece
+    return found
+
+
 def is_closed(client: socket.socket) -> bool:
     """Waits for the server's end of a connection; what was sent before is read."""
     client.settimeout(30)
@@ -167,6 +178,28 @@ def test_for_one_connection_too_many_the_one_that_waited_longest_is_closed(
     assert is_closed(of_one[1])
     others[-1].sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert b"200 OK" in others[-1].recv(100)
+
+
+def test_on_a_door_for_both_families_a_peer_is_one_whatever_its_address_looks_like(
+    application: Application, connected: Connect
+) -> None:
+    """Of IPv4 clients such a door shows addresses of IPv6; each of them was one of all that are written so."""
+    made = Server(application, server.tcp("::", 0), Limits(connections_per_peer=4, request_seconds=300))
+    made.start()
+    of_six: list[socket.socket] = []
+    try:
+        for _ in range(5):
+            of_six.append(socket.create_connection(("::1", made.port), 30))
+        assert is_closed(of_six[0])
+        of_four = [connected(made.port, "127.0.0.66") for _ in range(5)]
+        assert is_closed(of_four[0])
+        of_other = [connected(made.port, "127.0.0.67") for _ in range(4)]
+        for client in of_six[1:] + of_four[1:] + of_other:  # nobody lost one for another
+            assert b"200 OK" in answer_of(client)
+    finally:
+        for client in of_six:
+            client.close()
+        made.stop()
 
 
 def test_what_is_no_request_is_refused_in_the_services_dialect(started: Callable[..., Server], connected: Connect) -> None:

@@ -11,19 +11,25 @@ from stillframe.compute.libvirt import domain_xml
 from stillframe.db import attachments, volumes
 from stillframe.host import hypervisor
 from tests.support import qemu_io
+from tests.support.careless_images import CarelessImages, careless_images
 from tests.support.content import digest, flattened
 from tests.support.guest.domain import Guest, GuestOptions
 from tests.support.lab import open_lab
 from tests.support.operator import Operator
 
+IMAGES: list[CarelessImages] = []  # what the image service has been given
+
 
 @pytest.fixture(scope="module")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    made = open_lab(tmp_path_factory.mktemp("vanished"))
-    try:
-        yield Operator(made)
-    finally:
-        made.clear()
+    with careless_images() as images:
+        made = open_lab(tmp_path_factory.mktemp("vanished"), f"[image]\nendpoint = {images.url}\n")
+        IMAGES.append(images)
+        try:
+            yield Operator(made)
+        finally:
+            IMAGES.clear()
+            made.clear()
 
 
 def abandoned(operator: Operator, name: str, gone: bool = True) -> tuple[str, str, str]:
@@ -149,17 +155,19 @@ def offline_is_refused(operator: Operator, volume_id: str) -> None:
         "clone": ("/volumes", {"volume": {"source_volid": volume_id}}),
         "back up": ("/backups", {"backup": {"volume_id": volume_id}}),
         "extend": (f"/volumes/{volume_id}/action", {"os-extend": {"new_size": 2}}),
+        "upload": (f"/volumes/{volume_id}/action", {"os-volume_upload_image": {"image_name": "taken"}}),
     }
     for what, (path, body) in asked.items():
         answer = operator.api.send("volume", "POST", path, body)
         assert answer.status_code in (202, 409), (what, answer.text)
         operator.settle()
-        if answer.status_code == 202 and what != "extend":
+        if answer.status_code == 202 and what not in ("extend", "upload"):
             ((noun, made),) = answer.json().items()
             found = operator.api.ok("volume", "GET", f"/{noun}s/{made['id']}")[noun]
             assert found["status"] == "error", (what, found)
             assert operator.api.send("volume", "DELETE", f"/{noun}s/{made['id']}").status_code == 202
             operator.settle()
+    assert (IMAGES[0].told, IMAGES[0].content) == ({}, {})
     assert operator.api.send("volume", "DELETE", f"/volumes/{volume_id}").status_code in (202, 409)
     operator.settle()
     shown = operator.api.volume(volume_id)
