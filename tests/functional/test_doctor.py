@@ -614,7 +614,7 @@ def test_statuses_that_nothing_will_end(operator: Operator) -> None:
 
 def operation(operator: Operator, volume_id: str, **changes: Any) -> str:
     """Inserts an unfinished operation on a volume."""
-    row = holding._row(str(uuid.uuid4()), "elsewhere:1:1", {"volume_id": volume_id}) | changes
+    row = {**holding._row(str(uuid.uuid4()), "elsewhere:1:1", {"volume_id": volume_id}), "lease_until": 0.0, **changes}
     with operator.database().write() as connection:
         operations.insert(connection, row, [f"volume:{volume_id}"])
     return str(row["id"])
