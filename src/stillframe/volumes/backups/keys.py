@@ -29,13 +29,6 @@ def is_id(text: object) -> bool:
     return isinstance(text, str) and re.fullmatch(_UUID, text) is not None
 
 
-def is_text(text: object, most: int) -> bool:
-    """Tells whether ``text`` can be kept in every database: at most ``most`` characters, no NUL, no half of a pair."""
-    if not isinstance(text, str) or len(text) > most:
-        return False
-    return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
-
-
 def folder(volume_id: str) -> str:
     """What the keys of a volume's backups begin with."""
     return f"volume-{volume_id}/"

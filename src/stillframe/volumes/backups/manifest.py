@@ -6,24 +6,42 @@ read is hostile input: it may come from a tenant's record or from a share somebo
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from stillframe import documents
+from stillframe.documents import Shape
 from stillframe.errors import BadBackup
 from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.stream import Written
 
 VERSION = 1
 MOST_BYTES = 4 << 20  # of a manifest; its metadata can need most of it
-_MOST_METADATA = 1024
-_MOST_TEXT = 255  # characters of a name, and of a metadata key or value
-_MOST_DESCRIPTION = 4096
-_MOST_SIZE = 1 << 56
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+_BYTES = documents.number(1, 1 << 56)
+_OBJECT = documents.record(
+    {"name": {"type": "string"}, "bytes": _BYTES, "sha256": {"type": "string", "pattern": r"^[0-9a-f]{64}\Z"}}
+)
+_VOLUME = {
+    "name": documents.optional(documents.text(255)),
+    "description": documents.optional(documents.text(4096)),
+    "metadata": documents.texts(1024, 255),
+}
+_SHAPE = Shape(
+    documents.record(
+        {
+            "version": {"type": "integer", "const": VERSION},
+            "backup_id": documents.ID,
+            "volume_id": documents.ID,
+            "parent_id": documents.optional(documents.ID),
+            "created_at": {"type": "string", "pattern": f"^{documents.TIME}Z\\Z"},
+            "size": _BYTES,
+            "volume": documents.record(_VOLUME),
+            "objects": {"type": "array", "minItems": 1, "maxItems": keys.MAX_LAYERS, "items": _OBJECT},
+        }
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -145,69 +163,26 @@ def _refuse_constant(word: str) -> None:
     raise _Flaw(f"it holds {word}")
 
 
-def _read(document: Any) -> Manifest:
-    names = ("version", "backup_id", "volume_id", "parent_id", "created_at", "size", "volume", "objects")
-    version, backup_id, volume_id, parent_id, created_at, size, volume, objects = _fields(document, "it", names)
-    if type(version) is not int or version != VERSION:
-        raise _Flaw(f"its version is {version!r:.40}, this program reads version {VERSION}")
-    for what, id_ in (("backup_id", backup_id), ("volume_id", volume_id), ("parent_id", parent_id)):
-        if not keys.is_id(id_) and not (what == "parent_id" and id_ is None):
-            raise _Flaw(f"its {what} is no id")
+def _read(document: dict[str, Any]) -> Manifest:
+    if type(document.get("version")) is int and document["version"] != VERSION:
+        raise _Flaw(f"its version is {document['version']!r:.40}, this program reads version {VERSION}")
+    flaw = _SHAPE.flaw(document)
+    if flaw is not None:
+        raise _Flaw(flaw)
+    backup_id, parent_id = document["backup_id"], document["parent_id"]
     if parent_id == backup_id:
         raise _Flaw("it names itself as its parent")
-    stored = _objects(objects, backup_id, parent_id)
-    return Manifest(backup_id, volume_id, parent_id, _time(created_at), _number(size, "size"), _source(volume), stored)
+    stored = tuple(StoredObject(**each) for each in document["objects"])
+    if parent_id is None and len(stored) > 1:
+        raise _Flaw("it has more objects than one without a parent can have")
+    if tuple(each.name for each in stored) != keys.layer_names(backup_id, len(stored)):
+        raise _Flaw("its objects do not have the names that those of this backup have")
+    source, time = Source(**document["volume"]), _time(document["created_at"])
+    return Manifest(backup_id, document["volume_id"], parent_id, time, document["size"], source, stored)
 
 
-def _objects(found: Any, backup_id: str, parent_id: str | None) -> tuple[StoredObject, ...]:
-    if not isinstance(found, list) or not 1 <= len(found) <= (1 if parent_id is None else keys.MAX_LAYERS):
-        raise _Flaw("it has no objects, or more than it can have")
-    stored = []
-    for entry, expected in zip(found, keys.layer_names(backup_id, len(found)), strict=True):
-        name, length, sha256 = _fields(entry, "an object", ("name", "bytes", "sha256"))
-        if name != expected:
-            raise _Flaw(f"an object is named {name!r:.80}, not {expected}")
-        if not isinstance(sha256, str) or _SHA256.fullmatch(sha256) is None:
-            raise _Flaw(f"the sha256 of {expected} is none")
-        stored.append(StoredObject(name, _number(length, f"length of {expected}"), sha256))
-    return tuple(stored)
-
-
-def _source(found: Any) -> Source:
-    name, description, metadata = _fields(found, "its volume", ("name", "description", "metadata"))
-    if not isinstance(metadata, dict) or len(metadata) > _MOST_METADATA:
-        raise _Flaw("its metadata is no object of texts, or too large")
-    for key, value in metadata.items():
-        _text(key, _MOST_TEXT)
-        _text(value, _MOST_TEXT)
-    for text, most in ((name, _MOST_TEXT), (description, _MOST_DESCRIPTION)):
-        if text is not None:
-            _text(text, most)
-    return Source(name, description, metadata)
-
-
-def _fields(found: Any, what: str, names: tuple[str, ...]) -> tuple[Any, ...]:
-    """Returns the values of exactly these names."""
-    if not isinstance(found, dict) or set(found) != set(names):
-        raise _Flaw(f"{what} does not have the fields {', '.join(names)}")
-    return tuple(found[name] for name in names)
-
-
-def _text(found: Any, most: int) -> None:
-    if not keys.is_text(found, most):
-        raise _Flaw(f"a text in it is longer than {most} characters or no text")
-
-
-def _number(found: Any, what: str) -> int:
-    if type(found) is not int or not 0 < found <= _MOST_SIZE:  # True is an int too
-        raise _Flaw(f"its {what} is no number of bytes")
-    return found
-
-
-def _time(found: Any) -> datetime:
-    if not isinstance(found, str) or _TIME.fullmatch(found) is None:
-        raise _Flaw("its created_at is not a time")
+def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(found).astimezone(UTC).replace(tzinfo=None)
+        return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None)
     except ValueError:
         raise _Flaw("its created_at is not a time") from None

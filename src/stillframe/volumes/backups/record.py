@@ -8,12 +8,13 @@ administrators. Everything else it says is for lists; what is restored is what t
 import base64
 import binascii
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from stillframe import documents
+from stillframe.documents import Shape
 from stillframe.errors import BadRequest
 from stillframe.volumes.backups import keys
 
@@ -21,11 +22,28 @@ from stillframe.volumes.backups import keys
 SERVICE = "cinder.backup.drivers.stillframe"
 _VERSION = 1
 _MOST_CHARACTERS = 1 << 20
-_MOST_TEXT = 255
-_MOST_DESCRIPTION = 4096
-_MOST_METADATA = 1024
-_MOST_NUMBER = 1 << 62
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}")
+_NUMBER = documents.number(0, 1 << 62)
+_TIME = {"type": "string", "pattern": f"^{documents.TIME}\\Z"}
+_SHAPE = Shape(
+    documents.record(
+        {
+            "version": {"type": "integer", "const": _VERSION},
+            "id": documents.ID,
+            "stored_id": documents.ID,
+            "volume_id": documents.ID,
+            "parent_id": documents.optional(documents.ID),
+            "container": {"type": "string"},
+            "name": documents.optional(documents.text(255)),
+            "description": documents.optional(documents.text(4096)),
+            "size": _NUMBER,
+            "object_count": _NUMBER,
+            "bytes": _NUMBER,
+            "metadata": documents.texts(1024, 255),
+            "data_timestamp": _TIME,
+            "created_at": _TIME,
+        }
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -70,16 +88,12 @@ def import_record(backup_service: str, backup_url: str) -> Record:
     if backup_service != SERVICE:
         raise BadRequest(f"the backup service {backup_service!r:.120} is not {SERVICE}, the only one that can be imported")
     document = _decode(backup_url)
-    names = set(Record.__dataclass_fields__)
-    if not isinstance(document, dict) or set(document) - {"version"} != names or document.get("version") != _VERSION:
-        raise BadRequest(f"the backup record does not have the fields of version {_VERSION}")
+    flaw = _SHAPE.flaw(document)
+    if flaw is not None:
+        raise BadRequest(f"the backup record is not one that was exported: {flaw}")
     del document["version"]
+    keys.check_container(document["container"])
     document |= {name: _time(document[name], name) for name in ("data_timestamp", "created_at")}
-    _check_ids(document)
-    _check_texts(document)
-    for name in ("size", "object_count", "bytes"):
-        if type(document[name]) is not int or not 0 <= document[name] <= _MOST_NUMBER:
-            raise BadRequest(f"the {name} in the backup record is no number")
     return Record(**document)
 
 
@@ -92,34 +106,8 @@ def _decode(text: str) -> Any:
         raise BadRequest("the backup record is no JSON in base64") from None
 
 
-def _check_ids(document: Mapping[str, Any]) -> None:
-    for name in ("id", "stored_id", "volume_id", "parent_id"):
-        if not keys.is_id(document[name]) and not (name == "parent_id" and document[name] is None):
-            raise BadRequest(f"the {name} in the backup record is no lower-case UUID")
-    keys.check_container(document["container"])
-
-
-def _check_texts(document: Mapping[str, Any]) -> None:
-    for name, most in (("name", _MOST_TEXT), ("description", _MOST_DESCRIPTION)):
-        if document[name] is not None:
-            _check_text(document[name], name, most)
-    metadata = document["metadata"]
-    if not isinstance(metadata, dict) or len(metadata) > _MOST_METADATA:
-        raise BadRequest("the metadata in the backup record is no object of texts, or too large")
-    for entry in metadata.items():
-        for text in entry:
-            _check_text(text, "metadata", _MOST_TEXT)
-
-
-def _check_text(text: Any, what: str, most: int) -> None:
-    if not keys.is_text(text, most):
-        raise BadRequest(f"the {what} in the backup record is not a text, or longer than {most} characters")
-
-
-def _time(text: Any, what: str) -> datetime:
-    if isinstance(text, str) and _TIME.fullmatch(text):
-        try:
-            return datetime.fromisoformat(text)
-        except ValueError:
-            pass
-    raise BadRequest(f"the {what} in the backup record is not a time")
+def _time(text: str, what: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise BadRequest(f"the {what} in the backup record is not a time") from None

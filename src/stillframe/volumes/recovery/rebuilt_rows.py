@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from stillframe import documents
 from stillframe.chain import names, plan
 from stillframe.chain.image import Image
 from stillframe.chain.tree import Tree, check
 from stillframe.db.rows import Row
+from stillframe.documents import Schema, Shape
 from stillframe.errors import BadImage, ChainConflict
 from stillframe.host.qcow2 import FORMATS
 from stillframe.units import GIB
@@ -257,88 +259,87 @@ def _with_newer(source: Source, made: Rebuilt) -> Rebuilt:
 
 
 _MOST_DEPTH = 20
-_MOST_TEXT, _MOST_GIB = 1024, 1 << 26  # a share's column is the widest; 2^56 bytes are the most a header may say
-_TEXT = (str, type(None))
-_VOLUME_SHAPE: Mapping[str, Any] = {
-    "id": str,
-    "project_id": str,
-    "user_id": str,
-    "name": _TEXT,
-    "description": _TEXT,
-    "size": int,
-    "availability_zone": str,
-    "metadata": dict,
-    "active_file": str,
-    "format": str,
-    "base_format": str,
-    "snapshot_id": _TEXT,
-    "source_volid": _TEXT,
-    "bootable": bool,
-    "image_metadata": (dict, type(None)),
-    "linked_to": (dict, type(None)),
-    "undo_file": _TEXT,
-    "created_at": str,
-    "volume_type": str,
+_TEXT = documents.text(1024)  # a share's column is the widest
+_MAYBE_TEXT = documents.optional(_TEXT)
+_PAIRS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+_MAYBE_OBJECT: Schema = {"type": ["object", "null"]}
+
+
+def _row(fields: Mapping[str, Schema]) -> Schema:
+    """Of where a row lay a record may speak, and is not asked: that is where it lies now."""
+    exact = documents.record(fields)
+    return {**exact, "properties": {**exact["properties"], "backend": {}, "share": {}}}
+
+
+_COMMON: Mapping[str, Schema] = {
+    "id": _TEXT,
+    "project_id": _TEXT,
+    "user_id": _TEXT,
+    "name": _MAYBE_TEXT,
+    "description": {"type": ["string", "null"]},
+    "size": documents.number(1, 1 << 26),  # GiB; 2^56 bytes are the most a header may say
+    "metadata": _PAIRS,
+    "created_at": _TEXT,
 }
-_SNAPSHOT_SHAPE: Mapping[str, Any] = {
-    "id": str,
-    "project_id": str,
-    "user_id": str,
-    "name": _TEXT,
-    "description": _TEXT,
-    "volume_id": str,
-    "size": int,
-    "metadata": dict,
-    "overlay": _TEXT,
-    "backing": str,
-    "backing_format": str,
-    "consistency": (dict, type(None)),
-    "server_id": _TEXT,
-    "created_at": str,
+_VOLUME = {
+    **_COMMON,
+    "availability_zone": _TEXT,
+    "active_file": _TEXT,
+    "format": _TEXT,
+    "base_format": {"enum": sorted(FORMATS)},
+    "snapshot_id": _MAYBE_TEXT,
+    "source_volid": _MAYBE_TEXT,
+    "bootable": {"type": "boolean"},
+    "image_metadata": {**_PAIRS, "type": ["object", "null"]},
+    "linked_to": {"anyOf": [{"type": "null"}, _row({"volume_id": _TEXT, "file": _TEXT, "format": _TEXT})]},
+    "undo_file": _MAYBE_TEXT,
+    "volume_type": _TEXT,
 }
+_SNAPSHOT = {
+    **_COMMON,
+    "volume_id": _TEXT,
+    "overlay": _MAYBE_TEXT,
+    "backing": _TEXT,
+    "backing_format": _TEXT,
+    "consistency": _MAYBE_OBJECT,
+    "server_id": _MAYBE_TEXT,
+}
+_RECORD = Shape(
+    {
+        "type": "object",
+        "required": ["version", "volume", "snapshots"],
+        "properties": {
+            "version": {"type": "integer", "const": 1},
+            "volume": _row(_VOLUME),
+            "snapshots": {"type": "array", "items": _row(_SNAPSHOT)},
+        },
+    }
+)
 
 
 def check_record(record: Any, volume_id: str) -> None:
     """Raises BadImage for a record that is not a valid one of this volume: other programs may write to the share too."""
     name = names.record_name(volume_id)
-    if not isinstance(record, dict) or not _is(record.get("version"), int) or record["version"] != 1:
-        raise BadImage(f"{name} is no record of version 1")
-    if not isinstance(record.get("snapshots"), list):
-        raise BadImage(f"{name} is no record of version 1")
     _check_texts(record, name)
-    _check_shape(record.get("volume"), _VOLUME_SHAPE, name)
-    volume = record["volume"]
-    if volume["id"] != volume_id or volume["base_format"] not in FORMATS:
-        raise BadImage(f"{name} is the record of another volume, or in an unknown format")
-    if volume["linked_to"] is not None:
-        _check_shape(volume["linked_to"], {"volume_id": str, "file": str, "format": str}, name)
+    flaw = _RECORD.flaw(record)
+    if flaw is not None:
+        raise BadImage(f"{name} is damaged, or no record of version 1: {flaw}")
+    if record["volume"]["id"] != volume_id:
+        raise BadImage(f"{name} is the record of another volume")
     for each in record["snapshots"]:
-        _check_shape(each, _SNAPSHOT_SHAPE, name)
         if each["volume_id"] != volume_id or names.parse(names.overlay_name(volume_id, each["id"])) is None:
             raise BadImage(f"{name} holds a snapshot of another volume, or one without an id")
-    for each in (volume, *record["snapshots"]):
-        _check_values(each, name)
+    for each in (record["volume"], *record["snapshots"]):
+        _check_time(each["created_at"], name)
 
 
-def _check_values(row: Document, name: str) -> None:
-    """What a database would refuse, or cut off."""
-    long = [key for key, value in row.items() if isinstance(value, str) and len(value) > _MOST_TEXT and key != "description"]
-    pairs = [*row["metadata"].items(), *((row.get("image_metadata") or {}).items())]
-    if long or not all(isinstance(key, str) and isinstance(value, str) for key, value in pairs):
-        raise BadImage(f"{name} has a text that is too long, or metadata that is not text")
-    if not 0 < row["size"] <= _MOST_GIB:
-        raise BadImage(f"{name} holds the size {row['size']}")
+def _check_time(text: str, name: str) -> None:
     try:
-        when = datetime.fromisoformat(row["created_at"])
+        when = datetime.fromisoformat(text)
     except ValueError as error:
         raise BadImage(f"{name} has a time that cannot be read") from error
     if when.tzinfo is not None:
         raise BadImage(f"{name} holds a time with a zone; times are UTC without one")
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """A boolean is a number in Python, but not in a database."""
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _check_texts(found: Any, name: str, depth: int = 0) -> None:
@@ -350,17 +351,6 @@ def _check_texts(found: Any, name: str, depth: int = 0) -> None:
     inner = [*found, *found.values()] if isinstance(found, dict) else found if isinstance(found, list) else []
     for each in inner:
         _check_texts(each, name, depth + 1)
-
-
-def _check_shape(found: Any, shape: Mapping[str, Any], name: str) -> None:
-    if not isinstance(found, dict):
-        raise BadImage(f"{name} is damaged: a part of it is no object")
-    for key, kind in shape.items():
-        if key not in found or not _is(found[key], kind):
-            raise BadImage(f"{name} is damaged: {key!r} is missing or of another kind")
-    unknown = set(found) - set(shape) - {"backend", "share"}
-    if unknown:
-        raise BadImage(f"{name} holds {sorted(unknown)[0]!r:.60}, which this version does not know")
 
 
 def check_info(info: Any, volume_id: str) -> None:

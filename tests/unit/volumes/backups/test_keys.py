@@ -49,10 +49,3 @@ def test_containers(name: str) -> None:
 def test_what_no_container_is_called(name: str) -> None:
     with pytest.raises(BadRequest, match="container"):
         keys.check_container(name)
-
-
-@pytest.mark.parametrize(
-    ("text", "good"), [("a" * 5, True), ("a" * 6, False), ("a\0", False), ("\udfff", False), ("\U0001f4be", True), (5, False)]
-)
-def test_texts_that_every_database_keeps(text: object, good: bool) -> None:
-    assert keys.is_text(text, 5) is good
