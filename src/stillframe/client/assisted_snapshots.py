@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from stillframe.client import listing, waiting
-from stillframe.client.faults import error_of
+from stillframe.client.caller import Caller
 from stillframe.client.waiting import Progressed
 from stillframe.errors import NotFound, StepFailed
 
@@ -16,31 +16,18 @@ class AssistedSnapshots:
     """Creates, lists, shows, labels and deletes assisted snapshots; servers and volumes may be named by id or by name."""
 
     def __init__(self, compute: Any, volumes: Any) -> None:
-        self._compute = compute
-        self._volumes = volumes
-
-    def _call(self, adapter: Any, service: str, method: str, path: str, body: Any = None) -> Any:
-        answer = adapter.request(path, method, json=body, raise_exc=False)
-        if answer.status_code >= 400:
-            raise error_of(answer.status_code, answer, service)
-        return answer.json() if answer.content else None
+        self._compute, self._volumes = Caller(compute, "compute"), Caller(volumes, "volume")
 
     def compute(self, method: str, path: str, body: Any = None) -> Any:
         """Sends one request to compute; returns the answer's document, or None. Raises an error of the answer's kind."""
-        return self._call(self._compute, "compute", method, path, body)
+        return self._compute.send(method, path, body)
 
     def find_server(self, name_or_id: str) -> str:
         """Returns the server's id. Raises NotFound, or BadRequest when a name fits several."""
-        return str(listing.find(self._ask_compute, listing.SERVERS, name_or_id)["id"])
+        return str(listing.find(self._compute.get, listing.SERVERS, name_or_id)["id"])
 
     def find_volume(self, name_or_id: str) -> str:
-        return str(listing.find(self._ask_volumes, listing.VOLUMES, name_or_id)["id"])
-
-    def _ask_compute(self, path: str) -> Any:
-        return self._call(self._compute, "compute", "GET", path)
-
-    def _ask_volumes(self, path: str) -> Any:
-        return self._call(self._volumes, "volume", "GET", path)
+        return str(listing.find(self._volumes.get, listing.VOLUMES, name_or_id)["id"])
 
     def create(self, server_id: str, wanted: Document) -> Document:
         """``wanted`` holds name, description, metadata, volumes, quiesce, wait and the rest; returns the set's document.
@@ -55,11 +42,11 @@ class AssistedSnapshots:
     def list(self, server_id: str | None = None, policy_id: str | None = None) -> "list[Document]":
         path = f"/servers/{server_id}/os-assisted-snapshots" if server_id else "/os-assisted-snapshots"
         query = f"?{urlencode({'policy_id': policy_id})}" if policy_id else ""
-        return listing.whole(self._ask_compute, path + query, "assisted_snapshots")
+        return listing.whole(self._compute.get, path + query, "assisted_snapshots")
 
     def show(self, name_or_id: str) -> Document:
         """Returns the set of that id, or the only one of that name."""
-        return listing.find(self._ask_compute, listing.SETS, name_or_id)
+        return listing.find(self._compute.get, listing.SETS, name_or_id)
 
     def _look(self, set_id: str) -> Document:
         found: Document = self.compute("GET", f"/os-assisted-snapshots/{set_id}")
@@ -79,7 +66,7 @@ class AssistedSnapshots:
     def delete(self, name_or_id: str) -> str:
         found = self.show(name_or_id)
         path = f"/servers/{found['server_id']}/os-assisted-snapshots/{found['id']}"
-        self._call(self._compute, "compute", "DELETE", path)
+        self.compute("DELETE", path)
         return str(found["id"])
 
     def wait(self, set_id: str, seconds: float | None, progressed: Progressed) -> Document:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stillframe.client import listing
-from stillframe.client.faults import error_of
+from stillframe.client.caller import Caller
 
 Document = dict[str, Any]
 
@@ -12,16 +12,10 @@ class Chains:
     """Shows the files a volume is made of; the volume may be named by id or by name."""
 
     def __init__(self, volumes: Any) -> None:
-        self._volumes = volumes
-
-    def _get(self, path: str) -> Any:
-        answer = self._volumes.request(path, "GET", raise_exc=False)
-        if answer.status_code >= 400:
-            raise error_of(answer.status_code, answer, "volume")
-        return answer.json()
+        self._volumes = Caller(volumes, "volume")
 
     def show(self, name_or_id: str) -> Document:
         """Returns the chain's document. Raises NotFound, or BadRequest when a name fits several volumes."""
-        found = listing.find(self._get, listing.VOLUMES, name_or_id)
-        document: Document = self._get(f"/volumes/{found['id']}/stillframe-chain")["chain"]
+        found = listing.find(self._volumes.get, listing.VOLUMES, name_or_id)
+        document: Document = self._volumes.get(f"/volumes/{found['id']}/stillframe-chain")["chain"]
         return document

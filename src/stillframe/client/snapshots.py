@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stillframe.client import listing, waiting
-from stillframe.client.faults import error_of
+from stillframe.client.caller import Caller
 from stillframe.client.waiting import Progressed
 from stillframe.errors import NotFound, StepFailed
 
@@ -16,22 +16,16 @@ class Snapshots:
     id or by name."""
 
     def __init__(self, volumes: Any) -> None:
-        self._volumes = volumes
-
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self._volumes.request(path, method, json=body, raise_exc=False)
-        if answer.status_code >= 400:
-            raise error_of(answer.status_code, answer, "volume")
-        return answer.json() if answer.content else None
+        self._volumes = Caller(volumes, "volume")
 
     def find(self, name_or_id: str) -> Document:
         """Returns the snapshot. Raises NotFound, or BadRequest when a name fits several."""
-        return listing.find(lambda path: self._call("GET", path), listing.SNAPSHOTS, name_or_id)
+        return listing.find(self._volumes.get, listing.SNAPSHOTS, name_or_id)
 
     def explain(self, name_or_id: str) -> Document:
         """Returns what a deletion would do: possible, method, steps, bytes, seconds, why, dependants."""
         snapshot_id = self.find(name_or_id)["id"]
-        found: Document = self._call("GET", f"/snapshots/{snapshot_id}?explain=1")["snapshot"]["deletion"]
+        found: Document = self._volumes.send("GET", f"/snapshots/{snapshot_id}?explain=1")["snapshot"]["deletion"]
         return found
 
     def delete(self, names: Sequence[str], bandwidth_mib: int = 0) -> list[str]:
@@ -42,22 +36,22 @@ class Snapshots:
             by_volume.setdefault(found["volume_id"], []).append(found["id"])
         for volume_id, ids in by_volume.items():
             if len(ids) == 1:
-                self._call("DELETE", f"/snapshots/{ids[0]}?bandwidth_mib={bandwidth_mib}")
+                self._volumes.send("DELETE", f"/snapshots/{ids[0]}?bandwidth_mib={bandwidth_mib}")
             else:
                 wanted = {"snapshot_ids": ids, "bandwidth_mib": bandwidth_mib}
-                self._call("POST", f"/volumes/{volume_id}/action", {"os-delete_snapshots": wanted})
+                self._volumes.send("POST", f"/volumes/{volume_id}/action", {"os-delete_snapshots": wanted})
         return [snapshot_id for ids in by_volume.values() for snapshot_id in ids]
 
     def cancel(self, name_or_id: str) -> None:
         """Cancels a deletion that merges under a running server."""
-        self._call("POST", f"/snapshots/{self.find(name_or_id)['id']}/action", {"os-cancel_deletion": {}})
+        self._volumes.send("POST", f"/snapshots/{self.find(name_or_id)['id']}/action", {"os-cancel_deletion": {}})
 
     def wait_gone(self, snapshot_id: str, seconds: float | None, progressed: Progressed) -> None:
         """Waits until a snapshot is gone. Raises StepFailed when it stays, StillRunning after ``seconds``."""
 
         def look() -> Document | None:
             try:
-                found: Document = self._call("GET", f"/snapshots/{snapshot_id}")["snapshot"]
+                found: Document = self._volumes.send("GET", f"/snapshots/{snapshot_id}")["snapshot"]
             except NotFound:
                 return None
             if found["status"] == "deleting":
