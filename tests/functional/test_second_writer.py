@@ -6,7 +6,9 @@ nothing of the host may ever be read, written or shortened, and nothing may hang
 
 import os
 import signal
+import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -311,6 +313,39 @@ def test_a_folder_of_the_backup_store_that_becomes_a_link_leads_nowhere(place: S
             tried(lambda: store.delete(key))
             assert os.listdir(outside) == []
             assert outside.stat().st_mode & 0o7777 == 0o700
+
+
+def test_no_directory_put_in_place_of_a_new_folder_of_the_store_gets_its_mode(
+    place: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's own directory takes the new folder's place as soon as that is there, by a rename that anybody in the group may
+    do: with the folder's mode it would be open to the group."""
+    store = DirectoryRepository(place.share, "backups", None)
+    store.prepare()
+    swap = "import os; os.rmdir('backups'); os.rename('.stillframe', 'backups')"
+    met: list[str] = []
+    rights = ["setpriv", "--reuid=65534", f"--regid={GROUP}", "--clear-groups", "--", sys.executable, "-I", "-c", swap]
+
+    def swapped(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            found = real(*arguments, **more)
+            if not met and (place.share / "backups").is_dir():
+                subprocess.run(rights, cwd=place.share, check=True)
+                met.append(real.__name__)
+            return found
+
+        return call
+
+    own = os.open(place.share / ".stillframe", os.O_RDONLY)
+    try:
+        with monkeypatch.context() as patched:
+            for owner, name in ((Path, "mkdir"), (Path, "chmod"), (os, "rename")):
+                patched.setattr(owner, name, swapped(getattr(owner, name)))
+            tried(lambda: store.put_bytes(keys.object_key(VOLUME, keys.top_name(SNAPSHOT)), b"backup"))
+        assert met
+        assert stat.S_IMODE(os.fstat(own).st_mode) & 0o077 == 0
+    finally:
+        os.close(own)
 
 
 def test_a_directory_of_the_services_own_files_that_others_may_change_is_refused(place: Site) -> None:

@@ -5,6 +5,9 @@ name others look for, nor where anybody else may enter. Every function may be re
 """
 
 import os
+import secrets
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from stillframe.chain.image import Image
@@ -13,6 +16,8 @@ from stillframe.errors import BadImage, StepFailed
 from stillframe.host import files, qcow2, qemu_img, workdir
 from stillframe.host.image_command import command, limits
 from stillframe.host.run import run
+
+_turn = threading.Lock()
 
 
 def publish_base(share: Path, image: Image, token: str, volume_id: str) -> None:
@@ -100,3 +105,28 @@ def _adopt(share: Path, image: Image) -> None:
         raise StepFailed(f"{image.name} exists already and is another file: {found}")
     files.sync_file(share, image.name)
     files.sync_directory(share)
+
+
+def make_folder(share: Path, *below: str) -> None:
+    """Makes the last of ``below``, a directory on the share for its group, mode 2770, durably, unless the name is taken. Raises
+    as ``workdir.held`` and ``workdir.working``.
+
+    It is made in the working directory and moved from there with its mode. Where it is to lie somebody else could put another
+    directory in its place before it has its mode: the working directory, say, which would then be open to the group.
+    """
+    with _turn, workdir.held(share, *below[:-1]) as place, workdir.working(share) as inner:
+        target = place / below[-1]
+        if os.path.lexists(target):  # rename would take the place of an empty one, which another thread is about to use
+            return
+        made = inner / f".tmp.folder.{secrets.token_hex(8)}"
+        made.mkdir()
+        try:
+            made.chmod(0o2770)  # mkdir's own mode is cut by the umask and loses the setgid bit
+            os.rename(made, target)
+        except OSError:
+            if not os.path.lexists(target):  # a repeated rename on NFS, or another process was first
+                raise
+        finally:
+            with suppress(OSError):
+                made.rmdir()
+        files.sync_directory(place)

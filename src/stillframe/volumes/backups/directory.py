@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from stillframe.errors import BackupStoreUnavailable, BadBackup, BadImage, NotFound, ShareUnavailable
-from stillframe.host import files, workdir
+from stillframe.host import files, publish, workdir
 from stillframe.volumes.backups import keys, stream
 from stillframe.volumes.backups.stream import Tally, Written
 
@@ -27,9 +27,7 @@ class DirectoryRepository:
 
     def prepare(self) -> str:
         with self._working():
-            if not self._root.exists():
-                self._root.mkdir(parents=True)
-                self._root.chmod(0o2770)  # mkdir's own mode is cut by the umask and loses the setgid bit
+            workdir.make_share(self._root)
             found = self._read_marker()
             if found is None:
                 found = str(uuid.uuid4())
@@ -167,20 +165,9 @@ class DirectoryRepository:
             yield place
 
     def _make_folders(self, folder: str) -> None:
-        below: tuple[str, ...] = ()
-        for name in (self._base.name, folder):
-            with workdir.held(self._root, *below) as place:
-                try:
-                    (place / name).mkdir()
-                except FileExistsError:
-                    made = False
-                else:
-                    made = True
-            below = (*below, name)
-            with self._inside(*below[1:]) as inner:
-                if made:
-                    inner.chmod(0o2770)
-                    files.sync_directory(self._root.joinpath(*below[:-1]))
+        publish.make_folder(self._root, self._base.name)
+        with self._inside():  # something else of that name is refused in words
+            publish.make_folder(self._root, self._base.name, folder)
 
     def _drop_temporaries(self, folder: str, name: str) -> None:
         for left in workdir.lying(self._root):
