@@ -64,13 +64,21 @@ def _owner(name: str) -> str | None:
 
 def _source(path: Path, listed: Mapping[str, Entry], volume_id: str, base_format: str | None) -> Source:
     own = [name for name in listed if (names.parse(name) or ("",))[0] == volume_id]
-    times = {name: datetime.fromtimestamp(listed[name].written, UTC).replace(tzinfo=None) for name in own}
+    times = {name: _date(listed[name].written) for name in own}
     try:
         info, record = _documents(path, volume_id)
         images = _images(path, own, volume_id, record["volume"]["base_format"] if record else None, base_format)
     except (BadImage, FileNotFoundError) as error:
         return Source(volume_id, {}, {}, {}, times, getattr(error, "message", str(error)))
     return Source(volume_id, images, info, record, times)
+
+
+def _date(seconds: float) -> datetime:
+    """Whoever owns a file says when it was written, also a time that no date can hold: that counts as the beginning of all."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC).replace(tzinfo=None)
 
 
 def _documents(path: Path, volume_id: str) -> tuple[dict[str, Any], dict[str, Any]]:

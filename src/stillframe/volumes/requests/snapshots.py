@@ -57,7 +57,7 @@ def _time(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
         return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # of a first day with a zone: UTC would be before it
         raise BadRequest(f"created_at {text[:40]!r} is no ISO 8601 time") from error
 
 

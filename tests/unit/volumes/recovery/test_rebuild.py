@@ -1,6 +1,9 @@
 """Rows from what lies on a share: which of headers, .info and record is believed, and what is refused."""
 
+import os
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict, StillframeError
-from stillframe.volumes.recovery import rebuilt_rows
+from stillframe.host import entries
+from stillframe.volumes.recovery import rebuild, rebuilt_rows
 from stillframe.volumes.recovery.rebuilt_rows import Given, Rebuilt, Source, check_info, check_record
 from tests.unit.builders import GIB, OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME
 
@@ -251,6 +255,21 @@ def test_an_info_document_that_is_none_is_refused(info: Any) -> None:
     check_info({"active": FIRST, SNAPSHOT: FIRST}, VOLUME)
     with pytest.raises(BadImage):
         check_info(info, VOLUME)
+
+
+@pytest.mark.parametrize("written", [1e12, -1e11, 1e300, float("inf")])
+def test_a_time_that_no_date_can_hold_keeps_no_volume_from_being_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: float
+) -> None:
+    """Some file systems keep any time that a file's owner gives it."""
+    for name in (BASE, f"volume-{OTHER_VOLUME}"):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, GIB)
+    real = entries.look(tmp_path)
+    monkeypatch.setattr(entries, "look", lambda _path: {**real, BASE: replace(real[BASE], written=written)})
+    found = rebuild.find(tmp_path, PLACE, "raw")
+    assert found.refused == {}
+    assert [each.volume["created_at"].year > 1970 for each in found.rebuilt] == [False, True]
 
 
 JSON = st.recursive(
