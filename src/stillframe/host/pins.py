@@ -113,14 +113,24 @@ def _directory() -> Path:
     """This process's directory, mode 0700, made on first use; what processes that died left beside it is removed then."""
     with _turn:
         found = _own.get(os.getpid())
-        if found is None or not found[0].is_dir():
+        if found is None or not _is_still_there(*found):
             _sweep(Path(tempfile.gettempdir()))
             path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(handle, fcntl.LOCK_EX)
+            if found is not None:
+                os.close(found[1])
             found = _own[os.getpid()] = (path, handle)
             atexit.register(shutil.rmtree, path, ignore_errors=True)
         return found[0]
+
+
+def _is_still_there(path: Path, handle: int) -> bool:
+    """Programs that clean up the place of temporary files remove a directory that is old; anybody may make one of its name."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _sweep(place: Path) -> None:

@@ -1,6 +1,7 @@
 """Files held for qemu-img: what the names in its directory lead to, and what a file that was written meanwhile means."""
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -55,6 +56,25 @@ def test_a_file_that_was_written_and_put_back_is_told(share: Path, name: str) ->
         (share / name).write_bytes(content)
         with pytest.raises(ChainConflict, match=f"{name} was written"):
             pinned.confirm()
+
+
+@pytest.mark.parametrize("made", ["nothing", "a directory", "a link"])
+def test_a_directory_that_a_cleaner_removed_is_made_anew_and_another_of_its_name_is_not_used(
+    share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """Whoever made it could put other files in place of those that qemu-img is to open."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(pins, "_own", {})
+    with pins.alone(share, "base", "qcow2") as pinned:
+        own = pinned.directory.parent
+    own.rmdir()
+    if made == "a directory":
+        own.mkdir()
+    elif made == "a link":
+        own.symlink_to(share)
+    with pins.alone(share, "base", "qcow2") as pinned:
+        assert pinned.directory.parent != own
+        assert (pinned.directory / "base").stat().st_ino == (share / "base").stat().st_ino
 
 
 def test_directories_of_processes_that_died_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
