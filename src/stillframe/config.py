@@ -218,6 +218,8 @@ GROUPS: dict[str | None, list[cfg.Opt]] = {
     "image": IMAGE_OPTS,
     "log": LOG_OPTS,
 }
+# Options that name a file which is read as a part of the configuration.
+NAMED_FILES = ("password_file", "cafile", "backup_s3_credentials_file", "nfs_shares_config", "glusterfs_shares_config")
 # The sections that only one of the services reads; whatever stands in the other's is nothing to it.
 OF_SERVICE = {"volumes": ("volumes", "local", "image"), "compute": ("compute",)}
 
@@ -324,9 +326,20 @@ def load(
         for group, options in groups.items():
             for option in options:  # oslo.config looks at a value only when it is read
                 _ = conf[option.dest] if group is None else conf[group][option.dest]
+        _require_named_files(conf, [*[group for group in groups if group], *sections])
         return _settings(conf, sections)
     except (cfg.Error, ValueError) as error:
         raise BadConfiguration(f"the configuration is not usable: {error}") from error
+
+
+def _require_named_files(conf: cfg.ConfigOpts, groups: Sequence[str]) -> None:
+    """Whoever may change a list of shares, a password or the certificates that are trusted has changed the configuration."""
+    for group in groups:
+        section = conf[group]
+        for name in set(NAMED_FILES) & set(section):
+            path = section[name]
+            if path:
+                trust.require_way(trust.resolved(Path(path), name), name)
 
 
 def _backend_sections(conf: cfg.ConfigOpts) -> list[str]:

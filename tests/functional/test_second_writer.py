@@ -318,7 +318,7 @@ def test_a_folder_of_the_backup_store_that_becomes_a_link_leads_nowhere(place: S
 def test_no_directory_put_in_place_of_a_new_folder_of_the_store_gets_its_mode(
     place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store's own directory takes the new folder's place as soon as that is there, by a rename that anybody in the group may
+    """The store's own directory takes the new folder's place once that is there, by a rename that anybody in the group may
     do: with the folder's mode it would be open to the group."""
     store = DirectoryRepository(place.share, "backups", None)
     store.prepare()

@@ -1,5 +1,6 @@
 """Configuration: the sample is usable as it is, and what is wrong is told when it is loaded."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,38 @@ def test_the_default_project_is_found_where_it_was(tmp_path: Path) -> None:
     assert config.load().default_project == "demo"
     for section in ("DEFAULT", "compute"):
         assert load(tmp_path, f"[{section}]\ndefault_project = p\n").default_project == "p"
+
+
+NAMING = {
+    "password_file": "[keystone]\n{option} = {file}\n",
+    "cafile": "[image]\n{option} = {file}\n",
+    "backup_s3_credentials_file": "[volumes]\n{option} = {file}\n",
+    "nfs_shares_config": "[DEFAULT]\nenabled_backends = one\n[one]\nvolume_driver = nfs\n{option} = {file}\n",
+    "glusterfs_shares_config": "[DEFAULT]\nenabled_backends = one\n[one]\nvolume_driver = glusterfs\n{option} = {file}\n",
+}
+
+
+def test_every_option_that_names_a_file_is_known() -> None:
+    options = {option.dest for each in (*config.GROUPS.values(), config.BACKEND_OPTS) for option in each}
+    assert {name for name in options if name.endswith(("file", "_config"))} == set(config.NAMED_FILES) == set(NAMING)
+
+
+@pytest.mark.parametrize("option", NAMING)
+def test_a_file_that_the_configuration_names_and_others_may_change_is_refused(tmp_path: Path, option: str) -> None:
+    """Who may write to it says which shares root mounts, which password is sent, whom we believe."""
+    file = tmp_path / "named"
+    file.write_text("x")
+    file.chmod(0o600)
+    text = NAMING[option].format(option=option, file=file)
+    load(tmp_path, text)
+    file.chmod(0o620)
+    with pytest.raises(BadConfiguration, match=f"{option}: users other than its owner may write to {file}"):
+        load(tmp_path, text)
+    file.chmod(0o600)
+    os.chown(file, 65534, -1)
+    with pytest.raises(BadConfiguration, match=f"{option}: {file} belongs to user 65534"):
+        load(tmp_path, text)
+
+
+def test_a_named_file_that_is_not_there_is_told_by_who_reads_it(tmp_path: Path) -> None:
+    load(tmp_path, f"[keystone]\npassword_file = {tmp_path}/missing\n")

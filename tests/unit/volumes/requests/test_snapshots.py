@@ -387,7 +387,9 @@ def test_a_snapshot_id_of_another_volume_is_refused(world: WorkerContext) -> Non
         snapshot_requests.create_metadata(world, SERVICE, OTHER_VOLUME, {"snapshot_id": SNAPSHOT})
 
 
-@pytest.mark.parametrize("wanted", [{"snapshot_id": "../x"}, {"size": 2}, {"created_at": "yesterday"}, {"created_at": "0001-01-01T00:00:00+14:00"}])
+@pytest.mark.parametrize(
+    "wanted", [{"snapshot_id": "../x"}, {"size": 2}, {"created_at": "yesterday"}, {"created_at": "0001-01-01T00:00:00+14:00"}]
+)
 def test_a_recording_that_makes_no_sense_is_refused(world: WorkerContext, wanted: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         recorded(world, **wanted)
