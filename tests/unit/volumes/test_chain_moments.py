@@ -36,6 +36,7 @@ def test_what_is_right_a_moment_later_is_no_problem(
             volumes.change(connection, VOLUME, active_file=BASE)
 
     monkeypatch.setattr(time, "sleep", recorded)
+    monkeypatch.setattr(chain_view, "PATIENCE_SECONDS", 60.0)
     submit(database, ["rename"], resources=[f"volume:{VOLUME}"])
     assert shown(database, tmp_path) is None
 
