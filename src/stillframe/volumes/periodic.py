@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from stillframe.chain import names, plan
 from stillframe.chain.plan import Plan
+from stillframe.chain.steps import removed, written
 from stillframe.chain.tree import Tree
 from stillframe.context import new_request_id
 from stillframe.db import operations as journal
@@ -78,6 +79,8 @@ def _tidy(world: WorkerContext, row: Row) -> None:
         return  # what is left can be done when nobody has it open
     if found is None and not row["untidy"]:
         return
+    if found is not None and hand.running:  # offline every file is repaired first
+        world.share(row).check_sound(row["id"], written(found.steps), removed(found.steps))
     request_id = new_request_id()
     with world.database.write() as connection:
         try:

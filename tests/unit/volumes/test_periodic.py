@@ -6,7 +6,7 @@ import pytest
 
 from stillframe.chain.names import base_name
 from stillframe.db import volumes
-from stillframe.errors import StepFailed
+from stillframe.errors import NotSound, StepFailed
 from stillframe.volumes import periodic
 from stillframe.volumes.requests import snapshots as snapshot_requests
 from stillframe.volumes.requests import volumes as volume_requests
@@ -84,6 +84,31 @@ def test_what_a_clone_held_is_merged_when_it_is_gone(site: Site) -> None:
     assert len(site.share.files(volume_id)) == 2
     assert site.row(volume_id)["untidy"] is False
     site.check()
+
+
+def test_nothing_is_merged_under_a_server_over_files_that_are_not_sound(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute would refuse it each time, in an operation that holds the volume."""
+    linking(site)
+    volume_id, taken = grown(site, (3, 4, 2))
+    clone = site.volume(snapshot_id=taken[1], volume_type="linked")
+    site.revert(volume_id, taken[0], "remove")
+    site.write(volume_id, 1, 1)
+    site.settle()
+    volume_requests.delete(site.world, site.member, clone)
+    site.end()
+    attach(site, volume_id, running=True)
+    asked: list[Any] = []
+
+    def refuse(_volume_id: str, among: Any = None, closing: Any = ()) -> None:
+        asked.append((among, closing))
+        raise NotSound("dirty bit")
+
+    with monkeypatch.context() as dirty:
+        dirty.setattr(site.share, "check_sound", refuse)
+        periodic.look(site.world)
+    assert (len(asked), kinds(site)) == (1, [])
+    periodic.look(site.world)
+    assert kinds(site) == ["let_go"]
 
 
 @pytest.mark.parametrize("status", ["reverting", "deleting", "error", "reserved", "extending", "backing-up"])
