@@ -25,7 +25,7 @@ ELSEWHERE = re.compile(r"\bfindings? \d|\(4\.[1-6][,)]|, [SDPC]\d\)|\(D\d\)")
 PLACE = re.compile(r"`([a-z_/]+\.py)(?:: ([^`]+))?`")
 
 
-def _explanations(path: Path) -> Iterator[tuple[int, str]]:
+def explanations(path: Path) -> Iterator[tuple[int, str]]:
     """Comments and docstrings of a Python file, with their lines; a text that a program makes cites nothing."""
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
         if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):
@@ -37,7 +37,7 @@ def explained() -> Iterator[tuple[str, str]]:
     for folder in (SOURCE, ROOT / "tests"):
         for path in sorted(folder.rglob("*.py")):
             if path != Path(__file__):
-                yield from ((f"{path.relative_to(ROOT)}:{line}", text) for line, text in _explanations(path))
+                yield from ((f"{path.relative_to(ROOT)}:{line}", text) for line, text in explanations(path))
     for path in (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for line, text in enumerate(path.read_text().split("\n"), 1):
             yield f"{path.relative_to(ROOT)}:{line}", text

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.test_citations import SOURCE, explanations
 from tests.unit.test_messages import told
 
 ROOT = Path(__file__).parents[2]
@@ -27,10 +28,10 @@ SYNONYMS = {
     "clean up": r"\b(un)?tid(y|ied|ies|ying)\b",
     "worker context": r"\bworld\b(?!-)",
     "executor": r"\bhands\b",
-    "wait for its turn": r"\bst(and|ands|ood|anding) in line\b|\b(for|in) its turn\b",
+    "wait for its turn": r"\bst(and|ands|ood|anding) in line\b",
     "silently": r"\bwithout a word\b",
 }
-CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+CODE = re.compile(r"```.*?```|``[^`]*``|`[^`\n]*`", re.DOTALL)
 
 
 def _rows() -> list[tuple[str, str, str]]:
@@ -78,4 +79,16 @@ def test_a_message_says_it_in_the_words_of_the_field(instead: str) -> None:
     wrong = re.compile(SYNONYMS[instead], re.IGNORECASE)
     # A single word is a key, and what is printed for a program, such as an option's help, may name one.
     texts = [(place, CODE.sub("", text)) for place, text in told() if " " in text]
+    assert [(place, text) for place, text in texts if wrong.search(text)] == [], f"say {instead}"
+
+
+@pytest.mark.parametrize("instead", SYNONYMS)
+def test_a_comment_says_it_in_the_words_of_the_field(instead: str) -> None:
+    wrong = re.compile(SYNONYMS[instead], re.IGNORECASE)
+    texts = [
+        (f"{path.relative_to(ROOT)}:{line}", CODE.sub("", text))
+        for path in sorted(SOURCE.rglob("*.py"))
+        for line, text in explanations(path)
+    ]
+    assert len(texts) > 2000
     assert [(place, text) for place, text in texts if wrong.search(text)] == [], f"say {instead}"

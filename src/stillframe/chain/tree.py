@@ -41,7 +41,7 @@ class Tree:
         return backing if backing in self.images else None
 
     def path(self, name: str) -> Chain:
-        """The chain a reader of ``name`` reads, the lowest file first; without the foundation of a linked clone."""
+        """The chain a reader of ``name`` reads, the lowest file first; without the parent image of a linked clone."""
         found = [self.images[name]]
         while found[-1].backing in self.images and len(found) <= len(self.images):
             found.append(self.images[str(found[-1].backing)])

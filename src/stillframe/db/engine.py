@@ -33,7 +33,7 @@ class Database:
         self.engine = open_engine(url)
         # There is one writer at a time; who waits for it keeps a connection, and with SQLite sleeps, and looks again after up
         # to 100 ms (sqlite3.c, sqliteDefaultBusyCallback). The threads of one process wait for each other here instead, and
-        # go on at once.
+        # continue at once.
         self._turn = threading.Lock()
 
     @contextmanager

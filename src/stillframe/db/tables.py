@@ -210,7 +210,7 @@ assisted_snapshots = Table(
     *_times(),
     Column("policy_id", String(36)),  # which policy made it; no request can set it
     Column("warnings", JSON(none_as_null=True)),  # sentences
-    Column("retired_at", DateTime),  # when its policy first let it go
+    Column("retired_at", DateTime),  # when its policy first no longer kept it
     Column("switched_at", DateTime),  # not before this the disks were switched, all at once; null: not known, or not yet
     Column("switched_at_uncertainty_ms", Float),  # and not later than so much after it
     Column("switched_at_note", Text),  # why it is not known, or not known better
@@ -292,6 +292,6 @@ operation_resources = Table(
     Column("operation_id", String(36), ForeignKey("operations.id"), primary_key=True),
     Column("resource", String(64), primary_key=True),  # "volume:<id>" or "server:<id>"
     Column("unfinished", Integer, nullable=False),
-    Column("shared", Integer, nullable=False),  # 1: others that only read go on beside it
+    Column("shared", Integer, nullable=False),  # 1: others that only read run beside it
     Index("ix_operation_resources_resource", "resource", "unfinished"),
 )

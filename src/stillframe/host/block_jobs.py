@@ -58,7 +58,7 @@ def pivot(domain: Any, target: str) -> None:
 
 
 def abort(domain: Any, target: str) -> None:
-    """Gives a job up; what it copied stays copied."""
+    """Cancels a job; what it copied stays copied."""
     with translated(f"server {domain.UUIDString()}"):
         domain.blockJobAbort(target, 0)
 

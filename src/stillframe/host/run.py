@@ -88,10 +88,10 @@ def feed(
 ) -> Outcome:
     """As ``attempt``; standard output is handed to ``taker`` piece by piece and is not kept when that is a function.
 
-    ``prlimit`` bounds the program, ``setpriv --pdeathsig`` makes it die with us (a merge must never go on behind the
-    back of the worker that takes over), umask 0117 keeps others out of new files, and its own session takes the whole
-    group down at the deadline. A program that cannot be killed, because it waits in the kernel for a share, is given
-    up after ``GRACE_SECONDS``. Output beyond the limit is an error, never cut off.
+    ``prlimit`` bounds the program, ``setpriv --pdeathsig`` makes it die with us (a merge must never continue without the
+    knowledge of the worker that takes over), umask 0117 keeps others out of new files, and its own session takes the whole
+    group down at the deadline. A program that cannot be killed, because it waits in the kernel for a share, is abandoned after
+    ``GRACE_SECONDS``. Output beyond the limit is an error, never cut off.
     """
     bounds = limits or Limits()
     child = _Child(command, bounds, cwd if isinstance(cwd, Place) else Place(cwd))

@@ -95,7 +95,7 @@ def require(share: Path, name: str, format_: str) -> None:
 
 def require_for_live(share: Path, name: str, format_: str) -> None:
     """As ``require``, of a base that a running QEMU is to commit into. If it writes to the file it knows the counts; with a
-    file that it only reads it goes on by the counts as they are."""
+    file that it only reads it uses the counts as they are."""
     if not files.is_written(share, name):
         require(share, name, format_)
 

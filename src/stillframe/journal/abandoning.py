@@ -19,7 +19,9 @@ _UNDER_WAY = ("running", "undoing")
 def is_in_vain(row: Row) -> bool:
     """Tells whether an operation was tried so often that what it waits for, such as a share, may never come back. It is still
     being tried."""
-    tried = int(row["attempts"]) >= ATTEMPTS_BEFORE_GIVING_UP and row["fault"] is not None  # without, the last try goes on
+    tried = (
+        int(row["attempts"]) >= ATTEMPTS_BEFORE_GIVING_UP and row["fault"] is not None
+    )  # without one, the last attempt continues
     return row["state"] in _UNDER_WAY and tried
 
 

@@ -1,4 +1,4 @@
-"""``stillframe volume forget``: a person gives a volume up whose share is gone for good."""
+"""``stillframe volume forget``: a person removes the rows of a volume whose share is gone for good."""
 
 import argparse
 

@@ -61,8 +61,8 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 def _refuse_two_readings(lines: list[bytes]) -> None:
-    """Waitress joins a header that is repeated or goes on in the next line, skips empty codings, and leaves out a name with an
-    underscore, which others read as one with a dash. All of that is refused where it tells the end of a request."""
+    """Waitress joins a header that is repeated or continues in the next line, skips empty codings, and leaves out a name with
+    an underscore, which others read as one with a dash. All of that is refused where it tells the end of a request."""
     if any(line[:1] in (b" ", b"\t") for line in lines):
         raise ParsingError("a header continues in the next line")
     fields = [line.partition(b":") for line in lines if line]

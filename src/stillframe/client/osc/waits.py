@@ -66,7 +66,7 @@ def _seconds(text: str) -> float:
 
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
-    """Yields a function to call with what is waited for as it goes on: a bar on a terminal, a line per change otherwise."""
+    """Yields a function to call with the state of what is waited for: a bar on a terminal, a line per change otherwise."""
     if not sys.stderr.isatty():
         yield _lines(title)
         return

@@ -94,7 +94,7 @@ def force_delete(call: Call) -> None:
 
 
 def force_detach(call: Call) -> None:
-    """The connector, which Cinder hands to drivers that unmap a volume from a host, has no meaning for a file."""
+    """The connector, which Cinder passes to drivers that unmap a volume from a host, has no meaning for a file."""
     wanted = call.body["os-force_detach"].get("attachment_id")
     worker(call).force_detach_volume(call.context, volume_id=_id(call), attachment_id=wanted)
 

@@ -1,7 +1,7 @@
 """Backups in S3 or a store that speaks it. Imported only where one is configured: boto3 is the extra ``s3``.
 
 An object of S3 appears when its upload is completed, whole, or not at all. What a killed upload leaves are parts that no
-listing of objects shows; they take space until ``delete`` of the key, or the next ``put``, gives them up.
+listing of objects shows; they take space until ``delete`` of the key, or the next ``put``, removes them.
 """
 
 import json
@@ -266,7 +266,7 @@ def part_length(size: int) -> int:
 
 
 def _transfer(length: int) -> TransferConfig:
-    """One part after the other, in the caller's thread. When one cannot be sent, boto3 gives the upload up."""
+    """One part after the other, in the caller's thread. When one cannot be sent, boto3 aborts the upload."""
     return TransferConfig(
         multipart_threshold=length, multipart_chunksize=length, use_threads=False, preferred_transfer_client="classic"
     )

@@ -66,7 +66,7 @@ class ImageSession:
         self.document("PATCH", path, data=json.dumps(changes), headers=headers)
 
     def upload(self, path: str, body: Any) -> None:
-        """Sends a body once: were it sent again after a 401, it would go on from where it ended."""
+        """Sends a body once: sent again after a 401, it would continue where it ended."""
         seconds = (self._options.timeout_seconds, UPLOAD_SECONDS)
         headers = {"Content-Type": "application/octet-stream"}
         self.send("PUT", path, data=body, headers=headers, allow_reauth=False, timeout=seconds).close()

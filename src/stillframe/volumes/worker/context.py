@@ -61,5 +61,5 @@ class WorkerContext:
 
 
 def open_context(settings: Settings, database: Database) -> WorkerContext:
-    """Makes the world of one volumes worker."""
+    """Makes the context of one block storage worker."""
     return WorkerContext(database, Backends(settings, database), ComputeDoor(settings), ImageDoor(settings), settings)

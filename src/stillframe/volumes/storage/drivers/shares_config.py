@@ -1,7 +1,7 @@
 """Lists of shares as Cinder's operators write them: ``nfs_shares_config`` and ``glusterfs_shares_config``.
 
-One export a line, ``host:/path`` or ``[v6 address]:/path``, then ``-o option,option`` if wanted; blank lines, and lines
-that begin with ``#``. Cinder hands the rest of a line to mount as it is; here every word is known or refused.
+One export a line, ``host:/path`` or ``[v6 address]:/path``, then ``-o option,option`` if wanted; blank lines, and lines that
+begin with ``#``. Cinder passes the rest of a line to mount as it is; here every word is known or refused.
 """
 
 import ipaddress
@@ -99,7 +99,7 @@ def required(path: str | None, option: str) -> Path:
 
 
 def as_argument(options: Sequence[str]) -> str | None:
-    """Returns options as Cinder hands them to Nova and os-brick in ``connection_info``: ``-o a,b``, or None."""
+    """Returns options as Cinder passes them to Nova and os-brick in ``connection_info``: ``-o a,b``, or None."""
     return f"-o {','.join(options)}" if options else None
 
 
