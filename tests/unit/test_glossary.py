@@ -1,7 +1,7 @@
 """One word for one thing: terms of the design pages are in the glossary, and words it replaces are in no page or message."""
 
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,13 +38,32 @@ def _rows() -> list[tuple[str, str, str]]:
     return [row for row in ROW.findall(GLOSSARY.read_text()) if row[0] not in ("Word", "---")]
 
 
-def _prose() -> Iterator[tuple[str, str]]:
+@cache
+def _prose() -> list[tuple[str, str]]:
     """Every line of the pages without what is code, with its place."""
+    found: list[tuple[str, str]] = []
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
         if path == GLOSSARY:
             continue
         plain = CODE.sub(lambda found: "\n" * found[0].count("\n"), path.read_text())
-        yield from ((f"{path.relative_to(ROOT)}:{number}", line) for number, line in enumerate(plain.split("\n"), 1))
+        found += [(f"{path.relative_to(ROOT)}:{number}", line) for number, line in enumerate(plain.split("\n"), 1)]
+    return found
+
+
+@cache
+def _messages() -> list[tuple[str, str]]:
+    """Every text of the code that is more than one word, without what is code in it. A single word is a key."""
+    return [(place, CODE.sub("", text)) for place, text in told() if " " in text]
+
+
+@cache
+def _comments() -> list[tuple[str, str]]:
+    """Every comment and docstring of the code without what is code in it."""
+    return [
+        (f"{path.relative_to(ROOT)}:{line}", CODE.sub("", text))
+        for path in sorted(SOURCE.rglob("*.py"))
+        for line, text in explanations(path)
+    ]
 
 
 def test_a_word_has_one_row_one_or_two_sentences_and_a_source() -> None:
@@ -77,18 +96,11 @@ def test_a_page_says_it_in_the_words_of_the_field(instead: str) -> None:
 @pytest.mark.parametrize("instead", SYNONYMS)
 def test_a_message_says_it_in_the_words_of_the_field(instead: str) -> None:
     wrong = re.compile(SYNONYMS[instead], re.IGNORECASE)
-    # A single word is a key, and what is printed for a program, such as an option's help, may name one.
-    texts = [(place, CODE.sub("", text)) for place, text in told() if " " in text]
-    assert [(place, text) for place, text in texts if wrong.search(text)] == [], f"say {instead}"
+    assert [(place, text) for place, text in _messages() if wrong.search(text)] == [], f"say {instead}"
 
 
 @pytest.mark.parametrize("instead", SYNONYMS)
 def test_a_comment_says_it_in_the_words_of_the_field(instead: str) -> None:
     wrong = re.compile(SYNONYMS[instead], re.IGNORECASE)
-    texts = [
-        (f"{path.relative_to(ROOT)}:{line}", CODE.sub("", text))
-        for path in sorted(SOURCE.rglob("*.py"))
-        for line, text in explanations(path)
-    ]
-    assert len(texts) > 2000
-    assert [(place, text) for place, text in texts if wrong.search(text)] == [], f"say {instead}"
+    assert len(_comments()) > 2000
+    assert [(place, text) for place, text in _comments() if wrong.search(text)] == [], f"say {instead}"
