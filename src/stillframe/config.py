@@ -272,6 +272,11 @@ class Settings:
         return not isinstance(getattr(self, section), Unread)
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether the database is the file in the state directory, which nobody else uses."""
+        return self.database == _default_database(self.state_dir)
+
+    @property
     def users_file(self) -> Path:
         return self.state_dir / "users.yaml"
 

@@ -340,6 +340,16 @@ class NotInstalled(StillframeError):
     hint = "Install the part of Stillframe that the message names, into the environment that this program runs in."
 
 
+class SchemaMismatch(StillframeError):
+    """The tables of the database are not those of this release."""
+
+    code, status = "schema_mismatch", 500
+    hint = (
+        "Stop every service that uses the database, copy it away, and run 'stillframe database upgrade' of the newest release"
+        " that is to use it."
+    )
+
+
 class BadConfiguration(StillframeError):
     code, status = "bad_configuration", 500
     hint = "Correct the named option."

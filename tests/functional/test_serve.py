@@ -179,6 +179,10 @@ def test_the_parts_run_apart_over_the_same_database(services: Lab, tmp_path: Pat
     configs["compute"].write_text(f"[DEFAULT]\nenabled_backends = 1-2\n[compute]\nport = {_free_port()}\n{wrong}")
     log = (tmp_path / "log").open("w")
     started = []
+    over = ["--state-dir", str(state), "--config-file", str(configs["volumes"])]
+    early = subprocess.run([*PROGRAM, "worker", "volumes", *over], capture_output=True, text=True, check=False, timeout=120)
+    assert (early.returncode, "'stillframe database upgrade'" in early.stderr) == (1, True), early.stderr
+    subprocess.run([*PROGRAM, "database", "upgrade", *over], check=True, timeout=120)
     try:
         for part, service in (("worker", "volumes"), ("worker", "compute"), ("api", "volumes"), ("api", "compute")):
             command = [*PROGRAM, part, service, "--state-dir", str(state), "--config-file", str(configs[service])]

@@ -49,7 +49,8 @@ def run(command: Sequence[str], directory: Path) -> None:
     """Runs a program of the server's to its end. Raises RuntimeError with what it said."""
     done = subprocess.run(as_nobody(command), cwd=directory, capture_output=True, text=True, timeout=SECONDS, check=False)
     if done.returncode:
-        raise RuntimeError(f"{command[0]} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        logs = "".join(path.read_text(errors="replace")[-2000:] for path in directory.glob("data/*.err"))
+        raise RuntimeError(f"{command[0]} failed ({done.returncode}): {logs}{done.stdout[-1000:]}{done.stderr[-1000:]}")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stillframe.db.engine import Database
-from stillframe.db.migrations import upgrade
+from stillframe.db.migrations import current, upgrade
 from stillframe.db.tables import metadata
 from tests.support import mariadb, postgresql
 from tests.support.database_server import Server
@@ -29,6 +29,16 @@ def migrated(server: Server) -> str:
     upgrade(database)
     database.close()
     return url
+
+
+def upgraded(url: str) -> str | None:
+    """Upgrades a database; returns the schema it is at then."""
+    database = Database(url)
+    try:
+        upgrade(database)
+        return current(database)
+    finally:
+        database.close()
 
 
 def clear(database: Database) -> None:

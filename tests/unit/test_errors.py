@@ -24,6 +24,7 @@ STABLE = {
     "agent_failed": 409,
     "another_job": 409,
     "already_running": 409,
+    "schema_mismatch": 500,
     "backup_store_unavailable": 503,
     "bad_backup": 409,
     "bad_configuration": 500,
@@ -92,7 +93,12 @@ def test_what_does_not_answer_or_is_locked_may_be_tried_again_and_nothing_else()
 
 
 def test_only_what_is_our_own_doing_is_a_500() -> None:
-    assert {code for code, status in STABLE.items() if status == 500} == {"bad_configuration", "internal", "internal_error"}
+    assert {code for code, status in STABLE.items() if status == 500} == {
+        "bad_configuration",
+        "internal",
+        "internal_error",
+        "schema_mismatch",
+    }
 
 
 @pytest.mark.parametrize(

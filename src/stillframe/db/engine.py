@@ -53,7 +53,7 @@ class Database:
 
     @contextmanager
     def migrate(self) -> Iterator[Connection]:
-        """As ``write``, for changes of the tables themselves.
+        """As ``write``, for changes of the tables themselves; one process at a time makes them.
 
         SQLite changes a table by copying it and dropping the old one, which it refuses while rows elsewhere refer to it
         (sqlite.org/lang_altertable.html, section 7): foreign keys are looked at once, when all is done. Raises
@@ -65,7 +65,7 @@ class Database:
                 raw.execute("PRAGMA foreign_keys=OFF")  # has no effect inside a transaction
             try:
                 writer = connection.execution_options(stillframe_writes=True)
-                with writer.begin():
+                with turns.migrating(writer), writer.begin():
                     yield writer
                     broken = writer.exec_driver_sql("PRAGMA foreign_key_check").all() if raw is not None else []
                     if broken:

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 
 from stillframe.db.turns import IDLE_SECONDS, PATIENCE_SECONDS
+from stillframe.errors import NotInstalled
 
 _POSTGRESQL = (
     f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'",
@@ -29,9 +30,17 @@ def open_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    engine = create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=CONNECTIONS)
+    try:
+        engine = _networked(url)
+    except ModuleNotFoundError as error:
+        extra = "postgresql" if url.startswith("postgresql") else "mariadb"
+        raise NotInstalled(f"the database URL needs {error.name}: pip install 'stillframe[{extra}]'") from error
     event.listen(engine, "connect", _prepare_postgresql if url.startswith("postgresql") else _prepare_mariadb)
     return engine
+
+
+def _networked(url: str) -> Engine:
+    return create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True, pool_size=CONNECTIONS)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -12,12 +12,27 @@ and LOCK TABLE is none (postgresql.org/docs/15, explicit-locking and applevel-co
 transaction is made by its first read that takes no lock (mariadb.com/kb, "InnoDB Transaction Isolation").
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 # A worker that was stopped in the middle of a transaction holds up all others: the database ends it. Whoever waits for a turn
 # outlasts that.
 IDLE_SECONDS = 30
 PATIENCE_SECONDS = 60
+MIGRATION_SECONDS = 600  # how long one that upgrades waits for another one that does
+_MIGRATION = 0x5374696C6C  # the advisory lock's number; PostgreSQL keeps them apart by database
+_WAITS = "SELECT set_config('lock_timeout', '{}s', false)"
+_NAME = "CONCAT('stillframe ', MD5(DATABASE()))"  # MariaDB has one set of names for all databases of a server
+_MIGRATING = {
+    "postgresql": (
+        (_WAITS.format(MIGRATION_SECONDS), f"SELECT pg_advisory_lock({_MIGRATION})"),
+        (f"SELECT pg_advisory_unlock({_MIGRATION})", _WAITS.format(PATIENCE_SECONDS)),
+    ),
+    "mysql": ((f"SELECT GET_LOCK({_NAME}, {MIGRATION_SECONDS})",), (f"SELECT RELEASE_LOCK({_NAME})",)),
+}
 _TAKE = {
     "postgresql": "LOCK TABLE write_turn IN EXCLUSIVE MODE",
     "mysql": "SELECT only_one FROM write_turn FOR UPDATE",
@@ -29,3 +44,22 @@ def take(connection: Connection) -> None:
     statement = _TAKE.get(connection.dialect.name)
     if statement is not None:
         connection.exec_driver_sql(statement)
+
+
+@contextmanager
+def migrating(connection: Connection) -> Iterator[None]:
+    """Keeps others that change the tables away until the transaction inside has been committed. The table above may not be
+    there yet. SQLite has its one writer. Raises OperationalError when another one takes too long."""
+    take, give = _MIGRATING.get(connection.dialect.name, ((), ()))
+    found = [connection.exec_driver_sql(statement).scalar() for statement in take]
+    connection.commit()  # the lock is the session's
+    if found == [0]:
+        error = TimeoutError("another process is upgrading the database, and does not end")
+        raise OperationalError(take[0], {}, error)
+    try:
+        yield
+    finally:
+        with suppress(DBAPIError):  # with the connection goes the lock
+            for statement in give:
+                connection.exec_driver_sql(statement)
+            connection.commit()

@@ -14,8 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from stillframe import config
 from stillframe.config import Settings
 from stillframe.db.engine import Database
-from stillframe.errors import BadConfiguration, StillframeError
+from stillframe.errors import StillframeError
 from stillframe.main import guests_seen, state
+from stillframe.main.existing import open_current
 from stillframe.volumes.recovery.doctor import judging, looking, mending, repairs, telling, undo_log
 from stillframe.volumes.recovery.doctor.findings import Finding
 from stillframe.volumes.recovery.doctor.looking import Options
@@ -51,7 +52,7 @@ class Doctor(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         try:
             settings = config.load(parsed_args.config_file, {(None, "state_dir"): parsed_args.state_dir})
-            database = open_database(settings)
+            database = open_current(settings)
             try:
                 if parsed_args.undo:
                     return self._undo(settings, database, Path(parsed_args.undo), parsed_args)
@@ -125,14 +126,6 @@ class Doctor(Command):
 
     def _complain(self, words: str) -> None:
         self.app.stderr.write(words + "\n")
-
-
-def open_database(settings: Settings) -> Database:
-    """Opens the database as it is; never makes one. Raises BadConfiguration."""
-    path = settings.database.removeprefix("sqlite:///")
-    if path != settings.database and not Path(path).exists():
-        raise BadConfiguration(f"there is no database {path}: give the services' own --state-dir or --config-file")
-    return Database(settings.database)
 
 
 def _look(settings: Settings, database: Database, options: Options) -> tuple[WorkerContext, list[Finding]]:

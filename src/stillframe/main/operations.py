@@ -13,6 +13,7 @@ from stillframe import config
 from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.errors import Conflict, NotFound
+from stillframe.main.existing import open_current
 
 
 def settings_of(parsed: argparse.Namespace) -> config.Settings:
@@ -20,7 +21,7 @@ def settings_of(parsed: argparse.Namespace) -> config.Settings:
 
 
 def database_of(parsed: argparse.Namespace) -> Database:
-    return Database(settings_of(parsed).database)
+    return open_current(settings_of(parsed))
 
 
 def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

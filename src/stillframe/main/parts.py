@@ -11,7 +11,9 @@ from typing import Any
 
 from stillframe.config import Settings
 from stillframe.db.engine import Database
+from stillframe.errors import StillframeError
 from stillframe.main import apis, state
+from stillframe.main.schema_watch import watching
 from stillframe.rpc.bus import Bus, InProcess, SocketBus, SocketServer
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ def serve(settings: Settings, ready: Callable[[str, str], None]) -> None:
         locks = state.Locks(state.secure(settings), state.PARTS)
         database = state.prepare(settings)
         running.callback(database.close)
+        running.enter_context(watching(database, stop))
         # The workers are made after the APIs are bound, because the services learn each other's ports first.
         methods: dict[str, dict[str, Callable[..., Any]]] = {"volumes": {}, "compute": {}}
         servers = {name: _bound(running, settings, database, name, InProcess(methods[name])) for name in methods}
@@ -81,8 +84,9 @@ def serve_api(settings: Settings, service: str, ready: Callable[[str], None]) ->
     _allow_connections(settings)
     with ExitStack() as running:
         locks = state.Locks(state.secure(settings), (f"api-{service}",))
-        database = state.prepare(settings)
+        database = state.prepare(settings, alone=False)
         running.callback(database.close)
+        running.enter_context(watching(database, stop))
         state.announce(settings, state.configured_url(settings, service))
         bus = SocketBus(service, settings.state_dir / f"{service}.sock")
         server = _bound(running, settings, database, service, bus)
@@ -99,8 +103,9 @@ def serve_worker(settings: Settings, service: str, ready: Callable[[str], None])
     stop = Stop()
     with ExitStack() as running:
         locks = state.Locks(state.secure(settings), (f"worker-{service}",))
-        database = state.prepare(settings)
+        database = state.prepare(settings, alone=False)
         running.callback(database.close)
+        running.enter_context(watching(database, stop))
         state.announce(settings, state.configured_url(settings, service))
         worker = workers.MAKE[service](settings.of(service), database)
         path = settings.state_dir / f"{service}.sock"
@@ -122,13 +127,21 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._told, write = os.pipe()
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._told, self._tell = os.pipe()
+        self._why: StillframeError | None = None
+        os.set_blocking(self._tell, False)
+        signal.set_wakeup_fd(self._tell, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: None)
 
     def wait(self) -> None:
-        """Returns when one of the signals has come."""
+        """Returns when one of the signals has come. Raises what ``because`` was told."""
         os.read(self._told, 1)
+        if self._why is not None:
+            raise self._why
         LOG.info("stopping")
+
+    def because(self, error: StillframeError) -> None:
+        """Ends the wait as a signal does, with an error."""
+        self._why = error
+        os.write(self._tell, b"\0")

@@ -19,7 +19,7 @@ from stillframe.errors import BadConfiguration, BadRequest, ShareUnavailable, St
 from stillframe.host import mounts
 from stillframe.host.qcow2 import FORMATS
 from stillframe.main import state
-from stillframe.main.doctor import open_database
+from stillframe.main.existing import open_current
 from stillframe.volumes.backups.repository import DEFAULT_CONTAINER
 from stillframe.volumes.recovery import rebuild, rebuilt_backups
 from stillframe.volumes.recovery.doctor.looking import directory
@@ -124,7 +124,7 @@ class ManageShare(_FromShare):
         return parser
 
     def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Taken:
-        database = open_database(settings)
+        database = open_current(settings)
         try:
             return _take(settings, database, parsed, _known(database))
         finally:

@@ -23,6 +23,8 @@ COMMANDS = {
     "operation show": "stillframe.main.operations:Show",
     "operation retry": "stillframe.main.operations:Retry",
     "operation abandon": "stillframe.main.abandoning:Abandon",
+    "database upgrade": "stillframe.main.database:Upgrade",
+    "database show": "stillframe.main.database:Show",
     "volume forget": "stillframe.main.forgetting:Forget",
     "doctor": "stillframe.main.doctor:Doctor",
     "rebuild": "stillframe.main.rebuild:Rebuild",

@@ -11,9 +11,8 @@ import yaml
 from stillframe import trust
 from stillframe.client import CLOUD
 from stillframe.config import Settings
-from stillframe.db import volume_types
+from stillframe.db import migrations, volume_types
 from stillframe.db.engine import Database
-from stillframe.db.migrations import upgrade
 from stillframe.errors import AlreadyRunning, BadConfiguration
 from stillframe.service_client import credentials
 from stillframe.web.auth import write_users
@@ -56,18 +55,44 @@ def secure(settings: Settings) -> Path:
     return settings.state_dir
 
 
-def prepare(settings: Settings) -> Database:
-    """Makes what is missing in the state directory and opens the database, its tables up to date."""
+def prepare(settings: Settings, alone: bool = True) -> Database:
+    """Makes what is missing in the state directory and opens the database. Its tables are brought up to date only where no
+    other process uses them: ``alone``, and the file in the state directory. Raises SchemaMismatch when they are not."""
     secure(settings)
     _refuse_network_file_system(settings)
     with _alone(settings):
         _write_users(settings)
         _close_to_others(settings)
         database = Database(settings.database)
-        upgrade(database)
+        try:
+            if alone and settings.is_embedded:
+                migrations.upgrade(database)
+            migrations.check(database)
+        except BaseException:
+            database.close()
+            raise
         with database.write() as connection:
             volume_types.ensure_default(connection)
     return database
+
+
+def upgrade(settings: Settings) -> tuple[str | None, str]:
+    """Brings the database's tables up to date; returns the schema it was at (None: it was empty) and the one it is at.
+
+    Raises AlreadyRunning when a part runs over the state directory. Those of other hosts notice, and end.
+    """
+    locks = Locks(secure(settings), PARTS)
+    _refuse_network_file_system(settings)
+    with _alone(settings):
+        _close_to_others(settings)
+        database = Database(settings.database)
+        try:
+            before = migrations.current(database)
+            migrations.upgrade(database)
+        finally:
+            database.close()
+    del locks
+    return before, migrations.newest()
 
 
 def _close_to_others(settings: Settings) -> None:

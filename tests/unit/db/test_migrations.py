@@ -11,15 +11,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from stillframe.db import attachments, migrations, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.migrations import upgrade
 from stillframe.db.tables import metadata
-from stillframe.errors import BadConfiguration
+from stillframe.errors import BadConfiguration, SchemaMismatch
 from tests.unit import builders
 
 
@@ -63,9 +62,17 @@ def test_the_migrated_tables_are_those_of_the_metadata_to_the_last_column(databa
 
 def test_rows_of_the_first_tables_are_kept_and_say_where_their_files_lie(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/old.sqlite")
+    keep_the_first_rows(database)
+    with pytest.raises(IntegrityError), database.write() as connection:  # they are looked at again
+        connection.exec_driver_sql("DELETE FROM volumes")
+    database.close()
+
+
+def keep_the_first_rows(database: Database) -> None:
+    """Fills an empty database with rows as the first release had them, and upgrades it."""
     upgrade(database, "0001")
     owned, values, day = "project_id, user_id, name, description", "'p', 'u', 'n', 'd'", "'2024-01-01'"
-    with database.write() as connection:
+    with database.engine.begin() as connection:
         for statement in (
             f"INSERT INTO volume_types (id, name, extra_specs, created_at) VALUES ('t', 'local', '{{}}', {day})",
             f"INSERT INTO volumes (id, {owned}, size, status, volume_type_id, availability_zone, metadata, active_file,"
@@ -77,7 +84,7 @@ def test_rows_of_the_first_tables_are_kept_and_say_where_their_files_lie(tmp_pat
             f" VALUES ('a', 'p', 'v', 'attached', 'rw', {day})",
             "INSERT INTO shares (path, share_id) VALUES ('/srv/share', 'known')",
         ):
-            connection.exec_driver_sql(statement)
+            connection.execute(text(statement))
     upgrade(database)
     with database.read() as connection:
         row = volumes.get(connection, "v", None)
@@ -86,9 +93,6 @@ def test_rows_of_the_first_tables_are_kept_and_say_where_their_files_lie(tmp_pat
         assert (row["bootable"], row["untidy"], row["undo_file"], row["status"]) == (False, False, None, "in-use")
         assert [found["overlay"] for found in snapshots.of_volume(connection, "v")] == ["volume-v.s"]
         assert [found["id"] for found in attachments.of_volumes(connection, ["v"])["v"]] == ["a"]
-    with pytest.raises(IntegrityError), database.write() as connection:  # they are looked at again
-        connection.exec_driver_sql("DELETE FROM volumes")
-    database.close()
 
 
 def test_a_migration_that_breaks_a_reference_changes_nothing(database: Database) -> None:
@@ -149,6 +153,24 @@ def test_a_database_that_is_up_to_date_needs_no_alembic(migrated: Path, tmp_path
     database = Database(f"sqlite:///{copy}")
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(CommandError):
+    with pytest.raises(SchemaMismatch, match="is at schema 9999, which this release does not know: a newer one"):
         upgrade(database)
     database.close()
+
+
+def test_tables_of_another_release_are_refused_with_what_to_do(tmp_path: Path, database: Database) -> None:
+    migrations.check(database)
+    for found, told in (("0011", "is at schema 0011, and this release needs .* has to be upgraded"), ("9999", "newer one")):
+        with database.write() as connection:
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{found}'")
+        with pytest.raises(SchemaMismatch, match=told) as refusal:
+            migrations.check(database)
+        assert "'stillframe database upgrade'" in refusal.value.hint
+    empty = Database(f"sqlite:///{tmp_path}/empty.sqlite")
+    with pytest.raises(SchemaMismatch, match="has no tables yet"):
+        migrations.check(empty)
+    empty.close()
+
+
+def test_the_newest_is_the_one_that_alembic_takes_for_it() -> None:
+    assert [migrations.newest()] == list(script().get_heads())
