@@ -27,6 +27,13 @@ DEFAULT_OPTS = [
         "lease_seconds", default=30, min=5, help="How long an operation stays with a worker that does not answer any more."
     ),
     cfg.IntOpt(
+        "finished_operations_days",
+        default=30,
+        min=0,
+        help="How long operations that have ended are kept, in days; 0: for ever. Those that a person abandoned, those that are"
+        " parked, and what is younger than the oldest operation that has not ended, stay.",
+    ),
+    cfg.IntOpt(
         "workers",
         default=4,
         min=1,
@@ -250,6 +257,7 @@ class Settings:
     host: str
     default_project: str
     lease_seconds: int
+    finished_operations_days: int
     workers: int
     max_connections: int
     max_connections_per_peer: int
@@ -379,6 +387,7 @@ def _settings(conf: cfg.ConfigOpts, sections: Sequence[str]) -> Settings:
         host=conf.host or os.uname().nodename,
         default_project=conf.default_project,
         lease_seconds=conf.lease_seconds,
+        finished_operations_days=conf.finished_operations_days,
         workers=conf.workers,
         max_connections=conf.max_connections,
         max_connections_per_peer=conf.max_connections_per_peer,

@@ -1,6 +1,6 @@
 """The part about volumes nothing is attached to."""
 
-from tests.bench import backing, copying, headers, leaning, merging, requests
+from tests.bench import backing, copying, finished, headers, leaning, merging, requests
 from tests.bench.recording import Part
 
 INTRO = """Each comparison alternates between ours, through REST, and the bare program with the same durability. Ours is timed
@@ -11,5 +11,13 @@ PART = Part(
     "offline",
     "Volumes nothing is attached to",
     INTRO,
-    [*copying.SECTIONS, *merging.SECTIONS, *backing.SECTIONS, *requests.SECTIONS, *headers.SECTIONS, *leaning.SECTIONS],
+    [
+        *copying.SECTIONS,
+        *merging.SECTIONS,
+        *backing.SECTIONS,
+        *requests.SECTIONS,
+        finished.SECTION,
+        *headers.SECTIONS,
+        *leaning.SECTIONS,
+    ],
 )

@@ -20,7 +20,7 @@ from sqlalchemy import update
 
 from stillframe.compute.quiesce import record as freeze_record
 from stillframe.compute.quiesce.record import FreezeRecord
-from stillframe.db import assisted_snapshots, attachments, operations, snapshots, volumes
+from stillframe.db import assisted_snapshots, attachments, finished, operations, snapshots, volumes
 from stillframe.db.tables import operations as operations_table
 from stillframe.host import files, hypervisor, soundness
 from stillframe.journal import record
@@ -625,7 +625,7 @@ def forget(operator: Operator, operation_id: str) -> None:
         row = operations.get(connection, operation_id)
         assert row is not None
         operations.change(connection, operation_id, row["owner"], row["epoch"], state="done")
-        operations.release_resources(connection, operation_id)
+        finished.ended(connection, operation_id)
 
 
 def test_a_parked_operation_and_nothing_of_its_volume_is_touched(operator: Operator) -> None:

@@ -1,13 +1,23 @@
-"""What the journal's resources tell beside the operations themselves."""
+"""Which volumes operations were ever about: what outlives the operations themselves."""
 
-from sqlalchemy import Connection, select
+from collections.abc import Iterable
 
-from stillframe.db.tables import operation_resources as held
+from sqlalchemy import Connection, bindparam, select
+
+from stillframe.db.tables import known_volumes
 
 _VOLUME = "volume:"
+_KNOWN = select(known_volumes.c.id).where(known_volumes.c.id == bindparam("key"))
+
+
+def remember(connection: Connection, resources: Iterable[str]) -> None:
+    """Keeps the ids of the volumes among the resources of an operation."""
+    for resource in resources:
+        key = resource.removeprefix(_VOLUME)
+        if key != resource and connection.execute(_KNOWN, {"key": key}).first() is None:
+            connection.execute(known_volumes.insert(), {"id": key})
 
 
 def volumes_ever(connection: Connection) -> set[str]:
     """Returns the ids of all volumes that any operation of this database was ever about, those that are gone too."""
-    query = select(held.c.resource).where(held.c.resource.like(f"{_VOLUME}%")).distinct()
-    return {str(found).removeprefix(_VOLUME) for found in connection.execute(query).scalars()}
+    return set(connection.execute(select(known_volumes.c.id)).scalars())

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, or_, select, union, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select, union, update
 
-from stillframe.db import clock
+from stillframe.db import clock, holds
 from stillframe.db.rows import Row, many, one, touched
 from stillframe.db.tables import operation_resources as held
 from stillframe.db.tables import operations
@@ -78,6 +78,7 @@ def insert(connection: Connection, row: Row, resources: Sequence[str], shared: S
     """``shared`` resources are only read: operations that share one run side by side."""
     usual = {"project_id": "", "cancel_asked": 0}  # without a project it is nobody's in particular
     connection.execute(operations.insert(), {**usual, **row})
+    holds.remember(connection, (*resources, *shared))
     for number, names in enumerate((resources, shared)):
         for name in names:
             values = {"operation_id": row["id"], "resource": name, "unfinished": 1, "shared": number}
@@ -131,10 +132,6 @@ def withdraw(connection: Connection, operation_id: str, fault: Row) -> bool:
     return touched(connection, query.values(state="undone", fault=fault)) == 1
 
 
-def release_resources(connection: Connection, operation_id: str) -> None:
-    connection.execute(update(held).where(held.c.operation_id == operation_id).values(unfinished=0))
-
-
 def renew(connection: Connection, owner: str, ids: Sequence[str], lease_until: float) -> None:
     query = update(operations).where(operations.c.owner == owner, operations.c.id.in_(ids))
     query = query.where(operations.c.state.in_(("running", "undoing")))
@@ -180,8 +177,7 @@ def abandon(connection: Connection, row: Row, fault: Row) -> bool:
 
 def abandoned(connection: Connection) -> list[Row]:
     """Returns the operations that a person abandoned, the newest first."""
-    code = operations.c.fault["code"].as_string()
-    query = select(operations).where(operations.c.state == "undone", code == "abandoned")
+    query = select(operations).where(operations.c.unneeded_since.is_(None), operations.c.state == "undone")
     return many(connection, query.order_by(operations.c.seq.desc()).limit(1000))
 
 
@@ -211,7 +207,8 @@ def newest_on(connection: Connection, resource: str, kinds: Sequence[str]) -> li
 def of_kind_on(connection: Connection, resource: str, kind: str) -> bool:
     """Tells whether an operation of that kind has yet to begin on the resource."""
     query = select(operations.c.seq).join(held, held.c.operation_id == operations.c.id)
-    query = query.where(held.c.resource == resource, operations.c.kind == kind, operations.c.state == "pending")
+    query = query.where(held.c.resource == resource, held.c.unfinished == 1)
+    query = query.where(operations.c.kind == kind, operations.c.state == "pending")
     return connection.execute(query).first() is not None
 
 
@@ -227,11 +224,3 @@ def unfinished(connection: Connection, service: str) -> list[Row]:
 
 def newest(connection: Connection, limit: int) -> list[Row]:
     return many(connection, select(operations).order_by(operations.c.seq.desc()).limit(limit))
-
-
-def totals(connection: Connection) -> list[Row]:
-    """Returns count, copied bytes and when the oldest was asked for, by service, kind and state."""
-    grouping = (operations.c.service, operations.c.kind, operations.c.state)
-    amount, copied = func.count().label("amount"), func.sum(operations.c.bytes).label("bytes")
-    oldest = func.min(operations.c.created_at).label("oldest")
-    return many(connection, select(*grouping, amount, copied, oldest).group_by(*grouping))

@@ -281,9 +281,27 @@ operations = Table(
     *_times(),
     Column("project_id", String(255), nullable=False),  # projects take turns
     Column("cancel_asked", Integer, nullable=False),  # 1: somebody wants it to end as it stands
+    Column("unneeded_since", DateTime),  # null: it has not ended, or a person abandoned it
+    Index("ix_operations_unneeded", "unneeded_since", "state"),
     Index("ix_operations_state", "service", "state", "seq"),
     Index("ix_operations_project", "service", "project_id", "state", "seq"),
     Index("ix_operations_due", "service", "state", "lease_until", "project_id"),
+)
+
+operation_totals = Table(
+    "operation_totals",
+    metadata,
+    Column("service", String(16), primary_key=True),
+    Column("kind", String(64), primary_key=True),
+    Column("state", String(16), primary_key=True),  # "done" or "undone"
+    Column("amount", BigInteger, nullable=False),  # of operations that ended so, those that were pruned too
+    Column("bytes", BigInteger, nullable=False),  # that they copied
+)
+
+known_volumes = Table(
+    "known_volumes",
+    metadata,
+    Column("id", String(36), primary_key=True),  # of every volume that an operation was ever about
 )
 
 operation_resources = Table(

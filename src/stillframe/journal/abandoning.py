@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.db import operations
+from stillframe.db import finished, operations
 from stillframe.db.rows import Row
 from stillframe.errors import Abandoned, Conflict
 from stillframe.journal.operation import Document, Kind, Operation, key
@@ -51,7 +51,7 @@ def abandon(connection: Connection, row: Row, kind: Kind, present: Collection[st
     document = fault.to_document()
     if not operations.abandon(connection, row, document):
         raise Conflict(f"operation {row['id']} changed meanwhile: it was tried, retried or abandoned; look at it again")
-    operations.release_resources(connection, row["id"])
+    finished.ended(connection, row["id"])
     fresh = operations.get(connection, row["id"])
     assert fresh is not None
     kind.settle(connection, Operation.from_row(fresh), "abandoned", document)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.db import clock, operations
+from stillframe.db import clock, finished, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import Busy, StillframeError
@@ -110,7 +110,7 @@ def withdraw(connection: Connection, operation_id: str, error: StillframeError) 
     """Ends an operation that nobody has begun; False when somebody has. Only for kinds whose ``settle`` has nothing to do."""
     if not operations.withdraw(connection, operation_id, error.to_document()):
         return False
-    operations.release_resources(connection, operation_id)
+    finished.ended(connection, operation_id)
     return True
 
 
@@ -213,7 +213,7 @@ class Journal:
             assert known is not None
             self._change(connection, operation, {"state": outcome, "fault": fault, "owner": None, **_way(known, outcome)})
             if outcome != "parked":
-                operations.release_resources(connection, operation.id)
+                finished.ended(connection, operation.id)
             fresh = operations.get(connection, operation.id)
             assert fresh is not None
             kind.settle(connection, Operation.from_row(fresh), outcome, fault)

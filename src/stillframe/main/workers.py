@@ -14,6 +14,7 @@ from stillframe.config import Settings
 from stillframe.db import services
 from stillframe.db.engine import Database
 from stillframe.host import private_libvirt
+from stillframe.journal import pruning
 from stillframe.journal.operation import Operation
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.slots import Lanes
@@ -47,6 +48,7 @@ def volumes_worker(settings: Settings, database: Database) -> WorkerPart:
     def on_timer() -> None:
         _beat(settings, database, "stillframe-volumes")
         periodic.look(world)
+        pruning.look(database, settings.finished_operations_days)
         if next(rounds) % SWEEP_EVERY == 0:
             periodic.sweep_backups(world)
 

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from stillframe.db import assisted_snapshots, operations, services
+from stillframe.db import assisted_snapshots, finished, operations, services
 from stillframe.db.engine import Database
 from stillframe.db.tables import now
 
@@ -22,7 +22,7 @@ class _Journal(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         with self._database.read() as connection:
-            totals = operations.totals(connection)
+            totals = finished.totals(connection)
             frozen = [found["frozen_ms"] for found in assisted_snapshots.measured(connection)]
         counted = CounterMetricFamily(
             "stillframe_operations", "Operations by kind and outcome", labels=["service", "kind", "outcome"]

@@ -14,11 +14,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from stillframe.db import attachments, migrations, snapshots, volumes
+from stillframe.db import attachments, finished, holds, migrations, operations, snapshots, volumes
 from stillframe.db.engine import Database
 from stillframe.db.migrations import upgrade
 from stillframe.db.tables import metadata
 from stillframe.errors import BadConfiguration, SchemaMismatch
+from stillframe.journal import pruning
 from tests.unit import builders
 
 
@@ -68,6 +69,25 @@ def test_rows_of_the_first_tables_are_kept_and_say_where_their_files_lie(tmp_pat
     database.close()
 
 
+ABANDONED = '{"code": "abandoned", "message": "m"}'
+OPERATIONS = (
+    ("d1", "done", "NULL"),
+    ("d2", "done", "NULL"),
+    ("u1", "undone", """'{"code": "conflict"}'"""),
+    ("u2", "undone", f"'{ABANDONED}'"),
+    ("p", "parked", "NULL"),
+)
+
+
+def operation(name: str, state: str, fault: str) -> str:
+    """An operation of the first release; the text is for a statement of SQLAlchemy."""
+    return (
+        "INSERT INTO operations (id, service, kind, state, intent, plan, step, evidence, epoch, lease_until, attempts, bytes,"
+        " request_id, created_at, fault)"
+        f" VALUES ('{name}', 'volumes', 'k', '{state}', '{{}}', '[]', 0, '{{}}', 1, 0, 0, 5, 'r', '2024-01-01', {fault})"
+    )
+
+
 def keep_the_first_rows(database: Database) -> None:
     """Fills an empty database with rows as the first release had them, and upgrades it."""
     upgrade(database, "0001")
@@ -83,6 +103,9 @@ def keep_the_first_rows(database: Database) -> None:
             "INSERT INTO attachments (id, project_id, volume_id, status, mode, created_at)"
             f" VALUES ('a', 'p', 'v', 'attached', 'rw', {day})",
             "INSERT INTO shares (path, share_id) VALUES ('/srv/share', 'known')",
+            *(operation(name, state, fault) for name, state, fault in OPERATIONS),
+            "INSERT INTO operation_resources (operation_id, resource, unfinished) VALUES ('d1', 'volume:gone', 0)",
+            "INSERT INTO operation_resources (operation_id, resource, unfinished) VALUES ('p', 'server:x', 1)",
         ):
             connection.execute(text(statement))
     upgrade(database)
@@ -93,6 +116,11 @@ def keep_the_first_rows(database: Database) -> None:
         assert (row["bootable"], row["untidy"], row["undo_file"], row["status"]) == (False, False, None, "in-use")
         assert [found["overlay"] for found in snapshots.of_volume(connection, "v")] == ["volume-v.s"]
         assert [found["id"] for found in attachments.of_volumes(connection, ["v"])["v"]] == ["a"]
+        counted = {(found["state"], found["amount"], int(found["bytes"])) for found in finished.totals(connection)}
+        assert counted == {("done", 2, 10), ("undone", 2, 10), ("parked", 1, 5)}
+        assert [found["id"] for found in operations.abandoned(connection)] == ["u2"]
+        assert holds.volumes_ever(connection) == {"gone"}
+    assert pruning.look(database, 1) == 3
 
 
 def test_a_migration_that_breaks_a_reference_changes_nothing(database: Database) -> None:

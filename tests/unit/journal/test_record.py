@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.db import operations
+from stillframe.db import finished, operations
 from stillframe.db.engine import Database
 from stillframe.errors import Busy, Conflict, ShareUnavailable, StepFailed
 from stillframe.journal import record, runner
@@ -219,7 +219,7 @@ def test_what_is_unfinished_is_listed_in_order_with_what_is_parked(journal: Jour
     journal.finish(held[0], kind_of(()), "parked", StepFailed("why"))
     with journal.database.read() as connection:
         assert [row["id"] for row in operations.unfinished(connection, "volumes")] == [third, fourth]
-        totals = {row["state"]: (row["amount"], row["bytes"]) for row in operations.totals(connection)}
+        totals = {row["state"]: (row["amount"], row["bytes"]) for row in finished.totals(connection)}
     assert totals == {"done": (2, 2), "parked": (1, 0), "running": (1, 0)}
     assert {first, second}.isdisjoint({third, fourth})
 

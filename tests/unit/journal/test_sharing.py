@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillframe.db import operations
+from stillframe.db import finished, operations
 from stillframe.db.engine import Database
 from stillframe.errors import Conflict
 from stillframe.journal import record
@@ -167,7 +167,7 @@ def test_the_line_is_kept_whatever_comes_and_goes(
 
 def finish_pending(journal: Journal, operation_id: str) -> None:
     with journal.database.write() as connection:
-        operations.release_resources(connection, operation_id)
+        finished.ended(connection, operation_id)
         row = operations.get(connection, operation_id)
         assert row is not None
         operations.claim(connection, row, "x", 0)

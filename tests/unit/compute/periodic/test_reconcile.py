@@ -10,7 +10,7 @@ from sqlalchemy import update
 from stillframe.compute.operations import attachments
 from stillframe.compute.periodic.reconcile import Reconciler
 from stillframe.compute.worker.context import WorkerContext
-from stillframe.db import operations
+from stillframe.db import finished, operations
 from stillframe.db.engine import Database
 from stillframe.db.tables import now
 from stillframe.db.tables import operations as table
@@ -39,7 +39,7 @@ def ended(database: Database, kind: str, state: str) -> None:
         intent: dict[str, Any] = {"server_id": SERVER, "volume_id": VOLUME, "target": "vda"}
         operation_id = record.submit(connection, attachments.request(kind, intent, "r"))
         connection.exec_driver_sql("UPDATE operations SET state = ? WHERE id = ?", (state, operation_id))
-        operations.release_resources(connection, operation_id)
+        finished.ended(connection, operation_id)
 
 
 def asked(database: Database) -> list[str]:
@@ -88,7 +88,7 @@ def test_another_volumes_detachment_says_nothing(database: Database, tmp_path: P
         intent = {"server_id": SERVER, "volume_id": new_id()}
         operation_id = record.submit(connection, attachments.request("detach_volume", intent, "r"))
         connection.exec_driver_sql("UPDATE operations SET state = 'undone' WHERE id = ?", (operation_id,))
-        operations.release_resources(connection, operation_id)
+        finished.ended(connection, operation_id)
     look(database, tmp_path, monkeypatch)
     assert asked(database) == []
 

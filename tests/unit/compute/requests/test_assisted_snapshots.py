@@ -14,7 +14,7 @@ from stillframe.compute.requests import assisted_snapshot_labels
 from stillframe.compute.requests import assisted_snapshots as assisted_snapshot_requests
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.context import Context
-from stillframe.db import assisted_snapshots, operations
+from stillframe.db import assisted_snapshots, finished, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Page, Row
 from stillframe.errors import BadRequest, Busy, Conflict, NotFound, NotSound, ServiceUnavailable, ShareUnavailable
@@ -132,7 +132,7 @@ def test_a_users_set_is_of_no_policy_and_a_policys_set_has_the_id_it_gave(make: 
     world = make(1)
     assert taken(world, policy_id=POLICY, set_id=SET)["policy_id"] == POLICY
     with world.database.write() as connection:
-        operations.release_resources(connection, SET)
+        finished.ended(connection, SET)
     mine = taken(world)
     assert mine["policy_id"] is None
     assert mine["id"] != SET
@@ -142,7 +142,7 @@ def test_a_set_with_an_id_that_is_known_is_that_set(make: Callable[[int], Worker
     world = make(1)
     first = taken(world, policy_id=POLICY, set_id=SET)
     with world.database.write() as connection:
-        operations.release_resources(connection, SET)
+        finished.ended(connection, SET)
     assert taken(world, policy_id=POLICY, set_id=SET, name="another") == first
     with world.database.read() as connection:
         assert len(assisted_snapshots.list_page(connection, None, Page())) == 1
@@ -193,7 +193,7 @@ def test_a_policys_deletion_says_when_it_first_let_the_set_go(make: Callable[[in
     with world.database.write() as connection:
         assisted_snapshots.change(connection, set_id, status="error")
         for row in operations.unfinished(connection, "compute"):
-            operations.release_resources(connection, row["id"])
+            finished.ended(connection, row["id"])
     assisted_snapshot_requests.delete(world, context(), SERVER, set_id, POLICY)
     assert row_of(world, set_id)["retired_at"] == first["retired_at"]
 
@@ -353,7 +353,7 @@ def known_set(world: WorkerContext, status: str = "available") -> tuple[Any, str
     """Ends a set of one volume; returns block storage's door and the snapshot's id."""
     row = taken(world, policy_id=POLICY, set_id=SET)
     with world.database.write() as connection:
-        operations.release_resources(connection, SET)
+        finished.ended(connection, SET)
         assisted_snapshots.change(connection, SET, status=status, fault="not all snapshots were deleted")
     return world.storage, row["volumes"][0]["snapshot_id"]
 

@@ -9,7 +9,7 @@ import pytest
 from stillframe.compute.operations import attachments
 from stillframe.compute.requests import attachments as attachment_requests
 from stillframe.compute.worker.context import WorkerContext
-from stillframe.db import operations, tables
+from stillframe.db import finished, operations, tables
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, Busy, Conflict, NotFound
@@ -43,7 +43,7 @@ def line(world: WorkerContext) -> list[Row]:
 
 def end(world: WorkerContext, row: Row) -> None:
     with world.database.write() as connection:
-        operations.release_resources(connection, row["id"])
+        finished.ended(connection, row["id"])
         connection.execute(tables.operations.update().where(tables.operations.c.id == row["id"]).values(state="done"))
 
 

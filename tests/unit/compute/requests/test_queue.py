@@ -11,7 +11,7 @@ from stillframe.compute import kinds
 from stillframe.compute.requests import assisted_snapshots as assisted_snapshot_requests
 from stillframe.compute.requests import queue
 from stillframe.compute.worker.context import WorkerContext
-from stillframe.db import assisted_snapshots, operations
+from stillframe.db import assisted_snapshots, finished, operations
 from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, Busy, Cancelled, Conflict, QuotaExceeded
@@ -43,7 +43,7 @@ SHARED = "9c9c9c9c-9999-4999-8999-999999999999"
 
 def end_merge(world: WorkerContext) -> None:
     with world.database.write() as connection:
-        operations.release_resources(connection, SHARED)
+        finished.ended(connection, SHARED)
 
 
 def ask(world: WorkerContext, **more: Any) -> str:
@@ -70,7 +70,7 @@ def wait(world: WorkerContext, operation_id: str = SET) -> Any:
 
 def settle(world: WorkerContext, outcome: str, fault: Row | None, operation_id: str = SET, kind: str = "await_server") -> None:
     with world.database.write() as connection:
-        operations.release_resources(connection, operation_id)
+        finished.ended(connection, operation_id)
     found = operation(world, operation_id)
     with world.database.write() as connection:
         kinds.KINDS[kind].settle(connection, found, outcome, fault)
@@ -120,7 +120,7 @@ def test_its_turn_is_waited_for_without_a_thread_and_taken_once(world: WorkerCon
     taken = operation(world).intent["wanted"]["operation_id"]
     assert operation(world, taken).kind == "assisted_snapshot"
     with world.database.write() as connection:
-        operations.release_resources(connection, taken)
+        finished.ended(connection, taken)
     wait(world)
     assert row(world) == found
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.context import new_request_id
-from stillframe.db import attachments, clock, operations
+from stillframe.db import attachments, clock, finished, operations
 from stillframe.db.engine import Database
 from stillframe.errors import Conflict
 from stillframe.journal.record import this_process
@@ -37,7 +37,7 @@ def held(database: Database, host: str, volume_ids: Sequence[str], intent: Mappi
     finally:
         with database.write() as connection:
             operations.change(connection, operation_id, owner, 1, state=outcome, owner=None)
-            operations.release_resources(connection, operation_id)
+            finished.ended(connection, operation_id)
 
 
 def release(database: Database, operation_id: str) -> None:
@@ -46,7 +46,7 @@ def release(database: Database, operation_id: str) -> None:
         row = operations.get(connection, operation_id)
         if row is not None and row["service"] == SERVICE and row["state"] == "running":
             operations.change(connection, operation_id, row["owner"], row["epoch"], state="undone", owner=None)
-            operations.release_resources(connection, operation_id)
+            finished.ended(connection, operation_id)
 
 
 def _resources(connection: Connection, volume_ids: Sequence[str]) -> list[str]:
