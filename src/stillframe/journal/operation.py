@@ -20,7 +20,8 @@ class NotYet(Exception):
     """A step waits for somebody else: its thread takes other work, and the step is asked again after ``seconds``.
 
     That is not a failure: it counts no attempt and does not make the operation go back. ``notes`` are what the step wants to
-    know then; the journal keeps them as ``operation.notes``. ``why`` is shown meanwhile, in the words of what it waits for.
+    know then; the journal keeps them as ``operation.notes``. Those of a wait of moments may be lost with the process: a step
+    that must not act before they are durable gives 0 seconds. ``why`` is shown meanwhile, in the words of what it waits for.
     ``at_work``: what the step began continues meanwhile, in QEMU for example. Of a kind of which only so many may run at once
     it counts as one that runs, its attempts still count, and it is looked at when it says, however many others wait.
     """

@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from stillframe.db.engine import Database
 from stillframe.db.rows import Row
 from stillframe.errors import Busy, StillframeError
 from stillframe.journal.operation import AT_WORK, BEGINS_NOTED, Document, Kind, NotYet, Operation
+from stillframe.journal.soon import Soon
 
 FEW = 25  # that wait: each is looked at when it says
 LOOKS_A_SECOND = 2.0  # at all together, when more wait than a few
+SOON_SECONDS = 0.2
 LONGEST_CROWD_SECONDS = operations.LONGEST_PAUSE_SECONDS / 2
 
 
@@ -150,15 +153,16 @@ class Journal:
         self._held: set[str] = set()
         self._told: set[str] = set()  # of those, what is to be looked at once more
         self._due: dict[str, _Due] = {}  # those that wait here; the rows say the same
+        self._soon = Soon()
 
     def claim_all(self) -> list[Operation]:
         """Claims every operation that is free and whose turn it is, but none that runs in this process already."""
-        taken = []
+        taken = self._soon.take(time.time())
         self._forget_due(time.time())
         with self.database.read() as connection:
             candidates = [row for row in operations.claimable(connection, self.service) if row["id"] not in self._held]
         if not candidates:
-            return []
+            return taken
         with self.database.write() as connection:
             until = clock.now(connection) + self.lease_seconds
             for row in candidates:
@@ -171,8 +175,19 @@ class Journal:
 
     def let_go(self, operation: Operation) -> None:
         """Forgets an operation that this process does not work on any more: its lease is not renewed, and it may be claimed
-        again."""
-        self._held.discard(operation.id)
+        again. Not of one that is looked at again within moments."""
+        if not self._soon.left(operation.id):
+            self._held.discard(operation.id)
+        elif operation.id in self._told:
+            self._told.discard(operation.id)
+            self._soon.hasten(operation.id)
+
+    def close(self) -> None:
+        """When no thread works any more: gives back what would have been looked at within moments."""
+        for operation in self._soon.take():
+            with suppress(LostLease), self.database.write() as connection:
+                self._change(connection, operation, {"owner": None, "lease_until": 0.0, "evidence": operation.evidence})
+            self.let_go(operation)
 
     def renew(self) -> None:
         """Keeps what this process works on."""
@@ -232,13 +247,15 @@ class Journal:
     def wait(self, operation: Operation, name: str, waiting: NotYet) -> None:
         """Gives the operation back until ``waiting.seconds`` have passed; ``name`` is what its notes are kept by. Where many
         wait for others each is looked at less often, so that all of them together cost no more than a few."""
+        notes = {**waiting.notes, **({AT_WORK: True} if waiting.at_work else {})}
+        evidence = {**operation.evidence, name: notes}
+        if self._is_soon(operation, waiting):
+            self._soon.keep(replace(operation, evidence=evidence), time.time() + waiting.seconds)
+            return
         crowd = 0.0 if waiting.at_work else self._crowd()
         pause = max(waiting.seconds, crowd)
-        values: dict[str, Any] = {
-            "owner": None,
-            "attempts": operation.attempts if waiting.at_work else 0,
-            "evidence": {**operation.evidence, name: {**waiting.notes, **({AT_WORK: True} if waiting.at_work else {})}},
-        }
+        attempts = operation.attempts if waiting.at_work else 0
+        values: dict[str, Any] = {"owner": None, "attempts": attempts, "evidence": evidence}
         if operation.state != "undoing":  # going back keeps the error that turned it round
             values["fault"] = waiting.why.to_document() if waiting.why else None
         with self.database.write() as connection:
@@ -250,9 +267,17 @@ class Journal:
             self._told.discard(operation.id)
             self.tell(operation.id)
 
+    def _is_soon(self, operation: Operation, waiting: NotYet) -> bool:
+        """Whether nothing has to be recorded for the moment until the next look."""
+        same = operation.state == "running" and operation.fault is None and waiting.why is None
+        same = same and (waiting.at_work or not operation.attempts)
+        return same and 0 < waiting.seconds <= SOON_SECONDS and len(self._due) + len(self._soon) < FEW
+
     def tell(self, operation_id: str) -> None:
         """Wakes a waiting operation, because what it waits for may have ended: it runs at once instead of at its time; if it
         runs already, it runs once more. This is lost when the process dies; its time comes anyway."""
+        if self._soon.hasten(operation_id):
+            return
         with self.database.write() as connection:
             due = operations.make_due(connection, operation_id)
         if not due and operation_id in self._held:
@@ -293,7 +318,8 @@ class Journal:
 
     def next_due(self) -> float:
         """Returns in how many seconds the first of those that wait is to be looked at; infinite when none waits."""
-        return max(0.0, min((due.until for due in list(self._due.values())), default=math.inf) - time.time())
+        waiting = min((due.until for due in list(self._due.values())), default=math.inf)
+        return max(0.0, min(waiting, self._soon.next()) - time.time())
 
     def _forget_due(self, moment: float) -> None:
         """Takes what is due from the rows; an operation that was withdrawn or belongs to another worker is not waited for

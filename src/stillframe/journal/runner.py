@@ -118,6 +118,8 @@ def _one_step(journal: Journal, kind: Kind, world: Any, operation: Operation, nu
     elif notes_key(name) in operation.evidence:  # it waited, and what it waited for has ended
         _pass(operation, name, "effect")
     known = {**operation.evidence, name: {**operation.evidence.get(name, {}), **evidence}}
+    if operation.has_waited and number < operation.step and known == operation.evidence:
+        return operation  # recorded already, and only looked at on the way to the step that waits
     renewed = {"attempts": 0} if number >= operation.step else {}  # the first time the step is done: count anew
     changed = journal.change(
         operation, kind, step=max(number + 1, operation.step), evidence=known, bytes=_bytes(known), **renewed

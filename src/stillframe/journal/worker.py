@@ -64,6 +64,10 @@ class Worker:
         self._loop.join()
         for pool in self._pools.values():
             pool.stop()
+        try:
+            self.journal.close()
+        except Exception:
+            LOG.exception("the %s worker could not give back what it waits for; its lease ends", self.journal.service)
 
     def _work(self) -> None:
         renew_due = 0.0

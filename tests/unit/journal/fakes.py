@@ -204,6 +204,7 @@ def run_once(journal: Journal, steps: Sequence[Step], world: WorkerContext) -> N
     """One look for work."""
     for operation in journal.claim_all():
         runner.run(journal, kind_of(steps), world, operation)
+    journal.close()
 
 
 def drive(database: Database, clock: Clock, steps: Sequence[Step], world: WorkerContext, operation_id: str) -> Row:

@@ -5,10 +5,11 @@ import pytest
 from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.db.tables import operations as table
+from stillframe.errors import ServiceUnavailable
 from stillframe.journal import record
 from stillframe.journal.operation import NotYet, Operation
 from stillframe.journal.record import Journal
-from tests.unit.journal.fakes import LEASE, Clock, owner, row_of, submit
+from tests.unit.journal.fakes import LEASE, Clock, kind_of, owner, row_of, submit
 
 
 @pytest.fixture
@@ -113,3 +114,63 @@ def test_attempts_of_what_is_at_work_still_count(journal: Journal) -> None:
         assert [each.id for each in journal.at_work()] == ([operation.id] if at_work else [])
         with journal.database.write() as connection:
             connection.execute(table.update().values(state="done"))
+
+
+def test_a_look_within_moments_costs_the_database_nothing(journal: Journal, clock: Clock) -> None:
+    operation = claimed(journal)
+    before = row_of(journal.database, operation.id)
+    for number in range(3):
+        journal.wait(operation, "one waits", NotYet(0.1, {"number": number}, at_work=True))
+        assert journal.claim_all() == [], "its thread is still with it"
+        journal.let_go(operation)
+        assert journal.claim_all() == []
+        assert journal.next_due() == pytest.approx(0.1)
+        clock.now += 0.1
+        (operation,) = journal.claim_all()
+        assert operation.notes("one") == {"number": number}
+        assert row_of(journal.database, operation.id) == before
+    clock.now += LEASE / 2
+    journal.renew()
+    assert until(journal, operation) == clock.now + LEASE
+    journal.change(operation, step=1)  # it is ours all the time
+
+
+def test_what_must_be_durable_is_recorded(journal: Journal) -> None:
+    for waiting in (NotYet(0.0, {"run": 1}), NotYet(0.1, {"run": 1}, ServiceUnavailable("why")), NotYet(1.0, {"run": 1})):
+        operation = claimed(journal)
+        journal.wait(operation, "one waits", waiting)
+        journal.let_go(operation)
+        assert journal.fresh(operation).notes("one") == {"run": 1}
+        assert row_of(journal.database, operation.id)["owner"] is None
+        with journal.database.write() as connection:
+            connection.execute(table.update().values(state="done"))
+
+
+def test_what_was_told_is_looked_at_before_its_moment(journal: Journal) -> None:
+    for told_first in (True, False):
+        operation = claimed(journal)
+        if told_first:
+            journal.tell(operation.id)
+        journal.wait(operation, "one waits", NotYet(0.1))
+        journal.let_go(operation)
+        if not told_first:
+            journal.tell(operation.id)
+        assert [each.id for each in journal.claim_all()] == [operation.id]
+        journal.finish(operation, kind_of([]), "done", None)
+
+
+def test_a_worker_that_ends_gives_back_what_it_would_have_looked_at(journal: Journal) -> None:
+    operation = claimed(journal)
+    journal.wait(operation, "one waits", NotYet(0.1, {"seen": 1}))
+    journal.let_go(operation)
+    journal.close()
+    (again,) = Journal(journal.database, "volumes", owner(1), LEASE).claim_all()
+    assert (again.id, again.notes("one")) == (operation.id, {"seen": 1})
+
+
+def test_of_a_crowd_none_is_kept_for_a_moment(journal: Journal) -> None:
+    for _ in range(record.FEW):
+        journal.wait(claimed(journal), "one waits", NotYet(0.1))
+    last = claimed(journal)
+    journal.wait(last, "one waits", NotYet(0.1))
+    assert row_of(journal.database, last.id)["owner"] is None

@@ -126,6 +126,7 @@ class Site:
                     while claimed := journal.claim_all():
                         for operation in claimed:
                             runner.run(journal, KINDS[operation.kind], self.world, operation)
+                    journal.close()
                 except Crash:
                     died = True
                 left = self.unfinished()
