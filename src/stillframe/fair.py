@@ -8,21 +8,22 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Items by who asked for them. Not locked: whoever uses it from several threads has a lock already."""
+    """Items by who asked for them, and each caller's by kind, in turn too. Not locked: whoever uses it from several threads has
+    a lock already."""
 
     def __init__(self) -> None:
-        self._by_name: OrderedDict[str, deque[Item]] = OrderedDict()
+        self._by_name: OrderedDict[str, OrderedDict[str, deque[Item]]] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def push(self, name: str, item: Item) -> None:
-        self._by_name.setdefault(name, deque()).append(item)
+    def push(self, name: str, item: Item, kind: str = "") -> None:
+        self._by_name.setdefault(name, OrderedDict()).setdefault(kind, deque()).append(item)
         self._count += 1
 
     def pop(self) -> Item:
-        """Returns the oldest item of the caller whose turn it is. Raises KeyError when there is none."""
+        """Returns the oldest item of the kind and the caller whose turn it is. Raises KeyError when there is none."""
         found = self.pop_where(lambda _item: True)
         if found is None:
             raise KeyError("nobody waits")
@@ -30,17 +31,21 @@ class FairQueue(Generic[Item]):
 
     def pop_where(self, may: Callable[[Item], bool]) -> Item | None:
         """As ``pop``, but of the items that may be served now only. None: there is none."""
-        for name, items in self._by_name.items():
-            place = next((number for number, item in enumerate(items) if may(item)), None)
-            if place is not None:
-                return self._take(name, items, place)
+        for name, kinds in self._by_name.items():
+            for kind, items in kinds.items():
+                place = next((number for number, item in enumerate(items) if may(item)), None)
+                if place is not None:
+                    return self._take(name, kind, place)
         return None
 
-    def _take(self, name: str, items: deque[Item], place: int) -> Item:
+    def _take(self, name: str, kind: str, place: int) -> Item:
+        kinds = self._by_name.pop(name)
+        items = kinds.pop(kind)
         item = items[place]
         del items[place]
-        del self._by_name[name]
         if items:
-            self._by_name[name] = items  # last again
+            kinds[kind] = items  # last again
+        if kinds:
+            self._by_name[name] = kinds
         self._count -= 1
         return item

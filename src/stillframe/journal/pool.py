@@ -25,6 +25,7 @@ class Work:
     do: Callable[[], None]
     places: tuple[str, ...] = ()
     again: bool = False
+    kind: str = ""
     admitted: Callable[[], bool] = lambda: True
 
 
@@ -54,7 +55,7 @@ class Pool:
         with self._changed:
             if self._idle <= sum(map(len, self._queues.values())) and len(self._threads) < self._most:
                 self._grow()
-            self._queues[work.again].push(work.project_id, work)
+            self._queues[work.again].push(work.project_id, work, work.kind)
             self._changed.notify()
 
     def nudge(self) -> None:

@@ -95,6 +95,7 @@ class Worker:
                 partial(self._run, operation),
                 self._lanes.places(operation),
                 operation.has_waited,
+                operation.kind,
                 partial(self._slots.take, operation, lane),
             )
             self._pool(operation.kind, lane).submit(work)

@@ -177,6 +177,20 @@ def test_what_begins_does_not_stand_behind_a_crowd_that_comes_again() -> None:
     assert [held.began.index(f"begins {number}") for number in range(2)] in ([0, 2], [1, 3])
 
 
+def test_a_projects_kinds_of_work_take_turns() -> None:
+    """A snapshot stood behind two hundred deletions of other servers' sets, each of which takes a look."""
+    pool, held = Pool(1, "lane"), Held()
+    for number in range(200):
+        pool.submit(Work("p", lambda number=number: held.work(f"delete {number}"), kind="delete"))  # type: ignore[misc]
+    pool.submit(Work("p", lambda: held.work("set"), kind="set"))
+    held.go_on.set()
+    for _ in range(201):
+        assert held.ended.acquire(timeout=30)
+    pool.stop()
+    assert held.began.index("set") <= 2
+    assert [name for name in held.began if name != "set"] == [f"delete {number}" for number in range(200)]
+
+
 def test_what_is_not_admitted_stays_until_it_is() -> None:
     pool, held, open_ = Pool(1, "lane"), Held(), threading.Event()
     held.go_on.set()
