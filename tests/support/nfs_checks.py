@@ -19,7 +19,7 @@ from pathlib import Path
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadConfiguration, HostCommandFailed, ShareUnavailable
-from stillframe.host import files, mounts, probe, qemu_img
+from stillframe.host import files, mounts, probe, qemu_img, workdir
 from stillframe.host.copies import Source
 from stillframe.host.probe import Prober
 from stillframe.volumes.storage.drivers import directory, nfs
@@ -217,15 +217,20 @@ def names_are_given_once_replaced_whole_and_synced() -> None:
 
 @by_service
 def a_file_removed_while_it_is_open_is_none_of_ours() -> None:
-    """The client keeps it as .nfsXXXX until the last one closes it, and removes that a moment later."""
+    """The client keeps it as .nfsXXXX, where it was unlinked, until the last one closes it, and removes that a moment later."""
     (POINT / "held").write_text("x")
+
+    def kept() -> list[str]:
+        return [name for place in (POINT, POINT / workdir.NAME) for name in os.listdir(place) if name.startswith(".nfs")]
+
     with (POINT / "held").open():
         files.remove(POINT, "held")
-        (kept,) = [name for name in files.listing(POINT) if name.startswith(".nfs")]
-        assert names.parse(kept) is None and not names.is_trash(kept)
+        (name,) = kept()
+        assert names.parse(name) is None and not names.is_trash(name)
+        assert "held" not in files.listing(POINT)
     deadline = time.monotonic() + 60
-    while any(name.startswith(".nfs") for name in files.listing(POINT)):
-        assert time.monotonic() < deadline, files.listing(POINT)
+    while kept():
+        assert time.monotonic() < deadline, kept()
         time.sleep(0.05)
 
 
