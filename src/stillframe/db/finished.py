@@ -55,8 +55,8 @@ def prune(connection: Connection, kept: timedelta, most: int) -> int:
     """Deletes up to ``most`` operations that ended longer than ``kept`` ago, oldest first; returns how many were looked at.
 
     What an operation that has not ended may still ask about, such as a merge it asked for, began after it: nothing younger than
-    the oldest of those is deleted. Nor is a detachment that failed while its volume is attached: it is what tells that the
-    disk is to be let go when the guest lets it go.
+    the oldest of those is deleted. Nor is a detachment that failed while its volume is attached: it tells that the disk
+    is to be detached when the guest releases it.
     """
     moment = clock.utc(connection)
     pending = select(func.min(operations.c.seq)).where(
