@@ -15,6 +15,7 @@ from stillframe.errors import BadImage, ChainConflict, StepFailed
 from stillframe.host import copies, extents, files, imports, pins, publish, qcow2, qemu_img, run, workdir
 from stillframe.host.copies import Source
 from tests.support.layers import KIB, MIB, Layers, opened
+from tests.support.let_in import let_in
 from tests.unit.builders import OTHER_VOLUME, SNAPSHOT
 
 COPY = base_name(OTHER_VOLUME)
@@ -294,13 +295,14 @@ def _traced(directory: Path, work: Callable[[], None]) -> dict[str, int]:
     """Runs ``work`` with qemu-img under strace; returns the bytes read of each file."""
     programs, trace = directory / "bin", directory / "trace"
     programs.mkdir(exist_ok=True)
-    trace.unlink(missing_ok=True)
+    trace.write_bytes(b"")
     script = programs / "qemu-img"
     calls = "read,pread64,preadv,copy_file_range"
     script.write_text(f'#!/bin/sh\nexec strace -f -y -A -o {trace} -e trace={calls} /usr/bin/qemu-img "$@"\n')
     script.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(run.ENVIRONMENT, "PATH", f"{programs}:/usr/bin:/bin")
+        let_in(patch, programs, trace)
         work()
     found: dict[str, int] = {}
     begun: dict[str, str] = {}  # by thread: a call may be told of in two lines

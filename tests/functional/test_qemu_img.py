@@ -16,6 +16,7 @@ from stillframe.host import extents, files, image_command, publish, qcow2, qemu_
 from stillframe.host.extents import Extent
 from tests.support import qemu_io
 from tests.support.layers import KIB, MIB, Layers, opened
+from tests.support.let_in import let_in
 from tests.unit.builders import OTHER_SNAPSHOT, SNAPSHOT, VOLUME
 
 BASE, OVERLAY = base_name(VOLUME), overlay_name(VOLUME, SNAPSHOT)
@@ -400,6 +401,7 @@ def test_half_of_the_address_space_is_enough_on_a_slow_share(layers: Layers, mon
     programs = layers.share / "programs"
     programs.mkdir()
     monkeypatch.setitem(run.ENVIRONMENT, "PATH", slow_qemu_img(programs))
+    let_in(monkeypatch, programs)
     qemu_img.commit(layers.share, "top", "base", 2)
     layers.content["base"] = layers.content["top"]
     layers.check()

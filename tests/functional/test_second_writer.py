@@ -30,7 +30,7 @@ from stillframe.volumes.backups.directory import DirectoryRepository
 from stillframe.volumes.storage.drivers import directory
 from stillframe.volumes.storage.drivers.directory import DirectoryShare
 from tests.support.lab import open_lab
-from tests.support.second_writer import GROUP, SECRET, Site, site
+from tests.support.second_writer import GROUP, SECRET, Site, forged, site
 from tests.support.service import Command
 from tests.support.site import journal_is_empty
 from tests.support.slow_clients import crowd
@@ -160,6 +160,44 @@ def test_a_file_that_is_written_while_it_is_copied_is_not_published(place: Site,
     with pytest.raises(StillframeError, match="was written while it was read"):
         copies.publish_copy(place.share, Source(BASE, "qcow2", 1), Image(COPY, "qcow2", MIB), "token", OTHER_VOLUME)
     assert files.listing(place.share) == [BASE]
+
+
+VERBS: dict[str, Callable[[Path], object]] = {
+    "commit": lambda share: qemu_img.commit(share, OVERLAY, BASE, 2),
+    "pull": lambda share: qemu_img.pull(share, OVERLAY, None, None, 2),
+    "grow": lambda share: qemu_img.grow(share, BASE, "qcow2", 2 * MIB),
+    "repair": lambda share: qemu_img.repair_all(share, BASE, "qcow2"),
+    "copy": lambda share: copies.publish_copy(
+        share, Source(OVERLAY, "qcow2", 2), Image(COPY, "qcow2", MIB), "token", OTHER_VOLUME
+    ),
+}
+
+
+@pytest.mark.parametrize("forged_one", [BASE, OVERLAY])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_header_that_is_rewritten_in_the_moment_it_is_read_leads_to_no_file_of_the_host(
+    place: Site, monkeypatch: pytest.MonkeyPatch, verb: str, forged_one: str
+) -> None:
+    """It may name any file as the one that holds its data: root read that one for who wrote the header, and wrote into it."""
+    make(place.share, BASE)
+    words = ["create", "-q", "-f", "qcow2", "-b", BASE, "-F", "qcow2", OVERLAY]
+    subprocess.run(["qemu-img", *words], cwd=place.share, check=True)
+    writes = ["-c", "write -P 34 0 64k", "-c", "write -P 35 128k 64k"]
+    subprocess.run(["qemu-io", "-f", "qcow2", *writes, OVERLAY], cwd=place.share, check=True, capture_output=True)
+    real, met = run.attempt, []
+
+    def at_that_moment(command: list[str], **more: Any) -> run.Outcome:
+        with forged(place.share / forged_one, place.host):
+            met.append(command[1])
+            return real(command, **more)
+
+    monkeypatch.setattr(run, "attempt", at_that_moment)
+    monkeypatch.setattr(qemu_img, "attempt", at_that_moment)
+    tried(lambda: VERBS[verb](place.share))
+    monkeypatch.undo()
+    assert met
+    assert place.untouched()
+    assert not secret_is_out(place)
 
 
 def test_a_link_in_place_of_a_trashed_file_shortens_no_file_of_the_host(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from stillframe.host import run
+from tests.support.let_in import let_in
 
 _SOURCE = Path(__file__).with_name("fault_shim.c")
 _HEAD = struct.Struct("lll")
@@ -53,6 +54,7 @@ class Shim:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(run.ENVIRONMENT, "LD_PRELOAD", str(self.library))
             patch.setitem(run.ENVIRONMENT, "FAULT_PLAN", str(self.plan))
+            let_in(patch, self.library, self.plan)
             yield
 
     def calls(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+from tests.unit.host.headers import DATA_FILE, END, FEATURE_NAMES, extension
 
 GROUP = 65500
 _NOBODY = 65534
@@ -58,6 +62,35 @@ class Site:
                     with os.fdopen(handle, "rb") as file:
                         if os.fstat(handle).st_mode & 0o040:
                             yield file.read()
+
+
+@contextmanager
+def forged(image: Path, target: Path) -> Iterator[None]:
+    """The image's header names ``target`` as the file that holds its data, and its first cluster as that file's; afterwards all
+    is as it was. Who may write to the image may do so, in the moment somebody else opens it."""
+    with image.open("r+b") as file:
+        head = file.read(1 << 16)
+        entry = _first_entry(file, head)
+        name = bytes(target)
+        at = head.index(struct.pack(">I", FEATURE_NAMES), struct.unpack_from(">I", head, 100)[0])
+        there = head[:at] + extension(DATA_FILE, name) + extension(END, b"")
+        evil = there[:72] + struct.pack(">Q", struct.unpack_from(">Q", there, 72)[0] | 4) + there[80:]
+        os.pwrite(file.fileno(), evil, 0)
+        if entry:
+            kept = os.pread(file.fileno(), 8, entry)
+            os.pwrite(file.fileno(), struct.pack(">Q", 1 << 63), entry)
+        try:
+            yield
+        finally:
+            os.pwrite(file.fileno(), head, 0)
+            if entry:
+                os.pwrite(file.fileno(), kept, entry)
+
+
+def _first_entry(file: BinaryIO, head: bytes) -> int:
+    """Where the place of the first cluster stands; 0 when there is none."""
+    level_1 = struct.unpack_from(">Q", head, 40)[0]
+    return int(struct.unpack(">Q", os.pread(file.fileno(), 8, level_1))[0]) & ((1 << 56) - 512)
 
 
 SECRET = b"only root may know this\n" * 4096

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stillframe.host import files, image_command, pins, references
 from stillframe.host.image_command import command, limits
-from stillframe.host.run import attempt, failure, run
+from stillframe.host.run import Place, attempt, failure, run
 
 _CORRUPT, _LEAKS = 2, 3
 _ROOM = 64 << 20
@@ -66,8 +66,9 @@ def beyond_repair(share: Path, name: str, seconds: float = math.inf) -> str | No
             # New counts may be put behind the end of the file.
             size = (length + length // 8 + _ROOM) // 512 * 512
             run(command("create", ["qcow2"], [str(scratch), str(size)]), cwd=scratch.parent)
-            words = command("check", ["qcow2"], ["-r", "all", image_command.over(scratch, name)])
-            outcome = attempt(words, cwd=pinned.place, limits=limits(2, seconds=until - time.monotonic()))
+            words = command("check", ["qcow2"], ["-r", "all", image_command.over(scratch, str(pinned.directory / name))])
+            there = Place(scratch.parent, pinned.descriptors)  # which it may write to
+            outcome = attempt(words, cwd=there, limits=limits(2, seconds=until - time.monotonic()))
     if outcome.code == _CORRUPT:
         return _damage(outcome.output, outcome.complaint)
     if outcome.code not in (0, _LEAKS):

@@ -14,6 +14,7 @@ from typing import IO
 
 from stillframe.errors import AccessRefused, HostCommandFailed, ImageLocked
 from stillframe.host import wording
+from stillframe.host.confinement import Confined
 from stillframe.printable import without_directories
 
 OUTPUT_LIMIT = 1 << 20
@@ -46,7 +47,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a program runs, and descriptors of ours that it inherits under their numbers."""
+    """Where a program runs, and descriptors of ours that it inherits under their numbers. With descriptors, it may open the
+    files behind them, what lies in the directory, and nothing else of the host (``confinement``)."""
 
     directory: Path
     descriptors: tuple[int, ...] = ()
@@ -110,19 +112,14 @@ class _Child:
         self._deadline = time.monotonic() + bounds.seconds
         self._printed = 0
         self._complaint = bytearray()
+        self._confined: Confined[subprocess.Popen[bytes]] | None = None
         try:
-            self._process = subprocess.Popen(
-                _guarded(command, bounds),
-                cwd=place.directory,
-                pass_fds=place.descriptors,
-                env=ENVIRONMENT if bounds.thread_stack is None else {**ENVIRONMENT, "MALLOC_ARENA_MAX": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                umask=0o117,
-                start_new_session=True,
-            )
-        except OSError as error:
+            if place.descriptors:
+                self._confined = Confined(place.directory, place.descriptors, lambda: _started(command, bounds, place))
+                self._process = self._confined.made
+            else:
+                self._process = _started(command, bounds, place)
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no thread to be had
             raise HostCommandFailed(f"{command[0]} cannot be started: {error}") from error
 
     def follow(self, taker: "bytearray | Callable[[bytes], None]", cancelled: Cancelled | None) -> Outcome:
@@ -168,6 +165,13 @@ class _Child:
 
     def end(self) -> None:
         """Kills what still runs of the group and closes the pipes; waits for it, but not for ever."""
+        try:
+            self._end()
+        finally:
+            if self._confined is not None:
+                self._confined.end()
+
+    def _end(self) -> None:
         if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -181,6 +185,20 @@ class _Child:
             raise HostCommandFailed(
                 f"{self._name} (process {self._process.pid}) cannot be killed: it waits for its share", pid=self._process.pid
             ) from error
+
+
+def _started(command: Sequence[str], bounds: Limits, place: Place) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        _guarded(command, bounds),
+        cwd=place.directory,
+        pass_fds=place.descriptors,
+        env=ENVIRONMENT if bounds.thread_stack is None else {**ENVIRONMENT, "MALLOC_ARENA_MAX": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        umask=0o117,
+        start_new_session=True,
+    )
 
 
 def _read(key: selectors.SelectorKey, pipes: selectors.BaseSelector) -> None:
