@@ -12,6 +12,7 @@ from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 LONGEST_LINE = 1024  # bytes, of a chunk's size with its extensions, or of one trailer
 MOST_TRAILERS = 16
+MOST_CHUNKS = 1000  # each costs the one thread that reads some microseconds, and a body has 64 KiB at most
 _SIZE = re.compile(f"(?P<size>[0-9A-Fa-f]{{1,16}}){CHUNK_EXT}".encode("latin-1"))
 
 
@@ -28,6 +29,7 @@ class Chunks:
         self._left = 0  # bytes of the chunk that is being read
         self._take = self._take_size
         self._trailers = 0
+        self._chunks = 0
 
     def __len__(self) -> int:
         return len(self.buf)
@@ -68,6 +70,10 @@ class Chunks:
         found = _SIZE.fullmatch(line)
         if found is None:
             self.error = BadRequest("a chunk's size cannot be read")
+            return
+        self._chunks += 1
+        if self._chunks > MOST_CHUNKS:
+            self.error = BadRequest(f"the body has more than {MOST_CHUNKS} chunks; send larger ones")
             return
         self._left = int(found["size"], 16)
         self._take = self._take_end if self._left else self._take_trailer

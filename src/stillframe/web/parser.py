@@ -11,6 +11,8 @@ from stillframe.web import body
 from stillframe.web.chunks import Chunks
 
 _START = re.compile(rb"(?:\r\n)*(?:\r?\Z|[!-~])")  # empty lines before a request are taken (RFC 9112, section 2.2)
+_END = b"\r\n\r\n"
+_EMPTY_LINES = b"\r\n" * 16  # so many before a request are no mistake of a client; each pair costs as much as a request
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _ONCE = (b"content-length", b"transfer-encoding", b"host")  # what says where a request ends, and whose it is
 
@@ -28,18 +30,37 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
     """Every request that cannot be read is answered, and none has two ends."""
 
     body_rcv: Any = None
+    completed: bool = False
+
+    def __init__(self, adj: Any) -> None:
+        super().__init__(adj)
+        self._early = bytearray()  # of the headers, whose end has not come
 
     def received(self, data: bytes) -> int:
         try:
-            if self.body_rcv is None and not _START.match(self.header_plus + data):
-                raise ValueError("white space before the request")
-            return int(super().received(data))
+            if self.body_rcv is not None or self.completed:
+                return int(super().received(data))
+            return self._received_headers(data)
         except ValueError:
             # Also of waitress: a host in brackets that is no address. It would pass through to the loop, which closes the
             # connection without an answer and writes a traceback to the log.
             self.error, self.completed, self.headers_finished = BadRequest("the request cannot be read"), True, True
             self.connection_close = True
             return len(data)
+
+    def _received_headers(self, data: bytes) -> int:
+        """Waitress looks through all it has with each piece. A client that sends a byte at a time made it read gigabytes."""
+        early = self._early
+        whole_is_here = _END in bytes(early[-3:]) + data or len(early) + len(data) >= self.adj.max_request_header_size
+        if len(early) < len(_EMPTY_LINES):
+            begin = bytes(early) + data[: len(_EMPTY_LINES)]
+            if not _START.match(begin) or begin.startswith(_EMPTY_LINES):
+                raise ValueError("white space before the request")
+        if not whole_is_here:
+            early += data
+            return len(data)
+        taken = int(super().received(bytes(early) + data))
+        return max(0, taken - len(early))
 
     def parse_header(self, header_plus: bytes) -> None:
         """Raises ParsingError, also where a proxy before us could see another end of the request than we do

@@ -85,10 +85,13 @@ class _Listener:
     _next_look = 0.0
 
     def handle_accept(self) -> None:
-        before = self.connections.latest
-        super().handle_accept()  # type: ignore[misc]
-        latest = self.connections.latest
-        if latest is not None and latest is not before:
+        """Takes all that wait: one in a turn of the loop, as waitress does, is little while many others send."""
+        for _ in range(BACKLOG):
+            before = self.connections.latest
+            super().handle_accept()  # type: ignore[misc]
+            latest = self.connections.latest
+            if latest is None or latest is before:
+                return
             surplus = self.connections.surplus(latest)
             if surplus is not None:
                 surplus.handle_close()

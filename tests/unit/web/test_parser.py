@@ -1,9 +1,13 @@
 """Requests that cannot be read, or could be read in two ways, end in an answer and never in an exception."""
 
+from typing import Any
+
 import pytest
 from waitress.adjustments import Adjustments
+from waitress.parser import HTTPRequestParser
 
 from stillframe.web import body
+from stillframe.web.chunks import MOST_CHUNKS
 from stillframe.web.parser import Parser
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -111,6 +115,48 @@ def test_only_empty_lines_stand_before_a_request(start: bytes, step: int) -> Non
 def test_an_empty_line_before_a_request_is_no_part_of_it() -> None:
     for step in (1, 1 << 20):
         assert read(b"\r\nGET /a HTTP/1.1", step=step).path == "/a"
+
+
+def test_empty_lines_without_end_are_no_requests() -> None:
+    """Each pair of them was read as a request of its own, with all that followed looked through again."""
+    found = read(b"\r\n" * 4096 + b"GET /a HTTP/1.1")
+    assert found.error.code == 400
+
+
+def test_headers_that_come_a_byte_at_a_time_are_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+    real = HTTPRequestParser.received
+
+    def counted(self: HTTPRequestParser, data: bytes) -> Any:
+        looked_at.append(len(self.header_plus) + len(data))
+        return real(self, data)
+
+    monkeypatch.setattr(HTTPRequestParser, "received", counted)
+    found = read(b"GET /a HTTP/1.1", b"X-A: " + b"a" * 5000 + b"\r\n", step=1)
+    assert found.error is None and found.path == "/a"
+    assert sum(looked_at) < 2 * 5100
+
+
+def test_headers_without_end_are_refused_at_their_limit_however_they_come() -> None:
+    for step in (7, 1 << 20):
+        found = read(b"GET /a HTTP/1.1", b"X-A: " + b"a" * (300 << 10), step=step)
+        assert found.error.code == 431
+
+
+@pytest.mark.parametrize("step", [1, 5, 8192])
+def test_a_body_in_crumbs_is_refused(step: int) -> None:
+    """Each chunk costs as much as a large one: a megabyte of them kept the thread that reads all connections for seconds."""
+    parser = Parser(Adjustments())
+    parser.received(b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n")
+    rest = b"1\r\na\r\n" * (MOST_CHUNKS + 1)
+    while rest and not parser.completed:
+        rest = rest[parser.received(rest[:step]) :]
+    assert parser.completed and parser.error.code == 400
+
+
+def test_a_body_of_as_many_chunks_as_may_be_is_read() -> None:
+    found = read(b"POST / HTTP/1.1", CHUNKED, b"1\r\na\r\n" * (MOST_CHUNKS - 1) + b"0\r\n\r\n", step=8192)
+    assert found.error is None and found.completed
 
 
 @pytest.mark.parametrize("version", [b"", b" HTTP/0.9", b" HTTP/1.2", b" HTTP/2.0", b" http/1.1", b"  HTTP/1.1"])
