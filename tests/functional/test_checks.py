@@ -39,7 +39,7 @@ from typing import Any
 from stillframe.context import Context
 from stillframe.{service}.manager import Manager, answered_by
 from stillframe.{service}.rpcapi import {protocol}
-from stillframe.{service}.world import WorkerContext
+from stillframe.{service}.worker.context import WorkerContext
 
 def renamed(world: WorkerContext, context: Context, {parameter}x: str) -> None: ...
 def retyped(world: WorkerContext, context: Context, {parameter}: bytes) -> None: ...
