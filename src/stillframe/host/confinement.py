@@ -45,7 +45,7 @@ Made = TypeVar("Made")
 
 class Confined(Generic[Made]):
     """Has ``make`` called in a thread that may open the open files ``handles``, what lies in ``directory``, and the system's
-    programs and libraries. ``end`` lets the thread go: whatever was started there dies with it."""
+    programs and libraries. ``end`` ends the thread: whatever was started there dies with it."""
 
     def __init__(self, directory: Path, handles: Sequence[int], make: Callable[[], Made]) -> None:
         """Raises what ``make`` raises. Without Landlock it is called all the same, and the log says so once."""
