@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import insert, update
 
-from stillframe.compute.operations import assisted_snapshot_deletion
+from stillframe.compute.operations import delete_set
 from stillframe.db.engine import Database
 from stillframe.db.tables import operation_resources, operations, snapshots
 from stillframe.journal import record
@@ -35,9 +35,7 @@ class Crowd:
         with self._database.write() as connection:
             connection.execute(insert(snapshots), waited_for)
             for each in waited_for:
-                asked = assisted_snapshot_deletion.request(str(uuid.uuid4()), str(uuid.uuid4()), [each["id"]], "bench").of(
-                    self._project
-                )
+                asked = delete_set.request(str(uuid.uuid4()), str(uuid.uuid4()), [each["id"]], "bench").of(self._project)
                 self._ids.append(record.submit(connection, asked))
 
     def _snapshot(self, number: int) -> Document:

@@ -14,8 +14,8 @@ from stillframe.chain.plan import Plan
 from stillframe.chain.simulate import Layer, WorkerContext
 from stillframe.chain.tree import Tree
 from stillframe.compute import kinds as compute_kinds
-from stillframe.compute.operations import assisted_snapshot_deletion, assisted_volume_snapshots, attachments, merge
 from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
+from stillframe.compute.operations import assisted_volume_snapshots, attachments, delete_set, merge
 from stillframe.journal.record import Request
 from stillframe.volumes import kinds as volumes_kinds
 from stillframe.volumes.chain.observe import held_for
@@ -188,6 +188,6 @@ def online() -> dict[str, Request]:
         "detach_volume": attachments.request("detach_volume", server, "r"),
         "assisted_snapshot": assisted_snapshot_operations.request(server, "r"),
         "assisted_volume_snapshot": assisted_volume_snapshots.request(server, "r"),
-        "delete_assisted_snapshot": assisted_snapshot_deletion.request(OTHER, SERVER, [OTHER], "r"),
+        "delete_assisted_snapshot": delete_set.request(OTHER, SERVER, [OTHER], "r"),
         "merge_volume": merge.request({**server, "kind": "pull"}, None, "r"),
     }

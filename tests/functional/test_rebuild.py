@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from stillframe.chain.names import overlay_name
 from stillframe.db import backups, snapshots, volume_types, volumes
@@ -56,16 +57,29 @@ class Scenario(Operator):
     def raw_share(self) -> Path:
         return self.directory / "raw"
 
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Returns the answer's document. Asks again while block storage is at work on the volume by itself, as its look around
+        is now and then."""
+        answers: list[requests.Response] = []
+
+        def answered() -> bool:
+            answers.append(self.api.send("volume", method, path, body))
+            return answers[-1].status_code != 409 or '"busy"' not in answers[-1].text
+
+        wait_for(answered, f"{method} {path}", 60)
+        assert answers[-1].status_code < 400, f"{method} {path}: {answers[-1].status_code} {answers[-1].text}"
+        return answers[-1].json() if answers[-1].content else None
+
     def make(self, **wanted: Any) -> str:
         plain = {"volume_type": "plain", "size": 1}
-        made = self.api.ok("volume", "POST", "/volumes", {"volume": {**plain, **wanted}})["volume"]["id"]
+        made = self.ask("POST", "/volumes", {"volume": {**plain, **wanted}})["volume"]["id"]
         wait_for(lambda: self.api.volume(made)["status"] == "available", "the volume")
         self.settle()
         return str(made)
 
     def take(self, volume_id: str, **wanted: Any) -> str:
         body = {"snapshot": {"volume_id": volume_id, **wanted}}
-        made = self.api.ok("volume", "POST", "/snapshots", body)["snapshot"]["id"]
+        made = self.ask("POST", "/snapshots", body)["snapshot"]["id"]
         wait_for(lambda: self.api.snapshot(made)["status"] == "available", "the snapshot")
         self.settle()
         self.content[made] = self.content[volume_id]
@@ -73,7 +87,7 @@ class Scenario(Operator):
 
     def back_up(self, volume_id: str, **wanted: Any) -> str:
         body = {"backup": {"volume_id": volume_id, **wanted}}
-        made = self.api.ok("volume", "POST", "/backups", body)["backup"]["id"]
+        made = self.ask("POST", "/backups", body)["backup"]["id"]
         wait_for(lambda: self.api.ok("volume", "GET", f"/backups/{made}")["backup"]["status"] == "available", "the backup")
         self.settle()
         self.content[made] = self.content[volume_id]
@@ -81,12 +95,12 @@ class Scenario(Operator):
 
     def act(self, volume_id: str, **action: Any) -> None:
         name, body = next(iter(action.items()))
-        self.api.ok("volume", "POST", f"/volumes/{volume_id}/action", {name.replace("__", "-"): body})
+        self.ask("POST", f"/volumes/{volume_id}/action", {name.replace("__", "-"): body})
         wait_for(lambda: self.api.volume(volume_id)["status"] == "available", name)
         self.settle()
 
     def remove(self, kind: str, resource_id: str) -> None:
-        self.api.ok("volume", "DELETE", f"/{kind}/{resource_id}")
+        self.ask("DELETE", f"/{kind}/{resource_id}")
         wait_for(lambda: self.api.send("volume", "GET", f"/{kind}/{resource_id}").status_code == 404, "the deletion")
         self.settle()
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from stillframe.compute.operations import assisted_snapshot_deletion, assisted_volume_snapshots, attachments, merge
 from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
+from stillframe.compute.operations import assisted_volume_snapshots, attachments, delete_set, merge
 from stillframe.compute.requests import queue
 from stillframe.journal.operation import Kind, Operation
 
@@ -14,7 +14,7 @@ KINDS: Mapping[str, Kind] = {
     "await_server": queue.KIND,
     "assisted_volume_snapshot": assisted_volume_snapshots.KIND,
     "merge_volume": merge.KIND,
-    "delete_assisted_snapshot": assisted_snapshot_deletion.KIND,
+    "delete_assisted_snapshot": delete_set.KIND,
 }
 
 

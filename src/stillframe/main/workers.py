@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stillframe.compute import kinds as compute_kinds
 from stillframe.compute.manager import Manager as ComputeManager
-from stillframe.compute.operations import assisted_snapshot_deletion
+from stillframe.compute.operations import delete_set
 from stillframe.compute.periodic import reconcile
 from stillframe.compute.periodic import snapshot_policies as policy_runs
 from stillframe.compute.worker import context as compute_world
@@ -72,7 +72,7 @@ def compute_worker(settings: Settings, database: Database) -> WorkerPart:
         world.guard.start()
         scheduler.look()
         looked.look()
-        assisted_snapshot_deletion.look(world, worker.tell)
+        delete_set.look(world, worker.tell)
 
     worker = Worker(
         journal,

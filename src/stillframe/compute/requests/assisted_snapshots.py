@@ -17,8 +17,8 @@ from stillframe.compute.libvirt import other_jobs, owners, servers
 from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.libvirt.shares import place_of
-from stillframe.compute.operations import assisted_snapshot_deletion, assisted_volume_snapshots, switch
 from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
+from stillframe.compute.operations import assisted_volume_snapshots, delete_set, switch
 from stillframe.compute.requests import assisted_snapshot_settings as settings_requests
 from stillframe.compute.requests import repeats
 from stillframe.compute.snapshot_policies import retention
@@ -354,7 +354,7 @@ def delete(world: WorkerContext, context: Context, server_id: str, set_id: str, 
         if policy_id is not None:
             _retire(connection, row["id"], policy_id)
         assisted_snapshots.change(connection, row["id"], status="deleting")
-        wanted = assisted_snapshot_deletion.request(row["id"], row["server_id"], present, context.request_id)
+        wanted = delete_set.request(row["id"], row["server_id"], present, context.request_id)
         record.submit(connection, wanted.of(row["project_id"]))
 
 

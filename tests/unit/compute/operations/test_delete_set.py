@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.compute.operations import assisted_snapshot_deletion
+from stillframe.compute.operations import delete_set
 from stillframe.db import assisted_snapshots, operations
 from stillframe.db.engine import Database
 from stillframe.errors import Busy, Conflict, ServiceUnavailable, StepFailed, StillframeError
@@ -44,7 +44,7 @@ class Deletion:
 
     def __init__(self, storage: Storage, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world = fakes.world(database, tmp_path, [], monkeypatch, storage)
-        self.asked = assisted_snapshot_deletion.request(new_id(), SERVER, list(storage.answers), "r")
+        self.asked = delete_set.request(new_id(), SERVER, list(storage.answers), "r")
         self.notes: dict[str, Any] = {}
         self.waits: list[NotYet] = []
 
@@ -65,7 +65,7 @@ class Deletion:
             "project_id": "demo",
             "fault": None,
         }
-        assisted_snapshot_deletion.KIND.verbs["delete"].do(self.world, Operation.from_row(row), self.asked.plan[0]["args"])
+        delete_set.KIND.verbs["delete"].do(self.world, Operation.from_row(row), self.asked.plan[0]["args"])
 
     def run(self) -> None:
         for _ in range(1000):
@@ -100,7 +100,7 @@ def test_it_looks_soon_at_first_and_then_seldom(database: Database, tmp_path: Pa
 
 
 def test_but_not_for_ever(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assisted_snapshot_deletion, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(delete_set, "PATIENCE_SECONDS", -1.0)
     held, free = new_id(), new_id()
     storage = Storage({held: [Busy("a parked merge")], free: [None]})
     with pytest.raises(StepFailed, match="a parked merge") as told:
@@ -169,7 +169,7 @@ def ended(database: Database, storage: Storage, deletion: Deletion, error: StepF
     operation: Any = SimpleNamespace(intent=deletion.asked.intent)
     with database.write() as connection:
         assisted_snapshots.insert(connection, row)
-        assisted_snapshot_deletion.KIND.settle(connection, operation, "undone", error.to_document() if error else None)
+        delete_set.KIND.settle(connection, operation, "undone", error.to_document() if error else None)
         found = assisted_snapshots.get(connection, set_id, None)
     assert found is not None
     return found
@@ -221,12 +221,12 @@ def test_many_that_wait_are_looked_at_with_one_question(
     journal = Journal(database, "compute", this_process("here"), 30)
     with database.write() as connection:
         for snapshot_id in ids:
-            record.submit(connection, assisted_snapshot_deletion.request(new_id(), SERVER, [snapshot_id], "r"))
+            record.submit(connection, delete_set.request(new_id(), SERVER, [snapshot_id], "r"))
     for operation in journal.claim_all():
         notes = {"asked": operation.plan[0]["args"]["snapshot_ids"]}
         journal.wait(operation, notes_key("delete"), NotYet(600, notes))
     told: list[str] = []
-    assisted_snapshot_deletion.look(world, told.append)
+    delete_set.look(world, told.append)
     assert len(asked) == many
     with database.read() as connection:
         found = [Operation.from_row(row) for each in told if (row := operations.get(connection, each))]
