@@ -96,13 +96,14 @@ def stop(directory: Path) -> None:
     pid = _pid(directory)
     if pid is None:
         return
-    os.kill(pid, signal.SIGTERM)
-    for _ in range(100):
-        if _pid(directory) is None:
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it may end by itself between a look and a signal
+        os.kill(pid, signal.SIGTERM)
+        for _ in range(100):
+            if _pid(directory) is None:
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(pid, signal.SIGKILL)
     with suppress(ChildProcessError):  # it is our child only if this very process started it
         os.waitpid(pid, 0)
 
