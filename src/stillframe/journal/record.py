@@ -155,6 +155,11 @@ class Journal:
         self._due: dict[str, _Due] = {}  # those that wait here; the rows say the same
         self._soon = Soon()
 
+    @property
+    def keeps(self) -> int:
+        """How many operations are looked at again within moments, without having been given back."""
+        return len(self._soon)
+
     def claim_all(self) -> list[Operation]:
         """Claims every operation that is free and whose turn it is, but none that runs in this process already."""
         taken = self._soon.take(time.time())
