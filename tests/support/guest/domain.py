@@ -145,7 +145,8 @@ class Guest:
         return [Beat(int(found[1]), float(found[2])) for found in _BEAT.finditer(self.text())]
 
     def still_writes(self, seconds: float = 15) -> None:
-        """Waits until the counter has moved on from where it is now."""
+        """Waits until the counter has moved on from where it is now; from its next report, where the console was emptied."""
+        self._wait(lambda: bool(self.beats()), seconds, "the guest's counter")
         before = self.beats()[-1].round
         self._wait(lambda: self.beats()[-1].round > before + 2, seconds, "the guest's counter")
 
