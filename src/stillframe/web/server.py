@@ -57,8 +57,8 @@ class Server:
             self._listener.pull_trigger()
             self._thread.join(STOP_SECONDS + LOOK_SECONDS)
         self._dispatcher.shutdown(timeout=LOOK_SECONDS)
-        for channel in self._listener.connections:
-            channel.close()
+        for channel in list(self._listener.connections):
+            channel.handle_close()  # also what it keeps of an answer, which may lie in a temporary file
         if not self._dispatcher.threads:  # one that still works writes into the trigger's pipe at its end
             wasyncore.close_all(self._loop, ignore_all=True)
             self._loop.close()
