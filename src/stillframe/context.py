@@ -16,8 +16,8 @@ _operation: contextvars.ContextVar[str | None] = contextvars.ContextVar("operati
 class Context:
     """The identity behind one request. ``roles`` are the role names the user holds in ``project_id``.
 
-    ``with_service_token`` says that a service vouched for the user by a token of its own beside the user's: it may then do
-    for that user what only services may do, and still sees the user's project only.
+    ``with_service_token`` says that a service sent its own token beside the user's. It may then do for that user what only
+    services may do, and still sees only the user's project.
     """
 
     user_id: str
@@ -28,27 +28,31 @@ class Context:
 
     @property
     def is_admin(self) -> bool:
+        """Tells whether an administrator asks."""
         return "admin" in self.roles
 
     @property
     def is_service(self) -> bool:
+        """Tells whether another service asks."""
         return "service" in self.roles
 
     @property
     def has_service_identity(self) -> bool:
-        """A service asks: for itself, or for a user."""
+        """Tells whether a service asks, for itself or for a user."""
         return self.is_service or self.with_service_token
 
     @property
     def sees_all_projects(self) -> bool:
+        """Tells whether the caller sees what belongs to other projects."""
         return self.is_admin or self.is_service
 
     @property
     def sees_hosts(self) -> bool:
-        """Told of hosts, exports and mount points: administrators, and services, for a user too."""
+        """Tells whether the caller sees hosts, exports and mount points: administrators do, and services, even for a user."""
         return self.is_admin or self.has_service_identity
 
     def to_document(self) -> dict[str, Any]:
+        """Returns the context as JSON, for the journal and the bus."""
         return {
             "user_id": self.user_id,
             "project_id": self.project_id,
@@ -59,6 +63,7 @@ class Context:
 
     @staticmethod
     def from_document(document: dict[str, Any]) -> "Context":
+        """Returns the context that ``to_document`` wrote."""
         return Context(
             document["user_id"],
             document["project_id"],

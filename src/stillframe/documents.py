@@ -1,6 +1,6 @@
-"""Documents read back from a store or a client, checked against a JSON schema before anything of them is believed.
+"""Checks documents from a store, a share or a client against a JSON schema before anything in them is believed.
 
-A whole number is one as it is written: the draft, and jsonschema with it, takes 1.0 for one too.
+An integer must be written as one: JSON Schema, and jsonschema with it, accepts 1.0 as well.
 """
 
 from collections.abc import Mapping
@@ -11,20 +11,20 @@ from jsonschema.validators import extend
 
 Schema = Mapping[str, Any]
 ID: Schema = {"type": "string", "pattern": r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"}
-TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}"  # whether there is such a day is another matter
-_TOLD = 200  # characters; a message may quote all of what it refuses
+TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}"  # does not check that the day exists
+_QUOTED = 200  # characters; jsonschema's message may quote the whole document
 
 _WHOLE = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _checker, value: type(value) is int)
 _Strict = extend(Draft202012Validator, type_checker=_WHOLE)  # type: ignore[no-untyped-call]
 
 
 def text(most: int) -> Schema:
-    """What every database can keep: at most ``most`` characters, no NUL, no half of a pair."""
+    """Text that every database can keep: at most ``most`` characters, no NUL, no half of a surrogate pair."""
     return {"type": "string", "maxLength": most, "pattern": r"^[^\x00\ud800-\udfff]*\Z"}
 
 
 def optional(schema: Schema) -> Schema:
-    """The same, or null."""
+    """What the schema allows, or null."""
     return {**schema, "type": [schema["type"], "null"]}
 
 
@@ -33,28 +33,28 @@ def number(least: int, most: int) -> Schema:
 
 
 def record(fields: Mapping[str, Schema]) -> Schema:
-    """An object of exactly these fields."""
+    """An object with exactly these fields."""
     return {"type": "object", "properties": dict(fields), "required": sorted(fields), "additionalProperties": False}
 
 
 def texts(most: int, length: int) -> Schema:
-    """An object of at most ``most`` texts by name, each of at most ``length`` characters."""
+    """An object that maps at most ``most`` names to texts; names and texts have at most ``length`` characters each."""
     return {"type": "object", "maxProperties": most, "propertyNames": text(length), "additionalProperties": text(length)}
 
 
 class Shape:
-    """A schema made ready once."""
+    """A schema that is compiled once and used many times."""
 
     def __init__(self, schema: Schema) -> None:
         self._validator = _Strict(dict(schema))
 
     def flaw(self, document: Any) -> str | None:
-        """Returns the first place where a document is not as it must be, and why; None: there is none."""
+        """Returns the first place where a document breaks the schema, and why; None if it breaks it nowhere."""
         try:
             error: ValidationError | None = next(self._validator.iter_errors(document), None)
             if error is None:
                 return None
             place = error.json_path.removeprefix("$").lstrip(".")
-            return f"{place[:_TOLD] or 'it'}: {error.message[:_TOLD]}"
-        except RecursionError:  # what is refused is quoted in the message
+            return f"{place[:_QUOTED] or 'it'}: {error.message[:_QUOTED]}"
+        except RecursionError:  # the message quotes what is refused, and quoting it recurses
             return "it is nested too deeply"

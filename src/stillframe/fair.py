@@ -8,8 +8,8 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Items by who asked for them, and each caller's by kind, in turn too. Not locked: whoever uses it from several threads has
-    a lock already."""
+    """Callers take turns, and so do the kinds of items of one caller. The queue has no lock: a user with several threads
+    brings its own."""
 
     def __init__(self) -> None:
         self._by_name: OrderedDict[str, OrderedDict[str, deque[Item]]] = OrderedDict()
@@ -30,7 +30,7 @@ class FairQueue(Generic[Item]):
         return found
 
     def pop_where(self, may: Callable[[Item], bool]) -> Item | None:
-        """As ``pop``, but of the items that may be served now only. None: there is none."""
+        """Like ``pop``, but considers only the items that ``may`` accepts. Returns None when there is none."""
         for name, kinds in self._by_name.items():
             for kind, items in kinds.items():
                 place = next((number for number, item in enumerate(items) if may(item)), None)

@@ -12,9 +12,9 @@ from stillframe.config import Settings
 from stillframe.context import Context
 from stillframe.db import backups, snapshots, volume_types, volumes
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
+from stillframe.db.rows import BackupRow, SnapshotRow, VolumeRow
 from stillframe.db.tables import now
-from stillframe.web.route import Call, Door, Version
+from stillframe.web.route import ApiContext, Call, Version
 
 VOLUME = "1a1a1a1a-1111-4111-8111-111111111111"
 OTHER_VOLUME = "2b2b2b2b-2222-4222-8222-222222222222"
@@ -59,7 +59,7 @@ class Bus:
         return answer(context, **parameters) if callable(answer) else answer
 
 
-def call(door: Door, version: Version = (3, 0), who: Context | None = None, **more: Any) -> Call:
+def call(api: ApiContext, version: Version = (3, 0), who: Context | None = None, **more: Any) -> Call:
     """One request; ``more`` sets path, query, body, base_url or collection_url."""
     given: dict[str, Any] = {
         "path": {},
@@ -69,20 +69,20 @@ def call(door: Door, version: Version = (3, 0), who: Context | None = None, **mo
         "collection_url": "http://here/v3/volumes",
         **more,
     }
-    return Call(context=who or context(), version=version, door=door, **given)
+    return Call(context=who or context(), version=version, api=api, **given)
 
 
-def door(database: Database, state_dir: Path, answers: Mapping[str, Any] | None = None) -> Door:
-    return Door(database, Bus(answers), settings(state_dir))
+def api(database: Database, state_dir: Path, answers: Mapping[str, Any] | None = None) -> ApiContext:
+    return ApiContext(database, Bus(answers), settings(state_dir))
 
 
-def volume_row(connection: Connection, **changes: Any) -> Row:
+def volume_row(connection: Connection, **changes: Any) -> VolumeRow:
     """Inserts a volume and returns its row."""
     volume_types.ensure_default(connection)
     kind = volume_types.find(connection, volume_types.DEFAULT)
     assert kind is not None
     volume_id = changes.get("id", VOLUME)
-    row = {
+    row: Any = {
         "id": volume_id,
         "project_id": "demo",
         "user_id": "somebody",
@@ -106,10 +106,10 @@ def volume_row(connection: Connection, **changes: Any) -> Row:
     return found
 
 
-def snapshot_row(connection: Connection, **changes: Any) -> Row:
+def snapshot_row(connection: Connection, **changes: Any) -> SnapshotRow:
     """Inserts a snapshot of ``VOLUME`` (or ``volume_id``) and returns its row."""
     snapshot_id, volume_id = changes.get("id", SNAPSHOT), changes.get("volume_id", VOLUME)
-    row = {
+    row: Any = {
         "id": snapshot_id,
         "project_id": "demo",
         "user_id": "somebody",
@@ -132,10 +132,10 @@ def snapshot_row(connection: Connection, **changes: Any) -> Row:
     return found
 
 
-def backup_row(connection: Connection, **changes: Any) -> Row:
+def backup_row(connection: Connection, **changes: Any) -> BackupRow:
     """Inserts a backup of ``VOLUME`` (or ``volume_id``) and returns its row."""
     backup_id = changes.get("id", BACKUP)
-    row = {
+    row: Any = {
         "id": backup_id,
         "project_id": "demo",
         "user_id": "somebody",

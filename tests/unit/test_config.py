@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stillframe import config
 from stillframe.errors import BadConfiguration
+from stillframe.options import BACKEND_OPTS, GROUPS, NAMED_FILES, OF_SERVICE
+from stillframe.printable import unsafe
 
 SAMPLE = Path(__file__).parents[2] / "deploy" / "stillframe.conf.sample"
 HINT = "write it with: oslo-config-generator --namespace stillframe --output-file deploy/stillframe.conf.sample"
@@ -23,7 +26,7 @@ def test_the_sample_file_parses_and_changes_nothing() -> None:
     assert SAMPLE.is_file(), f"{SAMPLE.name} is missing; {HINT}"
     loaded, default = config.load([str(SAMPLE)]), config.load()
     assert loaded.state_dir == default.state_dir
-    for group, options in config.GROUPS.items():
+    for group, options in GROUPS.items():
         for option in options:
             if group in ("volumes", "compute"):
                 assert getattr(getattr(loaded, group), option.dest) == getattr(getattr(default, group), option.dest)
@@ -117,7 +120,7 @@ def test_every_option_explains_itself() -> None:
 
 def test_a_state_directory_whose_database_would_lie_beside_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "what?").mkdir()
-    with pytest.raises(BadConfiguration, match="would lie beside it"):
+    with pytest.raises(BadConfiguration, match="outside the directory"):
         config.load([], {(None, "state_dir"): str(tmp_path / "what?")})
 
 
@@ -132,7 +135,7 @@ OTHER = {"volumes": "compute", "compute": "volumes"}
 def test_a_service_does_not_fail_for_what_stands_in_the_others_sections(tmp_path: Path, service: str) -> None:
     loaded = load(tmp_path, WRONG[OTHER[service]] + f"[{service}]\nport = 7\n", service=service)
     assert getattr(loaded, service).port == 7
-    with pytest.raises(AttributeError, match="other service's"):
+    with pytest.raises(AttributeError, match="belongs to the other service"):
         _ = getattr(loaded, OTHER[service]).port
     with pytest.raises(BadConfiguration):
         load(tmp_path, WRONG[service], service=service)
@@ -163,7 +166,7 @@ def test_in_one_process_too_a_service_has_its_own_sections_only(service: str) ->
     own = both.of(service)
     assert getattr(own, service) is getattr(both, service)
     assert (own.state_dir, own.keystone) == (both.state_dir, both.keystone)
-    for section in config.OF_SERVICE[OTHER[service]]:
+    for section in OF_SERVICE[OTHER[service]]:
         if section != "local":
             with pytest.raises(AttributeError, match=rf"\[{section}\]"):
                 _ = getattr(own, section).port
@@ -177,7 +180,10 @@ def test_the_default_project_is_found_where_it_was(tmp_path: Path) -> None:
 
 NAMING = {
     "password_file": "[keystone]\n{option} = {file}\n",
-    "cafile": "[image]\n{option} = {file}\n",
+    "cafile": "[DEFAULT]\n{option} = {file}\n",
+    "tls_certificate": "[volumes]\n{option} = {file}\n",
+    "tls_key": "[compute]\n{option} = {file}\n",
+    "tls_client_cafile": "[compute]\n{option} = {file}\n",
     "backup_s3_credentials_file": "[volumes]\n{option} = {file}\n",
     "nfs_shares_config": "[DEFAULT]\nenabled_backends = one\n[one]\nvolume_driver = nfs\n{option} = {file}\n",
     "glusterfs_shares_config": "[DEFAULT]\nenabled_backends = one\n[one]\nvolume_driver = glusterfs\n{option} = {file}\n",
@@ -185,8 +191,12 @@ NAMING = {
 
 
 def test_every_option_that_names_a_file_is_known() -> None:
-    options = {option.dest for each in (*config.GROUPS.values(), config.BACKEND_OPTS) for option in each}
-    assert {name for name in options if name.endswith(("file", "_config"))} == set(config.NAMED_FILES) == set(NAMING)
+    options = {option.dest for each in (*GROUPS.values(), BACKEND_OPTS) for option in each}
+    assert (
+        {name for name in options if name.endswith(("file", "_config", "_certificate", "_key"))}
+        == set(NAMED_FILES)
+        == set(NAMING)
+    )
 
 
 @pytest.mark.parametrize("option", NAMING)
@@ -208,3 +218,34 @@ def test_a_file_that_the_configuration_names_and_others_may_change_is_refused(tm
 
 def test_a_named_file_that_is_not_there_is_told_by_who_reads_it(tmp_path: Path) -> None:
     load(tmp_path, f"[keystone]\npassword_file = {tmp_path}/missing\n")
+
+
+def test_trusted_proxies_are_addresses_and_networks(tmp_path: Path) -> None:
+    assert load(tmp_path, "[DEFAULT]\ntrusted_proxies = 10.0.0.1, fd00::/64\n").trusted_proxies == ("10.0.0.1", "fd00::/64")
+    for wrong in ("proxy.example.org", "10.0.0.1/24", "10.0.0.0/33", "*"):
+        with pytest.raises(BadConfiguration, match="neither an address nor a network"):
+            load(tmp_path, f"[DEFAULT]\ntrusted_proxies = {wrong}\n")
+
+
+ODD_TEXTS = ("a\nb", "a\x1b[31m", "\udcff\udcfe", "a\u202eb")
+
+
+@pytest.mark.parametrize("odd", ODD_TEXTS, ids=ascii)
+@pytest.mark.parametrize(
+    "option", [(None, "host"), (None, "state_dir"), ("volumes", "share_dir"), ("local", "volume_backend_name")]
+)
+def test_what_no_row_and_no_request_can_hold_is_refused(option: tuple[str | None, str], odd: str) -> None:
+    """Bytes that are no UTF-8 are surrogates in Python; the services started, and no operation ever began."""
+    with pytest.raises(BadConfiguration, match=f"{option[1]}: .* which is no letter of a text") as told:
+        config.load(overrides={option: f"/srv/{odd}"})
+    assert unsafe(told.value.message) is None
+
+
+@pytest.mark.parametrize("odd", ODD_TEXTS, ids=ascii)
+def test_a_host_name_that_is_no_text_is_refused_and_another_may_be_configured(
+    monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename=odd))
+    with pytest.raises(BadConfiguration, match="host, by default this host's name"):
+        config.load()
+    assert config.load(overrides={(None, "host"): "h\xe9 1:2"}).host == "h\xe9 1:2"

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillframe import errors
-from stillframe.errors import StillframeError, catalogue, from_document
+from stillframe.errors import StillframeError, catalogue, convert, from_document
 from stillframe.printable import escaped
 
-KINDS = sorted(errors._all_kinds(StillframeError), key=lambda kind: kind.__name__)
+KINDS = sorted(convert._all_kinds(StillframeError), key=lambda kind: kind.__name__)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -59,12 +59,17 @@ STABLE = {
     "quiesce_refused": 409,
     "quota_exceeded": 413,
     "not_installed": 501,
+    "service_busy": 503,
     "service_failed": 502,
     "service_unavailable": 503,
     "share_unavailable": 503,
     "step_failed": 409,
+    "target_unavailable": 503,
+    "target_refused": 409,
+    "target_unreachable": 503,
     "still_running": 409,
     "too_large": 413,
+    "too_many_connections": 429,
     "too_many_requests": 429,
     "unauthorized": 401,
     "version_not_supported": 406,
@@ -138,3 +143,7 @@ def test_a_code_nobody_knows_becomes_the_base_kind() -> None:
     error = from_document({"code": "from the future", "message": "m", "details": {"a": 1}})
     assert type(error) is StillframeError
     assert (error.message, error.details) == ("m", {"a": 1})
+
+
+def test_every_kind_is_imported_from_the_package() -> None:
+    assert {kind.__name__ for kind in KINDS if kind.__module__.startswith("stillframe.errors.")} <= set(errors.__all__)

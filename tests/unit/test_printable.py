@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stillframe.errors import BadRequest
 from stillframe.main import log
-from stillframe.printable import OneLine, Terminal, escaped, unsafe, without_directories
+from stillframe.printable import escaped, unsafe, without_directories
+from stillframe.printable.output import OneLine, Terminal
 from stillframe.web import body
 
 HOSTILE = "GET /\n2026-11-26 00:00:00,000 1 ERROR stillframe forged\x1b[2J\x9b31m\u202eabc\u2066\u2028x\x00\ud800"
@@ -87,6 +88,9 @@ def test_a_terminal_is_written_nothing_unsafe() -> None:
     stream = io.StringIO()
     terminal = Terminal(stream)
     terminal.write(f"name: {HOSTILE}\n")
+    terminal.writelines([f"{HOSTILE}\n", "a", "b\n"])
+    print(HOSTILE, file=terminal)
+    assert stream.getvalue().count("\n") == HOSTILE.count("\n") * 3 + 4
     terminal.flush()
     assert unsafe(stream.getvalue(), keep="\n\t") is None
     assert terminal.encoding == stream.encoding

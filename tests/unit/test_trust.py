@@ -136,3 +136,29 @@ def test_what_was_planted_is_named(place: Path, plant: Callable[[Path], None]) -
     with pytest.raises(BadConfiguration, match=f"{place}/users.yaml"):
         trust.require_contents(place, "state_dir")
     trust.require_contents(place, "state_dir", but=("users.yaml",))
+
+
+def test_a_directory_of_mount_points_is_ours_alone(place: Path) -> None:
+    """What is in it is not looked at: the server of a share may be away."""
+    base = place / "mnt"
+    trust.require_base(base, "nfs_mount_point_base")  # not there yet
+    base.mkdir()
+    trust.require_base(base, "nfs_mount_point_base")
+    for mode in (0o775, 0o757, 0o1777):  # in a sticky one, too, others may make the mount point first
+        base.chmod(mode)
+        with pytest.raises(BadConfiguration, match=f"nfs_mount_point_base: .*{base}"):
+            trust.require_base(base, "nfs_mount_point_base")
+    base.chmod(0o755)
+    (place / "link").symlink_to(base)
+    trust.require_base(place / "link", "nfs_mount_point_base")
+    belongs_to_nobody(base)
+    for path in (base, place / "link"):
+        with pytest.raises(BadConfiguration, match=f"{base} belongs to user {NOBODY}"):
+            trust.require_base(path, "nfs_mount_point_base")
+
+
+def test_so_is_what_is_above_it(place: Path) -> None:
+    (place / "mnt").mkdir()
+    place.chmod(0o770)
+    with pytest.raises(BadConfiguration, match=f"users other than its owner may write to {place}"):
+        trust.require_base(place / "mnt", "nfs_mount_point_base")
