@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from stillframe.chain import names
 from stillframe.errors import ChainConflict
 
+SECTOR = 512
+
 
 @dataclass(frozen=True)
 class Image:
@@ -15,6 +17,12 @@ class Image:
     size: int
     backing: str | None = None
     backing_format: str | None = None
+
+    @property
+    def disk_size(self) -> int:
+        """In bytes, what a guest is shown and an overlay must have: QEMU counts in sectors of 512 bytes, and fills the last one
+        of a raw file up with zeros (7.2)."""
+        return -(-self.size // SECTOR) * SECTOR
 
     def __str__(self) -> str:
         """As messages name it."""
@@ -42,16 +50,26 @@ class Chain:
         return len(self.images)
 
 
-def check(chain: Chain, foundation: str | None = None) -> Chain:
-    """Returns the chain if it is valid; raises ChainConflict naming the first file that is not.
+@dataclass(frozen=True)
+class Recorded:
+    """What block storage records of a volume's files that their names do not tell: the other volume's file that the lowest file
+    of a linked clone is backed by, and the name of an adopted volume's base."""
 
-    ``foundation`` is the other volume's file that the lowest file of a linked clone is backed by."""
+    parent_image: str | None = None
+    base_file: str | None = None
+
+
+ORDINARY = Recorded()
+
+
+def check(chain: Chain, recorded: Recorded = ORDINARY) -> Chain:
+    """Returns the chain if it is valid; raises ChainConflict naming the first file that is not."""
     if not chain.images:
         raise ChainConflict(f"volume {chain.volume_id} has no file")
     below: Image | None = None
     for image in chain.images:
-        names.check_belongs(image.name, chain.volume_id)
-        if below is None and foundation is not None and image.backing == foundation:
+        names.check_belongs(image.name, chain.volume_id, recorded.base_file)
+        if below is None and recorded.parent_image is not None and image.backing == recorded.parent_image:
             below = image  # what lies below is the other volume's
             continue
         check_link(chain.volume_id, image, below)

@@ -53,13 +53,15 @@ def plan(tree: Tree, run: Run, visible: Sequence[int], running: bool = False) ->
     file below it, and so on.
 
     With ``running`` a guest has the active chain open. libvirt (9.0) pulls into the active file only, so a run below
-    another file goes down; and the active file keeps the name it has until nobody has it open.
+    another file goes down; and the active file keeps the name it has until nobody has it open. So does what goes into the base
+    of an adopted volume: somebody else chose that name, and may want it back while the guest runs on.
     """
     files = (*run.files, run.top)
     weights = [visible[depth] if depth < len(visible) else 0 for depth in range(len(files))][::-1]
     open_ = {image.name for image in tree.path(tree.active).images} if running else set()
     between = run.top in open_ and run.top != tree.active
-    keep = 0 if between else _keeper(tree, files, weights)
+    adopted = run.top in open_ and tree.base_file == files[0]
+    keep = 0 if between or adopted else _keeper(tree, files, weights)
     found = _commits(tree, files[keep:], weights[keep:], by_size=between) if keep < len(files) - 1 else []
     if keep > 0:
         tree = found[-1].after if found else tree

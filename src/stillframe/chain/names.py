@@ -33,8 +33,9 @@ def _shown(text: object) -> str:
     return repr(text)[:80]
 
 
-def base_name(volume_id: str) -> str:
-    return f"volume-{volume_id}"
+def base_name(volume_id: str, recorded: str | None = None) -> str:
+    """The volume's lowest file: ``recorded`` for one that was adopted under a name of its own."""
+    return recorded or f"volume-{volume_id}"
 
 
 def overlay_name(volume_id: str, snapshot_id: str) -> str:
@@ -82,9 +83,10 @@ def is_base(name: str) -> bool:
     return parsed is not None and parsed[1] is None
 
 
-def check_belongs(name: str, volume_id: str) -> str:
-    """Returns ``name`` if it is a plain file name of this volume's chain; raises BadImage otherwise (I1, R8)."""
+def check_belongs(name: str, volume_id: str, base: str | None = None) -> str:
+    """Returns ``name`` if it is a plain file name of this volume's chain; raises BadImage otherwise (I1, R8). ``base`` is the
+    recorded name of the base of a volume that was adopted."""
     parsed = parse(name)
-    if parsed is None or parsed[0] != volume_id:
+    if name != base and (parsed is None or parsed[0] != volume_id):
         raise BadImage(f"the name {name!r} is not a file of volume {volume_id}")
     return name

@@ -28,14 +28,14 @@ def snapshot(tree: Tree, snapshot_id: str, max_depth: int) -> Plan:
         raise Conflict(f"volume {tree.volume_id} has a snapshot {snapshot_id} already", volume_id=tree.volume_id)
     steps, after = _overlay(tree, names.overlay_name(tree.volume_id, snapshot_id), tree.active, max_depth)
     after = replace(after, snapshots={**tree.snapshots, snapshot_id: tree.active})
-    return Plan((*steps, _record(after)), after)
+    return Plan((*steps, record(after)), after)
 
 
 def hold(tree: Tree, reason: str, overlay: str, max_depth: int) -> Plan:
     """As ``snapshot``, but the data is held for something that is no snapshot, such as a backup's successor."""
     steps, after = _overlay(tree, overlay, tree.active, max_depth)
     after = replace(after, holds={**tree.holds, reason: tree.active})
-    return Plan((*steps, _record(after)), after)
+    return Plan((*steps, record(after)), after)
 
 
 def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible, running: bool = False) -> Plan:
@@ -54,7 +54,7 @@ def delete(tree: Tree, snapshot_ids: Collection[str], visible: Visible, running:
             )
     freed = [tree.snapshots[snapshot_id] for snapshot_id in snapshot_ids]
     kept = {key: file for key, file in tree.snapshots.items() if key not in snapshot_ids}
-    return _release(replace(tree, snapshots=kept), freed, visible, running)
+    return release_files(replace(tree, snapshots=kept), freed, visible, running)
 
 
 def _file_of(tree: Tree, snapshot_id: str) -> str:
@@ -74,7 +74,7 @@ def revert(tree: Tree, snapshot_id: str, overlay: str, removed: Collection[str],
     kept = {key: file for key, file in tree.snapshots.items() if key not in removed}
     older = [file for reason, file in tree.holds.items() if reason == UNDO]
     after = replace(after, active=overlay, snapshots=kept, holds={**tree.holds, UNDO: before})
-    rest = _release(after, older, visible)
+    rest = release_files(after, older, visible)
     return Plan((*steps, *rest.steps), rest.after)
 
 
@@ -91,18 +91,18 @@ def undo_revert(tree: Tree) -> Plan:
     resize = () if grown == held else (Resize(grown.name, grown.format, grown.size),)
     rest = {reason: file for reason, file in tree.holds.items() if reason != UNDO}
     after = replace(with_image(tree, grown), active=grown.name, holds=rest)
-    return Plan((*resize, _record(after), Trash(dropped.name)), without_image(after, dropped.name))
+    return Plan((*resize, record(after), Trash(dropped.name)), without_image(after, dropped.name))
 
 
-def let_go(tree: Tree, reason: str, visible: Visible, running: bool = False) -> Plan:
+def release(tree: Tree, reason: str, visible: Visible, running: bool = False) -> Plan:
     """Ends a hold: files that were kept only for it are merged or removed."""
     check(tree)
     freed = [file for key, file in tree.holds.items() if key == reason]
     kept = {key: file for key, file in tree.holds.items() if key != reason}
-    return _release(replace(tree, holds=kept), freed, visible, running)
+    return release_files(replace(tree, holds=kept), freed, visible, running)
 
 
-def tidy(tree: Tree, visible: Visible, running: bool = False, ends: bool = False) -> Plan | None:
+def clean_up(tree: Tree, visible: Visible, running: bool = False, ends: bool = False) -> Plan | None:
     """Merges files that nobody needs any more, such as one that only a deleted linked clone needed, and gives a lone file its
     name back; None when there is nothing to do.
 
@@ -114,7 +114,7 @@ def tidy(tree: Tree, visible: Visible, running: bool = False, ends: bool = False
     loose = [name for name in loose if tree.active not in {image.name for image in tree.path(name).images}]
     renames = [] if running else _base_name(tree)[0]
     ready = [name for name in loose if not tree.children(name) or merge.run_at(tree, name)]
-    return _release(tree, loose, visible, running) if renames or ready else None
+    return release_files(tree, loose, visible, running) if renames or ready else None
 
 
 def replace_active(tree: Tree, new: Image, visible: Visible) -> Plan:
@@ -125,7 +125,7 @@ def replace_active(tree: Tree, new: Image, visible: Visible) -> Plan:
     def seen(name: str) -> Sequence[int]:
         return (new.size,) if name == new.name else visible(name)  # it does not exist yet, so it cannot be weighed
 
-    return _release(replace(with_image(tree, new), active=new.name), freed, seen)
+    return release_files(replace(with_image(tree, new), active=new.name), freed, seen)
 
 
 def extend(tree: Tree, size: int) -> Plan:
@@ -146,25 +146,25 @@ def _overlay(tree: Tree, name: str, backing: str, max_depth: int) -> tuple[tuple
             volume_id=tree.volume_id,
             depth=depth,
         )
-    names.check_belongs(name, tree.volume_id)
+    tree.check_belongs(name)
     if name in tree.images:
         raise Conflict(f"volume {tree.volume_id} has a file {name} already", volume_id=tree.volume_id)
-    size, below = tree.images[tree.active].size, tree.images[backing]
+    size, below = tree.images[tree.active].disk_size, tree.images[backing]
     made = Image(name, "qcow2", size, below.name, below.format)
     step = CreateOverlay(name, below.name, below.format, size)
     return (step,), replace(with_image(tree, made), active=name)
 
 
-def _record(tree: Tree) -> Record:
+def record(tree: Tree) -> Record:
     return Record(tree.active, dict(tree.snapshots), {key: tree.overlay_of(key) for key in tree.snapshots})
 
 
-def _release(tree: Tree, freed: Collection[str], visible: Visible, running: bool = False) -> Plan:
+def release_files(tree: Tree, freed: Collection[str], visible: Visible, running: bool = False) -> Plan:
     """Removes or merges whatever is not needed any more after the references to ``freed`` were removed."""
     steps: list[Step] = []
     tree, leaves, freed = _trim(tree, freed)
     if leaves:
-        steps += [_record(tree), *(Trash(name) for name in leaves)]
+        steps += [record(tree), *(Trash(name) for name in leaves)]
     done: set[str] = set()
     for name in sorted(freed):
         run = merge.run_at(tree, name) if name in tree.images and name not in done else None
@@ -172,14 +172,14 @@ def _release(tree: Tree, freed: Collection[str], visible: Visible, running: bool
             done |= set(run.files)
             for merged in merge.plan(tree, run, visible(run.top), running):
                 tree = merged.after
-                steps += [*merged.steps, _record(tree), *(Trash(gone) for gone in merged.gone)]
+                steps += [*merged.steps, record(tree), *(Trash(gone) for gone in merged.gone)]
                 if merged.rename is not None:
                     tree = merge.renamed(tree, merged.rename)
-                    steps += [merged.rename, _record(tree)]
+                    steps += [merged.rename, record(tree)]
     if not running:
         renamed, tree = _base_name(tree)
         steps += renamed
-    return Plan(tuple(steps) or (_record(tree),), tree)
+    return Plan(tuple(steps) or (record(tree),), tree)
 
 
 def _trim(tree: Tree, freed: Collection[str]) -> tuple[Tree, list[str], set[str]]:
@@ -200,9 +200,9 @@ def _trim(tree: Tree, freed: Collection[str]) -> tuple[Tree, list[str], set[str]
 
 def _base_name(tree: Tree) -> tuple[list[Step], Tree]:
     """A volume without snapshots is one file with the volume's own name again."""
-    base = names.base_name(tree.volume_id)
+    base = tree.base
     if len(tree.images) != 1 or tree.active == base or tree.reasons(tree.active)[1:]:
         return [], tree
     step = Rename(tree.active, base)
     after = merge.renamed(tree, step)
-    return [step, _record(after)], after
+    return [step, record(after)], after

@@ -1,8 +1,7 @@
 """The vocabulary of chain steps, as values. They say what is to be done; the executors that do it are elsewhere."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -12,6 +11,16 @@ class CreateOverlay:
     name: str
     backing: str
     backing_format: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Clone:
+    """Publish ``name``, a raw file of its own of ``size`` bytes that shares every block with ``source`` as that is at this
+    instant. Cost: nothing to copy."""
+
+    name: str
+    source: str
     size: int
 
 
@@ -80,7 +89,7 @@ class Resize:
     size: int
 
 
-Step = CreateOverlay | Commit | Pull | Repoint | Rename | Record | Trash | Resize
+Step = CreateOverlay | Clone | Commit | Pull | Repoint | Rename | Record | Trash | Resize
 
 
 def written(steps: Sequence["Step"]) -> frozenset[str]:
@@ -100,16 +109,3 @@ def removed(steps: Sequence["Step"]) -> frozenset[str]:
 def cost(steps: Sequence[Step]) -> int:
     """Bytes the steps copy at most."""
     return sum(step.bytes for step in steps if isinstance(step, Commit | Pull))
-
-
-def to_documents(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """Returns ``[{"verb": <class name>, "args": {...}}]``, the form the journal stores. A verb that comes again gets a
-    ``key`` of its own, by which its evidence is kept."""
-    seen: dict[str, int] = {}
-    documents = []
-    for step in steps:
-        verb = type(step).__name__
-        seen[verb] = seen.get(verb, 0) + 1
-        key = verb if seen[verb] == 1 else f"{verb}-{seen[verb]}"
-        documents.append({"verb": verb, "key": key, "args": {**asdict(step), "key": key}})
-    return documents

@@ -20,8 +20,8 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 @dataclass(frozen=True)
 class Tree:
     """``snapshots`` maps a snapshot's id to the file that holds its data, ``holds`` another reason ("backup <id>", "undo")
-    to the file kept for it, ``shared`` a file to the volumes that are linked to it. ``foundation`` is the file of another
-    volume that a linked clone's own lowest file is backed by."""
+    to the file kept for it, ``shared`` a file to the volumes that are linked to it. ``parent_image`` is the file of another
+    volume that a linked clone's own lowest file is backed by, ``base_file`` the name of the base of an adopted volume."""
 
     volume_id: str
     images: Mapping[str, Image]
@@ -29,7 +29,17 @@ class Tree:
     snapshots: Mapping[str, str] = field(default_factory=dict)
     holds: Mapping[str, str] = field(default_factory=dict)
     shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    foundation: Image | None = None
+    parent_image: Image | None = None
+    base_file: str | None = None
+
+    @property
+    def base(self) -> str:
+        """The name of the volume's base."""
+        return names.base_name(self.volume_id, self.base_file)
+
+    def check_belongs(self, name: str) -> str:
+        """Returns ``name`` if it is one of the volume's file names; raises BadImage otherwise (I1)."""
+        return names.check_belongs(name, self.volume_id, self.base_file)
 
     def children(self, name: str) -> list[str]:
         """Files of this volume that ``name`` backs, in the order of their names."""
@@ -74,7 +84,7 @@ class Tree:
 def check(tree: Tree) -> Tree:
     """Returns the tree if it is valid; raises ChainConflict naming the first file that is not."""
     for image in tree.images.values():
-        names.check_belongs(image.name, tree.volume_id)
+        tree.check_belongs(image.name)
         _check_below(tree, image)
         if image.name not in {below.name for below in _walk(tree, image)}:
             raise ChainConflict(f"volume {tree.volume_id} has a loop in its backing chain at {image.name}")
@@ -93,8 +103,8 @@ def check(tree: Tree) -> Tree:
 def _check_below(tree: Tree, image: Image) -> None:
     if image.backing is None or image.backing in tree.images:
         check_link(tree.volume_id, image, tree.images[image.backing] if image.backing else None)
-    elif tree.foundation is not None and image.backing == tree.foundation.name:
-        check_link(tree.volume_id, image, tree.foundation)
+    elif tree.parent_image is not None and image.backing == tree.parent_image.name:
+        check_link(tree.volume_id, image, tree.parent_image)
     else:
         raise ChainConflict(f"{image.name} names {image.backing} as its backing file, which is no file of its volume")
 

@@ -34,7 +34,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("link"), st.integers(0, 6), st.just(0)),
         st.tuples(st.just("unlink"), st.integers(0, 6), st.just(0)),
         st.tuples(st.just("extend"), st.just(0), st.just(0)),
-        st.tuples(st.just("tidy"), st.just(0), st.just(0)),
+        st.tuples(st.just("clean_up"), st.just(0), st.just(0)),
         st.tuples(st.just("restore"), st.integers(1, 99), st.just(0)),
     ),
     max_size=40,
@@ -46,7 +46,7 @@ class Model:
     """A share with one volume: its files' content, and what the rows say of them."""
 
     base_format: str = "qcow2"
-    world: WorkerContext = field(default_factory=lambda: WorkerContext({base_name(VOLUME): Layer()}, base_name(VOLUME)))
+    worker: WorkerContext = field(default_factory=lambda: WorkerContext({base_name(VOLUME): Layer()}, base_name(VOLUME)))
     tree: Tree = field(init=False)
     made: int = 0
 
@@ -58,24 +58,24 @@ class Model:
         """What every reader sees: the guest, each snapshot, what is held, each linked volume by the name it knows."""
         tree = self.tree
         named = {**tree.snapshots, **tree.holds, "volume": tree.active, **{f"linked {name}": name for name in tree.shared}}
-        return {who: simulate.content(self.world, file) for who, file in named.items()}
+        return {who: simulate.content(self.worker, file) for who, file in named.items()}
 
     def visible(self, name: str) -> Sequence[int]:
-        return simulate.visible(self.world, name)
+        return simulate.visible(self.worker, name)
 
     def new_name(self) -> str:
         self.made += 1
         return overlay_name(VOLUME, f"{self.made:08d}-1111-4111-8111-000000000000")
 
     def newest_is_empty(self) -> bool:
-        return not self.world.files[self.tree.active].clusters
+        return not self.worker.files[self.tree.active].clusters
 
 
 def act(model: Model, action: Action) -> None:  # noqa: C901 -- one arm an action
     verb, number, value = action
     tree, key = model.tree, IDS[number % 7]
     if verb == "write":
-        model.world = simulate.write(model.world, number, value)
+        model.worker = simulate.write(model.worker, number, value)
     elif verb == "snapshot":
         carry_out(model, lambda: plan.snapshot(tree, key, MAX_DEPTH), {})
     elif verb == "delete" and key in tree.snapshots:
@@ -94,7 +94,7 @@ def act(model: Model, action: Action) -> None:  # noqa: C901 -- one arm an actio
         assert model.seen()["volume"] == was
     elif verb in ("forget", "let go"):
         reason = plan.UNDO if verb == "forget" else "backup"
-        carry_out(model, lambda: plan.let_go(tree, reason, model.visible), {reason})
+        carry_out(model, lambda: plan.release(tree, reason, model.visible), {reason})
     elif verb == "hold" and "backup" not in tree.holds:
         name = model.new_name()
         carry_out(model, lambda: plan.hold(tree, "backup", name, MAX_DEPTH), {})
@@ -106,14 +106,14 @@ def act(model: Model, action: Action) -> None:  # noqa: C901 -- one arm an actio
         carry_out(model, lambda: plan.extend(tree, tree.images[tree.active].size + GIB), {})
     elif verb == "restore":
         restore(model, number)
-    elif verb == "tidy":
-        tidy(model)
+    elif verb == "clean_up":
+        clean_up(model)
 
 
-def tidy(model: Model) -> None:
+def clean_up(model: Model) -> None:
     """Afterwards every file is needed, or it backs two that are, or another volume reads it."""
     tree = model.tree
-    while (found := plan.tidy(tree, model.visible, ends=True)) is not None:
+    while (found := plan.clean_up(tree, model.visible, ends=True)) is not None:
         carry_out(model, lambda found=found: found, set())  # type: ignore[misc]
         assert model.tree != tree
         tree = model.tree
@@ -126,8 +126,8 @@ def restore(model: Model, value: int) -> None:
     tree, name = model.tree, model.new_name()
     old = tree.images[tree.active]
     new = Image(name, "qcow2", old.size, old.backing, old.backing_format)
-    model.world = WorkerContext(
-        {**model.world.files, name: Layer(old.backing, dict.fromkeys(range(7), value))}, model.world.active
+    model.worker = WorkerContext(
+        {**model.worker.files, name: Layer(old.backing, dict.fromkeys(range(7), value))}, model.worker.active
     )
     carry_out(model, lambda: plan.replace_active(tree, new, model.visible), {"volume"})
     assert set(model.seen()["volume"].values()) == {value}
@@ -146,17 +146,17 @@ def carry_out(model: Model, make: Callable[[], Plan], changed: object) -> bool:
     kept = {who: what for who, what in seen.items() if who not in changed}  # type: ignore[operator]
     files = {**before.snapshots, **before.holds, **{f"linked {name}": name for name in before.shared}}
     for step in found.steps:
-        model.world = simulate.apply(model.world, step)
+        model.worker = simulate.apply(model.worker, step)
         follow(files, step)
         for who in kept:
             if who != "volume":
-                assert simulate.content(model.world, files[who]) == kept[who], (who, step)
+                assert simulate.content(model.worker, files[who]) == kept[who], (who, step)
     model.tree = check(found.after)
     assert model.tree.images[model.tree.active].size >= before.images[before.active].size
     assert {who: model.seen()[who] for who in kept} == kept
-    assert model.world.active == model.tree.active
-    assert set(model.world.files) == set(model.tree.images)
-    assert {name: layer.backing for name, layer in model.world.files.items()} == {
+    assert model.worker.active == model.tree.active
+    assert set(model.worker.files) == set(model.tree.images)
+    assert {name: layer.backing for name, layer in model.worker.files.items()} == {
         name: image.backing for name, image in model.tree.images.items()
     }
     return True
@@ -181,11 +181,11 @@ def test_every_plan_is_refused_or_keeps_all_other_content(actions: list[Action],
 
 def test_an_end_that_lies_above_the_active_file_may_be_about_to_become_it() -> None:
     tree = replace(TWO, active=FIRST.name, snapshots={SNAPSHOT: BASE.name})
-    assert plan.tidy(tree, lambda _name: (), ends=True) is None
+    assert plan.clean_up(tree, lambda _name: (), ends=True) is None
     aside = replace(SECOND, backing=BASE.name)
     left = replace(tree, images={**tree.images, SECOND.name: aside})
-    assert plan.tidy(left, lambda _name: ()) is None
-    found = plan.tidy(left, lambda _name: (), ends=True)
+    assert plan.clean_up(left, lambda _name: ()) is None
+    found = plan.clean_up(left, lambda _name: (), ends=True)
     assert found is not None
     assert found.steps[-1] == Trash(SECOND.name)
     assert list(found.after.images) == [BASE.name, FIRST.name]
@@ -200,14 +200,14 @@ def test_without_snapshots_links_and_holds_there_is_one_file_with_the_volumes_na
     model.tree = replace(model.tree, shared={})
     for reason in list(model.tree.holds):
         tree, why = model.tree, reason
-        carry_out(model, lambda tree=tree, why=why: plan.let_go(tree, why, model.visible), {reason})  # type: ignore[misc]
+        carry_out(model, lambda tree=tree, why=why: plan.release(tree, why, model.visible), {reason})  # type: ignore[misc]
     tree = model.tree
     carry_out(model, lambda: plan.delete(tree, sorted(tree.snapshots), model.visible), set(tree.snapshots))
     hidden = [name for name in model.tree.images if not model.tree.reasons(name)]
     if hidden:  # what a linked volume held fast until now
         tree = replace(model.tree, holds={"x": hidden[0]})
         model.tree = tree
-        carry_out(model, lambda: plan.let_go(tree, "x", model.visible), {"x"})
+        carry_out(model, lambda: plan.release(tree, "x", model.visible), {"x"})
     if not [name for name in model.tree.images if not model.tree.reasons(name)]:
         assert list(model.tree.images) == [base_name(VOLUME)]
     assert model.seen() == {"volume": before}
@@ -345,7 +345,7 @@ def test_no_plan_is_made_from_files_that_do_not_fit(broken: Tree) -> None:
     makes: tuple[Callable[[], Plan], ...] = (
         lambda: plan.snapshot(broken, OTHER_SNAPSHOT, 9),
         lambda: plan.delete(broken, [SNAPSHOT], lambda _name: ()),
-        lambda: plan.let_go(broken, "backup", lambda _name: ()),
+        lambda: plan.release(broken, "backup", lambda _name: ()),
         lambda: plan.extend(broken, 9 * GIB),
     )
     for make in makes:

@@ -1,4 +1,4 @@
-"""The form in which the journal stores a plan."""
+"""The form in which the journal stores a plan of a chain."""
 
 import json
 
@@ -13,9 +13,9 @@ from stillframe.chain.steps import (
     Trash,
     cost,
     removed,
-    to_documents,
     written,
 )
+from stillframe.journal.typed import numbered
 
 STEPS = (
     CreateOverlay("a", "b", "qcow2", 7),
@@ -27,15 +27,14 @@ STEPS = (
 
 
 def test_a_step_is_stored_as_its_verb_and_its_arguments() -> None:
-    documents = to_documents(STEPS)
+    documents = [each.document() for each in numbered(STEPS)]
     assert [each["verb"] for each in documents] == ["CreateOverlay", "Commit", "Trash", "Record", "Trash"]
-    assert documents[1]["args"] == {"top": "a", "base": "b", "base_format": "raw", "bytes": 9, "key": "Commit"}
+    assert documents[1]["args"] == {"top": "a", "base": "b", "base_format": "raw", "bytes": 9}
     assert json.loads(json.dumps(documents)) == documents
 
 
 def test_a_verb_that_comes_again_has_a_key_of_its_own() -> None:
-    assert [each["key"] for each in to_documents(STEPS)] == ["CreateOverlay", "Commit", "Trash", "Record", "Trash-2"]
-    assert all(each["key"] == each["args"]["key"] for each in to_documents(STEPS))
+    assert [each.key for each in numbered(STEPS)] == ["CreateOverlay", "Commit", "Trash", "Record", "Trash-2"]
 
 
 def test_only_commits_and_pulls_copy() -> None:

@@ -25,7 +25,7 @@ FORK = Tree(
     {BASE.name: (OTHER_VOLUME,)},
 )
 SOURCE = Image(base_name(OTHER_VOLUME), "raw", GIB)
-CLONE = Tree(VOLUME, {BASE.name: replace(BASE, backing=SOURCE.name, backing_format="raw")}, BASE.name, foundation=SOURCE)
+CLONE = Tree(VOLUME, {BASE.name: replace(BASE, backing=SOURCE.name, backing_format="raw")}, BASE.name, parent_image=SOURCE)
 
 
 def test_a_valid_tree_is_returned_as_it_is() -> None:
@@ -74,10 +74,10 @@ BROKEN: list[tuple[str, Any]] = [
     ("snapshot", replace(FORK, snapshots={SNAPSHOT: base_name(OTHER_VOLUME)})),
     ("kept for backup y", replace(FORK, holds={"backup y": base_name(OTHER_VOLUME)})),
     ("receives writes", replace(FORK, snapshots={SNAPSHOT: RIGHT.name})),
-    ("as its backing file", replace(CLONE, foundation=None)),
-    ("as its backing file", replace(CLONE, foundation=replace(SOURCE, name=base_name(SERVER)))),
-    ("calls its backing file", replace(CLONE, foundation=replace(SOURCE, format="qcow2"))),
-    ("shrink", replace(CLONE, foundation=replace(SOURCE, size=2 * GIB))),
+    ("as its backing file", replace(CLONE, parent_image=None)),
+    ("as its backing file", replace(CLONE, parent_image=replace(SOURCE, name=base_name(SERVER)))),
+    ("calls its backing file", replace(CLONE, parent_image=replace(SOURCE, format="qcow2"))),
+    ("shrink", replace(CLONE, parent_image=replace(SOURCE, size=2 * GIB))),
 ]
 
 
