@@ -1,10 +1,10 @@
-"""Copies of what a reader of a chain sees: into new files on the share, out of it for images and backups, and back in.
+"""Copies what a reader of a chain sees: into new files on the share, out of it for images and backups, and back in.
 
 qemu-img never syncs what it converts (F7, qemu 7.2): every file made here is fsynced here.
 
-A copy on the share is compared with its source while the disk writes it out, so that the comparison costs next to nothing.
-Writing out earlier, while the source is read, made a copy with a cold cache slower by a fifth: the disk does one thing at a
-time. ``-t none`` and ``-W`` brought nothing; reflinks and ``-C`` on XFS a tenth of the time. The figures are in
+A copy on the share is compared with its source while the disk writes it out, so the comparison takes hardly any extra time.
+Writing out earlier, while the source is read, made a copy with a cold cache a fifth slower, because the disk does one thing at
+a time. ``-t none`` and ``-W`` gained nothing; reflinks and ``-C`` on XFS took a tenth of the time. The figures are in
 ``docs/reference/bench-offline.md``.
 """
 
@@ -24,14 +24,14 @@ from stillframe.host.run import Limits, Place, attempt, failure, run
 
 _ZSTD = "compression_type=zstd"
 _APART = ".apart"
-_CLUSTERS = f"cluster_size={64 << 10}"  # those of a full backup; what differs is rounded up to them
+_CLUSTERS = f"cluster_size={64 << 10}"  # as in a full backup; differences are rounded up to clusters
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is read through its chain of ``depth`` files at most. ``directory`` None means the share itself.
+    """A file that is read through its chain of at most ``depth`` files. ``directory`` None means the share itself.
 
-    ``confirm`` is called before a copy gets its name, and raises when the source turned out not to be what it should be.
+    ``confirm`` is called before a copy gets its name. It raises when the source turned out to be something else than expected.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class _Held:
-    """A source that was looked at and is held open, and the greatest depth it may have."""
+    """A source that was checked and is held open, and the greatest depth it may have."""
 
     pinned: Pinned
     depth: int
@@ -54,7 +54,7 @@ class _Held:
 
     @property
     def size(self) -> int:
-        """QEMU counts in sectors: a raw file's last one is filled up with zeros."""
+        """The size in bytes. QEMU counts in sectors, so the last sector of a raw file is filled up with zeros."""
         return (self.pinned.images[0].size + 511) // 512 * 512
 
     def limits(self, size: int | None = None) -> Limits:
@@ -70,10 +70,9 @@ def _hold(share: Path, source: Source) -> Iterator[_Held]:
 def publish_copy(share: Path, source: Source, image: Image, token: str, volume_id: str) -> None:
     """Publishes a full copy of ``source`` as ``image``: qcow2 or raw, of the same size or larger (the rest is zeros).
 
-    With ``image.backing`` the new file is an overlay on it that holds the whole content itself: nothing is read from the
-    backing file, now or later. May be repeated with the same token. Raises StepFailed when the source is larger than
-    ``image.size`` or the copy does not compare equal, ChainConflict when the source was written meanwhile, and what
-    ``source.confirm`` raises.
+    With ``image.backing`` the new file is an overlay on that file, but holds the whole content itself: nothing is ever read
+    from the backing file. May be repeated with the same token. Raises StepFailed when the source is larger than ``image.size``
+    or the copy does not compare equal, ChainConflict when the source was written meanwhile, and what ``source.confirm`` raises.
     """
     with _hold(share, source) as held:
         if image.size < held.size:
@@ -91,7 +90,7 @@ def publish_copy(share: Path, source: Source, image: Image, token: str, volume_i
 
 @contextmanager
 def _removed_after_an_error(place: Path, temporary: str) -> Iterator[None]:
-    """Whatever went wrong, a copy of what was not to be read must not lie there."""
+    """Removes the copy after any error, because it may hold what nobody was to read."""
     try:
         yield
     except (StepFailed, ChainConflict):
@@ -100,14 +99,14 @@ def _removed_after_an_error(place: Path, temporary: str) -> Iterator[None]:
 
 
 def _fill(held: _Held, confirm: Callable[[], None], place: Path, image: Image, share: Path) -> None:
-    """Makes ``image``, an empty file in ``place``, a durable copy; what backs it lies on the share."""
+    """Makes ``image``, an empty file in ``place``, a durable copy. Its backing file is on the share."""
     with files.made_durable(place, image.name) as begin_sync, ThreadPoolExecutor(1, "confirm") as helper:
         shared = _share_blocks(held, place, image.name)
-        # One file, the same format, nothing behind or below it: then what the kernel shared is the whole copy.
+        # One file of the same format that is backed by nothing: the blocks that the kernel shared are the whole copy.
         whole = shared and len(held.pinned.images) == 1 and image.backing is None and image.format == held.format
         if not whole:
             _copy(place, held, image, offload=shared)
-        begin_sync()  # the disk writes while one processor compares and another one confirms
+        begin_sync()  # the disk writes while one CPU compares and another one confirms
         confirmed = helper.submit(confirm)
         if not whole:
             with pins.chain(place, image.name, image.format, share) as copy:
@@ -118,21 +117,21 @@ def _fill(held: _Held, confirm: Callable[[], None], place: Path, image: Image, s
 
 
 def _share_blocks(held: _Held, place: Path, temporary: str) -> bool:
-    """Makes ``temporary`` a reflink of the source's own file; False where the file system cannot, or a guest writes it."""
+    """Makes ``temporary`` a reflink of the source's own file. False: the file system cannot, or a guest writes to the file."""
     handle = held.pinned.opened[0].handle
     return not files.is_written_open(handle) and files.reflink(handle, place, temporary)
 
 
 def _copy(place: Path, held: _Held, image: Image, offload: bool) -> None:
-    """``offload`` lets the file system copy (-C): where it shares blocks that takes a tenth of the time. It does not look
-    for zeros in the content, so elsewhere, where it takes as long as any copy, it is not used."""
+    """``offload`` lets the file system copy (-C), which takes a tenth of the time where it can share blocks. It does not look
+    for zeros in the content, so it is not used elsewhere, where it takes as long as any copy."""
     options = ["-C"] if offload else []
     there = Place(place, held.pinned.descriptors)
     if image.backing is None or image.backing_format is None:
         words = command("convert", [held.format, image.format], [*options, held.pinned.path, image.name])
         run(words, cwd=there, limits=held.limits(held.size))
         return
-    # Of the source's size: convert leaves a tail as it is, resize fills it with zeros where the backing file is longer.
+    # Made with the source's size: convert leaves the tail alone, resize fills it with zeros where the backing file is longer.
     run(command("create", [image.format], [image.name, str(held.size)]), cwd=place, limits=limits(1))
     target = image_command.above_nothing(image.name, held.size)
     words = command("fill", [held.format, image.format], [*options, held.pinned.path, target])
@@ -141,7 +140,7 @@ def _copy(place: Path, held: _Held, image: Image, offload: bool) -> None:
 
 
 def compare(share: Path, a: Source, b: Source) -> bool:
-    """Tells whether both read the same; where one is longer, whether its rest is zeros."""
+    """Tells whether both read the same. If one is longer, the rest of it must be zeros."""
     with _hold(share, a) as one, _hold(share, b) as other:
         return _equal(one, other)
 
@@ -156,10 +155,10 @@ def _equal(one: _Held, other: _Held) -> bool:
 
 
 def copy_out(source: Source, share: Path, target: Path, format_: str, compress: bool) -> None:
-    """Writes what a reader of ``source`` sees into the one file ``target`` outside the share, which is replaced.
+    """Writes what a reader of ``source`` sees into the single file ``target`` outside the share, and replaces that file.
 
-    ``compress`` needs qcow2 and uses zstd. The file and its name are durable afterwards; a crash leaves a file that must
-    not be believed, so the caller gives it its real name later.
+    ``compress`` needs qcow2 and uses zstd. The file and its name are durable afterwards. A crash leaves a file that nobody may
+    trust, so the caller gives it its real name later.
     """
     if compress and format_ != "qcow2":
         raise StepFailed(f"a {format_} file cannot be compressed")
@@ -179,68 +178,83 @@ def _convert(held: _Held, place: Path, name: str, format_: str, options: Sequenc
 
 
 def copy_layer_out(share: Path, source: Source, target: Path, backing: str, above: str | None = None) -> None:
-    """Writes what a reader of ``source`` sees and one of ``above`` does not into ``target``, once, compressed with zstd.
+    """Writes into ``target`` once, compressed with zstd, what a reader of ``source`` sees and a reader of ``above`` does not.
 
-    ``above`` is a file behind ``source``, the nearest one by default. ``target``, which is replaced, is a qcow2 overlay that
-    names ``backing``, a qcow2 file beside it that need not be there now and reads as ``above`` does. What both see alike is
-    not stored, and is not even read where no file between them holds it. What became zero is a zero cluster, which hides
-    older data; behind the end of ``above`` everything is zero already.
+    ``above`` is a file behind ``source``, by default the nearest one. ``target``, which is replaced, is a qcow2 overlay that
+    names ``backing``, a qcow2 file beside it that reads as ``above`` does and need not exist yet. What both readers see alike
+    is not stored. Where no file between them holds it, it is not even read. What became zero is stored as a zero cluster, which
+    hides older data; behind the end of ``above`` everything is zero already.
 
-    Beside ``target`` lies, on the way, an overlay of the same content that is not compressed: QEMU 7.2 compares only in
-    ``rebase``, which cannot compress, and compresses only in ``convert -B``, which looks at one file (both tested). Nobody
-    finds it after a crash but who removes the directory. Raises StepFailed when ``above`` is not behind ``source``.
+    While this runs, an overlay of the same content that is not compressed is beside ``target``: QEMU 7.2 compares only in
+    ``rebase``, which cannot compress, and compresses only in ``convert -B``, which looks at one file (both tested). After a
+    crash only a caller who removes the directory finds it. Raises StepFailed when ``above`` is not behind ``source``.
     """
-    name, apart = target.name, f"{target.name}.apart"
     with _hold(share, source) as held, workdir.held(target.parent) as place:
-        behind = [image.name for image in held.pinned.images[1:]]
+        behind = {image.name: image.format for image in held.pinned.images[1:]}
         above = above or next(iter(behind), None)
         if above is None or above not in behind:
             raise StepFailed(f"{source.name} is {held.format} and no layer above {above or 'another file'}")
-        inspection.plain_name(backing)
-        _renew(place, apart)
-        with _removed_after_an_error(place, apart):
-            _tell_apart(held, place, apart, above)
-            held.pinned.confirm()
-        _renew(place, name)
-        with files.made_durable(place, name):
-            run(command("create", ["qcow2"], ["-o", f"{_CLUSTERS},{_ZSTD}", name, str(held.size)]), cwd=place, limits=limits(1))
-            ends = [image_command.above_nothing(each, held.size) for each in (apart, name)]
-            words = command("fill above", ["qcow2"] * 3, ["-c", "-B", backing, *ends])
-            run(words, cwd=place, limits=limits(1, size=held.size))
-            qemu_img.repoint(place, name, backing, "qcow2")
-        files.unlink(place, apart)
-        _expect(place, Image(name, "qcow2", held.size, backing, "qcow2"))
+        _write_apart(held, place, target.name, _Ends(backing, above, behind[above]))
 
 
-def _tell_apart(held: _Held, place: Path, apart: str, above: str) -> None:
-    """Makes ``apart`` an overlay on nothing that holds the clusters in which the source differs from ``above``."""
-    top, above_format = held.pinned.images[0], next(each.format for each in held.pinned.images if each.name == above)
+def copy_difference_out(share: Path, source: Source, target: Path, backing: str, above: str) -> None:
+    """Like ``copy_layer_out``, for two raw files that stand alone: writes what a reader of ``source`` sees and one of ``above``
+    does not."""
+    with _hold(share, source) as held, workdir.held(target.parent) as place:
+        handle = files.open_regular(share, inspection.plain_name(above))
+        try:
+            held.pinned.add(above, handle)
+            _write_apart(held, place, target.name, _Ends(backing, above, "raw", (handle,)))
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """What the new layer names as its backing file; and the file that reads the same here: its name, its format, and its
+    descriptor unless it is held already."""
+
+    backing: str
+    above: str
+    format: str
+    descriptors: tuple[int, ...] = ()
+
+
+def _write_apart(held: _Held, place: Path, name: str, ends: _Ends) -> None:
+    apart = f"{name}.apart"
+    inspection.plain_name(ends.backing)
+    _renew(place, apart)
+    with _removed_after_an_error(place, apart):
+        _tell_apart(held, place, apart, ends)
+        held.pinned.confirm()
+    _renew(place, name)
+    with files.made_durable(place, name):
+        run(command("create", ["qcow2"], ["-o", f"{_CLUSTERS},{_ZSTD}", name, str(held.size)]), cwd=place, limits=limits(1))
+        both = [image_command.above_nothing(each, held.size) for each in (apart, name)]
+        words = command("fill above", ["qcow2"] * 3, ["-c", "-B", ends.backing, *both])
+        run(words, cwd=place, limits=limits(1, size=held.size))
+        qemu_img.repoint(place, name, ends.backing, "qcow2")
+    files.unlink(place, apart)
+    _expect(place, Image(name, "qcow2", held.size, ends.backing, "qcow2"))
+
+
+def _tell_apart(held: _Held, place: Path, apart: str, ends: _Ends) -> None:
+    """Makes ``apart`` an overlay on nothing that holds the clusters in which the source differs from ``ends.above``."""
+    top = held.pinned.images[0]
     arguments = ["-o", _CLUSTERS, "-b", top.name, apart, str(held.size)]
     run(command("overlay", ["qcow2", top.format], arguments), cwd=place, limits=limits(1))
     handle = files.open_regular(place, apart)
     try:
         held.pinned.add(_APART, handle)
-        # Both chains are open at once. Nothing of ``apart`` is believed after a crash, so nothing of it is synced.
+        # Both chains are open at once. Nobody trusts ``apart`` after a crash, so it is not synced.
         both = replace(held, depth=2 * held.depth)
-        words = command("tell apart", ["qcow2", above_format], ["-b", above, held.pinned.below(_APART)])
-        there = Place(held.pinned.directory, (*held.pinned.descriptors, handle))
+        words = command("tell apart", ["qcow2", ends.format], ["-b", ends.above, held.pinned.below(_APART)])
+        there = Place(held.pinned.directory, (*held.pinned.descriptors, *ends.descriptors, handle))
         run(words, cwd=there, limits=both.limits(held.size))
     finally:
         os.close(handle)
-    # Its source is gone from its header: from here on only the clusters it holds are read.
+    # Its header no longer names its source: from here on only the clusters it holds are read.
     run(command("detach", ["qcow2"], [apart]), cwd=place, limits=limits(1))
-
-
-def copy_in(source: Source, share: Path, temporary: str, format_: str) -> None:
-    """Converts a file from outside, its chain beside it, into the one file ``temporary`` in the working directory of the share,
-    which is replaced.
-
-    The source was looked at by the caller (``imports.inspect_import``) and is looked at again here. ``temporary`` is
-    durable afterwards and gets its name by ``publish.publish_as``.
-    """
-    inspection.plain_name(temporary)
-    with _hold(share, source) as held, workdir.working(share) as place:
-        _convert(held, place, temporary, format_)
 
 
 def _renew(directory: Path, name: str) -> None:

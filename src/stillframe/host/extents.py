@@ -1,4 +1,4 @@
-"""Where the content of a file lies in its chain: what a commit or a pull would copy, what an overlay holds."""
+"""Finds where a file's content is in its chain: what a commit or a pull would copy, and what an overlay holds."""
 
 import json
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ _MOST_OUTPUT = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A stretch of the disk, in bytes.
+    """A range of the disk, in bytes. ``depth`` is the layer it is read from; 0 is the file itself.
 
-    ``depth`` is the layer it is read from, 0 the file itself; ``data`` it may hold other than zeros; ``zero`` it reads as
-    zeros; ``present`` some layer of the chain holds it (a zero cluster is present, has no data, and hides older data).
+    ``data``: it may hold something other than zeros. ``zero``: it reads as zeros. ``present``: some layer of the chain holds
+    it. (A zero cluster is present, has no data, and hides older data.)
     """
 
     start: int
@@ -30,10 +30,10 @@ class Extent:
 
 
 def extents(share: Path, name: str, format_: str, depth: int, shared: bool = False) -> tuple[Extent, ...]:
-    """Returns the whole disk of ``name`` as extents in order, neighbours of the same kind joined.
+    """Returns the whole disk of ``name`` as extents in order, with neighbours of the same kind joined.
 
-    ``shared`` also reads a file a guest has open (-U): what comes back is then true only roughly, good for a cost. The
-    output of qemu-img is read as it comes and never cut off. Raises StepFailed for more than ``MOST_EXTENTS`` extents.
+    ``shared`` also reads a file that a guest has open (-U); the result is then only roughly true, but good enough for a cost.
+    The output of qemu-img is read as it comes and is never cut off. Raises StepFailed for more than ``MOST_EXTENTS`` extents.
     """
     reader = _Reader(name)
     with pins.chain(share, name, format_) as pinned:
@@ -46,7 +46,7 @@ def extents(share: Path, name: str, format_: str, depth: int, shared: bool = Fal
 
 
 class _Reader:
-    """Takes qemu-img's JSON array, one object to a line, without ever holding its text as a whole."""
+    """Reads qemu-img's JSON array, one object per line, without ever holding the whole text."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -74,7 +74,7 @@ class _Reader:
 
     def _join(self, entry: dict[str, int]) -> None:
         if not entry["length"]:
-            return  # an empty disk is reported as one empty extent
+            return  # qemu-img maps an empty disk as one empty extent
         kind = (entry["depth"], bool(entry["data"]), bool(entry["zero"]), bool(entry["present"]))
         if self._found:
             last = self._found[-1]
