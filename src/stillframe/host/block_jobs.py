@@ -1,6 +1,6 @@
 """libvirt's block jobs, one function per verb. Facts were seen with libvirt 9.0 and qemu 7.2.
 
-A job that is not there any more says nothing about how it ended (I8): who asks reads the description and the headers.
+A job that has vanished does not say how it ended (I8): the caller reads the description and the headers.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,9 @@ def find(domain: Any, target: str) -> Job | None:
     return Job(found["type"], found["cur"], found["end"]) if found else None
 
 
-def commit(domain: Any, target: str, top: str | None, base: str, bandwidth: int) -> None:
-    """Starts to commit (``base``, ``top``] down into ``base``; ``top`` None is the active file. Paths as the description has
+def commit(domain: Any, target: str, top: str | None, base: str | None, bandwidth: int) -> None:
+    """Starts to commit (``base``, ``top``] down into ``base``; ``top`` None is the active file, ``base`` None the lowest
+    layer. Paths as the description has
     them; ``bandwidth`` in bytes a second, 0 for no limit. Backing names stay relative."""
     flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
     # An active commit changes no backing name, and libvirt refuses RELATIVE with it.
@@ -42,7 +43,7 @@ def commit(domain: Any, target: str, top: str | None, base: str, bandwidth: int)
 
 
 def pull(domain: Any, target: str, backing: str | None, bandwidth: int) -> None:
-    """Starts to pull into the active file whatever lies above ``backing`` (None: everything)."""
+    """Starts to pull everything above ``backing`` into the active file; None: the whole chain."""
     flags = libvirt.VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES
     with translated(f"server {domain.UUIDString()}"):
         if backing is None:
@@ -63,7 +64,14 @@ def abort(domain: Any, target: str) -> None:
         domain.blockJobAbort(target, 0)
 
 
+def size(domain: Any, target: str) -> int:
+    """Returns the size in bytes that QEMU sees of a running guest's disk."""
+    with translated(f"server {domain.UUIDString()}"):
+        return int(domain.blockInfo(target)[0])
+
+
 def resize(domain: Any, target: str, size: int) -> None:
-    """Grows a running guest's disk to ``size`` bytes: the header of its active file and what the guest sees."""
+    """Grows a running guest's disk to ``size`` bytes: the header of its active file and what the guest sees. A disk in the
+    network must have been extended before: QEMU only asks its target anew (F44)."""
     with translated(f"server {domain.UUIDString()}"):
         domain.blockResize(target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)

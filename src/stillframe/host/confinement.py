@@ -1,9 +1,11 @@
-"""A thread whose programs may open the files they were given, and no other file of the host (Landlock, Linux 5.13 and later).
+"""Runs programs that may open only the files they were given, and no other file of the host (Landlock, Linux 5.13 and later).
 
-Who may write to an image may write its header in the moment QEMU reads it, after it was looked at: a header may name any file
-of the host, or a server, as the place of its data, and nothing on QEMU's command line forbids that (qemu 7.2,
-qcow2_do_open). So the kernel does. Landlock binds the thread that asks for it and all that it starts, for good; a thread is
-made for each program, and lives as long as that, because a program dies with the thread that started it (prctl(2)).
+A user who may write to an image may change its header after we have checked it and before QEMU reads it. A header may name any
+file of the host, or a server, as the place of its data, and no option of QEMU forbids that (qemu 7.2, qcow2_do_open). So the
+kernel does.
+
+Landlock binds the thread that asks for it, and everything that thread starts, for good. So each program gets a thread of its
+own. The thread lives as long as the program, because a program dies with the thread that started it (prctl(2)).
 """
 
 import ctypes
@@ -38,17 +40,17 @@ _SETTINGS = (
 )
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _libc = ctypes.CDLL(None, use_errno=True)
-_told = threading.Event()
+_reported = threading.Event()
 
 Made = TypeVar("Made")
 
 
 class Confined(Generic[Made]):
-    """Has ``make`` called in a thread that may open the open files ``handles``, what lies in ``directory``, and the system's
-    programs and libraries. ``end`` ends the thread: whatever was started there dies with it."""
+    """Calls ``make`` in a thread that may open the open files ``handles``, what is in ``directory``, and the system's programs
+    and libraries. ``end`` ends the thread, and whatever was started in it dies."""
 
     def __init__(self, directory: Path, handles: Sequence[int], make: Callable[[], Made]) -> None:
-        """Raises what ``make`` raises. Without Landlock it is called all the same, and the log says so once."""
+        """Raises what ``make`` raises. Without Landlock ``make`` is called all the same, and the log says so once."""
         self._over = threading.Event()
         found: Future[Made] = Future()
         arguments = (found, directory, tuple(handles), make)
@@ -74,13 +76,13 @@ class Confined(Generic[Made]):
 
 
 def _tell_once(error: OSError) -> None:
-    if not _told.is_set():
-        _told.set()
-        LOG.warning("qemu-img cannot be kept from other files of this host, Landlock does not work: %s", error.strerror)
+    if not _reported.is_set():
+        _reported.set()
+        LOG.warning("Landlock does not work, so nothing keeps qemu-img from other files of this host: %s", error.strerror)
 
 
 def version() -> int:
-    """Returns which version of Landlock the kernel has; 0 for none."""
+    """Returns the kernel's version of Landlock; 0 if it has none."""
     return max(0, int(_libc.syscall(_CREATE, None, ctypes.c_long(0), ctypes.c_long(_VERSION))))
 
 

@@ -1,7 +1,7 @@
-"""What another program does with a domain through libvirt. Facts were seen with libvirt 9.0 (F23).
+"""Finds what another program does with a domain through libvirt. Facts were seen with libvirt 9.0 (F23).
 
-A long job (backup, migration, save, dump, snapshot) keeps every snapshot call waiting for up to 30 s; a call that has not got
-its turn by then fails, and one that gets it meanwhile is carried out, however long ago its caller stopped waiting.
+A long job (backup, migration, save, dump, snapshot) makes every snapshot call wait, for up to 30 s. A call that has not got its
+turn by then fails. A call that gets its turn is carried out, however long ago its caller stopped waiting.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ _NOTHING = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN_BACKUP)
 
 
 def find(domain: Any, targets: tuple[str, ...]) -> str | None:
-    """Returns what is under way on a domain, or on one of its disks ``targets``, as in "a backup job"; None: nothing, or the
+    """Returns what is under way on a domain or on one of its disks ``targets``, such as "a backup job". None: nothing, or the
     domain does not run. Takes less than a millisecond, unless a call holds libvirt's lock: then up to 30 s."""
     try:
         job = _job(domain)
@@ -51,7 +51,7 @@ def find(domain: Any, targets: tuple[str, ...]) -> str | None:
 
 
 def is_snapshot(domain: Any) -> bool:
-    """Tells whether the domain's long job is a snapshot: the call that was made has got its turn. Asked while a call holds
+    """Tells whether the domain's long job is a snapshot, so that the snapshot call has got its turn. While a call holds
     libvirt's lock, this waits for up to 30 s."""
     with translated(f"server {domain.UUIDString()}"):
         stats = _asked(lambda: domain.jobStats(0))
@@ -71,7 +71,7 @@ def _has_backup(domain: Any) -> bool:
 
 
 def _asked(question: Any) -> Any:
-    """The answer, or None when there is nothing to tell."""
+    """Returns the answer, or None when libvirt has none."""
     try:
         return question()
     except libvirt.libvirtError as error:

@@ -1,4 +1,4 @@
-"""What lies in a share's directory, entry by entry and unopened; and small texts written beside it, durably."""
+"""Lists a share's directory, entry by entry, without opening anything. Writes small texts beside it, durably."""
 
 import os
 import stat
@@ -12,10 +12,11 @@ from stillframe.host import files, workdir
 
 @dataclass(frozen=True)
 class Entry:
-    """One directory entry, links not followed. ``mode`` are the permission bits; ``length`` and ``allocated`` bytes.
+    """One directory entry; links are not followed. ``mode`` holds the permission bits; ``length`` and ``allocated`` are in
+    bytes.
 
-    ``changed`` is the time of the inode's last change, which a rename moves too, ``written`` that of the content's, both
-    in seconds since the epoch.
+    ``changed`` is the time of the inode's last change, which a rename moves too; ``written`` is that of the content's last
+    change. Both are in seconds since the epoch.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Entry:
 
 
 def look(directory: Path) -> Mapping[str, Entry]:
-    """Returns every entry by name, those of the working directory too; what goes away meanwhile is left out. Raises
+    """Returns every entry by name, including those of the working directory. What goes away meanwhile is left out. Raises
     ShareUnavailable."""
     found: dict[str, Entry] = {}
     for name in files.listing(directory):
@@ -57,7 +58,7 @@ def directory_mode(directory: Path) -> int:
 
 
 def set_mode(directory: Path, name: str, mode: int) -> None:
-    """Gives a regular file other permission bits. Raises BadImage for what is none, FileNotFoundError."""
+    """Changes the permission bits of a regular file. Raises BadImage for anything else, FileNotFoundError."""
     handle = files.open_regular(directory, name)
     try:
         os.fchmod(handle, mode)
@@ -66,7 +67,7 @@ def set_mode(directory: Path, name: str, mode: int) -> None:
 
 
 def read_text(directory: Path, name: str) -> str | None:
-    """Returns a small text as it is (what is no UTF-8 escaped), None when there is no such file."""
+    """Returns a small text, with what is not UTF-8 escaped; None when there is no such file."""
     try:
         start, _ = files.read_start(directory, name, 1 << 20)
     except FileNotFoundError:
@@ -80,7 +81,7 @@ def write_text(directory: Path, name: str, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds one line to a text of mode 0600, which is made when it is missing; durable when it returns."""
+    """Adds one line to a text file of mode 0600, which is created if it is missing. The line is durable when this returns."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     handle = files.open_regular(path.parent, path.name, flags=os.O_WRONLY | os.O_APPEND)

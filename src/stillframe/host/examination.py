@@ -1,4 +1,4 @@
-"""Examines an image file without a lock and without changing anything, so that nobody else has to wait."""
+"""Examines an image file without a lock and without changing anything, so nobody else has to wait."""
 
 import json
 import math
@@ -18,17 +18,18 @@ _ROOM = 64 << 20
 
 @dataclass(frozen=True)
 class Examination:
-    """``leaks`` are clusters that nothing refers to; ``damage`` says in qemu-img's words what is wrong, None for nothing."""
+    """``leaks`` counts clusters that nothing refers to. ``damage`` says in qemu-img's words what is wrong; None: nothing is."""
 
     leaks: int = 0
     damage: str | None = None
 
 
 def examine(share: Path, name: str, format_: str) -> Examination | None:
-    """Returns what ``qemu-img check`` says of this file alone; None when somebody writes to it, so that nobody can say.
+    """Returns what ``qemu-img check`` says of this file alone; None when somebody writes to it, because nobody can tell then.
 
-    A plain check would lock the file and let a guest that starts meanwhile fail; so it is done with ``-U``, and believed
-    only if the file did not change meanwhile (qemu 7.2). Raises BadImage for a file QEMU must not see, HostCommandFailed.
+    A plain check would lock the file and make a guest fail that starts meanwhile. So this checks with ``-U`` and trusts the
+    result only if the file did not change meanwhile (qemu 7.2). Raises BadImage for a file QEMU must not see,
+    HostCommandFailed.
     """
     if format_ == "raw":
         return Examination()
@@ -51,23 +52,25 @@ def examine(share: Path, name: str, format_: str) -> Examination | None:
 
 
 def beyond_repair(share: Path, name: str, seconds: float = math.inf) -> str | None:
-    """Returns what a repair of the counts of a qcow2 file would leave wrong, None for nothing. Nothing is changed, and no lock
-    is taken: the repair is made for show, its writes go into a scratch file. Reads every table of the file, three times.
-    Raises BadImage for a file QEMU must not see; HostCommandFailed, with ``timed_out`` in its details when ``seconds`` were
-    not enough for all of it."""
+    """Returns what a repair of the reference counts of a qcow2 file would leave wrong; None for nothing.
+
+    Nothing is changed and no lock is taken: it is a trial repair whose writes go into a scratch file. It reads every table of
+    the file, three times. Raises BadImage for a file QEMU must not see; HostCommandFailed, with ``timed_out`` in its details
+    when ``seconds`` were not enough.
+    """
     until = time.monotonic() + seconds
     with pins.alone(share, name, "qcow2") as pinned:
-        told = references.contradiction_of(pinned.handle(name), name, until)
-        if told is not None:
-            return told
+        flaw = references.contradiction_of(pinned.handle(name), name, until)
+        if flaw is not None:
+            return flaw
         length = os.fstat(pinned.handle(name)).st_size
         with tempfile.TemporaryDirectory() as directory:
             scratch = Path(directory) / "scratch"
-            # New counts may be put behind the end of the file.
+            # The repair may put new counts behind the end of the file.
             size = (length + length // 8 + _ROOM) // 512 * 512
             run(command("create", ["qcow2"], [str(scratch), str(size)]), cwd=scratch.parent)
             words = command("check", ["qcow2"], ["-r", "all", image_command.over(scratch, str(pinned.directory / name))])
-            there = Place(scratch.parent, pinned.descriptors)  # which it may write to
+            there = Place(scratch.parent, pinned.descriptors)  # the one file that it may write to
             outcome = attempt(words, cwd=there, limits=limits(2, seconds=until - time.monotonic()))
     if outcome.code == _CORRUPT:
         return _damage(outcome.output, outcome.complaint)

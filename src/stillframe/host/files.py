@@ -1,9 +1,10 @@
-"""Files on a share: opened as hostile, published so that a crash leaves the old or the new state, never a half one."""
+"""Opens files on a share as hostile, and publishes files so that a crash leaves the old or the new state, never half of one."""
 
 import errno
 import fcntl
 import json
 import os
+import re
 import stat
 import struct
 import time
@@ -17,6 +18,10 @@ from stillframe.chain.names import trash_name
 from stillframe.errors import BadImage, ShareUnavailable
 from stillframe.host import workdir
 
+LONGEST_DOCUMENT = 1 << 20
+MOST_ENTRIES = 200_000  # in one record: 200 snapshots with 128 pairs of metadata have 60,000
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+LONGEST_RECORD = 16 << 20  # of a volume with 200 snapshots, each with all that a project may write on it
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EIO, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SHARE_WORDS = (  # what a program says when the share is to blame (strerror of the C locale)
     "No space left on device",
@@ -33,7 +38,7 @@ _QEMU_LOCKS, _QEMU_WRITE_LOCK = (100, 104), (101, 1)
 
 @contextmanager
 def share_errors(share: Path) -> Iterator[None]:
-    """Turns operating-system errors of a share into ShareUnavailable: no answer never means "not there"."""
+    """Turns the operating system's errors on a share into ShareUnavailable: no answer never means "not there"."""
     try:
         yield
     except OSError as error:
@@ -43,10 +48,10 @@ def share_errors(share: Path) -> Iterator[None]:
 
 
 def open_regular(share: Path, name: str, links: bool = False, flags: int = os.O_RDONLY) -> int:
-    """Opens a file, for reading by default, without following links or waiting; returns its descriptor.
+    """Opens a file, by default for reading, without following links or waiting; returns its descriptor.
 
-    What it is is looked at before it is opened (O_PATH), so that no pipe or device is, and the very inode that was looked at is
-    opened then. Raises BadImage unless it is a regular file with one name (with ``links``: any number of names),
+    What the name leads to is checked before it is opened (O_PATH), so that no pipe or device is opened; then the very inode
+    that was checked is opened. Raises BadImage unless it is a regular file with one name (with ``links``: any number of names),
     FileNotFoundError when it does not exist.
     """
     seen = os.open(share / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -62,7 +67,7 @@ def open_regular(share: Path, name: str, links: bool = False, flags: int = os.O_
 
 
 def same_file(handle: int, share: Path, name: str) -> bool:
-    """Tells whether the name still leads to the file of the descriptor."""
+    """Tells whether the name still leads to the file that is open as the descriptor."""
     try:
         found = os.stat(share / name, follow_symlinks=False)
     except FileNotFoundError:
@@ -86,13 +91,13 @@ def exists(share: Path, name: str) -> bool:
 
 
 def listing(share: Path) -> list[str]:
-    """Returns the names in a directory but that of the working directory, in order. Raises ShareUnavailable."""
+    """Returns the names in a directory, in order, without that of the working directory. Raises ShareUnavailable."""
     with share_errors(share):
         return sorted(name for name in os.listdir(share) if name != workdir.NAME)
 
 
 def age_seconds(share: Path, name: str) -> float:
-    """Returns the seconds since the file's inode last changed, as a rename does; 0 for a file that is gone."""
+    """Returns the seconds since the file's inode last changed, which a rename does too; 0 for a file that is gone."""
     try:
         return max(0.0, time.time() - os.stat(share / name, follow_symlinks=False).st_ctime)
     except FileNotFoundError:
@@ -100,8 +105,8 @@ def age_seconds(share: Path, name: str) -> float:
 
 
 def stamp(share: Path, name: str) -> str:
-    """Returns which file it is, its length and when it was written last. ``qemu-img commit -d`` leaves that of the file it
-    commits as it was (qemu 7.2)."""
+    """Returns a text of the file's inode, its length and when it was last written. ``qemu-img commit -d`` leaves the latter
+    unchanged for the file that it commits (qemu 7.2)."""
     seen = os.stat(share / name, follow_symlinks=False)
     return f"{seen.st_ino} {seen.st_size} {seen.st_mtime_ns}"
 
@@ -124,14 +129,14 @@ def free_bytes(share: Path) -> int:
 
 
 def create_empty(share: Path, name: str) -> None:
-    """Makes a new empty file with mode 0660 before anything is written to it (R11). Raises FileExistsError."""
+    """Creates an empty file, and gives it mode 0660 before anything is written to it (R11). Raises FileExistsError."""
     os.close(_create(share, name, 0o660))
 
 
 def _create(share: Path, name: str, mode: int) -> int:
     handle = os.open(share / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        os.fchmod(handle, mode)  # whatever the umask took away
+        os.fchmod(handle, mode)  # whatever the umask removed
     except BaseException:
         os.close(handle)
         raise
@@ -140,7 +145,7 @@ def _create(share: Path, name: str, mode: int) -> int:
 
 @contextmanager
 def made_durable(share: Path, name: str) -> Iterator[Callable[[], None]]:
-    """Fsyncs the file after the block, on a descriptor opened before it, as ``durable`` does."""
+    """Fsyncs the file after the block, on a descriptor that was opened before it, as ``durable`` does."""
     handle = open_regular(share, name)
     try:
         with durable(handle) as begin:
@@ -151,13 +156,12 @@ def made_durable(share: Path, name: str) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def durable(handle: int) -> Iterator[Callable[[], None]]:
-    """Fsyncs an open file after the block.
+    """Fsyncs an open file after the block. The block may call the function it gets to start the write-out while it does
+    something else.
 
-    The block may call what it is given to have the writing-out begin while it does something else.
-
-    Linux tells a failed write-back to descriptors that were open at that time, once each; qemu-img ends with 0 after
-    some of them (F2, qemu 7.2), and a descriptor opened afterwards would hear nothing. When the block raises,
-    its error is what counts.
+    Linux reports a failed write-back once to each descriptor that was open at that time. qemu-img exits with 0 after some of
+    these failures (F2, qemu 7.2), and a descriptor opened afterwards would not learn of them. When the block raises, its error
+    is the one that is raised.
     """
     begun: list[Future[None]] = []
     with ThreadPoolExecutor(1, "fsync") as helper:
@@ -168,7 +172,8 @@ def durable(handle: int) -> Iterator[Callable[[], None]]:
 
 
 def open_lock(directory: Path, name: str) -> int:
-    """Opens an empty file to be locked, mode 0600, which is made when it is missing. Raises BadImage for what is no file."""
+    """Opens an empty file that is to be locked, mode 0600, and creates it if it is missing. Raises BadImage for what is not a
+    file."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         handle = os.open(directory / name, flags, 0o600)
@@ -183,10 +188,10 @@ def open_lock(directory: Path, name: str) -> int:
 
 
 def reflink(source: int, directory: Path, name: str) -> bool:
-    """Makes ``name``, an existing empty file, share every block of an open file: constant time, whatever the size.
+    """Makes ``name``, an existing empty file, share every block of an open file, in constant time.
 
-    Returns False, with the target untouched, where the file system cannot do that (ext4, NFS before 4.2, another file
-    system). Not for a file somebody writes to: what its writer holds in memory is not in the copy.
+    Returns False and leaves the target untouched where the file system cannot do that (ext4, NFS before 4.2, another file
+    system). Not for a file that somebody writes to: the copy lacks what the writer holds in memory.
     """
     handle = open_regular(directory, name, flags=os.O_WRONLY)
     try:
@@ -201,10 +206,11 @@ def reflink(source: int, directory: Path, name: str) -> bool:
 
 
 def rename_new(share: Path, old: str, new: str) -> None:
-    """Gives the file ``old`` the name ``new`` durably, where no file has it. May be repeated: ``old`` gone is done.
+    """Durably gives the file ``old`` the name ``new``, if no file has that name. May be repeated: when ``old`` is gone, it is
+    done.
 
-    link, unlink, fsync: never takes the place of another file, and gives the name to the very file that was looked at. Raises
-    FileExistsError, FileNotFoundError, BadImage for what is no regular file.
+    It links, unlinks and fsyncs. So it never replaces another file, and the name goes to the very file that was checked. Raises
+    FileExistsError, FileNotFoundError, BadImage for what is not a regular file.
     """
     with workdir.where(share, old) as place:
         try:
@@ -215,12 +221,12 @@ def rename_new(share: Path, old: str, new: str) -> None:
             return
         try:
             try:
-                # With a directory's descriptor Python calls linkat, which follows the link to what is open.
+                # With a directory's descriptor Python calls linkat, which follows the link in /proc to the open file.
                 os.link(f"/proc/self/fd/{handle}", share / new, src_dir_fd=handle, follow_symlinks=True)
             except FileExistsError:
                 if not same_file(handle, share, new):
                     raise
-            with suppress(FileNotFoundError, BadImage):  # another file has the old name by now: it keeps it
+            with suppress(FileNotFoundError, BadImage):  # another file has taken the old name meanwhile and keeps it
                 take_out(place, old, handle)
         finally:
             os.close(handle)
@@ -228,7 +234,7 @@ def rename_new(share: Path, old: str, new: str) -> None:
 
 
 def share_mode(share: Path, name: str) -> None:
-    """Gives a new file mode 0660, whatever the program that made it asked for (qemu-img asks for 0644)."""
+    """Gives a new file mode 0660, whatever the program that created it asked for (qemu-img asks for 0644)."""
     handle = open_regular(share, name)
     try:
         os.fchmod(handle, 0o660)
@@ -253,11 +259,11 @@ def sync_directory(share: Path) -> None:
 
 
 def publish(share: Path, temporary: str, name: str) -> None:
-    """Gives a finished, verified file its name. Fails with FileExistsError if the name is taken by another file.
+    """Gives a finished, verified file its name. Raises FileExistsError if another file has that name.
 
-    The file lies in the working directory, where nobody puts another one in its place. fsync(file), link, unlink,
-    fsync(directory): link() refuses to overwrite, and GlusterFS has no RENAME_NOREPLACE. A retried link on NFS may answer
-    EEXIST though the first one worked, so the same inode counts as done.
+    The file is in the working directory, where nobody can replace it. The order is fsync(file), link, unlink, fsync(directory):
+    link() never overwrites, and GlusterFS has no RENAME_NOREPLACE. On NFS a link that the client repeats may answer EEXIST
+    although the first one worked, so the same inode counts as done.
     """
     with workdir.working(share) as place:
         sync_file(place, temporary)
@@ -271,18 +277,17 @@ def publish(share: Path, temporary: str, name: str) -> None:
 
 
 def write_json(share: Path, name: str, document: Any, mode: int = 0o660) -> None:
-    """Replaces a small JSON file atomically and durably."""
-    write_bytes(share, name, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n", mode)
+    """Replaces a JSON file atomically and durably. Characters are not escaped, so the file is as long as its content."""
+    write_bytes(share, name, json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n", mode)
 
 
 def write_bytes(share: Path, name: str, data: bytes, mode: int = 0o660) -> None:
-    """Replaces a small file atomically and durably. Raises BadImage when a directory stands in its place, FileNotFoundError
-    when another process writes the same name at this moment: what that one writes is published.
-    """
+    """Replaces a small file atomically and durably. Raises BadImage when a directory has the name, FileNotFoundError when
+    another process writes the same name at this moment: then that process's content is published."""
     temporary = f".tmp.{name}"
     with workdir.working(share) as place:
         with suppress(FileNotFoundError):
-            os.unlink(place / temporary)  # what an interrupted try left
+            os.unlink(place / temporary)  # left by an interrupted try
         handle = _create(place, temporary, mode)
         try:
             rest = memoryview(data)
@@ -299,17 +304,25 @@ def write_bytes(share: Path, name: str, data: bytes, mode: int = 0o660) -> None:
     sync_directory(share)
 
 
-def read_json(share: Path, name: str) -> Any:
-    """Returns a small JSON file's document, or None when the file does not exist. Raises ValueError for what is none."""
+def read_json(share: Path, name: str, most: int = LONGEST_DOCUMENT) -> Any:
+    """Returns a JSON file's document, or None when the file does not exist. Raises ValueError when the file is not JSON or is
+    longer than ``most`` bytes."""
     try:
-        start, _ = read_start(share, name, 1 << 20)
+        start, length = read_start(share, name, most)
     except FileNotFoundError:
         return None
+    if length > most:
+        raise ValueError(f"it has {length} bytes, and at most {most} are read")
     return document_of(start)
 
 
 def document_of(text: str | bytes) -> Any:
-    """Reads a JSON document that anybody may have written. Raises ValueError for what is none, or is nested too deeply."""
+    """Reads a JSON document that anybody may have written. Raises ValueError when it is not JSON, is nested too deeply, or is
+    long and has more entries than any record: brackets take twenty times their length in memory."""
+    if len(text) > LONGEST_DOCUMENT:
+        outside = _TEXT.sub(b"", text if isinstance(text, bytes) else text.encode())
+        if sum(map(outside.count, (b"[", b"{", b","))) > MOST_ENTRIES:
+            raise ValueError(f"it has more than {MOST_ENTRIES} entries")
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -317,8 +330,8 @@ def document_of(text: str | bytes) -> Any:
 
 
 def unlink(place: Path, name: str) -> None:
-    """Unlinks a file durably in a directory that nobody else may enter; one that is gone already is fine. Raises BadImage for a
-    directory."""
+    """Unlinks a file durably in a directory that nobody else may enter. A file that is gone already is no error. Raises
+    BadImage for a directory."""
     try:
         os.unlink(place / name)
     except FileNotFoundError:
@@ -330,8 +343,8 @@ def unlink(place: Path, name: str) -> None:
 
 @contextmanager
 def seen(directory: Path, name: str) -> Iterator[int | None]:
-    """Holds whatever has the name, a link itself, unopened (O_PATH): what is looked at inside is what ``remove`` may be told to
-    remove. None when nothing has it."""
+    """Opens whatever has the name, even a link, without its content (O_PATH); what is checked inside the block is exactly what
+    ``remove`` may be asked to remove. Yields None when nothing has the name."""
     try:
         handle = os.open(directory / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -344,8 +357,10 @@ def seen(directory: Path, name: str) -> Iterator[int | None]:
 
 
 def remove(share: Path, name: str, handle: int | None = None) -> None:
-    """Removes a file durably, the name itself if it is a link; one that is gone already is fine. ``handle`` is what was looked
-    at before, if anything was. Raises BadImage, with everything in its place, for a directory, and for another file than that.
+    """Removes a file durably; if the name is a link, the link. A file that is gone already is no error.
+
+    ``handle`` is what was checked before, if anything was. Raises BadImage and leaves everything in place when the name leads
+    to a directory or to another file than that.
     """
     with seen(share, name) as now:
         if now is None:
@@ -358,7 +373,8 @@ def remove(share: Path, name: str, handle: int | None = None) -> None:
 
 
 def take_out(share: Path, name: str, handle: int) -> None:
-    """Unlinks the name of an open file in the working directory, where it was moved first: what is unlinked is that file."""
+    """Unlinks the name of an open file in the working directory. It is moved there first, so that it is this file that is
+    unlinked."""
     with workdir.working(share) as place:
         to = trash_name(name)
         move_to(share / name, place / to, handle)
@@ -366,21 +382,24 @@ def take_out(share: Path, name: str, handle: int) -> None:
 
 
 def remove_temporary(share: Path, name: str) -> None:
-    """Removes a file that has no name on the share yet, durably; one that is gone is fine."""
+    """Durably removes a file that has no name on the share yet. A file that is gone already is no error."""
     if name in workdir.lying(share):
         with workdir.working(share) as place:
             unlink(place, name)
-    remove(share, name)  # a file made before there was a working directory
+    remove(share, name)  # a file from a release that had no working directory
 
 
 def move_to(name: Path, to: Path, handle: int) -> None:
-    """Moves the file that is open into a directory nobody else may enter. Whoever may write to the share may put another one in
-    its place: that one goes back, and BadImage is raised. Raises FileNotFoundError."""
+    """Moves the open file into a directory that nobody else may enter.
+
+    A user who may write to the share may put another file in its place. That file goes back, and BadImage is raised. Raises
+    FileNotFoundError.
+    """
     os.rename(name, to)
     found = os.stat(to, follow_symlinks=False)
     if os.path.samestat(found, os.fstat(handle)):
         return
-    with suppress(OSError):  # not over what has the name now
+    with suppress(OSError):  # never replaces what has the name now
         if stat.S_ISDIR(found.st_mode):
             os.rename(to, name)
         else:
@@ -392,18 +411,19 @@ def move_to(name: Path, to: Path, handle: int) -> None:
 def is_locked(share: Path, name: str) -> bool:
     """Tells whether some program holds a lock on the file, as QEMU does on every image it has open.
 
-    QEMU takes OFD byte locks at 100-203 (qemu 7.2, block/file-posix.c). OFD locks vanish with their process.
+    QEMU takes OFD byte locks at 100-203 (qemu 7.2, block/file-posix.c). They vanish with the process that holds them.
     """
     return _holds(share, name, _QEMU_LOCKS)
 
 
 def is_written(share: Path, name: str) -> bool:
-    """Tells whether QEMU has the file open for writing: byte 101, which an image that only backs others does not have."""
+    """Tells whether QEMU has the file open for writing: then byte 101 is locked. An image that only backs others does not have
+    that lock."""
     return _holds(share, name, _QEMU_WRITE_LOCK)
 
 
 def is_written_open(handle: int) -> bool:
-    """As ``is_written`` for an open file."""
+    """Like ``is_written``, for an open file."""
     return _holds_open(handle, _QEMU_WRITE_LOCK)
 
 

@@ -1,7 +1,5 @@
-"""libvirt, one function per verb, and its errors in our words.
-
-Facts about libvirt here were seen with 9.0.0 (Debian 12).
-"""
+"""Calls libvirt, one function per verb, and turns its errors into ours. Facts about libvirt here were seen with 9.0.0 (Debian
+12)."""
 
 import json
 import logging
@@ -27,11 +25,12 @@ from stillframe.errors import (
     StillframeError,
 )
 from stillframe.host import wording
-from stillframe.printable import without_directories
+from stillframe.printable import escaped, without_directories
 
 LOG = logging.getLogger(__name__)
 AGENT_ANSWER_LIMIT = 1 << 20
-# What qemu-ga 7.2 says of its --fsfreeze-hook (execute_fsfreeze_hook, qga/commands-posix.c).
+_WORDS = 2000  # characters of libvirt's message that are quoted
+# What qemu-ga 7.2 says about its --fsfreeze-hook (execute_fsfreeze_hook, qga/commands-posix.c).
 HOOK = re.compile(
     r"fsfreeze hook has failed with status \d+|fsfreeze hook has terminated abnormally|can't access fsfreeze hook"
 )
@@ -61,10 +60,10 @@ libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 @dataclass(frozen=True)
 class DomainView:
-    """One domain as libvirt shows it now. ``xml`` is the live description, or the inactive one of a stopped domain.
+    """One domain as libvirt shows it now. ``xml`` is the live description; for a stopped domain, the inactive one.
 
-    ``saved``: libvirt keeps its memory in a file (managed save), and a start restores it. ``saved_xml`` is the description in
-    that file, which such a start uses in place of the inactive one; None when it cannot be read.
+    ``saved``: libvirt keeps the domain's memory in a file (managed save), and a start restores it. ``saved_xml`` is the
+    description in that file, which such a start uses instead of the inactive one; None when it cannot be read.
     """
 
     uuid: str
@@ -87,10 +86,8 @@ class DomainView:
 
 
 class Hypervisor:
-    """One libvirt URI; opens its connection when first needed and again after the daemon was gone.
-
-    ``revive`` starts the daemon again when it does not answer; None for a daemon that is not ours.
-    """
+    """One libvirt URI. It opens its connection when one is first needed, and again after the daemon was gone. ``revive``
+    restarts a daemon that does not answer; None for a daemon that is not ours."""
 
     def __init__(self, uri: str, revive: Callable[[], object] | None = None) -> None:
         self.uri = uri
@@ -116,7 +113,7 @@ class Hypervisor:
         try:
             return libvirt.open(self.uri)
         except libvirt.libvirtError as error:
-            raise HypervisorUnavailable(f"libvirt at {self.uri} does not answer: {error}") from error
+            raise HypervisorUnavailable(f"libvirt at {self.uri} does not answer: {escaped(str(error))}") from error
 
     def domain(self, uuid: str) -> Any:
         """Returns libvirt's domain object. Raises NotFound, HypervisorUnavailable."""
@@ -141,16 +138,16 @@ def _is_open(connection: Any) -> bool:
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Raises libvirt's errors as ours: no such domain, the daemon is gone or answers too late, the agent failed, another job
-    holds the domain (libvirt 9.0 waits 30 s for it), somebody may not do it, or the call was refused."""
+    holds the domain (libvirt 9.0 waits 30 s for it), access is refused, or the call was refused."""
     try:
         yield
     except libvirt.libvirtError as error:
         LOG.info("libvirt on a call for %s: %s", what, error)
-        raise _told(error, what) from error
+        raise _translated(error, what) from error
 
 
-def _told(error: libvirt.libvirtError, what: str) -> StillframeError:
-    code, words = error.get_error_code(), without_directories(str(error))
+def _translated(error: libvirt.libvirtError, what: str) -> StillframeError:
+    code, words = error.get_error_code(), _words(error)
     if code == libvirt.VIR_ERR_NO_DOMAIN:
         return NotFound(f"{what} does not exist in libvirt")
     if code in _AGENT:
@@ -161,13 +158,20 @@ def _told(error: libvirt.libvirtError, what: str) -> StillframeError:
         return AnotherJob(f"libvirt is busy with another job on {what}: {words}")
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return HypervisorUnavailable(f"libvirt did not answer a call for {what} in time: {words}")
-    # QEMU's and the system's refusals reach libvirt as text, below codes of every kind.
+    # libvirt passes on the refusals of QEMU and of the system as text, under codes of every kind.
     kind = AccessRefused if code in _FORBIDDEN or wording.is_forbidden(words) else HypervisorRefused
     return kind(f"libvirt refused a call for {what}: {words}", libvirt_code=code)
 
 
+def _words(error: libvirt.libvirtError) -> str:
+    """Returns libvirt's message on one line, without the host's directories, and no longer than a person reads. It may quote a
+    guest (R23): libvirt 9.0 repeats all 10 MiB of an answer that is not JSON."""
+    words = escaped(without_directories(str(error)[:_WORDS]))
+    return words if len(words) <= _WORDS else f"{words[:_WORDS]}..."
+
+
 def _is_away(error: libvirt.libvirtError) -> bool:
-    """The connection broke, or was found broken."""
+    """Tells whether the connection broke or was found broken."""
     code = error.get_error_code()
     by_the_way = error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
     return code in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN) or (code in _LOST and by_the_way)
@@ -185,7 +189,7 @@ def view(domain: Any) -> DomainView:
 
 
 def _saved(domain: Any) -> tuple[bool, str | None]:
-    """A saved image may be used or removed between two calls; one that exists and cannot be read is damaged."""
+    """A saved image may be used or removed between two calls. One that exists and cannot be read is damaged."""
     if not domain.hasManagedSaveImage(0):
         return False, None
     try:
@@ -200,7 +204,7 @@ def find(hypervisor: Hypervisor, uuid: str) -> DomainView:
 
 
 def stand_in(hypervisor: Hypervisor, uuid: str) -> Any | None:
-    """Returns some domain, always the same for an id as long as there are the same ones; None when there is none."""
+    """Returns some domain, the same one for an id as long as the list of domains does not change; None when there is none."""
     with translated("the list of servers"):
         found = sorted(hypervisor.connection().listAllDomains(), key=lambda domain: str(domain.UUIDString()))
     return found[int(uuid.replace("-", ""), 16) % len(found)] if found else None
@@ -214,16 +218,16 @@ def list_domains(hypervisor: Hypervisor) -> list[DomainView]:
         try:
             views.append(view(domain))
         except NotFound:
-            continue  # undefined between the list and the look
+            continue  # undefined since it was listed
     return views
 
 
 def switch_disks(domain: Any, snapshot_xml: str) -> None:
-    """Switches every disk the XML names to its overlay, in one QEMU transaction: all or none.
+    """Switches every disk that the XML names to its overlay in one QEMU transaction: all or none.
 
-    The overlays exist already (REUSE_EXT); libvirt keeps no record of a snapshot (NO_METADATA); its QUIESCE flag is
-    not used because it freezes too early and without a bound. An error does *not* mean that nothing was switched
-    (F13): the caller reads the XML. For a stopped domain the same call rewrites its definition.
+    The overlays exist already (REUSE_EXT), and libvirt keeps no record of a snapshot (NO_METADATA). libvirt's QUIESCE flag is
+    not used, because it freezes too early and without a bound. An error does *not* mean that nothing was switched (F13): the
+    caller reads the XML. For a stopped domain the same call rewrites its definition.
     """
     flags = (
         libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
@@ -241,9 +245,11 @@ def attach_device(domain: Any, xml: str, *, live: bool, config: bool) -> None:
 
 
 def ask_to_release(domain: Any, alias: str) -> None:
-    """Asks a running guest to release the device of that alias, which its live XML names. Returns at once (libvirt >= 4.4;
-    ``detachDeviceFlags`` waits for the guest's answer for five seconds, qemuDomainRemoveDeviceWaitTime): look at the live XML
-    until the device is gone."""
+    """Asks a running guest to release the device with that alias, which its live XML names.
+
+    It returns at once (libvirt >= 4.4), so the caller must read the live XML until the device is gone. ``detachDeviceFlags``
+    would wait five seconds for the guest's answer (qemuDomainRemoveDeviceWaitTime).
+    """
     with translated(f"server {domain.UUIDString()}"):
         domain.detachDeviceAlias(alias, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
@@ -254,7 +260,7 @@ def detach_from_definition(domain: Any, xml: str) -> None:
 
 
 def update_definition(domain: Any, disk_xml: str) -> None:
-    """Replaces a disk of the same target in a domain's definition; what runs is not touched."""
+    """Replaces the disk with the same target in a domain's definition; a running guest is not touched."""
     with translated(f"server {domain.UUIDString()}"):
         domain.updateDeviceFlags(disk_xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
@@ -278,8 +284,8 @@ POWER: dict[str, Callable[[Any], object]] = {
 def power(domain: Any, action: str) -> None:
     """Changes the power state. ``action`` is a key of POWER. Raises Conflict when the guest has changed its state by itself.
 
-    A guest that goes down drops the agent's channel. When libvirt 9.0 sees that before QEMU's event, the agent's answer is
-    lost, it presses the power button instead, and that is refused for a domain that is not running: a stop that was obeyed
+    A guest that goes down drops the agent's channel. If libvirt 9.0 sees that before QEMU's event, the agent's answer is lost.
+    libvirt then presses the power button instead, which is refused for a domain that is not running. So a stop that was obeyed
     ends in an error (qemuDomainShutdownFlags).
     """
     with translated(f"server {domain.UUIDString()}"):
@@ -296,21 +302,23 @@ def _is_down(domain: Any) -> bool:
     return domain.state()[0] in (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
 
 
-def hold(domain: Any) -> None:
+def suspend(domain: Any) -> None:
     """Suspends a running guest; QEMU drains and flushes its disks before this returns (qemu 7.2, vm_stop)."""
     with translated(f"server {domain.UUIDString()}"):
         domain.suspend()
 
 
 def flush(domain: Any) -> None:
-    """Has QEMU drain and flush the disks of a guest that is suspended already: its ``stop`` does so in any state (qemu 7.2,
-    do_vm_stop), while libvirt 9.0's suspend asks QEMU nothing then. Raises when QEMU does not answer."""
+    """Makes QEMU drain and flush the disks of a guest that is suspended already. Raises when QEMU does not answer.
+
+    QEMU's ``stop`` does so in any state (qemu 7.2, do_vm_stop), but libvirt 9.0's suspend does not call it then.
+    """
     with translated(f"server {domain.UUIDString()}"):
         libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "stop"}', libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_DEFAULT)
 
 
-def go_on(domain: Any | None) -> None:
-    """Resumes a guest that ``hold`` suspended; one that is gone, runs, or was paused by an I/O error is left alone."""
+def resume_suspended(domain: Any | None) -> None:
+    """Resumes a guest that ``suspend`` suspended. A guest that is gone, runs, or was paused by an I/O error stays as it is."""
     if domain is None:
         return
     with translated(f"server {domain.UUIDString()}"):
@@ -320,7 +328,7 @@ def go_on(domain: Any | None) -> None:
 
 
 def run_id(domain: Any) -> int:
-    """Returns the number libvirt gave to this start of the domain; -1 for one that does not run."""
+    """Returns the number that libvirt gave to this start of the domain; -1 when it does not run."""
     with translated(f"server {domain.UUIDString()}"):
         return int(domain.ID())
 
@@ -337,12 +345,11 @@ def undefine(domain: Any) -> None:
 
 
 def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, timeout: int) -> Any:
-    """Sends one command to the guest agent and returns its answer; waits ``timeout`` seconds at most.
+    """Sends one command to the guest agent and returns its answer; waits at most ``timeout`` seconds.
 
-    The answer comes from the guest: it is bounded here and must never be used as a path or a name. libvirt sends a
-    guest-sync before each command. A command that timed out may still be carried out later (F3).
-    Raises AgentFailed, and HookFailed when a
-    freeze hook of the agent ended with an error.
+    The answer comes from the guest: its length is limited here, and nobody may use it as a path or a name. libvirt sends a
+    guest-sync before each command. A command that timed out may still be carried out later (F3). Raises AgentFailed, and
+    HookFailed when a freeze hook of the agent ended with an error.
     """
     document: dict[str, Any] = {"execute": command}
     if arguments:
@@ -351,13 +358,13 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
         answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps(document), timeout, 0)
     except libvirt.libvirtError as error:
         if _is_away(error):
-            raise HypervisorUnavailable(f"libvirt went away during {command}: {error}") from error
+            raise HypervisorUnavailable(f"libvirt went away during {command}: {_words(error)}") from error
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             raise NotFound("the server does not exist in libvirt") from error
         hook = HOOK.search(str(error))
         if hook is not None:
             raise HookFailed(f"a hook in the guest failed during {command}: {hook[0]}") from error
-        raise AgentFailed(f"the guest agent failed {command}: {error}") from error
+        raise AgentFailed(f"the guest agent failed {command}: {_words(error)}") from error
     except UnicodeDecodeError as error:
         raise AgentFailed(f"the guest agent's answer to {command} cannot be read") from error
     if answer is None or len(answer) > AGENT_ANSWER_LIMIT:
@@ -369,10 +376,10 @@ def agent_command(domain: Any, command: str, arguments: dict[str, Any] | None, t
 
 
 def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """Returns (mount point, guest device, type, libvirt disk targets) of every mounted filesystem the agent names.
+    """Returns (mount point, guest device, type, libvirt disk targets) of every mounted filesystem that the agent names.
 
-    libvirt maps the guest's PCI addresses to disk targets. The call has no limit of its own, so the domain's agent
-    timeout is set around it (libvirt >= 5.10), and put back to libvirt's default afterwards. Raises AgentFailed.
+    libvirt maps the guest's PCI addresses to disk targets. The call itself has no time limit, so the domain's agent timeout is
+    set around it (libvirt >= 5.10) and reset to libvirt's default afterwards. Raises AgentFailed.
     """
     with translated(f"server {domain.UUIDString()}"):
         domain.agentSetResponseTimeout(seconds, 0)
@@ -380,7 +387,7 @@ def guest_filesystems(domain: Any, seconds: int) -> list[tuple[str, str, str, tu
             found = domain.fsInfo()
         except libvirt.libvirtError as error:
             if error.get_error_domain() == libvirt.VIR_FROM_QEMU:
-                raise AgentFailed(f"the guest agent cannot list filesystems: {error}") from error
+                raise AgentFailed(f"the guest agent cannot list filesystems: {_words(error)}") from error
             raise
         except UnicodeDecodeError as error:
             raise AgentFailed("the guest agent names filesystems in characters that cannot be read") from error

@@ -1,4 +1,4 @@
-"""Looks at a file somebody uploaded before QEMU does: only what it was declared to be, only raw and qcow2 (R6, R7, R13)."""
+"""Checks an uploaded file before QEMU opens it: it must be raw or qcow2, and what it was declared to be (R6, R7, R13)."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from stillframe.host import files, inspection
 
 _HEAD_BYTES = 1 << 16
 _SECTOR = 512
-# Offset and mark of what QEMU 7.2 knows besides raw (block/*.c, their probe functions).
+# Offset and mark of each format that QEMU 7.2 knows besides raw (block/*.c, their probe functions).
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"QFI\xfb", "qcow or qcow2"),
     (0, b"KDMV", "VMDK"),
@@ -24,17 +24,17 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"Bochs Virtual HD Image", "Bochs"),
     (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "cloop"),
 )
-# Marks near the end of the file: a fixed VHD has nothing but its footer, a DMG nothing but its trailer.
+# Marks near the end of the file: a fixed VHD is known only by its footer, a DMG only by its trailer.
 _FOOTERS: tuple[tuple[bytes, str], ...] = ((b"conectix", "VHD"), (b"koly", "DMG"))
 
 
 def inspect_import(path: Path, declared: str, most_bytes: int) -> Image:
-    """Returns what an uploaded file declared as ``declared`` is, when it may be converted.
+    """Returns what an uploaded file that was declared as ``declared`` is, if it may be converted.
 
-    Accepted are qcow2 without a backing file, and raw that has the mark of no other format: a file with one is an attempt
-    to have it opened as something else later. ISO 9660 is raw here; it names no other file and QEMU has no driver for it.
-    The virtual size is at least one byte and at most ``most_bytes``, so that however well the file is compressed it
-    cannot fill the share. Raises BadImage.
+    It accepts qcow2 without a backing file, and raw without the mark of another format: a raw file with such a mark is an
+    attempt to have it opened as that format later. ISO 9660 counts as raw: it names no other file, and QEMU has no driver for
+    it. The virtual size is at least one byte and at most ``most_bytes``, so no file fills the share, however well it is
+    compressed. Raises BadImage.
     """
     directory, name = path.parent, path.name
     try:
@@ -51,7 +51,7 @@ def inspect_import(path: Path, declared: str, most_bytes: int) -> Image:
 
 
 def _inspect(directory: Path, name: str, declared: str) -> Image:
-    # Where the file lies is ours to say, so its name is checked as strictly as on a share.
+    # The name was chosen by us, so it is checked as strictly as on a share.
     inspection.plain_name(name)
     if declared == "raw":
         foreign = foreign_format(directory, name)
@@ -63,13 +63,13 @@ def _inspect(directory: Path, name: str, declared: str) -> Image:
 
 
 def foreign_format(directory: Path, name: str, links: bool = False) -> str | None:
-    """Returns which format other than raw a file has the mark of, or None. Raises BadImage for what is no regular file, or
-    unless ``links`` has several names."""
+    """Returns the format other than raw whose mark the file has, or None. Raises BadImage when it is not a regular file, or
+    when it has several names and ``links`` does not allow them."""
     return mark(*ends(directory, name, links))
 
 
 def ends(directory: Path, name: str, links: bool = False) -> tuple[bytes, bytes]:
-    """Returns the first 64 KiB and the last 512 bytes of a file. Raises as ``foreign_format``."""
+    """Returns the first 64 KiB and the last 512 bytes of a file. Raises what ``foreign_format`` raises."""
     handle = files.open_regular(directory, name, links)
     try:
         length = os.fstat(handle).st_size
@@ -80,19 +80,19 @@ def ends(directory: Path, name: str, links: bool = False) -> tuple[bytes, bytes]
 
 
 def mark(head: bytes, tail: bytes) -> str | None:
-    """Returns which format other than raw these ends of a file have the mark of, or None."""
+    """Returns the format other than raw whose mark is in these first and last bytes of a file, or None."""
     for at, magic, format_ in _MAGICS:
         if head[at : at + len(magic)] == magic:
             return format_
     for magic, format_ in _FOOTERS:
-        # VHD footers of before 2004 have 511 bytes, so the mark stands one byte later.
+        # VHD footers from before 2004 have 511 bytes, so the mark is one byte later.
         if tail.startswith(magic) or tail[1:].startswith(magic):
             return format_
     return "VMDK" if _describes_vmdk(head) else None
 
 
 def _describes_vmdk(head: bytes) -> bool:
-    """A VMDK descriptor is a text: comments and blank lines, then ``version=`` (vmdk_probe, qemu 7.2)."""
+    """A VMDK descriptor is text: comments and blank lines, then ``version=`` (vmdk_probe, qemu 7.2)."""
     if head.lower().startswith(b"# disk descriptorfile"):
         return True
     for line in head.split(b"\n"):

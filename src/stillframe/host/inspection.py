@@ -1,4 +1,5 @@
-"""Looks at a file and everything behind it before QEMU does (I6, R5, R6, R8): headers as hostile input, no probing."""
+"""Checks a file and everything behind it before QEMU opens it (I6, R5, R6, R8): headers are hostile input, and nothing is
+probed."""
 
 import os
 import re
@@ -12,19 +13,20 @@ from stillframe.errors import BadImage, ChainConflict
 from stillframe.host import files, qcow2
 
 MAX_DEPTH = 200
-# A name that begins with a dot is one of ours (.tmp., .trash.); none begins with a dash or holds a slash or a colon.
+# Our own names may begin with a dot (.tmp., .trash.); no name begins with a dash or has a slash or a colon.
 _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9._-]{0,254}")
 
 
 def plain_name(name: str) -> str:
-    """Returns ``name`` if it is a plain file name, which QEMU cannot take for an option, a path or a protocol (I1)."""
+    """Returns ``name`` if it is a plain file name, which QEMU cannot take for an option, a path or a protocol (I1). Raises
+    BadImage."""
     if not _NAME.fullmatch(name) or name in (".", ".."):
-        raise BadImage(f"{name!r} is no plain file name")
+        raise BadImage(f"{name!r} is not a plain file name")
     return name
 
 
 def chain_of(directory: Path, name: str, format_: str) -> tuple[Image, ...]:
-    """Returns ``name`` and the files behind it, nearest first: what QEMU will open, all of it looked at.
+    """Returns ``name`` and the files behind it, nearest first: all that QEMU will open, and all of it checked.
 
     Raises BadImage, ChainConflict when a backing file is missing, FileNotFoundError when ``name`` itself is.
     """
@@ -33,14 +35,14 @@ def chain_of(directory: Path, name: str, format_: str) -> tuple[Image, ...]:
 
 
 def alone(directory: Path, name: str, format_: str) -> Image:
-    """Looks at one file only, for a verb that opens no other."""
+    """Checks one file only, for a verb that opens no other."""
     with opened_alone(directory, name, format_) as found:
         return found.image
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file that was looked at, the descriptor it was looked at through, and when it was last written before that."""
+    """A file that was checked, the descriptor through which it was checked, and when it was last written before that."""
 
     image: Image
     handle: int
@@ -53,14 +55,16 @@ class Opened:
 
 @contextmanager
 def opened_alone(directory: Path, name: str, format_: str) -> Iterator[Opened]:
-    """As ``alone``, and holds the file open: whatever gets its name meanwhile, the descriptor leads to what was looked at."""
+    """Like ``alone``, but holds the file open: whatever gets its name meanwhile, the descriptor leads to the file that was
+    checked."""
     with ExitStack() as held:
         yield _open(held, directory, name, format_)
 
 
 @contextmanager
 def opened(directory: Path, name: str, format_: str, behind: Path | None = None) -> Iterator[tuple[Opened, ...]]:
-    """As ``chain_of``, and holds every file open. ``behind`` is where those behind ``name`` lie, if not beside it."""
+    """Like ``chain_of``, but holds every file open. ``behind`` is the directory of the files behind ``name``, if it is another
+    one."""
     with ExitStack() as held:
         found = [_open(held, directory, name, format_)]
         while found[-1].image.backing is not None:

@@ -1,4 +1,4 @@
-"""Mounts the shares of network file systems, at the place where Nova and Cinder mount them too."""
+"""Mounts the shares of network file systems where Nova and Cinder mount them too."""
 
 import fcntl
 import hashlib
@@ -33,38 +33,38 @@ class Mount:
 
 
 def mount_point(base: Path, export: str) -> Path:
-    """Returns where a share belongs: ``base``/md5(export), the rule of Nova (libvirt volume drivers) and Cinder (remotefs).
-
-    The export is taken letter by letter as it stands in the list of shares: a slash more makes another directory.
-    """
+    """Returns the mount point of a share: ``base``/md5(export), as in Nova (libvirt volume drivers) and Cinder (remotefs). The
+    export counts character by character as the list of shares has it: one more slash makes another directory."""
     return base / hashlib.md5(export.encode(), usedforsecurity=False).hexdigest()
 
 
 def find(point: Path) -> Mount | None:
-    """Returns what is mounted at ``point``, the uppermost one, or None.
-
-    The point itself is never looked at: a share whose server is gone would hold whoever touches it.
-    """
+    """Returns what is mounted at ``point``, the topmost mount, or None. The point itself is never touched, because a share
+    whose server is gone would block the caller."""
     place = str(_resolved(point))
     found = [mount for mount in read_mountinfo(_MOUNTINFO.read_text()) if mount.point == place]
     return found[-1] if found else None
 
 
+def holding(path: Path) -> Mount | None:
+    """Returns the file system that a path is on, by what is mounted above it; the path itself is not looked at."""
+    above = {str(each) for each in (path, *path.parents)}
+    found = [mount for mount in read_mountinfo(_MOUNTINFO.read_text()) if mount.point in above]
+    return max(
+        reversed(found), key=lambda mount: len(mount.point), default=None
+    )  # of several at one point the last hides the others
+
+
 def network_points() -> list[str]:
-    """Returns where file systems are mounted that ask a server, and hang while it is away."""
+    """Returns the mount points of file systems that ask a server, and so hang while it is away."""
     return [mount.point for mount in read_mountinfo(_MOUNTINFO.read_text()) if _NETWORK.fullmatch(mount.fstype)]
 
 
-def is_mounted(point: Path, kind: Kind, export: str) -> bool:
-    """Tells whether exactly this export is mounted there, by whomever: this service, fstab or systemd."""
-    return _is(find(point), kind, export)
-
-
 def mount(kind: Kind, export: str, point: Path, options: Sequence[str]) -> None:
-    """Mounts a share; nothing is done when it is mounted already. Makes ``point`` with mode 0755.
+    """Mounts a share at ``point``, which is created with mode 0755; does nothing when it is mounted already.
 
-    Needs root, except when the share is mounted already. Ends within 2 * MOUNT_SECONDS: that long another process may
-    hold the lock, then mount itself. Raises ShareUnavailable with the words of mount, or when another thing lies there.
+    Needs root, except when the share is mounted already. Takes at most 2 * MOUNT_SECONDS: that long another process may hold
+    the lock before this one mounts. Raises ShareUnavailable with the words of mount, or when something else is mounted there.
     """
     with _one_at_a_time(point.parent):
         present = find(point)
@@ -72,14 +72,14 @@ def mount(kind: Kind, export: str, point: Path, options: Sequence[str]) -> None:
             _mount(kind, export, point, options)
             present = find(point)
     if not _is(present, kind, export):
-        lies_there = f"{present.source} ({present.fstype})" if present else "nothing"
-        raise ShareUnavailable(f"the share {export} is not mounted at {point}: {lies_there} lies there")
+        mounted = f"{present.source} ({present.fstype})" if present else "nothing"
+        raise ShareUnavailable(f"the share {export} is not mounted at {point}: {mounted} is mounted there")
 
 
 def unmount(point: Path) -> None:
-    """Takes off whatever is mounted at ``point``; fine when nothing is. Raises ShareUnavailable while files are open.
+    """Unmounts whatever is mounted at ``point``; no error when nothing is. Raises ShareUnavailable while files are open.
 
-    Never "lazy": a guest that still writes would keep writing where nobody sees it.
+    The unmount is never "lazy": a guest that still writes would continue to write where nobody sees it.
     """
     if find(point) is not None:
         _run(["umount", "--", str(_resolved(point))], f"{point} cannot be unmounted")
@@ -107,7 +107,7 @@ def _mount(kind: Kind, export: str, point: Path, options: Sequence[str]) -> None
         _run(["mount", "-t", kind, *with_options, "--", export, str(point)], f"the share {export} cannot be mounted at {point}")
     except ShareUnavailable:
         with suppress(ShareUnavailable):
-            unmount(point)  # a client of GlusterFS that found no volume may leave a dead mount behind
+            unmount(point)  # a GlusterFS client that found no volume may leave a dead mount behind
         raise
 
 
@@ -121,7 +121,8 @@ def _run(command: list[str], failure: str) -> None:
 
 
 def _limits() -> Limits:
-    """Only time is bound: the client of GlusterFS is a process that stays, with the limits of the mount that started it."""
+    """Limits only the time: the GlusterFS client is a process that stays, and it keeps the limits of the mount that started
+    it."""
     names = (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)
     cpu_seconds, address_space, open_files = (resource.getrlimit(name)[1] for name in names)
     return Limits(MOUNT_SECONDS, cpu_seconds, address_space, open_files)
@@ -129,7 +130,7 @@ def _limits() -> Limits:
 
 @contextmanager
 def _one_at_a_time(base: Path) -> Iterator[None]:
-    """Two workers of one host may want the same share at once; a FUSE file system would be mounted twice."""
+    """Two workers of one host may want the same share at once, and a FUSE file system would then be mounted twice."""
     try:
         base.mkdir(mode=0o755, parents=True, exist_ok=True)
         handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -147,7 +148,7 @@ def _is(found: Mount | None, kind: Kind, export: str) -> bool:
 
 
 def _same(source: str, export: str) -> bool:
-    """The kernel shows ``host:/path/`` without its last slash."""
+    """Ignores a trailing slash of the export: the kernel shows ``host:/path/`` without it."""
     return source.rstrip("/") == export.rstrip("/")
 
 

@@ -1,10 +1,10 @@
-"""Files for qemu-img as descriptors: what it opens are the files that were looked at, whatever has their names by then.
+"""Gives files to qemu-img as descriptors: it opens the very files that were checked, whatever has their names by then.
 
-Each file of a chain is opened and looked at here, and kept open. A directory outside the share, which only this user may
-enter, holds a link of the file's name for each, to ``/proc/self/fd/N``; qemu-img inherits the descriptors. So it works with
-the names that stand in the headers, locks the very files (its locks belong to what it opens through the link), and gets no
-further than to these: the chain is spelled out for it. Tried with ``convert``, ``commit -b``, ``rebase -b``, ``rebase -u``,
-``resize``, ``check -r``, ``map``, ``compare`` and ``amend`` of qemu 7.2.
+Each file of a chain is opened and checked here, and kept open. A directory outside the share, which only this user may enter,
+has a link to ``/proc/self/fd/N`` under each file's name, and qemu-img inherits the descriptors. So it works with the names in
+the headers and locks the very files (its locks belong to what it opens through the link). It reaches no other file, because the
+chain is spelled out for it. Tried with ``convert``, ``commit -b``, ``rebase -b``, ``rebase -u``, ``resize``, ``check -r``,
+``map``, ``compare`` and ``amend`` of qemu 7.2.
 """
 
 import atexit
@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,14 +25,13 @@ from stillframe.host.inspection import Opened
 from stillframe.host.run import Place
 
 _PREFIX = "stillframe-pins-"
-_SETTLED_SECONDS = 60.0  # by then whoever made a directory has its lock
 _turn = threading.Lock()
-_own: dict[int, tuple[Path, int]] = {}  # by process: its directory, and the descriptor that says it is in use
+_own: dict[int, tuple[Path, int]] = {}  # by process: its directory, and the descriptor that has it locked
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A chain that is held open, nearest first; ``directory`` has its names, and qemu-img may run there."""
+    """A chain that is held open, nearest first. ``directory`` has its names; qemu-img may run there."""
 
     directory: Path
     opened: tuple[Opened, ...]
@@ -61,38 +59,39 @@ class Pinned:
         return image_command.chain([(str(self.directory / each.name), each.image.format) for each in self.opened])
 
     def below(self, name: str) -> str:
-        """As ``word``, for an overlay on the chain that was added under this name."""
+        """Like ``word``, for an overlay on the chain that was added under this name."""
         return image_command.chain([(name, "qcow2"), *((each.name, each.image.format) for each in self.opened)])
 
     def handle(self, name: str) -> int:
         return next(each.handle for each in self.opened if each.name == name)
 
     def add(self, name: str, handle: int) -> None:
-        """Gives one more file a name here; its descriptor must be handed on beside ``descriptors``."""
+        """Gives one more file a name here; its descriptor must be passed on with ``descriptors``."""
         os.symlink(f"/proc/self/fd/{handle}", self.directory / name)
 
     def confirm(self) -> None:
-        """Raises ChainConflict when a file was written since it was looked at: what was read need not be what its header named.
-
-        The time of the last write shows it: only a file's owner can set that back, not who may write to it."""
+        """Raises ChainConflict when a file was written since it was checked: what was read may then not be what its header
+        named. The time of the last write shows it: only a file's owner can set that back, not a user who may just write."""
         for each in self.opened:
             with suppress(BadImage):
                 found = qcow2.read_open(each.handle, each.name, each.image.format)
                 if found == each.image and os.fstat(each.handle).st_mtime_ns == each.written_ns:
                     continue
-            raise ChainConflict(f"{each.name} was written while it was read; nothing of it was kept. Try again when it is not")
+            raise ChainConflict(
+                f"{each.name} was written while it was read; nothing that was read was kept. Repeat when nobody writes to it"
+            )
 
 
 @contextmanager
 def chain(directory: Path, name: str, format_: str, behind: Path | None = None) -> Iterator[Pinned]:
-    """Holds ``name`` and all behind it. Raises as ``inspection.chain_of`` does."""
+    """Holds ``name`` and every file behind it. Raises what ``inspection.chain_of`` raises."""
     with inspection.opened(directory, name, format_, behind) as opened, _pinned(opened) as pinned:
         yield pinned
 
 
 @contextmanager
 def alone(directory: Path, name: str, format_: str) -> Iterator[Pinned]:
-    """Holds one file without what backs it. Raises as ``inspection.alone`` does."""
+    """Holds one file without what backs it. Raises what ``inspection.alone`` raises."""
     with inspection.opened_alone(directory, name, format_) as opened, _pinned((opened,)) as pinned:
         yield pinned
 
@@ -110,14 +109,13 @@ def _pinned(opened: tuple[Opened, ...]) -> Iterator[Pinned]:
 
 
 def _directory() -> Path:
-    """This process's directory, mode 0700, made on first use; what processes that died left beside it is removed then."""
+    """Returns this process's directory, mode 0700, which is created on first use. That also removes what processes that died
+    have left beside it."""
     with _turn:
         found = _own.get(os.getpid())
         if found is None or not _is_still_there(*found):
             _sweep(Path(tempfile.gettempdir()))
-            path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            path, handle = _made()
             if found is not None:
                 os.close(found[1])
             found = _own[os.getpid()] = (path, handle)
@@ -125,8 +123,23 @@ def _directory() -> Path:
         return found[0]
 
 
+def _made() -> tuple[Path, int]:
+    """Returns a new directory and the descriptor that locks it. Another process may have swept it before it was locked, as one
+    that a dead process left."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if _is_still_there(path, handle):
+            return path, handle
+        os.close(handle)
+
+
 def _is_still_there(path: Path, handle: int) -> bool:
-    """Programs that clean up the place of temporary files remove a directory that is old; anybody may make one of its name."""
+    """Programs that clean up temporary files remove old directories, and then anybody may create one with the same name."""
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(handle))
     except FileNotFoundError:
@@ -134,7 +147,7 @@ def _is_still_there(path: Path, handle: int) -> bool:
 
 
 def _sweep(place: Path) -> None:
-    """Each process holds a lock on its directory for as long as it lives."""
+    """Each process locks its directory for as long as it lives."""
     for entry in os.scandir(place):
         if not entry.name.startswith(_PREFIX):
             continue
@@ -142,7 +155,7 @@ def _sweep(place: Path) -> None:
             handle = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 found = os.fstat(handle)
-                if found.st_uid == os.geteuid() and time.time() - found.st_ctime > _SETTLED_SECONDS:
+                if found.st_uid == os.geteuid():
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(entry.path)
             finally:

@@ -1,8 +1,8 @@
-"""A libvirt daemon of our own: same program, own directories, so that a host's libvirt never meets ours.
+"""Runs a libvirt daemon of our own: the same program with separate directories, so that it never meets the host's libvirt.
 
-A daemon run by root uses fixed paths (/run/libvirt, /var/lib/libvirt, ...), so it gets a mount namespace in which
-those paths are directories below the state directory. Its socket is reached from outside at ``<dir>/run/libvirt-sock``.
-Guests outlive the daemon and are taken up again by the next one, as with any libvirt.
+A daemon that root runs uses fixed paths (/run/libvirt, /var/lib/libvirt, ...), so it gets a mount namespace in which those
+paths are directories below the state directory. Its socket is reached from outside at ``<dir>/run/libvirt-sock``. Guests
+outlive the daemon, and the next daemon takes them over, as with any libvirt.
 """
 
 import ctypes
@@ -38,7 +38,8 @@ stdio_handler = "file"
 namespaces = []
 cgroup_controllers = []
 """
-_START_LOG = "log/start.log"  # what is said before libvirtd has its own log
+_START_LOG = "log/start.log"  # what libvirtd writes before it has its own log
+_MOST_STOPS, _STOP_PAUSE = 5, 0.1  # seconds
 _SOCKET_BYTES = 107  # sun_path of Linux, see unix(7), less the NUL that ends it
 _DAEMON_CONF = """\
 auth_unix_rw = "none"
@@ -49,12 +50,13 @@ log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 
 
 def uri(directory: Path) -> str:
-    """Returns the daemon's URI. What a directory may be called (a space, ``&``, ``%``) means something else in a URI."""
+    """Returns the daemon's URI. Characters that a directory's name may have (a space, ``&``, ``%``) mean something else in a
+    URI, so they are escaped."""
     return f"qemu+unix:///system?socket={quote(f'{directory}/run/libvirt-sock')}"
 
 
 def start(directory: Path) -> int:
-    """Starts the daemon unless it runs already; returns its pid once its socket answers. Raises HypervisorUnavailable."""
+    """Starts the daemon unless it already runs. Returns its pid once its socket answers. Raises HypervisorUnavailable."""
     if os.geteuid() != 0:
         raise BadConfiguration("a private libvirt daemon needs root; name a daemon with --libvirt-uri instead")
     if len(os.fsencode(directory / "run/libvirt-sock")) > _SOCKET_BYTES:
@@ -70,7 +72,7 @@ def start(directory: Path) -> int:
 
 
 def connect(directory: Path) -> Hypervisor:
-    """Returns a connection that starts the daemon again when it is gone."""
+    """Returns a connection that restarts the daemon when it is gone."""
     return Hypervisor(uri(directory), lambda: start(directory))
 
 
@@ -92,20 +94,40 @@ def _start(directory: Path) -> int:
 
 
 def stop(directory: Path) -> None:
-    """Ends the daemon that ``start`` started; guests keep running."""
-    pid = _pid(directory)
-    if pid is None:
+    """Ends the daemon that ``start`` started, and any that the watchdog or a reconnecting thread starts meanwhile. Guests keep
+    running. Raises HypervisorUnavailable when the daemon is started again and again."""
+    if not directory.is_dir():
         return
-    with suppress(ProcessLookupError):  # it may end by itself between a look and a signal
-        os.kill(pid, signal.SIGTERM)
-        for _ in range(100):
-            if _pid(directory) is None:
-                break
-            time.sleep(0.05)
-        else:
-            os.kill(pid, signal.SIGKILL)
-    with suppress(ChildProcessError):  # it is our child only if this very process started it
-        os.waitpid(pid, 0)
+    for number in range(_MOST_STOPS):
+        time.sleep(_STOP_PAUSE if number else 0)  # so that a thread that waits for the lock can start the next one
+        with (directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            pid = _pid(directory)
+            if pid is None:
+                return
+            _end(directory, pid)
+    raise HypervisorUnavailable(
+        f"the libvirt daemon of {directory} was stopped {_MOST_STOPS} times, and was started again each time: stop the services"
+        " that use it first"
+    )
+
+
+def _end(directory: Path, pid: int) -> None:
+    for number, looks in ((signal.SIGTERM, 100), (signal.SIGKILL, 20)):
+        with suppress(ProcessLookupError):  # it may end by itself between the check and the signal
+            os.kill(pid, number)
+        with suppress(ChildProcessError):  # it is our child only if this process started it
+            if _ended(directory, pid, looks):
+                os.waitpid(pid, 0)
+                return
+
+
+def _ended(directory: Path, pid: int, looks: int) -> bool:
+    for _ in range(looks):
+        if _pid(directory) != pid:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _host_uuid(directory: Path) -> str:
@@ -125,21 +147,21 @@ def _pid(directory: Path) -> int | None:
 
 
 def _wait(directory: Path, daemon: subprocess.Popen[bytes] | None = None) -> int:
-    """Waits for the socket, or for the end of ``daemon``, whose last words are then told."""
-    for _ in range(600):  # half a minute: a busy machine
+    """Waits for the socket, or for the end of ``daemon``, whose last output the error then quotes."""
+    for _ in range(600):  # half a minute, for a busy machine
         pid = _pid(directory)
         if pid is not None and _listens(directory / "run/libvirt-sock"):
             return pid
         if daemon is not None and daemon.poll() is not None:
             said = (directory / _START_LOG).read_text(errors="replace").strip().splitlines()
             why = said[-1] if said else f"exit status {daemon.returncode}"
-            raise HypervisorUnavailable(f"libvirtd did not start: {why} (all it said: {directory / _START_LOG})")
+            raise HypervisorUnavailable(f"libvirtd did not start: {why} (its output: {directory / _START_LOG})")
         time.sleep(0.05)
     raise HypervisorUnavailable(f"libvirtd does not answer after 30 s; see {directory}/log/libvirtd.log")
 
 
 def _listens(path: Path) -> bool:
-    """Tells whether somebody accepts connections: the file is there a moment before the daemon listens."""
+    """Tells whether somebody accepts connections: the socket's file exists a moment before the daemon listens."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
@@ -149,12 +171,12 @@ def _listens(path: Path) -> bool:
 
 
 def _become_daemon(directory: Path) -> None:
-    """Enters a mount namespace with our directories in libvirt's places, then becomes libvirtd."""
+    """Enters a mount namespace with our directories in place of libvirt's, then becomes libvirtd."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) != 0:
         raise _failed(f"a mount namespace for {directory}")
     if libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None) != 0:
-        # EINVAL: the root of a plain chroot is often no mount point; `mount --bind R R` before chroot makes it one.
+        # EINVAL: the root of a plain chroot is often not a mount point; `mount --bind R R` before chroot makes it one.
         raise _failed("mount --make-rslave / (the root directory must be a mount point)")
     for place, name in _BINDS.items():
         Path(place).mkdir(parents=True, exist_ok=True)

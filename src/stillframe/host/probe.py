@@ -1,7 +1,7 @@
-"""Asks a share whether it answers, without ever waiting longer than told.
+"""Asks a share whether it answers, and never waits longer than its limit.
 
-A hard NFS mount whose server is gone, or a FUSE file system whose process hangs, holds every thread that touches it, and
-not even SIGKILL frees it at once. So a child process touches it, and is left behind when it does not come back.
+A hard NFS mount whose server is gone, or a FUSE file system whose process hangs, blocks every thread that touches it, and not
+even SIGKILL frees the thread at once. So a child process touches the share, and is left behind when it does not come back.
 """
 
 import os
@@ -19,11 +19,11 @@ _MARKER_BYTES = 4096
 
 
 class Prober:
-    """Looks at one share again and again: that its file system answers, and what its marker file says.
+    """Checks one share again and again: whether its file system answers, and what its marker file says.
 
-    ``seconds`` is the longest ``check`` takes; an answer, good or bad, is believed for ``fresh_for`` seconds. While the
-    child of a former look is stuck, no other is started: a dead share holds one process, not one for each request.
-    May be used by many threads.
+    ``seconds`` is the longest that ``check`` takes. An answer, good or bad, is believed for ``fresh_for`` seconds. While the
+    child of an earlier check is stuck, no other is started: a dead share blocks one process, not one for each request. May be
+    used by many threads.
     """
 
     def __init__(self, path: Path, seconds: float = 5.0, fresh_for: float = 2.0) -> None:
@@ -36,7 +36,8 @@ class Prober:
         self._known_until = 0.0
 
     def check(self) -> bytes:
-        """Returns the bytes of the marker ``.share-id``, the first 4096. Raises ShareUnavailable naming path and cause."""
+        """Returns at most 4096 bytes of the marker ``.share-id``. Raises ShareUnavailable, which names the path and the
+        cause."""
         deadline = time.monotonic() + self._seconds
         if not self._turn.acquire(timeout=self._seconds):
             raise ShareUnavailable(_silent(self._path, self._seconds))
@@ -52,13 +53,13 @@ class Prober:
         return known
 
     def _look(self, deadline: float) -> bytes | str:
-        """Returns the marker's bytes, or what is wrong in words."""
+        """Returns the marker's bytes, or says in words what is wrong."""
         if self._stuck is not None:
             if self._stuck.poll() is None:
-                return f"the share {self._path} does not answer: process {self._stuck.pid}, which looked at it, still hangs"
+                return f"the share {self._path} does not answer: process {self._stuck.pid}, which checked it, still hangs"
             self._stuck = None
         try:
-            # statfs always asks the server; a file's content may come from a cache, or be served under a delegation.
+            # statfs always asks the server; a file's content may come from a cache, or be read under a delegation.
             self._ask(["stat", "--file-system", "--format=%i", "--", str(self._path)], deadline)
             return self._ask(_read_marker(self._path), deadline)
         except _SaidNo as error:
@@ -76,15 +77,18 @@ class Prober:
 
 
 class Answering:
-    """Whether a file system answers at all, by its mount point. An answer is believed for ``fresh_for`` seconds; while the
-    child of a former look hangs, no other is started. May be used by many threads."""
+    """Tells by its mount point whether a file system answers at all.
+
+    An answer is believed for ``fresh_for`` seconds. While the child of an earlier check hangs, no other is started. May be used
+    by many threads.
+    """
 
     def __init__(self, seconds: float = 2.0, fresh_for: float = 10.0) -> None:
         self._seconds = seconds
         self._fresh_for = fresh_for
         self._lock = threading.Lock()
         self._stuck: dict[str, subprocess.Popen[bytes]] = {}
-        self._fresh: dict[str, float] = {}  # of those that answered
+        self._fresh: dict[str, float] = {}  # of the mount points that answered
 
     def __call__(self, point: str) -> bool:
         """Takes at most ``seconds`` for each mount point that hangs. Raises ShareUnavailable when no child can be started."""
@@ -110,9 +114,9 @@ class Answering:
 def refuse_if_open(path: Path, seconds: float = 10.0) -> None:
     """Refuses a share's directory that everybody may write to, or that this process may not write to.
 
-    A tenant's file or link in there could be taken for one of ours; and with root_squash only the file system itself
-    knows whether we may write, so it is asked. Takes at most ``seconds``. Raises BadConfiguration that says what to
-    do, ShareUnavailable when the share does not answer.
+    Otherwise a tenant's file or link in it could be taken for one of ours. With root_squash only the file system itself knows
+    whether we may write, so it is asked. Takes at most ``seconds``. Raises BadConfiguration that says what to do,
+    ShareUnavailable when the share does not answer.
     """
     deadline = time.monotonic() + seconds
     try:
@@ -132,7 +136,7 @@ def refuse_if_open(path: Path, seconds: float = 10.0) -> None:
 
 
 class _SaidNo(Exception):
-    """A child said no: its exit code, and its words without the program's name."""
+    """A child failed: its exit code, and its words without the program's name."""
 
     def __init__(self, code: int, stderr: bytes) -> None:
         words = stderr[:500].decode(errors="replace").strip().partition(": ")[2]
@@ -162,7 +166,8 @@ def _once(command: Sequence[str], deadline: float) -> bytes:
 
 
 def _start(command: Sequence[str]) -> "subprocess.Popen[bytes]":
-    """Starts a child that dies with us, if it can die at all; neither its directory nor its files are on the share."""
+    """Starts a child that dies with us, if it can die at all. Neither its working directory nor its open files are on the
+    share."""
     try:
         return subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", *command],
@@ -174,11 +179,11 @@ def _start(command: Sequence[str]) -> "subprocess.Popen[bytes]":
             start_new_session=True,
         )
     except OSError as error:
-        raise ShareUnavailable(f"no process can be started to look at a share: {error}") from error
+        raise ShareUnavailable(f"no process can be started to check a share: {error}") from error
 
 
 def _answer(child: "subprocess.Popen[bytes]", deadline: float) -> bytes:
-    """Returns what the child wrote. At the deadline it is sent SIGKILL, but not waited for: TimeoutExpired."""
+    """Returns what the child wrote. At the deadline it gets SIGKILL but is not waited for: TimeoutExpired."""
     try:
         output, words = child.communicate(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -198,7 +203,7 @@ def _silent(path: Path, seconds: float) -> str:
 
 
 def _leave(child: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
-    """Leaves a child behind: a thread takes its exit status whenever it comes."""
+    """Leaves a child behind: a thread collects its exit status whenever it ends."""
     for pipe in (child.stdout, child.stderr):
         if pipe is not None:
             pipe.close()

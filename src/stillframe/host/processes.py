@@ -10,9 +10,9 @@ from stillframe.errors import ServiceUnavailable
 
 
 class Helper:
-    """A Python module of ours run as its own process, spoken to in lines over its standard input and output.
+    """A Python module of ours that runs as its own process. We talk to it in lines over its standard input and output.
 
-    It gets its own session: a signal to our group, or our death, does not end it; it sees the end of its input. Raises
+    It gets its own session: neither a signal to our group nor our death ends it; it sees the end of its input instead. Raises
     ServiceUnavailable when it cannot be started.
     """
 
@@ -38,8 +38,8 @@ class Helper:
         return self._process.poll() is None
 
     def ask(self, line: str, seconds: float) -> str:
-        """Sends a line and returns the answering one. Raises ServiceUnavailable. An answer that came too late for the last
-        question is none to this one."""
+        """Sends a line and returns the line that answers it. An answer to an earlier question that came too late is not taken
+        for the answer to this one. Raises ServiceUnavailable."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             while select.select([self._process.stdout], [], [], 0)[0] and os.read(self._process.stdout.fileno(), 4096):
@@ -57,6 +57,6 @@ class Helper:
         return answer.decode().strip()
 
     def close(self) -> None:
-        """Ends its input; it ends itself when its work is done."""
+        """Ends its input. It ends by itself when its work is done."""
         if self._process.stdin is not None:
             self._process.stdin.close()

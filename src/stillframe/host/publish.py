@@ -1,7 +1,7 @@
-"""How a new image file gets its name: made under a temporary one, verified, durable, and only then linked.
+"""Gives a new image file its name: the file is made under a temporary name, verified, synced, and only then linked.
 
-A killed qemu-img leaves files that pass for whole ones (F6, F7, qemu 7.2), so nothing is ever made under the
-name others look for, nor where anybody else may enter. Every function may be repeated after a crash at any point.
+A killed qemu-img leaves files that look complete (F6, F7, qemu 7.2). So nothing is ever made under the name that others look
+for, nor in a directory that others may enter. Every function may be repeated after a crash at any point.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from stillframe.chain.image import Image
 from stillframe.chain.names import temporary_name
-from stillframe.errors import BadImage, StepFailed
-from stillframe.host import files, qcow2, qemu_img, workdir
+from stillframe.errors import StepFailed
+from stillframe.host import empty_overlay, files, qcow2, workdir
 from stillframe.host.image_command import command, limits
 from stillframe.host.run import run
 
@@ -30,54 +30,27 @@ def publish_base(share: Path, image: Image, token: str, volume_id: str) -> None:
 
 
 def publish_overlay(share: Path, image: Image, token: str, volume_id: str) -> None:
-    """Publishes an empty overlay on ``image.backing``, which is qcow2 or raw and may be in use by a guest.
-
-    May be repeated with the same token: an equal overlay of that name is kept.
-    """
-    if image.backing is None or image.backing_format is None or image.format != "qcow2":
-        raise BadImage(f"{image.name} is no overlay")
+    """Publishes an empty overlay on ``image.backing``, which is qcow2 or raw and which a guest may be using. May be repeated
+    with the same token: an equal overlay with that name is kept."""
+    pieces, length = empty_overlay.pieces(image)
     temporary = begin(share, image, token, volume_id)
     if temporary is not None:
-        arguments = ["-b", image.backing, temporary, str(image.size)]
         with workdir.working(share) as place:
-            run(command("overlay", [image.format, image.backing_format], arguments), cwd=place, limits=limits(1))
+            empty_overlay.write(place, temporary, pieces, length)
         finish(share, temporary, image)
 
 
-def publish_as(share: Path, image: Image, token: str, volume_id: str) -> None:
-    """Publishes the temporary file that was made for this token before, when it is what ``image`` says.
-
-    May be repeated. Raises StepFailed when it is not, or when neither it nor the published file is there.
-    """
-    temporary = temporary_name(volume_id, token)
-    with workdir.working(share) as place:
-        made = files.exists(place, temporary)
-        if files.exists(share, image.name):
-            if made and not _same(place / temporary, share / image.name):
-                raise StepFailed(f"{image.name} exists already; what was made to become it lies in {temporary}")
-            files.unlink(place, temporary)
-            _adopt(share, image)
-            return
-        if not made:
-            raise StepFailed(f"{image.name} cannot be published: {temporary} does not exist")
-        qemu_img.check(place, temporary, image.format)
-    finish(share, temporary, image)
-
-
-def _same(one: Path, other: Path) -> bool:
-    return os.path.samestat(os.stat(one, follow_symlinks=False), os.stat(other, follow_symlinks=False))
-
-
 def begin(share: Path, image: Image, token: str, volume_id: str) -> str | None:
-    """Returns the name of a new empty file in the working directory, mode 0660, to make the image in; None when it is published
-    already.
+    """Returns the name of a new empty file in the working directory, mode 0660, in which the image is made; None when the image
+    is published already.
 
-    What an interrupted try left under that name is removed, also the second name a crash between link and unlink leaves.
+    What an interrupted try left under that name is removed, and so is the second name that a crash between link and unlink
+    leaves.
     """
     temporary = temporary_name(volume_id, token)
     files.remove_temporary(share, temporary)
     if files.exists(share, image.name):
-        _adopt(share, image)
+        _manage_file(share, image)
         return None
     with workdir.working(share) as place:
         files.create_empty(place, temporary)
@@ -85,10 +58,8 @@ def begin(share: Path, image: Image, token: str, volume_id: str) -> str | None:
 
 
 def finish(share: Path, temporary: str, image: Image) -> None:
-    """Verifies the finished temporary file against ``image``, makes it durable and gives it its name.
-
-    Raises StepFailed, and removes the file, when its header or length says something else.
-    """
+    """Verifies the finished temporary file against ``image``, makes it durable and gives it its name. Raises StepFailed and
+    removes the file when its header or length differs."""
     with workdir.working(share) as place:
         found = qcow2.read_as(place, temporary, image.format)
         made = Image(image.name, found.format, found.size, found.backing, found.backing_format)
@@ -99,7 +70,7 @@ def finish(share: Path, temporary: str, image: Image) -> None:
     files.publish(share, temporary, image.name)
 
 
-def _adopt(share: Path, image: Image) -> None:
+def _manage_file(share: Path, image: Image) -> None:
     found = qcow2.read_as(share, image.name, image.format)
     if found != image:
         raise StepFailed(f"{image.name} exists already and is another file: {found}")
@@ -108,23 +79,23 @@ def _adopt(share: Path, image: Image) -> None:
 
 
 def make_folder(share: Path, *below: str) -> None:
-    """Makes the last of ``below``, a directory on the share for its group, mode 2770, durably, unless the name is taken. Raises
-    as ``workdir.held`` and ``workdir.working``.
+    """Makes the last directory of ``below`` on the share, for its group, mode 2770, durably, unless the name is taken. Raises
+    what ``workdir.held`` and ``workdir.working`` raise.
 
-    It is made in the working directory and moved from there with its mode. Where it is to lie somebody else could put another
-    directory in its place before it has its mode: the working directory, say, which would then be open to the group.
+    It is made in the working directory and moved from there with its mode. If it were made in place, somebody could put another
+    directory there before the mode is set: the working directory, say, which would then be open to the group.
     """
     with _turn, workdir.held(share, *below[:-1]) as place, workdir.working(share) as inner:
         target = place / below[-1]
-        if os.path.lexists(target):  # rename would take the place of an empty one, which another thread is about to use
+        if os.path.lexists(target):  # rename would replace an empty one that another thread is about to use
             return
         made = inner / f".tmp.folder.{secrets.token_hex(8)}"
         made.mkdir()
         try:
-            made.chmod(0o2770)  # mkdir's own mode is cut by the umask and loses the setgid bit
+            made.chmod(0o2770)  # mkdir's mode argument is cut by the umask and loses the setgid bit
             os.rename(made, target)
         except OSError:
-            if not os.path.lexists(target):  # a repeated rename on NFS, or another process was first
+            if not os.path.lexists(target):  # NFS repeated the rename, or another process was first
                 raise
         finally:
             with suppress(OSError):

@@ -1,7 +1,7 @@
-"""Reads a qcow2 header without QEMU: what it says about itself, or why we do not touch it.
+"""Reads a qcow2 header without QEMU: what the file says about itself, or why we refuse it.
 
-The format is docs/interop/qcow2.txt of QEMU 7.2. Bounds are those of QEMU's own parser (R15); whatever our own images
-never have (encryption, internal snapshots, an external data file, unknown incompatible features) is refused.
+The format is docs/interop/qcow2.txt of QEMU 7.2. The limits are those of QEMU's own parser (R15). What our own images never
+have (encryption, internal snapshots, an external data file, unknown incompatible features) is refused.
 """
 
 import os
@@ -33,7 +33,7 @@ _ENTRY_COPIED = 1 << 63
 
 @dataclass(frozen=True)
 class Tables:
-    """Where the first-level table lies: entries in use, offset, and the cluster size in bytes."""
+    """The first-level table: the number of entries in use, its offset, and the cluster size in bytes."""
 
     entries: int
     at: int
@@ -41,13 +41,13 @@ class Tables:
 
 
 def read(share: Path, name: str) -> Image:
-    """Returns what the file's header says. Raises BadImage when QEMU must not see it, FileNotFoundError when it is gone."""
+    """Returns what the file's header says. Raises BadImage when QEMU must not open it, FileNotFoundError when it is gone."""
     return read_as(share, name, "qcow2")
 
 
 def read_as(share: Path, name: str, format_: str) -> Image:
-    """As ``read`` for a file whose recorded format is ``format_``. A raw file is its length: its content is the
-    guest's and is never parsed (R3)."""
+    """Like ``read``, for a file whose recorded format is ``format_``. Of a raw file only the length counts: its content belongs
+    to the guest and is never parsed (R3)."""
     handle = files.open_regular(share, name)
     try:
         return read_open(handle, name, format_)
@@ -56,12 +56,12 @@ def read_as(share: Path, name: str, format_: str) -> Image:
 
 
 def read_open(handle: int, name: str, format_: str) -> Image:
-    """As ``read_as`` for a file that is open."""
+    """Like ``read_as``, for an open file."""
     length = os.fstat(handle).st_size
     if format_ == "qcow2":
         return parse(name, os.pread(handle, HEADER_BYTES, 0), length)
     if format_ != "raw":
-        raise BadImage(f"{name} is recorded as {format_!r}, which is no image format of ours")
+        raise BadImage(f"{name} is recorded as {format_!r}, which is not an image format that Stillframe uses")
     return Image(name, "raw", length)
 
 
@@ -102,13 +102,13 @@ def _check_inside(name: str, crypt: int, inner: int) -> None:
 
 
 def _check_places(name: str, l1_at: int, ref_at: int, size: int) -> None:
-    """A table in the first cluster would be the header itself: writing it would change what the file names."""
+    """A table in the first cluster would be the header itself, and writing to it would change what the file names."""
     if ref_at == 0 or (l1_at == 0 and size) or (l1_at and l1_at == ref_at):
-        raise BadImage(f"{name} has tables that lie on its header or on each other")
+        raise BadImage(f"{name} has tables that overlap its header or each other")
 
 
 def _entries_needed(size: int, bits: int) -> int:
-    """Each entry covers one second-level table: a cluster of 8-byte entries of one cluster each."""
+    """Each entry covers one second-level table: one cluster of 8-byte entries, each for one cluster of content."""
     covered = 2 * bits - 3
     return (size + (1 << covered) - 1) >> covered
 
@@ -131,7 +131,7 @@ def _check_features(name: str, start: bytes) -> int:
 
 def _extensions(name: str, start: bytes, at: int, end: int) -> str | None:
     found: str | None = None
-    end = min(end, len(start))
+    cluster_ends, end = end, min(end, len(start))
     while at + 8 <= end:
         kind, length = struct.unpack_from(">II", start, at)
         if kind == 0:
@@ -149,6 +149,8 @@ def _extensions(name: str, start: bytes, at: int, end: int) -> str | None:
             if found not in FORMATS:
                 raise BadImage(f"{name} names the backing format {found!r}")
         at += 8 + (length + 7) // 8 * 8
+    if at + 8 <= cluster_ends and end == HEADER_BYTES:
+        raise BadImage(f"{name} has header extensions beyond the first {HEADER_BYTES} bytes, and no more of a header is read")
     return found
 
 
@@ -159,7 +161,7 @@ def _backing(name: str, start: bytes, at: int, length: int) -> str | None:
         raise BadImage(f"{name} has a backing file name out of bounds")
     text = start[at : at + length].decode("ascii", errors="replace")
     if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text) or not text[:1].isalnum():
-        raise BadImage(f"{name} names {text!r} as its backing file, which is no plain file name")
+        raise BadImage(f"{name} names {text!r} as its backing file, which is not a plain file name")
     return text
 
 
@@ -177,7 +179,7 @@ def extension(start: bytes, wanted: int) -> bytes | None:
 
 
 def clusters(share: Path, name: str) -> int:
-    """Returns how many clusters the file is long: what a look at its tables takes grows with that. Raises BadImage."""
+    """Returns how many clusters long the file is, because the time to read its tables grows with that. Raises BadImage."""
     start, length = files.read_start(share, name, HEADER_BYTES)
     parse(name, start, length)
     (bits,) = struct.unpack_from(">I", start, 20)
@@ -185,7 +187,7 @@ def clusters(share: Path, name: str) -> int:
 
 
 def tables(handle: int, name: str) -> Tables:
-    """Returns where the first-level table lies. Raises BadImage as ``read`` does."""
+    """Returns where the first-level table is. Raises BadImage as ``read`` does."""
     start = os.pread(handle, HEADER_BYTES, 0)
     size = parse(name, start, os.fstat(handle).st_size).size
     (bits,) = struct.unpack_from(">I", start, 20)
@@ -194,7 +196,7 @@ def tables(handle: int, name: str) -> Tables:
 
 
 def holds_data(share: Path, name: str) -> bool:
-    """Tells whether anything was ever written to the image: whether its first-level table names a table."""
+    """Tells whether anything was ever written to the image: whether its first-level table names any second-level table."""
     handle = files.open_regular(share, name)
     try:
         return any(any(piece) for piece in _first_level(handle, tables(handle, name)))
@@ -203,13 +205,11 @@ def holds_data(share: Path, name: str) -> bool:
 
 
 def check_tables(handle: int, name: str) -> None:
-    """Raises BadImage when the first-level table of an open file names something that is no second-level table inside it.
-
-    QEMU reads a table that lies past the end of its file as zeros: content would vanish without an error (qemu 7.2).
-    """
+    """Raises BadImage when the first-level table of an open file names anything but a second-level table inside the file. QEMU
+    reads a table past the end of its file as zeros, so content would vanish without an error (qemu 7.2)."""
     found = tables(handle, name)
     for piece in _first_level(handle, found):
-        length = os.fstat(handle).st_size  # after the table was read: a file in use only grows
+        length = os.fstat(handle).st_size  # read after the table, because a file in use only grows
         for (entry,) in struct.iter_unpack(">Q", piece):
             if entry and not _is_table(entry, found.cluster, length):
                 raise BadImage(f"{name} has a table entry {entry:#x} that lies outside it")

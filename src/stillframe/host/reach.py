@@ -1,4 +1,4 @@
-"""Follows a path that somebody else wrote down, without being held by a file system whose server is away."""
+"""Resolves a path that somebody else wrote down, and never hangs on a file system whose server is away."""
 
 import os
 from collections.abc import Sequence
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from stillframe.host import mounts
 from stillframe.host.probe import Answering
 
-_MOST_LINKS = 40  # as the kernel has it
+_MOST_LINKS = 40  # the kernel's limit
 _answers = Answering()
 
 
 def followed(path: str, points: Sequence[str] | None = None) -> str | None:
     """Returns the path without symbolic links; None when it leads through a file system that does not answer, or in circles.
 
-    ``points`` are mount points of network file systems, ``mounts.network_points`` by default. Raises ShareUnavailable when it
-    cannot be found out."""
+    ``points`` are mount points of network file systems, by default ``mounts.network_points``. Raises ShareUnavailable when that
+    cannot be found out.
+    """
     known = mounts.network_points() if points is None else points
     current, rest, links = "/", _parts(path), 0
     while rest:
@@ -27,7 +28,7 @@ def followed(path: str, points: Sequence[str] | None = None) -> str | None:
             return None
         try:
             target = os.readlink(following)
-        except OSError:  # no link, or not there
+        except OSError:  # not a link, or it does not exist
             current = following
             continue
         links += 1
@@ -39,7 +40,7 @@ def followed(path: str, points: Sequence[str] | None = None) -> str | None:
 
 
 def _parts(path: str) -> list[str]:
-    """The names on the way, the last one first."""
+    """The names along the path, the last one first."""
     return [part for part in reversed(path.split("/")) if part not in ("", ".")]
 
 

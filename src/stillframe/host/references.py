@@ -1,7 +1,8 @@
-"""Which clusters of a qcow2 file its own tables refer to, read without QEMU: whether two of them claim the same one.
+"""Reads without QEMU which clusters a qcow2 file's own tables refer to, and tells whether two of them claim the same cluster.
 
-A repair of reference counts makes them fit whatever refers to a cluster, also where two things do that must not: then it
-succeeds, and what either of them reads is wrong (seen with QEMU 7.2: ``check -r all`` sets the count to 2 and is content).
+A repair of reference counts makes the counts fit the references, even where two tables refer to one cluster, which must not be.
+Then the repair succeeds, and what either of them reads is wrong (seen with QEMU 7.2: ``check -r all`` sets the count to 2 and
+reports success).
 """
 
 import math
@@ -24,26 +25,27 @@ _MOST_CLUSTERS = 1 << 30
 
 
 class _Contradiction(Exception):
-    """Never leaves this module."""
+    """Never raised out of this module."""
 
 
 @dataclass
 class _Claims:
-    """One bit for each cluster of the file: who claims it alone, and what compressed clusters share."""
+    """One bit for each cluster of the file: the clusters that one owner claims alone, and those that compressed content
+    shares."""
 
     bits: int
     length: int
     alone: bytearray
     shared: bytearray
-    until: float  # by time.monotonic()
+    until: float  # on the clock of time.monotonic()
 
-    def go_on(self) -> None:
-        """Raises HostCommandFailed, as a program that did not end in time, when the look has taken long enough."""
+    def check_time(self) -> None:
+        """Raises HostCommandFailed, like a program that took too long, when reading the tables has taken too long."""
         if time.monotonic() > self.until:
-            raise HostCommandFailed("the look at its tables did not end in time", timed_out=True)
+            raise HostCommandFailed("reading its tables took too long", timed_out=True)
 
     def claim(self, at: int, what: str) -> None:
-        """Raises _Contradiction for a place that is not aligned, not in the file, or another's."""
+        """Raises _Contradiction for an offset that is not aligned, not in the file, or claimed already."""
         if at % (1 << self.bits):
             raise _Contradiction(f"{what} is at {at:#x}, where no cluster begins")
         byte, bit = self._place(at, what)
@@ -52,7 +54,7 @@ class _Claims:
         self.alone[byte] |= bit
 
     def share(self, at: int, end: int, what: str) -> None:
-        """Claims the clusters from ``at`` to ``end`` for compressed content, of which one cluster holds several pieces."""
+        """Claims the clusters from ``at`` to ``end`` for compressed content; one cluster may hold several pieces of it."""
         for place in range(at >> self.bits << self.bits, end, 1 << self.bits):
             byte, bit = self._place(place, what)
             if self.alone[byte] & bit:
@@ -67,7 +69,8 @@ class _Claims:
 
 
 def contradiction(share: Path, name: str) -> str | None:
-    """Returns what no repair of counts puts right, None for nothing; reads every table of the file. Raises BadImage."""
+    """Returns the first contradiction that no repair of reference counts mends, None when there is none. Reads every table of
+    the file. Raises BadImage."""
     handle = files.open_regular(share, name)
     try:
         return contradiction_of(handle, name)
@@ -76,13 +79,13 @@ def contradiction(share: Path, name: str) -> str | None:
 
 
 def contradiction_of(handle: int, name: str, until: float = math.inf) -> str | None:
-    """As ``contradiction``, of an open file. Raises HostCommandFailed with ``timed_out`` in its details when the clock of
+    """Like ``contradiction``, for an open file. Raises HostCommandFailed with ``timed_out`` in its details when
     ``time.monotonic`` passes ``until``."""
     start, found = os.pread(handle, qcow2.HEADER_BYTES, 0), qcow2.tables(handle, name)
     length = os.fstat(handle).st_size
     bits = found.cluster.bit_length() - 1
     if length >> bits >= _MOST_CLUSTERS:
-        return f"it has more than {_MOST_CLUSTERS} clusters, too many to be looked at"
+        return f"it has more than {_MOST_CLUSTERS} clusters, too many to check"
     room = (length >> bits + 3) + 1
     try:
         _look(handle, start, found, _Claims(bits, length, bytearray(room), bytearray(room), until))
@@ -104,7 +107,7 @@ def _look(handle: int, start: bytes, found: qcow2.Tables, claims: _Claims) -> No
     for table in tables:
         claims.claim(table, "a second-level table")
     for table in tables:
-        claims.go_on()
+        claims.check_time()
         for entry in _entries(handle, table, found.cluster):
             _content(entry, claims)
 
@@ -115,12 +118,12 @@ def _content(entry: int, claims: _Claims) -> None:
         at = entry & ((1 << shift) - 1)
         sectors = (entry >> shift & ((1 << claims.bits - 8) - 1)) + 1
         claims.share(at, min(at - at % _SECTOR + sectors * _SECTOR, max(claims.length, at + 1)), "compressed content")
-    elif entry & _OFFSET:  # a cluster of zeros needs no place
+    elif entry & _OFFSET:  # a zero cluster needs no place in the file
         claims.claim(entry & _OFFSET, "content")
 
 
 def _entries(handle: int, at: int, size: int) -> Iterator[int]:
-    """Every entry of a table that is not 0."""
+    """Yields every entry of a table that is not 0."""
     for place in range(at, at + size, 1 << 20):
         piece = os.pread(handle, min(1 << 20, at + size - place), place)
         found = array("Q", piece[: len(piece) // 8 * 8])

@@ -1,6 +1,7 @@
-"""Starts outside programs: argument lists only, limits, a deadline, and death together with the worker."""
+"""Starts outside programs: from argument lists only, with limits and a deadline; they die together with the worker."""
 
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -21,7 +22,7 @@ OUTPUT_LIMIT = 1 << 20
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
-_STDERR_KEPT = 1 << 17  # a chain of 200 files, spelled out, and what is wrong with it
+_STDERR_KEPT = 1 << 17  # room for a chain of 200 files, spelled out, and what is wrong with it
 _COMPLAINT_KEPT = 2000
 
 Cancelled = Callable[[], bool]
@@ -29,11 +30,11 @@ Cancelled = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one program: wall-clock and CPU seconds; address space, printed output and any file it writes in bytes.
+    """Limits of one program: wall-clock and CPU seconds; address space, printed output and any file it writes, in bytes.
 
-    ``thread_stack`` is for a program that starts a thread for each request it waits for: on a slow share those, not its
-    work, would take it over its address space (F12). Each gets a stack of so many bytes instead of 8 MiB, and all
-    one arena of malloc: glibc sets aside 64 MiB for each further one, up to eight a core.
+    ``thread_stack`` is for a program that starts a thread for each request it waits for: on a slow share these threads, not its
+    work, would exceed its address space (F12). Each thread gets a stack of that many bytes instead of 8 MiB, and all share one
+    malloc arena: glibc reserves 64 MiB for each further arena, and makes up to eight per core.
     """
 
     seconds: float = 60.0
@@ -48,7 +49,7 @@ class Limits:
 @dataclass(frozen=True)
 class Place:
     """Where a program runs, and descriptors of ours that it inherits under their numbers. With descriptors, it may open the
-    files behind them, what lies in the directory, and nothing else of the host (``confinement``)."""
+    files behind them, what is in the directory, and nothing else of the host (``confinement``)."""
 
     directory: Path
     descriptors: tuple[int, ...] = ()
@@ -64,8 +65,8 @@ class Outcome:
 
 
 def run(command: Sequence[str], *, cwd: Path | Place, limits: Limits | None = None, cancelled: Cancelled | None = None) -> str:
-    """Runs a program to its end and returns its standard output. Raises HostCommandFailed, or a kind of it, with the
-    program's own words."""
+    """Runs a program to its end and returns its standard output. Raises HostCommandFailed or a kind of it, in the program's own
+    words."""
     outcome = attempt(command, cwd=cwd, limits=limits, cancelled=cancelled)
     if outcome.code != 0:
         raise failure(command, outcome)
@@ -75,7 +76,7 @@ def run(command: Sequence[str], *, cwd: Path | Place, limits: Limits | None = No
 def attempt(
     command: Sequence[str], *, cwd: Path | Place, limits: Limits | None = None, cancelled: Cancelled | None = None
 ) -> Outcome:
-    """As ``run``, for a program whose exit code is an answer. Death by a signal, a limit or the deadline still raises."""
+    """Like ``run``, for a program whose exit code is an answer. Death by a signal, a limit or the deadline still raises."""
     kept = bytearray()
     return feed(command, kept, cwd=cwd, limits=limits, cancelled=cancelled)
 
@@ -88,11 +89,11 @@ def feed(
     limits: Limits | None = None,
     cancelled: Cancelled | None = None,
 ) -> Outcome:
-    """As ``attempt``; standard output is handed to ``taker`` piece by piece and is not kept when that is a function.
+    """Like ``attempt``, but passes standard output to ``taker`` piece by piece; if that is a function, nothing is kept.
 
-    ``prlimit`` bounds the program, ``setpriv --pdeathsig`` makes it die with us (a merge must never continue without the
-    knowledge of the worker that takes over), umask 0117 keeps others out of new files, and its own session takes the whole
-    group down at the deadline. A program that cannot be killed, because it waits in the kernel for a share, is abandoned after
+    ``prlimit`` limits the program. ``setpriv --pdeathsig`` makes it die with us, because a merge must never continue without
+    the knowledge of the worker that takes over. umask 0117 keeps others out of new files. Its own session lets us kill the
+    whole group at the deadline. A program that cannot be killed, because it waits in the kernel for a share, is abandoned after
     ``GRACE_SECONDS``. Output beyond the limit is an error, never cut off.
     """
     bounds = limits or Limits()
@@ -119,7 +120,7 @@ class _Child:
                 self._process = self._confined.made
             else:
                 self._process = _started(command, bounds, place)
-        except (OSError, RuntimeError) as error:  # RuntimeError: there is no thread to be had
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             raise HostCommandFailed(f"{command[0]} cannot be started: {error}") from error
 
     def follow(self, taker: "bytearray | Callable[[bytes], None]", cancelled: Cancelled | None) -> Outcome:
@@ -139,7 +140,7 @@ class _Child:
         return outcome
 
     def _patience(self, cancelled: Cancelled | None) -> float:
-        """Seconds until the next look; raises when there is no reason to wait longer."""
+        """Returns the seconds until the next check; raises when there is no reason to wait longer."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise HostCommandFailed(f"{self._name} did not end within {self._bounds.seconds:g} s", timed_out=True)
@@ -164,7 +165,7 @@ class _Child:
         self._complaint += piece[: _STDERR_KEPT - len(self._complaint)]
 
     def end(self) -> None:
-        """Kills what still runs of the group and closes the pipes; waits for it, but not for ever."""
+        """Kills what still runs of the group and closes the pipes. It waits for the end, but not for ever."""
         try:
             self._end()
         finally:
@@ -211,14 +212,17 @@ def _read(key: selectors.SelectorKey, pipes: selectors.BaseSelector) -> None:
 
 
 def _guarded(command: Sequence[str], bounds: Limits) -> list[str]:
-    optional = {"fsize": bounds.file_size, "stack": bounds.thread_stack}
+    wanted = {
+        "nofile": bounds.open_files,
+        "cpu": bounds.cpu_seconds,
+        "as": bounds.address_space,
+        "fsize": bounds.file_size,
+        "stack": bounds.thread_stack,
+    }
     return [
         "prlimit",
         "--core=0",
-        f"--nofile={bounds.open_files}",
-        f"--cpu={bounds.cpu_seconds}",
-        f"--as={bounds.address_space}",
-        *[f"--{name}={most}" for name, most in optional.items() if most is not None],
+        *[f"--{name}={_allowed(name, most)}" for name, most in wanted.items() if most is not None],
         "--",
         "setpriv",
         "--pdeathsig",
@@ -228,25 +232,29 @@ def _guarded(command: Sequence[str], bounds: Limits) -> list[str]:
     ]
 
 
-def failure(command: Sequence[str], outcome: Outcome, name: str = "") -> HostCommandFailed:
-    """Returns the error of a program that ended by itself; ``name`` is the file it was about, where its words may not say it.
+def _allowed(name: str, wanted: int) -> int:
+    """Returns the limit that a program gets. Nobody may give it more than the hard limit that was set for this service."""
+    hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
-    Waiting helps where a lock is held, and nowhere else.
-    """
+
+def failure(command: Sequence[str], outcome: Outcome, name: str = "") -> HostCommandFailed:
+    """Returns the error of a program that ended by itself; ``name`` is the file it worked on, because its words may not name
+    it. Only an error about a held lock may be retried."""
     kind = HostCommandFailed
     if wording.is_locked(outcome.complaint):
         kind = ImageLocked
     elif wording.is_forbidden(outcome.complaint):
         kind = AccessRefused
-    told = explain(command, outcome)
-    return kind(f"{name}: {told}" if name else told, exit_code=outcome.code)
+    words = explain(command, outcome)
+    return kind(f"{name}: {words}" if name else words, exit_code=outcome.code)
 
 
 def explain(command: Sequence[str], outcome: Outcome) -> str:
-    """Says how a program ended, in its own words; directories, which are the host's, are left out."""
+    """Says how a program ended, in its own words. Directories are left out, because only the host's operator may know them."""
     words = without_directories(outcome.complaint)
-    told = f"{' '.join(command[:2])} failed with exit code {outcome.code}"
-    return f"{told}: {words}" if words else f"{told} and gave no message"
+    ending = f"{' '.join(command[:2])} failed with exit code {outcome.code}"
+    return f"{ending}: {words}" if words else f"{ending} and gave no message"
 
 
 def _printable(words: bytes) -> str:

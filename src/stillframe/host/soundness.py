@@ -1,12 +1,16 @@
-"""Whether an image file may be built upon: what its header says about refcounts and bitmaps; and the one repair there is.
+"""Tells from its header whether an image file may be built upon, and makes the one repair that is safe. Facts are of QEMU 7.2
+(F20, F21).
 
-Facts are of QEMU 7.2 (F20, F21). A writer that counts references lazily sets the dirty bit while it has the file open. When the
-writer dies, the tables are right and the counts are wrong: reading is safe, but allocating overwrites clusters in use. QEMU
-repairs such a file when it opens it for writing. It does not repair a file that it opens as a backing file and commits into
-later; ``qemu-img commit`` does not either. A live commit into such a file overwrites clusters in use, reports success and
-clears the bit: nothing shows the damage afterwards. A pull only reads the file. A file that QEMU reopens for reading only, such
-as the old active file after a switch, is marked clean; closing one that it only ever read makes it crash (F42; all seen). A
-bitmap that was in use when its writer died makes ``qemu-img resize`` and a commit fail permanently.
+A writer that counts references lazily sets the dirty bit while it has the file open. When the writer dies, the tables are right
+and the counts are wrong: reading is safe, but allocating overwrites clusters in use. QEMU repairs such a file when it opens it
+for writing. It does not repair a file that it opens as a backing file and commits into later, and neither does ``qemu-img
+commit``. A live commit into such a file overwrites clusters in use, reports success and clears the bit: nothing shows the
+damage afterwards. A pull only reads the file.
+
+QEMU marks a file clean that it reopens read-only, such as the old active file after a switch. It crashes when it closes a file
+with the dirty bit that it only ever read (F42; all seen).
+
+A bitmap that was in use when its writer died makes ``qemu-img resize`` and every commit fail permanently.
 """
 
 import logging
@@ -30,14 +34,14 @@ _BITMAP = struct.Struct(">QIIBBHI")
 _BITMAPS_EXTENSION = 0x23852875
 _IN_USE = 1
 _MAX_DIRECTORY = 1 << 20
-_LOOKED_INTO_AT_ONCE = 1 << 20  # clusters: about a second
-_LISTED = 10  # bitmaps in a message
+_LOOKED_INTO_AT_ONCE = 1 << 20  # clusters; reading their tables takes about a second
+_LISTED = 10  # bitmaps that a message names
 
 
 @dataclass(frozen=True)
 class Soundness:
-    """``dirty``: the reference counts cannot be trusted, unless the writer that set this still runs; ``lazy``: the next writer
-    will set it; ``bitmaps``: names of bitmaps that were in use when their writer died."""
+    """``dirty``: the reference counts cannot be trusted, unless the writer that set the bit still runs. ``lazy``: the next
+    writer will set it. ``bitmaps``: names of bitmaps that were in use when their writer died."""
 
     dirty: bool = False
     lazy: bool = False
@@ -49,7 +53,7 @@ class Soundness:
 
 
 def look(share: Path, name: str, format_: str) -> Soundness:
-    """Reads what the header says; a raw file is always sound. Raises BadImage, FileNotFoundError."""
+    """Returns what the header says; a raw file is always sound. Raises BadImage, FileNotFoundError."""
     if format_ != "qcow2":
         return Soundness()
     start, length = files.read_start(share, name, qcow2.HEADER_BYTES)
@@ -86,33 +90,37 @@ def _in_use(share: Path, name: str, start: bytes) -> tuple[str, ...]:
 
 
 def require(share: Path, name: str, format_: str) -> None:
-    """Raises NotSound unless ``name`` may be written into by a commit or be grown."""
+    """Raises NotSound unless a commit may write into ``name`` or a resize may grow it."""
     found = look(share, name, format_)
     if found.dirty:
-        raise NotSound(f"{name} was not closed by its last writer (dirty bit): which of its clusters are in use is not certain")
+        raise NotSound(
+            f"{name} was not closed by its last writer (dirty bit), so nobody knows for sure which of its clusters are in use"
+        )
     refuse_bitmaps(name, found)
 
 
 def require_for_live(share: Path, name: str, format_: str) -> None:
-    """As ``require``, of a base that a running QEMU is to commit into. If it writes to the file it knows the counts; with a
-    file that it only reads it uses the counts as they are."""
+    """Like ``require``, for a base that a running QEMU is to commit into. If QEMU writes to the file, it knows the counts; if
+    it only reads the file, it takes the counts as they are."""
     if not files.is_written(share, name):
         require(share, name, format_)
 
 
 def require_for_closing(share: Path, name: str, format_: str) -> None:
-    """Raises NotSound for a file with the dirty bit that a running QEMU has open for reading only. It would clear the bit when
-    it closes the file, which it may not write to, and dies of that (F42).
-    It closes a file that is merged away, and every file of a disk that is detached."""
+    """Raises NotSound for a file with the dirty bit that a running QEMU has open only for reading.
+
+    When QEMU closes such a file it tries to clear the bit, may not write, and crashes (F42). It closes a file that is merged
+    away, and every file of a disk that is detached.
+    """
     if look(share, name, format_).dirty and files.is_locked(share, name) and not files.is_written(share, name):
         raise NotSound(
             f"{name} was not closed by its last writer (dirty bit), and the server's QEMU reads it: QEMU 7.2 crashes when it"
-            " closes such a file, so the server is stopped first"
+            " closes such a file, so stop the server first"
         )
 
 
 def refuse_bitmaps(name: str, found: Soundness) -> None:
-    """Raises NotSound that names the bitmaps: they are somebody's, so nobody but a person removes them."""
+    """Raises NotSound that names the bitmaps: a backup program owns them, so only a person may remove them."""
     if found.bitmaps:
         more = len(found.bitmaps) - _LISTED
         listed = ", ".join(found.bitmaps[:_LISTED]) + (f" and {more} more" if more > 0 else "")
@@ -124,15 +132,15 @@ def refuse_bitmaps(name: str, found: Soundness) -> None:
 
 
 def unvouched(share: Path, name: str, format_: str) -> Soundness:
-    """As ``look``, of what is wrong with the file itself: what a program that writes to it will put right is not."""
+    """Like ``look``, but without the flaws that a program which writes to the file will correct by itself."""
     if format_ != "qcow2" or look(share, name, format_).sound or files.is_written(share, name):
         return Soundness()
-    return look(share, name, format_)  # again: a writer may have closed it in between
+    return look(share, name, format_)  # read again, because a writer may have closed it in between
 
 
 def refuse_beyond_repair(share: Path, name: str, format_: str) -> None:
-    """Raises NotSound for what ``repair`` would refuse now. A file that somebody writes to is its writer's to keep sound; into
-    a huge one ``repair`` alone looks, before it changes anything."""
+    """Raises NotSound for what ``repair`` would refuse now. A file that a program writes to is left to that program. Only
+    ``repair`` checks a huge file, before it changes anything."""
     found = unvouched(share, name, format_)
     refuse_bitmaps(name, found)
     if not found.dirty:
@@ -144,13 +152,15 @@ def refuse_beyond_repair(share: Path, name: str, format_: str) -> None:
 
 
 def check(share: Path, name: str, format_: str, seconds: float = math.inf) -> None:
-    """Looks at a file that is to become a volume, its counts too, for ``seconds`` at most: somebody waits. Raises BadImage when
-    it is damaged beyond ``repair``, and when that was not enough for one with the dirty bit. Of one that was closed as it
-    should be, its last writer vouches for what there was no time to look at."""
+    """Checks a file that is to become a volume, and its reference counts, for at most ``seconds``, because somebody waits.
+
+    Raises BadImage when it is damaged beyond ``repair``, or when the time was too short for a file with the dirty bit. A file
+    that was closed properly is trusted if there was no time to check it.
+    """
     found = look(share, name, format_)
     refuse_bitmaps(name, found)
     try:
-        if found.dirty:  # with wrong counts qemu-img finds what the repair is for, and says no more of what it is not for
+        if found.dirty:  # while the counts are wrong qemu-img reports those, and not what the repair cannot mend
             _refuse_damage(share, name, seconds)
         else:
             qemu_img.check(share, name, format_, seconds)
@@ -159,37 +169,38 @@ def check(share: Path, name: str, format_: str, seconds: float = math.inf) -> No
             raise
         if found.dirty:
             raise _too_large(name, seconds) from error
-        LOG.info("%s was closed by its last writer, and too large to be looked into in %g s", name, seconds)
+        LOG.info("%s was closed by its last writer, and is too large to check in %g s", name, seconds)
 
 
 def _too_large(name: str, seconds: float) -> NotSound:
     return NotSound(
-        f"{name} was not closed by its last writer (dirty bit), and is too large to be looked into while a request waits"
+        f"{name} was not closed by its last writer (dirty bit), and is too large to check while a request waits"
         f" ({seconds:.0f} s were not enough). While no program has it open, copy what it reads into a new file, which changes"
         f" nothing in this one, and take that over: qemu-img convert -f qcow2 -O qcow2 {name} NEW"
     )
 
 
 def _refuse_damage(share: Path, name: str, seconds: float = math.inf) -> None:
-    told = examination.beyond_repair(share, name, seconds)
-    if told is not None:
+    damage = examination.beyond_repair(share, name, seconds)
+    if damage is not None:
         raise NotSound(
-            f"{name} was not closed by its last writer (dirty bit), and more is damaged than its reference counts: {told}"
+            f"{name} was not closed by its last writer (dirty bit), and more is damaged than its reference counts: {damage}"
         )
 
 
 def repair(share: Path, name: str, format_: str) -> list[str]:
-    """Makes counts right and has later writers keep them so; returns what was done. May be repeated.
+    """Corrects the reference counts and turns off lazy counting; returns what was done. May be repeated.
 
-    Changes no byte that a reader sees. Raises NotSound while a program has the file open, and for what no repair helps.
+    Changes no byte that a reader sees. Raises NotSound while a program has the file open, and for damage that the repair does
+    not mend.
     """
     refuse_bitmaps(name, look(share, name, format_))
     return _mend(share, name, format_)
 
 
 def mend_open(share: Path, images: Iterable[Image]) -> list[str]:
-    """Before QEMU opens a chain: as ``repair`` for each file that nobody has open; the others are as they are. A bitmap is in
-    nobody's way there."""
+    """Before QEMU opens a chain, does what ``repair`` does for each file that nobody has open; the others stay as they are.
+    Bitmaps do not matter there."""
     found = [each for each in images if each.format == "qcow2" and look(share, each.name, each.format).dirty]
     return [did for each in found if not files.is_locked(share, each.name) for did in _mend(share, each.name, each.format)]
 
@@ -200,8 +211,8 @@ def _mend(share: Path, name: str, format_: str) -> list[str]:
         return []
     if files.is_locked(share, name):
         if not found.dirty:
-            return []  # who has it open counts lazily; once it is closed there is time for that
-        raise NotSound(f"{name} must be repaired before it is built upon, and a program has it open")
+            return []  # a program has it open and counts lazily; that can be turned off once the file is closed
+        raise NotSound(f"{name} must be repaired before anything is built on it, but a program has it open")
     done = []
     if found.dirty:
         _refuse_damage(share, name)

@@ -1,4 +1,5 @@
-"""Files nobody needs any more: gone for everybody at once, and freed without keeping others from the disk."""
+"""Removes files that nobody needs: each is gone for everybody at once, and its blocks are freed without blocking the disk for
+others."""
 
 import os
 import threading
@@ -9,19 +10,22 @@ from pathlib import Path
 from stillframe.errors import BadImage, ShareUnavailable
 from stillframe.host import files, workdir
 
-AT_ONCE = 16 << 20  # bytes of a file that is unlinked with nothing to wait for
+AT_ONCE = 16 << 20  # bytes; a file of this size is unlinked at once, because nobody has to wait for that
 SECONDS = 3.0
 PIECE = 64 << 20
 PAUSE_SECONDS = 0.05
 
 
 def put(share: Path, name: str, to: str) -> None:
-    """Moves a file into the working directory, fsyncs the share, then unlinks it: a crash in between leaves a name nothing
-    refers to. Raises BadImage, with everything in its place, for what is no regular file.
+    """Moves a file into the working directory, fsyncs the share, then unlinks it: a crash in between leaves a file nothing
+    refers to.
 
-    A large file is unlinked a little later, behind the caller's back and in pieces: with the rename it is gone for everybody.
-    Freeing its blocks keeps the disk busy, 0.75 ms a MiB were seen (ext4 mounted with ``discard``, Linux 6.18), and whoever
-    waits for that disk just then, a guest or the journal, waits for all of it. Where little is free, room matters more.
+    Raises BadImage and leaves everything in place for what is not a regular file.
+
+    A large file is unlinked a little later, in the background and in pieces; for everybody else it is gone with the rename.
+    Freeing its blocks keeps the disk busy, for 0.75 ms a MiB (seen on ext4 mounted with ``discard``, Linux 6.18), and
+    everything that needs the disk then, a guest or the journal, waits. When little space is free, the file is unlinked at once,
+    because space matters more.
     """
     with workdir.working(share) as place:
         try:
@@ -43,9 +47,8 @@ def put(share: Path, name: str, to: str) -> None:
 
 
 def unlink_in_pieces(share: Path, name: str) -> None:
-    """Frees a file that nobody needs from its end, with pauses for others who use the disk. What it leaves is swept.
-
-    Only one that lies in the working directory and has no other name: what another name shows is not ours to shorten."""
+    """Frees an unneeded file from its end, with pauses for others that use the disk. ``sweep`` removes what a crash leaves of
+    it. The file must be in the working directory and have no other name: we may not shorten what another name shows."""
     with suppress(OSError, BadImage, ShareUnavailable), workdir.working(share) as place:
         handle = files.open_regular(place, name, links=True, flags=os.O_WRONLY)
         try:

@@ -1,28 +1,30 @@
-"""Who uses a file besides us: programs of this host that have it open, and image files whose header names it.
+"""Finds who else uses a file: programs of this host that have it open, and image files whose header names it.
 
-A lock is not enough. QEMU takes none on what it opens with ``locking=off``, other programs take none at all, and an image that
-lies closed still needs the file it is based on.
+A lock is not enough. QEMU takes none on files it opens with ``locking=off``, other programs take none at all, and an image that
+nobody has open still needs the file it is based on.
 """
 
+import itertools
 import os
 import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stillframe.errors import BadImage, ShareUnavailable
 from stillframe.host import files, imports, statx, workdir
 
-Identity = tuple[int, int]  # device and inode: the file itself, whatever name it was opened by
+Identity = tuple[int, int]  # device and inode: the file itself, under whatever name it was opened
 MOST_ENTRIES = 100_000
+MOST_DEPTH = 64  # directories
 _QCOW, _QED = b"QFI\xfb", b"QED\0"
 _DATA_FILE = 0x44415441
 _WORD = re.compile(r"[\w.-]+")
 
 
 def identity(path: Path) -> Identity | None:
-    """Returns which file a path leads to, links followed; None when there is none."""
+    """Returns which file a path leads to, following links; None when there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -31,10 +33,10 @@ def identity(path: Path) -> Identity | None:
 
 
 def programs(wanted: Collection[Identity]) -> Mapping[Identity, list[str]]:
-    """Returns, by file, the programs of this host other than this process that have it open or mapped, as ``name (pid 7)``.
+    """Returns, by file, the programs of this host, other than this process, that have it open or mapped, as ``name (pid 7)``.
 
-    Only what this user may see is seen: root sees all. A process that ends meanwhile uses nothing. Among what all of them have
-    open may be files of another share whose server is away: that is not waited for.
+    It sees only what this user may see; root sees all. A process that ends meanwhile uses nothing. The programs may have files
+    open on another share whose server is away: this does not wait for that server.
     """
     found: dict[Identity, list[str]] = {}
     for pid in (name for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()):
@@ -46,7 +48,7 @@ def programs(wanted: Collection[Identity]) -> Mapping[Identity, list[str]]:
 def _opened(pid: str) -> Iterator[Identity]:
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):  # closed meanwhile
+            with suppress(OSError):  # the program closed it meanwhile
                 yield statx.device_and_inode(f"/proc/{pid}/fd/{descriptor}")
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines():
@@ -57,7 +59,7 @@ def _opened(pid: str) -> Iterator[Identity]:
 
 
 def _program(pid: str) -> str:
-    """A process gives itself its name: nothing of it may reach a terminal unescaped."""
+    """A process chooses its own name, so no part of it may reach a terminal unescaped."""
     try:
         text = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
@@ -66,11 +68,12 @@ def _program(pid: str) -> str:
 
 
 def readers(share: Path, names: Collection[str], known: Collection[str] = ()) -> Mapping[str, list[str]]:
-    """Returns, for each of ``names`` that has any, the files below ``share`` whose header names it as what they are based on,
-    as paths below it and whatever they are called. ``known`` are names that are not looked at.
+    """Returns, for each of ``names`` that has any, the files below ``share`` whose header names it as what they are based on.
+    They are given as paths below the share, whatever they are called.
 
-    Each file is opened once, however many names are asked for. A header that does not tell, and a format whose headers are not
-    read here, count as soon as the name stands in them: it is better to ask somebody once too often. Raises ShareUnavailable.
+    ``known`` are names that are not read. Each file is opened once, however many names are asked for. If a header is unclear,
+    or its format is not one that is read here, the file counts as soon as the name appears in its first bytes: it is better to
+    ask somebody once too often. Raises ShareUnavailable.
     """
     wanted = _Wanted(share, names)
     found: dict[str, list[str]] = {}
@@ -81,7 +84,7 @@ def readers(share: Path, names: Collection[str], known: Collection[str] = ()) ->
         try:
             texts = names_in(directory, other)
         except (BadImage, FileNotFoundError):
-            continue  # a link is seen where it is used; a special file is based on nothing
+            continue  # a link counts where it is used; a special file is based on nothing
         except OSError as error:
             raise ShareUnavailable(f"{path} on the share {share} cannot be read: {error.strerror}") from error
         for name in {each for text in texts for each in wanted.meant(text, place)} - {path}:
@@ -90,29 +93,55 @@ def readers(share: Path, names: Collection[str], known: Collection[str] = ()) ->
 
 
 def _entries(share: Path) -> Iterator[tuple[str, Path, str]]:
-    """Yields every file below the share: the path of its directory below the share, one to that directory itself, which holds
-    until the next file, the file's name."""
+    """Yields every file below the share: the path of its directory below the share, a path to that directory itself that is
+    valid until the next file, and the file's name.
 
-    def fail(error: OSError) -> None:
-        raise error
-
+    Each directory is opened from the share down, as a directory and without following links. ``os.fwalk`` opens whatever has
+    the name by then (Python 3.11): a pipe, which it waits for without end, or a device.
+    """
     count = 0
+    pending: list[tuple[str, ...]] = [()]
     with files.share_errors(share):
-        for directory, below, entries, handle in os.fwalk(share, onerror=fail):
-            place = os.path.relpath(directory, share)
-            place, path = "" if place == "." else place, Path(f"/proc/self/fd/{handle}")
-            below[:] = sorted(name for name in below if (place, name) != ("", workdir.NAME))
-            for name in sorted(entries):
-                count += 1
+        while pending:
+            below = pending.pop()
+            with _entered(share, below) as directory:
+                inner, others = _listed(directory, MOST_ENTRIES - count)
+                count += len(inner) + len(others)
                 if count > MOST_ENTRIES:
-                    raise ShareUnavailable(f"{share} holds more than {MOST_ENTRIES} files, too many to look at each")
-                yield place, path, name
+                    raise ShareUnavailable(f"{share} holds more than {MOST_ENTRIES} files, too many to check each")
+                for name in sorted(others):
+                    yield "/".join(below), directory, name
+            pending += [(*below, name) for name in sorted(inner, reverse=True) if (*below, name) != (workdir.NAME,)]
+
+
+def _listed(directory: Path, most: int) -> tuple[list[str], list[str]]:
+    """Returns the names of directories and of everything else, of ``most`` entries and one more."""
+    inner: list[str] = []
+    others: list[str] = []
+    with os.scandir(directory) as found:
+        for entry in itertools.islice(found, most + 1):
+            (inner if entry.is_dir(follow_symlinks=False) else others).append(entry.name)
+    return inner, others
+
+
+@contextmanager
+def _entered(share: Path, below: tuple[str, ...]) -> Iterator[Path]:
+    if len(below) > MOST_DEPTH:
+        raise ShareUnavailable(f"{share} holds directories in more than {MOST_DEPTH} levels, too many to look into each")
+    try:
+        with workdir.held(share, *below) as directory:
+            yield directory
+    except BadImage as error:
+        raise ShareUnavailable(f"{share} changed while it was looked at: {error.message}") from error
 
 
 def names_in(directory: Path, name: str) -> list[str]:
-    """Returns the names of other files that stand in an image's header, as they are written there; the whole head of one that
-    does not tell. Empty for what has the mark of no format: what it holds is its guest's, and is not read. Raises BadImage
-    for what is no regular file."""
+    """Returns the names of other files in an image's header, as they are written there. If the header is unclear, it returns
+    the whole text of the first bytes.
+
+    Empty for a file that has the mark of no format: its content belongs to a guest and is not read. Raises BadImage for what is
+    not a regular file.
+    """
     head, tail = imports.ends(directory, name, links=True)
     if head.startswith(_QCOW) and len(head) >= 20:
         return [_text(head, *struct.unpack_from(">QI", head, 8)), *_data_files(head)]
@@ -136,7 +165,7 @@ def _text(head: bytes, at: int, length: int) -> str:
 
 
 def _data_files(head: bytes) -> Iterator[str]:
-    """The external data file of a qcow2 of version 3, as its header extension names it."""
+    """The external data file that a header extension of a qcow2 file of version 3 names."""
     version, at = struct.unpack_from(">I", head, 4)[0], 72
     if version >= 3 and len(head) >= 104:
         at = struct.unpack_from(">I", head, 100)[0]
@@ -150,14 +179,20 @@ def _data_files(head: bytes) -> Iterator[str]:
 
 
 class _Wanted:
-    """Files of a share, found by what a header says: in a time that does not grow with their number."""
+    """Files of a share, found by what a header says. The time for that does not grow with the number of files."""
 
     def __init__(self, share: Path, names: Collection[str]) -> None:
         self._share = share
         self._there = identity(share)
         self._above = f"{os.path.normpath(share)}{os.sep}"
         self._names = set(names)
-        self._odd = [name for name in self._names if not _WORD.fullmatch(name)]  # no text gives these as one word
+        # No text gives the odd ones as one word. They are found by their longest, and then by the others: to look for each of
+        # them in each text took hours where somebody had made a thousand such files.
+        self._odd: dict[str, list[tuple[str, frozenset[str]]]] = {}
+        for name in self._names:
+            if not _WORD.fullmatch(name):
+                words = _WORD.findall(name)
+                self._odd.setdefault(max(words, key=len, default=""), []).append((name, frozenset(words)))
         self._files: dict[Identity, list[str]] = {}
         for name in self._names:
             target = identity(share / name)
@@ -165,19 +200,21 @@ class _Wanted:
                 self._files.setdefault(target, []).append(name)
 
     def meant(self, text: str, below: str) -> Iterator[str]:
-        """Yields what a name in the header of a file in directory ``below`` means. JSON and the like are searched."""
+        """Yields the files that a name in the header of a file in directory ``below`` means. A name in JSON or the like is
+        searched."""
         if text.startswith("json:") or "=" in text.partition("/")[0]:
-            yield from self._names.intersection(_WORD.findall(text))
-            yield from (name for name in self._odd if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", text))
+            words = {"", *_WORD.findall(text)}
+            yield from self._names & words
+            yield from (name for word in self._odd.keys() & words for name, its in self._odd[word] if its <= words)
             return
         path = text.removeprefix("file:")
         if not path or "\0" in path:
             return
         if not os.path.isabs(path):
             path = os.path.normpath(os.path.join(self._share, below, path))
-        if path.startswith(self._above):  # elsewhere a header's word is not followed: it may lead to something that hangs
+        if path.startswith(self._above):  # a path elsewhere is not followed, because it may lead to something that hangs
             yield from self._files.get(identity(Path(path)) or (0, 0), ())
         if os.path.basename(path) in self._names:
             there = identity(Path(path).parent)
-            if there is None or there == self._there:  # what this host does not have may be the share under another name
+            if there is None or there == self._there:  # a path that this host does not have may be the share under another name
                 yield os.path.basename(path)

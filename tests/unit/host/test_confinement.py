@@ -92,11 +92,11 @@ def test_where_the_kernel_has_none_the_program_runs_and_the_log_says_so_once(
     directory: Path, handle: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(confinement, "version", lambda: 0)
-    monkeypatch.setattr(confinement, "_told", threading.Event())
+    monkeypatch.setattr(confinement, "_reported", threading.Event())
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert called(directory, handle, Path("/etc/passwd").read_text)
-    assert caplog.text.count("cannot be kept from other files") == 1
+    assert caplog.text.count("nothing keeps qemu-img from other files") == 1
 
 
 @pytest.mark.parametrize("known", [1, 2, 3, 4, 5, 6, 7, 99])

@@ -173,6 +173,27 @@ def test_a_json_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_json_file_is_as_long_as_what_it_holds(tmp_path: Path) -> None:
+    files.write_json(tmp_path, "a", ["\N{GRINNING FACE}" * 1000])
+    assert (tmp_path / "a").stat().st_size < 4100
+
+
+def test_a_json_file_that_is_too_long_is_refused_and_not_read_in_part(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("[1" + " " * files.LONGEST_DOCUMENT + "]")
+    with pytest.raises(ValueError, match=r"has 1048579 bytes, and at most 1048576 are read"):
+        files.read_json(tmp_path, "a")
+    assert files.read_json(tmp_path, "a", files.LONGEST_RECORD) == [1]
+
+
+def test_a_long_json_file_of_brackets_alone_is_refused(tmp_path: Path) -> None:
+    """Twenty times as much memory: 600 MiB for a record that somebody made on the share."""
+    (tmp_path / "a").write_text("[" + "[]," * 1_000_000 + "1]")
+    with pytest.raises(ValueError, match="more than 200000 entries"):
+        files.read_json(tmp_path, "a", files.LONGEST_RECORD)
+    files.write_json(tmp_path, "a", {"[{,": ['[{,"\\' * 1_000_000]})
+    assert files.read_json(tmp_path, "a", files.LONGEST_RECORD) == {"[{,": ['[{,"\\' * 1_000_000]}
+
+
 def test_a_json_file_has_its_mode_whatever_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o777)
     try:

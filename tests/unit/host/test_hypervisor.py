@@ -20,6 +20,7 @@ from stillframe.errors import (
     StillframeError,
 )
 from stillframe.host import hypervisor
+from stillframe.printable import unsafe
 from tests.unit.builders import SERVER
 
 
@@ -148,6 +149,26 @@ def test_a_silent_agent_is_told_from_a_lost_libvirt(
     agent(monkeypatch, error)
     with pytest.raises(kind):
         hypervisor.agent_command(Domain(), "guest-ping", None, 1)
+
+
+def test_a_guests_words_move_no_cursor_and_forge_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's description of an error reaches the reason of a set, and so lists and terminals."""
+    words = "unable to execute QEMU agent command: \x1b[31mgone\n2026-11-30 ERROR all disks are lost \u202e"
+    agent(monkeypatch, Refusal(libvirt.VIR_ERR_INTERNAL_ERROR, words=words))
+    with pytest.raises(AgentFailed) as told:
+        hypervisor.agent_command(Domain(), "guest-ping", None, 1)
+    assert r"command: \x1b[31mgone\x0a2026-11-30 ERROR all disks are lost \u202e" in told.value.message
+    with pytest.raises(HypervisorRefused) as refused, hypervisor.translated("server s"):
+        raise Refusal(libvirt.VIR_ERR_INTERNAL_ERROR, words=words)
+    assert unsafe(refused.value.message) is None
+
+
+def test_of_words_without_end_a_person_is_told_as_much_as_he_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt repeats the whole of an answer that is no JSON."""
+    agent(monkeypatch, Refusal(libvirt.VIR_ERR_INTERNAL_ERROR, words="cannot parse json " + "[" * (10 << 20)))
+    with pytest.raises(AgentFailed) as told:
+        hypervisor.agent_command(Domain(), "guest-ping", None, 1)
+    assert len(told.value.message) < 2100
 
 
 def test_filesystems_come_with_the_disks_they_lie_on() -> None:

@@ -52,7 +52,7 @@ def test_a_verb_needs_a_format_for_each_of_its_flags(verb: str) -> None:
 
 @pytest.mark.parametrize("format_", ["", "vmdk", "RAW", "luks", "qcow2,backing=x", "-U"])
 def test_no_other_format_gets_into_a_command_line(format_: str) -> None:
-    with pytest.raises(BadImage, match="no image format of ours"):
+    with pytest.raises(BadImage, match="not an image format that Stillframe uses"):
         command("check", [format_], ["x"])
 
 

@@ -37,7 +37,7 @@ def test_the_recorded_format_is_believed_not_the_content(tmp_path: Path) -> None
     assert [image.name for image in inspection.chain_of(tmp_path, "middle", "raw")] == ["middle"]
     with pytest.raises(BadImage):
         inspection.chain_of(tmp_path, "base", "qcow2")
-    with pytest.raises(BadImage, match="no image format of ours"):
+    with pytest.raises(BadImage, match="not an image format that Stillframe uses"):
         inspection.chain_of(tmp_path, "top", "vmdk")
 
 
@@ -74,7 +74,7 @@ def test_plain_names_pass(name: str) -> None:
     ["", ".", "..", "-f", "a/b", "/a", "a:b", "json:{}", "a\n", "a\0", "a b", "a,b", "é", "a=b", "x" * 256, "a%b", '"a"'],
 )
 def test_names_qemu_could_take_for_something_else_do_not(name: str, tmp_path: Path) -> None:
-    with pytest.raises(BadImage, match="no plain file name"):
+    with pytest.raises(BadImage, match="not a plain file name"):
         inspection.plain_name(name)
     with pytest.raises(BadImage):
         inspection.chain_of(tmp_path, name, "raw")

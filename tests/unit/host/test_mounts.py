@@ -9,6 +9,7 @@ import pytest
 from stillframe.errors import HostCommandFailed, ShareUnavailable
 from stillframe.host import mounts
 from stillframe.host.run import Limits, Outcome
+from tests.support.mounted import is_mounted
 
 ROOT = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw"
 NFS = "88 22 0:45 / {point} rw,nosuid,nodev,noexec,relatime shared:9 - nfs4 {source} rw,vers=4.2,hard,local_lock=none"
@@ -71,28 +72,28 @@ def test_the_kernels_list_is_read(base: Path, mountinfo: Callable[..., None]) ->
     assert found is not None
     assert (found.fstype, found.source) == ("nfs4", EXPORT)
     assert {"nosuid", "hard", "vers=4.2"} <= found.options
-    assert mounts.is_mounted(point, "nfs", EXPORT)
-    assert not mounts.is_mounted(point, "glusterfs", EXPORT)
-    assert not mounts.is_mounted(point, "nfs", "nas.example.org:/srv/other")
-    assert not mounts.is_mounted(point.with_name("other"), "nfs", EXPORT)
+    assert is_mounted(point, "nfs", EXPORT)
+    assert not is_mounted(point, "glusterfs", EXPORT)
+    assert not is_mounted(point, "nfs", "nas.example.org:/srv/other")
+    assert not is_mounted(point.with_name("other"), "nfs", EXPORT)
 
 
 def test_the_kernel_leaves_out_the_last_slash(base: Path, mountinfo: Callable[..., None]) -> None:
     mountinfo(NFS.format(point=base / "p", source="nas:/srv/a"))
-    assert mounts.is_mounted(base / "p", "nfs", "nas:/srv/a/")
+    assert is_mounted(base / "p", "nfs", "nas:/srv/a/")
 
 
 def test_only_the_uppermost_mount_counts(base: Path, mountinfo: Callable[..., None]) -> None:
     mountinfo(NFS.format(point=base / "p", source="nas:/a"), GLUSTER.format(point=base / "p", source="g:/v"))
-    assert not mounts.is_mounted(base / "p", "nfs", "nas:/a")
-    assert mounts.is_mounted(base / "p", "glusterfs", "g:/v")
+    assert not is_mounted(base / "p", "nfs", "nas:/a")
+    assert is_mounted(base / "p", "glusterfs", "g:/v")
 
 
 def test_a_base_reached_through_a_link_is_the_same_place(tmp_path: Path, base: Path, mountinfo: Callable[..., None]) -> None:
     base.mkdir()
     (tmp_path / "link").symlink_to(base)
     mountinfo(NFS.format(point=base / "p", source="nas:/a"))
-    assert mounts.is_mounted(tmp_path / "link/p", "nfs", "nas:/a")
+    assert is_mounted(tmp_path / "link/p", "nfs", "nas:/a")
 
 
 def test_a_mounted_share_is_left_as_it_is(base: Path, mountinfo: Callable[..., None], commands: Commands) -> None:
@@ -154,13 +155,13 @@ def test_a_mount_that_does_not_end_is_told(base: Path, mountinfo: Callable[..., 
 
 def test_a_place_taken_by_another_share_is_not_used(base: Path, mountinfo: Callable[..., None], commands: Commands) -> None:
     mountinfo(NFS.format(point=base / "p", source="nas:/b"))
-    with pytest.raises(ShareUnavailable, match=r"nas:/b \(nfs4\) lies there"):
+    with pytest.raises(ShareUnavailable, match=r"nas:/b \(nfs4\) is mounted there"):
         mounts.mount("nfs", "nas:/a", base / "p", [])
     assert commands.asked == []
 
 
 def test_a_mount_that_left_nothing_is_no_success(base: Path, mountinfo: Callable[..., None], commands: Commands) -> None:
-    with pytest.raises(ShareUnavailable, match="nothing lies there"):
+    with pytest.raises(ShareUnavailable, match="nothing is mounted there"):
         mounts.mount("glusterfs", "g:/v", base / "p", [])
     assert len(commands.asked) == 1
 

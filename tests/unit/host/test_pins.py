@@ -77,8 +77,7 @@ def test_a_directory_that_a_cleaner_removed_is_made_anew_and_another_of_its_name
         assert (pinned.directory / "base").stat().st_ino == (share / "base").stat().st_ino
 
 
-def test_directories_of_processes_that_died_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pins, "_SETTLED_SECONDS", -1.0)
+def test_directories_of_processes_that_died_are_removed_and_no_others(tmp_path: Path) -> None:
     for name in ("stillframe-pins-dead", "stillframe-pins-other", "else"):
         (tmp_path / name).mkdir()
     os.chown(tmp_path / "stillframe-pins-other", 65534, -1)
@@ -86,3 +85,20 @@ def test_directories_of_processes_that_died_are_removed_and_no_others(tmp_path: 
     (tmp_path / "stillframe-pins-dead/volume").symlink_to("/proc/self/fd/7")
     pins._sweep(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["else", "stillframe-pins-link", "stillframe-pins-other"]
+
+
+def test_a_directory_that_was_swept_before_it_was_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process takes it for one that a dead process left: no clock tells how old it is."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mkdtemp, made = tempfile.mkdtemp, list[str]()
+
+    def swept(prefix: str) -> str:
+        made.append(mkdtemp(prefix=prefix))
+        if len(made) == 1:
+            pins._sweep(tmp_path)
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", swept)
+    path, handle = pins._made()
+    os.close(handle)
+    assert (str(path), os.listdir(tmp_path)) == (made[1], [path.name])

@@ -144,12 +144,12 @@ def test_a_backing_format_without_a_file_is_refused() -> None:
     ],
 )
 def test_a_backing_name_that_is_no_plain_file_name_is_refused(backing: bytes) -> None:
-    assert "no plain file name" in refused(overlay(backing))
+    assert "not a plain file name" in refused(overlay(backing))
 
 
 @pytest.mark.parametrize("backing", [b"-drive", b"_x", b"-"])
 def test_a_backing_name_begins_with_a_letter_or_a_digit(backing: bytes) -> None:
-    assert "no plain file name" in refused(overlay(backing))
+    assert "not a plain file name" in refused(overlay(backing))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_smallest_and_the_largest_cluster_size_are_read(bits: int) -> None:
 
 @pytest.mark.parametrize("changes", [{"ref_at": 0}, {"l1_at": 0}, {"l1_at": CLUSTER, "ref_at": CLUSTER}])
 def test_tables_on_the_header_or_on_each_other_are_refused(changes: dict[str, Any]) -> None:
-    assert "on its header or on each other" in refused(replace(Header(), **changes))
+    assert "overlap its header or each other" in refused(replace(Header(), **changes))
 
 
 def test_a_first_level_table_too_small_for_the_disk_is_refused() -> None:
@@ -257,6 +257,16 @@ def test_an_extension_that_runs_past_the_header_is_refused(length: int) -> None:
     struct.pack_into(">II", start, 104, FEATURE_NAMES, length)
     with pytest.raises(BadImage, match="past the header"):
         qcow2.parse(NAME, bytes(start), 1 << 40)
+
+
+def test_extensions_that_lie_beyond_what_is_read_are_refused() -> None:
+    """With clusters of 2 MiB QEMU reads on where a long one has led out of the first 64 KiB."""
+    large = Header(bits=21, l1_at=3 << 21, ref_at=1 << 21)
+    hiding = replace(large, extensions=[(FEATURE_NAMES, bytes(CLUSTER - 104 - 8)), (DATA_FILE, b"/etc/shadow")])
+    with pytest.raises(BadImage, match="extensions beyond the first 65536 bytes"):
+        qcow2.parse(NAME, hiding.start()[:CLUSTER], 4 << 21)
+    honest = replace(large, extensions=[(FEATURE_NAMES, bytes(48))])
+    assert qcow2.parse(NAME, honest.start()[:CLUSTER], 4 << 21) == Image(NAME, "qcow2", GIB)
 
 
 def test_an_extension_that_runs_into_the_backing_name_is_refused() -> None:

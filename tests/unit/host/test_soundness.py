@@ -1,4 +1,4 @@
-"""Headers as hostile input, and files too large to be looked into while somebody waits."""
+"""Headers as hostile input, and files too large to check while somebody waits."""
 
 import math
 import struct
@@ -80,7 +80,7 @@ def test_a_file_whose_writer_died_is_refused_when_the_look_into_it_takes_too_lon
 
     def tables(_handle: int, _name: str, until: float) -> str | None:
         if slow == "tables":
-            raise HostCommandFailed("the look at its tables did not end in time", timed_out=True)
+            raise HostCommandFailed("reading its tables took too long", timed_out=True)
         assert until < math.inf
         return None
 
@@ -118,7 +118,7 @@ def test_a_dirty_file_is_closed_by_its_writer_and_by_nobody_who_only_reads_it(
     soundness.require_for_closing(tmp_path, NAME, "qcow2")
     large(tmp_path, qcow2.DIRTY)
     if crashes:
-        with pytest.raises(NotSound, match="the server is stopped first"):
+        with pytest.raises(NotSound, match="so stop the server first"):
             soundness.require_for_closing(tmp_path, NAME, "qcow2")
     else:
         soundness.require_for_closing(tmp_path, NAME, "qcow2")

@@ -1,11 +1,15 @@
 """Names in headers: which of them mean a file, however they are written."""
 
 import os
+import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stillframe.errors import ShareUnavailable
 from stillframe.host import users
 
 GOLDEN = "golden.qcow2"
@@ -127,6 +131,60 @@ def test_many_names_are_looked_for_at_once(share: Path) -> None:
     (share / "two").write_bytes(qcow2(f'json:{{"file": {{"filename": "{odd}"}}, "x": "{GOLDEN}"}}'))
     found = users.readers(share, [GOLDEN, odd, "second.qcow2", "same.qcow2", "one"])
     assert found == {"second.qcow2": ["one"], "same.qcow2": ["one"], odd: ["two"], GOLDEN: ["two"]}
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), lambda path: os.symlink("/etc", path)])
+def test_what_takes_the_place_of_a_directory_is_not_opened(
+    share: Path, put: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who may write to the share puts it there after the directory was seen. To open a pipe waits without end, and
+    to open a device may do anything."""
+    (share / "images/inner").mkdir()
+    real = os.open
+
+    def swapped(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "inner":
+            (share / "images/inner").rmdir()
+            put(share / "images/inner")
+            assert flags & os.O_DIRECTORY
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises(ShareUnavailable, match="changed while it was looked at"):
+        readers(share)
+
+
+def test_directories_without_end_are_refused(share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each level took a descriptor and a frame: whoever made thousands left the process without either."""
+    inside = share / Path(*["a"] * users.MOST_DEPTH)
+    inside.mkdir(parents=True)
+    (inside / "clone").write_bytes(qcow2(f"{share}/{GOLDEN}"))
+    assert readers(share) == [f"{'a/' * users.MOST_DEPTH}clone"]
+    (inside / "a").mkdir()
+    with pytest.raises(ShareUnavailable, match="64 levels"):
+        readers(share)
+    (inside / "a").rmdir()
+    monkeypatch.setattr(users, "MOST_ENTRIES", 20)  # directories count, too
+    with pytest.raises(ShareUnavailable, match="more than 20 files"):
+        readers(share)
+
+
+def test_a_name_of_several_words_is_not_searched_for_in_each_text(share: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who may write to the share made a thousand of them, and a thousand headers that do not tell: hours of the
+    whole process. One is found by its words, whatever their order."""
+    odd = [f"my image ({number}).qcow2" for number in range(9)]
+    for number in range(9):
+        (share / odd[number]).write_bytes(b"KDMV" + f" image my [{number}] .qcow2 ".encode() * 9)
+
+    def search(*_arguments: object) -> None:
+        raise AssertionError("a text was searched for one name")
+
+    monkeypatch.setattr(re, "search", search)
+    found = users.readers(share, odd)
+    monkeypatch.undo()
+    assert found == {}
+    (share / "two").write_bytes(b"KDMV" + f" image my [{odd[3]}] ".encode())
+    assert users.readers(share, odd) == {odd[3]: ["two"]}
 
 
 def test_a_clone_with_a_second_name_is_told(share: Path) -> None:

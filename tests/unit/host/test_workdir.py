@@ -108,7 +108,7 @@ def test_what_lies_there_is_found_by_its_name(share: Path) -> None:
 def test_a_link_is_not_entered_on_the_way_down(share: Path) -> None:
     (share / "a").mkdir()
     (share / "a/b").symlink_to(share)
-    with pytest.raises(BadImage, match="b is no directory"), workdir.held(share, "a", "b"):
+    with pytest.raises(BadImage, match="b is not a directory"), workdir.held(share, "a", "b"):
         pass
     with pytest.raises(FileNotFoundError), workdir.held(share, "a", "c"):
         pass
@@ -132,6 +132,25 @@ def test_a_directory_that_others_may_change_is_not(tmp_path: Path, owner: int, m
     os.chown(path, owner, -1)
     with pytest.raises(BadConfiguration, match=f"mode {mode:04o} and belongs to user {owner}"):
         workdir.make_private(path)
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(0o2770, 0o2750), (0o777, 0o755), (0o750, 0o750), (0o700, 0o700)])
+def test_a_share_may_be_kept_to_its_owner(tmp_path: Path, mode: int, kept: int, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    path.chmod(mode)
+    for _ in range(2):
+        workdir.keep_to_owner(path)
+        assert stat.S_IMODE(path.stat().st_mode) == kept
+    assert [f"{mode:04o}" in each.message for each in caplog.records] == ([True] if mode != kept else [])
+
+
+def test_a_share_of_another_user_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.mkdir(mode=0o700)
+    os.chown(path, 65534, -1)
+    with pytest.raises(BadConfiguration, match="belongs to user 65534"):
+        workdir.keep_to_owner(path)
 
 
 def test_a_share_is_made_whole_and_one_that_is_there_is_left(tmp_path: Path) -> None:
