@@ -1,15 +1,24 @@
 """The values of the journal: an operation, its steps, and the verbs that know how to do them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, Generic, Literal
 
 from sqlalchemy import Connection
+from typing_extensions import TypeVar
 
-from stillframe.db.rows import Row
-from stillframe.errors import StillframeError
+from stillframe.db.rows import OperationRow
+from stillframe.errors import Conflict, StillframeError
+from stillframe.journal import typed
+from stillframe.journal.typed import Document as Document
+from stillframe.journal.typed import NotUnderstood, Step
 
-Document = dict[str, Any]
+# What was asked, and what a step is told; Any for code that works with every kind of operation.
+Asked = TypeVar("Asked", default=Any)
+Asked_co = TypeVar("Asked_co", covariant=True, default=Any)
+Asked_contra = TypeVar("Asked_contra", contravariant=True, default=Any)
+Told = TypeVar("Told", default=Any)
 
 AT_WORK = "at work"  # in the notes of a step that waits for what it began itself
 _WAITS = " waits"
@@ -37,14 +46,15 @@ class NotYet(Exception):
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One operation as its row shows it. ``evidence`` holds, by verb, what a step found or made."""
+class Operation(Generic[Asked_co]):
+    """One operation as its row shows it. ``evidence`` holds, by the key of a step, what it found or made. ``not_understood``
+    says why ``intent`` and the arguments in ``plan`` are still documents: another release wrote them."""
 
     id: str
     kind: str
     state: str
-    intent: Document
-    plan: Sequence[Document]
+    intent: Asked_co
+    plan: Sequence[Step]
     step: int
     evidence: Mapping[str, Document]
     epoch: int
@@ -53,6 +63,7 @@ class Operation:
     fault: Document | None = None  # the error with which it was last given back
     project_id: str = ""
     at: str = ""  # the key of the step that is being asked now; not part of the row
+    not_understood: str = ""
 
     def notes(self, step: str | None = None) -> Document:
         """What the step of that key, else the one that is asked now, noted when it last said ``NotYet``."""
@@ -68,7 +79,7 @@ class Operation:
         """Tells whether what a step of it began may continue while no worker watches it."""
         return any(AT_WORK in known for name, known in self.evidence.items() if name.endswith(_WAITS))
 
-    def may_have_begun(self, step: str, verb: "Verb") -> bool:
+    def may_have_begun(self, step: str, verb: "Verb[Any, Any]") -> bool:
         """Whether the step of that key may have been begun, which is recorded before it is of every verb with a point of no
         return. What nothing is recorded of may have begun."""
         if verb.no_return == "start":
@@ -77,26 +88,67 @@ class Operation:
         return not noted or step in self.evidence or begun_key(step) in self.evidence
 
     @staticmethod
-    def from_row(row: Row) -> "Operation":
-        return Operation(**{name: row[name] for name in Operation.__dataclass_fields__ if name != "at"})
+    def from_row(row: OperationRow, kind: "Kind[Any] | None" = None) -> "Operation[Any]":
+        """Returns the operation of a row, with the intent and the arguments that ``kind`` has; without a kind as documents."""
+        not_understood = ""
+        try:
+            intent, plan = _understood(row, kind)
+        except NotUnderstood as error:
+            intent, plan = row["intent"], [_step(each, None) for each in row["plan"]]
+            not_understood = str(error)
+        return Operation(
+            id=row["id"],
+            kind=row["kind"],
+            state=row["state"],
+            intent=intent,
+            plan=plan,
+            step=row["step"],
+            evidence=row["evidence"],
+            epoch=row["epoch"],
+            attempts=row["attempts"],
+            request_id=row["request_id"],
+            fault=row["fault"],
+            project_id=row["project_id"],
+            not_understood=not_understood,
+        )
+
+
+def _understood(row: OperationRow, kind: "Kind[Any] | None") -> tuple[Any, list[Step]]:
+    """Raises NotUnderstood."""
+    asked: Any = row["intent"]
+    if kind is not None:
+        asked = typed.read_intent(kind.intent, asked, row["version"])
+    return asked, [_step(each, kind) for each in row["plan"]]
+
+
+def _step(stored: Document, kind: "Kind[Any] | None") -> Step:
+    """Raises NotUnderstood."""
+    name, args = str(stored["verb"]), dict(stored["args"])
+    named = str(stored.get("key") or args.get("key") or name)
+    verb = kind.verbs.get(name) if kind is not None else None
+    if verb is None:
+        return Step(name, named, args)
+    args.pop("key", None)  # where releases before 0027 had it
+    return Step(name, named, typed.read(verb.args, args, f"step {name}"))
 
 
 @dataclass(frozen=True)
-class Verb:
-    """How one kind of step is done.
+class Verb(Generic[Asked_contra, Told]):
+    """How one kind of step is done; ``args`` is the class of what it is told.
 
-    ``done(world, operation, args)`` looks at the files, libvirt and the rows and returns evidence if the step is done, None if
-    it is not; it raises when they do not answer (unknown is not undone). ``world`` is the worker context of the service. ``do``
+    ``done(worker, operation, args)`` looks at the files, libvirt and the rows and returns evidence if the step is done, None if
+    it is not; it raises when they do not answer (unknown is not undone). ``worker`` is the service's worker context. ``do``
     performs it and returns evidence. ``undo`` puts back what ``do`` may have begun; None when there is nothing to put back.
     ``no_return`` says from where on the operation only goes forward: once the step is "done", or from its "start" because a
     half done step cannot be put back. All functions may be called again after a crash at any point. ``done`` and ``do`` raise
     NotYet to wait. A step with a point of no return that was never begun turns round even where its ``done`` raises Parked.
     """
 
-    done: Callable[[Any, Operation, Document], Document | None]
-    do: Callable[[Any, Operation, Document], Document]
-    undo: Callable[[Any, Operation, Document], None] | None = None
+    done: Callable[[Any, Operation[Asked_contra], Told], Document | None]
+    do: Callable[[Any, Operation[Asked_contra], Told], Document]
+    undo: Callable[[Any, Operation[Asked_contra], Told], None] | None = None
     no_return: Literal["never", "start", "done"] = "never"
+    args: type[Told] = field(kw_only=True)
 
 
 def notes_key(step: str) -> str:
@@ -110,28 +162,15 @@ def begun_key(step: str) -> str:
     return f"{step} begun"
 
 
-def step(verb: str, **args: Any) -> Document:
-    """Returns a step of a plan, as the journal stores it."""
-    return {"verb": verb, "args": {"key": verb, **args}}
-
-
-def key(step: Document) -> str:
-    """The name a step's evidence is kept by, and its failpoints: its verb, or its own where a verb comes again."""
-    return str(step.get("key") or step["verb"])
-
-
 def is_whole(outcome: str, fault: Document | None) -> bool:
     """Tells whether an operation that can only go forward once it has begun left everything as it was: it went back, or a
     person abandoned it before."""
     return outcome == "undone" or (outcome == "abandoned" and not (fault and fault["details"].get("begun")))
 
 
-Settle = Callable[[Connection, Operation, str, Document | None], None]
-
-
 @dataclass(frozen=True)
-class Kind:
-    """One kind of operation: its verbs, and how rows follow its outcome.
+class Kind(Generic[Asked]):
+    """One kind of operation: what is asked, its verbs by their names, and how rows follow its outcome.
 
     ``settle(connection, operation, outcome, fault)`` changes resource rows in the transaction that ends the operation;
     ``outcome`` is done, undone, parked or abandoned, ``fault`` an error document or None. Abandoned: a person ended what
@@ -140,7 +179,26 @@ class Kind:
     what can be done then.
     """
 
-    verbs: Mapping[str, Verb]
-    settle: Settle
-    progressed: Callable[[Connection, Operation], None] | None = None
+    verbs: Mapping[str, Verb[Asked, Any]]
+    settle: Callable[[Connection, Operation[Asked], str, Document | None], None]
+    progressed: Callable[[Connection, Operation[Asked]], None] | None = None
     afterwards: str = ""
+    intent: type[Asked] | UnionType = field(kw_only=True)  # a union: its classes have tags
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a verb that is stored by another name than its steps are made with."""
+        wrong = {name: named for name, verb in self.verbs.items() if (named := typed.verb_of(verb.args)) != name}
+        if wrong:
+            raise ValueError(f"verbs are called otherwise than their arguments: {wrong}")
+
+
+def intent_of(row: OperationRow, kind: type[Asked]) -> Asked:
+    """Returns what was asked, as a row of the kind that has this class says. Raises Conflict for what another release stored in
+    a way that this one does not know."""
+    try:
+        return typed.read_intent(kind, row["intent"], row["version"])
+    except NotUnderstood as error:
+        raise Conflict(
+            f"operation {row['id']} ({row['kind']}) was begun by another release of Stillframe, and this one does not"
+            f" understand it ({error}); let that release end it"
+        ) from error

@@ -1,33 +1,41 @@
 """Writes the journal: every function is one short transaction or part of the caller's."""
 
+import logging
 import math
 import os
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection
 
 from stillframe.db import clock, finished, operations
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
+from stillframe.db.rows import OperationRow
+from stillframe.db.values import NewOperation
 from stillframe.errors import Busy, StillframeError
-from stillframe.journal.operation import AT_WORK, BEGINS_NOTED, Document, Kind, NotYet, Operation
-from stillframe.journal.soon import Soon
+from stillframe.journal import typed
+from stillframe.journal.about import about
+from stillframe.journal.operation import AT_WORK, BEGINS_NOTED, Kind, NotYet, Operation
+from stillframe.journal.short_waits import ShortWaits
+from stillframe.journal.typed import Intent, Step
 
+LOG = logging.getLogger(__name__)
 FEW = 25  # that wait: each is looked at when it says
 LOOKS_A_SECOND = 2.0  # at all together, when more wait than a few
-SOON_SECONDS = 0.2
+SHORT_WAIT_SECONDS = 0.2
+SET_BACK_SECONDS = 5.0  # a clock that is behind by more was set; a busy machine is late, and never early
 LONGEST_CROWD_SECONDS = operations.LONGEST_PAUSE_SECONDS / 2
 
 
 @dataclass(frozen=True)
 class _Due:
-    """When an operation that waits is looked at again, and when its step wished to be; seconds since the epoch."""
+    """When an operation that waits is looked at again, and when its step wished to be, by ``time.monotonic``."""
 
     until: float
     wished: float
@@ -72,8 +80,8 @@ class Request:
 
     service: str
     kind: str
-    intent: Document
-    plan: Sequence[Document]
+    intent: Intent
+    plan: Sequence[Step]
     resources: Sequence[str]
     request_id: str
     id: str | None = None
@@ -89,13 +97,14 @@ class Request:
 def submit(connection: Connection, request: Request) -> str:
     """Stores the operation in the caller's transaction, before anything of it happens; returns its id."""
     operation_id = request.id or str(uuid.uuid4())
-    row: dict[str, Any] = {
+    row: NewOperation = {
         "id": operation_id,
         "service": request.service,
         "kind": request.kind,
         "state": "pending",
-        "intent": request.intent,
-        "plan": list(request.plan),
+        "intent": typed.document(request.intent),
+        "version": request.intent.version,
+        "plan": [each.document() for each in request.plan],
         "step": 0,
         "evidence": {BEGINS_NOTED: {}},
         "epoch": 0,
@@ -129,11 +138,11 @@ def refuse_if_busy(connection: Connection, resource: str, shared: bool = False) 
             operation_id=row["id"],
             kind=row["kind"],
             state=row["state"],
-            intent_id=row["intent"].get("set_id"),
+            intent_id=about(row["intent"]).set_id,
         )
 
 
-def line_of(connection: Connection, resource: str, kinds: Sequence[str]) -> list[Row]:
+def line_of(connection: Connection, resource: str, kinds: Sequence[str]) -> list[OperationRow]:
     """Returns the unfinished operations that a new one would wait for, on a resource where those of ``kinds`` end soon. Raises
     Busy when an operation of another kind has the resource, or one of them makes no progress."""
     found = operations.line(connection, resource)
@@ -145,25 +154,37 @@ def line_of(connection: Connection, resource: str, kinds: Sequence[str]) -> list
 class Journal:
     """The operations of one service, as one worker claims, records and ends them."""
 
-    def __init__(self, database: Database, service: str, owner: Owner, lease_seconds: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        service: str,
+        owner: Owner,
+        lease_seconds: int,
+        kinds: Mapping[str, Kind[Any]] = MappingProxyType({}),
+    ) -> None:
+        self.kinds = kinds
         self.database = database
         self.service = service
         self.owner = owner
         self.lease_seconds = lease_seconds
         self._held: set[str] = set()
-        self._told: set[str] = set()  # of those, what is to be looked at once more
+        self._woken: set[str] = set()  # of those, what is to be looked at once more
         self._due: dict[str, _Due] = {}  # those that wait here; the rows say the same
-        self._soon = Soon()
+        self._short_waits = ShortWaits()
+        self._ahead = -math.inf  # how far the database's clock was ahead of time.monotonic
 
     @property
     def keeps(self) -> int:
         """How many operations are looked at again within moments, without having been given back."""
-        return len(self._soon)
+        return len(self._short_waits)
+
+    def _operation(self, row: OperationRow) -> Operation:
+        return Operation.from_row(row, self.kinds.get(row["kind"]))
 
     def claim_all(self) -> list[Operation]:
         """Claims every operation that is free and whose turn it is, but none that runs in this process already."""
-        taken = self._soon.take(time.time())
-        self._forget_due(time.time())
+        taken = self._short_waits.take(time.monotonic())
+        self._forget_due(time.monotonic())
         with self.database.read() as connection:
             candidates = [row for row in operations.claimable(connection, self.service) if row["id"] not in self._held]
         if not candidates:
@@ -174,37 +195,43 @@ class Journal:
                 if operations.claim(connection, row, str(self.owner), until):
                     fresh = operations.get(connection, row["id"])
                     assert fresh is not None
-                    taken.append(Operation.from_row(fresh))
+                    taken.append(self._operation(fresh))
         self._held |= {operation.id for operation in taken}
         return taken
 
-    def let_go(self, operation: Operation) -> None:
+    def release(self, operation: Operation) -> None:
         """Forgets an operation that this process does not work on any more: its lease is not renewed, and it may be claimed
         again. Not of one that is looked at again within moments."""
-        if not self._soon.left(operation.id):
+        if not self._short_waits.left(operation.id):
             self._held.discard(operation.id)
-        elif operation.id in self._told:
-            self._told.discard(operation.id)
-            self._soon.hasten(operation.id)
+        elif operation.id in self._woken:
+            self._woken.discard(operation.id)
+            self._short_waits.make_due(operation.id)
 
     def close(self) -> None:
         """When no thread works any more: gives back what would have been looked at within moments."""
-        for operation in self._soon.take():
+        for operation in self._short_waits.take():
             with suppress(LostLease), self.database.write() as connection:
                 self._change(connection, operation, {"owner": None, "lease_until": 0.0, "evidence": operation.evidence})
-            self.let_go(operation)
+            self.release(operation)
 
     def renew(self) -> None:
-        """Keeps what this process works on."""
+        """Keeps what this process works on. When the clock was set back, every pause is over: it would last an hour longer by a
+        clock that was set back by an hour."""
         with self.database.write() as connection:
-            operations.renew(connection, str(self.owner), sorted(self._held), clock.now(connection) + self.lease_seconds)
+            moment = clock.now(connection)
+            before, self._ahead = self._ahead, moment - time.monotonic()
+            if self._ahead < before - SET_BACK_SECONDS:
+                LOG.warning("the clock was set back by %.0f s: all that waits is looked at now", before - self._ahead)
+                operations.make_all_due(connection, self.service)
+            operations.renew(connection, str(self.owner), sorted(self._held), moment + self.lease_seconds)
 
     def fresh(self, operation: Operation) -> Operation:
         """Returns the operation as it is recorded now."""
         with self.database.read() as connection:
             row = operations.get(connection, operation.id)
         assert row is not None
-        return Operation.from_row(row)
+        return self._operation(row)
 
     def take_over(self) -> None:
         """At start: ends the leases of dead workers of this host, and looks at parked operations once more."""
@@ -220,7 +247,7 @@ class Journal:
             self._change(connection, operation, values)
             fresh = operations.get(connection, operation.id)
             assert fresh is not None
-            changed = Operation.from_row(fresh)
+            changed = self._operation(fresh)
             if kind is not None and kind.progressed is not None:
                 kind.progressed(connection, changed)
         return changed
@@ -236,7 +263,7 @@ class Journal:
                 finished.ended(connection, operation.id)
             fresh = operations.get(connection, operation.id)
             assert fresh is not None
-            kind.settle(connection, Operation.from_row(fresh), outcome, fault)
+            kind.settle(connection, self._operation(fresh), outcome, fault)
 
     def postpone(self, operation: Operation, error: StillframeError) -> None:
         """Gives the operation back, to be taken up later, because something did not answer."""
@@ -247,15 +274,15 @@ class Journal:
             if operation.state != "undoing":  # an operation that goes back keeps the error that made it do so
                 values["fault"] = error.to_document()
             self._change(connection, operation, values)
-        self.let_go(operation)
+        self.release(operation)
 
     def wait(self, operation: Operation, name: str, waiting: NotYet) -> None:
         """Gives the operation back until ``waiting.seconds`` have passed; ``name`` is what its notes are kept by. Where many
         wait for others each is looked at less often, so that all of them together cost no more than a few."""
         notes = {**waiting.notes, **({AT_WORK: True} if waiting.at_work else {})}
         evidence = {**operation.evidence, name: notes}
-        if self._is_soon(operation, waiting):
-            self._soon.keep(replace(operation, evidence=evidence), time.time() + waiting.seconds)
+        if self._is_short(operation, waiting):
+            self._short_waits.keep(replace(operation, evidence=evidence), time.monotonic() + waiting.seconds)
             return
         crowd = 0.0 if waiting.at_work else self._crowd()
         pause = max(waiting.seconds, crowd)
@@ -266,27 +293,27 @@ class Journal:
         with self.database.write() as connection:
             until = clock.now(connection) + pause
             self._change(connection, operation, {**values, "lease_until": until})
-        self._due[operation.id] = _Due(time.time() + pause, time.time() + waiting.seconds)
-        self.let_go(operation)
-        if operation.id in self._told:
-            self._told.discard(operation.id)
+        self._due[operation.id] = _Due(time.monotonic() + pause, time.monotonic() + waiting.seconds)
+        self.release(operation)
+        if operation.id in self._woken:
+            self._woken.discard(operation.id)
             self.tell(operation.id)
 
-    def _is_soon(self, operation: Operation, waiting: NotYet) -> bool:
+    def _is_short(self, operation: Operation, waiting: NotYet) -> bool:
         """Whether nothing has to be recorded for the moment until the next look."""
         same = operation.state == "running" and operation.fault is None and waiting.why is None
         same = same and (waiting.at_work or not operation.attempts)
-        return same and 0 < waiting.seconds <= SOON_SECONDS and len(self._due) + len(self._soon) < FEW
+        return same and 0 < waiting.seconds <= SHORT_WAIT_SECONDS and len(self._due) + len(self._short_waits) < FEW
 
     def tell(self, operation_id: str) -> None:
         """Wakes a waiting operation, because what it waits for may have ended: it runs at once instead of at its time; if it
         runs already, it runs once more. This is lost when the process dies; its time comes anyway."""
-        if self._soon.hasten(operation_id):
+        if self._short_waits.make_due(operation_id):
             return
         with self.database.write() as connection:
             due = operations.make_due(connection, operation_id)
         if not due and operation_id in self._held:
-            self._told.add(operation_id)
+            self._woken.add(operation_id)
         self._due.pop(operation_id, None)
 
     def _crowd(self) -> float:
@@ -295,7 +322,7 @@ class Journal:
 
     def spread(self) -> None:
         """From time to time: where most of a crowd have ended, the others do not wait as if they were still there."""
-        now, crowd = time.time(), self._crowd()
+        now, crowd = time.monotonic(), self._crowd()
         late = sorted(each for each, due in list(self._due.items()) if due.until > max(due.wished, now + crowd))
         if not late:
             return
@@ -318,13 +345,13 @@ class Journal:
         """Returns the operations that wait for work which they began and which continues without them, whichever worker had
         them."""
         with self.database.read() as connection:
-            found = [Operation.from_row(row) for row in operations.unfinished(connection, self.service)]
+            found = [self._operation(row) for row in operations.unfinished(connection, self.service)]
         return [each for each in found if each.state != "parked" and each.is_at_work]
 
     def next_due(self) -> float:
         """Returns in how many seconds the first of those that wait is to be looked at; infinite when none waits."""
         waiting = min((due.until for due in list(self._due.values())), default=math.inf)
-        return max(0.0, min(waiting, self._soon.next()) - time.time())
+        return max(0.0, min(waiting, self._short_waits.next()) - time.monotonic())
 
     def _forget_due(self, moment: float) -> None:
         """Takes what is due from the rows; an operation that was withdrawn or belongs to another worker is not waited for
@@ -337,7 +364,7 @@ class Journal:
             raise LostLease(operation.id)
 
 
-def _way(row: dict[str, Any], outcome: str) -> dict[str, Any]:
+def _way(row: OperationRow, outcome: str) -> dict[str, Any]:
     """An operation that was parked while it went back continues to go back (``operations.unpark``)."""
     back = outcome == "parked" and row["state"] == "undoing"
     return {"evidence": {**row["evidence"], operations.BACK: {}}} if back else {}

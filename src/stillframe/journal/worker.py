@@ -24,11 +24,11 @@ class Worker:
     """Runs the operations of one service. ``on_timer`` is called about every ten seconds, and once at the start."""
 
     def __init__(
-        self, journal: Journal, kinds: Mapping[str, Kind], world: Any, lanes: Lanes, on_timer: Callable[[], None]
+        self, journal: Journal, kinds: Mapping[str, Kind], worker: Any, lanes: Lanes, on_timer: Callable[[], None]
     ) -> None:
         self.journal = journal
         self.kinds = kinds
-        self.world = world
+        self.worker = worker
         self.on_timer = on_timer
         self._lanes = lanes
         self._pools: dict[str, Pool] = {}
@@ -101,7 +101,7 @@ class Worker:
             self._pool(operation.kind, lane).submit(work)
         except Exception:
             LOG.exception("operation %s (%s) could not be begun; it is taken up again", operation.id, operation.kind)
-            self.journal.let_go(operation)
+            self.journal.release(operation)
 
     def _pool(self, kind: str, lane: str) -> Pool:
         if lane not in self._pools:
@@ -112,7 +112,7 @@ class Worker:
         return self._pools[lane]
 
     def _run(self, operation: Operation) -> None:
-        if not run(self.journal, self.kinds.get(operation.kind, UNKNOWN), self.world, operation):
+        if not run(self.journal, self.kinds.get(operation.kind, UNKNOWN), self.worker, operation):
             self._leave(operation.id)
         self.wake()
 

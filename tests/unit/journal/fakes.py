@@ -1,20 +1,22 @@
 """Kinds of operation over a world that a test can look at and break; workers that die where they are told to."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
+import msgspec
 import pytest
 from sqlalchemy import Connection
 
 from stillframe.db import clock, operations, quotas
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
 from stillframe.errors import BadImage, ServiceUnavailable, ShareUnavailable, StepFailed, StillframeError
-from stillframe.journal import record, runner
+from stillframe.journal import record, runner, typed
 from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Journal, Owner, Request
+from stillframe.journal.typed import Args, Intent
 from tests.unit.builders import new_id
 
 KIND = "fake"
@@ -27,14 +29,20 @@ class Crash(BaseException):
 
 
 class Clock:
+    """``now`` passes, and ``set_by`` is by how much somebody has set the clock meanwhile, in seconds."""
+
     def __init__(self) -> None:
         self.now = 1000.0
+        self.set_by = 0.0
 
     def time(self) -> float:
+        return self.now + self.set_by
+
+    def monotonic(self) -> float:
         return self.now
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "Clock":
-        monkeypatch.setattr(clock, "now", lambda _connection: self.now)
+        monkeypatch.setattr(clock, "now", lambda _connection: self.time())
         monkeypatch.setattr(record, "time", self)
         return self
 
@@ -75,45 +83,78 @@ class Step:
     blind_from: int | None = None
 
     def verb(self) -> Verb:
-        return Verb(self._done, self._do, self._undo if self.undoes else None, self.mark)
+        return verb_of(self.name, self._done, self._do, self._undo if self.undoes else None, self.mark)
 
-    def _done(self, world: WorkerContext, _operation: Operation, _args: Document) -> Document | None:
-        world.moment()
-        looked = world.count(f"look {self.name}")
+    def _done(self, worker: WorkerContext, _operation: Operation, _args: Document) -> Document | None:
+        worker.moment()
+        looked = worker.count(f"look {self.name}")
         if self.fault == "does not see" and looked <= 2:
             raise ServiceUnavailable(f"{self.name} cannot be seen")
         if self.blind_from is not None and looked >= self.blind_from:
             raise BadImage(f"{self.name} is damaged")
-        return {"seen": True} if self.sees and self.name in world.facts else None
+        return {"seen": True} if self.sees and self.name in worker.facts else None
 
-    def _do(self, world: WorkerContext, operation: Operation, _args: Document) -> Document:
-        world.moment()
-        tried = world.count(f"do {self.name}")
-        world.log.append(f"do {self.name}")
+    def _do(self, worker: WorkerContext, operation: Operation, _args: Document) -> Document:
+        worker.moment()
+        tried = worker.count(f"do {self.name}")
+        worker.log.append(f"do {self.name}")
         if self.fault == "refuses" or (self.refuses_from is not None and tried >= self.refuses_from):
             raise StepFailed(f"{self.name} refuses")
         if self.fault == "waits" and tried <= 2:
             raise ShareUnavailable(f"{self.name} waits")
         if self.fault == "not yet" and tried <= 2:
             raise NotYet(1.0, {"tried": operation.notes(self.name).get("tried", 0) + 1})
-        world.facts.add(f"half of {self.name}")
-        world.moment(f"half of {self.name}")
+        worker.facts.add(f"half of {self.name}")
+        worker.moment(f"half of {self.name}")
         if self.fault == "half":
             raise StepFailed(f"{self.name} broke half-way")
-        world.facts.discard(f"half of {self.name}")
-        world.facts.add(self.name)
-        world.moment(self.name)
+        worker.facts.discard(f"half of {self.name}")
+        worker.facts.add(self.name)
+        worker.moment(self.name)
         if self.fault == "lies":
             raise StepFailed(f"{self.name} says it failed")
         return {"bytes": 1}
 
-    def _undo(self, world: WorkerContext, _operation: Operation, _args: Document) -> None:
-        world.moment(f"undoing {self.name}")
-        world.log.append(f"undo {self.name}")
-        world.facts.discard(self.name)
-        world.moment()
-        world.facts.discard(f"half of {self.name}")
-        world.moment()
+    def _undo(self, worker: WorkerContext, _operation: Operation, _args: Document) -> None:
+        worker.moment(f"undoing {self.name}")
+        worker.log.append(f"undo {self.name}")
+        worker.facts.discard(self.name)
+        worker.moment()
+        worker.facts.discard(f"half of {self.name}")
+        worker.moment()
+
+
+def told(name: str) -> type[Args]:
+    """The class of what a step of that name is told: nothing."""
+    made: Any = msgspec.defstruct(name, [], bases=(Args,), namespace={"verb": name}, frozen=True, kw_only=True)
+    return cast("type[Args]", made)
+
+
+def intent_of(**fields: Any) -> Intent:
+    """What is asked, of a class of its own."""
+    made: Any = msgspec.defstruct("Asked", [(name, Any) for name in fields], bases=(Intent,), frozen=True, kw_only=True)
+    return cast("Intent", made(**fields))
+
+
+def step_of(verb: str, key: str = "", **fields: Any) -> typed.Step:
+    """A step that is told something."""
+    wanted, more = [(name, Any) for name in fields], {"verb": verb}
+    made: Any = msgspec.defstruct(verb, wanted, bases=(Args,), namespace=more, frozen=True, kw_only=True)
+    return typed.step(made(**fields), key)
+
+
+def verb_of(name: str, done: Any, do: Any, undo: Any = None, no_return: Any = "never") -> Verb:
+    """A verb of that name, which is told nothing."""
+    return Verb(done, do, undo, no_return, args=told(name))
+
+
+def kind_with(verbs: Iterable[Verb], settle: Any, progressed: Any = None, afterwards: str = "") -> Kind:
+    """A kind of which nothing is asked."""
+    return Kind({typed.verb_of(verb.args): verb for verb in verbs}, settle, progressed, afterwards, intent=Intent)
+
+
+def plan_of(*names: str) -> list[typed.Step]:
+    return typed.numbered([told(name)() for name in names])
 
 
 def settle(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
@@ -123,7 +164,7 @@ def settle(connection: Connection, operation: Operation, outcome: str, fault: Do
 
 
 def kind_of(steps: Sequence[Step], progressed: Callable[[Connection, Operation], None] | None = None) -> Kind:
-    return Kind({step.name: step.verb() for step in steps}, settle, progressed)
+    return kind_with([step.verb() for step in steps], settle, progressed)
 
 
 def owner(number: int = 0) -> Owner:
@@ -134,35 +175,37 @@ def owner(number: int = 0) -> Owner:
 class DyingJournal(Journal):
     """Dies before or after each of its transactions when the world says so."""
 
-    def __init__(self, database: Database, worker: Owner, world: WorkerContext) -> None:
-        super().__init__(database, "volumes", worker, LEASE)
-        self._world = world
+    def __init__(
+        self, database: Database, owner: Owner, worker: WorkerContext, kinds: Mapping[str, Kind] = MappingProxyType({})
+    ) -> None:
+        super().__init__(database, "volumes", owner, LEASE, kinds)
+        self._worker = worker
 
     def claim_all(self) -> list[Operation]:
         found = super().claim_all()
-        self._world.moment()
+        self._worker.moment()
         return found
 
     def change(self, operation: Operation, kind: Kind | None = None, **values: Any) -> Operation:
-        self._world.moment()
+        self._worker.moment()
         changed = super().change(operation, kind, **values)
-        self._world.moment()
+        self._worker.moment()
         return changed
 
     def finish(self, operation: Operation, kind: Kind, outcome: str, error: StillframeError | None) -> None:
-        self._world.moment()
+        self._worker.moment()
         super().finish(operation, kind, outcome, error)
-        self._world.moment()
+        self._worker.moment()
 
     def postpone(self, operation: Operation, error: StillframeError) -> None:
-        self._world.moment()
+        self._worker.moment()
         super().postpone(operation, error)
-        self._world.moment()
+        self._worker.moment()
 
     def wait(self, operation: Operation, name: str, waiting: NotYet) -> None:
-        self._world.moment()
+        self._worker.moment()
         super().wait(operation, name, waiting)
-        self._world.moment()
+        self._worker.moment()
 
 
 def submit(database: Database, names: Sequence[str], **more: Any) -> str:
@@ -171,8 +214,8 @@ def submit(database: Database, names: Sequence[str], **more: Any) -> str:
     request = Request(
         more.get("service", "volumes"),
         more.get("kind", KIND),
-        more.get("intent", {}),
-        [{"verb": name, "args": {}} for name in names],
+        more.get("intent", Intent()),
+        plan_of(*names),
         more.get("resources", [f"volume:{operation_id}"]),
         "req-1",
         operation_id,
@@ -182,14 +225,14 @@ def submit(database: Database, names: Sequence[str], **more: Any) -> str:
         return record.submit(connection, request)
 
 
-def row_of(database: Database, operation_id: str) -> Row:
+def row_of(database: Database, operation_id: str) -> Any:
     with database.read() as connection:
         found = operations.get(connection, operation_id)
     assert found is not None
     return found
 
 
-def found(row: Row) -> dict[str, Document]:
+def found(row: Any) -> dict[str, Document]:
     """What the steps found or made, without the mark that every operation carries from its beginning."""
     return {name: evidence for name, evidence in row["evidence"].items() if name != BEGINS_NOTED}
 
@@ -200,21 +243,21 @@ def settled(database: Database, operation_id: str) -> dict[str, int]:
         return quotas.limits(connection, operation_id)
 
 
-def run_once(journal: Journal, steps: Sequence[Step], world: WorkerContext) -> None:
+def run_once(journal: Journal, steps: Sequence[Step], worker: WorkerContext) -> None:
     """One look for work."""
     for operation in journal.claim_all():
-        runner.run(journal, kind_of(steps), world, operation)
+        runner.run(journal, kind_of(steps), worker, operation)
     journal.close()
 
 
-def drive(database: Database, clock: Clock, steps: Sequence[Step], world: WorkerContext, operation_id: str) -> Row:
+def drive(database: Database, clock: Clock, steps: Sequence[Step], worker: WorkerContext, operation_id: str) -> Any:
     """Workers come, die and are followed by others, until the operation has ended; returns its row."""
     for number in range(300):
         clock.now += 2 * LEASE
-        journal = DyingJournal(database, owner(number), world)
+        journal = DyingJournal(database, owner(number), worker)
         try:
             journal.take_over()
-            run_once(journal, steps, world)
+            run_once(journal, steps, worker)
         except Crash:
             continue
         row = row_of(database, operation_id)

@@ -1,16 +1,17 @@
 """A parked operation that a person ends where it stands: one of two who try wins, and what it held is free."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stillframe.db import operations
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
 from stillframe.errors import Busy, Conflict, Parked, ShareUnavailable, StepFailed
-from stillframe.journal import abandoning, record, runner
+from stillframe.journal import abandoning, record, runner, typed
 from stillframe.journal.operation import Kind, Verb, begun_key
 from stillframe.journal.record import Journal, Request
+from stillframe.journal.typed import Args, Intent
 from tests.unit.builders import new_id
 from tests.unit.journal.fakes import LEASE, Clock, WorkerContext, owner, row_of, settle, settled
 
@@ -25,20 +26,36 @@ def journal(database: Database, clock: Clock) -> Journal:
     return Journal(database, "volumes", owner(), LEASE)
 
 
+class Asked(Intent, frozen=True, kw_only=True):
+    volume_id: str = ""
+    disks: tuple[dict[str, str], ...] = ()
+
+
+class One(Args, frozen=True, kw_only=True):
+    verb = "one"
+    name: str
+
+
+class Two(Args, frozen=True, kw_only=True):
+    verb = "two"
+    name: str
+    info: dict[str, str] | None = None
+
+
 def kind_of(mark: Any = "done", does: bool = True) -> Kind:
     """Two steps; the second one asks for a person, once it was begun if ``does``."""
 
     def park(*_arguments: Any) -> Any:
         raise Parked("a mixture")
 
-    one = Verb(lambda *_: None, lambda *_: {})
-    return Kind({"one": one, "two": Verb((lambda *_: None) if does else park, park, None, mark)}, settle, afterwards="look")
+    one = Verb(lambda *_: None, lambda *_: {}, args=One)
+    two = Verb((lambda *_: None) if does else park, park, None, mark, args=Two)
+    return Kind({"one": one, "two": two}, settle, afterwards="look", intent=Asked)
 
 
-def parked(journal: Journal, kind: Kind) -> Row:
-    plan = [{"verb": "one", "args": {"name": "a"}}, {"verb": "two", "args": {"name": "b", "info": {"file_to_merge": "c"}}}]
-    plan.append({"verb": "one", "key": "one-2", "args": {"name": "never"}})
-    request = Request("volumes", "k", {"volume_id": "v"}, plan, ["volume:v"], "r", new_id(), ("volume:w",))
+def parked(journal: Journal, kind: Kind) -> Any:
+    plan = typed.numbered([One(name="a"), Two(name="b", info={"file_to_merge": "c"}), One(name="never")])
+    request = Request("volumes", "k", Asked(volume_id="v"), plan, ["volume:v"], "r", new_id(), ("volume:w",))
     with journal.database.write() as connection:
         operation_id = record.submit(connection, request)
     for operation in journal.claim_all():
@@ -48,7 +65,7 @@ def parked(journal: Journal, kind: Kind) -> Row:
     return row
 
 
-def abandon(journal: Journal, row: Row, kind: Kind) -> Row:
+def abandon(journal: Journal, row: Any, kind: Kind) -> Any:
     with journal.database.write() as connection:
         abandoning.abandon(connection, row, kind, ["b", "other"])
     return row_of(journal.database, row["id"])
@@ -74,7 +91,7 @@ def test_what_it_held_is_free_and_the_next_one_begins(journal: Journal) -> None:
     with journal.database.write() as connection:
         for resource in ("volume:v", "volume:w"):
             record.refuse_if_busy(connection, resource)
-        after = record.submit(connection, Request("volumes", "k", {}, row["plan"], ["volume:v"], "r"))
+        after = record.submit(connection, Request("volumes", "k", Asked(), [], ["volume:v"], "r"))
     assert [each.id for each in journal.claim_all()] == [after]
 
 
@@ -97,7 +114,7 @@ def test_of_two_who_decide_one_wins(journal: Journal, quicker: str) -> None:
     assert (row_of(journal.database, row["id"]), settled(journal.database, row["id"])) == before
 
 
-def in_vain(journal: Journal, clock: Clock, way: str) -> tuple[Row, Kind]:
+def in_vain(journal: Journal, clock: Clock, way: str) -> tuple[Any, Kind]:
     """An operation on a share that is gone for good, before or after the point of no return."""
 
     def away(*_arguments: Any) -> Any:
@@ -106,23 +123,26 @@ def in_vain(journal: Journal, clock: Clock, way: str) -> tuple[Row, Kind]:
     def refuse(*_arguments: Any) -> Any:
         raise StepFailed("no")
 
-    one = Verb(lambda *_: None, lambda *_: {}, away)
-    kind = Kind({"one": one, "two": Verb(lambda *_: None, away if way == "running" else refuse, None, "start")}, settle)
+    one = Verb(lambda *_: None, lambda *_: {}, away, args=One)
+    two = Verb(lambda *_: None, away if way == "running" else refuse, None, "start", args=Two)
+    kind = Kind({"one": one, "two": two}, settle, intent=Asked)
     if way == "undoing":
-        kind = Kind({**kind.verbs, "two": Verb(lambda *_: None, refuse)}, settle)
-    plan = [{"verb": "one", "args": {"name": "a"}}, {"verb": "two", "args": {"name": "b"}}]
+        kind = replace(kind, verbs={"one": one, "two": Verb(lambda *_: None, refuse, args=Two)})
+    plan = typed.numbered([One(name="a"), Two(name="b")])
     with journal.database.write() as connection:
-        operation_id = record.submit(connection, Request("volumes", "k", {"volume_id": "v"}, plan, ["volume:v"], "r", new_id()))
+        operation_id = record.submit(
+            connection, Request("volumes", "k", Asked(volume_id="v"), plan, ["volume:v"], "r", new_id())
+        )
     for tried in range(40):
         row = row_of(journal.database, operation_id)
-        if tried < runner.ATTEMPTS_BEFORE_GIVING_UP:
+        if tried < runner.MOST_ATTEMPTS:
             with pytest.raises(Conflict, match="automatically"):
                 abandon(journal, row, kind)
         for operation in journal.claim_all():
             runner.run(journal, kind, WorkerContext(), operation)
         clock.now += 31
     row = row_of(journal.database, operation_id)
-    assert (row["state"], row["attempts"] > runner.ATTEMPTS_BEFORE_GIVING_UP) == (way, True)
+    assert (row["state"], row["attempts"] > runner.MOST_ATTEMPTS) == (way, True)
     return row, kind
 
 
@@ -207,6 +227,15 @@ def test_the_newest_that_were_abandoned_are_listed(journal: Journal) -> None:
 def test_a_step_of_another_release_may_have_done_anything(journal: Journal) -> None:
     kind = kind_of("never")
     row = parked(journal, kind)
-    unknown = Kind({"one": kind.verbs["one"]}, settle)
+    unknown = replace(kind, verbs={"one": kind.verbs["one"]})
     details = abandoning.fault_of(row, unknown).details
     assert (details["begun"], details["files"]) == (True, ["a", "b", "c"])
+
+
+def test_what_this_release_does_not_understand_is_ended_by_the_one_that_began_it(journal: Journal) -> None:
+    """The rows would follow what nobody here can read."""
+    kind = kind_of()
+    row = {**parked(journal, kind), "version": 2}
+    with pytest.raises(Conflict, match=r"version 2.* abandon it with the release that began it"):
+        abandon(journal, row, kind)
+    assert (row_of(journal.database, row["id"])["state"], settled(journal.database, row["id"])) == ("parked", {"parked": 1})

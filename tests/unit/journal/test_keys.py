@@ -7,17 +7,20 @@ from sqlalchemy import Connection
 
 from stillframe.db.engine import Database
 from stillframe.errors import Cancelled, StepFailed
-from stillframe.journal import failpoints, record, runner
-from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, Operation, Verb, key
+from stillframe.journal import failpoints, record, runner, typed
+from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, Operation, Verb
 from stillframe.journal.record import Journal, Request
+from stillframe.journal.typed import Args, Intent
 from tests.unit.builders import new_id
-from tests.unit.journal.fakes import LEASE, Clock, found, owner, row_of, settle, settled
+from tests.unit.journal.fakes import LEASE, Clock, found, kind_with, owner, row_of, settle, settled, told, verb_of
 
-PLAN: list[Document] = [
-    {"verb": "copy", "key": "copy", "args": {"key": "copy", "name": "a"}},
-    {"verb": "mark", "args": {}},
-    {"verb": "copy", "key": "copy-2", "args": {"key": "copy-2", "name": "b"}},
-]
+
+class Copy(Args, frozen=True, kw_only=True):
+    verb = "copy"
+    name: str
+
+
+PLAN = typed.numbered([Copy(name="a"), told("mark")(), Copy(name="b")])
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def journal(database: Database, clock: Clock) -> Journal:
-    return Journal(database, "volumes", owner(), LEASE)
+    return Journal(database, "volumes", owner(), LEASE, {"copies": Copies().kind()})
 
 
 class Copies:
@@ -38,26 +41,26 @@ class Copies:
         self.fails = fails
 
     def kind(self, no_return: Any = "never") -> Kind:
-        def done(_world: Any, operation: Operation, args: Document) -> Document | None:
-            known = operation.evidence.get(args["key"], {})
+        def done(_worker: Any, operation: Operation, args: Copy) -> Document | None:
+            known = operation.evidence.get(operation.at, {})
             return known if "bytes" in known else None
 
-        def do(_world: Any, operation: Operation, args: Document) -> Document:
-            self.log.append(f"{args['name']} after {sorted({*operation.evidence} - {BEGINS_NOTED})}")
-            if args["name"] == self.fails:
+        def do(_worker: Any, operation: Operation, args: Copy) -> Document:
+            self.log.append(f"{args.name} after {sorted({*operation.evidence} - {BEGINS_NOTED})}")
+            if args.name == self.fails:
                 raise StepFailed("no")
             return {"bytes": len(self.log)}
 
-        def undo(_world: Any, _operation: Operation, args: Document) -> None:
-            self.log.append(f"undo {args['name']}")
+        def undo(_worker: Any, _operation: Operation, args: Copy) -> None:
+            self.log.append(f"undo {args.name}")
 
-        marks = Verb(lambda *_: None, lambda *_: {})
-        return Kind({"copy": Verb(done, do, undo, no_return), "mark": marks}, settle)
+        marks = verb_of("mark", lambda *_: None, lambda *_: {})
+        return kind_with([Verb(done, do, undo, no_return, args=Copy), marks], settle)
 
 
-def run(journal: Journal, kind: Kind) -> dict[str, Any]:
+def run(journal: Journal, kind: Kind) -> Any:
     with journal.database.write() as connection:
-        operation_id = record.submit(connection, Request("volumes", "copies", {}, PLAN, [], "r", new_id()))
+        operation_id = record.submit(connection, Request("volumes", "copies", Intent(), PLAN, [], "r", new_id()))
     again(journal, kind)
     return row_of(journal.database, operation_id)
 
@@ -68,7 +71,7 @@ def again(journal: Journal, kind: Kind) -> None:
 
 
 def test_a_step_without_a_key_goes_by_its_verb() -> None:
-    assert [key(step) for step in PLAN] == ["copy", "mark", "copy-2"]
+    assert [step.key for step in PLAN] == ["copy", "mark", "copy-2"]
 
 
 def test_each_step_keeps_its_own_evidence(journal: Journal) -> None:
@@ -106,12 +109,12 @@ def test_a_failpoint_is_named_by_the_key(journal: Journal, monkeypatch: pytest.M
 def test_what_somebody_gave_up_ends_where_it_is(journal: Journal) -> None:
     """Neither back nor on: what was begun stays as it is, and the rows follow once."""
 
-    def given_up(*_arguments: Any) -> Any:
+    def abandoned_operations(*_arguments: Any) -> Any:
         raise Cancelled("enough", merged=True)
 
     copies = Copies()
     kind = copies.kind("start")
-    kind = Kind({**kind.verbs, "mark": Verb(lambda *_: None, given_up)}, settle)
+    kind = kind_with([*kind.verbs.values(), verb_of("mark", lambda *_: None, abandoned_operations)], settle)
     row = run(journal, kind)
     assert (row["state"], row["step"], row["fault"]["code"]) == ("undone", 1, "cancelled")
     assert row["fault"]["details"] == {"merged": True}
@@ -128,5 +131,5 @@ def test_the_rows_see_how_far_it_came(journal: Journal) -> None:
         seen.append((outcome, operation.step))
 
     for fails, wanted in (("", ("done", 3)), ("b", ("undone", 0))):
-        run(journal, Kind(Copies(fails).kind().verbs, watch))
+        run(journal, kind_with(Copies(fails).kind().verbs.values(), watch))
         assert seen[-1] == wanted

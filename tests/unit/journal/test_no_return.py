@@ -7,13 +7,25 @@ import pytest
 from sqlalchemy import update
 
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
 from stillframe.db.tables import operations
 from stillframe.errors import BadImage, Parked, ServiceUnavailable, StepFailed
 from stillframe.journal import runner
-from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, Operation, Verb, begun_key
+from stillframe.journal.operation import BEGINS_NOTED, Document, Kind, Operation, begun_key
 from stillframe.journal.record import Journal
-from tests.unit.journal.fakes import LEASE, Clock, Crash, Step, WorkerContext, owner, row_of, settle, settled, submit
+from tests.unit.journal.fakes import (
+    LEASE,
+    Clock,
+    Crash,
+    Step,
+    WorkerContext,
+    kind_with,
+    owner,
+    row_of,
+    settle,
+    settled,
+    submit,
+    verb_of,
+)
 
 Mark = Literal["start", "done"]
 MARKS: tuple[Mark, ...] = ("start", "done")
@@ -45,14 +57,14 @@ class Switch:
         self.seen: list[set[str]] = []
 
     def kind(self, mark: Mark) -> Kind:
-        return Kind({"one": Step("one").verb(), "two": Verb(self._done, self._do, lambda *_: None, mark)}, settle)
+        return kind_with([Step("one").verb(), verb_of("two", self._done, self._do, lambda *_: None, mark)], settle)
 
     def _done(self, *_arguments: Any) -> None:
         self.looks += 1
         if self.looks >= self.blind_from:
             raise self.error
 
-    def _do(self, _world: WorkerContext, operation: Operation, _args: Document) -> Document:
+    def _do(self, _worker: WorkerContext, operation: Operation, _args: Document) -> Document:
         self.seen.append({*operation.evidence} - {BEGINS_NOTED, "one"})
         self.act()
         return {}
@@ -67,20 +79,20 @@ def made(journal: Journal, **evidence: Document) -> str:
     return operation_id
 
 
-def once(journal: Journal, clock: Clock, kind: Kind, operation_id: str, world: WorkerContext | None = None) -> Row:
+def once(journal: Journal, clock: Clock, kind: Kind, operation_id: str, worker: WorkerContext | None = None) -> Any:
     clock.now += 2 * LEASE
     journal.take_over()
     for operation in journal.claim_all():
-        runner.run(journal, kind, world or WorkerContext(), operation)
+        runner.run(journal, kind, worker or WorkerContext(), operation)
     return row_of(journal.database, operation_id)
 
 
-def to_its_end(journal: Journal, clock: Clock, kind: Kind, operation_id: str) -> Row:
-    world = WorkerContext(facts={"one"})
-    for _ in range(3 * runner.ATTEMPTS_BEFORE_GIVING_UP):
+def to_its_end(journal: Journal, clock: Clock, kind: Kind, operation_id: str) -> Any:
+    worker = WorkerContext(facts={"one"})
+    for _ in range(3 * runner.MOST_ATTEMPTS):
         clock.now += 2 * LEASE
         for operation in journal.claim_all():
-            runner.run(journal, kind, world, operation)
+            runner.run(journal, kind, worker, operation)
     return row_of(journal.database, operation_id)
 
 
@@ -93,12 +105,12 @@ def die() -> None:
 def test_a_step_that_was_never_begun_and_cannot_be_seen_ends_at_once(
     journal: Journal, clock: Clock, mark: Mark, error: Exception
 ) -> None:
-    switch, world, operation_id = Switch(error), WorkerContext(), made(journal)
-    row = once(journal, clock, switch.kind(mark), operation_id, world)
+    switch, worker, operation_id = Switch(error), WorkerContext(), made(journal)
+    row = once(journal, clock, switch.kind(mark), operation_id, worker)
     assert (row["state"], row["attempts"]) == ("undone", 0)
     assert str(error).split("\n")[0] in row["fault"]["message"]
     assert row["fault"]["code"] != "parked", "nobody has to look at it"
-    assert (world.facts, switch.seen) == (set(), [])
+    assert (worker.facts, switch.seen) == (set(), [])
     assert settled(journal.database, operation_id) == {"undone": 1}
 
 
@@ -152,8 +164,11 @@ def test_what_an_older_release_never_began_goes_back_as_any(journal: Journal, cl
 
 
 def test_past_an_earlier_step_of_no_return_a_person_is_needed_all_the_same(journal: Journal, clock: Clock) -> None:
-    kind = Kind(
-        {"one": Step("one", mark="done").verb(), "two": Verb(raises(Parked("look")), raises(StepFailed("no")), None, "start")},
+    kind = kind_with(
+        [
+            Step("one", mark="done").verb(),
+            verb_of("two", raises(Parked("look")), raises(StepFailed("no")), None, "start"),
+        ],
         settle,
     )
     row = once(journal, clock, kind, made(journal))

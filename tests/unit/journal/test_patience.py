@@ -10,7 +10,7 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.errors import Busy, Parked, ServiceFailed, ShareUnavailable, StepFailed, StillframeError
 from stillframe.journal import runner
-from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
+from stillframe.journal.operation import Document, Kind, NotYet, Operation
 from stillframe.journal.record import Journal
 from tests.unit.journal.fakes import (
     LEASE,
@@ -19,12 +19,14 @@ from tests.unit.journal.fakes import (
     WorkerContext,
     drive,
     kind_of,
+    kind_with,
     owner,
     row_of,
     run_once,
     settle,
     settled,
     submit,
+    verb_of,
 )
 
 
@@ -38,9 +40,9 @@ def journal(database: Database, clock: Clock) -> Journal:
     return Journal(database, "volumes", owner(), LEASE)
 
 
-def run(journal: Journal, steps: Sequence[Step], world: WorkerContext) -> dict[str, Any]:
+def run(journal: Journal, steps: Sequence[Step], worker: WorkerContext) -> Any:
     operation_id = submit(journal.database, [step.name for step in steps])
-    run_once(journal, steps, world)
+    run_once(journal, steps, worker)
     return row_of(journal.database, operation_id)
 
 
@@ -75,35 +77,35 @@ def parking(verb: str) -> Kind:
         raise StepFailed("no")
 
     functions = {
-        "done": Verb(park, fail),
-        "do": Verb(lambda *_: None, park),
-        "undo": Verb(lambda *_: None, fail, park),
+        "done": verb_of("one", park, fail),
+        "do": verb_of("one", lambda *_: None, park),
+        "undo": verb_of("one", lambda *_: None, fail, park),
     }
-    return Kind({"one": functions[verb]}, settle)
+    return kind_with([functions[verb]], settle)
 
 
 def test_an_error_that_a_repeat_can_help_is_waited_out(journal: Journal, clock: Clock) -> None:
-    world = WorkerContext()
+    worker = WorkerContext()
     steps = (Step("one"), Step("two", fault="waits"))
-    row = run(journal, steps, world)
+    row = run(journal, steps, worker)
     assert (row["state"], row["owner"], row["attempts"]) == ("running", None, 1)
     assert row["fault"]["message"] == "two waits"
-    assert "undo one" not in world.log
+    assert "undo one" not in worker.log
     assert journal.claim_all() == []
-    assert drive(journal.database, clock, steps, world, row["id"])["state"] == "done"
+    assert drive(journal.database, clock, steps, worker, row["id"])["state"] == "done"
     assert row_of(journal.database, row["id"])["fault"] is None
 
 
 def test_a_step_that_waits_gives_its_thread_back_and_no_attempt_is_counted(journal: Journal, clock: Clock) -> None:
     seen: list[Document] = []
 
-    def look(_world: WorkerContext, operation: Operation, _args: Document) -> Document:
+    def look(_worker: WorkerContext, operation: Operation, _args: Document) -> Document:
         seen.append(operation.notes("one"))
-        if len(seen) > 2 * runner.ATTEMPTS_BEFORE_GIVING_UP:
+        if len(seen) > 2 * runner.MOST_ATTEMPTS:
             return {}
         raise NotYet(5.0, {"looks": len(seen)}, Busy("a merge holds the volume"))
 
-    kind = Kind({"one": Verb(lambda *_: None, look)}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, look)], settle)
     operation_id = submit(journal.database, ["one"])
     for operation in journal.claim_all():
         runner.run(journal, kind, WorkerContext(), operation)
@@ -128,7 +130,7 @@ def test_a_step_may_wait_on_its_way_back_too(journal: Journal, clock: Clock) -> 
             left[0] -= 1
             raise NotYet(1.0)
 
-    kind = Kind({"one": Verb(lambda *_: None, fails_so_often(9, StepFailed), undo)}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, fails_so_often(9, StepFailed), undo)], settle)
     assert to_its_end(journal, clock, kind, ["one"]) == "undone"
     assert left == [0]
 
@@ -161,7 +163,7 @@ def test_an_error_that_no_repeat_helped_for_minutes_is_undone(journal: Journal, 
     def away(*_arguments: Any) -> Any:
         raise ShareUnavailable("away")
 
-    kind = Kind({"one": Verb(lambda *_: None, away)}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, away)], settle)
     operation_id = submit(journal.database, ["one"])
     began = clock.now
     while row_of(journal.database, operation_id)["state"] in ("pending", "running"):
@@ -177,16 +179,16 @@ def test_past_no_return_an_error_that_a_repeat_can_help_never_turns_it_round(jou
     def away(*_arguments: Any) -> Any:
         raise ShareUnavailable("away")
 
-    kind = Kind({"one": Step("one", mark="done").verb(), "two": Verb(lambda *_: None, away)}, settle)
-    operation_id, world = submit(journal.database, ["one", "two"]), WorkerContext()
-    for _ in range(3 * runner.ATTEMPTS_BEFORE_GIVING_UP):
+    kind = kind_with([Step("one", mark="done").verb(), verb_of("two", lambda *_: None, away)], settle)
+    operation_id, worker = submit(journal.database, ["one", "two"]), WorkerContext()
+    for _ in range(3 * runner.MOST_ATTEMPTS):
         for operation in journal.claim_all():
-            runner.run(journal, kind, world, operation)
+            runner.run(journal, kind, worker, operation)
         clock.now += 31
     row = row_of(journal.database, operation_id)
     assert row["state"] in ("running", "parked")
     assert "away" in row["fault"]["message"]
-    assert world.log == ["do one"]
+    assert worker.log == ["do one"]
 
 
 def test_a_step_that_may_have_begun_and_needs_a_person_parks_the_operation(journal: Journal, clock: Clock) -> None:
@@ -197,27 +199,27 @@ def test_a_step_that_may_have_begun_and_needs_a_person_parks_the_operation(journ
             raise Parked("look at this")
 
     one = Step("one", sees=False, refuses_from=2)
-    kind = Kind({"one": one.verb(), "two": Verb(look, fails_so_often(1, ShareUnavailable), no_return="done")}, settle)
-    operation_id, world = submit(journal.database, ["one", "two"]), WorkerContext()
+    kind = kind_with([one.verb(), verb_of("two", look, fails_so_often(1, ShareUnavailable), no_return="done")], settle)
+    operation_id, worker = submit(journal.database, ["one", "two"]), WorkerContext()
     for wanted in ("running", "parked"):
         for operation in journal.claim_all():
-            runner.run(journal, kind, world, operation)
+            runner.run(journal, kind, worker, operation)
         assert row_of(journal.database, operation_id)["state"] == wanted
         clock.now += 60
-    assert world.facts == {"one"}
+    assert worker.facts == {"one"}
 
 
 def test_a_step_that_cannot_have_begun_is_not_asked_which_way_to_go(journal: Journal) -> None:
     def park(*_arguments: Any) -> Any:
         raise Parked("look at this")
 
-    world = WorkerContext()
-    kind = Kind({"one": Step("one", fault="half").verb(), "two": Verb(park, park, no_return="done")}, settle)
+    worker = WorkerContext()
+    kind = kind_with([Step("one", fault="half").verb(), verb_of("two", park, park, no_return="done")], settle)
     operation_id = submit(journal.database, ["one", "two"])
     for operation in journal.claim_all():
-        runner.run(journal, kind, world, operation)
+        runner.run(journal, kind, worker, operation)
     assert row_of(journal.database, operation_id)["state"] == "undone"
-    assert world.facts == set()
+    assert worker.facts == set()
 
 
 def test_an_operation_parked_on_its_way_back_goes_on_back(journal: Journal, clock: Clock) -> None:
@@ -237,7 +239,9 @@ def test_an_operation_parked_on_its_way_back_goes_on_back(journal: Journal, cloc
         done.append("went on")
         return {}
 
-    kind = Kind({"one": Verb(lambda *_: None, lambda *_: {}, undo), "two": Verb(lambda *_: None, refuse_once)}, settle)
+    kind = kind_with(
+        [verb_of("one", lambda *_: None, lambda *_: {}, undo), verb_of("two", lambda *_: None, refuse_once)], settle
+    )
     operation_id = submit(journal.database, ["one", "two"])
     for wanted in ("parked", "undone"):
         worker = Journal(journal.database, "volumes", owner(), LEASE)
@@ -250,17 +254,17 @@ def test_an_operation_parked_on_its_way_back_goes_on_back(journal: Journal, cloc
 
 def test_patience_begins_anew_on_the_way_back(journal: Journal, clock: Clock) -> None:
     away = fails_so_often(1000, ShareUnavailable)
-    kind = Kind({"one": Verb(lambda *_: None, away, fails_so_often(1, StepFailed))}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, away, fails_so_often(1, StepFailed))], settle)
     assert to_its_end(journal, clock, kind, ["one"]) == "undone"
 
 
 def test_patience_begins_anew_with_each_step(journal: Journal, clock: Clock) -> None:
-    kind = Kind(
-        {
-            "one": Verb(lambda *_: None, fails_so_often(runner.ATTEMPTS_PAST_NO_RETURN, ShareUnavailable)),
-            "two": Verb(lambda *_: None, lambda *_: {}, no_return="done"),
-            "three": Verb(lambda *_: None, fails_so_often(2, StepFailed)),
-        },
+    kind = kind_with(
+        [
+            verb_of("one", lambda *_: None, fails_so_often(runner.ATTEMPTS_PAST_NO_RETURN, ShareUnavailable)),
+            verb_of("two", lambda *_: None, lambda *_: {}, no_return="done"),
+            verb_of("three", lambda *_: None, fails_so_often(2, StepFailed)),
+        ],
         settle,
     )
     assert to_its_end(journal, clock, kind, ["one", "two", "three"]) == "done"
@@ -268,15 +272,15 @@ def test_patience_begins_anew_with_each_step(journal: Journal, clock: Clock) -> 
 
 @pytest.mark.parametrize("mark", ["start", "done"])
 def test_past_no_return_a_failure_is_tried_again_and_then_parked(journal: Journal, clock: Clock, mark: Any) -> None:
-    world = WorkerContext()
+    worker = WorkerContext()
     steps = (Step("one", mark=mark), Step("two", fault="refuses"))
-    row = run(journal, steps, world)
+    row = run(journal, steps, worker)
     assert row["state"] == "running"
-    row = drive(journal.database, clock, steps, world, row["id"])
+    row = drive(journal.database, clock, steps, worker, row["id"])
     assert row["state"] == "parked"
     assert "two" in row["fault"]["message"]
-    assert "undo one" not in world.log
-    assert world.log.count("do two") == runner.ATTEMPTS_PAST_NO_RETURN + 1
+    assert "undo one" not in worker.log
+    assert worker.log.count("do two") == runner.ATTEMPTS_PAST_NO_RETURN + 1
 
 
 @pytest.mark.parametrize(
@@ -295,15 +299,15 @@ def test_past_no_return_a_defect_is_given_minutes_and_a_refusal_seconds(
     def fail(*_arguments: Any) -> Any:
         raise error
 
-    kind = Kind({"one": Step("one", mark="done").verb(), "two": Verb(lambda *_: None, fail)}, settle)
-    operation_id, began, world = submit(journal.database, ["one", "two"]), clock.now, WorkerContext()
+    kind = kind_with([Step("one", mark="done").verb(), verb_of("two", lambda *_: None, fail)], settle)
+    operation_id, began, worker = submit(journal.database, ["one", "two"]), clock.now, WorkerContext()
     while row_of(journal.database, operation_id)["state"] in ("pending", "running"):
         for operation in journal.claim_all():
-            runner.run(journal, kind, world, operation)
+            runner.run(journal, kind, worker, operation)
         clock.now += 1
     assert row_of(journal.database, operation_id)["state"] == "parked"
     assert least < clock.now - began < most
-    assert world.log == ["do one"]
+    assert worker.log == ["do one"]
 
 
 @pytest.mark.parametrize("verb", ["done", "do", "undo"])
@@ -323,8 +327,8 @@ def test_a_parked_operation_is_looked_at_again_when_a_worker_starts(journal: Jou
     operation_id = submit(journal.database, ["one"])
     for operation in journal.claim_all():
         runner.run(journal, parking("do"), WorkerContext(), operation)
-    world = WorkerContext(facts={"one"})
-    assert drive(journal.database, clock, (Step("one"),), world, operation_id)["state"] == "done"
+    worker = WorkerContext(facts={"one"})
+    assert drive(journal.database, clock, (Step("one"),), worker, operation_id)["state"] == "done"
 
 
 def test_past_no_return_what_was_waited_for_does_not_count_against_another_failure(journal: Journal, clock: Clock) -> None:
@@ -335,21 +339,21 @@ def test_past_no_return_what_was_waited_for_does_not_count_against_another_failu
             raise errors.pop(0)
         return {}
 
-    kind = Kind({"one": Verb(lambda *_: None, function, no_return="start")}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, function, no_return="start")], settle)
     assert to_its_end(journal, clock, kind, ["one"]) == "done"
 
 
 @pytest.mark.parametrize("way", ["forward", "back"])
 def test_what_another_release_planned_is_parked_at_once(journal: Journal, way: str) -> None:
     """Nothing of it is done, and nothing put back: each step may be anything."""
-    world, steps = WorkerContext(), (Step("one"),)
+    worker, steps = WorkerContext(), (Step("one"),)
     operation_id = submit(journal.database, ["one", "of another release"])
     (operation,) = journal.claim_all()
     if way == "back":
         operation = journal.change(operation, state="undoing", step=2)
-    runner.run(journal, kind_of(steps), world, operation)
+    runner.run(journal, kind_of(steps), worker, operation)
     row = row_of(journal.database, operation_id)
-    assert (row["state"], world.log) == ("parked", [])
+    assert (row["state"], worker.log) == ("parked", [])
     assert "does not know step of another release of operations of the kind fake" in row["fault"]["message"]
     with journal.database.write() as connection:
         assert operations.unpark_one(connection, row)
@@ -360,4 +364,4 @@ def test_a_defect_behind_the_last_step_is_not_tried_for_ever(journal: Journal, c
     def broken(*_arguments: Any) -> None:
         raise KeyError("what rows follow")
 
-    assert to_its_end(journal, clock, Kind({"one": Verb(lambda *_: {}, lambda *_: {})}, broken), ["one"]) == "parked"
+    assert to_its_end(journal, clock, kind_with([verb_of("one", lambda *_: {}, lambda *_: {})], broken), ["one"]) == "parked"

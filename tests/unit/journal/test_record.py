@@ -11,7 +11,20 @@ from stillframe.errors import Busy, Conflict, ShareUnavailable, StepFailed
 from stillframe.journal import record, runner
 from stillframe.journal.operation import Operation
 from stillframe.journal.record import Journal, LostLease, Owner, is_dead, this_process
-from tests.unit.journal.fakes import LEASE, Clock, Step, WorkerContext, kind_of, owner, row_of, run_once, submit
+from stillframe.journal.typed import Intent
+from tests.unit.journal.fakes import (
+    LEASE,
+    Clock,
+    Step,
+    WorkerContext,
+    intent_of,
+    kind_of,
+    owner,
+    plan_of,
+    row_of,
+    run_once,
+    submit,
+)
 
 
 @pytest.fixture
@@ -29,7 +42,7 @@ def ids(journal: Journal) -> list[str]:
 
 
 def test_an_operation_is_stored_pending_in_the_callers_transaction(database: Database) -> None:
-    request = record.Request("volumes", "k", {"a": 1}, [{"verb": "v", "args": {}}], ["volume:a"], "req-9")
+    request = record.Request("volumes", "k", intent_of(a=1), plan_of("v"), ["volume:a"], "req-9")
     with pytest.raises(RuntimeError), database.write() as connection:
         refused = record.submit(connection, request)
         raise RuntimeError
@@ -38,7 +51,7 @@ def test_an_operation_is_stored_pending_in_the_callers_transaction(database: Dat
         operation_id = record.submit(connection, request)
     row = row_of(database, operation_id)
     assert (row["state"], row["epoch"], row["owner"], row["step"]) == ("pending", 0, None, 0)
-    assert (row["intent"], row["plan"], row["request_id"]) == ({"a": 1}, [{"verb": "v", "args": {}}], "req-9")
+    assert (row["intent"], row["plan"], row["request_id"]) == ({"a": 1}, [{"verb": "v", "key": "v", "args": {}}], "req-9")
 
 
 def test_operations_on_one_resource_run_in_the_order_they_came(journal: Journal) -> None:
@@ -67,7 +80,7 @@ def test_an_operation_waits_for_all_of_its_resources(journal: Journal) -> None:
 def test_an_operation_of_another_service_is_waited_for_too(database: Database, clock: Clock) -> None:
     submit(database, ["one"], resources=["server:a"])
     with database.write() as connection:
-        request = record.Request("compute", "k", {}, [], ["server:a"], "req-1")
+        request = record.Request("compute", "k", Intent(), [], ["server:a"], "req-1")
         record.submit(connection, request)
     assert ids(Journal(database, "compute", owner(), LEASE)) == []
 
@@ -127,7 +140,7 @@ def test_a_worker_that_took_its_own_operation_up_again_records_nothing_under_the
     (old,) = journal.claim_all()
     clock.now += LEASE + 1
     assert journal.claim_all() == []  # it is being worked on, whatever the clock says
-    journal.let_go(old)
+    journal.release(old)
     (new,) = journal.claim_all()
     with pytest.raises(LostLease):
         journal.change(old, step=1)
@@ -170,7 +183,7 @@ def test_a_process_is_known_by_when_it_started_because_numbers_are_used_again() 
 
 
 def test_a_busy_resource_is_refused_with_the_operation_that_holds_it(journal: Journal) -> None:
-    operation_id = submit(journal.database, ["one"], resources=["server:a"], intent={"set_id": "x"})
+    operation_id = submit(journal.database, ["one"], resources=["server:a"], intent=intent_of(set_id="x"))
     with (
         journal.database.read() as connection,
         pytest.raises(Conflict, match=f"server a is busy: operation {operation_id}") as told,
@@ -228,7 +241,7 @@ def test_one_parked_operation_is_looked_at_again_and_no_other(journal: Journal) 
     first, other = (submit(journal.database, ["one"], resources=[f"server:{each}"]) for each in "ab")
     for operation in journal.claim_all():
         journal.finish(operation, kind_of(()), "parked", StepFailed("why"))
-        journal.let_go(operation)
+        journal.release(operation)
     with journal.database.write() as connection:
         row = operations.get(connection, first)
         assert row and operations.unpark_one(connection, row)

@@ -38,17 +38,17 @@ def clock() -> Iterator[Clock]:
     logging.disable(logging.NOTSET)
 
 
-def ending(database: Database, clock: Clock, steps: Sequence[Step], world: WorkerContext) -> tuple[str, frozenset[str]]:
+def ending(database: Database, clock: Clock, steps: Sequence[Step], worker: WorkerContext) -> tuple[str, frozenset[str]]:
     """How an operation of these steps ends: its state, and what is left in the world."""
     with database.write() as connection:
         connection.execute(delete(operation_resources))
         connection.execute(delete(operations))
     operation_id = submit(database, [step.name for step in steps])
-    state = drive(database, clock, steps, world, operation_id)["state"]
+    state = drive(database, clock, steps, worker, operation_id)["state"]
     followed = settled(database, operation_id)
     followed.pop("parked", None)
     assert followed == ({} if state == "parked" else {state: 1})
-    return state, frozenset(world.facts)
+    return state, frozenset(worker.facts)
 
 
 @st.composite
@@ -81,8 +81,8 @@ def test_a_crash_at_any_single_moment_changes_nothing_about_the_end(
     whole = WorkerContext()
     wanted = ending(shared, clock, steps, whole)
     for moment in range(1, whole.moments + 1):
-        world = WorkerContext(crashes=frozenset({moment}))
-        assert ending(shared, clock, steps, world) == wanted, f"the worker died at moment {moment}"
+        worker = WorkerContext(crashes=frozenset({moment}))
+        assert ending(shared, clock, steps, worker) == wanted, f"the worker died at moment {moment}"
 
 
 @settings(max_examples=150)
@@ -126,11 +126,11 @@ def moody_plans(draw: st.DrawFn) -> tuple[Step, ...]:
 def test_an_operation_is_done_whole_or_undone_whole_and_never_undone_past_no_return(
     shared: Database, clock: Clock, steps: tuple[Step, ...], crashes: frozenset[int]
 ) -> None:
-    world = WorkerContext(crashes=crashes)
-    state, facts = ending(shared, clock, steps, world)
+    worker = WorkerContext(crashes=crashes)
+    state, facts = ending(shared, clock, steps, worker)
     if state == "done":
         assert facts == {step.name for step in steps}
     if state == "undone":
         assert facts == set()
-        begun = [step.name for step in steps if step.mark == "start" and f"do {step.name}" in world.log]
+        begun = [step.name for step in steps if step.mark == "start" and f"do {step.name}" in worker.log]
         assert begun == [], "a step that cannot be put back had begun"

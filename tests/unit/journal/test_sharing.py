@@ -13,6 +13,7 @@ from stillframe.errors import Conflict
 from stillframe.journal import record
 from stillframe.journal.operation import Operation
 from stillframe.journal.record import Journal, Request
+from stillframe.journal.typed import Intent
 from tests.unit.builders import new_id
 from tests.unit.journal.fakes import KIND, LEASE, Clock, kind_of, owner, row_of
 
@@ -28,7 +29,7 @@ def journal(database: Database, clock: Clock) -> Journal:
 
 
 def submit(journal: Journal, changes: Sequence[str] = (), reads: Sequence[str] = (), kind: str = KIND, pause: float = 0) -> str:
-    request = Request("volumes", kind, {}, [], list(changes), "r", new_id(), tuple(reads), pause)
+    request = Request("volumes", kind, Intent(), [], list(changes), "r", new_id(), tuple(reads), pause)
     with journal.database.write() as connection:
         return record.submit(connection, request)
 

@@ -6,6 +6,7 @@ from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.journal import record
 from stillframe.journal.record import Journal, Request
+from stillframe.journal.typed import Intent
 from tests.unit.builders import new_id
 from tests.unit.journal.fakes import KIND, LEASE, Clock, owner
 
@@ -19,7 +20,7 @@ def journal(database: Database, monkeypatch: pytest.MonkeyPatch) -> Journal:
 def submit(journal: Journal, project_id: str, count: int = 1, resource: str = "") -> list[str]:
     with journal.database.write() as connection:
         requests = [
-            Request("volumes", KIND, {}, [], [resource or new_id()], "r", new_id()).of(project_id) for _ in range(count)
+            Request("volumes", KIND, Intent(), [], [resource or new_id()], "r", new_id()).of(project_id) for _ in range(count)
         ]
         return [record.submit(connection, request) for request in requests]
 

@@ -122,7 +122,7 @@ def test_a_look_within_moments_costs_the_database_nothing(journal: Journal, cloc
     for number in range(3):
         journal.wait(operation, "one waits", NotYet(0.1, {"number": number}, at_work=True))
         assert journal.claim_all() == [], "its thread is still with it"
-        journal.let_go(operation)
+        journal.release(operation)
         assert journal.claim_all() == []
         assert journal.next_due() == pytest.approx(0.1)
         clock.now += 0.1
@@ -135,11 +135,45 @@ def test_a_look_within_moments_costs_the_database_nothing(journal: Journal, cloc
     journal.change(operation, step=1)  # it is ours all the time
 
 
+@pytest.mark.parametrize("set_by", [-3600.0, -600.0, 3600.0])
+def test_a_moment_does_not_become_an_hour_because_the_clock_is_set(journal: Journal, clock: Clock, set_by: float) -> None:
+    operation = claimed(journal)
+    journal.wait(operation, "one waits", NotYet(0.1, at_work=True))
+    journal.release(operation)
+    clock.set_by = set_by
+    clock.now += 0.1
+    assert journal.next_due() == 0
+    assert [each.id for each in journal.claim_all()] == [operation.id]
+
+
+@pytest.mark.parametrize("set_by", [-3600.0, -600.0, -60.0])
+def test_no_pause_is_longer_because_the_clock_is_set_back(journal: Journal, clock: Clock, set_by: float) -> None:
+    clock.now += 10_000
+    operations_of = [claimed(journal), claimed(journal)]
+    journal.renew()
+    journal.wait(operations_of[0], "one waits", NotYet(20.0))
+    journal.postpone(operations_of[1], ServiceUnavailable("why"))
+    clock.set_by = set_by
+    clock.now += LEASE / 3
+    journal.renew()
+    assert {each.id for each in journal.claim_all()} == {each.id for each in operations_of}
+    journal.renew()
+    assert journal.claim_all() == []
+
+
+def test_a_pause_is_kept_while_nobody_sets_the_clock(journal: Journal, clock: Clock) -> None:
+    journal.wait(claimed(journal), "one waits", NotYet(100.0))
+    for _ in range(3):
+        journal.renew()
+        clock.now += 20
+        assert journal.claim_all() == []
+
+
 def test_what_must_be_durable_is_recorded(journal: Journal) -> None:
     for waiting in (NotYet(0.0, {"run": 1}), NotYet(0.1, {"run": 1}, ServiceUnavailable("why")), NotYet(1.0, {"run": 1})):
         operation = claimed(journal)
         journal.wait(operation, "one waits", waiting)
-        journal.let_go(operation)
+        journal.release(operation)
         assert journal.fresh(operation).notes("one") == {"run": 1}
         assert row_of(journal.database, operation.id)["owner"] is None
         with journal.database.write() as connection:
@@ -152,7 +186,7 @@ def test_what_was_told_is_looked_at_before_its_moment(journal: Journal) -> None:
         if told_first:
             journal.tell(operation.id)
         journal.wait(operation, "one waits", NotYet(0.1))
-        journal.let_go(operation)
+        journal.release(operation)
         if not told_first:
             journal.tell(operation.id)
         assert [each.id for each in journal.claim_all()] == [operation.id]
@@ -162,7 +196,7 @@ def test_what_was_told_is_looked_at_before_its_moment(journal: Journal) -> None:
 def test_a_worker_that_ends_gives_back_what_it_would_have_looked_at(journal: Journal) -> None:
     operation = claimed(journal)
     journal.wait(operation, "one waits", NotYet(0.1, {"seen": 1}))
-    journal.let_go(operation)
+    journal.release(operation)
     journal.close()
     (again,) = Journal(journal.database, "volumes", owner(1), LEASE).claim_all()
     assert (again.id, again.notes("one")) == (operation.id, {"seen": 1})

@@ -9,11 +9,23 @@ from sqlalchemy import Connection
 
 from stillframe.db import operations
 from stillframe.db.engine import Database
-from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
+from stillframe.journal.operation import Document, NotYet, Operation
 from stillframe.journal.record import Journal, this_process
 from stillframe.journal.slots import Lanes
 from stillframe.journal.worker import Worker
-from tests.unit.journal.fakes import KIND, LEASE, Step, WorkerContext, owner, row_of, settle, submit
+from tests.unit.journal.fakes import (
+    KIND,
+    LEASE,
+    Step,
+    WorkerContext,
+    intent_of,
+    kind_with,
+    owner,
+    row_of,
+    settle,
+    submit,
+    verb_of,
+)
 
 WAIT = 20.0
 
@@ -30,7 +42,7 @@ class Watched:
             settle(connection, operation, outcome, fault)
             self.ended.set()
 
-        kind = Kind({"one": Step("one").verb()}, end)
+        kind = kind_with([Step("one").verb()], end)
         self.worker = Worker(journal, {KIND: kind}, WorkerContext(), Lanes(2), self.looked.set)
 
 
@@ -85,7 +97,7 @@ def test_what_one_lane_waits_for_holds_up_no_other(database: Database) -> None:
     """A share that hangs, and a thousand operations on it."""
     hangs, ended, begun = threading.Event(), threading.Event(), threading.Semaphore(0)
 
-    def do(_world: object, operation: Operation, _args: Document) -> Document:
+    def do(_worker: object, operation: Operation, _args: Document) -> Document:
         if operation.intent["lane"] == "dead":
             begun.release()
             assert hangs.wait(WAIT)
@@ -93,13 +105,13 @@ def test_what_one_lane_waits_for_holds_up_no_other(database: Database) -> None:
             ended.set()
         return {}
 
-    kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, do)], settle)
     journal = Journal(database, "volumes", this_process("here"), LEASE)
     lanes = Lanes(1, {KIND: 2}, lambda operation: str(operation.intent["lane"]))
     worker = Worker(journal, {KIND: kind}, None, lanes, lambda: None)
     for _ in range(5):
-        submit(database, ["one"], intent={"lane": "dead"})
-    submit(database, ["one"], intent={"lane": "alive"})
+        submit(database, ["one"], intent=intent_of(lane="dead"))
+    submit(database, ["one"], intent=intent_of(lane="alive"))
     worker.start()
     try:
         assert ended.wait(WAIT)
@@ -115,17 +127,17 @@ def test_operations_that_wait_hold_up_nobody(database: Database) -> None:
     """Four threads, two hundred deletions that wait for somebody else: a snapshot runs all the same, and then they go on."""
     done, ran, allowed = threading.Semaphore(0), threading.Event(), threading.Event()
 
-    def wait(_world: object, _operation: Operation, _args: Document) -> Document:
+    def wait(_worker: object, _operation: Operation, _args: Document) -> Document:
         if not allowed.is_set():
             raise NotYet(0.05)
         done.release()
         return {}
 
-    def snapshot(_world: object, _operation: Operation, _args: Document) -> Document:
+    def snapshot(_worker: object, _operation: Operation, _args: Document) -> Document:
         ran.set()
         return {}
 
-    kind = Kind({"wait": Verb(lambda *_: None, wait), "snapshot": Verb(lambda *_: None, snapshot)}, settle)
+    kind = kind_with([verb_of("wait", lambda *_: None, wait), verb_of("snapshot", lambda *_: None, snapshot)], settle)
     worker = Worker(Journal(database, "compute", this_process("here"), LEASE), {KIND: kind}, None, Lanes(4), lambda: None)
     deletions = [submit(database, ["wait"], service="compute") for _ in range(200)]
     worker.start()
@@ -145,18 +157,18 @@ def test_a_kind_is_limited_in_all_lanes_together(database: Database) -> None:
     go_on, begun = threading.Event(), threading.Semaphore(0)
     running: list[str] = []
 
-    def do(_world: object, operation: Operation, _args: Document) -> Document:
+    def do(_worker: object, operation: Operation, _args: Document) -> Document:
         running.append(operation.intent["lane"])
         begun.release()
         assert go_on.wait(WAIT)
         return {}
 
-    kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, do)], settle)
     journal = Journal(database, "volumes", this_process("here"), LEASE)
     lanes = Lanes(1, {KIND: 2}, lambda operation: str(operation.intent["lane"]), {KIND: 3})
     worker = Worker(journal, {KIND: kind}, None, lanes, lambda: None)
     for lane in ["nfs1"] * 4 + ["nfs2"] * 4:
-        submit(database, ["one"], intent={"lane": lane})
+        submit(database, ["one"], intent=intent_of(lane=lane))
     worker.start()
     try:
         for _ in range(3):
@@ -174,13 +186,13 @@ def test_a_kind_is_limited_in_all_lanes_together(database: Database) -> None:
 def test_a_worker_that_stops_begins_nothing_more(database: Database) -> None:
     stopping, begun, ran = threading.Event(), threading.Event(), []
 
-    def do(_world: object, operation: Operation, _args: Document) -> Document:
+    def do(_worker: object, operation: Operation, _args: Document) -> Document:
         ran.append(operation.id)
         begun.set()
         assert stopping.wait(WAIT)
         return {}
 
-    kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, do)], settle)
     worker = Worker(Journal(database, "volumes", this_process("here"), LEASE), {KIND: kind}, None, Lanes(1), lambda: None)
     for _ in range(3):
         submit(database, ["one"])
@@ -219,9 +231,9 @@ def test_one_that_cannot_be_begun_holds_up_none_of_the_others(database: Database
         if "lost" in operation.intent:
             ended.set()
 
-    lost, other = submit(database, ["one"], intent={"lost": 1}), submit(database, ["one"])
+    lost, other = submit(database, ["one"], intent=intent_of(lost=1)), submit(database, ["one"])
     journal = Journal(database, "volumes", this_process("here"), 1)
-    worker = Worker(journal, {KIND: Kind({"one": Step("one").verb()}, end)}, WorkerContext(), Lanes(2, of=lane), lambda: None)
+    worker = Worker(journal, {KIND: kind_with([Step("one").verb()], end)}, WorkerContext(), Lanes(2, of=lane), lambda: None)
     worker.start()
     try:
         assert ended.wait(WAIT)
@@ -237,10 +249,10 @@ class AtWork:
         self.database, self.over = database, threading.Event()
         self.looked: queue.Queue[str] = queue.Queue()
         self.ended: queue.Queue[str] = queue.Queue()
-        kind = Kind({"one": Verb(lambda *_: None, self._do)}, settle)
-        self.kinds = {KIND: kind, "other": Kind({"one": Verb(lambda *_: None, lambda *_: {})}, self._end)}
+        kind = kind_with([verb_of("one", lambda *_: None, self._do)], settle)
+        self.kinds = {KIND: kind, "other": kind_with([verb_of("one", lambda *_: None, lambda *_: {})], self._end)}
 
-    def _do(self, _world: object, operation: Operation, _args: Document) -> Document:
+    def _do(self, _worker: object, operation: Operation, _args: Document) -> Document:
         self.looked.put(operation.id)
         if not self.over.is_set():
             raise NotYet(600, at_work=True)
@@ -299,7 +311,7 @@ def test_nothing_that_hangs_takes_all_threads(database: Database, common: str) -
     """Eight threads, two hundred operations that have one thing in common, which does not answer; another one runs."""
     hangs, ran, begun = threading.Event(), threading.Event(), threading.Semaphore(0)
 
-    def do(_world: object, operation: Operation, _args: Document) -> Document:
+    def do(_worker: object, operation: Operation, _args: Document) -> Document:
         if operation.intent.get("dead"):
             begun.release()
             assert hangs.wait(WAIT)
@@ -307,17 +319,17 @@ def test_nothing_that_hangs_takes_all_threads(database: Database, common: str) -
             ran.set()
         return {}
 
-    kind = Kind({"one": Verb(lambda *_: None, do)}, settle)
+    kind = kind_with([verb_of("one", lambda *_: None, do)], settle)
     lanes = Lanes(8, places=lambda operation: tuple(operation.intent["places"]))
     worker = Worker(Journal(database, "volumes", this_process("here"), LEASE), {KIND: kind}, None, lanes, lambda: None)
-    dead = [{"dead": True, "places": [f"{common} x" if common != "project" else f"server {n}"]} for n in range(200)]
+    dead = [intent_of(dead=True, places=[f"{common} x" if common != "project" else f"server {n}"]) for n in range(200)]
     for intent in dead:
         submit(database, ["one"], intent=intent, project="p")
     worker.start()
     try:
         for _ in range(8):
             assert begun.acquire(timeout=WAIT)
-        intent = {"places": ["server other", "share other"]}
+        intent = intent_of(places=["server other", "share other"])
         submit(database, ["one"], intent=intent, project="q" if common == "project" else "p")
         worker.wake()
         assert ran.wait(WAIT)

@@ -13,10 +13,10 @@ from stillframe.journal.operation import Operation
 @dataclass(frozen=True)
 class _Kept:
     operation: Operation
-    until: float  # seconds since the epoch
+    until: float  # by the clock that nobody sets (time.monotonic): a moment must not become an hour
 
 
-class Soon:
+class ShortWaits:
     """Safe to use from several threads."""
 
     def __init__(self) -> None:
@@ -28,7 +28,8 @@ class Soon:
         return len(self._leaving) + len(self._kept)
 
     def keep(self, operation: Operation, until: float) -> None:
-        """Called by the thread that is with the operation, which calls ``left`` when it is done."""
+        """Called by the thread that is with the operation, which calls ``left`` when it is done. ``until``, as every moment
+        here, is one of ``time.monotonic``."""
         with self._lock:
             self._leaving[operation.id] = _Kept(operation, until)
 
@@ -40,7 +41,7 @@ class Soon:
                 self._kept[operation_id] = kept
             return kept is not None
 
-    def hasten(self, operation_id: str) -> bool:
+    def make_due(self, operation_id: str) -> bool:
         """Makes one due at once. False when it is not kept, or a thread is still with it."""
         with self._lock:
             kept = self._kept.get(operation_id)
@@ -57,6 +58,6 @@ class Soon:
             return due
 
     def next(self) -> float:
-        """Returns when the first is due, in seconds since the epoch; infinite when none is kept."""
+        """Returns when the first is due; infinite when none is kept."""
         with self._lock:
             return min((kept.until for kept in self._kept.values()), default=math.inf)
