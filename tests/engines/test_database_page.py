@@ -71,7 +71,7 @@ def test_sqlite(tmp_path: Path) -> None:
         run(commands_of("Copy it", "sqlite"), tmp_path)
     used.close()
     spoil(url)
-    run(commands_of("Put a copy back", "sqlite"), tmp_path)
+    run(commands_of("Restore a copy", "sqlite"), tmp_path)
     check(url)
 
 
@@ -86,5 +86,5 @@ def test_servers(server: Server, tmp_path: Path) -> None:
     fill(url)
     run(commands_of("Copy it", server.kind), tmp_path, where)
     spoil(url)
-    run(commands_of("Put a copy back", server.kind), tmp_path, where)
+    run(commands_of("Restore a copy", server.kind), tmp_path, where)
     check(url)

@@ -15,9 +15,11 @@ from sqlalchemy import func, select
 from stillframe.db import clock, deployments, operations, services, snapshot_policies, volume_types, volumes
 from stillframe.db.engine import Database
 from stillframe.db.tables import operations as rows
+from stillframe.db.values import NewSnapshotPolicy, NewVolumeType
 from stillframe.errors import Busy, QuotaExceeded, ShareUnavailable
 from stillframe.journal import record
 from stillframe.journal.record import Journal, Owner, Request
+from stillframe.journal.typed import Intent
 from stillframe.volumes.requests import new_volumes
 from tests.unit import builders
 from tests.unit.db.test_snapshot_policies import LATER, ROW, SOON
@@ -68,7 +70,7 @@ def hold(resource: str, shared: bool = False) -> Callable[[Database], bool]:
     def act(database: Database) -> None:
         with database.write() as connection:
             record.refuse_if_busy(connection, resource, shared)
-            record.submit(connection, Request("volumes", "k", {}, [], alone, "r", shared=reads))
+            record.submit(connection, Request("volumes", "k", Intent(), [], alone, "r", shared=reads))
 
     return lambda database: unless(Busy, lambda: act(database))
 
@@ -107,7 +109,7 @@ def test_of_two_that_claim_an_operation_one_has_it(url: str) -> None:
         }
         for _ in range(ROUNDS):
             with databases[0].write() as connection:
-                record.submit(connection, Request("volumes", "k", {}, [], [f"volume:{builders.new_id()}"], "r"))
+                record.submit(connection, Request("volumes", "k", Intent(), [], [f"volume:{builders.new_id()}"], "r"))
             assert sorted(at_once(databases, lambda database: bool(journals[database].claim_all()))) == [False, True]
 
 
@@ -119,11 +121,11 @@ def test_of_two_new_volumes_where_one_has_room_one_is_made(url: str, tmp_path: P
         with databases[0].write() as connection:
             volume_types.ensure_default(connection)
         for number in range(ROUNDS):
-            worlds = {each: fakes.world(each, tmp_path / f"{number}", **options) for each in databases}
+            workers = {each: fakes.worker(each, tmp_path / f"{number}", **options) for each in databases}
 
-            def act(database: Database, worlds: Any = worlds) -> bool:
+            def act(database: Database, workers: Any = workers) -> bool:
                 try:
-                    new_volumes.create(worlds[database], builders.context(), {"size": size})
+                    new_volumes.create(workers[database], builders.context(), {"size": size})
                 except (QuotaExceeded, ShareUnavailable):
                     return False
                 return True
@@ -138,7 +140,7 @@ def test_a_run_of_a_policy_is_taken_by_one(url: str) -> None:
     with two(url) as databases:
         for number in range(ROUNDS):
             due = datetime(2026, 11, 24, 12, 0, 0, number)  # a database that rounds times would lose the run
-            row = {**ROW, "id": builders.new_id(), "next_run": due}
+            row: NewSnapshotPolicy = {**ROW, "id": builders.new_id(), "next_run": due}
             with databases[0].write() as connection:
                 snapshot_policies.insert(connection, row)
                 known = snapshot_policies.get(connection, row["id"], None)
@@ -180,7 +182,7 @@ def test_a_lease_is_measured_by_the_databases_clock(database: Database, monkeypa
     """Of two hosts one has a clock that is two hours off."""
     right = time.time
     with database.write() as connection:
-        operation_id = record.submit(connection, Request("volumes", "k", {}, [], ["volume:a"], "r"))
+        operation_id = record.submit(connection, Request("volumes", "k", Intent(), [], ["volume:a"], "r"))
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: right() + ahead)
         assert len(Journal(database, "volumes", Owner("wrong", 1, "x"), 600).claim_all()) == 1
@@ -199,7 +201,7 @@ def test_names_that_differ_are_different(database: Database) -> None:
     names = ("gold", "Gold", "gold ", "g\u00f6ld", "\U0001f4be")
     with database.write() as connection:
         for name in names:
-            row = {"id": builders.new_id(), "name": name, "extra_specs": {}, "is_public": True}
+            row: NewVolumeType = {"id": builders.new_id(), "name": name, "extra_specs": {}, "is_public": True}
             volume_types.insert(connection, row)
         for name in names:
             found = volume_types.find(connection, name)

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from stillframe.db import quotas
 from stillframe.db.engine import Database
 from stillframe.db.tables import operations
-from stillframe.journal import record
+from stillframe.journal import record, typed
 from stillframe.journal.record import Request
 from tests.support import killed_workers
 from tests.support.killed_workers import STEPS
@@ -33,8 +33,8 @@ def submit(url: str, chance: random.Random, ids: list[str]) -> None:
     for number in range(OPERATIONS // 2):
         names = chance.sample(VOLUMES, chance.randint(1, 2))
         alone, reads = (names[:1], names[1:]) if chance.random() < 0.5 else (names, [])
-        plan = [{"verb": name, "args": {"name": name}} for name in STEPS]
-        intent = {"alone": alone, "reads": reads}
+        plan = typed.numbered([each() for each in STEPS])
+        intent = killed_workers.Work(alone=tuple(alone), shared=tuple(reads))
         request = Request("volumes", "work", intent, plan, alone, "r", shared=reads, project_id=f"project-{number % 3}")
         with database.write() as connection:
             ids.append(record.submit(connection, request))
@@ -112,4 +112,4 @@ def check(url: str, directory: Path, ids: list[str]) -> None:
     database.close()
     assert sorted(tuple(each) for each in found) == sorted((each, "done") for each in ids)
     assert settled == [{"done": 1}] * OPERATIONS
-    assert all((directory / f"{each}.{name}").exists() for each in ids for name in STEPS)
+    assert all((directory / f"{each}.{step.verb}").exists() for each in ids for step in STEPS)

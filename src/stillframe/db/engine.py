@@ -38,6 +38,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
+        """One reading transaction. A block must not begin another one."""
         with self.engine.connect() as connection, connection.begin():
             yield connection
 
@@ -84,4 +85,5 @@ class Database:
             return clock.utc(connection)
 
     def close(self) -> None:
+        """Closes every connection of this process; those in use end with their blocks."""
         self.engine.dispose()

@@ -1,4 +1,4 @@
-"""Which volumes operations were ever about: what outlives the operations themselves."""
+"""The ids of all volumes that an operation was ever about. They are kept when the operations are pruned."""
 
 from collections.abc import Iterable
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select, union, update
 
 from stillframe.db import clock, holds
-from stillframe.db.rows import Row, many, one, touched
+from stillframe.db.queries import many, one, touched
+from stillframe.db.rows import HeldAlone, OperationRow
 from stillframe.db.tables import operation_resources as held
 from stillframe.db.tables import operations
+from stillframe.db.values import NewOperation, OperationChanges
 
 BACK = "on the way back"
 UNFINISHED = ("pending", "running", "undoing", "parked")
@@ -74,10 +76,9 @@ _PROJECTS = union(_WITH_DUE.where(_IS_DUE), _WITH_DUE.where(_NEVER))
 _CLAIMABLE = _claimable()  # made once: making it takes longer than running it, and a worker runs it at every wake-up
 
 
-def insert(connection: Connection, row: Row, resources: Sequence[str], shared: Sequence[str] = ()) -> None:
+def insert(connection: Connection, row: NewOperation, resources: Sequence[str], shared: Sequence[str] = ()) -> None:
     """``shared`` resources are only read: operations that share one run side by side."""
-    usual = {"project_id": "", "cancel_asked": 0}  # without a project it is nobody's in particular
-    connection.execute(operations.insert(), {**usual, **row})
+    connection.execute(operations.insert(), row)
     holds.remember(connection, (*resources, *shared))
     for number, names in enumerate((resources, shared)):
         for name in names:
@@ -85,23 +86,24 @@ def insert(connection: Connection, row: Row, resources: Sequence[str], shared: S
             connection.execute(held.insert(), values)
 
 
-def get(connection: Connection, operation_id: str) -> Row | None:
-    return one(connection, _BY_ID, key=operation_id)
+def get(connection: Connection, operation_id: str) -> OperationRow | None:
+    """Returns the row, or None."""
+    return one(OperationRow, connection, _BY_ID, key=operation_id)
 
 
-def claimable(connection: Connection, service: str) -> list[Row]:
+def claimable(connection: Connection, service: str) -> list[OperationRow]:
     """Returns operations nobody holds, each the first in line for all of its resources. Projects take turns; of each the
     oldest come first."""
     moment = clock.now(connection)
     asked = {"whose": service, "moment": moment, "latest": moment + LONGEST_PAUSE_SECONDS}
     projects = sorted(connection.execute(_PROJECTS, asked).scalars())
     share = max(LEAST_OF_A_PROJECT, CLAIMED_AT_ONCE // max(1, len(projects)))
-    found = [many(connection, _CLAIMABLE, **asked, project=project, most=share) for project in projects]
+    found = [many(OperationRow, connection, _CLAIMABLE, **asked, project=project, most=share) for project in projects]
     turns = zip_longest(*sorted((rows for rows in found if rows), key=lambda rows: int(rows[0]["seq"])))
     return [row for turn in turns for row in turn if row is not None]
 
 
-def claim(connection: Connection, row: Row, owner: str, lease_until: float) -> bool:
+def claim(connection: Connection, row: OperationRow, owner: str, lease_until: float) -> bool:
     """Takes the operation with a new epoch; False when somebody else was quicker."""
     seen = {"key": row["id"], "seen_epoch": row["epoch"], "seen_state": row["state"]}
     state = "running" if row["state"] == "pending" else row["state"]
@@ -109,7 +111,7 @@ def claim(connection: Connection, row: Row, owner: str, lease_until: float) -> b
     return touched(connection, _CLAIM, {**seen, **values}) == 1
 
 
-def change(connection: Connection, operation_id: str, owner: str, epoch: int, /, **values: Any) -> bool:
+def change(connection: Connection, operation_id: str, owner: str, epoch: int, /, **values: Unpack[OperationChanges]) -> bool:
     """Changes an operation we hold; False when we hold it no more."""
     mine = {"key": operation_id, "mine": owner, "began": epoch}
     return touched(connection, _CHANGE, {**mine, **values}) == 1
@@ -121,24 +123,33 @@ def make_due(connection: Connection, operation_id: str, at: float = 0.0) -> bool
     return touched(connection, query.where(operations.c.state.in_(CLAIMABLE)).values(lease_until=at)) == 1
 
 
+def make_all_due(connection: Connection, service: str) -> None:
+    """Ends every pause of a service's operations."""
+    query = update(operations).where(operations.c.service == service, operations.c.owner.is_(None))
+    connection.execute(query.where(operations.c.state.in_(CLAIMABLE)).values(lease_until=0.0))
+
+
 def ask_to_cancel(connection: Connection, operation_id: str) -> None:
-    """Whoever works on the operation finds ``cancel_asked`` at the next look, which is made at once where it waits."""
+    """Sets ``cancel_asked``. The worker sees it when it next looks at the operation; one that waits is looked at now."""
     connection.execute(update(operations).where(operations.c.id == operation_id).values(cancel_asked=1))
     make_due(connection, operation_id)
 
 
-def withdraw(connection: Connection, operation_id: str, fault: Row) -> bool:
+def withdraw(connection: Connection, operation_id: str, fault: dict[str, Any]) -> bool:
+    """Ends an operation that nobody has begun; False when somebody has."""
     query = update(operations).where(operations.c.id == operation_id, operations.c.state == "pending")
     return touched(connection, query.values(state="undone", fault=fault)) == 1
 
 
 def renew(connection: Connection, owner: str, ids: Sequence[str], lease_until: float) -> None:
+    """Prolongs the leases of operations that the owner still holds, to ``lease_until`` (seconds since the epoch)."""
     query = update(operations).where(operations.c.owner == owner, operations.c.id.in_(ids))
     query = query.where(operations.c.state.in_(("running", "undoing")))
     connection.execute(query.values(lease_until=lease_until))
 
 
 def owners(connection: Connection, service: str) -> list[str]:
+    """Returns the owners that hold operations of the service which have not ended."""
     query = select(operations.c.owner).where(
         operations.c.service == service, operations.c.state.in_(CLAIMABLE), operations.c.owner.is_not(None)
     )
@@ -153,11 +164,13 @@ def free(connection: Connection, service: str, owner: str) -> None:
 
 def unpark(connection: Connection, service: str) -> None:
     """Lets parked operations be looked at once more; forward or back is decided from what is found."""
-    for row in many(connection, select(operations).where(operations.c.service == service, operations.c.state == "parked")):
+    for row in many(
+        OperationRow, connection, select(operations).where(operations.c.service == service, operations.c.state == "parked")
+    ):
         unpark_one(connection, row)
 
 
-def unpark_one(connection: Connection, row: Row) -> bool:
+def unpark_one(connection: Connection, row: OperationRow) -> bool:
     """Lets one parked operation be looked at once more; False when it is not parked, or not as it was read."""
     state = "undoing" if BACK in row["evidence"] else "running"
     query = update(operations).where(operations.c.id == row["id"], operations.c.epoch == row["epoch"])
@@ -165,7 +178,7 @@ def unpark_one(connection: Connection, row: Row) -> bool:
     return touched(connection, query.values(state=state, lease_until=0.0, attempts=0)) == 1
 
 
-def abandon(connection: Connection, row: Row, fault: Row) -> bool:
+def abandon(connection: Connection, row: OperationRow, fault: dict[str, Any]) -> bool:
     """Ends one operation that nobody works on; False when it is not as it was read: somebody was quicker."""
     query = update(operations).where(operations.c.id == row["id"], operations.c.epoch == row["epoch"])
     query = query.where(operations.c.state == row["state"])
@@ -175,33 +188,33 @@ def abandon(connection: Connection, row: Row, fault: Row) -> bool:
     return touched(connection, query.values(state="undone", owner=None, fault=fault, epoch=row["epoch"] + 1, **back)) == 1
 
 
-def abandoned(connection: Connection) -> list[Row]:
+def abandoned(connection: Connection) -> list[OperationRow]:
     """Returns the operations that a person abandoned, the newest first."""
     query = select(operations).where(operations.c.unneeded_since.is_(None), operations.c.state == "undone")
-    return many(connection, query.order_by(operations.c.seq.desc()).limit(1000))
+    return many(OperationRow, connection, query.order_by(operations.c.seq.desc()).limit(1000))
 
 
-def on_resource(connection: Connection, resource: str, shared: bool = False) -> Row | None:
-    """Returns the oldest unfinished operation on the resource, or None; with ``shared`` those that only read it are in
-    nobody's way. Background ones never are: what is asked meanwhile runs after them."""
-    return one(connection, _ALONE_ON_RESOURCE if shared else _ON_RESOURCE, named=resource)
+def on_resource(connection: Connection, resource: str, shared: bool = False) -> OperationRow | None:
+    """Returns the oldest unfinished operation on the resource, or None; with ``shared``, those that only read it do not count.
+    Background operations never count: a new request runs after them."""
+    return one(OperationRow, connection, _ALONE_ON_RESOURCE if shared else _ON_RESOURCE, named=resource)
 
 
-def line(connection: Connection, resource: str) -> list[Row]:
-    """Returns the unfinished operations on the resource, in the order in which they are through."""
-    return many(connection, _ON_RESOURCE, named=resource)
+def line(connection: Connection, resource: str) -> list[OperationRow]:
+    """Returns the unfinished operations on the resource, in the order in which they run."""
+    return many(OperationRow, connection, _ON_RESOURCE, named=resource)
 
 
-def alone_on_resources(connection: Connection, resources: Sequence[str]) -> list[Row]:
+def alone_on_resources(connection: Connection, resources: Sequence[str]) -> list[HeldAlone]:
     """Returns id, plan and resource of the unfinished operations on any of them that do not only read it, oldest first."""
-    return many(connection, _ALONE_ON_RESOURCES, names=list(resources))
+    return many(HeldAlone, connection, _ALONE_ON_RESOURCES, names=list(resources))
 
 
-def newest_on(connection: Connection, resource: str, kinds: Sequence[str]) -> list[Row]:
+def newest_on(connection: Connection, resource: str, kinds: Sequence[str]) -> list[OperationRow]:
     """Returns the operations of these kinds that ever named the resource, newest first."""
     query = select(operations).join(held, held.c.operation_id == operations.c.id)
     query = query.where(held.c.resource == resource, operations.c.kind.in_(kinds))
-    return many(connection, query.order_by(operations.c.seq.desc()).limit(1000))
+    return many(OperationRow, connection, query.order_by(operations.c.seq.desc()).limit(1000))
 
 
 def of_kind_on(connection: Connection, resource: str, kind: str) -> bool:
@@ -212,15 +225,18 @@ def of_kind_on(connection: Connection, resource: str, kind: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def unfinished_of(connection: Connection, service: str, kind: str) -> list[Row]:
+def unfinished_of(connection: Connection, service: str, kind: str) -> list[OperationRow]:
+    """Returns the operations of one kind that have not ended, oldest first."""
     query = select(operations).where(operations.c.service == service, operations.c.state.in_(UNFINISHED))
-    return many(connection, query.where(operations.c.kind == kind).order_by(operations.c.seq))
+    return many(OperationRow, connection, query.where(operations.c.kind == kind).order_by(operations.c.seq))
 
 
-def unfinished(connection: Connection, service: str) -> list[Row]:
+def unfinished(connection: Connection, service: str) -> list[OperationRow]:
+    """Returns the operations of a service that have not ended, oldest first."""
     query = select(operations).where(operations.c.service == service, operations.c.state.in_(UNFINISHED))
-    return many(connection, query.order_by(operations.c.seq))
+    return many(OperationRow, connection, query.order_by(operations.c.seq))
 
 
-def newest(connection: Connection, limit: int) -> list[Row]:
-    return many(connection, select(operations).order_by(operations.c.seq.desc()).limit(limit))
+def newest(connection: Connection, limit: int) -> list[OperationRow]:
+    """Returns up to ``limit`` operations of any service, newest first."""
+    return many(OperationRow, connection, select(operations).order_by(operations.c.seq.desc()).limit(limit))

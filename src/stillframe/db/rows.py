@@ -1,86 +1,391 @@
-"""The few shapes every query module needs: compare-and-swap updates, pages, rows as dictionaries."""
+"""What a row of each table is to Python, so that a misspelt column, or a None that nobody looked at, is a type error.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+A test holds that each class has the columns of its table, with their types. What the columns mean is told in ``tables``.
+"""
 
-from sqlalchemy import ColumnElement, Connection, CursorResult, Executable, Select, Table, case, false, select
-
-from stillframe.errors import BadRequest
-
-Row = dict[str, Any]
+from datetime import datetime
+from typing import Any, TypedDict
 
 
-@dataclass(frozen=True)
-class Page:
-    """Which part of a list is wanted. ``filters`` maps column names to a value they must equal, or to pairs that a column of
-    JSON objects must hold."""
+class LinkedFile(TypedDict):
+    """The file of another volume that a linked clone reads."""
 
-    limit: int = 1000
-    marker: str | None = None
-    offset: int = 0
-    sort: tuple[tuple[str, bool], ...] = (("seq", True),)  # (column, descending)
-    filters: Mapping[str, Any] = field(default_factory=dict)
+    volume_id: str
+    file: str
+    format: str
 
 
-def one(connection: Connection, query: Executable, **values: Any) -> Row | None:
-    """``values`` are for the query's own parameters. A query made once costs half the time of one made for each call."""
-    found = connection.execute(query, values).mappings().first()
-    return dict(found) if found is not None else None
+class VolumeTypeRow(TypedDict):
+    """A volume type."""
+
+    id: str
+    name: str
+    description: str | None
+    extra_specs: dict[str, str]
+    created_at: datetime
+    updated_at: datetime | None
+    is_public: bool
+    qos_specs_id: str | None
 
 
-def many(connection: Connection, query: Executable, **values: Any) -> list[Row]:
-    found = connection.execute(query, values)
-    names = tuple(found.keys())  # once, and not for every row as mappings() does
-    return [dict(zip(names, row, strict=True)) for row in found.all()]
+class VolumeTypeAccessRow(TypedDict):
+    """A project that may use a type which is not public."""
+
+    volume_type_id: str
+    project_id: str
 
 
-def touched(connection: Connection, statement: Executable, values: Row | None = None) -> int:
-    """Returns how many rows a change touched; ``values`` as for ``one``, and what columns become."""
-    return cast("CursorResult[Any]", connection.execute(statement, values)).rowcount
+class QosSpecsRow(TypedDict):
+    """Limits that volume types may have. ``consumer`` is who keeps them: "front-end", "back-end" or "both"."""
+
+    id: str
+    name: str
+    consumer: str
+    specs: dict[str, str]
+    created_at: datetime
+    updated_at: datetime | None
 
 
-def page(connection: Connection, table: Table, where: list[ColumnElement[bool]], wanted: Page) -> list[Row]:
-    """Returns one page of a list, newest first unless sorted otherwise; rows without a value come last.
+class VolumeTransferRow(TypedDict):
+    """A volume that its project offers to whoever has the key."""
 
-    Raises BadRequest for a marker that is not in the list the caller may see.
-    """
-    query: Select[Any] = select(table).where(*where)
-    query = query.where(*matching(table, wanted.filters))
-    sort = wanted.sort if wanted.sort[-1][0] == "seq" else (*wanted.sort, ("seq", True))
-    if wanted.marker is not None:
-        marked = one(connection, select(table).where(table.c.id == wanted.marker, *where))
-        if marked is None:
-            raise BadRequest(f"the marker {wanted.marker[:64]!r} was not found")
-        query = query.where(_after(table, marked, sort))
-    for name, descending in sort:
-        column = table.c[name]
-        if column.nullable:
-            query = query.order_by(case((column.is_(None), 1), else_=0))
-        query = query.order_by(column.desc() if descending else column.asc())
-    return many(connection, query.limit(wanted.limit).offset(wanted.offset))
+    seq: int
+    id: str
+    project_id: str
+    name: str | None
+    volume_id: str
+    salt: str
+    key_digest: str
+    no_snapshots: bool
+    created_at: datetime
+    updated_at: datetime | None
 
 
-def matching(table: Table, filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    """Returns the conditions of ``Page.filters``."""
-    found: list[ColumnElement[bool]] = []
-    for name, value in filters.items():
-        if isinstance(value, Mapping):
-            found += [table.c[name][key].as_string() == text for key, text in value.items()]
-        else:
-            found.append(table.c[name] == value)
-    return found
+class MessageRow(TypedDict):
+    """Why something that was accepted could not be done, for its project."""
+
+    seq: int
+    id: str
+    project_id: str
+    request_id: str
+    resource_type: str
+    resource_uuid: str
+    event_id: str
+    text: str
+    expires_at: datetime
+    created_at: datetime
+    updated_at: datetime | None
 
 
-def _after(table: Table, marked: Row, sort: tuple[tuple[str, bool], ...]) -> ColumnElement[bool]:
-    condition: ColumnElement[bool] = false()
-    for name, descending in reversed(sort):
-        column, value = table.c[name], marked[name]
-        if value is None:
-            condition = column.is_(None) & condition
-            continue
-        beyond = column < value if descending else column > value
-        if column.nullable:
-            beyond = beyond | column.is_(None)
-        condition = beyond | ((column == value) & condition)
-    return condition
+class QuotaClassRow(TypedDict):
+    """One limit of a quota class."""
+
+    class_name: str
+    resource: str
+    hard_limit: int
+
+
+class ServiceStateRow(TypedDict):
+    """What an administrator set of a service, by the names it is shown under."""
+
+    binary: str
+    host: str
+    disabled: bool
+    disabled_reason: str | None
+    frozen: bool
+
+
+class VolumeRow(TypedDict):
+    """A volume. ``size`` is in GiB."""
+
+    seq: int
+    id: str
+    project_id: str
+    user_id: str
+    name: str | None
+    description: str | None
+    size: int
+    status: str
+    volume_type_id: str
+    availability_zone: str
+    metadata: dict[str, str]
+    active_file: str
+    format: str
+    fault: str | None
+    created_at: datetime
+    updated_at: datetime | None
+    backend: str
+    share: str
+    base_format: str
+    snapshot_id: str | None
+    source_volid: str | None
+    bootable: bool
+    image_metadata: dict[str, Any] | None
+    linked_to: LinkedFile | None
+    undo_file: str | None
+    needs_cleanup: bool
+    base_file: str | None
+    readonly: bool | None
+
+
+class AdoptedDiskRow(TypedDict):
+    """A disk of a server that was made a volume where it is."""
+
+    server_id: str
+    target: str
+    file: str
+    volume_id: str
+    created_at: datetime
+    updated_at: datetime | None
+    ends_chain: bool
+
+
+class SnapshotRow(TypedDict):
+    """A snapshot. ``size`` is that of the volume at that moment, in GiB."""
+
+    seq: int
+    id: str
+    project_id: str
+    user_id: str
+    name: str | None
+    description: str | None
+    volume_id: str
+    size: int
+    status: str
+    progress: str
+    metadata: dict[str, str]
+    overlay: str | None
+    backing: str
+    backing_format: str
+    consistency: dict[str, Any] | None
+    server_id: str | None
+    fault: str | None
+    created_at: datetime
+    updated_at: datetime | None
+
+
+class AttachmentRow(TypedDict):
+    """Which server holds a volume."""
+
+    seq: int
+    id: str
+    project_id: str
+    volume_id: str
+    instance_id: str | None
+    status: str
+    mode: str
+    connector: dict[str, Any] | None
+    attached_at: datetime | None
+    created_at: datetime
+    updated_at: datetime | None
+    missing_since: datetime | None
+
+
+class QuotaRow(TypedDict):
+    """One limit of a project."""
+
+    project_id: str
+    resource: str
+    hard_limit: int
+
+
+class ServiceRow(TypedDict):
+    """A worker. ``seen_at`` is in seconds since the epoch."""
+
+    binary: str
+    host: str
+    seen_at: float
+    disabled_reason: str | None
+    created_at: datetime
+    updated_at: datetime | None
+
+
+class ServiceSeen(ServiceRow):
+    """A worker, and how long ago it was seen."""
+
+    silent_seconds: float
+
+
+class WriteTurnRow(TypedDict):
+    """The one row that writers lock."""
+
+    only_one: int
+
+
+class DeploymentRow(TypedDict):
+    """The one row that names this deployment."""
+
+    only: int
+    id: str
+
+
+class ShareRow(TypedDict):
+    """The id that the marker file on a share must carry."""
+
+    path: str
+    share_id: str
+
+
+class BackupRow(TypedDict):
+    """A backup. ``size`` is the volume's, in GiB; ``bytes`` is what is stored."""
+
+    seq: int
+    id: str
+    project_id: str
+    user_id: str
+    name: str | None
+    description: str | None
+    volume_id: str
+    snapshot_id: str | None
+    parent_id: str | None
+    status: str
+    size: int
+    object_count: int
+    bytes: int
+    container: str
+    metadata: dict[str, str]
+    availability_zone: str
+    data_timestamp: datetime
+    stored_id: str
+    held_file: str | None
+    fault: str | None
+    created_at: datetime
+    updated_at: datetime | None
+    content_bytes: int | None
+
+
+class AssistedSnapshotRow(TypedDict):
+    """A set. ``progress`` is in percent."""
+
+    seq: int
+    id: str
+    project_id: str
+    user_id: str
+    name: str | None
+    description: str | None
+    server_id: str
+    metadata: dict[str, str]
+    status: str
+    progress: int
+    quiesce: str
+    consistency: dict[str, Any] | None
+    volumes: list[dict[str, Any]]
+    excluded_disks: list[dict[str, Any]]
+    fault: str | None
+    created_at: datetime
+    updated_at: datetime | None
+    policy_id: str | None
+    warnings: list[str] | None
+    retired_at: datetime | None
+    switched_at: datetime | None
+    switched_at_uncertainty_ms: float | None
+    switched_at_note: str | None
+
+
+class ServerSettingsRow(TypedDict):
+    """What the sets of one server keep to. None: as the deployment has it. ``hook_timeout`` is in seconds."""
+
+    server_id: str
+    project_id: str
+    quiesce: str | None
+    allow_unfreezable: list[str] | None
+    hook_timeout: int | None
+    created_at: datetime
+    updated_at: datetime | None
+
+
+class SnapshotPolicyRow(TypedDict):
+    """A policy. ``volumes`` is "all" or a list of ids."""
+
+    seq: int
+    id: str
+    project_id: str
+    user_id: str
+    name: str | None
+    description: str | None
+    server_id: str
+    schedule: str | None
+    timezone: str
+    quiesce: str
+    volumes: str | list[str]
+    keep_last: int
+    keep_hourly: int
+    keep_daily: int
+    keep_weekly: int
+    enabled: bool
+    next_run: datetime | None
+    due_at: datetime | None
+    trying_since: datetime | None
+    last_run: datetime | None
+    last_set_id: str | None
+    last_error: str | None
+    retention_error: str | None
+    retention_note: str | None
+    created_at: datetime
+    updated_at: datetime | None
+
+
+class OperationRow(TypedDict):
+    """An operation of the journal. ``lease_until`` is in seconds since the epoch."""
+
+    seq: int
+    id: str
+    service: str
+    kind: str
+    state: str
+    intent: dict[str, Any]
+    plan: list[dict[str, Any]]
+    step: int
+    evidence: dict[str, Any]
+    owner: str | None
+    epoch: int
+    lease_until: float
+    attempts: int
+    fault: dict[str, Any] | None
+    bytes: int
+    request_id: str
+    created_at: datetime
+    updated_at: datetime | None
+    project_id: str
+    cancel_asked: int
+    unneeded_since: datetime | None
+    version: int
+
+
+class OperationTotalRow(TypedDict):
+    """How many operations of one kind have ended one way, and how many bytes they copied."""
+
+    service: str
+    kind: str
+    state: str
+    amount: int
+    bytes: int
+
+
+class OperationFigures(OperationTotalRow):
+    """Operations of one kind in one state. ``oldest``: when the oldest of them was asked for; None where they have ended."""
+
+    oldest: datetime | None
+
+
+class KnownVolumeRow(TypedDict):
+    """A volume that an operation was ever about."""
+
+    id: str
+
+
+class OperationResourceRow(TypedDict):
+    """What an operation holds."""
+
+    operation_id: str
+    resource: str
+    unfinished: int
+    shared: int
+
+
+class HeldAlone(TypedDict):
+    """An unfinished operation that does not only read what it holds, once for each resource that was asked about."""
+
+    id: str
+    plan: list[dict[str, Any]]
+    resource: str

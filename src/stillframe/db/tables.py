@@ -60,6 +60,74 @@ volume_types = Table(
     Column("extra_specs", JSON, nullable=False),
     *_times(),
     Column("is_public", Boolean, nullable=False),
+    Column("qos_specs_id", String(36)),
+)
+
+volume_type_access = Table(
+    "volume_type_access",
+    metadata,
+    Column("volume_type_id", String(36), primary_key=True),
+    Column("project_id", String(255), primary_key=True),  # which may use the type, though it is not public
+)
+
+qos_specs = Table(
+    "qos_specs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("consumer", String(16), nullable=False),
+    Column("specs", JSON, nullable=False),
+    *_times(),
+)
+
+volume_transfers = Table(
+    "volume_transfers",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("project_id", String(255), nullable=False),  # which offers the volume
+    Column("name", String(255)),
+    Column("volume_id", String(36), nullable=False),
+    Column("salt", String(32), nullable=False),
+    Column("key_digest", String(64), nullable=False),  # the key itself is shown once and not kept
+    Column("no_snapshots", Boolean, nullable=False),
+    *_times(),
+    Index("ix_transfers_project", "project_id", "seq"),
+    Index("ix_transfers_volume", "volume_id"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("project_id", String(255), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("resource_type", String(36), nullable=False),
+    Column("resource_uuid", String(36), nullable=False),
+    Column("event_id", String(64), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("expires_at", DateTime, nullable=False),
+    *_times(),
+    Index("ix_messages_project", "project_id", "seq"),
+)
+
+quota_classes = Table(
+    "quota_classes",
+    metadata,
+    Column("class_name", String(191), primary_key=True),
+    Column("resource", String(64), primary_key=True),
+    Column("hard_limit", Integer, nullable=False),
+)
+
+service_states = Table(  # what administrators set; a service that nobody touched has no row
+    "service_states",
+    metadata,
+    Column("binary", String(64), primary_key=True),
+    Column("host", String(191), primary_key=True),
+    Column("disabled", Boolean, nullable=False),
+    Column("disabled_reason", Text),
+    Column("frozen", Boolean, nullable=False),
 )
 
 volumes = Table(
@@ -78,16 +146,19 @@ volumes = Table(
     *_times(),
     Column("backend", String(64), nullable=False),  # the configuration section
     Column("share", _PATH, nullable=False),  # the export, or the directory of a local backend
-    Column("base_format", String(16), nullable=False),  # of volume-<id>, the lowest file; never probed (I6)
+    Column("base_format", String(16), nullable=False),  # of the lowest file; never probed (I6)
     Column("snapshot_id", String(36)),  # what it was made from
     Column("source_volid", String(36)),
-    Column("bootable", Boolean, nullable=False),
+    Column("bootable", Boolean, nullable=False, default=False),
     Column("image_metadata", JSON(none_as_null=True)),
     Column("linked_to", JSON(none_as_null=True)),  # {"volume_id", "file", "format"}: what a linked clone reads
     Column("undo_file", String(255)),  # active before the last revert, while that can be undone
-    Column("untidy", Boolean, nullable=False),  # may hold files that nobody needs any more
+    Column("needs_cleanup", Boolean, nullable=False, default=False),  # may hold files that nobody needs any more
+    Column("base_file", String(255)),  # the lowest file of an adopted volume; null: volume-<id>
+    Column("readonly", Boolean),  # no server may write to it; null: nobody ever said so or took it back
     Index("ix_volumes_project", "project_id", "seq"),
     Index("ix_volumes_share", "share"),
+    Index("ix_volumes_base_file", "base_file"),
 )
 
 snapshots = Table(
@@ -230,6 +301,17 @@ server_settings = Table(
     *_times(),
 )
 
+adopted_disks = Table(
+    "adopted_disks",
+    metadata,
+    Column("server_id", String(36), primary_key=True),
+    Column("target", String(32), primary_key=True),  # of the disk in the server's definition: vda
+    Column("file", Text, nullable=False),  # the path of the base in it
+    Column("volume_id", String(36), nullable=False, unique=True),
+    *_times(),
+    Column("ends_chain", Boolean, nullable=False),  # the definition said that nothing is behind the file
+)
+
 snapshot_policies = Table(
     "snapshot_policies",
     metadata,
@@ -279,9 +361,10 @@ operations = Table(
     Column("bytes", BigInteger, nullable=False),  # copied between layers
     Column("request_id", String(64), nullable=False),
     *_times(),
-    Column("project_id", String(255), nullable=False),  # projects take turns
-    Column("cancel_asked", Integer, nullable=False),  # 1: somebody wants it to end as it stands
+    Column("project_id", String(255), nullable=False, default=""),  # projects take turns; "": nobody's in particular
+    Column("cancel_asked", Integer, nullable=False, default=0),  # 1: somebody wants it to end as it stands
     Column("unneeded_since", DateTime),  # null: it has not ended, or a person abandoned it
+    Column("version", Integer, nullable=False, default=1),  # of what the kind's intent and steps may hold
     Index("ix_operations_unneeded", "unneeded_since", "state"),
     Index("ix_operations_state", "service", "state", "seq"),
     Index("ix_operations_project", "service", "project_id", "state", "seq"),

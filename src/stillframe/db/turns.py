@@ -48,8 +48,8 @@ def take(connection: Connection) -> None:
 
 @contextmanager
 def migrating(connection: Connection) -> Iterator[None]:
-    """Keeps others that change the tables away until the transaction inside has been committed. The table above may not be
-    there yet. SQLite has its one writer. Raises OperationalError when another one takes too long."""
+    """Locks out other processes that change the tables until the transaction inside is committed. The table ``write_turn`` may
+    not exist yet. SQLite has one writer anyway. Raises OperationalError when another one takes too long."""
     take, give = _MIGRATING.get(connection.dialect.name, ((), ()))
     found = [connection.exec_driver_sql(statement).scalar() for statement in take]
     connection.commit()  # the lock is the session's

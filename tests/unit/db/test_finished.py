@@ -8,14 +8,15 @@ from sqlalchemy import event, select
 
 from stillframe.db import clock, finished, holds, operations
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
 from stillframe.db.tables import attachments, operation_resources
 from stillframe.db.tables import operations as table
 from stillframe.errors import Abandoned, StepFailed
 from stillframe.journal import pruning, record
 from stillframe.journal.record import Request
+from stillframe.journal.typed import Intent
 from tests.unit import builders
 from tests.unit.builders import VOLUME, new_id
+from tests.unit.journal.fakes import intent_of
 
 DAY = 86400.0
 
@@ -37,12 +38,12 @@ def days(monkeypatch: pytest.MonkeyPatch) -> Days:
 
 
 def begin(database: Database, kind: str = "k", **more: Any) -> str:
-    intent, resources = more.get("intent", {}), more.get("resources", [f"volume:{new_id()}"])
+    intent, resources = more.get("intent", Intent()), more.get("resources", [f"volume:{new_id()}"])
     with database.write() as connection:
         return record.submit(connection, Request("volumes", kind, intent, [], resources, "r"))
 
 
-def end(database: Database, operation_id: str, state: str = "done", fault: Row | None = None) -> str:
+def end(database: Database, operation_id: str, state: str = "done", fault: dict[str, Any] | None = None) -> str:
     with database.write() as connection:
         connection.execute(table.update().where(table.c.id == operation_id).values(state=state, fault=fault, bytes=7))
         finished.ended(connection, operation_id)
@@ -106,7 +107,7 @@ def test_a_detachment_that_failed_stays_while_its_volume_is_attached(database: D
         builders.volume_row(connection)
         attached = {"id": new_id(), "project_id": "demo", "volume_id": VOLUME, "status": "attached", "mode": "rw"}
         connection.execute(attachments.insert(), attached)
-    asked = begin(database, "detach_volume", intent={"volume_id": VOLUME, "server_id": builders.SERVER})
+    asked = begin(database, "detach_volume", intent=intent_of(volume_id=VOLUME, server_id=builders.SERVER))
     end(database, asked, "undone", StepFailed("the guest keeps it").to_document())
     for _ in range(3):
         days.go_by(31)

@@ -113,7 +113,7 @@ def keep_the_first_rows(database: Database) -> None:
         row = volumes.get(connection, "v", None)
         assert row is not None
         assert (row["backend"], row["share"], row["base_format"]) == ("local", "/srv/share", "qcow2")
-        assert (row["bootable"], row["untidy"], row["undo_file"], row["status"]) == (False, False, None, "in-use")
+        assert (row["bootable"], row["needs_cleanup"], row["undo_file"], row["status"]) == (False, False, None, "in-use")
         assert [found["overlay"] for found in snapshots.of_volume(connection, "v")] == ["volume-v.s"]
         assert [found["id"] for found in attachments.of_volumes(connection, ["v"])["v"]] == ["a"]
         counted = {(found["state"], found["amount"], int(found["bytes"])) for found in finished.totals(connection)}

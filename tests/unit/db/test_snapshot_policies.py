@@ -1,19 +1,23 @@
 """Policies' rows: who may take a run, and what a worker's record leaves alone."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from stillframe.db import assisted_snapshots, snapshot_policies
 from stillframe.db.engine import Database
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
+from stillframe.db.rows import SnapshotPolicyRow
+from stillframe.db.values import NewSnapshotPolicy
 from tests.unit.builders import SERVER, SET, VOLUME, new_id
 
 NOON = datetime(2026, 11, 24, 12)
 SOON = NOON + timedelta(seconds=7)
 LATER = NOON + timedelta(minutes=1)
 POLICY = "8b8b8b8b-8888-4888-8888-888888888888"
-ROW: Row = {
+ROW: NewSnapshotPolicy = {
+    "description": None,
     "id": POLICY,
     "project_id": "demo",
     "user_id": "somebody",
@@ -38,14 +42,14 @@ def known(database: Database) -> None:
         snapshot_policies.insert(connection, ROW)
 
 
-def row_of(database: Database) -> Row:
+def row_of(database: Database) -> SnapshotPolicyRow:
     with database.read() as connection:
         found = snapshot_policies.get(connection, POLICY, None)
     assert found is not None
     return found
 
 
-def claim(database: Database, row: Row) -> bool:
+def claim(database: Database, row: SnapshotPolicyRow) -> bool:
     with database.write() as connection:
         return snapshot_policies.claim(connection, row, SOON, LATER)
 
@@ -113,7 +117,7 @@ def test_a_deleted_policy_is_gone(database: Database) -> None:
 
 
 def test_sets_are_found_by_the_policy_that_made_them(database: Database) -> None:
-    base = {
+    base: Any = {
         "project_id": "demo",
         "user_id": "u",
         "server_id": SERVER,
@@ -125,7 +129,8 @@ def test_sets_are_found_by_the_policy_that_made_them(database: Database) -> None
     }
     with database.write() as connection:
         for set_id, status, policy in ((SET, "available", POLICY), (VOLUME, "error", POLICY), (SERVER, "error", None)):
-            assisted_snapshots.insert(connection, {**base, "id": set_id, "status": status, "policy_id": policy})
+            made: Any = {**base, "id": set_id, "status": status, "policy_id": policy}
+            assisted_snapshots.insert(connection, made)
         assert [row["id"] for row in assisted_snapshots.made_by_policies(connection, SERVER)] == [SET, VOLUME]
         assert assisted_snapshots.made_by_policies(connection, VOLUME) == []
         assert [row["id"] for row in assisted_snapshots.failed_of(connection, [POLICY])] == [VOLUME]

@@ -4,7 +4,9 @@ import pytest
 
 from stillframe.db import backups, volume_types, volumes
 from stillframe.db.engine import Database
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
+from stillframe.db.rows import LinkedFile
+from stillframe.db.values import NewVolumeType
 from tests.unit import builders
 from tests.unit.builders import BACKUP, OTHER_VOLUME, SET, SHARE, VOLUME
 
@@ -15,10 +17,11 @@ def test_linked_clones_are_found_by_what_they_read(database: Database) -> None:
     with database.write() as connection:
         builders.volume_row(connection)
         for number, volume_id in enumerate((OTHER_VOLUME, THIRD)):
-            linked = {"volume_id": VOLUME, "file": f"file-{number}", "format": "qcow2"}
+            linked: LinkedFile = {"volume_id": VOLUME, "file": f"file-{number}", "format": "qcow2"}
             builders.volume_row(connection, id=volume_id, linked_to=linked)
         found = volumes.linked_to(connection, VOLUME)
-        assert [(row["id"], row["linked_to"]["file"]) for row in found] == [(OTHER_VOLUME, "file-0"), (THIRD, "file-1")]
+        read = [(row["id"], row["linked_to"] and row["linked_to"]["file"]) for row in found]
+        assert read == [(OTHER_VOLUME, "file-0"), (THIRD, "file-1")]
         assert volumes.linked_to(connection, OTHER_VOLUME) == []
 
 
@@ -38,19 +41,19 @@ def test_raw_files_are_known_by_the_format_of_the_lowest_file(database: Database
         builders.volume_row(connection, format="qcow2", base_format="raw")
         builders.volume_row(connection, id=OTHER_VOLUME)
         builders.volume_row(connection, id=THIRD, base_format="raw", share="/elsewhere")
-        assert volumes.raw_bases(connection, SHARE) == [VOLUME]
+        assert volumes.raw_bases(connection, SHARE) == [(VOLUME, None)]
 
 
 def test_marks_are_found(database: Database) -> None:
     with database.write() as connection:
         builders.volume_row(connection, undo_file="x")
-        builders.volume_row(connection, id=OTHER_VOLUME, untidy=True)
+        builders.volume_row(connection, id=OTHER_VOLUME, needs_cleanup=True)
         builders.volume_row(connection, id=THIRD)
         assert [row["id"] for row in volumes.with_undo(connection)] == [VOLUME]
-        assert [row["id"] for row in volumes.marked_untidy(connection)] == [OTHER_VOLUME]
+        assert [row["id"] for row in volumes.needing_cleanup(connection)] == [OTHER_VOLUME]
         volumes.change(connection, VOLUME, undo_file=None)
-        volumes.change(connection, OTHER_VOLUME, untidy=False)
-        assert volumes.with_undo(connection) + volumes.marked_untidy(connection) == []
+        volumes.change(connection, OTHER_VOLUME, needs_cleanup=False)
+        assert volumes.with_undo(connection) + volumes.needing_cleanup(connection) == []
 
 
 def test_documents_come_back_as_they_were_and_none_is_null(database: Database) -> None:
@@ -67,7 +70,7 @@ def test_documents_come_back_as_they_were_and_none_is_null(database: Database) -
 
 def test_the_default_type_is_the_built_in_one_else_the_first(database: Database) -> None:
     def add(name: str) -> None:
-        row: Row = {"id": name, "name": name, "description": None, "extra_specs": {}, "is_public": True}
+        row: NewVolumeType = {"id": name, "name": name, "description": None, "extra_specs": {}, "is_public": True}
         volume_types.insert(connection, row)
 
     with database.write() as connection:

@@ -10,7 +10,20 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Makes the tables, those that others refer to first."""
+    _assisted_snapshots()
+    _operations()
+    _quotas()
+    _services()
+    _shares()
+    _volume_types()
+    _operation_resources()
+    _volumes()
+    _attachments()
+    _snapshots()
 
+
+def _assisted_snapshots() -> None:
     op.create_table(
         "assisted_snapshots",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -37,6 +50,8 @@ def upgrade() -> None:
         batch_op.create_index("ix_assisted_project", ["project_id", "seq"], unique=False)
         batch_op.create_index("ix_assisted_server", ["server_id", "seq"], unique=False)
 
+
+def _operations() -> None:
     op.create_table(
         "operations",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -63,6 +78,8 @@ def upgrade() -> None:
     with op.batch_alter_table("operations", schema=None) as batch_op:
         batch_op.create_index("ix_operations_state", ["service", "state", "seq"], unique=False)
 
+
+def _quotas() -> None:
     op.create_table(
         "quotas",
         sa.Column("project_id", sa.String(length=255), nullable=False),
@@ -70,6 +87,9 @@ def upgrade() -> None:
         sa.Column("hard_limit", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("project_id", "resource", name=op.f("pk_quotas")),
     )
+
+
+def _services() -> None:
     op.create_table(
         "services",
         sa.Column("binary", sa.String(length=64), nullable=False),
@@ -80,12 +100,18 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("binary", "host", name=op.f("pk_services")),
     )
+
+
+def _shares() -> None:
     op.create_table(
         "shares",
         sa.Column("path", sa.String(length=1024).with_variant(sa.String(length=768), "mysql"), nullable=False),
         sa.Column("share_id", sa.String(length=36), nullable=False),
         sa.PrimaryKeyConstraint("path", name=op.f("pk_shares")),
     )
+
+
+def _volume_types() -> None:
     op.create_table(
         "volume_types",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -97,6 +123,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_volume_types")),
         sa.UniqueConstraint("name", name=op.f("uq_volume_types_name")),
     )
+
+
+def _operation_resources() -> None:
     op.create_table(
         "operation_resources",
         sa.Column("operation_id", sa.String(length=36), nullable=False),
@@ -108,6 +137,8 @@ def upgrade() -> None:
     with op.batch_alter_table("operation_resources", schema=None) as batch_op:
         batch_op.create_index("ix_operation_resources_resource", ["resource", "unfinished"], unique=False)
 
+
+def _volumes() -> None:
     op.create_table(
         "volumes",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -133,6 +164,8 @@ def upgrade() -> None:
     with op.batch_alter_table("volumes", schema=None) as batch_op:
         batch_op.create_index("ix_volumes_project", ["project_id", "seq"], unique=False)
 
+
+def _attachments() -> None:
     op.create_table(
         "attachments",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -154,6 +187,8 @@ def upgrade() -> None:
         batch_op.create_index("ix_attachments_instance", ["instance_id"], unique=False)
         batch_op.create_index("ix_attachments_volume", ["volume_id"], unique=False)
 
+
+def _snapshots() -> None:
     op.create_table(
         "snapshots",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
