@@ -1,1 +1,1 @@
-"""Transport between an API process and its worker: short questions and answers. Durability is the journal's business."""
+"""Carries short questions and answers between an API process and its worker. The journal makes things durable, not this."""

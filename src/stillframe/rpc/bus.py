@@ -1,4 +1,4 @@
-"""The door from an API to its worker: in the same process, or over a Unix socket."""
+"""The connection from an API to its worker: in the same process, or over a Unix socket."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from stillframe.errors import InternalError, ServiceUnavailable, StillframeError
 LOG = logging.getLogger(__name__)
 Methods = Mapping[str, Callable[..., Any]]
 MESSAGE_LIMIT = 16 << 20
-PAUSE_SECONDS = 0.5  # when no connection can be taken
+PAUSE_SECONDS = 0.5  # seconds to wait when no connection can be accepted
 
 
 class Bus(Protocol):
@@ -27,8 +27,11 @@ class Bus(Protocol):
 
 
 class Proxy:
-    """A worker as its API sees it: each method is sent over a bus under its own name. Used as the Protocol of that worker (its
-    ``rpcapi``), so that a misspelt method or parameter is an error of types; only here is a method named by text."""
+    """A worker as its API sees it: each method is sent over a bus under its own name.
+
+    The API uses it as the Protocol of that worker (its ``rpcapi``), so a misspelt method or parameter is a type error. Only
+    here is a method named by a text.
+    """
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -38,7 +41,7 @@ class Proxy:
 
 
 def table(protocol: type, worker: object) -> Methods:
-    """Returns the methods that a worker's Protocol names, by name. Nothing else of the worker can be called."""
+    """Returns, by name, the methods that a worker's Protocol names. Nothing else of the worker can be called."""
     return {name: getattr(worker, name) for name in vars(protocol) if not name.startswith("_")}
 
 
@@ -76,7 +79,7 @@ class SocketBus:
 
 
 class SocketServer:
-    """The worker's side: answers each question in a thread of its own. The socket is open to this user only."""
+    """The worker's side: answers each question in a thread of its own. Only this user may open the socket."""
 
     def __init__(self, path: Path, methods: Methods) -> None:
         path.unlink(missing_ok=True)
@@ -98,9 +101,9 @@ class SocketServer:
             try:
                 connection = self._listener.accept()
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-            except (OSError, RuntimeError):  # closed, or for a while there is no descriptor or no thread to be had
+            except (OSError, RuntimeError):  # closed; or no descriptor or thread is available for a while
                 if not self._closed.is_set():
-                    LOG.exception("a call could not be taken; the next one is")
+                    LOG.exception("a call could not be accepted; the next ones are")
                     self._closed.wait(PAUSE_SECONDS)
 
     def _serve(self, connection: "Connection[Any, Any]") -> None:
@@ -108,7 +111,7 @@ class SocketServer:
             try:
                 connection.send_bytes(json.dumps(self._answer(json.loads(connection.recv_bytes(MESSAGE_LIMIT)))).encode())
             except (OSError, EOFError):
-                LOG.debug("a caller went away")
+                LOG.debug("a caller disconnected before its answer")
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         context = Context.from_document(message["context"])

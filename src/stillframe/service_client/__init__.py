@@ -1,1 +1,1 @@
-"""How a service calls another: the other one of ours, Keystone, the image service. Nothing of it is needed by a client."""
+"""How a service calls another: our other service, Keystone, the image service. A client needs nothing of this."""

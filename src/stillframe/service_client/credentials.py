@@ -1,4 +1,4 @@
-"""Credentials the services use towards each other, and the clouds.yaml people use."""
+"""The credentials that the services use with each other, and the clouds.yaml that people use."""
 
 import os
 import secrets
@@ -14,30 +14,31 @@ from stillframe.service_client.identity import from_options
 from stillframe.service_client.session import Endpoint
 
 SERVICE_FILE = "service.yaml"
-# The other one has not been started yet. Its socket is known; of the URL only the path is used then.
+# The other service has not been started yet. Its socket is known; only the path of the URL is used then.
 _NOT_SAID = {"volume": "http://localhost/v3", "compute": "http://localhost/v2.1"}
 _MICROVERSION = {"volume": "3.71", "compute": "2.100"}
 
 
 def service_endpoint(settings: Settings, service: str) -> Endpoint:
-    """Returns how one of our services calls the other, ``service`` being "volume" or "compute"."""
+    """Returns how one of our services calls the other, which is ``service``: "volume" or "compute"."""
     path = settings.state_dir / SERVICE_FILE
     try:
         known: dict[str, str] = yaml.safe_load(path.read_text())
     except OSError as error:
         raise BadConfiguration(f"the services' credentials {path} cannot be read: {error}") from error
     url = known[service] or _NOT_SAID[service]
-    door: Path | None = settings.api_socket("volumes" if service == "volume" else service)
+    trusted: str | None = None
+    socket: Path | None = settings.api_socket("volumes" if service == "volume" else service)
     if service == "volume" and settings.compute.storage_endpoint:
-        url, door = settings.compute.storage_endpoint, None
+        url, socket, trusted = settings.compute.storage_endpoint, None, settings.cafile
     identity = from_options("keystone", settings.keystone) if settings.auth.strategy == "keystone" else None
-    return Endpoint(service, url, known["username"], known["password"], _MICROVERSION[service], identity, door)
+    return Endpoint(service, url, known["username"], known["password"], _MICROVERSION[service], identity, socket, trusted)
 
 
 def write_private(path: Path, document: Any) -> None:
-    """Writes a YAML file only its owner can read (0600), replacing it atomically."""
+    """Writes a YAML file that only its owner can read (0600), and replaces it atomically."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)  # of a process that died
+    temporary.unlink(missing_ok=True)  # left by a process that died
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w") as file:
         yaml.safe_dump(document, file, sort_keys=False)
@@ -50,7 +51,7 @@ def new_password() -> str:
 
 def cloud(urls: Mapping[str, str], username: str, password: str) -> dict[str, Any]:
     """Returns the entry of clouds.yaml that an unmodified ``openstack`` command can use without Keystone. ``urls`` are those of
-    the services that are known, by "volume" and "compute"; there is one at least."""
+    the known services, by "volume" and "compute"; there is at least one."""
     return {
         "auth_type": "http_basic",
         "auth": {"endpoint": next(iter(urls.values())), "username": username, "password": password},
@@ -59,7 +60,7 @@ def cloud(urls: Mapping[str, str], username: str, password: str) -> dict[str, An
 
 
 def keystone_cloud(urls: Mapping[str, str], auth_url: str) -> dict[str, Any]:
-    """Returns the entry of clouds.yaml for people whom Keystone knows; name and password come from their environment."""
+    """Returns the entry of clouds.yaml for users of Keystone; their name and password come from the environment."""
     return {"auth": {"auth_url": auth_url}, **_overrides(urls)}
 
 

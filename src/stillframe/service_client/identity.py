@@ -1,22 +1,28 @@
-"""Signing in at Keystone as a service user. The password stands in a file of its own; no message ever holds it."""
+"""Signs in at Keystone as a service user. The password is in a file of its own; no message ever contains it."""
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from keystoneauth1 import access, exceptions
 from keystoneauth1 import session as ks_session
 from keystoneauth1.identity import v3
 
 from stillframe.errors import BadConfiguration
+from stillframe.service_client.bounded import bounded
 
 _REQUIRED = ("auth_url", "username", "password_file", "project_name")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """As whom a service acts. ``auth_url`` ends in /v3; ``section`` is the configuration's, for messages."""
+    """The user as whom a service acts. ``auth_url`` ends in /v3; ``section`` is the section of the configuration, for
+    messages."""
 
     section: str
     auth_url: str
@@ -30,7 +36,7 @@ class Identity:
 
 
 def from_options(section: str, options: Any) -> Identity:
-    """Reads an identity from a section of the configuration. Raises BadConfiguration naming what is missing."""
+    """Reads an identity from a section of the configuration. Raises BadConfiguration, which names what is missing."""
     missing = [name for name in _REQUIRED if not getattr(options, name)]
     if missing:
         raise BadConfiguration(f"section [{section}] of the configuration lacks {', '.join(missing)}")
@@ -49,11 +55,11 @@ def from_options(section: str, options: Any) -> Identity:
 
 
 def sign_in(identity: Identity) -> ks_session.Session:
-    """Returns a session that gets and renews tokens by itself; nothing is sent yet. Redirects are never followed.
+    """Returns a session that gets and renews tokens by itself; nothing is sent yet. It never follows a redirect.
 
-    Raises BadConfiguration when the password cannot be read or anybody on this host can read it.
+    Raises BadConfiguration when the password cannot be read, or when everybody on this host can read it.
     """
-    auth = v3.Password(
+    auth = _Password(
         auth_url=identity.auth_url,
         username=identity.username,
         password=_password(identity),
@@ -64,9 +70,46 @@ def sign_in(identity: Identity) -> ks_session.Session:
     return bare_session(identity.cafile, identity.timeout_seconds, auth)
 
 
+def catalog_url(session: ks_session.Session, kind: str, region: str | None) -> str | None:
+    """Returns the URL of a service of this kind from Keystone's catalog; None when the catalog has none. Raises
+    ClientException."""
+    with _reading("its catalog cannot be read"):
+        found = session.get_endpoint(
+            service_type=kind, interface=["internal", "public"], region_name=region, skip_discovery=True
+        )
+        parts = urlsplit(found or "")
+    if found and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise exceptions.ClientException(
+            f"its catalog has {found[:200]!r} for the {kind} service, which is not the URL of a service"
+        )
+    return found
+
+
+class _Password(v3.Password):
+    """Signs in. An answer of Keystone that is not a complete token is an error of the answer."""
+
+    def get_auth_ref(self, session: ks_session.Session) -> access.AccessInfoV3:
+        """Raises ClientException. For a token without an expiry the library itself fails only when the token is used again."""
+        with _reading("its answer is not a token"):
+            found = super().get_auth_ref(session)
+            found.will_expire_soon()
+        return found
+
+
+@contextmanager
+def _reading(flaw: str) -> Iterator[None]:
+    """Turns every error that the library (keystoneauth1 5.18) meets in Keystone's answer into an error of Keystone. Raises
+    ClientException."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise exceptions.ClientException(flaw) from error
+
+
 def bare_session(cafile: str | None, seconds: float, auth: v3.Password | None = None) -> ks_session.Session:
-    """A session that follows no redirect: where we send credentials and whom we believe is the operator's choice alone."""
-    return ks_session.Session(auth=auth, verify=cafile or True, timeout=seconds, redirect=False)
+    """Returns a session that follows no redirect, because only the operator chooses where we send credentials and whom we
+    believe. Its answers are limited."""
+    return ks_session.Session(auth=auth, session=bounded(), verify=cafile or True, timeout=seconds, redirect=False)
 
 
 def _password(identity: Identity) -> str:
@@ -77,7 +120,7 @@ def _password(identity: Identity) -> str:
     except OSError as error:
         raise BadConfiguration(f"{option}: {path} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IRWXO):
-        raise BadConfiguration(f"{option}: {path} is open to everybody on this host; give it mode 0600")
+        raise BadConfiguration(f"{option}: {path} is readable by everybody on this host; give it mode 0600")
     try:
         password = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import NewConnectionError
 
+from stillframe.service_client.bounded import Answer, BoundedAdapter
 
-class UnixAdapter(HTTPAdapter):
-    """Sends what is mounted under it to a socket; the URL's host and port go into the Host header only."""
+
+class UnixAdapter(BoundedAdapter):
+    """Sends requests under its prefix to a socket; the URL's host and port only go into the Host header."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,6 +48,8 @@ class _Pool(HTTPConnectionPool):
 
 
 class _Connection(HTTPConnection):
+    response_class = Answer
+
     def __init__(self, path: Path, seconds: Any) -> None:
         super().__init__("localhost", timeout=seconds)
         self._path = path

@@ -1,4 +1,4 @@
-"""The door to the worker, with a fake connection in the socket's place."""
+"""The api to the worker, with a fake connection in the socket's place."""
 
 import errno
 import json
@@ -64,7 +64,7 @@ def server() -> SocketServer:
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch, server: SocketServer) -> SocketBus:
+def api(monkeypatch: pytest.MonkeyPatch, server: SocketServer) -> SocketBus:
     monkeypatch.setattr(bus, "Client", lambda _path, _family: Connection(server._answer))
     return SocketBus("volumes", PATH)
 
@@ -93,24 +93,24 @@ def test_a_worker_answers_what_its_protocol_names_and_nothing_else() -> None:
     assert cast("Adder", Proxy(InProcess(methods))).add(context(), first=1, second=2) == 3
 
 
-def test_a_proxy_asks_over_the_socket_as_it_does_in_one_process(door: SocketBus) -> None:
-    assert Proxy(door).add(context("admin"), first=1, second=2) == [3, "demo", ["admin"]]
+def test_a_proxy_asks_over_the_socket_as_it_does_in_one_process(api: SocketBus) -> None:
+    assert Proxy(api).add(context("admin"), first=1, second=2) == [3, "demo", ["admin"]]
 
 
-def test_over_the_socket_parameters_the_user_and_the_answer_arrive(door: SocketBus) -> None:
-    assert door.call("add", context("admin"), first=1, second=2) == [3, "demo", ["admin"]]
+def test_over_the_socket_parameters_the_user_and_the_answer_arrive(api: SocketBus) -> None:
+    assert api.call("add", context("admin"), first=1, second=2) == [3, "demo", ["admin"]]
 
 
-def test_an_error_of_the_worker_is_the_same_error_at_the_api(door: SocketBus) -> None:
+def test_an_error_of_the_worker_is_the_same_error_at_the_api(api: SocketBus) -> None:
     with pytest.raises(Conflict, match="busy") as told:
-        door.call("refuse", context())
+        api.call("refuse", context())
     assert told.value.details == {"operation_id": "o"}
 
 
 @pytest.mark.parametrize("method", ["break", "unknown"])
-def test_an_error_of_the_program_is_told_without_its_words(door: SocketBus, method: str) -> None:
+def test_an_error_of_the_program_is_told_without_its_words(api: SocketBus, method: str) -> None:
     with pytest.raises(StillframeError) as told:
-        door.call(method, context())
+        api.call(method, context())
     assert told.value.status == 500
     assert "canary" not in told.value.message
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ def test_block_storage_elsewhere_is_taken_as_configured(tmp_path: Path) -> None:
     overrides = {(None, "state_dir"): str(tmp_path), ("compute", "storage_endpoint"): "http://cinder/v3"}
     configured = config.load(overrides={**overrides})
     assert credentials.service_endpoint(configured, "volume").url == "http://cinder/v3"
+    trusting = replace(configured, cafile="/etc/ssl/ca.pem")
+    assert credentials.service_endpoint(trusting, "volume").cafile == "/etc/ssl/ca.pem"
+    assert credentials.service_endpoint(trusting, "compute").cafile is None  # over its own socket
     assert credentials.service_endpoint(configured, "compute").url == "http://c/v2.1"
 
 

@@ -1,5 +1,6 @@
 """Answers of the other service, in our words."""
 
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from stillframe.errors import (
 from stillframe.service_client.session import Endpoint, Session
 from stillframe.web import faults
 from tests.unit.client.fakes import Answer, fault
+from tests.unit.clocks import set_clock
+from tests.unit.http_site import Site, answer
 
 ENDPOINT = Endpoint("volume", "http://localhost:1/v3", "service", "canary", "3.71")
 
@@ -46,12 +49,37 @@ def session(answer: Any) -> tuple[Session, Adapter]:
 def test_a_call_carries_the_version_and_the_body() -> None:
     made, adapter = session(Answer(200, {"a": 1}))
     assert made.call("POST", "/volumes", {"b": 2}) == {"a": 1}
-    headers = {"OpenStack-API-Version": "volume 3.71"}
-    assert adapter.sent == [{"path": "/volumes", "method": "POST", "json": {"b": 2}, "headers": headers}]
+    headers = {"OpenStack-API-Version": "volume 3.71", "Stillframe-Additions": "1"}
+    del adapter.sent[0]["rate_semaphore"]
+    assert adapter.sent == [{"path": "/volumes", "method": "POST", "json": {"b": 2}, "headers": headers, "verify": True}]
 
 
-def test_an_answer_without_a_body_is_none() -> None:
-    assert session(Answer(202))[0].call("DELETE", "/volumes/x") is None
+def test_a_call_waits_for_no_clock_that_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keystone's library paces calls by the clock: each took an hour after a clock that was set back by an hour."""
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError(f"it sleeps for {seconds} s")
+
+    made, site = Session(ENDPOINT), Site(lambda _request: answer(200, {"a": 1}))
+    made._adapter.session.session.mount("http://", site)
+    monkeypatch.setattr(time, "sleep", sleep)
+    for by in (3600.0, -7200.0):
+        set_clock(monkeypatch, by)
+        assert made.call("GET", "/volumes/x") == {"a": 1}
+    assert len(site.asked) == 2
+
+
+def test_an_answer_without_a_body_holds_nothing() -> None:
+    told = session(Answer(202))[0].call("DELETE", "/volumes/x")
+    assert told == {}
+    with pytest.raises(ServiceUnavailable, match="its answer lacks 'volume'"):
+        told["volume"]
+
+
+@pytest.mark.parametrize("answer", [Answer(302), Answer(307, {"volume": {}}), Answer(200, []), Answer(200, "x")])
+def test_a_redirect_and_what_is_no_object_are_no_answer(answer: Answer) -> None:
+    with pytest.raises(ServiceUnavailable, match="something else at its endpoint"):
+        session(answer)[0].call("GET", "/volumes/x")
 
 
 def test_an_error_is_raised_as_its_kind() -> None:
@@ -93,7 +121,7 @@ def test_a_service_that_cannot_be_reached_or_breaks_off_may_be_asked_again(error
 
 
 def test_a_keystone_that_gives_no_token_may_be_asked_again() -> None:
-    with pytest.raises(ServiceUnavailable, match="Keystone gives no token for the volume service"):
+    with pytest.raises(ServiceUnavailable, match="Keystone refuses a token for the volume service"):
         session(exceptions.Unauthorized("wrong password"))[0].call("GET", "/volumes/x")
 
 
@@ -105,7 +133,7 @@ def test_the_password_is_in_no_error() -> None:
 
 @pytest.mark.parametrize("error", [exceptions.InvalidResponse(Response()), exceptions.DiscoveryFailure("no versions")])
 def test_a_keystone_that_answers_nonsense_may_be_asked_again(error: Exception) -> None:
-    with pytest.raises(ServiceUnavailable, match="Keystone gives no token for the volume service"):
+    with pytest.raises(ServiceUnavailable, match="Keystone refuses a token for the volume service"):
         session(error)[0].call("GET", "/volumes/x")
 
 
