@@ -1,8 +1,9 @@
-"""Who sends a request. http_basic: users, roles and projects from ``users.yaml`` in the state directory, passwords hashed.
+"""Identifies who sends a request.
 
-bcrypt costs about 80 ms a check, so a successful one is remembered for a minute under a keyed digest; the passwords
-themselves are not kept. Checks that may be guesses are limited (``guesses``); a password that was right within a day is no
-guess, so that nobody who guesses beside a client stops it.
+http_basic: users, roles and projects come from ``users.yaml`` in the state directory, where passwords are hashed. bcrypt takes
+about 80 ms a check, so a successful check is remembered for a minute under a keyed digest; the passwords themselves are not
+kept. Checks that may be guesses are limited (``guesses``). A password that was right within a day does not count as a guess, so
+nobody can lock a client out by guessing beside it.
 """
 
 import base64
@@ -29,23 +30,21 @@ REMEMBER_SECONDS = 60.0
 PROVEN_SECONDS = 86400.0
 MOST_PROVEN = 10_000
 ROUNDS = 10
-_NOBODY = b"$2b$10$pB8.t67s5V7HO9TskaIrVumkYWVfZfbBNTj9SS8c.m6q280NmNgyO"  # of random bytes that were not kept; as costly
+_NOBODY = b"$2b$10$pB8.t67s5V7HO9TskaIrVumkYWVfZfbBNTj9SS8c.m6q280NmNgyO"  # of lost random bytes; as slow
 _REFUSED = "user name or password is wrong"
 
 
-Headers = Mapping[str, str]  # by name in lower case
+Headers = Mapping[str, str]  # headers by name in lower case
 
 
 class Authenticator(Protocol):
-    """Tells who sends a request. ``challenge`` is what a 401 says in WWW-Authenticate."""
+    """Identifies who sends a request. ``challenge`` is what a 401 says in WWW-Authenticate."""
 
     challenge: str
 
     def identify(self, headers: Headers, request_id: str, peer: str = "") -> Context:
-        """Returns the context of the user behind a request's headers; ``peer`` is the address it came from.
-
-        Raises Unauthorized; TooManyRequests to who guesses.
-        """
+        """Returns the context of the user behind a request's headers; ``peer`` is the address it came from. Raises
+        Unauthorized, and TooManyRequests for a caller that guesses."""
         ...
 
 
@@ -59,7 +58,7 @@ class User:
 
 
 class BasicAuth:
-    """Tells who sends a request. The users file is read again when it changes."""
+    """Identifies who sends a request. The users file is read again when it changes."""
 
     challenge = 'Basic realm="stillframe"'
 
@@ -91,7 +90,7 @@ class BasicAuth:
             proven = self._proven.get(digest, 0.0) > time.monotonic()
         if not proven:
             self._guesses.begin(peer, name)
-        # An unknown name costs as much time as a wrong password.
+        # An unknown name takes as much time as a wrong password.
         if not bcrypt.checkpw(password[:72], stored) or user is None:
             return False
         if not proven:
@@ -122,7 +121,7 @@ class BasicAuth:
 def _credentials(authorization: str | None) -> tuple[str, bytes]:
     scheme, _, text = (authorization or "").partition(" ")
     if scheme.lower() != "basic":
-        raise Unauthorized("this service wants HTTP basic authentication")
+        raise Unauthorized("this service requires HTTP basic authentication")
     try:
         name, _, password = base64.b64decode(text, validate=True).partition(b":")
         return name.decode(), password
@@ -153,7 +152,7 @@ def write_users(path: Path, users: list[dict[str, Any]]) -> None:
         }
         for user in users
     ]
-    path.unlink(missing_ok=True)  # a link that somebody made is not followed
+    path.unlink(missing_ok=True)  # does not follow a link that somebody made
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w") as file:
         yaml.safe_dump(entries, file)

@@ -20,13 +20,13 @@ DESCRIPTION: Schema = {"type": ["string", "null"], "maxLength": 4096, "pattern":
 METADATA: Schema = {
     "type": ["object", "null"],
     "maxProperties": 128,
-    "propertyNames": {"minLength": 1, "maxLength": 255, "pattern": r"^[a-zA-Z0-9\-_:. ]+\Z"},
+    "propertyNames": {"minLength": 1, "maxLength": 255, "pattern": r"^[a-zA-Z0-9\-_:. /]+\Z"},
     "additionalProperties": {"type": "string", "maxLength": 255},
 }
 
 
 def wrapped(key: str, properties: dict[str, Any], required: Sequence[str] = (), **more: Any) -> Schema:
-    """Returns the schema of ``{key: {...}}`` with nothing else in either object."""
+    """Returns the schema of ``{key: {...}}`` that allows no other key in either object."""
     inner = {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
     return {
         "type": "object",
@@ -36,8 +36,14 @@ def wrapped(key: str, properties: dict[str, Any], required: Sequence[str] = (), 
     }
 
 
+def open_to(schema: Schema, key: str) -> Schema:
+    """Returns the schema with further keys allowed in the object under ``key``."""
+    properties = schema["properties"]
+    return {**schema, "properties": {**properties, key: {**properties[key], "additionalProperties": True}}}
+
+
 def parse(raw: bytes) -> Any:
-    """Reads a JSON body; raises BadRequest for what is not one, TooLarge above 64 KiB."""
+    """Reads a JSON body. Raises BadRequest when it is not JSON, TooLarge above 64 KiB."""
     if len(raw) > LIMIT:
         raise TooLarge(f"the body is longer than {LIMIT} bytes")
     try:
@@ -51,7 +57,7 @@ def parse(raw: bytes) -> Any:
 
 
 def _refuse_unsafe(document: Any, path: str = "", keep: str = "") -> None:
-    """Whatever a client sends may be logged and shown: it holds no control characters. Prose may have lines."""
+    """What a client sends may be logged and shown, so it must not contain control characters. Prose may have line breaks."""
     if isinstance(document, str):
         found = unsafe(document, keep)
         if found is not None:
@@ -71,23 +77,23 @@ def _refuse_unsafe(document: Any, path: str = "", keep: str = "") -> None:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("an object has the same key twice")
     return document
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(float(text)):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"the number {text[:20]} is too large")
     return float(text)
 
 
 def _no_constants(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _unique(_validator: Any, wanted: bool, found: Any, _schema: Any) -> Iterator[ValidationError]:
-    """jsonschema's own (4.26) compares each with each when they cannot be sorted: 20 s of processor for 64 KiB of lists and
-    objects, also where ``maxItems`` allows few."""
+    """jsonschema's own check (4.26) compares each item with each other one when they cannot be sorted: 20 s of CPU time for 64
+    KiB of lists and objects, even where ``maxItems`` allows few."""
     if wanted and isinstance(found, list) and len({json.dumps(each, sort_keys=True) for each in found}) < len(found):
         yield ValidationError(f"{found!r} has non-unique elements")
 
@@ -101,15 +107,21 @@ def _validator(schema_text: str) -> Any:
 
 
 def check(document: Any, schema: Schema) -> None:
-    """Raises BadRequest naming every place that does not fit the schema."""
+    """Raises BadRequest, which names every place that does not fit the schema."""
     try:
         problems = sorted(_validator(json.dumps(schema)).iter_errors(document), key=lambda error: error.json_path)
     except RecursionError as error:
         raise BadRequest("the body is nested too deeply") from error
     if problems:
-        told = "; ".join(f"{_place(error.json_path)}: {error.message[:200]}" for error in problems[:5])
-        raise BadRequest(f"Invalid input for {told}")
+        misfits = "; ".join(f"{_place(_last(error))}: {error.message[:200]}" for error in problems[:5])
+        raise BadRequest(f"Invalid input for {misfits}")
+
+
+def _last(error: ValidationError) -> str:
+    """The path of the misfit without the name of the whole body: scripts match ``field/attribute size``, as in Cinder."""
+    whole, _, path = error.json_path.removeprefix("$").lstrip(".").partition(".")
+    return path or whole
 
 
 def _place(path: str) -> str:
-    return "field/attribute " + (path.removeprefix("$").lstrip(".") or "body")
+    return "field/attribute " + (path.lstrip(".") or "body")

@@ -1,32 +1,35 @@
-"""A body in chunks (RFC 9112, section 7.1), read to the letter.
+"""Reads a body in chunks (RFC 9112, section 7.1) strictly.
 
-Waitress (3.0.2) takes a bare line feed after a chunk's size or its extension, and lines before a size, where a proxy before us
-may see another end of the body. It also keeps a size line or trailers of up to a megabyte.
+Waitress (3.0.2) accepts a bare line feed after a chunk's size or its extension, and lines before a size, where a proxy before
+us may see another end of the body. It also stores a size line or trailers of up to a megabyte.
 """
 
 import re
 from typing import Any
 
-from waitress.rfc7230 import CHUNK_EXT, HEADER_FIELD_RE
+from waitress.rfc7230 import CHUNK_EXT
 from waitress.utilities import BadRequest, RequestEntityTooLarge
 
-LONGEST_LINE = 1024  # bytes, of a chunk's size with its extensions, or of one trailer
+from stillframe.web.fields import field
+
+LONGEST_LINE = 1024  # bytes of a chunk's size with its extensions, or of one trailer
 MOST_TRAILERS = 16
-MOST_CHUNKS = 1000  # each costs the one thread that reads some microseconds, and a body has 64 KiB at most
+MOST_CHUNKS = 1000  # each takes some microseconds of the one thread that reads, and a body has at most 64 KiB
+PARTS = 128  # lines and chunk contents that are read at once before others have their turn
 _SIZE = re.compile(f"(?P<size>[0-9A-Fa-f]{{1,16}}){CHUNK_EXT}".encode("latin-1"))
 
 
 class Chunks:
-    """Takes the bytes after the headers, in the shape of waitress's receivers. What it cannot read ends in ``error``."""
+    """Takes the bytes after the headers, with the interface of waitress's receivers. What it cannot read is in ``error``."""
 
     def __init__(self, buf: Any, most: int) -> None:
-        """``most`` bytes may be in one chunk."""
+        """One chunk may have at most ``most`` bytes."""
         self.buf = buf
         self.completed = False
         self.error: Any = None
         self._most = most
         self._line = b""
-        self._left = 0  # bytes of the chunk that is being read
+        self._left = 0  # bytes of the current chunk
         self._take = self._take_size
         self._trailers = 0
         self._chunks = 0
@@ -35,9 +38,12 @@ class Chunks:
         return len(self.buf)
 
     def received(self, data: bytes) -> int:
-        """Returns how many of the bytes belong to this body: all of them after an error, when nobody knows."""
+        """Returns how many of the bytes were read, which may be fewer than all. After an error it is all of them, because
+        nobody knows which belong to this body."""
         rest = data
-        while rest and not self.completed and self.error is None:
+        for _ in range(PARTS):
+            if not rest or self.completed or self.error is not None:
+                break
             rest = self._content(rest) if self._left else self._piece(rest)
         return len(data) - (0 if self.error else len(rest))
 
@@ -86,9 +92,9 @@ class Chunks:
             self.error = BadRequest("a chunk is longer than its size says")
 
     def _take_trailer(self, line: bytes) -> None:
-        """Trailers are looked at and thrown away: nothing in them may change what the headers said."""
+        """Checks trailers and discards them: nothing in them may change what the headers said."""
         self._trailers += 1
         if not line:
             self.completed = True
-        elif self._trailers > MOST_TRAILERS or HEADER_FIELD_RE.fullmatch(line) is None:
+        elif self._trailers > MOST_TRAILERS or field(line) is None:
             self.error = BadRequest("the trailers of the chunked body cannot be read")

@@ -1,125 +1,12 @@
-"""Connections that wait for their client: how long each may, how many a peer may have, and which is closed for another.
+"""Keeps all connections of a listening socket: how many a peer may have, and which one is closed for another."""
 
-Times are of the monotonic clock, in seconds. Everything but ``Channel.service`` runs in the thread that reads and writes.
-"""
-
-import json
-import math
-import time
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask
-
-from stillframe.web import faults
-from stillframe.web.parser import Parser
-from stillframe.web.peers import network_of
-
-# Of answers. Who has so many unread and has sent further requests loses the connection: waitress would hold a thread at its
-# own limit until they are read.
-UNREAD_BYTES = 4 << 20
-PIPELINED = 16  # requests sent before the first is answered; one piece of 8 KiB could hold hundreds
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How many connections at most, and how long each may wait for its client."""
-
-    connections: int = 2000
-    connections_per_peer: int = 500
-    request_seconds: float = 20.0  # from the first byte to the last, and from the connection to the first byte
-    idle_seconds: float = 60.0  # after an answer, until the next request begins
-    answer_seconds: float = 60.0  # until the client has taken the whole answer
-
-
-class Refusal(ErrorTask):  # type: ignore[misc]
-    """Answers what is not HTTP, or too long, in the dialect of the services."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        content = json.dumps(faults.of_status(error.code, str(error.body))).encode()
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.set_close_on_finish()
-        self.content_length = len(content)
-        self.write(content)
-
-
-class Channel(HTTPChannel):  # type: ignore[misc]
-    """One connection, and since when it waits for its client."""
-
-    error_task_class = Refusal
-    parser_class = Parser
-
-    def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
-        self.peer = network_of(str(addr[0]))
-        self._since = time.monotonic()
-        self._receiving = self._answered = False
-        self._begun: Any = None  # the request a thread has taken up last
-        super().__init__(server, sock, addr, adj, map=map)
-
-    @property
-    def is_answering(self) -> bool:
-        """A request is complete, and its answer is not yet made or not yet taken."""
-        return bool(self.requests) or bool(self.total_outbufs_len)
-
-    @property
-    def is_closable(self) -> bool:
-        """What it waits for is its client's to do."""
-        return not self.requests
-
-    @property
-    def is_worked_at(self) -> bool:
-        """A thread has taken up its request; else the request waits for a thread."""
-        first = next(iter(self.requests), None)
-        return first is not None and first is self._begun
-
-    @property
-    def waits_since(self) -> float:
-        return self._since
-
-    def deadline(self, limits: Limits) -> float | None:
-        """When its time is over; None while we work for it."""
-        if self.requests:
-            return None
-        if self.total_outbufs_len:
-            return self._since + limits.answer_seconds
-        if self._receiving or not self._answered:
-            return self._since + limits.request_seconds
-        return self._since + limits.idle_seconds
-
-    def received(self, data: bytes) -> Any:
-        if not self._receiving:  # from here on it has the time of one request, however it is cut into pieces
-            self._receiving = True
-            if self._answered:
-                self._since = time.monotonic()
-        answer = super().received(data)
-        if len(self.requests) > PIPELINED:
-            self.handle_close()
-        return answer
-
-    def service(self) -> None:
-        """Runs in a working thread."""
-        if self.total_outbufs_len > UNREAD_BYTES:
-            self.cancel()
-            self.server.look_again(self._fileno)
-            return
-        self._begun = self.requests[0]
-        self._since = math.inf  # its client has nothing to do meanwhile
-        super().service()
-        self._receiving, self._answered, self._since = False, True, time.monotonic()
-        self.server.look_again(self._fileno)
-
-    def add_channel(self, map: Any = None) -> None:
-        super().add_channel(map)
-        self.server.connections.add(self)
-
-    def del_channel(self, map: Any = None) -> None:
-        super().del_channel(map)
-        self.server.connections.remove(self)
+from stillframe.errors import ServiceBusy, StillframeError, TooManyConnections
+from stillframe.web.channel import Channel
+from stillframe.web.limits import Limits
 
 
 class Connections:
@@ -129,7 +16,8 @@ class Connections:
         self._limits = limits
         self._by_peer: defaultdict[str, set[Channel]] = defaultdict(set)
         self._count = 0
-        self.latest: Channel | None = None
+        self._by_client: defaultdict[str, set[Channel]] = defaultdict(set)  # connections of proxies with a request under way
+        self._lock = threading.Lock()  # guards those, because a request ends in a worker thread
 
     def __iter__(self) -> Iterator[Channel]:
         return (channel for channels in list(self._by_peer.values()) for channel in list(channels))
@@ -137,9 +25,9 @@ class Connections:
     def add(self, channel: Channel) -> None:
         self._by_peer[channel.peer].add(channel)
         self._count += 1
-        self.latest = channel
 
     def remove(self, channel: Channel) -> None:
+        self.ended(channel)
         channels = self._by_peer.get(channel.peer, set())
         if channel in channels:
             channels.remove(channel)
@@ -147,11 +35,30 @@ class Connections:
             if not channels:
                 del self._by_peer[channel.peer]
 
+    def began(self, channel: Channel) -> StillframeError | None:
+        """Notes that a request of a client behind a proxy is under way. Returns the error that refuses it when there are too
+        many."""
+        with self._lock:
+            together = self._by_client[channel.client]
+            together.add(channel)
+            too_many = len(together) > self._limits.connections_per_peer
+        return self._too_many() if too_many else None
+
+    def ended(self, channel: Channel) -> None:
+        with self._lock:
+            together = self._by_client.get(channel.client, set())
+            together.discard(channel)
+            if not together:
+                self._by_client.pop(channel.client, None)
+
     def surplus(self, latest: Channel) -> Channel | None:
-        """Returns the connection to close now that ``latest`` has come: of its peer when that has too many, else of the peer
-        that has most. It is the one that has waited longest for its client; when none does, one of another peer whose request
-        waits for a thread, else ``latest``: what a thread works at is never closed."""
-        if len(self._by_peer[latest.peer]) > self._limits.connections_per_peer:
+        """Returns the connection to close now that ``latest`` has come: one of its peer if that has too many, else one of the
+        peer that has most.
+
+        It is the one that has been waiting longest for its client. If none is waiting, it is one of another peer whose request
+        waits for its turn or for a thread, else ``latest``. A connection whose request a thread works on is never closed.
+        """
+        if not latest.is_proxy and len(self._by_peer[latest.peer]) > self._limits.connections_per_peer:
             crowd = self._by_peer[latest.peer]
         elif self._count > self._limits.connections:
             crowd = max(self._by_peer.values(), key=len)
@@ -163,7 +70,16 @@ class Connections:
             closable = [channel for channel in others if not channel.is_worked_at]
         return min(closable, key=lambda channel: channel.waits_since, default=latest)
 
+    def why(self, surplus: Channel) -> StillframeError:
+        """Returns the error for the client of such a connection."""
+        if not surplus.is_proxy and len(self._by_peer[surplus.peer]) > self._limits.connections_per_peer:
+            return self._too_many()
+        return ServiceBusy(f"more than {self._limits.connections} connections to this service are open")
+
+    def _too_many(self) -> StillframeError:
+        return TooManyConnections(f"this address has more than {self._limits.connections_per_peer} connections open")
+
     def too_slow(self, moment: float) -> list[Channel]:
-        """Returns the connections whose time is over."""
+        """Returns the connections whose time is over at that moment."""
         found = ((channel, channel.deadline(self._limits)) for channel in self)
         return [channel for channel, deadline in found if deadline is not None and deadline <= moment]

@@ -1,7 +1,7 @@
-"""Errors as OpenStack clients read them: ``{"<fault>": {"code", "message"}}``, and our additions for programs beside those.
+"""Errors as OpenStack clients read them: ``{"<fault>": {"code", "message"}}``, with our additions for programs beside those.
 
-The dialect's two keys stand alone: they say in prose all that a person needs. What else there is comes from ``additions``
-and from nowhere else, so that one place decides which client gets it.
+The two keys of the dialect are enough for a person: they say everything in prose. Everything else comes only from
+``additions``, so that one place decides which client gets it.
 """
 
 from typing import Any
@@ -52,24 +52,24 @@ _HIDDEN = "the service had an unexpected error"
 
 
 def of_error(error: StillframeError) -> dict[str, Any]:
-    """Returns the fault body. 500s are defects and name no internals; everything else says what, why and what to do."""
+    """Returns the fault body. A 500 is a defect and shows no internals; everything else says what, why and what to do."""
     if error.status == InternalError.status:
         return _body(error.status, _HIDDEN, additions(error, _HIDDEN, {}), error.hint)
     return _body(error.status, error.message, additions(error, error.message, error.details), error.hint)
 
 
 def of_status(status: int, message: str) -> dict[str, Any]:
-    """Returns the fault body of what was refused before any of our code saw it: a path, a method, a header."""
+    """Returns the fault body of a request that was refused before any of our code saw it, for its path, method or header."""
     kind = _KINDS.get(status) or (BadRequest if status < InternalError.status else InternalError)
     error = kind(message)
     return _body(status, error.message, additions(error, error.message, {}), error.hint)
 
 
 def additions(error: StillframeError, summary: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Returns the keys a fault has beyond the dialect's; ``client/faults.py`` reads them.
+    """Returns the keys that a fault has beyond the dialect's; ``client/faults.py`` reads them.
 
-    ``error_code`` never changes, ``summary`` is the message without the hint, ``hint`` says what to do next, ``details`` are
-    ids and numbers; directories of the host are left out of their texts.
+    ``error_code`` never changes, ``summary`` is the message without the hint, ``hint`` says what to do next, ``details`` holds
+    ids and numbers. Directories of the host are cut from its texts.
     """
     return {"error_code": error.code, "summary": summary, "hint": error.hint, "details": _public(details)}
 

@@ -1,8 +1,8 @@
-"""Limits how often a password may be guessed: each check costs about 80 ms of processor time, right or wrong.
+"""Limits how often a password may be guessed. Each check takes about 80 ms of CPU time, right or wrong.
 
-Attempts are counted by peer and name, and by peer whatever the name. The first ones are free; after them each further one
-must wait twice as long as the one before, a minute at most. An attempt is counted before its check, so that many at once
-cost no more than one after another. What is kept is bounded: the key that was used longest ago goes first.
+Attempts are counted by peer and name, and by peer alone. The first ones are free. After them each attempt must wait twice as
+long as the one before, at most a minute. An attempt is counted before its check, so that many at once cost no more than one
+after another. The counts are limited in number: the one that was used longest ago goes first.
 """
 
 import hashlib
@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from stillframe.errors import TooManyRequests
 from stillframe.web.peers import network_of
 
-FREE_BY_NAME = 20  # more than a client that starts with many requests at once has under way before the first is answered
+FREE_BY_NAME = 20  # more than a client with many parallel requests sends before the first is answered
 FREE_BY_PEER = 60
 LONGEST_SECONDS = 60.0
-FORGET_SECONDS = 900.0  # after the last attempt
+FORGET_SECONDS = 900.0  # seconds after the last attempt
 MOST_KEPT = 10_000
 
 
 @dataclass
 class _Count:
     attempts: int = 0
-    until: float = 0.0  # of the monotonic clock: no attempt before
+    until: float = 0.0  # on the monotonic clock: no attempt before this
     last: float = 0.0
 
 
 class Guesses:
-    """Counts attempts whose password is not yet known to be right. Safe to use from many threads."""
+    """Counts attempts whose password is not yet known to be right. It may be used from many threads."""
 
     def __init__(self) -> None:
         self._counts: OrderedDict[bytes, _Count] = OrderedDict()
@@ -44,7 +44,7 @@ class Guesses:
             if wait > 0:
                 seconds = int(wait) + 1
                 raise TooManyRequests(f"too many wrong passwords; the next may be sent in {seconds} s", retry_after=seconds)
-            for key, count, free in found:  # kept only now: what is refused takes no place from others
+            for key, count, free in found:  # stored only now, so that a refused attempt does not displace others
                 self._counts.pop(key, None)
                 self._counts[key] = count
                 count.attempts += 1
@@ -56,8 +56,8 @@ class Guesses:
                 self._counts.popitem(last=False)
 
     def right(self, peer: str, name: str) -> None:
-        """The attempt was right: the name starts anew. The peer has this one attempt back, so nobody guesses on by means of
-        an account of his own."""
+        """Notes that the attempt was right: the count of the name starts again. The peer gets back only this one attempt, so
+        nobody resets its count with an account of their own."""
         (by_name, _), (by_peer, _) = _keys(peer, name)
         with self._lock:
             self._counts.pop(by_name, None)
@@ -73,7 +73,7 @@ class Guesses:
 
 
 def _keys(peer: str, name: str) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
-    """Digests, because a name is as long as its sender likes."""
+    """Returns digests, because a name may have any length."""
     network = network_of(peer)
     by_name = hashlib.sha256(f"{network}\0{name}".encode()).digest()
     return (by_name, FREE_BY_NAME), (hashlib.sha256(network.encode()).digest(), FREE_BY_PEER)

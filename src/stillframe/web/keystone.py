@@ -1,10 +1,9 @@
 """Keystone tokens: X-Auth-Token says who asks, X-Service-Token that a service asks for that user.
 
-A token is validated by Keystone itself (``GET /v3/auth/tokens``) as our own service user. A valid one is remembered for a
-short while under a keyed digest; the token itself is not kept. So a token that is revoked works at most that much longer.
-One that was refused is remembered, too, and only so many are asked about at once (``questions``): else each request with a
-token that somebody made up would cost Keystone a look.
-Headers in which a client claims an identity (X-User-Id, X-Roles ...) are not looked at.
+Keystone itself validates a token (``GET /v3/auth/tokens``); we ask as our own service user. A valid token is remembered for a
+short while under a keyed digest; the token itself is not kept. So a revoked token works at most that much longer. A refused
+token is remembered too, and only a limited number is asked about at once (``questions``): otherwise each request with an
+invented token would cost Keystone a lookup. Headers in which a client claims an identity (X-User-Id, X-Roles ...) are ignored.
 """
 
 import hashlib
@@ -16,8 +15,9 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from keystoneauth1 import exceptions
 
 from stillframe.context import Context
@@ -27,14 +27,40 @@ from stillframe.web.auth import Headers
 from stillframe.web.questions import Questions
 
 MOST_REMEMBERED = 10_000
-REFUSED_SECONDS = 5.0  # a Keystone that has not heard of a new token yet is asked again soon
+REFUSED_SECONDS = 5.0  # short, because a Keystone that does not know a new token yet must be asked again soon
 SERVICE_ROLE = "service"
 _FORM = re.compile(r"[\x21-\x7e]{1,16384}")
 
 
+# Goes into rows, paths and logs: printable ASCII, no slash, no space. Keystone's own ids are letters, digits, hyphens.
+_Id = Annotated[str, msgspec.Meta(pattern=r"^[!-.0-~]{1,255}\Z")]
+
+
+class _Named(msgspec.Struct, frozen=True):
+    id: _Id
+
+
+class _Role(msgspec.Struct, frozen=True):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+
+
+class _Token(msgspec.Struct, frozen=True):
+    """What is read from a token's document. Nothing is converted: otherwise a caller without a project would get the project
+    "None"."""
+
+    user: _Named
+    roles: tuple[_Role, ...]
+    expires_at: str
+    project: _Named | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    token: _Token
+
+
 @dataclass(frozen=True)
 class _Known:
-    """What a token stands for, and the instant of the monotonic clock until which that is believed."""
+    """What a token stands for, and until when on the monotonic clock that is believed."""
 
     user_id: str
     project_id: str
@@ -44,7 +70,7 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Refused:
-    """Why a token was refused; not the error itself, whose traceback would hold the token."""
+    """Why a token was refused. It is not the error itself, whose traceback would hold the token."""
 
     kind: type[StillframeError]
     message: str
@@ -52,10 +78,10 @@ class _Refused:
 
 
 class KeystoneAuth:
-    """Tells who sends a request, as Keystone says."""
+    """Identifies who sends a request, by asking Keystone."""
 
     def __init__(self, options: Any) -> None:
-        """``options`` is the configuration's section [keystone]. Raises BadConfiguration."""
+        """``options`` is the section [keystone] of the configuration. Raises BadConfiguration."""
         identity = from_options("keystone", options)
         self._session = sign_in(identity)
         self._url = f"{identity.auth_url}/auth/tokens?nocatalog"
@@ -80,7 +106,7 @@ class KeystoneAuth:
 
     def _validated(self, token: str | None, header: str, peer: str) -> _Known:
         if token is None:
-            raise Unauthorized(f"this service wants a Keystone token ({header})")
+            raise Unauthorized(f"this service requires a Keystone token ({header})")
         if not _FORM.fullmatch(token):
             raise Unauthorized(f"{header} is not well formed")
         digest = hmac.digest(self._key, header.encode() + b"\0" + token.encode(), hashlib.sha256)
@@ -119,30 +145,30 @@ class KeystoneAuth:
         try:
             answer = self._session.get(self._url, headers={"X-Subject-Token": token}, raise_exc=False, log=False)
         except exceptions.HttpError as error:
-            raise ServiceUnavailable(f"Keystone gives Stillframe's own user no token: {error.http_status}") from error
+            raise ServiceUnavailable(f"Keystone refuses a token to Stillframe's own user: {error.http_status}") from error
         except exceptions.ClientException as error:
             raise ServiceUnavailable(f"Keystone does not answer: {error}") from error
         if answer.status_code == 404:
             raise Unauthorized(f"{header} is not a valid token, or has expired")
         if answer.status_code != 200:
             raise ServiceUnavailable(
-                f"Keystone does not tell whether {header} is valid: it answered {answer.status_code}; the user of section "
+                f"Keystone does not say whether {header} is valid: it answered {answer.status_code}; the user of section "
                 "[keystone] needs the role service"
             )
         try:
-            return self._read(answer.json()["token"])
-        except (ValueError, KeyError, TypeError) as error:
+            return self._read(msgspec.convert(answer.json(), type=_Answer).token)
+        except (ValueError, TypeError, OverflowError, RecursionError, msgspec.ValidationError) as error:
             raise ServiceUnavailable("Keystone answered with something that is not a token") from error
 
-    def _read(self, document: dict[str, Any]) -> _Known:
-        if "project" not in document:
-            raise Forbidden("the token is for no project; ask Keystone for one that is scoped to a project")
-        left = (datetime.fromisoformat(document["expires_at"]) - datetime.now(UTC)).total_seconds()
+    def _read(self, token: _Token) -> _Known:
+        if isinstance(token.project, msgspec.UnsetType):
+            raise Forbidden("the token is not scoped to a project; get one from Keystone that is")
+        left = (datetime.fromisoformat(token.expires_at) - datetime.now(UTC)).total_seconds()
         if left <= 0:
             raise Unauthorized("the token has expired")
         return _Known(
-            user_id=str(document["user"]["id"]),
-            project_id=str(document["project"]["id"]),
-            roles=tuple(str(role["name"]) for role in document["roles"]),
+            user_id=token.user.id,
+            project_id=token.project.id,
+            roles=tuple(role.name for role in token.roles),
             until=time.monotonic() + min(self._seconds, left),
         )

@@ -1,5 +1,6 @@
-"""/healthcheck and /metrics: open pages, made from the database so that every process shows the same figures."""
+"""/healthcheck and /metrics: open pages, made from the database, so that every process shows the same figures."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
 import falcon
@@ -7,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from stillframe.db import assisted_snapshots, finished, operations, services
+from stillframe.db import assisted_snapshots, finished, services
 from stillframe.db.engine import Database
 from stillframe.db.tables import now
 
@@ -23,7 +24,7 @@ class _Journal(Collector):
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         with self._database.read() as connection:
             totals = finished.totals(connection)
-            frozen = [found["frozen_ms"] for found in assisted_snapshots.measured(connection)]
+            frozen = assisted_snapshots.frozen_ms(connection)
         counted = CounterMetricFamily(
             "stillframe_operations", "Operations by kind and outcome", labels=["service", "kind", "outcome"]
         )
@@ -37,7 +38,7 @@ class _Journal(Collector):
             counted.add_metric([row["service"], row["kind"], row["state"]], row["amount"])
             key = (row["service"], row["kind"])
             by_kind[key] = by_kind.get(key, 0) + int(row["bytes"] or 0)
-            if row["state"] in operations.UNFINISHED:
+            if row["oldest"] is not None:
                 ages[key] = max(ages.get(key, 0.0), (now() - row["oldest"]).total_seconds())
         for labels, amount in by_kind.items():
             copied.add_metric(list(labels), amount)
@@ -46,12 +47,13 @@ class _Journal(Collector):
         yield counted
         yield copied
         yield waiting
-        yield _histogram([value for value in frozen if value])
+        yield _histogram(sorted(frozen))
 
 
 def _histogram(values: list[float]) -> HistogramMetricFamily:
+    """Of sorted values."""
     family = HistogramMetricFamily("stillframe_frozen_milliseconds", "How long guests were frozen, per assisted snapshot")
-    buckets = [(str(float(limit)), float(sum(value <= limit for value in values))) for limit in FROZEN_BUCKETS_MS]
+    buckets = [(str(float(limit)), float(bisect_right(values, limit))) for limit in FROZEN_BUCKETS_MS]
     family.add_metric([], [*buckets, ("+Inf", float(len(values)))], sum_value=sum(values))
     return family
 
@@ -68,7 +70,8 @@ def metrics_page(database: Database) -> Page:
 
 
 def health_page(database: Database, binary: str) -> Page:
-    """200 when the database answers and this service's worker was seen within a minute, else 503 saying which is not."""
+    """Answers 200 when the database answers and this service's worker was seen within a minute; else 503, which says what is
+    missing."""
 
     def page(_req: falcon.Request, resp: falcon.Response) -> None:
         with database.read() as connection:

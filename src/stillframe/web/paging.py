@@ -8,13 +8,16 @@ from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
 from stillframe.errors import BadRequest
 from stillframe.printable import unsafe
 from stillframe.web.route import Call
 
 MAX_LIMIT = 1000
 _LONGEST_MAPPING = 4096
+_SORT_ALIASES = {"display_name": "name"}
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_BOOLEAN_COLUMNS = ("bootable",)
 _RESERVED = {"limit", "marker", "offset", "sort", "sort_key", "sort_dir", "all_tenants", "with_count", "deleted"}
 
 
@@ -28,12 +31,15 @@ def wanted(call: Call, filters: Mapping[str, str], sortable: Sequence[str]) -> P
         marker=call.query.get("marker"),
         offset=number(call, "offset", 0),
         sort=_sort(call, sortable),
-        filters={column: _filter(key, call.query[key]) for key, column in filters.items() if key in call.query},
+        filters={column: _filter(key, column, call.query[key]) for key, column in filters.items() if key in call.query},
     )
 
 
-def _filter(key: str, text: str) -> str | dict[str, str]:
-    """The value a column must have; of ``metadata``, written as clients do (``{'key': 'value'}``), pairs it must hold."""
+def _filter(key: str, column: str, text: str) -> str | bool | dict[str, str]:
+    """Returns the value that a column must have. For ``metadata``, which clients write as ``{'key': 'value'}``, it is the pairs
+    it must contain."""
+    if column in _BOOLEAN_COLUMNS:
+        return _boolean(key, text)
     if key != "metadata":
         return text
     try:
@@ -46,12 +52,19 @@ def _filter(key: str, text: str) -> str | dict[str, str]:
         or any('"' in key for key in found)
         or any(unsafe(word) for pair in found.items() for word in pair)
     ):
-        raise BadRequest(f"metadata must be texts by key, {{'key': 'value'}}, not {text[:60]!r}")
+        raise BadRequest(f"metadata must map keys to texts, {{'key': 'value'}}, not {text[:60]!r}")
+    return found
+
+
+def _boolean(key: str, text: str) -> bool:
+    found = _BOOLEANS.get(text.lower())
+    if found is None:
+        raise BadRequest(f"{key} must be true or false, not {text[:40]!r}")
     return found
 
 
 def number(call: Call, name: str, default: int) -> int:
-    """Returns a whole number of the query that is not negative. Raises BadRequest."""
+    """Returns an integer from the query that is not negative. Raises BadRequest."""
     text = call.query.get(name)
     if text is None:
         return default
@@ -69,15 +82,16 @@ def _sort(call: Call, sortable: Sequence[str]) -> tuple[tuple[str, bool], ...]:
     keys: list[tuple[str, bool]] = []
     for part in text.split(","):
         name, _, direction = part.strip().partition(":")
+        name = _SORT_ALIASES.get(name, name) if "name" in sortable else name
         if name not in sortable or direction not in ("", "asc", "desc"):
             raise BadRequest(f"cannot sort by {part[:60]!r}; known keys: {', '.join(sortable)}")
-        if name in dict(keys):  # a database takes only so many
+        if name in dict(keys):  # a database accepts only so many
             raise BadRequest(f"cannot sort by {name} twice")
         keys.append((name, direction != "asc"))
     return tuple(keys)
 
 
-def links(call: Call, page: Page, rows: Sequence[Row], name: str) -> dict[str, Any]:
+def links(call: Call, page: Page, rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """Returns ``{name: [{"rel": "next", "href"}]}`` when the page is full, else nothing."""
     if not rows or len(rows) < page.limit:
         return {}
@@ -87,8 +101,8 @@ def links(call: Call, page: Page, rows: Sequence[Row], name: str) -> dict[str, A
 
 
 def counted(call: Call, page: Page, count: Callable[[Connection, str | None, dict[str, Any]], int]) -> dict[str, int]:
-    """Returns ``{"count"}`` of all pages when ``with_count`` asks for it (block storage, from 3.45 on), else nothing."""
+    """Returns ``{"count"}`` of all pages when ``with_count`` asks for it (block storage, since 3.45), else nothing."""
     if call.version < (3, 45) or call.query.get("with_count", "").lower() != "true":
         return {}
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         return {"count": count(connection, call.project, dict(page.filters))}

@@ -1,10 +1,10 @@
-"""Who counts as one peer."""
+"""Decides who counts as one peer."""
 
 import ipaddress
 
 
 def network_of(peer: str) -> str:
-    """Returns the address as text, of IPv6 the /64 network: one host has all of it to send from."""
+    """Returns the address as text; for IPv6 the /64 network, because one host can send from all of it."""
     try:
         address = ipaddress.ip_address(peer)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Policy: one rule per route, checked before the handler runs. What has no rule is denied."""
+"""Policy: one rule for each route, checked before the handler runs. A call without a rule is denied."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ class Enforcer:
         self._names = {rule.name for rule in rules}
 
     def check(self, rule: str, context: Context) -> None:
-        """Raises Forbidden unless the rule exists and lets the caller through."""
-        # Of a service token only this one role counts: its user's other roles are not the caller's.
+        """Raises Forbidden unless the rule exists and allows the caller."""
+        # A service token adds only this one role: the other roles of its user are not the caller's.
         roles = [*context.roles, *(["service"] if context.with_service_token else [])]
         credentials = {"user_id": context.user_id, "project_id": context.project_id, "roles": roles}
         target = {"project_id": context.project_id}

@@ -1,7 +1,7 @@
-"""Bounds how many questions to Keystone are under way, so that who sends tokens nobody knows costs Keystone little.
+"""Limits how many questions to Keystone are under way, so that callers with unknown tokens cost Keystone little.
 
-Each token that is not remembered is a question. Who waits for an answer holds a thread, so a part of the threads is kept for
-those whose token is remembered. The same token is asked about once, however many requests bring it at that moment.
+Each token that is not remembered causes a question. Waiting for an answer holds a thread, so some of the threads are reserved
+for callers whose token is remembered. The same token is asked about once, however many requests bring it at that moment.
 """
 
 import threading
@@ -14,14 +14,14 @@ from stillframe.errors import TooManyRequests
 from stillframe.web.peers import network_of
 
 PER_PEER = 4
-IN_ALL = 6  # of the threads that a port has (server.THREADS)
+IN_ALL = 6  # out of the threads of a port (server.THREADS)
 RETRY_SECONDS = 1
 
 Found = TypeVar("Found")
 
 
 class Questions(Generic[Found]):
-    """Safe to use from many threads."""
+    """It may be used from many threads."""
 
     def __init__(self) -> None:
         self._pending: dict[bytes, Future[Found]] = {}
@@ -29,8 +29,8 @@ class Questions(Generic[Found]):
         self._lock = threading.Lock()
 
     def ask(self, key: bytes, peer: str, question: Callable[[], Found]) -> Found:
-        """Returns what ``question`` finds, asked by this thread or by one that asks about the same key just now; raises what it
-        raises. Raises TooManyRequests, with ``retry_after`` in seconds, while enough others are under way."""
+        """Returns what ``question`` finds, or what another thread that asks about the same key at this moment finds; raises
+        what it raises. Raises TooManyRequests, with ``retry_after`` in seconds, while enough others are under way."""
         network = network_of(peer)
         with self._lock:
             pending = self._pending.get(key)

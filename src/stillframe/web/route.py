@@ -1,4 +1,4 @@
-"""The route table's values: what a service answers to, under which policy, and what a handler is given."""
+"""The values of the route table: what a service answers to, under which policy, and what a handler gets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,17 +13,22 @@ from stillframe.web.withheld import Withheld
 
 Version = tuple[int, int]
 Schema = Mapping[str, Any]
+Schemas = tuple[tuple[Version, Schema], ...]  # each from its microversion on, the oldest first
 
 
 @dataclass(frozen=True)
-class Door:
-    """What a handler may use: the database for reading, and the bus to the worker for everything else. ``withheld`` is what
-    answers are told without; None: what ``settings`` names."""
+class ApiContext:
+    """What a handler may use: the database for reading, and the bus to the worker for everything else.
+
+    ``withheld`` removes from answers what their reader may not see; None: what ``settings`` names. ``endpoint`` is the URL that
+    clients use, without the version; None: the one that each request has.
+    """
 
     database: Database
     bus: Bus
     settings: Settings
     withheld: Withheld | None = None
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,19 @@ class Call:
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: Any
-    base_url: str  # of this API version, without a slash at the end
-    collection_url: str  # what was asked, without the query
-    door: Door
+    base_url: str  # the URL of this API version, without a slash at the end
+    collection_url: str  # the URL of the request, without the query
+    api: ApiContext
+    additions: bool = False  # the answer may have keys that Cinder and Nova do not have
 
     @property
     def explains(self) -> bool:
-        """Tells whether only the cost is asked for: with ``?explain=1`` nothing is done."""
+        """Tells whether the request asks only for the cost: with ``?explain=1`` nothing is done."""
         return self.query.get("explain", "").lower() in ("1", "true")
 
     @property
     def project(self) -> str | None:
-        """The project whose rows are seen: None, all of them, for the service role and admins that ask for it."""
+        """The project whose rows are visible. None: all projects, for the service role and for admins that ask for all."""
         asked = self.query.get("all_tenants", "false").lower() in ("", "1", "true", "yes")
         if self.context.is_service or (self.context.is_admin and asked):
             return None
@@ -54,16 +60,16 @@ class Call:
 
     @property
     def project_of_one(self) -> str | None:
-        """As ``project`` for a single resource named by id: admins see every project's."""
+        """Like ``project``, for a single resource named by id: admins see those of every project."""
         return None if self.context.sees_all_projects else self.context.project_id
 
 
 @dataclass(frozen=True)
 class Route:
-    """One line of the table. Every route names its policy rule: what is not allowed by name is denied.
+    """One line of the table. Every route names its policy rule; a call that no rule allows is denied.
 
-    ``action`` is the single key of an action body (``POST .../action``); ``since`` the first microversion that has it.
-    ``explain`` answers instead of ``handler`` when a request that changes something asks for its cost only.
+    ``action`` is the single key of an action body (``POST .../action``); ``since`` is the first microversion that has it.
+    ``explain`` answers instead of ``handler`` when a request for a change asks only for its cost.
     """
 
     method: str
@@ -71,15 +77,26 @@ class Route:
     handler: Callable[[Call], Any]
     policy: str
     status: int = 200
-    schema: Schema | None = None
+    schema: Schema | Schemas | None = None
     action: str | None = None
     since: Version = (0, 0)
     explain: Callable[[Call], Any] | None = None
 
+    @property
+    def newest_schema(self) -> Schema | None:
+        """The schema of the highest microversion."""
+        return self.schema[-1][1] if isinstance(self.schema, tuple) else self.schema
+
+    def schema_at(self, version: Version) -> Schema | None:
+        """Returns what the body must fit at a microversion; None: it is not looked at."""
+        if isinstance(self.schema, tuple):
+            return next((schema for since, schema in reversed(self.schema) if version >= since), None)
+        return self.schema
+
 
 @dataclass(frozen=True)
 class Service:
-    """What makes one REST service of a route table."""
+    """What turns a route table into a REST service."""
 
     name: str  # "volume" or "compute": the word in OpenStack-API-Version
     prefix: str  # "/v3" or "/v2.1"
@@ -92,5 +109,11 @@ class Service:
 
     @cached_property
     def collections(self) -> frozenset[str]:
-        """First path segments of the table; any other one there is a project id."""
+        """The first path segments of the table; any other first segment is a project id."""
         return frozenset(route.path.split("/")[1] for route in self.routes)
+
+    @cached_property
+    def by_id(self) -> frozenset[str]:
+        """Paths below which one thing is named by its id. With a slash at the end they name the one whose id is empty."""
+        paths = (route.path.rpartition("/") for route in self.routes)
+        return frozenset(before for before, _, last in paths if before.count("/") == 1 and last.startswith("{"))

@@ -1,7 +1,7 @@
-"""The HTTP server: waitress, in a thread of ours, over sockets of our choice (docs/decisions/0013).
+"""The HTTP server: waitress, in a thread of ours, over sockets that we choose (docs/decisions/0013).
 
-One thread reads and writes all connections, and a request takes one of the working threads only when the last byte of it
-has come. Connections that wait for their client are bounded in time and number.
+One thread reads and writes all connections. A request takes one of the worker threads only when its last byte has come.
+Connections that wait for their client are limited in time and number.
 """
 
 import logging
@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +20,63 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 
 from stillframe.errors import BadConfiguration
-from stillframe.web.connections import Channel, Connections, Limits
+from stillframe.fair import FairQueue
+from stillframe.web.certificates import Certificates
+from stillframe.web.channel import Channel
+from stillframe.web.connections import Connections
+from stillframe.web.limits import Limits
 from stillframe.web.loop import Loop
+from stillframe.web.peers import network_of
+from stillframe.web.proxies import Proxies
 from stillframe.web.threads import Dispatcher
+from stillframe.web.tls import TlsSocket
 
 LOG = logging.getLogger(__name__)
 THREADS = 8
-BACKLOG = 1024  # connections the kernel keeps until they are accepted; it takes net.core.somaxconn when that is less
-STOP_SECONDS = 5.0  # for requests under way, when the server is stopped
-LOOK_SECONDS = 1  # between looks for connections whose time is over
+BACKLOG = 1024  # connections that the kernel keeps until they are accepted; net.core.somaxconn limits this
+MOST_NEWCOMERS = 512  # sockets that were accepted from the kernel and are not served yet
+TAKEN_AT_ONCE = 32  # how many of them are served in one turn of the loop
+STOP_SECONDS = 5.0  # seconds for requests under way when the server is stopped
+LOOK_SECONDS = 1  # seconds between checks for connections whose time is over
+
+
+@dataclass(frozen=True)
+class Front:
+    """How clients reach a server."""
+
+    limits: Limits = field(default_factory=Limits)
+    certificates: Certificates | None = None
+    proxies: Proxies = field(default_factory=Proxies)
 
 
 class Server:
     """Serves one WSGI application over one listening socket until stopped."""
 
-    def __init__(self, application: Callable[..., Any], listening: socket.socket, limits: Limits) -> None:
-        """Takes a bound socket, TCP or Unix, and closes it at the end."""
+    def __init__(
+        self,
+        application: Callable[..., Any],
+        listening: socket.socket,
+        front: "Front",
+    ) -> None:
+        """Takes a bound socket, TCP or Unix, and closes it at the end. With certificates it speaks TLS, on TCP."""
         self._stopping = threading.Event()
         self._loop = Loop()
         self._dispatcher = Dispatcher()
         self._dispatcher.set_thread_count(THREADS)
         kind = _UnixListener if listening.family == socket.AF_UNIX else _TcpListener
-        self._listener = kind(application, listening, self._loop, self._dispatcher, limits)
+        adjustments = _adjustments("https" if front.certificates else "http")
+        known = (listening.family, listening.type, listening.proto, listening.getsockname())
+        arguments = (application, self._loop, True, listening, self._dispatcher, adjustments, known)
+        self._listener = kind(front, arguments)
         name = listening.getsockname()
-        self.port = int(name[1]) if isinstance(name, tuple) else 0  # 0: a Unix socket
+        self.port = int(name[1]) if isinstance(name, tuple) else 0  # 0 for a Unix socket
         self._thread = threading.Thread(target=self._run, name=f"http-{self.port}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the server, also one that was never started. Requests under way have a few seconds to end."""
+        """Ends the server, even one that was never started. Requests under way have a few seconds to end."""
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -57,9 +84,10 @@ class Server:
             self._listener.pull_trigger()
             self._thread.join(STOP_SECONDS + LOOK_SECONDS)
         self._dispatcher.shutdown(timeout=LOOK_SECONDS)
+        self._listener.stop_accepting()
         for channel in list(self._listener.connections):
-            channel.handle_close()  # also what it keeps of an answer, which may lie in a temporary file
-        if not self._dispatcher.threads:  # one that still works writes into the trigger's pipe at its end
+            channel.handle_close()  # closes also what it holds of an answer, which may be in a temporary file
+        if not self._dispatcher.threads:  # a thread that still works writes into the trigger's pipe when it ends
             wasyncore.close_all(self._loop, ignore_all=True)
             self._loop.close()
 
@@ -68,8 +96,8 @@ class Server:
             try:
                 self._loop.turn(LOOK_SECONDS)
                 self._listener.close_slow()
-            except Exception:  # without this thread nobody is served any more
-                LOG.exception("a request failed because of a defect of Stillframe in the HTTP server")
+            except Exception:  # without this thread nobody is served
+                LOG.exception("a request failed because of a defect in Stillframe's HTTP server")
                 self._stopping.wait(LOOK_SECONDS / 10)
         self._listener.stop_accepting()
         end = time.monotonic() + STOP_SECONDS
@@ -78,30 +106,46 @@ class Server:
 
 
 class _Listener:
-    """What we add to waitress's server, whatever the kind of socket."""
+    """What we add to waitress's server, for every kind of socket."""
 
     channel_class = Channel
     connections: Connections
+    proxies: Proxies
+    _newcomers: FairQueue[tuple[Any, Any]]  # sockets, with their addresses, whose turn has not come
     _next_look = 0.0
 
+    @property
+    def has_more(self) -> bool:
+        """Tells the loop whether newcomers wait for their turn."""
+        return bool(self._newcomers)
+
     def handle_accept(self) -> None:
-        """Takes all that wait: one in a turn of the loop, as waitress does, is little while many others send."""
-        for _ in range(BACKLOG):
-            before = self.connections.latest
-            super().handle_accept()  # type: ignore[misc]
-            latest = self.connections.latest
-            if latest is None or latest is before:
-                return
-            surplus = self.connections.surplus(latest)
-            if surplus is not None:
-                surplus.handle_close()
+        """Accepts all connections that wait in the kernel, and starts to serve some of them; peers take turns. In the kernel's
+        queue a client would wait behind everything that another peer opens again and again."""
+        with suppress(OSError):  # no descriptor is left, or the client has gone already
+            while len(self._newcomers) < MOST_NEWCOMERS and (found := self.accept()) is not None:  # type: ignore[attr-defined]
+                address = self.fix_addr(found[1])  # type: ignore[attr-defined]
+                self._newcomers.push(network_of(str(address[0])), (found[0], address))
+        for _ in range(min(TAKEN_AT_ONCE, len(self._newcomers))):
+            self._take(*self._newcomers.pop())
+
+    def _take(self, connection: Any, address: Any) -> None:
+        try:
+            self.set_socket_options(connection)  # type: ignore[attr-defined]
+        except OSError:  # the client has gone already
+            connection.close()
+            return
+        latest = self.channel_class(self, connection, address, self.adj, map=self._map)  # type: ignore[attr-defined]
+        surplus = self.connections.surplus(latest)
+        if surplus is not None:
+            surplus.turn_away(self.connections.why(surplus))
 
     def handle_error(self) -> None:
-        """A connection could not be taken. Waitress would close the listening socket, for good."""
-        LOG.exception("a connection could not be taken")
+        """A connection could not be accepted. Waitress would close the listening socket for good."""
+        LOG.exception("a connection could not be accepted")
 
     def maintenance(self, _now: float) -> None:
-        """Waitress closes by the time of the last byte, which a slow client always has just sent."""
+        """Waitress measures from the last byte, and a slow client has always just sent one. So we do not use its check."""
 
     def close_slow(self) -> None:
         moment = time.monotonic()
@@ -117,24 +161,32 @@ class _Listener:
 
     def stop_accepting(self) -> None:
         wasyncore.dispatcher.close(self)
+        while self._newcomers:
+            self._newcomers.pop()[0].close()
 
 
 class _TcpListener(_Listener, TcpWSGIServer):  # type: ignore[misc]
-    def __init__(self, application: Any, listening: socket.socket, loop: Loop, dispatcher: Any, limits: Limits) -> None:
-        self.connections = Connections(limits)
-        known = (listening.family, listening.type, listening.proto, listening.getsockname())
-        super().__init__(application, loop, True, listening, dispatcher, _adjustments(), known, bind_socket=False)
+    def __init__(self, front: Front, arguments: tuple[Any, ...]) -> None:
+        self.connections, self.proxies, self._newcomers = Connections(front.limits), front.proxies, FairQueue()
+        self._certificates = front.certificates
+        super().__init__(*arguments, bind_socket=False)
+
+    def accept(self) -> tuple[Any, Any] | None:
+        found: tuple[Any, Any] | None = super().accept()
+        if found is None or self._certificates is None:
+            return found
+        return TlsSocket(found[0], self._certificates), found[1]
 
 
 class _UnixListener(_Listener, UnixWSGIServer):  # type: ignore[misc]
-    def __init__(self, application: Any, listening: socket.socket, loop: Loop, dispatcher: Any, limits: Limits) -> None:
-        self.connections = Connections(limits)
-        known = (listening.family, listening.type, listening.proto, listening.getsockname())
-        super().__init__(application, loop, True, listening, dispatcher, _adjustments(), known, bind_socket=False)
+    def __init__(self, front: Front, arguments: tuple[Any, ...]) -> None:
+        self.connections, self.proxies, self._newcomers = Connections(front.limits), front.proxies, FairQueue()
+        super().__init__(*arguments, bind_socket=False)
 
 
-def _adjustments() -> Adjustments:
+def _adjustments(scheme: str) -> Adjustments:
     return Adjustments(
+        url_scheme=scheme,
         backlog=BACKLOG,
         connection_limit=1 << 20,  # Connections closes one that waits, where waitress would accept nobody any more
         max_request_header_size=64 << 10,
@@ -160,7 +212,7 @@ def tcp(address: str, port: int) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        raise BadConfiguration(f"cannot listen on {address}:{port}: {error}") from error
+        raise BadConfiguration(f"cannot listen on {address}:{port} (options listen and port): {error}") from error
     return listening
 
 

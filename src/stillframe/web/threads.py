@@ -1,4 +1,4 @@
-"""The threads that work on complete requests; peers take turns for them."""
+"""The threads that work on complete requests. Peers take turns for them."""
 
 import logging
 from typing import Any
@@ -7,11 +7,11 @@ from waitress.task import ThreadedTaskDispatcher
 
 from stillframe.fair import FairQueue
 
-logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it tells of every request that waits for a thread
+logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it logs every request that waits for a thread
 
 
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """Waitress's working threads over a fair queue."""
+    """Waitress's worker threads over a fair queue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,10 +19,10 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
 
 
 class _Queue(FairQueue[Any]):
-    """In the shape of the deque that waitress uses; its lock guards every call."""
+    """Has the interface of the deque that waitress uses. Waitress's lock guards every call."""
 
     def append(self, task: Any) -> None:
-        self.push(task.peer, task)
+        self.push(task.client, task)
 
     def popleft(self) -> Any:
         return self.pop()

@@ -1,8 +1,8 @@
-"""What a member of a project is not told: where the host keeps things.
+"""Hides from members of a project where the host keeps things.
 
-Messages name directories and exports, because who runs the host needs them: they stand in the log, in the rows and in
-``stillframe operation show``. On their way to somebody else a directory becomes words and a file its name. Texts of a client's
-own (names, metadata) are never touched.
+Messages name directories and exports, because the operator of the host needs them: they are in the log, in the rows and in
+``stillframe operation show``. On the way to anybody else a directory becomes words, and a file its name. A client's own texts
+(names, metadata) are never changed.
 """
 
 import re
@@ -17,20 +17,20 @@ from stillframe.config import Settings
 _SHARE, _STORE, _OWN = "the volume's share", "the backup store", "a directory of the service"
 _BEFORE = r"(?P<before>the (?:share|directory|backup directory) )?(?<![\w/.~-])"
 _BELOW = r"""(?![\w-]|\.\w)(?P<below>(?:/[^\s'",;:/]+)*)/?"""
-_MOUNTED = "/[0-9a-f]{32}"  # below a base of mount points (host/mounts.py)
-# Of shares this service's configuration does not name: another service of ours told of them.
+_MOUNTED = "/[0-9a-f]{32}"  # the name of a mount point below its base (host/mounts.py)
+# Shares that are not in this service's configuration: another service of ours named them.
 _EXPORT = r"""(?:[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:.]+\]):/[^/\s,;:'"][^\s,;:'"]*"""
 _OTHERS = re.compile(rf"""the (?:share|directory) (?:/[^\s,;:'"]+|{_EXPORT})|(?<![\w/.-]){_EXPORT}""")
 _NAMES = """
 fault fail_reason error last_error retention_error retention_note warnings reason degraded_reason note message why
 switched_at_note explanation deletion
-"""  # of what the service says in an answer: all that is below them
+"""  # keys of an answer under which everything is the service's own text
 _SAID = frozenset(_NAMES.split())
 _THEIRS = frozenset(("name", "description", "metadata", "volume_image_metadata"))
 
 
 class Withheld:
-    """Puts words in place of the directories that the configuration names."""
+    """Replaces the directories that the configuration names by words."""
 
     def __init__(self, settings: Settings) -> None:
         found = _directories(settings)
@@ -40,10 +40,10 @@ class Withheld:
         self._known = re.compile(f"{_BEFORE}(?:{roots}){_BELOW}")
 
     def text(self, words: str) -> str:
-        return _OTHERS.sub(_SHARE, self._known.sub(self._told, words))
+        return _OTHERS.sub(_SHARE, self._known.sub(self._replaced, words))
 
     def document(self, answer: Any, said: bool = False) -> Any:
-        """Returns an answer with what the service itself says in it told so; ``said``: all of it."""
+        """Returns an answer with the service's own texts changed in this way. ``said``: all of it is the service's own text."""
         if isinstance(answer, str):
             return self.text(answer) if said else answer
         if isinstance(answer, Mapping):
@@ -54,15 +54,15 @@ class Withheld:
             return [self.document(each, said) for each in answer]
         return answer
 
-    def _told(self, found: re.Match[str]) -> str:
+    def _replaced(self, found: re.Match[str]) -> str:
         if found["below"]:
             return f"{found['before'] or ''}{found['below'].rpartition('/')[2]}"
         return next(words for name, words in self._words.items() if found[name] is not None)
 
 
 def _directories(settings: Settings) -> dict[str, str]:
-    """Returns expressions of directories with the words for them; of sections that belong to the other service none, where its
-    parts run apart: their exports and shares are known by their form."""
+    """Returns expressions for directories, with the words for them. There are none for the other service's sections, where the
+    services run apart: exports and shares there are recognized by their form."""
     found = {re.escape(str(settings.state_dir)): _OWN, r"/proc/self/fd/\d+": _OWN}
     found[rf"{re.escape(tempfile.gettempdir())}/stillframe-[\w-]+"] = _OWN
     bases = {str(settings.state_dir / "mnt")}

@@ -16,7 +16,7 @@ from stillframe.volumes.api.routes import SERVICE as VOLUMES
 from stillframe.web import application
 from stillframe.web.auth import BasicAuth, Headers
 from stillframe.web.policy import Enforcer
-from stillframe.web.route import Door, Service
+from stillframe.web.route import ApiContext, Service
 from tests.unit.builders import Bus, settings
 
 SERVICES = {"volumes": VOLUMES, "compute": COMPUTE}
@@ -40,10 +40,17 @@ class ByName(BasicAuth):
 class Site:
     """One service, asked without a socket."""
 
-    def __init__(self, database: Database, state_dir: Path, service: Service, answers: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        state_dir: Path,
+        service: Service,
+        answers: Mapping[str, Any] | None = None,
+        endpoint: str | None = None,
+    ) -> None:
         self.bus = Bus(answers)
         rules = RULES["volumes" if service.name == "volume" else "compute"]
-        door = Door(database, self.bus, settings(state_dir))
+        door = ApiContext(database, self.bus, settings(state_dir), endpoint=endpoint)
         pages = {"/healthcheck": lambda _req, resp: setattr(resp, "media", {"open": True})}
         self._client = testing.TestClient(application.make(service, door, ByName(), Enforcer(rules), pages))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from falcon.constants import COMBINED_METHODS
 
 from stillframe.db.engine import AWAY, Database
 from stillframe.errors import (
@@ -203,8 +204,24 @@ def test_links_name_no_project_twice(volumes: MakeSite, volume: str) -> None:
     assert shown[0] == {"rel": "self", "href": f"http://falconframework.org/v3/volumes/{volume}"}
 
 
+def test_a_configured_endpoint_stands_in_every_link_whatever_a_request_says(
+    database: Database, tmp_path: Path, volume: str
+) -> None:
+    site = Site(database, tmp_path, SERVICES["volumes"], endpoint="https://cloud.example.org/volume")
+    shown = site.ask("GET", f"{V3}/volumes/{volume}").json["volume"]["links"]
+    assert [each["href"] for each in shown] == [
+        f"https://cloud.example.org/volume/v3/volumes/{volume}",
+        f"https://cloud.example.org/volume/volumes/{volume}",
+    ]
+    page = site.ask("GET", f"{V3}/volumes?limit=1", headers={"Host": "elsewhere"}).json
+    assert page["volumes_links"][0]["href"].startswith("https://cloud.example.org/volume/v3/volumes?limit=1&marker=")
+    for path in ("/", V3):
+        (entry,) = site.ask("GET", path, who=None).json["versions"]
+        assert {"rel": "self", "href": "https://cloud.example.org/volume/v3/"} in entry["links"]
+
+
 def test_a_slash_at_the_end_changes_nothing(volumes: MakeSite, volume: str) -> None:
-    for path in ("/volumes", "/volumes/detail", f"/volumes/{volume}"):
+    for path in ("/volumes/detail", f"/volumes/{volume}", "/limits"):
         assert volumes().ask("GET", f"{V3}{path}/").json == volumes().ask("GET", f"{V3}{path}").json
 
 
@@ -215,6 +232,18 @@ def test_a_method_a_path_does_not_have_is_405_and_says_which_it_has(volumes: Mak
     assert {"GET", "POST"} <= set(re.split(", *", answer.headers["Allow"]))
     if method != "HEAD":
         assert answer.json["badMethod"]["code"] == 405
+
+
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")  # of wsgiref, which looks at what the test sends
+@pytest.mark.parametrize("path", ["/", V3, "/healthcheck", f"{V3}/volumes", "/nowhere"])
+def test_no_method_is_an_unexpected_error(volumes: MakeSite, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor where nobody has said who they are: Falcon refuses WEBSOCKET before any of our code sees the request."""
+    site = volumes()
+    for method in sorted({*COMBINED_METHODS, "PRI", "FOO"}):
+        for answer in (site.ask(method, path), site.ask(method, path, who=None)):
+            assert answer.status_code < 500, method
+            assert answer.headers["x-openstack-request-id"].startswith("req-")
+    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == []
 
 
 def test_a_body_that_is_too_long_is_413_however_its_length_is_told(volumes: MakeSite) -> None:
@@ -256,10 +285,12 @@ def test_a_route_that_wants_a_body_says_so_when_there_is_none(volumes: MakeSite)
 
 @pytest.mark.parametrize("field", ["status", "host", "project_id", "active_file", "format", "id", "attachments"])
 def test_fields_that_are_not_the_users_cannot_be_written(volumes: MakeSite, volume: str, field: str) -> None:
-    site = volumes()
-    assert site.ask("POST", f"{V3}/volumes", json={"volume": {"size": 1, field: "x"}}).status_code == 400
+    site, strict = volumes(create_volume=volume), {"OpenStack-API-Version": "volume 3.53"}
+    assert site.ask("POST", f"{V3}/volumes", json={"volume": {"size": 1, field: "x"}}, headers=strict).status_code == 400
     assert site.ask("PUT", f"{V3}/volumes/{volume}", json={"volume": {"name": "n", field: "x"}}).status_code == 400
     assert site.bus.asked == []
+    assert site.ask("POST", f"{V3}/volumes", json={"volume": {"size": 1, field: "x"}}).status_code == 202  # passed over
+    assert site.bus.asked == [("create_volume", {"wanted": {"size": 1}})]
 
 
 @pytest.mark.parametrize("field", ["status", "snapshot_id", "server_id", "created_at", "consistency", "overlay", "size"])
@@ -434,7 +465,7 @@ def test_a_snapshot_with_half_a_character_in_it_cannot_be_made(volumes: MakeSite
     assert site.bus.asked == []
 
 
-def test_who_asks_for_the_cost_never_gets_the_deed(volumes: MakeSite, volume: str) -> None:
+def test_a_request_for_the_cost_is_never_carried_out(volumes: MakeSite, volume: str) -> None:
     told = {"possible": True, "bytes": 7}
     site = volumes(explain_backup=told)
     answer = site.ask("POST", f"{V3}/backups?explain=1", json={"backup": {"volume_id": volume}})
@@ -445,4 +476,4 @@ def test_who_asks_for_the_cost_never_gets_the_deed(volumes: MakeSite, volume: st
         ("PUT", f"{V3}/volumes/{volume}?explain=1", {"volume": {"name": "new"}}),
     ):
         refused = site.ask(method, path, json=asked)
-        assert refused.status_code == 400 and "cannot be told beforehand" in fault(refused)["message"]
+        assert refused.status_code == 400 and "has no cost to explain" in fault(refused)["message"]

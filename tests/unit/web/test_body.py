@@ -41,7 +41,7 @@ def test_what_is_no_json_is_refused(raw: bytes) -> None:
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"[1, NaN]"])
 def test_numbers_that_json_does_not_have_are_refused(number: bytes) -> None:
-    with pytest.raises(BadRequest, match="no JSON number"):
+    with pytest.raises(BadRequest, match="not a JSON number"):
         body.parse(number)
 
 
@@ -58,7 +58,7 @@ def test_a_number_of_thousands_of_digits_is_refused() -> None:
 
 @pytest.mark.parametrize("raw", [b'{"a": 1, "a": 1}', b'{"x": {"a": 1, "b": 2, "a": 3}}', b'{"a": 1, "\\u0061": 2}'])
 def test_a_key_that_stands_twice_is_refused(raw: bytes) -> None:
-    with pytest.raises(BadRequest, match="stands twice"):
+    with pytest.raises(BadRequest, match="the same key twice"):
         body.parse(raw)
 
 
@@ -108,9 +108,9 @@ def test_a_body_that_fits_is_let_through() -> None:
         ([], "field/attribute body"),
         ({}, "field/attribute body: 'thing' is a required property"),
         ({"thing": {}}, "field/attribute thing: 'size' is a required property"),
-        ({"thing": {"size": 0}}, "field/attribute thing.size: 0 is less than the minimum of 1"),
-        ({"thing": {"size": "1"}}, "field/attribute thing.size: '1' is not of type 'integer'"),
-        ({"thing": {"size": True}}, "field/attribute thing.size: True is not of type 'integer'"),
+        ({"thing": {"size": 0}}, "field/attribute size: 0 is less than the minimum of 1"),
+        ({"thing": {"size": "1"}}, "field/attribute size: '1' is not of type 'integer'"),
+        ({"thing": {"size": True}}, "field/attribute size: True is not of type 'integer'"),
         ({"thing": {"size": 1, "status": "available"}}, "'status' was unexpected"),
         ({"thing": {"size": 1}, "more": 1}, "'more' was unexpected"),
     ],
@@ -129,8 +129,8 @@ def test_every_place_is_told_but_a_message_stays_bounded() -> None:
     assert len(error.value.message) < 2000
     with pytest.raises(BadRequest) as both:
         body.check({"thing": {"size": 0, "name": 1}}, SCHEMA)
-    assert "thing.size" in both.value.message
-    assert "thing.name" in both.value.message
+    assert "attribute size" in both.value.message
+    assert "attribute name" in both.value.message
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\0", "\x1b[31m", "a\x7f", "\x85", "\u2028", "x\n", "x" * 256])
@@ -156,7 +156,7 @@ def test_a_description_may_have_lines_but_no_other_control_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"": "x"}, {"k" * 256: "x"}, {"k": "v" * 256}, {"k": 1}, {"k": None}, {"a/b": "x"}, {"k\n": "x"}, {"é": "x"}]
+    "metadata", [{"": "x"}, {"k" * 256: "x"}, {"k": "v" * 256}, {"k": 1}, {"k": None}, {"a\\b": "x"}, {"k\n": "x"}, {"é": "x"}]
 )
 def test_metadata_that_openstack_does_not_allow_is_refused(metadata: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):

@@ -1,13 +1,17 @@
 """Which connection is closed, and when."""
 
 import math
+import threading
 from typing import Any
 
 import pytest
-from waitress.channel import HTTPChannel
+from waitress.adjustments import Adjustments
 
-from stillframe.web import connections
-from stillframe.web.connections import Channel, Connections, Limits
+from stillframe.web import channel as channel_module
+from stillframe.web.channel import Channel
+from stillframe.web.chunks import MOST_CHUNKS
+from stillframe.web.connections import Connections
+from stillframe.web.limits import Limits
 
 LIMITS = Limits(connections=6, connections_per_peer=3, request_seconds=10, idle_seconds=60, answer_seconds=30)
 
@@ -22,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(connections, "time", made)
+    monkeypatch.setattr(channel_module, "time", made)
     return made
 
 
@@ -30,7 +34,8 @@ class Stub(Channel):
     """A connection without a socket."""
 
     def __init__(self, peer: str, since: float) -> None:
-        self.peer, self._since = peer, since
+        self.peer = self.client = peer
+        self._since, self.socket = since, None
         self._receiving = self._answered = False
         self._begun: Any = None
         self.requests: list[Any] = []
@@ -115,45 +120,94 @@ def test_one_we_work_for_has_no_deadline() -> None:
     assert all_of(channel).too_slow(math.inf) == []
 
 
-def test_the_time_of_a_request_counts_from_its_first_byte(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HTTPChannel, "received", lambda _self, _data: True)
-    channel = Stub("a", 50)
-    channel.received(b"x")
-    assert channel.deadline(LIMITS) == 60  # from the connection: it never sent a whole one
-    channel = Stub("a", 50)
-    channel._answered = True
-    channel.received(b"x")
-    clock.now = 105
-    channel.received(b"y")
-    assert channel.deadline(LIMITS) == 110
-
-
-def test_who_sends_requests_and_reads_no_answer_gets_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many requests in one piece, each with a long answer: a thread waited until somebody read them, for ever."""
-    served: list[Any] = []
-
-    def serve(self: HTTPChannel) -> None:
-        served.append(self)
-
-    monkeypatch.setattr(HTTPChannel, "service", serve)
-    channel = Stub("a", 50)
-    channel.requests, channel.total_outbufs_len = ["next"], connections.UNREAD_BYTES + 1
-    channel.server, channel._fileno = Server(), 5
-    channel.service()
-    assert served == []
-    assert channel.requests == []
-    assert channel.will_close
-    assert channel.server.asked == [5]
-    channel.requests, channel.total_outbufs_len = ["next"], connections.UNREAD_BYTES
-    channel.service()
-    assert served == [channel]
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class Server:
     """What a channel tells its server."""
 
     def __init__(self) -> None:
-        self.asked: list[int | None] = []
+        self.tasks = 0
 
-    def look_again(self, handle: int | None) -> None:
-        self.asked.append(handle)
+    def add_task(self, _channel: Channel) -> None:
+        self.tasks += 1
+
+
+class Reading(Stub):
+    """One that reads what it is given."""
+
+    def __init__(self, since: float = 50) -> None:
+        super().__init__("a", since)
+        self.requests_lock = threading.Lock()
+        self.adj = Adjustments()
+        self.server = Server()
+
+
+def test_the_time_of_a_request_counts_from_its_first_byte(clock: Clock) -> None:
+    channel = Reading(50)
+    channel.received(b"G")
+    assert channel.deadline(LIMITS) == 60  # from the connection: it never sent a whole one
+    channel = Reading(50)
+    channel._answered = True
+    channel.received(b"G")
+    clock.now = 105
+    channel.received(b"E")
+    assert channel.deadline(LIMITS) == 110
+
+
+def test_of_many_requests_in_one_piece_one_is_taken_at_a_time() -> None:
+    """Hundreds in one piece were all read before anybody else was looked at."""
+    channel = Reading()
+    channel.received(GET * 3)
+    assert (len(channel.requests), channel.server.tasks, channel.has_more) == (1, 1, True)
+    assert not channel.readable()  # until the first is answered
+    channel.requests.clear()
+    channel.handle_read()
+    assert (len(channel.requests), channel.server.tasks, channel._rest) == (1, 2, GET)
+
+
+def test_a_body_in_crumbs_is_read_in_several_turns() -> None:
+    channel = Reading()
+    channel.received(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    channel.received(b"1\r\nx\r\n" * (MOST_CHUNKS // 2) + b"0\r\n\r\n")
+    turns = 0
+    while channel.has_more:
+        turns += 1
+        channel.handle_read()
+    assert turns > 3
+    assert channel.requests[0].get_body_stream().read() == b"x" * (MOST_CHUNKS // 2)
+
+
+def test_one_whose_client_has_sent_what_nobody_has_looked_at_does_not_wait_for_it() -> None:
+    """An honest client at the address of a flood was reset, because it had waited longest: for us."""
+    channels = [Stub("a", since) for since in (1, 2, 3, 4)]
+    channels[0].is_due = True
+    channels[1]._rest = b"x"
+    assert all_of(*channels).surplus(channels[3]) is channels[2]
+    channels[2].is_due = True
+    assert all_of(*channels).surplus(channels[3]) is channels[3]
+
+
+def test_who_is_turned_away_is_told_for_what() -> None:
+    crowd = [Stub("a", since) for since in (1, 2, 3, 4)]
+    kept = all_of(*crowd)
+    assert (kept.why(crowd[0]).status, kept.why(crowd[0]).code) == (429, "too_many_connections")
+    kept.remove(crowd[3])
+    assert (kept.why(crowd[0]).status, kept.why(crowd[0]).code) == (503, "service_busy")
+
+
+def test_a_proxy_may_have_more_than_others_and_of_one_client_behind_it_no_more_are_under_way() -> None:
+    channels = [Stub("proxy", since) for since in (1, 2, 3, 4)]
+    for channel in channels:
+        channel.is_proxy, channel.client = True, "client"
+    kept = all_of(*channels)
+    assert kept.surplus(channels[3]) is None
+    assert [kept.began(channel) for channel in channels[:3]] == [None] * 3
+    refused = kept.began(channels[3])
+    assert refused is not None and refused.code == "too_many_connections"
+    kept.ended(channels[3])
+    kept.remove(channels[0])  # it went without an answer
+    channels[3].client = "another"
+    assert kept.began(channels[3]) is None
+    channels[3].client = "client"
+    assert kept.began(channels[3]) is None

@@ -229,7 +229,7 @@ def test_a_token_that_has_expired_is_refused_whatever_keystone_says(make: Make) 
 
 
 def test_a_token_without_a_project_is_forbidden(make: Make) -> None:
-    with pytest.raises(Forbidden, match="for no project"):
+    with pytest.raises(Forbidden, match="not scoped to a project"):
         make(Keystone(t1=token("admin", project=None))).identify({"x-auth-token": "t1"}, "req-1")
 
 
@@ -328,6 +328,17 @@ def test_two_services_remember_under_different_keys(make: Make) -> None:
 
 # When Keystone does not say
 
+_OWN = {"X__Subject__Token": OWN_TOKEN}
+_ENDS: tuple[Any, ...] = (5, None, "soon", [], "9" * 99)
+NO_TOKENS = (
+    answer(201, {"token": token("service")}),  # the header is missing
+    answer(201, b"null", **_OWN),
+    answer(201, b"[" * 200_000, **_OWN),
+    answer(201, {"token": []}, **_OWN),
+    answer(201, {"token": None}, **_OWN),
+    *(answer(201, {"token": {**token("service"), "expires_at": odd}}, **_OWN) for odd in _ENDS),
+)
+
 
 @pytest.mark.parametrize(
     ("method", "said", "words"),
@@ -335,8 +346,10 @@ def test_two_services_remember_under_different_keys(make: Make) -> None:
         ("GET", requests.ConnectionError("refused"), "does not answer"),
         ("GET", requests.Timeout("slow"), "does not answer"),
         ("POST", requests.ConnectionError("refused"), "does not answer"),
-        ("POST", answer(401, {"error": {"message": "wrong"}}), "own user no token: 401"),
-        ("POST", answer(503), "own user no token: 503"),
+        ("POST", answer(401, {"error": {"message": "wrong"}}), "refuses a token to Stillframe's own user: 401"),
+        ("POST", answer(503), "refuses a token to Stillframe's own user: 503"),
+        *(("POST", said, "does not answer: its answer is not a token") for said in NO_TOKENS),
+        ("POST", answer(500, b"[" * 200_000, Content__Type="application/json"), "does not answer: its answer is not a token"),
         ("GET", answer(401), "needs the role service"),
         ("GET", answer(403), "needs the role service"),
         ("GET", answer(500), "500"),
@@ -344,7 +357,9 @@ def test_two_services_remember_under_different_keys(make: Make) -> None:
         ("GET", answer(200, b"<html>"), "not a token"),
         ("GET", answer(200, {}), "not a token"),
         ("GET", answer(200, []), "not a token"),
-        ("GET", answer(200, {"token": {}}), "no token|for no project"),
+        ("GET", answer(200, {"token": {}}), "not a token"),
+        ("GET", answer(200, {"token": []}), "not a token"),
+        ("GET", answer(200, {"token": {**token("reader"), "project": None}}), "not a token"),
         ("GET", answer(200, {"token": {**token("reader"), "expires_at": "soon"}}), "not a token"),
         ("GET", answer(200, {"token": {**token("reader"), "user": "ann"}}), "not a token"),
     ],
@@ -352,10 +367,28 @@ def test_two_services_remember_under_different_keys(make: Make) -> None:
 def test_silence_is_never_taken_for_an_answer(make: Make, method: str, said: Any, words: str) -> None:
     known = Keystone(t1=token("reader"))
     known.answers[method] = said
-    with pytest.raises((ServiceUnavailable, Forbidden), match=words) as told:
+    with pytest.raises(ServiceUnavailable, match=words):
         make(known).identify({"x-auth-token": "t1"}, "req-1")
-    if isinstance(told.value, Forbidden):
-        assert said[1] == {"token": {}}
+
+
+ODD: tuple[Any, ...] = (None, 1, True, [], {}, "", "x" * 256, "a\nb", "\ud800", "\u202e", "../x", "a/b", "a b", ["a"], {"a": 1})
+
+
+@pytest.mark.parametrize("odd", ODD, ids=ascii)
+def test_who_it_is_stands_there_as_a_name_or_is_not_known(make: Make, odd: Any) -> None:
+    """Made into text, none became the project "None", in which all met whose tokens had none."""
+    for part in ("user", "project"):
+        known = Keystone(t1={**token("reader"), part: {"id": odd}})
+        with pytest.raises(ServiceUnavailable, match="not a token"):
+            make(known).identify({"x-auth-token": "t1"}, "req-1")
+
+
+@pytest.mark.parametrize(
+    "odd", [None, {}, "admin", ["admin"], [{}], [{"name": None}], [{"name": ["admin"]}], [{"name": ""}]], ids=ascii
+)
+def test_roles_are_names_or_the_token_is_none(make: Make, odd: Any) -> None:
+    with pytest.raises(ServiceUnavailable, match="not a token"):
+        make(Keystone(t1={**token("reader"), "roles": odd})).identify({"x-auth-token": "t1"}, "req-1")
 
 
 def test_a_redirect_is_never_followed(make: Make) -> None:

@@ -1,22 +1,25 @@
 """Requests that cannot be read, or could be read in two ways, end in an answer and never in an exception."""
 
+import re
 from typing import Any
 
 import pytest
+from waitress import parser as waitress
 from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser
 
 from stillframe.web import body
 from stillframe.web.chunks import MOST_CHUNKS
-from stillframe.web.parser import Parser
+from stillframe.web.parser import MOST_HEADERS, Parser
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
+HOST = b"Host: a\r\n"
 
 
 def read(first_line: bytes, headers: bytes = b"", body: bytes = b"", step: int = 1 << 20) -> Parser:
-    """Hands the request over in pieces of ``step`` bytes."""
+    """Hands the request over in pieces of ``step`` bytes; a Host is added where none is named."""
     parser = Parser(Adjustments())
-    whole = first_line + b"\r\n" + headers + b"\r\n" + body
+    whole = first_line + b"\r\n" + (b"" if b"host:" in headers.lower() else HOST) + headers + b"\r\n" + body
     while whole and not parser.completed:
         whole = whole[parser.received(whole[:step]) :]
     return parser
@@ -147,7 +150,7 @@ def test_headers_without_end_are_refused_at_their_limit_however_they_come() -> N
 def test_a_body_in_crumbs_is_refused(step: int) -> None:
     """Each chunk costs as much as a large one: a megabyte of them kept the thread that reads all connections for seconds."""
     parser = Parser(Adjustments())
-    parser.received(b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n")
+    parser.received(b"POST / HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n")
     rest = b"1\r\na\r\n" * (MOST_CHUNKS + 1)
     while rest and not parser.completed:
         rest = rest[parser.received(rest[:step]) :]
@@ -157,6 +160,81 @@ def test_a_body_in_crumbs_is_refused(step: int) -> None:
 def test_a_body_of_as_many_chunks_as_may_be_is_read() -> None:
     found = read(b"POST / HTTP/1.1", CHUNKED, b"1\r\na\r\n" * (MOST_CHUNKS - 1) + b"0\r\n\r\n", step=8192)
     assert found.error is None and found.completed
+
+
+def test_every_request_of_http_1_1_names_its_host() -> None:
+    for first_line, headers, code in (
+        (b"GET / HTTP/1.1", b"", 400),
+        (b"GET http://a/ HTTP/1.1", b"", 400),
+        (b"GET / HTTP/1.0", b"", None),
+        (b"GET / HTTP/1.1", HOST, None),
+    ):
+        parser = Parser(Adjustments())
+        parser.received(first_line + b"\r\n" + headers + b"\r\n")
+        assert getattr(parser.error, "code", None) == code
+
+
+@pytest.mark.parametrize("host", [b"a", b"A.example:8776", b"[::1]:8776", b"[fe80::1]", b"127.0.0.1:"])
+def test_hosts_are_taken(host: bytes) -> None:
+    assert read(b"GET / HTTP/1.1", b"Host: " + host + b"\r\n").error is None
+
+
+@pytest.mark.parametrize("host", [b"", b"a b", b"a/b", b"a@b", b"a\x22", b"[::1", b"[x]", b"a:b", b"a, b", b"\xff"])
+def test_what_is_no_host_is_refused(host: bytes) -> None:
+    assert read(b"GET / HTTP/1.1", b"Host: " + host + b"\r\n").error.code == 400
+
+
+def test_headers_without_number_are_refused() -> None:
+    """Each costs as much as a long one: 16,000 of them kept the thread that reads all connections for 40 ms."""
+    assert read(b"GET / HTTP/1.1", b"a: b\r\n" * MOST_HEADERS).error.code == 431
+    assert read(b"GET / HTTP/1.1", b"a: b\r\n" * (MOST_HEADERS - 1)).error is None
+
+
+class Expression:
+    """Keeps what one of waitress's is asked about, and asks it."""
+
+    def __init__(self, real: re.Pattern[bytes]) -> None:
+        self._real = real
+        self.seen: list[bytes] = []
+
+    def match(self, line: bytes) -> re.Match[bytes] | None:
+        self.seen.append(line)
+        return self._real.match(line)
+
+    def fullmatch(self, line: bytes) -> re.Match[bytes] | None:
+        self.seen.append(line)
+        return self._real.fullmatch(line)
+
+
+@pytest.mark.parametrize("end", [b"", b"x", b"\xff", b"\x01", b"\x7f", b"\0"])
+@pytest.mark.parametrize("space", [b" ", b"\t", b" \t"])
+def test_an_expression_is_never_led_through_thousands_of_spaces(
+    space: bytes, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waitress tries each of them as the end of the header: 11 s of the whole process, for one request of 64 KiB. The header
+    need not be invalid for that."""
+    asked = Expression(waitress.HEADER_FIELD_RE)
+    monkeypatch.setattr(waitress, "HEADER_FIELD_RE", asked)
+    line = b"X-A:" + space * 400 + end + b"\r\n"
+    found = [read(b"GET / HTTP/1.1", line), read(b"POST / HTTP/1.1", CHUNKED, b"0\r\n" + line + b"\r\n")]
+    bad = end in (b"\x01", b"\x7f", b"\0")
+    assert [each.error and each.error.code for each in found] == [400 if bad else None] * 2
+    assert [line for line in asked.seen if re.search(rb":[ \t]", line)] == []
+    assert bad or found[0].headers["X_A"] == end.decode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET a://111 x HTTP/1.1", b"GET a://111 x", b"GET a://111", b"GET a://111 HTTP/1.1 x", b"a://111"]
+)
+def test_an_expression_is_never_asked_about_what_is_no_request(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waitress tries every way to divide an address that does not end as it should: four minutes of the whole process, for
+    64 KiB of digits."""
+    asked = Expression(waitress.first_line_re)
+    monkeypatch.setattr(waitress, "first_line_re", asked)
+    assert read(line).error.code == 400
+    assert asked.seen == []
+    assert read(b"GET a://111 HTTP/1.1 ").error is None
+    assert asked.seen == [b"GET a://111 HTTP/1.1"]
 
 
 @pytest.mark.parametrize("version", [b"", b" HTTP/0.9", b" HTTP/1.2", b" HTTP/2.0", b" http/1.1", b"  HTTP/1.1"])
@@ -184,7 +262,7 @@ def test_chunks_are_read_however_they_are_cut(step: int) -> None:
 def test_what_follows_a_body_is_not_a_part_of_it() -> None:
     body_ = b"2\r\n{}\r\n0\r\n\r\n"
     parser = Parser(Adjustments())
-    head = b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n"
+    head = b"POST / HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n"
     assert parser.received(head) == len(head)
     assert parser.received(body_ + b"GET / HTTP/1.1") == len(body_)
 

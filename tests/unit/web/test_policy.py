@@ -32,6 +32,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "GET /volumes/{id}/metadata/{key}",
                 "POST /volumes/{id}/action os-show_image_metadata",
                 "GET /volumes/{id}/stillframe-chain",
+                "GET /resource_filters",
             ),
         ),
         "volume:create": (WRITE, ("POST /volumes",)),
@@ -69,6 +70,14 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "POST /os-volume-manage",
             ),
         ),
+        "volume:adopt": (
+            {"service"},
+            (
+                "POST /os-adopted-volumes",
+                "POST /os-adopted-volumes/look",
+                "POST /volumes/{id}/action os-release_adopted",
+            ),
+        ),
         "volume_extension:volume_unmanage": ({"admin"}, ("POST /volumes/{id}/action os-unmanage",)),
         "volume_extension:snapshot_admin_actions:reset_status": ({"admin"}, ("POST /snapshots/{id}/action os-reset_status",)),
         "volume_extension:snapshot_admin_actions:force_delete": ({"admin"}, ("POST /snapshots/{id}/action os-force_delete",)),
@@ -82,7 +91,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "GET /snapshots/{id}/metadata/{key}",
             ),
         ),
-        "volume:create_snapshot": (WRITE, ("POST /snapshots",)),
+        "volume:create_snapshot": (BOTH, ("POST /snapshots",)),
         "volume:update_snapshot": (
             WRITE,
             (
@@ -115,10 +124,16 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         "volume:attachment_report": ({"service"}, ("POST /attachments/{id}/action os-report_guest_disk",)),
         "volume:note_fault": ({"service"}, ("POST /volumes/{id}/action os-note_fault",)),
         "volume:attachment_delete": (BOTH, ("DELETE /attachments/{id}",)),
-        "volume:create_snapshot_metadata": ({"service"}, ("POST /volumes/{id}/action os-create_snapshot_metadata",)),
-        "volume:finalize_snapshot_metadata": ({"service"}, ("POST /snapshots/{id}/action os-finalize_snapshot_metadata",)),
+        "volume:create_snapshot_metadata": (
+            {"service"},
+            ("POST /os-set-metadata create", "POST /volumes/{id}/action os-create_snapshot_metadata"),
+        ),
+        "volume:finalize_snapshot_metadata": (
+            {"service"},
+            ("POST /os-set-metadata finalize", "POST /snapshots/{id}/action os-finalize_snapshot_metadata"),
+        ),
         "volume:snapshot_delete_metadata": ({"service"}, ("POST /snapshots/{id}/action os-snapshot_delete_metadata",)),
-        "volume:update_snapshot_status": ({"service"}, ("POST /snapshots/{id}/action os-update_snapshot_status",)),
+        "volume:update_snapshot_status": (BOTH, ("POST /snapshots/{id}/action os-update_snapshot_status",)),
         "volume:upload_image": (WRITE, ("POST /volumes/{id}/action os-volume_upload_image",)),
         "backup:get": (
             READ,
@@ -158,6 +173,113 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         ),
         "volume_extension:type_delete": ({"admin"}, ("DELETE /types/{id}",)),
         "scheduler_extension:scheduler_stats:get_pools": ({"admin"}, ("GET /scheduler-stats/get_pools",)),
+        "volume:get_transfer": (
+            READ,
+            (
+                "GET /os-volume-transfer",
+                "GET /os-volume-transfer/detail",
+                "GET /os-volume-transfer/{id}",
+                "GET /volume-transfers",
+                "GET /volume-transfers/detail",
+                "GET /volume-transfers/{id}",
+            ),
+        ),
+        "volume:create_transfer": (
+            WRITE,
+            (
+                "POST /os-volume-transfer",
+                "POST /volume-transfers",
+            ),
+        ),
+        "volume:accept_transfer": (
+            WRITE,
+            (
+                "POST /os-volume-transfer/{id}/accept",
+                "POST /volume-transfers/{id}/accept",
+            ),
+        ),
+        "volume:delete_transfer": (
+            WRITE,
+            (
+                "DELETE /os-volume-transfer/{id}",
+                "DELETE /volume-transfers/{id}",
+            ),
+        ),
+        "volume_extension:volume_actions:reserve": (BOTH, ("POST /volumes/{id}/action os-reserve",)),
+        "volume_extension:volume_actions:unreserve": (BOTH, ("POST /volumes/{id}/action os-unreserve",)),
+        "volume_extension:volume_actions:begin_detaching": (BOTH, ("POST /volumes/{id}/action os-begin_detaching",)),
+        "volume_extension:volume_actions:roll_detaching": (BOTH, ("POST /volumes/{id}/action os-roll_detaching",)),
+        "volume_extension:volume_actions:attach": (BOTH, ("POST /volumes/{id}/action os-attach",)),
+        "volume_extension:volume_actions:detach": (BOTH, ("POST /volumes/{id}/action os-detach",)),
+        "volume:update_readonly_flag": (WRITE, ("POST /volumes/{id}/action os-update_readonly_flag",)),
+        "volume:retype": (WRITE, ("POST /volumes/{id}/action os-retype",)),
+        "message:get_all": (READ, ("GET /messages",)),
+        "message:get": (READ, ("GET /messages/{id}",)),
+        "message:delete": (WRITE, ("DELETE /messages/{id}",)),
+        "group:get_all": (
+            READ,
+            (
+                "GET /groups",
+                "GET /groups/detail",
+                "GET /group_snapshots",
+                "GET /group_snapshots/detail",
+                "GET /group_types",
+            ),
+        ),
+        "volume_extension:default_get_all": ({"admin"}, ("GET /default-types",)),
+        "volume_extension:volume_type_access:get_all_for_type": ({"admin"}, ("GET /types/{id}/os-volume-type-access",)),
+        "volume_extension:volume_type_access:addProjectAccess": ({"admin"}, ("POST /types/{id}/action addProjectAccess",)),
+        "volume_extension:volume_type_access:removeProjectAccess": (
+            {"admin"},
+            ("POST /types/{id}/action removeProjectAccess",),
+        ),
+        "volume_extension:volume_type_encryption:get": (READ, ("GET /types/{id}/encryption",)),
+        "volume_extension:volume_type_encryption:create": ({"admin"}, ("POST /types/{id}/encryption",)),
+        "volume_extension:qos_specs_manage:get_all": (
+            {"admin"},
+            (
+                "GET /qos-specs",
+                "GET /qos-specs/{id}/associations",
+            ),
+        ),
+        "volume_extension:qos_specs_manage:get": ({"admin"}, ("GET /qos-specs/{id}",)),
+        "volume_extension:qos_specs_manage:create": ({"admin"}, ("POST /qos-specs",)),
+        "volume_extension:qos_specs_manage:update": (
+            {"admin"},
+            (
+                "PUT /qos-specs/{id}",
+                "GET /qos-specs/{id}/associate",
+                "GET /qos-specs/{id}/disassociate",
+                "GET /qos-specs/{id}/disassociate_all",
+            ),
+        ),
+        "volume_extension:qos_specs_manage:delete": (
+            {"admin"},
+            (
+                "DELETE /qos-specs/{id}",
+                "PUT /qos-specs/{id}/delete_keys",
+            ),
+        ),
+        "volume_extension:quota_classes:get": ({"admin"}, ("GET /os-quota-class-sets/{name}",)),
+        "volume_extension:quota_classes:update": ({"admin"}, ("PUT /os-quota-class-sets/{name}",)),
+        "volume_extension:services:update": (
+            {"admin"},
+            (
+                "PUT /os-services/enable",
+                "PUT /os-services/disable",
+                "PUT /os-services/disable-log-reason",
+                "PUT /os-services/freeze",
+                "PUT /os-services/thaw",
+            ),
+        ),
+        "volume_extension:hosts": (
+            {"admin"},
+            (
+                "GET /os-hosts",
+                "GET /os-hosts/{host}",
+            ),
+        ),
+        "volume_extension:capabilities": ({"admin"}, ("GET /capabilities/{host}",)),
         "volume_extension:types": (
             READ,
             (
@@ -192,6 +314,14 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         ),
     },
     "compute": {
+        "os_compute_api:os-adopt-disks": (
+            {"admin"},
+            (
+                "GET /servers/{id}/os-adopt-disks",
+                "POST /servers/{id}/os-adopt-disks",
+                "POST /servers/{id}/os-release-disks",
+            ),
+        ),
         "os_compute_api:servers:index": (
             READ,
             (

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stillframe import client
 from stillframe.compute.api.routes import SERVICE as COMPUTE
 from stillframe.errors import BadRequest, StillframeError, VersionNotSupported
 from stillframe.volumes.api.routes import SERVICE as VOLUMES
@@ -68,3 +69,12 @@ def test_any_header_is_a_version_in_range_or_an_error_of_ours(text: str) -> None
             assert error.status in (400, 406)
         else:
             assert service.minimum <= found <= service.maximum
+
+
+def test_what_is_ours_comes_on_request() -> None:
+    assert versions.ADDITIONS == client.ADDITIONS
+    name = versions.ADDITIONS.lower()
+    assert [versions.wants_additions(headers) for headers in ({}, {name: "0"}, {name: "1"})] == [False, False, True]
+    for value in ("", "2", "yes", "1 "):
+        with pytest.raises(BadRequest, match="this release knows 1"):
+            versions.wants_additions({name: value})
