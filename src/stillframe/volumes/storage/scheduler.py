@@ -3,14 +3,14 @@
 from sqlalchemy import Connection
 
 from stillframe.db import volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import VolumeRow, VolumeTypeRow
 from stillframe.errors import BadConfiguration, BadRequest, ShareUnavailable
 from stillframe.units import GIB
 from stillframe.volumes.storage.backends import Backends, Pool
 from stillframe.volumes.storage.drivers.contract import Share
 
 
-def choose(backends: Backends, type_row: Row, size: int, needed: int = 0) -> Pool:
+def choose(backends: Backends, type_row: VolumeTypeRow, size: int, needed: int = 0) -> Pool:
     """Returns the pool with the most free space of those the volume type may use and ``size`` more GiB may be promised on.
 
     ``needed`` bytes are written at once. Raises BadRequest when no enabled backend fits the type, ShareUnavailable with
@@ -31,7 +31,7 @@ def choose(backends: Backends, type_row: Row, size: int, needed: int = 0) -> Poo
     return max(free, key=lambda each: each[:2])[2]
 
 
-def check_room(backends: Backends, row: Row, more_gib: int, needed: int = 0) -> None:
+def check_room(backends: Backends, row: VolumeRow, more_gib: int, needed: int = 0) -> None:
     """Raises ShareUnavailable, with numbers, unless ``more_gib`` may be promised and ``needed`` bytes written beside a
     volume."""
     _room(backends.pool(row), more_gib, needed)

@@ -9,11 +9,12 @@ from typing import Any
 from stillframe.config import Settings
 from stillframe.db import shares, volumes
 from stillframe.db.engine import Database
+from stillframe.journal.about import about
 from stillframe.journal.operation import Operation
 from stillframe.volumes.backups import repository
 from stillframe.volumes.backups.repository import Repository, Store
-from stillframe.volumes.clients.compute import ComputeDoor
-from stillframe.volumes.clients.glance import ImageDoor
+from stillframe.volumes.clients.compute import ComputeClient
+from stillframe.volumes.clients.glance import ImageClient
 from stillframe.volumes.storage.backends import Backends
 from stillframe.volumes.storage.drivers.contract import Share
 
@@ -24,8 +25,8 @@ class WorkerContext:
 
     database: Database
     backends: Backends
-    compute: ComputeDoor
-    images: ImageDoor
+    compute: ComputeClient
+    images: ImageClient
     settings: Settings
     stopping: threading.Event = field(default_factory=threading.Event)  # waiting is then left to the next worker
 
@@ -35,12 +36,12 @@ class WorkerContext:
 
     def lane(self, operation: Operation) -> str:
         """Returns the lane of an operation, its share: a share that hangs delays its own operations only."""
-        place = operation.intent.get("share")
-        if place is None and "volume_id" in operation.intent:
+        found = about(operation.intent)
+        if found.share is None and found.volume_id is not None:
             with self.database.read() as connection:
-                row = volumes.get(connection, operation.intent["volume_id"], None)
-            place = row["share"] if row else None
-        return str(place or "")
+                row = volumes.get(connection, found.volume_id, None)
+            return str(row["share"]) if row else ""
+        return found.share or ""
 
     def repository(self, container: str) -> Repository:
         """Returns the backup store, after a check that it is still the same store. Raises BackupStoreUnavailable,
@@ -62,4 +63,4 @@ class WorkerContext:
 
 def open_context(settings: Settings, database: Database) -> WorkerContext:
     """Makes the context of one block storage worker."""
-    return WorkerContext(database, Backends(settings, database), ComputeDoor(settings), ImageDoor(settings), settings)
+    return WorkerContext(database, Backends(settings, database), ComputeClient(settings), ImageClient(settings), settings)

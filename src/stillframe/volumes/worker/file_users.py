@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from stillframe.db import volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import VolumeRow
 from stillframe.errors import Conflict, FileInUse
 from stillframe.host import users as users_of_files
 from stillframe.volumes.storage.drivers.contract import Share
@@ -14,10 +14,10 @@ from stillframe.volumes.worker.context import WorkerContext
 Described = Mapping[str, Sequence[str]]  # file -> servers whose descriptions name it
 
 
-def described(world: WorkerContext, share: Share) -> Described:
+def described(worker: WorkerContext, share: Share) -> Described:
     """For files that may belong to anybody: a saved state that cannot be read may need any of them. Raises ServiceUnavailable
     when compute cannot be asked."""
-    return world.compute.named_files(share.path, sure=True)
+    return worker.compute.named_files(share.path, sure=True)
 
 
 def users(share: Share, wanted: Collection[str], named: Described) -> Mapping[str, list[str]]:
@@ -28,9 +28,9 @@ def users(share: Share, wanted: Collection[str], named: Described) -> Mapping[st
     return {name: words for name in wanted if (words := [*found.get(name, ()), *servers[name]])}
 
 
-def refuse_if_used(world: WorkerContext, share: Share, name: str, verb: str) -> None:
+def refuse_if_used(worker: WorkerContext, share: Share, name: str, verb: str) -> None:
     """``verb`` says what was requested, such as "taken over". Raises FileInUse naming every user, ServiceUnavailable."""
-    refuse_users(name, users(share, [name], described(world, share)), verb)
+    refuse_users(name, users(share, [name], described(worker, share)), verb)
 
 
 def refuse_users(name: str, used: Mapping[str, Sequence[str]], verb: str) -> None:
@@ -40,11 +40,11 @@ def refuse_users(name: str, used: Mapping[str, Sequence[str]], verb: str) -> Non
         raise FileInUse(f"{name} cannot be {verb}: {'; '.join(found[:10])}", users=found[:100])
 
 
-def users_of_volume(world: WorkerContext, volume: Row) -> list[str]:
+def users_of_volume(worker: WorkerContext, volume: VolumeRow) -> list[str]:
     """Says in words who uses a file of the volume: descriptions of servers, live, inactive and saved, locks of QEMU on any
     host, open files of programs on this one. Raises ServiceUnavailable, ShareUnavailable when that is not known."""
-    found = [_described(each) for each in world.compute.users_of(volume["id"])]
-    share = world.share(volume)
+    found = [_described(each) for each in worker.compute.users_of(volume["id"])]
+    share = worker.share(volume)
     own = share.files(volume["id"])
     open_here = opened(share.path, own)
     found += [f"{who}, which has {name} open" for name in sorted(open_here) for who in open_here[name]]
@@ -64,11 +64,11 @@ def opened(directory: Path, own: Sequence[str]) -> dict[str, list[str]]:
     return {wanted[identity]: found for identity, found in users_of_files.programs(wanted).items() if found}
 
 
-def naming(world: WorkerContext, share: Share, volume_id: str) -> list[str]:
+def naming(worker: WorkerContext, share: Share, volume_id: str) -> list[str]:
     """Returns the servers any of whose descriptions, live, inactive or saved, names a file of the volume. A saved state that
     cannot be read is left out: what it needs is attached to its server, and is released only when it can be read. Raises
     ServiceUnavailable when compute cannot be asked."""
-    named = world.compute.named_files(share.path)
+    named = worker.compute.named_files(share.path)
     return sorted({server for name in share.files(volume_id) for server in named.get(name, ())})
 
 
@@ -80,18 +80,18 @@ def named_by(volume_id: str, servers: Sequence[str]) -> str:
     )
 
 
-def refuse_if_named(world: WorkerContext, share: Share, volume_id: str) -> None:
+def refuse_if_named(worker: WorkerContext, share: Share, volume_id: str) -> None:
     """Raises Conflict when a server uses a file of an unattached volume: a snapshot makes another file the active one, and what
     that server writes would go into the snapshot. Raises ServiceUnavailable."""
-    servers = naming(world, share, volume_id)
+    servers = naming(worker, share, volume_id)
     if servers:
         raise Conflict(named_by(volume_id, servers), servers=servers)
 
 
-def refuse_foreign_readers(world: WorkerContext, share: Share, volume_id: str) -> None:
+def refuse_foreign_readers(worker: WorkerContext, share: Share, volume_id: str) -> None:
     """Raises FileInUse when a file that is of no volume we have is based on one of the volume's: it would not open any more,
     or read something else, once that is merged, renamed or removed."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         known = volumes.ids(connection)
     readers = share.foreign_readers(volume_id, known)
     found = [f"{other} is based on {name}" for name, above in readers.items() for other in above]

@@ -1,5 +1,6 @@
 """Finds rows that a caller may see, and the limits of a project."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Connection
@@ -7,14 +8,15 @@ from sqlalchemy import Connection
 from stillframe.chain import names
 from stillframe.context import Context
 from stillframe.db import backups, quotas, snapshots, volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import BackupRow, SnapshotRow, VolumeRow
 from stillframe.errors import BadRequest, Busy, NotFound, QuotaExceeded
 from stillframe.volumes.worker.context import WorkerContext
 
 MOST_METADATA = 128  # pairs of one resource, as of one request
+MOST_METADATA_BYTES = 72 << 10  # of them as JSON: 128 pairs of 255 plain letters each; what a record holds follows from it
 
 
-def volume(connection: Connection, context: Context, volume_id: str) -> Row:
+def volume(connection: Connection, context: Context, volume_id: str) -> VolumeRow:
     """Returns the volume's row. Raises NotFound, the same for a volume that is missing and one of another project."""
     row = volumes.get(connection, names.canonical_id(volume_id, "volume id"), _project(context))
     if row is None:
@@ -22,7 +24,7 @@ def volume(connection: Connection, context: Context, volume_id: str) -> Row:
     return row
 
 
-def snapshot(connection: Connection, context: Context, snapshot_id: str) -> Row:
+def snapshot(connection: Connection, context: Context, snapshot_id: str) -> SnapshotRow:
     """Returns the snapshot's row. Raises NotFound."""
     row = snapshots.get(connection, names.canonical_id(snapshot_id, "snapshot id"), _project(context))
     if row is None:
@@ -30,7 +32,7 @@ def snapshot(connection: Connection, context: Context, snapshot_id: str) -> Row:
     return row
 
 
-def backup(connection: Connection, context: Context, backup_id: str) -> Row:
+def backup(connection: Connection, context: Context, backup_id: str) -> BackupRow:
     """Returns the backup's row. Raises NotFound."""
     row = backups.get(connection, names.canonical_id(backup_id, "backup id"), _project(context))
     if row is None:
@@ -39,12 +41,18 @@ def backup(connection: Connection, context: Context, backup_id: str) -> Row:
 
 
 def with_more(context: Context, known: Mapping[str, str] | None, added: Mapping[str, str]) -> dict[str, str]:
-    """Returns metadata with what is added to it or changed in it. Raises QuotaExceeded when there are too many pairs:
-    otherwise, request by request, every list and the record on the share could grow without limit."""
+    """Returns metadata with what is added to it or changed in it. Raises QuotaExceeded when there are too many pairs, or they
+    are too long: otherwise, request by request, every list and the record on the share could grow without limit."""
     merged = {**(known or {}), **added}
     if len(merged) > max(MOST_METADATA, len(known or {})) and not context.has_service_identity:
         raise QuotaExceeded(f"it would have {len(merged)} metadata pairs, at most {MOST_METADATA} are allowed")
+    if _length(merged) > max(MOST_METADATA_BYTES, _length(known or {})) and not context.has_service_identity:
+        raise QuotaExceeded(f"it would have {_length(merged)} bytes of metadata, at most {MOST_METADATA_BYTES} are allowed")
     return merged
+
+
+def _length(metadata: Mapping[str, str]) -> int:
+    return len(json.dumps(dict(metadata), ensure_ascii=False).encode())
 
 
 def without(known: Mapping[str, str] | None, key: str, whose: str) -> dict[str, str]:
@@ -59,9 +67,9 @@ def _project(context: Context) -> str | None:
     return None if context.sees_all_projects else context.project_id
 
 
-def limits(world: WorkerContext, connection: Connection, project_id: str) -> dict[str, int]:
+def limits(worker: WorkerContext, connection: Connection, project_id: str) -> dict[str, int]:
     """Returns the project's limits; -1 is unlimited."""
-    options = world.settings.volumes
+    options = worker.settings.volumes
     return {
         "volumes": options.quota_volumes,
         "snapshots": options.quota_snapshots,
@@ -70,16 +78,34 @@ def limits(world: WorkerContext, connection: Connection, project_id: str) -> dic
         "backup_gigabytes": options.quota_backup_gigabytes,
         "snapshots_per_volume": options.quota_snapshots_per_volume,
         "per_volume_gigabytes": options.per_volume_gigabytes,
+        **quotas.class_limits(connection, "default"),
         **quotas.limits(connection, project_id),
     }
 
 
 _USED: Mapping[str, Callable[[Connection, str], int]] = {
     "volumes": lambda connection, project_id: volumes.usage(connection, project_id)[0],
-    "gigabytes": lambda connection, project_id: volumes.usage(connection, project_id)[1],
-    "snapshots": snapshots.usage,
+    "gigabytes": lambda connection, project_id: (
+        volumes.usage(connection, project_id)[1] + snapshots.usage(connection, project_id)[1]
+    ),
+    "snapshots": lambda connection, project_id: snapshots.usage(connection, project_id)[0],
     "backups": lambda connection, project_id: backups.usage(connection, project_id)[0],
     "backup_gigabytes": lambda connection, project_id: backups.usage(connection, project_id)[1],
+}
+
+
+_EXCEEDED: Mapping[str, str] = {  # as Cinder says it: scripts match these words
+    "volumes": "Maximum number of volumes allowed ({allowed}) exceeded for quota 'volumes'",
+    "snapshots": "Maximum number of snapshots allowed ({allowed}) exceeded for quota 'snapshots'",
+    "backups": "Maximum number of backups allowed ({allowed}) exceeded",
+    "gigabytes": (
+        "Requested volume or snapshot exceeds allowed gigabytes quota. Requested {asked}G, quota is {allowed}G and {has}G"
+        " has been consumed"
+    ),
+    "backup_gigabytes": (
+        "Requested backup exceeds allowed Backup gigabytes quota. Requested {asked}G, quota is {allowed}G and {has}G has been"
+        " consumed"
+    ),
 }
 
 
@@ -88,9 +114,9 @@ def used(connection: Connection, project_id: str) -> dict[str, int]:
     return {resource: count(connection, project_id) for resource, count in _USED.items()}
 
 
-def check_quota(world: WorkerContext, connection: Connection, project_id: str, more: dict[str, int]) -> None:
+def check_quota(worker: WorkerContext, connection: Connection, project_id: str, more: dict[str, int]) -> None:
     """Raises QuotaExceeded naming the limit that ``more`` would break. Called in the transaction that takes it."""
-    _check_quota(limits(world, connection, project_id), connection, project_id, more)
+    _check_quota(limits(worker, connection, project_id), connection, project_id, more)
 
 
 def _check_quota(allowed: Mapping[str, int], connection: Connection, project_id: str, more: dict[str, int]) -> None:
@@ -100,32 +126,47 @@ def _check_quota(allowed: Mapping[str, int], connection: Connection, project_id:
         has = _USED[resource](connection, project_id)
         if allowed[resource] < has + asked:
             raise QuotaExceeded(
-                f"quota exceeded for {resource}: {has} used, {asked} asked, {allowed[resource]} allowed",
+                _EXCEEDED[resource].format(has=has, asked=asked, allowed=allowed[resource]),
                 resource=resource,
+                used=has,
+                asked=asked,
+                allowed=allowed[resource],
             )
 
 
-def check_size(world: WorkerContext, connection: Connection, project_id: str, size: int) -> None:
+def check_size(worker: WorkerContext, connection: Connection, project_id: str, size: int) -> None:
     """Raises BadRequest for a volume larger than one may be."""
-    largest = limits(world, connection, project_id)["per_volume_gigabytes"]
+    largest = limits(worker, connection, project_id)["per_volume_gigabytes"]
     if 0 <= largest < size:
-        raise BadRequest(f"a volume of {size} GiB is larger than the allowed {largest} GiB")
+        raise BadRequest(f"Requested volume size {size} is larger than maximum allowed limit {largest}, in GiB")
 
 
-def check_snapshot_quota(world: WorkerContext, connection: Connection, row: Row, rows: Sequence[Row]) -> None:
+def check_growth(worker: WorkerContext, connection: Connection, row: VolumeRow, new_size: int) -> None:
+    """Raises BadRequest, QuotaExceeded for a volume that may not grow to ``new_size`` GiB."""
+    check_quota(worker, connection, row["project_id"], {"gigabytes": new_size - row["size"]})
+    check_size(worker, connection, row["project_id"], new_size)
+
+
+def check_new_volume(worker: WorkerContext, connection: Connection, project_id: str, size: int) -> None:
+    """Raises BadRequest, QuotaExceeded for a further volume of ``size`` GiB that the project may not have."""
+    check_quota(worker, connection, project_id, {"volumes": 1, "gigabytes": size})
+    check_size(worker, connection, project_id, size)
+
+
+def check_snapshot_quota(worker: WorkerContext, connection: Connection, row: VolumeRow, rows: Sequence[SnapshotRow]) -> None:
     """Raises QuotaExceeded when the project, or this volume, which has the snapshots ``rows``, may have no further one."""
-    allowed = limits(world, connection, row["project_id"])
-    _check_quota(allowed, connection, row["project_id"], {"snapshots": 1})
+    allowed = limits(worker, connection, row["project_id"])
+    _check_quota(allowed, connection, row["project_id"], {"snapshots": 1, "gigabytes": row["size"]})
     has, most = len(rows), allowed["snapshots_per_volume"]
     if 0 <= most < has + 1:
         raise QuotaExceeded(f"quota exceeded for snapshots_per_volume: volume {row['id']} has {has}, {most} are allowed")
 
 
-def refuse_if_being_taken(connection: Connection, volume_id: str) -> Sequence[Row]:
+def refuse_if_being_taken(connection: Connection, volume_id: str) -> Sequence[SnapshotRow]:
     """Returns the volume's snapshots. Raises Busy naming the one that compute takes: its switch will make another file
     active."""
     rows = snapshots.of_volume(connection, volume_id)
-    pending = [row["id"] for row in rows if row["status"] == "creating"]
+    pending = [row["id"] for row in rows if snapshots.being_taken(row)]
     if pending:
         raise Busy(f"snapshot {pending[0]} of volume {volume_id} is still being taken", snapshot_id=pending[0])
     return rows

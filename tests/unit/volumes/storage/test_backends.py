@@ -10,7 +10,7 @@ from stillframe.db import shares
 from stillframe.db.engine import Database
 from stillframe.errors import ShareUnavailable
 from stillframe.volumes.storage.backends import Backends
-from stillframe.volumes.storage.drivers.directory import MARKER
+from stillframe.volumes.storage.drivers.markers import MARKER
 from tests.unit import builders
 from tests.unit.builders import VOLUME
 

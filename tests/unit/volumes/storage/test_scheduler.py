@@ -8,7 +8,6 @@ import pytest
 from stillframe import config
 from stillframe.db import volume_types
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
 from stillframe.errors import BadRequest, ShareUnavailable
 from stillframe.volumes.storage import scheduler
 from stillframe.volumes.storage.backends import Backends
@@ -43,11 +42,11 @@ class Sites:
         for pool in backends.pools:
             pool._open = self.shares[pool.backend]
         unused: Any = None
-        self.world = WorkerContext(database, backends, unused, unused, settings)
+        self.worker = WorkerContext(database, backends, unused, unused, settings)
 
     def choose(self, size: int = 1, needed: int = 0, **extra_specs: str) -> str:
-        row: Row = {"name": "t", "extra_specs": extra_specs}
-        return scheduler.choose(self.world.backends, row, size, needed).backend
+        row: Any = {"name": "t", "extra_specs": extra_specs}
+        return scheduler.choose(self.worker.backends, row, size, needed).backend
 
 
 @pytest.fixture
@@ -55,8 +54,8 @@ def sites(database: Database, tmp_path: Path) -> Sites:
     return Sites(database, tmp_path)
 
 
-def volume(sites: Sites, backend: str, size: int, **more: Any) -> Row:
-    with sites.world.database.write() as connection:
+def volume(sites: Sites, backend: str, size: int, **more: Any) -> Any:
+    with sites.worker.database.write() as connection:
         volume_types.ensure_default(connection)
         return builders.volume_row(connection, size=size, backend=backend, share=f"/srv/{backend}", **more)
 
@@ -97,9 +96,9 @@ def test_room_is_asked_for_what_is_written_at_once(sites: Sites) -> None:
 def test_no_more_is_promised_than_the_reserve_and_the_ratio_allow(sites: Sites) -> None:
     """4 TiB, half of it reserved, promised twice: 4,096 GiB."""
     row = volume(sites, "slow", 4000)
-    scheduler.check_room(sites.world.backends, row, 96)
+    scheduler.check_room(sites.worker.backends, row, 96)
     with pytest.raises(ShareUnavailable, match="4000 GiB promised; with 97 more it would be over its 4096 GiB") as told:
-        scheduler.check_room(sites.world.backends, row, 97)
+        scheduler.check_room(sites.worker.backends, row, 97)
     assert told.value.details == {"promised": 4000, "limit": 4096}
     assert sites.choose(97) == "fast"
 
@@ -107,12 +106,12 @@ def test_no_more_is_promised_than_the_reserve_and_the_ratio_allow(sites: Sites) 
 def test_what_lies_on_one_share_is_not_counted_on_another(sites: Sites) -> None:
     volume(sites, "slow", 4096)
     other = volume(sites, "fast", 1, id=builders.OTHER_VOLUME)
-    scheduler.check_room(sites.world.backends, other, 4096)
+    scheduler.check_room(sites.worker.backends, other, 4096)
 
 
 def test_a_share_that_is_over_its_promise_still_takes_what_promises_nothing(sites: Sites) -> None:
     row = volume(sites, "slow", 9999)
-    scheduler.check_room(sites.world.backends, row, 0, 1 << 20)
+    scheduler.check_room(sites.worker.backends, row, 0, 1 << 20)
 
 
 def test_content_is_what_a_reader_of_the_chain_finds() -> None:
@@ -126,7 +125,7 @@ def test_content_is_what_a_reader_of_the_chain_finds() -> None:
 
 def test_a_share_is_remembered_and_found_by_what_a_row_says(sites: Sites) -> None:
     row = volume(sites, "fast", 1)
-    assert sites.world.share(row) is sites.shares["fast"]
-    assert sites.world.backends.pool(row).name == "fast#/srv/fast"
+    assert sites.worker.share(row) is sites.shares["fast"]
+    assert sites.worker.backends.pool(row).name == "fast#/srv/fast"
     with pytest.raises(ShareUnavailable, match=r"no enabled backend has the share /srv/gone \(backend old\)"):
-        sites.world.share({"share": "/srv/gone", "backend": "old"})
+        sites.worker.share({"share": "/srv/gone", "backend": "old"})

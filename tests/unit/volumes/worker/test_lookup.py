@@ -24,24 +24,24 @@ FINDERS: dict[str, Any] = {VOLUME: lookup.volume, SNAPSHOT: lookup.snapshot, BAC
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> WorkerContext:
+def worker(database: Database, tmp_path: Path) -> WorkerContext:
     with database.write() as connection:
         builders.volume_row(connection, size=3)
         builders.snapshot_row(connection)
         builders.backup_row(connection, size=5)
-    return fakes.world(database, tmp_path)
+    return fakes.worker(database, tmp_path)
 
 
 @pytest.mark.parametrize("wanted", list(FINDERS))
-def test_a_row_is_found_by_its_project_by_admins_and_by_the_service(world: WorkerContext, wanted: str) -> None:
-    with world.database.read() as connection:
+def test_a_row_is_found_by_its_project_by_admins_and_by_the_service(worker: WorkerContext, wanted: str) -> None:
+    with worker.database.read() as connection:
         for who in (MEMBER, context("admin", project="other"), context("service", project="service")):
             assert FINDERS[wanted](connection, who, wanted.upper())["id"] == wanted
 
 
 @pytest.mark.parametrize("wanted", list(FINDERS))
-def test_a_foreign_row_is_answered_as_a_missing_one(world: WorkerContext, wanted: str) -> None:
-    with world.database.read() as connection:
+def test_a_foreign_row_is_answered_as_a_missing_one(worker: WorkerContext, wanted: str) -> None:
+    with worker.database.read() as connection:
         with pytest.raises(NotFound) as foreign:
             FINDERS[wanted](connection, FOREIGN, wanted)
         with pytest.raises(NotFound) as missing:
@@ -50,18 +50,18 @@ def test_a_foreign_row_is_answered_as_a_missing_one(world: WorkerContext, wanted
 
 
 @pytest.mark.parametrize("wanted", ["x", "", "../x", "x" * 9999])
-def test_what_is_no_id_is_refused(world: WorkerContext, wanted: str) -> None:
-    with world.database.read() as connection:
+def test_what_is_no_id_is_refused(worker: WorkerContext, wanted: str) -> None:
+    with worker.database.read() as connection:
         for find in FINDERS.values():
             with pytest.raises(BadRequest):
                 find(connection, MEMBER, wanted)
 
 
-def test_what_a_project_has_is_counted_by_project(world: WorkerContext) -> None:
-    with world.database.read() as connection:
+def test_what_a_project_has_is_counted_by_project(worker: WorkerContext) -> None:
+    with worker.database.read() as connection:
         assert lookup.used(connection, "demo") == {
             "volumes": 1,
-            "gigabytes": 3,
+            "gigabytes": 4,  # 3 of the volume, 1 of its snapshot
             "snapshots": 1,
             "backups": 1,
             "backup_gigabytes": 5,
@@ -70,12 +70,12 @@ def test_what_a_project_has_is_counted_by_project(world: WorkerContext) -> None:
 
 
 def test_a_projects_own_limit_wins_over_the_configuration(database: Database, tmp_path: Path) -> None:
-    world = fakes.world(database, tmp_path, quota_volumes=7, quota_backups=8)
+    worker = fakes.worker(database, tmp_path, quota_volumes=7, quota_backups=8)
     with database.write() as connection:
         quotas.set_limits(connection, "demo", {"volumes": 2})
-        assert lookup.limits(world, connection, "demo")["volumes"] == 2
-        assert lookup.limits(world, connection, "demo")["backups"] == 8
-        assert lookup.limits(world, connection, "other")["volumes"] == 7
+        assert lookup.limits(worker, connection, "demo")["volumes"] == 2
+        assert lookup.limits(worker, connection, "demo")["backups"] == 8
+        assert lookup.limits(worker, connection, "other")["volumes"] == 7
 
 
 @given(
@@ -83,38 +83,40 @@ def test_a_projects_own_limit_wins_over_the_configuration(database: Database, tm
     st.integers(-1, 8),
     st.integers(-1, 8),
 )
-def test_a_quota_is_broken_exactly_by_what_is_beyond_it(world: WorkerContext, resource: str, limit: int, more: int) -> None:
-    with world.database.write() as connection:
+def test_a_quota_is_broken_exactly_by_what_is_beyond_it(worker: WorkerContext, resource: str, limit: int, more: int) -> None:
+    with worker.database.write() as connection:
         quotas.set_limits(connection, "demo", {resource: limit})
         has = lookup.used(connection, "demo")[resource]
         fits = limit < 0 or more <= 0 or has + more <= limit
         if fits:
-            lookup.check_quota(world, connection, "demo", {resource: more})
+            lookup.check_quota(worker, connection, "demo", {resource: more})
         else:
-            with pytest.raises(QuotaExceeded, match=f"{has} used, {more} asked, {limit} allowed"):
-                lookup.check_quota(world, connection, "demo", {resource: more})
+            with pytest.raises(QuotaExceeded, match="exceed") as found:
+                lookup.check_quota(worker, connection, "demo", {resource: more})
+            told = {"resource": resource, "used": has, "asked": more, "allowed": limit}
+            assert found.value.details == told
         quotas.clear(connection, "demo")
 
 
-def test_a_volumes_own_limit_of_snapshots(world: WorkerContext) -> None:
-    with world.database.write() as connection:
+def test_a_volumes_own_limit_of_snapshots(worker: WorkerContext) -> None:
+    with worker.database.write() as connection:
         row, rows = lookup.volume(connection, MEMBER, VOLUME), snapshots.of_volume(connection, VOLUME)
         quotas.set_limits(connection, "demo", {"snapshots_per_volume": 1})
         with pytest.raises(QuotaExceeded, match="has 1, 1 are allowed"):
-            lookup.check_snapshot_quota(world, connection, row, rows)
+            lookup.check_snapshot_quota(worker, connection, row, rows)
         quotas.set_limits(connection, "demo", {"snapshots_per_volume": 2})
-        lookup.check_snapshot_quota(world, connection, row, rows)
+        lookup.check_snapshot_quota(worker, connection, row, rows)
         quotas.set_limits(connection, "demo", {"snapshots": 1})
-        with pytest.raises(QuotaExceeded, match="quota exceeded for snapshots:"):
-            lookup.check_snapshot_quota(world, connection, row, rows)
+        with pytest.raises(QuotaExceeded, match="Maximum number of snapshots allowed"):
+            lookup.check_snapshot_quota(worker, connection, row, rows)
 
 
-def test_a_volume_is_busy_for_whom_its_operation_is_in_the_way(world: WorkerContext) -> None:
-    with world.database.write() as connection:
+def test_a_volume_is_busy_for_whom_its_operation_is_in_the_way(worker: WorkerContext) -> None:
+    with worker.database.write() as connection:
         volume = volumes.get(connection, VOLUME, None)
         assert volume is not None
         other = builders.volume_row(connection, id=OTHER_VOLUME)
-        source = {"volume_id": VOLUME, "name": "x", "format": "qcow2", "exclusive": False}
+        source = operations.CopySource(volume_id=VOLUME, name="x", format="qcow2", exclusive=False)
         record.submit(connection, chain_metadata.request(VOLUME, "r"))
         lookup.refuse_if_busy(connection, VOLUME)
         copying = record.submit(connection, operations.copy_request(other, 1, source, "r"))

@@ -1,20 +1,48 @@
 """What every share and every kind of backend promises. "May be repeated": the same call again has the same outcome.
 
-A kind of backend (``local``, ``nfs``, ``glusterfs``) says where its shares are, mounts them, and tells a hypervisor how to
-reach a file; what happens on a mounted share is the same for all of them (``directory``).
+A kind of backend (``local``, ``nfs``, ``glusterfs``, ``iscsi``) says where its shares are and what they can do, mounts them,
+and tells a hypervisor how to reach a volume. What happens on a mounted share is the same for all of them (``directory``), but
+for what its capabilities change (``native``).
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from stillframe.chain.image import Image
 from stillframe.host.copies import Source
 from stillframe.volumes.storage.drivers.shares_config import Export
+from stillframe.volumes.storage.drivers.targets import Targets
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the shares of a kind can do. Whoever plans looks here, never at the kind's name.
+
+    ``chains``: snapshots are QCOW2 overlays; without, every file is raw and stands alone, and ``native_snapshots`` must be.
+    ``native_snapshots``: ``clone`` copies a file at one instant, in a time that does not depend on its size, also while the
+    volume is in use. ``undo_revert``: a revert can be undone. ``exported``: a hypervisor reaches a volume through a target
+    that exists while it is attached; without, it opens the volume's file itself. ``here``: the share is a directory of this
+    host, not mounted from elsewhere.
+    """
+
+    chains: bool = True
+    native_snapshots: bool = False
+    undo_revert: bool = True
+    exported: bool = False
+    here: bool = False
+
+
+CHAINS = Capabilities()
 
 
 class Kind(Protocol):
     """One kind of backend: a module."""
+
+    @property
+    def CAPABILITIES(self) -> Capabilities:
+        """What its shares can do."""
 
     def shares(self, section: Any) -> list[Export]:
         """The shares a configuration section names. Raises BadConfiguration."""
@@ -22,10 +50,21 @@ class Kind(Protocol):
     def prepare(self, export: Export, mount_point_base: Path) -> Path:
         """Mounts the share unless it is; returns its directory. May be repeated. Raises ShareUnavailable."""
 
+
+class FileKind(Kind, Protocol):
+    """A kind whose volumes' files a hypervisor opens itself."""
+
     def connection_info(
         self, export: str, options: Sequence[str], active_file: str, format_: str, mount_point_base: Path
     ) -> dict[str, Any]:
         """What a hypervisor needs: driver_volume_type, export, name, format, options, mount_point_base."""
+
+
+class TargetKind(Kind, Protocol):
+    """A kind whose volumes are given out through targets."""
+
+    def targets(self, section: Any, key_file: Path) -> Targets:
+        """Returns what gives the volumes of a backend out; ``key_file`` holds what passwords are made from."""
 
 
 class Share(Protocol):
@@ -35,6 +74,13 @@ class Share(Protocol):
     @property
     def path(self) -> Path:
         """The directory."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    def format_of(self, name: str, base_format: str) -> str:
+        """Returns the format of a volume's file; ``base_format`` is what its row says of the base."""
 
     def probe(self) -> None:
         """Raises ShareUnavailable unless the share answers in time and carries the expected marker."""
@@ -58,12 +104,21 @@ class Share(Protocol):
         """Publishes a full, verified copy of what a reader of ``source`` sees; larger than it where ``image.size`` is.
         With ``image.backing`` an overlay that holds everything itself. As ``create``."""
 
+    def clone(self, volume_id: str, source: str, image: Image, token: str) -> None:
+        """Publishes a raw file that reads as the file ``source`` of a volume does at this instant, and as zeros behind its end.
+        With ``native_snapshots`` only. As ``create``."""
+
     def copy_out(self, source: Source, target: Path, format_: str, compress: bool) -> None:
         """Writes a full copy into a file outside the share, durably. May be repeated."""
 
     def copy_layer_out(self, source: Source, target: Path, backing: str, above: str | None = None) -> None:
-        """Writes in what the source differs from ``above``, a file behind it (the nearest by default), into one compressed
-        overlay outside the share, which names ``backing``. May be repeated."""
+        """Writes in what the source differs from ``above`` into one compressed overlay outside the share, which names
+        ``backing``. ``above`` is a file behind the source, the nearest by default; without ``chains`` any file of the volume.
+        May be repeated."""
+
+    def differing(self, name: str, above: str) -> int:
+        """Bytes that ``copy_layer_out`` may have to store, at most: those that a reader of ``name`` finds in it and in the
+        files behind it down to ``above``, without that one."""
 
     def commit(self, volume_id: str, top: str, base: str) -> None:
         """Merges (base, top] down into ``base``, durably; the files above it keep their content. Refuses (ChainConflict)
@@ -131,11 +186,11 @@ class Share(Protocol):
         name of its file (I4).
         May be repeated."""
 
-    def adopt(self, volume_id: str, name: str, to: str) -> None:
+    def manage_file(self, volume_id: str, name: str, to: str) -> None:
         """Gives a file that does not belong to a volume yet a volume's name, and the mode 0660 of all volumes' files. May be
         repeated."""
 
-    def give_back(self, volume_id: str, name: str, to: str) -> None:
+    def unmanage_file(self, volume_id: str, name: str, to: str) -> None:
         """Gives a volume's file a name that no volume has. May be repeated."""
 
     def remove_temporary(self, volume_id: str, token: str) -> None:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from stillframe import trust
 from stillframe.host import mounts, probe
 from stillframe.volumes.storage.drivers import shares_config
+from stillframe.volumes.storage.drivers.contract import CHAINS
 from stillframe.volumes.storage.drivers.shares_config import Allowed, Export
 
+CAPABILITIES = CHAINS
 DEFAULT_OPTIONS = ("nosuid", "nodev", "noexec")
 _NAMES = """
 backup-volfile-servers backupvolfile-server transport log-level log-file direct-io-mode
@@ -36,8 +39,9 @@ def prepare(export: Export, mount_point_base: Path) -> Path:
     """Mounts a share unless it is mounted; returns the directory.
 
     Raises ShareUnavailable, or BadConfiguration when the rights of its directory are not those a share needs (2770, a
-    group of the service and the hypervisor).
+    group of the service and the hypervisor), or when another user may put another directory in place of the mount point.
     """
+    trust.require_base(mount_point_base, "glusterfs_mount_point_base")
     point = mounts.mount_point(mount_point_base, export.export)
     mounts.mount("glusterfs", export.export, point, export.options)
     probe.refuse_if_open(point)

@@ -6,7 +6,10 @@ from typing import Any, Protocol
 
 from stillframe import trust
 from stillframe.host import files, workdir
+from stillframe.volumes.storage.drivers.contract import Capabilities
 from stillframe.volumes.storage.drivers.shares_config import Export
+
+CAPABILITIES = Capabilities(here=True)
 
 
 class Section(Protocol):

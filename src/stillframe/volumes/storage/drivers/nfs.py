@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from stillframe import trust
 from stillframe.errors import BadConfiguration
 from stillframe.host import mounts, probe
 from stillframe.volumes.storage.drivers import shares_config
+from stillframe.volumes.storage.drivers.contract import CHAINS
 from stillframe.volumes.storage.drivers.shares_config import Allowed, Export
 
+CAPABILITIES = CHAINS
 # hard: when the server is away, writers wait and lose no data. 4.2: holes, and locks that are part of the protocol.
 DEFAULT_OPTIONS = ("hard", "vers=4.2", "nosuid", "nodev", "noexec")
 _SOFT = "with a soft mount a write that found no server is lost, and the guest is told it was done: QCOW2 files break; use hard"
@@ -60,9 +63,11 @@ def shares(section: Section) -> list[Export]:
 def prepare(export: Export, mount_point_base: Path) -> Path:
     """Mounts a share unless it is mounted; returns the directory.
 
-    Raises ShareUnavailable, or BadConfiguration when somebody mounted it in a way that loses data, or when the rights of
-    its directory are not those a share needs (2770, a group of the service and the hypervisor).
+    Raises ShareUnavailable, or BadConfiguration when somebody mounted it in a way that loses data, when the rights of its
+    directory are not those a share needs (2770, a group of the service and the hypervisor), or when another user may put
+    another directory in place of the mount point.
     """
+    trust.require_base(mount_point_base, "nfs_mount_point_base")
     point = mounts.mount_point(mount_point_base, export.export)
     mounts.mount("nfs", export.export, point, export.options)
     present = mounts.find(point)

@@ -11,14 +11,14 @@ from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, info_name, overlay_name, record_name, temporary_name, trash_name
 from stillframe.errors import BadImage, ChainConflict, ShareUnavailable, StepFailed
 from stillframe.host import files, qemu_img
-from stillframe.volumes.storage.drivers import directory, local
+from stillframe.volumes.storage.drivers import directory, local, markers
 from stillframe.volumes.storage.drivers.directory import DirectoryShare
 from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.unit.builders import GIB, OTHER_SNAPSHOT, OTHER_VOLUME, SNAPSHOT, VOLUME
 from tests.unit.host.headers import CLUSTER, Header, overlay
 
 BASE, FIRST, SECOND = base_name(VOLUME), overlay_name(VOLUME, SNAPSHOT), overlay_name(VOLUME, OTHER_SNAPSHOT)
-HOSTILE = ["", "..", "passwd", f"../{BASE}", base_name(OTHER_VOLUME), info_name(VOLUME), directory.MARKER, f"{BASE}\n"]
+HOSTILE = ["", "..", "passwd", f"../{BASE}", base_name(OTHER_VOLUME), info_name(VOLUME), markers.MARKER, f"{BASE}\n"]
 
 
 def made(path: Path) -> Path:
@@ -36,17 +36,26 @@ def share(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def driver(share: Path) -> DirectoryShare:
-    return DirectoryShare(share, directory.prepare(share), 0)
+    return DirectoryShare(share, markers.prepare(share), 0)
+
+
+def test_a_file_that_goes_away_while_it_is_looked_at_counts_as_in_use(
+    driver: DirectoryShare, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write to the share moves it away for a moment; that is no defect of ours."""
+    monkeypatch.setattr(files, "listing", lambda _path: [BASE, FIRST])
+    (share / BASE).rename(share / "kept")
+    assert driver.in_use(VOLUME) == [BASE]
 
 
 def test_a_share_is_prepared_once_and_keeps_its_id(tmp_path: Path) -> None:
-    first = directory.prepare(made(tmp_path / "a"))
-    assert directory.prepare(made(tmp_path / "a")) == first != directory.prepare(made(tmp_path / "b"))
+    first = markers.prepare(made(tmp_path / "a"))
+    assert markers.prepare(made(tmp_path / "a")) == first != markers.prepare(made(tmp_path / "b"))
     assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o2770
 
 
 def test_a_directory_that_is_not_the_share_it_was_is_not_used(driver: DirectoryShare, share: Path) -> None:
-    (share / directory.MARKER).rename(share / "hidden")
+    (share / markers.MARKER).rename(share / "hidden")
     calls: dict[str, Any] = {
         "files": lambda: driver.files(VOLUME),
         "images": lambda: driver.images(VOLUME, "qcow2"),
@@ -56,8 +65,8 @@ def test_a_directory_that_is_not_the_share_it_was_is_not_used(driver: DirectoryS
         "write_document": lambda: driver.write_document(info_name(VOLUME), {"active": BASE}),
         "repoint": lambda: driver.repoint(VOLUME, SECOND, BASE, "qcow2"),
         "rename": lambda: driver.rename(VOLUME, SECOND, overlay_name(VOLUME, VOLUME)),
-        "adopt": lambda: driver.adopt(VOLUME, SECOND, overlay_name(VOLUME, VOLUME)),
-        "give_back": lambda: driver.give_back(VOLUME, SECOND, "x"),
+        "manage_file": lambda: driver.manage_file(VOLUME, SECOND, overlay_name(VOLUME, VOLUME)),
+        "unmanage_file": lambda: driver.unmanage_file(VOLUME, SECOND, "x"),
         "commit": lambda: driver.commit(VOLUME, SECOND, BASE),
         "pull": lambda: driver.pull(VOLUME, SECOND, None, None),
         "resize": lambda: driver.resize(VOLUME, SECOND, "qcow2", 2 * GIB),
@@ -77,13 +86,13 @@ def test_a_directory_that_is_not_the_share_it_was_is_not_used(driver: DirectoryS
 
 @pytest.mark.parametrize("marker", [b'{"share_id": "another"}', b"{}", b"[]", b"", b"\xff", b"[" * 100_000])
 def test_another_shares_marker_is_refused(driver: DirectoryShare, share: Path, marker: bytes) -> None:
-    (share / directory.MARKER).write_bytes(marker)
+    (share / markers.MARKER).write_bytes(marker)
     with pytest.raises(ShareUnavailable):
         driver.probe()
 
 
 def test_a_full_share_takes_nothing_new(share: Path) -> None:
-    full = DirectoryShare(share, directory.prepare(share), 1 << 62)
+    full = DirectoryShare(share, markers.prepare(share), 1 << 62)
     full.probe()
     with pytest.raises(ShareUnavailable, match="full"):
         full.probe_for_writing()
@@ -110,7 +119,7 @@ def test_a_raw_base_is_its_length_whatever_lies_in_it(driver: DirectoryShare, sh
 def test_a_raw_files_content_is_never_taken_for_a_header(share: Path) -> None:
     (share / base_name(OTHER_VOLUME)).write_bytes(overlay(SECOND.encode()).start().ljust(4 * CLUSTER, b"\0"))
     raw: set[str] = set()
-    driver = DirectoryShare(share, directory.prepare(share), 0, lambda: raw)
+    driver = DirectoryShare(share, markers.prepare(share), 0, lambda: raw)
     with pytest.raises(ChainConflict):
         driver.remove(VOLUME, SECOND)
     raw.add(base_name(OTHER_VOLUME))
@@ -119,7 +128,7 @@ def test_a_raw_files_content_is_never_taken_for_a_header(share: Path) -> None:
 
 def test_a_header_that_names_a_file_elsewhere_is_refused(driver: DirectoryShare, share: Path) -> None:
     (share / FIRST).write_bytes(overlay(b"../etc/passwd").start().ljust(4 * CLUSTER, b"\0"))
-    with pytest.raises(BadImage, match="no plain file name"):
+    with pytest.raises(BadImage, match="not a plain file name"):
         driver.images(VOLUME, "qcow2")
 
 
@@ -136,8 +145,8 @@ def test_only_the_volumes_own_files_are_touched(driver: DirectoryShare, share: P
         lambda: driver.rename(VOLUME, SECOND, name),
         lambda: driver.resize(VOLUME, name, "qcow2", 9 * GIB),
         lambda: driver.repair(VOLUME, name, "qcow2"),
-        lambda: driver.adopt(VOLUME, SECOND, name),
-        lambda: driver.give_back(VOLUME, name, "x"),
+        lambda: driver.manage_file(VOLUME, SECOND, name),
+        lambda: driver.unmanage_file(VOLUME, name, "x"),
         lambda: driver.create(VOLUME, Image(name, "qcow2", GIB), "t"),
         lambda: driver.create_overlay(VOLUME, Image(name, "qcow2", GIB, SECOND, "qcow2"), "t"),
     ]
@@ -155,7 +164,7 @@ def test_a_file_that_another_is_backed_by_is_not_removed(driver: DirectoryShare,
     driver.remove(VOLUME, FIRST)
     driver.remove(VOLUME, FIRST)
     assert driver.files(VOLUME) == [BASE]
-    assert set(files.listing(share)) == {BASE, directory.MARKER}
+    assert set(files.listing(share)) == {BASE, markers.MARKER}
 
 
 def test_a_file_with_a_second_child_is_never_committed_into(
@@ -198,12 +207,12 @@ def test_a_file_gets_a_free_name_only_when_nothing_is_backed_by_it(driver: Direc
 def test_a_file_is_taken_over_and_given_back(driver: DirectoryShare, share: Path) -> None:
     (share / "foreign").write_bytes((share / BASE).read_bytes())
     for _ in range(2):
-        driver.adopt(OTHER_VOLUME, "foreign", base_name(OTHER_VOLUME))
+        driver.manage_file(OTHER_VOLUME, "foreign", base_name(OTHER_VOLUME))
     assert driver.files(OTHER_VOLUME) == [base_name(OTHER_VOLUME)]
     with pytest.raises(FileExistsError):
-        driver.give_back(OTHER_VOLUME, base_name(OTHER_VOLUME), SECOND)
+        driver.unmanage_file(OTHER_VOLUME, base_name(OTHER_VOLUME), SECOND)
     for _ in range(2):
-        driver.give_back(OTHER_VOLUME, base_name(OTHER_VOLUME), "foreign")
+        driver.unmanage_file(OTHER_VOLUME, base_name(OTHER_VOLUME), "foreign")
     assert (driver.files(OTHER_VOLUME), "foreign" in driver.listing()) == ([], True)
 
 
@@ -248,7 +257,7 @@ def test_old_trash_is_swept_and_nothing_else(driver: DirectoryShare, share: Path
     ages = dict.fromkeys(gone, directory.TRASH_SECONDS + 1) | {trash_name(FIRST): directory.TRASH_SECONDS - 1}
     monkeypatch.setattr(files, "age_seconds", lambda _share, name: ages.get(name, 1e9))
     driver.sweep()
-    assert set(files.listing(share)) == {BASE, FIRST, SECOND, directory.MARKER, trash_name(FIRST), *other}
+    assert set(files.listing(share)) == {BASE, FIRST, SECOND, markers.MARKER, trash_name(FIRST), *other}
 
 
 def test_the_hypervisor_is_told_where_the_active_file_lies(share: Path) -> None:
