@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from stillframe.db import attachments, backups, shares, snapshots, volumes
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
+from stillframe.db.rows import AttachmentRow, BackupRow, SnapshotRow, VolumeRow
 from stillframe.errors import Busy, Conflict, NotFound, ShareUnavailable
 from stillframe.host.probe import Prober
 from stillframe.journal import record
@@ -23,10 +24,10 @@ _EVERYTHING = 1 << 31
 class Lost:
     """What goes with a volume, as rows; its ``backups`` stay."""
 
-    volume: Row
-    snapshots: Sequence[Row]
-    attachments: Sequence[Row]
-    backups: Sequence[Row]
+    volume: VolumeRow
+    snapshots: Sequence[SnapshotRow]
+    attachments: Sequence[AttachmentRow]
+    backups: Sequence[BackupRow]
 
 
 def read(connection: Connection, volume_id: str) -> Lost:
@@ -45,7 +46,7 @@ def read(connection: Connection, volume_id: str) -> Lost:
     return Lost(volume, snapshots.of_volume(connection, volume_id), attached, stored)
 
 
-def why_lost(backends: Backends, volume: Row) -> str:
+def why_lost(backends: Backends, volume: VolumeRow) -> str:
     """Returns why the volume's share cannot be had, in words. Changes nothing on it, and makes no directory. Raises Conflict
     when it answers; BadConfiguration when it might, but for how it is configured or mounted."""
     try:

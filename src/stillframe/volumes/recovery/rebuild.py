@@ -14,14 +14,27 @@ from stillframe.chain.image import Image
 from stillframe.context import new_request_id
 from stillframe.db import deployments, shares, snapshots, volume_types, volumes
 from stillframe.db.engine import Database
+from stillframe.db.values import NewVolumeType
 from stillframe.errors import BadImage, ChainConflict, ShareUnavailable
 from stillframe.host import entries, files, inspection
 from stillframe.host.entries import Entry
 from stillframe.journal import record as journal
 from stillframe.volumes.operations import chain_metadata
-from stillframe.volumes.recovery import rebuilt_rows
+from stillframe.volumes.recovery import rebuilt_clones, rebuilt_rows
 from stillframe.volumes.recovery.rebuilt_rows import Given, Rebuilt, Source
-from stillframe.volumes.storage.drivers import directory
+from stillframe.volumes.storage.drivers import markers
+
+
+@dataclass(frozen=True)
+class Formats:
+    """What the files of a share are. ``base`` is what ``volume-<id>`` is where neither a record nor a header above it says so;
+    without it such volumes are refused, since a format is never guessed (I6). ``chains`` False: every file is raw."""
+
+    base: str | None = None
+    chains: bool = True
+
+
+QCOW2 = Formats()
 
 
 @dataclass(frozen=True)
@@ -33,21 +46,23 @@ class Found:
     known: Sequence[str] = field(default_factory=tuple)
 
 
-def find(path: Path, given: Given, base_format: str | None = None, known: frozenset[str] = frozenset()) -> Found:
+def find(path: Path, given: Given, formats: Formats = QCOW2, known: frozenset[str] = frozenset()) -> Found:
     """Reads a share and returns what rows it gives. Changes nothing; every header is looked at as hostile input.
 
-    ``base_format`` is what ``volume-<id>`` is where neither a record nor a header above it says so; without it such
-    volumes are refused, since a format is never guessed (I6). ``known`` are the ids of the database's volumes and
+    ``known`` are the ids of the database's volumes and
     snapshots: such volumes are not looked at closer.
     """
     listed = entries.look(path)
     ids = sorted({volume_id for name in listed if (volume_id := _owner(name))} - known)
-    sources = {volume_id: _source(path, listed, volume_id, base_format) for volume_id in ids}
+    sources = {volume_id: _source(path, listed, volume_id, formats) for volume_id in ids}
     rebuilt: dict[str, Rebuilt] = {}
     refused: dict[str, str] = {}
     for volume_id, source in sources.items():
         try:
-            rebuilt[volume_id] = rebuilt_rows.rebuild(source, given, _foundation(path, source, sources, known))
+            if formats.chains:
+                rebuilt[volume_id] = rebuilt_rows.rebuild(source, given, _parent_image(path, source, sources, known))
+            else:
+                rebuilt[volume_id] = rebuilt_clones.rebuild(source, given)
         except (BadImage, ChainConflict) as error:
             refused[volume_id] = error.message
     _refuse_twice(rebuilt, refused, known)
@@ -62,12 +77,19 @@ def _owner(name: str) -> str | None:
     return parsed[0] if parsed else None
 
 
-def _source(path: Path, listed: Mapping[str, Entry], volume_id: str, base_format: str | None) -> Source:
+def _source(path: Path, listed: Mapping[str, Entry], volume_id: str, formats: Formats) -> Source:
     own = [name for name in listed if (names.parse(name) or ("",))[0] == volume_id]
     times = {name: _date(listed[name].written) for name in own}
     try:
         info, record = _documents(path, volume_id)
-        images = _images(path, own, volume_id, record["volume"]["base_format"] if record else None, base_format)
+        adopted = rebuilt_rows.base_file(record)
+        if adopted is not None and adopted in listed:
+            own, times = [*own, adopted], {**times, adopted: _date(listed[adopted].written)}
+        recorded = record["volume"]["base_format"] if record else None
+        if formats.chains:
+            images = _images(path, own, names.base_name(volume_id, adopted), recorded, formats.base)
+        else:
+            images = {name: inspection.alone(path, name, "raw") for name in own}
     except (BadImage, FileNotFoundError) as error:
         return Source(volume_id, {}, {}, {}, times, getattr(error, "message", str(error)))
     return Source(volume_id, images, info, record, times)
@@ -84,18 +106,17 @@ def _date(seconds: float) -> datetime:
 def _documents(path: Path, volume_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         info = files.read_json(path, names.info_name(volume_id)) or {}
-        record = files.read_json(path, names.record_name(volume_id)) or {}
+        record = files.read_json(path, names.record_name(volume_id), files.LONGEST_RECORD) or {}
     except ValueError as error:
         raise BadImage(f"the .info or .record file of volume {volume_id} is no JSON document: {error}") from error
-    rebuilt_rows.check_info(info, volume_id)
     if record:
         rebuilt_rows.check_record(record, volume_id)
+    rebuilt_rows.check_info(info, volume_id, rebuilt_rows.base_file(record))
     return info, record
 
 
-def _images(path: Path, own: Sequence[str], volume_id: str, recorded: str | None, otherwise: str | None) -> dict[str, Image]:
+def _images(path: Path, own: Sequence[str], base: str, recorded: str | None, otherwise: str | None) -> dict[str, Image]:
     """Headers of overlays first: what the base is stands in the header above it, if nowhere else."""
-    base = names.base_name(volume_id)
     found = {name: inspection.alone(path, name, "qcow2") for name in own if name != base}
     if base in own:
         above = {str(image.backing_format) for image in found.values() if image.backing == base}
@@ -109,7 +130,7 @@ def _images(path: Path, own: Sequence[str], volume_id: str, recorded: str | None
     return found
 
 
-def _foundation(path: Path, source: Source, sources: Mapping[str, Source], known: frozenset[str]) -> Image | None:
+def _parent_image(path: Path, source: Source, sources: Mapping[str, Source], known: frozenset[str]) -> Image | None:
     """The file a linked clone reads: of a volume on the share, which must be one the database has or is given."""
     linked = source.record["volume"]["linked_to"] if source.record else None
     if linked is None:
@@ -126,9 +147,17 @@ def _foundation(path: Path, source: Source, sources: Mapping[str, Source], known
 def _refuse_twice(rebuilt: dict[str, Rebuilt], refused: dict[str, str], known: frozenset[str]) -> None:
     """A snapshot's id belongs to one volume, as when somebody copied a volume's files under another name."""
     owners: dict[str, set[str]] = {}
+    bases: dict[str, set[str]] = {}
     for volume_id, each in rebuilt.items():
         for row in each.snapshots:
             owners.setdefault(row["id"], set()).add(volume_id)
+    for volume_id, each in rebuilt.items():
+        if file := each.volume.get("base_file"):
+            bases.setdefault(file, set()).add(volume_id)
+    for file, volume_ids in bases.items():
+        for volume_id in volume_ids if len(volume_ids) > 1 else ():
+            del rebuilt[volume_id]
+            refused[volume_id] = f"its base {file} is also the base of volume {min(volume_ids - {volume_id})}"
     for snapshot_id, volume_ids in owners.items():
         if len(volume_ids) > 1 or snapshot_id in known:
             for volume_id in volume_ids & set(rebuilt):
@@ -155,10 +184,10 @@ def _refuse_unfounded(rebuilt: dict[str, Rebuilt], refused: dict[str, str], know
 def insert(database: Database, path: Path, given: Given, found: Found, taken_from: str | None = None) -> None:
     """Writes the rows in one transaction; what stands beside the files is written anew by the worker afterwards.
 
-    The share's marker names this deployment afterwards; see ``directory.claim`` for one that names another. Raises
+    The share's marker names this deployment afterwards; see ``markers.claim`` for one that names another. Raises
     ShareUnavailable when the database knows the share by another id, ForeignShare.
     """
-    share_id = directory.claim(path, deployments.own(database), taken_from)
+    share_id = markers.claim(path, deployments.own(database), taken_from)
     with database.write() as connection:
         known = shares.known_id(connection, given.share)
         if known is None:
@@ -172,7 +201,7 @@ def insert(database: Database, path: Path, given: Given, found: Found, taken_fro
 def _insert(connection: Connection, each: Rebuilt) -> None:
     volumes.insert(connection, {**each.volume, "volume_type_id": _type_id(connection, each.type_name)})
     for row in each.snapshots:
-        snapshots.insert(connection, dict(row))
+        snapshots.insert(connection, row)
     journal.submit(connection, chain_metadata.request(each.volume["id"], new_request_id()))
 
 
@@ -184,7 +213,9 @@ def _type_id(connection: Connection, name: str | None) -> str:
         return str(row["id"])
     row = volume_types.find(connection, name)
     if row is None:
-        made = {"id": str(uuid.uuid4()), "name": name, "description": "Rebuilt; its extra specs are lost", "extra_specs": {}}
-        volume_types.insert(connection, {**made, "is_public": True})
-        return str(made["id"])
-    return str(row["id"])
+        lost = "Rebuilt; its extra specs are lost"
+        type_id = str(uuid.uuid4())
+        made: NewVolumeType = {"id": type_id, "name": name, "description": lost, "extra_specs": {}, "is_public": True}
+        volume_types.insert(connection, made)
+        return type_id
+    return row["id"]

@@ -3,11 +3,11 @@ owner gave."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from stillframe.db import backups, volumes
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
+from stillframe.db.rows import VolumeRow
+from stillframe.db.values import NewBackup
 from stillframe.errors import BadBackup
 from stillframe.units import GIB
 from stillframe.volumes.backups import keys, manifest
@@ -60,7 +60,7 @@ def insert(database: Database, listed: Listed, container: str, given: Given) -> 
     return [row["id"] for row in rows]
 
 
-def _row(found: Manifest, container: str, given: Given, volume: Row | None) -> dict[str, Any]:
+def _row(found: Manifest, container: str, given: Given, volume: VolumeRow | None) -> NewBackup:
     return {
         "id": found.backup_id,
         "stored_id": found.backup_id,

@@ -13,8 +13,10 @@ from stillframe.chain.image import Image
 from stillframe.db.engine import Database
 from stillframe.errors import Busy
 from stillframe.host.entries import Entry
+from stillframe.host.scratch import Left, name_of
 from stillframe.journal.record import refuse_if_busy, this_process
 from stillframe.volumes.recovery.doctor import holding, judging, looking, repairs, telling
+from stillframe.volumes.recovery.doctor import targets as doctor_targets
 from stillframe.volumes.recovery.doctor.findings import KINDS, Finding
 from stillframe.volumes.recovery.doctor.leftovers import MODE, owner
 from stillframe.volumes.recovery.doctor.seen import (
@@ -23,8 +25,10 @@ from stillframe.volumes.recovery.doctor.seen import (
     FreezeSeen,
     GuestsSeen,
     Known,
+    ScratchSeen,
     ServerSeen,
     ShareSeen,
+    TargetSeen,
     VolumeKnown,
     WorkerContext,
 )
@@ -55,12 +59,15 @@ def row(volume_id: str = VOLUME, **changes: Any) -> dict[str, Any]:
         "size": 1,
         "status": "available",
         "active_file": f"volume-{volume_id}",
+        "format": "qcow2",
         "base_format": "qcow2",
         "undo_file": None,
+        "base_file": None,
         "linked_to": None,
         "share": "/share",
         "created_at": LONG_AGO,
         "updated_at": None,
+        "fault": None,
     } | changes
 
 
@@ -72,18 +79,20 @@ def snapshot(snapshot_id: str = SNAPSHOT, backing: str = BASE, overlay: str | No
         "overlay": overlay,
         "backing": backing,
         "backing_format": "qcow2",
+        "metadata": {},
         "created_at": LONG_AGO,
         "updated_at": None,
+        "fault": None,
     } | changes
 
 
-def volume(changes: dict[str, Any] | None = None, *snapshots: dict[str, Any], **more: Any) -> VolumeKnown:
-    found = row(**(changes or {}))
+def volume(changes: dict[str, Any] | None = None, *snapshots: Any, **more: Any) -> VolumeKnown:
+    found: Any = row(**(changes or {}))
     given: dict[str, Any] = {"holds": {}, "linked": {}, "attachments": (), "info": {}, "record": {}}
     return VolumeKnown(found, snapshots, **(given | more))
 
 
-def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> WorkerContext:
+def worker(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> WorkerContext:
     """One share with these files; ``more`` are fields of share, known and world, told apart by their names."""
     names = [*files, ".share-id", *more.pop("also", ())]
     share: dict[str, Any] = {
@@ -95,8 +104,9 @@ def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> Wor
         "mode": 0o2770,
     }
     share |= {"entries": {name: entry(name) for name in names}, "files": files, "documents": {}, "readers": {}}
+    share |= {"chains": True, "targets": None}
     known: dict[str, Any] = {"volumes": {each.row["id"]: each for each in volumes}, "backups": (), "operations": (), "sets": ()}
-    known["given_up"] = ()
+    known |= {"abandoned_operations": (), "taken": {}}
     known |= dict.fromkeys(("busy", "parked", "lived", "abandoned"), frozenset())
     whole: dict[str, Any] = {"guests": GuestsSeen(True, ""), "unsettled": frozenset(), "enabled": frozenset(("/share",))}
     whole |= {"now": NOW, "host": "here"}
@@ -106,7 +116,7 @@ def world(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> Wor
 
 
 def judged(*given: Any, **more: Any) -> list[Finding]:
-    return judging.judge(world(*given, **more))
+    return judging.judge(worker(*given, **more))
 
 
 def kinds(*given: Any, **more: Any) -> list[str]:
@@ -319,7 +329,7 @@ def test_snapshots_and_backups_that_nothing_will_end() -> None:
     young = snapshot(status="creating", updated_at=datetime(2026, 6, 1, 11, 59))
     assert kinds({BASE: file(BASE)}, volume({}, young)) == []
     assert kinds({BASE: file(BASE)}, volume({}, snapshot(status="creating"))) == ["transitional_status"]
-    backup = {"id": SET, "status": "restoring", "volume_id": VOLUME}
+    backup = {"id": SET, "status": "restoring", "volume_id": VOLUME, "fault": None}
     assert kinds({}, backups=[backup]) == ["transitional_status"]
     assert kinds({}, backups=[backup], busy=frozenset((SET,))) == []
 
@@ -356,8 +366,8 @@ def test_what_was_abandoned_is_told_until_it_is_put_right(changes: dict[str, Any
     sets = [{"id": SET, "server_id": SERVER, "volumes": [], **values["set"]}] if "set" in values else []
     asked = {"volume_id": VOLUME, "snapshot_ids": [SNAPSHOT], "set_id": SET, "backup": {"id": SET}}
     other = operation(state="undone", fault=fault, intent={"volume_id": OTHER_VOLUME})
-    given_up = [operation(state="undone", fault=fault, intent=asked), other]
-    known = {"given_up": given_up, "backups": backups, "sets": sets}
+    abandoned_operations = [operation(state="undone", fault=fault, intent=asked), other]
+    known = {"abandoned_operations": abandoned_operations, "backups": backups, "sets": sets}
     findings = [each for each in judged({BASE: file(BASE)}, given, **known) if each.kind == "abandoned_operation"]
     assert [(each.volume_id, message in each.what, "delete it again" in each.what) for each in findings] == (
         [(VOLUME, True, True)] if told else []
@@ -373,8 +383,13 @@ def test_operations() -> None:
     assert kinds({}, operations=[own], abandoned=frozenset((SET,))) == ["abandoned_repair"]
 
 
-def disk(name: str = BASE, target: str = "vda", volume_id: str | None = VOLUME) -> DiskSeen:
-    return DiskSeen(target, f"/share/{name}", name, volume_id)
+def disk(name: str = BASE, target: str = "vda", volume_id: str | None = VOLUME, format_: str | None = None) -> DiskSeen:
+    return DiskSeen(target, f"/share/{name}", name, volume_id, format_)
+
+
+def in_network(place: str = "iscsi one/1") -> DiskSeen:
+    """A disk that is no file: block storage does not say which of its files a target gives out."""
+    return DiskSeen("vda", place, None, VOLUME)
 
 
 def server(disks: list[DiskSeen], inactive: list[DiskSeen] | None = None, **more: Any) -> GuestsSeen:
@@ -394,6 +409,10 @@ ATTACHED = volume({"status": "in-use"}, attachments=(HELD,))
         (ATTACHED, server([disk()], [disk(FIRST)]), ["descriptions_differ"]),
         (ATTACHED, server([disk()], []), ["descriptions_differ"]),
         (ATTACHED, server([disk(FIRST)], [disk(FIRST)]), ["wrong_active_file"]),
+        (ATTACHED, server([in_network()], [in_network()], saved=[in_network()]), []),
+        (ATTACHED, server([in_network()], [in_network("iscsi other/1")]), ["descriptions_differ"]),
+        (ATTACHED, server([in_network()], [in_network()], saved=[in_network("iscsi other/1")]), ["saved_names_other_file"]),
+        (volume(), server([in_network()], [in_network()]), ["disk_without_attachment"]),
         (ATTACHED, server([], []), ["attached_without_disk"]),
         (ATTACHED, server([], [disk()]), ["disk_left_guest"]),
         (volume(), server([disk()], [disk()]), ["disk_without_attachment"]),
@@ -404,6 +423,10 @@ ATTACHED = volume({"status": "in-use"}, attachments=(HELD,))
         (ATTACHED, server([disk()], [disk()], saved=[disk(FIRST)]), ["saved_names_other_file"]),
         (ATTACHED, server([disk(FIRST)], [disk(FIRST)], saved=[disk()]), ["saved_names_other_file", "wrong_active_file"]),
         (ATTACHED, server([disk()], [disk()], saved=[disk("x.img", volume_id=None)]), []),
+        (ATTACHED, server([disk(format_="qcow2")], [disk(format_="qcow2")], saved=[disk(format_="qcow2")]), []),
+        (ATTACHED, server([disk(format_="raw")], [disk()]), ["wrong_disk_format"]),
+        (ATTACHED, server([disk()], [disk(format_="raw")]), ["wrong_disk_format"]),
+        (ATTACHED, server([disk()], [disk()], saved=[disk(format_="raw")]), ["wrong_disk_format"]),
         (ATTACHED, server([disk()], [disk()], frozen=True), ["guest_frozen"]),
         (ATTACHED, server([disk()], [disk()], frozen=True, freezes=[FreezeSeen(SERVER, SET, False)]), ["maybe_frozen"]),
     ],
@@ -437,7 +460,7 @@ def test_a_server_is_gone_only_when_who_can_see_it_says_so(guests: GuestsSeen, h
     ],
 )
 def test_a_volume_is_released_only_when_nobody_uses_it(seen: FileSeen, guests: GuestsSeen, why: str | None) -> None:
-    whole = world({BASE: seen}, ATTACHED, guests=guests, host="here")
+    whole = worker({BASE: seen}, ATTACHED, guests=guests, host="here")
     plan = repairs.plan(whole, judging.judge(whole))
     assert [repair.verb for repair in plan.repairs] == ([] if why else ["release_attachment"])
     assert [why in told for _, told in plan.refused if why] == ([True] if why else [])
@@ -448,7 +471,7 @@ def test_a_set_in_error_whose_snapshots_are_good_is_found(status: str, expected:
     entries = [{"volume_id": VOLUME, "snapshot_id": SNAPSHOT}]
     failed = {"id": SET, "server_id": SERVER, "fault": "refused", "status": "error", "volumes": entries}
     known = volume({"active_file": FIRST}, snapshot(status=status))
-    seen = world(CHAIN, known, sets=[failed])
+    seen = worker(CHAIN, known, sets=[failed])
     found = judging.judge(seen)
     assert [each.kind for each in found] == expected
     assert [repair.verb for repair in repairs.plan(seen, found).repairs] == (["set_available"] if expected else [])
@@ -467,7 +490,7 @@ def test_a_server_with_an_operation_is_not_judged() -> None:
 
 def planned(*given: Any, **more: Any) -> tuple[list[str], list[str]]:
     """What would be repaired, by verb, and why the rest is not."""
-    seen = world(*given, **more)
+    seen = worker(*given, **more)
     found = repairs.plan(seen, judging.judge(seen))
     return [f"{repair.verb} {repair.finding.file}" for repair in found.repairs], [why for _finding, why in found.refused]
 
@@ -513,7 +536,7 @@ def test_trash_that_holds_what_is_asked_for_stays() -> None:
 
 def test_leaks_are_given_back_only_while_nobody_can_open_the_file() -> None:
     leaking = {BASE: file(BASE, leaks=1)}
-    assert planned(leaking, volume()) == ([f"give_back_leaks {BASE}"], [])
+    assert planned(leaking, volume()) == ([f"free_leaks {BASE}"], [])
     assert planned({BASE: file(BASE, leaks=1, locked=True)}, volume())[1] == ["a program has it open"]
     assert "'in-use'" in planned(leaking, ATTACHED)[1][0]
     linked = {"volume_id": VOLUME, "file": BASE, "format": "qcow2"}
@@ -543,13 +566,13 @@ def test_documents_are_written_only_where_the_files_agree() -> None:
 
 def test_what_only_a_person_can_settle_is_in_no_plan() -> None:
     for kind in set(KINDS) - set(repairs._MAKE):
-        assert repairs.plan(world({}), [Finding(kind, "something")]) == repairs.Plan([], [])
+        assert repairs.plan(worker({}), [Finding(kind, "something")]) == repairs.Plan([], [])
 
 
 def test_locks_are_released_before_anything_else_and_removal_comes_last() -> None:
     name = f".tmp.{OTHER_VOLUME}.{SET}"
     own = operation(service="doctor", state="running", id=SERVER, intent={"volume_id": None})
-    seen = world(
+    seen = worker(
         {**ORPHANED, BASE: file(BASE, leaks=1)},
         replace(SNAPPED, record={"version": 1}),
         also=[name],
@@ -557,11 +580,11 @@ def test_locks_are_released_before_anything_else_and_removal_comes_last() -> Non
         abandoned=frozenset((SERVER,)),
     )
     verbs = [repair.verb for repair in repairs.plan(seen, judging.judge(seen)).repairs]
-    assert verbs == ["release", "write_document", "give_back_leaks", "quarantine", "remove"]
+    assert verbs == ["release", "write_document", "free_leaks", "quarantine", "remove"]
 
 
 def test_people_are_told_what_it_is_what_it_means_and_what_to_do() -> None:
-    seen = world(ORPHANED, SNAPPED, also=[f".orphan.{SET}"])
+    seen = worker(ORPHANED, SNAPPED, also=[f".orphan.{SET}"])
     findings = judging.judge(seen)
     text = telling.text(seen, findings, 2000)
     assert text.splitlines()[:4] == [
@@ -573,7 +596,7 @@ def test_people_are_told_what_it_is_what_it_means_and_what_to_do() -> None:
     assert f"1 orphan is put aside on /share (4096 bytes): .orphan.{SET}" in text
     assert text.splitlines()[-1] == "1 finding; looked at 1 volume, 1 share, 0 servers"
     assert max(map(len, telling.text(seen, findings, 60).splitlines())) < 140, "only names are longer than asked for"
-    blind = replace(world({}), guests=GuestsSeen(False, "away"), troubles=["the share /x does not answer"])
+    blind = replace(worker({}), guests=GuestsSeen(False, "away"), troubles=["the share /x does not answer"])
     assert telling.text(blind, [], 100).splitlines() == [
         "Not looked at: the share /x does not answer",
         "Note: servers were not looked at: away",
@@ -582,7 +605,7 @@ def test_people_are_told_what_it_is_what_it_means_and_what_to_do() -> None:
 
 
 def test_programs_are_told_the_same() -> None:
-    seen = world({**ORPHANED, SECOND: file(SECOND, FIRST, locked=True)}, SNAPPED)
+    seen = worker({**ORPHANED, SECOND: file(SECOND, FIRST, locked=True)}, SNAPPED)
     findings = judging.judge(seen)
     told = telling.document(seen, findings, repairs.plan(seen, findings))
     assert told["findings"][0]["kind"] == "orphan_file" and told["findings"][0]["file"] == SECOND
@@ -603,8 +626,8 @@ def test_a_file_that_may_not_be_read_is_told_and_the_other_shares_are_looked_at(
             raise PermissionError(13, "Permission denied", "/bad/volume-x")
         return ShareSeen("/good", "local", Path("/good"), "id", "id", 0o770)
 
-    pools = [SimpleNamespace(export=SimpleNamespace(export=export)) for export in ("/bad", "/good")]
-    monkeypatch.setattr(looking, "Backends", lambda *_: SimpleNamespace(pools=pools))
+    pools = [SimpleNamespace(export=SimpleNamespace(export=export), targets=None) for export in ("/bad", "/good")]
+    monkeypatch.setattr(looking, "Backends", lambda *_: SimpleNamespace(every=pools))
     monkeypatch.setattr(looking, "_share", share)
     settings: Any = SimpleNamespace(host="here")
     seen = looking.look(settings, database, lambda _busy: GuestsSeen(True, ""), looking.Options())
@@ -633,5 +656,105 @@ def test_what_is_repaired_is_held_and_let_go(database: Database) -> None:
 )
 def test_whose_doctor_runs_no_more(owner: str, days: int, over: bool) -> None:
     made = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days)
-    held = {"owner": owner or str(this_process("here")), "created_at": made}
+    held: Any = {"owner": owner or str(this_process("here")), "created_at": made}
     assert looking._is_over(held, "here") is over
+
+
+TARGET = TargetSeen("iqn.x:volume", BASE, ["iqn.x:host"])
+GIVEN = {"id": "a1", "instance_id": SERVER, "connector": {"initiator": "iqn.x:host"}}
+
+
+@pytest.mark.parametrize(
+    ("attachments", "targets", "found"),
+    [
+        ((), {}, []),
+        ((), None, []),
+        ((GIVEN,), None, []),
+        ((GIVEN,), {VOLUME: TARGET}, []),
+        ((), {VOLUME: TARGET}, ["orphan_target"]),
+        ((GIVEN,), {}, ["missing_target"]),
+        ((GIVEN,), {VOLUME: replace(TARGET, initiators=["iqn.x:other"])}, ["missing_target"]),
+        ((GIVEN,), {VOLUME: replace(TARGET, file=FIRST)}, ["missing_target"]),
+        (({**GIVEN, "connector": None},), {}, []),
+        ((GIVEN,), {VOLUME: replace(TARGET, sessions=["iqn.x:host at 192.0.2.7"])}, []),
+        ((GIVEN,), {VOLUME: replace(TARGET, sessions=["iqn.x:host at 192.0.2.7", "iqn.x:h"])}, ["foreign_session"]),
+    ],
+)
+def test_targets_are_held_against_the_attachments(attachments: Any, targets: Any, found: list[str]) -> None:
+    seen = worker({BASE: file(BASE)}, volume({}, attachments=attachments), targets=targets)
+    assert [each.kind for each in doctor_targets.judge(seen, seen.shares[0])] == found
+
+
+def test_who_is_connected_to_an_orphan_is_named() -> None:
+    seen = worker({BASE: file(BASE)}, volume(), targets={VOLUME: replace(TARGET, sessions=["iqn.x:host at 192.0.2.7"])})
+    (found,) = doctor_targets.judge(seen, seen.shares[0])
+    assert "connected to it: iqn.x:host at 192.0.2.7" in found.what
+
+
+def test_a_snapshot_in_a_file_of_its_own_fits_and_one_that_failed_needs_none() -> None:
+    own = FIRST
+    taken = snapshot(backing=own, overlay=None, backing_format="raw")
+    raw = {name: replace(file(name), image=Image(name, "raw", GIB)) for name in (BASE, own)}
+    assert kinds(raw, volume({"format": "raw", "base_format": "raw"}, taken), chains=False) == []
+    failed = volume({"format": "raw", "base_format": "raw"}, taken | {"status": "error"})
+    assert kinds({BASE: raw[BASE]}, failed, chains=False) == []
+    strange = SECOND
+    more = {**raw, strange: replace(file(strange), image=Image(strange, "raw", GIB))}
+    assert kinds(more, volume({"format": "raw", "base_format": "raw"}, taken), chains=False) == ["orphan_file"]
+
+
+OVERLAY = name_of(VOLUME, SET)
+
+
+def left(server_: GuestsSeen = NO_SERVER, **more: Any) -> GuestsSeen:
+    """A scratch overlay, and the servers there are."""
+    facts: dict[str, Any] = {"length": 4096, "made": True, "holds_data": True, "programs": (), **more}
+    return replace(server_, scratch=[ScratchSeen(Path("/scratch"), Left(OVERLAY, VOLUME, SET, **facts))])
+
+
+def on_scratch(**more: Any) -> GuestsSeen:
+    one = DiskSeen("vda", f"/scratch/{OVERLAY}", OVERLAY, VOLUME, "qcow2")
+    return left(replace(server([one], [one], **more), mentioned=frozenset({OVERLAY})))
+
+
+@pytest.mark.parametrize(
+    ("guests", "more", "expected"),
+    [
+        (left(), {}, ["scratch_left"]),
+        (left(holds_data=False), {}, ["scratch_left"]),
+        (on_scratch(), {}, ["scratch_in_use"]),
+        (on_scratch(saved=[DiskSeen("vda", f"/scratch/{OVERLAY}", OVERLAY, VOLUME)]), {}, ["scratch_in_use"]),
+        (left(), {"busy": frozenset({SET})}, []),
+        (left(), {"parked": frozenset({SET})}, []),
+        (left(), {"unsettled": frozenset({SET})}, []),
+    ],
+)
+def test_a_scratch_overlay_outlives_no_set(guests: GuestsSeen, more: dict[str, Any], expected: list[str]) -> None:
+    known = ATTACHED if guests.servers else volume()
+    assert kinds({BASE: file(BASE)}, known, guests=guests, **more) == expected
+
+
+@pytest.mark.parametrize(
+    ("guests", "why"),
+    [
+        (left(holds_data=False), None),
+        (left(holds_data=False, made=False), None),
+        (left(), "may be nowhere else"),
+        (left(holds_data=False, programs=("qemu (pid 7)",)), "qemu (pid 7) has it open"),
+        (replace(left(holds_data=False), mentioned=frozenset({OVERLAY})), "description names it"),
+        (replace(left(holds_data=False), complete=False, why="away"), "is not known: away"),
+    ],
+)
+def test_only_a_scratch_overlay_that_holds_nothing_is_removed(guests: GuestsSeen, why: str | None) -> None:
+    seen = worker({BASE: file(BASE)}, volume(), guests=guests)
+    plan = repairs.plan(seen, judging.judge(seen))
+    assert [repair.verb for repair in plan.repairs] == ([] if why else ["remove_scratch"])
+    assert [why in told for _, told in plan.refused if why] == ([True] if why else [])
+
+
+def test_a_native_snapshot_that_its_set_does_not_know_is_told() -> None:
+    known = volume({"active_file": FIRST}, snapshot(metadata={"stillframe_set_id": SET}))
+    assert kinds(CHAIN, known, taken={SET: frozenset({SNAPSHOT})}) == []
+    assert kinds(CHAIN, known, taken={SET: frozenset()}) == ["snapshot_of_no_set"]
+    assert kinds(CHAIN, known) == ["snapshot_of_no_set"]
+    assert kinds(CHAIN, known, busy=frozenset({SET})) == []

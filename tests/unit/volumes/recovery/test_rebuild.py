@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict, StillframeError
 from stillframe.host import entries
-from stillframe.volumes.recovery import rebuild, rebuilt_rows
+from stillframe.volumes.recovery import rebuild, rebuilt_clones, rebuilt_rows
 from stillframe.volumes.recovery.rebuilt_rows import Given, Rebuilt, Source, check_info, check_record
 from tests.unit.builders import GIB, OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME
 
@@ -78,10 +78,10 @@ def record(row: dict[str, Any], *snapshots: dict[str, Any]) -> dict[str, Any]:
     return {"version": 1, "volume": row, "snapshots": list(snapshots)}
 
 
-def rebuilt(images: list[Image], record_: Any = None, info: Any = None, foundation: Image | None = None) -> Rebuilt:
+def rebuilt(images: list[Image], record_: Any = None, info: Any = None, parent_image: Image | None = None) -> Rebuilt:
     times = {each.name: datetime(2026, 1, number + 1) for number, each in enumerate(images)}
     found = Source(VOLUME, {each.name: each for each in images}, info or {}, record_ or {}, times)
-    return rebuilt_rows.rebuild(found, PLACE, foundation)
+    return rebuilt_rows.rebuild(found, PLACE, parent_image)
 
 
 DEEP: list[Any] = []
@@ -100,14 +100,15 @@ def test_a_record_gives_everything_but_where_it_lies_now() -> None:
         "backend": "nfs-1",
         "share": "server:/export",
         "status": "available",
-        "untidy": False,
+        "needs_cleanup": False,
+        "base_file": None,
         "created_at": datetime.fromisoformat(WHEN),
     }
     assert made.snapshots == [TAKEN | {"status": "available", "progress": "100%", "created_at": datetime.fromisoformat(WHEN)}]
 
 
 def test_files_that_nobody_needs_any_more_are_looked_at_later() -> None:
-    assert rebuilt(CHAIN, record(volume(active_file=FIRST))).volume["untidy"]
+    assert rebuilt(CHAIN, record(volume(active_file=FIRST))).volume["needs_cleanup"]
 
 
 def test_a_lost_info_file_loses_nothing() -> None:
@@ -267,7 +268,7 @@ def test_a_time_that_no_date_can_hold_keeps_no_volume_from_being_taken(
         os.truncate(tmp_path / name, GIB)
     real = entries.look(tmp_path)
     monkeypatch.setattr(entries, "look", lambda _path: {**real, BASE: replace(real[BASE], written=written)})
-    found = rebuild.find(tmp_path, PLACE, "raw")
+    found = rebuild.find(tmp_path, PLACE, rebuild.Formats("raw"))
     assert found.refused == {}
     assert [each.volume["created_at"].year > 1970 for each in found.rebuilt] == [False, True]
 
@@ -295,3 +296,68 @@ def test_whatever_a_share_holds_ends_in_rows_or_in_an_error_of_ours(info: Any, c
         rebuilt(CHAIN, document, info)
     except StillframeError:
         return
+
+
+CLONE = FIRST
+ALONE = volume(active_file=BASE, format="raw", base_format="raw")
+CLONED = snapshot(SNAPSHOT, CLONE, None, backing_format="raw")
+
+
+def alone(*files: str, record_: Any = None, info: Any = None) -> Rebuilt:
+    times = {name: datetime(2026, 1, number + 1) for number, name in enumerate(files)}
+    found = Source(VOLUME, {name: Image(name, "raw", GIB) for name in files}, info or {}, record_ or {}, times)
+    return rebuilt_clones.rebuild(found, PLACE)
+
+
+def test_files_that_stand_alone_are_what_the_record_says() -> None:
+    made = alone(BASE, CLONE, record_=record(ALONE, CLONED), info={"active": BASE})
+    assert not made.notes and made.volume["active_file"] == BASE
+    assert [(row["id"], row["backing"], row["overlay"], row["name"]) for row in made.snapshots] == [
+        (SNAPSHOT, CLONE, None, "before")
+    ]
+
+
+def test_a_snapshot_whose_file_is_gone_was_deleted() -> None:
+    made = alone(BASE, record_=record(ALONE, CLONED), info={"active": BASE})
+    assert made.snapshots == [] and "it was deleted" in made.notes[0]
+
+
+def test_a_file_that_nothing_names_becomes_a_snapshot() -> None:
+    for documents in ({}, {"record_": record(ALONE)}):
+        made = alone(BASE, CLONE, **documents)
+        assert [(row["id"], row["backing"], row["status"]) for row in made.snapshots] == [(SNAPSHOT, CLONE, "available")]
+        assert "taken as a snapshot" in made.notes[0]
+
+
+def test_after_a_revert_info_says_which_file_is_active() -> None:
+    active = SECOND
+    made = alone(CLONE, active, record_=record(ALONE, CLONED), info={"active": active})
+    assert made.volume["active_file"] == active
+    assert [row["id"] for row in made.snapshots] == [SNAPSHOT]
+    assert alone(active).volume["active_file"] == active
+    with pytest.raises(ChainConflict, match="which is active nobody knows"):
+        alone(CLONE, active)
+    with pytest.raises(ChainConflict, match="is missing"):
+        alone(CLONE, record_=record(ALONE, CLONED))
+
+
+def test_an_adopted_volume_has_the_base_that_its_record_names() -> None:
+    base = Image("web-1.qcow2", "qcow2", GIB)
+    top = Image(FIRST, "qcow2", GIB, base.name, "qcow2")
+    said = record(volume(active_file=FIRST, base_file=base.name), snapshot(SNAPSHOT, base.name, FIRST))
+    rebuilt_rows.check_record(said, VOLUME)
+    made = rebuilt([base, top], said)
+    assert (made.volume["base_file"], made.volume["active_file"]) == ("web-1.qcow2", FIRST)
+    assert [row["backing"] for row in made.snapshots] == ["web-1.qcow2"]
+
+
+def test_a_record_from_before_there_were_adopted_volumes_is_taken() -> None:
+    said = record(volume(active_file=BASE))
+    assert "base_file" not in said["volume"]
+    rebuilt_rows.check_record(said, VOLUME)
+
+
+@pytest.mark.parametrize("name", ["../web-1.qcow2", "/etc/shadow", "-web", "a b", "json:{}"])
+def test_a_base_of_another_place_is_refused(name: str) -> None:
+    with pytest.raises(BadImage, match="plain file name"):
+        rebuilt_rows.check_record(record(volume(active_file=BASE, base_file=name)), VOLUME)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.db.rows import Row
+from stillframe.db.rows import SnapshotRow
 from stillframe.host import files
 from stillframe.units import GIB
 from stillframe.volumes.recovery.doctor.findings import Finding
@@ -24,10 +24,10 @@ WITHOUT_FILES = (
 JUDGED_SNAPSHOTS = ("available", "backing-up", "restoring", "error")
 
 
-def judge(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
+def judge(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
     """Yields what does not fit between the rows of the volumes on this share and its files."""
-    for volume_id, known in world.known.volumes.items():
-        if known.row["share"] != share.export or volume_id in world.unsettled or known.row["status"] in WITHOUT_FILES:
+    for volume_id, known in worker.known.volumes.items():
+        if known.row["share"] != share.export or volume_id in worker.unsettled or known.row["status"] in WITHOUT_FILES:
             continue
         found = list(_volume(share, known))
         yield from found
@@ -36,7 +36,7 @@ def judge(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
 
 
 def _volume(share: ShareSeen, known: VolumeKnown) -> Iterator[Finding]:
-    own = {name: seen for name, seen in share.files.items() if (names.parse(name) or ("",))[0] == known.row["id"]}
+    own = {name: seen for name, seen in share.files.items() if share.volume_of(name) == known.row["id"]}
     if not own:
         what = f"volume {known.row['id']} ({known.row['name']!r}) has a row and no file on {share.export}"
         yield Finding("row_without_file", what, share.export, known.row["id"])
@@ -66,36 +66,42 @@ def _missing(share: ShareSeen, known: VolumeKnown) -> Iterator[Finding]:
             yield Finding("missing_file", what, share.export, known.row["id"], file=name)
 
 
-def _was_made(share: ShareSeen, row: Row) -> bool:
-    """A snapshot that failed has no overlay of its own; its row needs no file."""
-    return row["status"] != "error" or (row["overlay"] in share.files and share.files[row["overlay"]].names == row["backing"])
+def _was_made(share: ShareSeen, row: SnapshotRow) -> bool:
+    """A snapshot that failed has no overlay, or clone, of its own; its row needs no file."""
+    if row["status"] != "error":
+        return True
+    if (names.parse(row["backing"]) or ("", None))[1] == row["id"]:
+        return row["backing"] in share.files
+    overlay = share.files.get(row["overlay"] or "")
+    return overlay is not None and overlay.names == row["backing"]
 
 
 def _file(share: ShareSeen, known: VolumeKnown, name: str, seen: FileSeen) -> Iterator[Finding]:
-    def told(kind: str, what: str) -> Finding:
+    def finding(kind: str, what: str) -> Finding:
         return Finding(kind, what, share.export, known.row["id"], file=name)
 
     if seen.problem is not None:
-        yield told("unsafe_file", f"{name} on {share.export} must not be opened: {seen.problem}")
+        yield finding("unsafe_file", f"{name} on {share.export} must not be opened: {seen.problem}")
         return
     if seen.unsound is not None:
-        yield told("unsound_file", f"a file on {share.export} is not sound: {seen.unsound}")
+        yield finding("unsound_file", f"a file on {share.export} is not sound: {seen.unsound}")
     if seen.bitmaps:
         what = f"{name} on {share.export} holds bitmaps that were in use when their writer died: {', '.join(seen.bitmaps)}"
-        yield told("inconsistent_bitmap", what)
+        yield finding("inconsistent_bitmap", what)
     if seen.damage is not None:
-        yield told("corruption", f"{name} on {share.export} is damaged: {seen.damage}")
+        yield finding("corruption", f"{name} on {share.export} is damaged: {seen.damage}")
     elif seen.leaks:
-        yield told("leaked_clusters", f"{name} on {share.export} holds {seen.leaks} clusters that nothing refers to")
+        yield finding("leaked_clusters", f"{name} on {share.export} holds {seen.leaks} clusters that nothing refers to")
     if seen.image is not None and seen.image.backing is not None:
         for kind, what in _below(share, known, seen.image):
-            yield told(kind, what)
+            yield finding(kind, what)
 
 
 def _below(share: ShareSeen, known: VolumeKnown, image: Image) -> Iterator[tuple[str, str]]:
     backing, linked = str(image.backing), known.row["linked_to"]
-    foreign = (names.parse(backing) or ("",))[0] != known.row["id"]
-    if foreign and not (linked and backing == linked["file"]):
+    foreign = share.volume_of(backing) != known.row["id"]
+    expected = linked["format"] if linked and backing == linked["file"] else None
+    if foreign and expected is None:
         yield "wrong_backing", f"the header of {image.name} names {backing}, which is no file of its volume"
         return
     if backing not in share.files:
@@ -105,7 +111,7 @@ def _below(share: ShareSeen, known: VolumeKnown, image: Image) -> Iterator[tuple
         yield "wrong_backing", f"the chain below {image.name} leads back to a file of its own"
         return
     below = share.files[backing].image
-    format_ = linked["format"] if foreign else below.format if below else None
+    format_ = expected if foreign else below.format if below else None
     if format_ is not None and image.backing_format != format_:
         yield (
             "wrong_backing_format",
@@ -138,15 +144,20 @@ def _active(share: ShareSeen, known: VolumeKnown) -> Iterator[Finding]:
 
 def _size(share: ShareSeen, known: VolumeKnown, image: Image, gib: int, what: str) -> Iterator[Finding]:
     if -(-image.size // GIB) != gib:
-        told = f"the header of {image.name} says {image.size} bytes, the row of {what} {gib} GiB ({gib * GIB} bytes)"
-        yield Finding("wrong_size", told, share.export, known.row["id"], file=image.name)
+        message = f"the header of {image.name} says {image.size} bytes, the row of {what} {gib} GiB ({gib * GIB} bytes)"
+        yield Finding("wrong_size", message, share.export, known.row["id"], file=image.name)
 
 
-def _snapshot(share: ShareSeen, known: VolumeKnown, row: Row) -> Iterator[Finding]:
+def _snapshot(share: ShareSeen, known: VolumeKnown, row: SnapshotRow) -> Iterator[Finding]:
     if row["status"] not in JUDGED_SNAPSHOTS or not _was_made(share, row):
         return
     held, overlay = share.files.get(row["backing"]), share.files.get(row["overlay"] or "")
-    if overlay is not None and overlay.image is not None and overlay.names != row["backing"] and _is_own(known, overlay.names):
+    if (
+        overlay is not None
+        and overlay.image is not None
+        and overlay.names != row["backing"]
+        and _is_own(share, known, overlay.names)
+    ):
         what = f"snapshot {row['id']} should lie behind {row['overlay']}, in {row['backing']}; the header names {overlay.names}"
         yield Finding("snapshot_not_behind", what, share.export, known.row["id"], row["id"], row["overlay"])
     if held is None or held.image is None:
@@ -157,9 +168,9 @@ def _snapshot(share: ShareSeen, known: VolumeKnown, row: Row) -> Iterator[Findin
     yield from _size(share, known, held.image, row["size"], f"snapshot {row['id']}")
 
 
-def _is_own(known: VolumeKnown, name: str | None) -> bool:
+def _is_own(share: ShareSeen, known: VolumeKnown, name: str | None) -> bool:
     """A backing name of another volume, or none under an overlay, is reported once, as a wrong backing file."""
-    return name is None or (names.parse(name) or ("",))[0] == known.row["id"]
+    return name is None or share.volume_of(name) == known.row["id"]
 
 
 def _documents(share: ShareSeen, known: VolumeKnown) -> Iterator[Finding]:

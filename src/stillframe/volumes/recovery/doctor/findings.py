@@ -48,6 +48,23 @@ KINDS: Mapping[str, Kind] = {
         " the volume's server stopped if it reads the active file). When the copy is known to be good, or when nobody needs the"
         " content, move the file off the share. Never rebase it with -u.",
     ),
+    "orphan_target": Kind(
+        "The target daemon gives a volume out to somebody whom no attachment names.",
+        "The worker removes it by itself within seconds, unless somebody is connected: whoever that is may write to the"
+        " volume. Find out which server it is, as after a rebuild of the database, and attach the volume to it, or end it"
+        " there.",
+    ),
+    "foreign_session": Kind(
+        "Somebody is connected to the volume who has no attachment of it, and may write to it beside its server.",
+        "Find out who it is by its address, and end it there. Where that is not possible, detach the volume from its server"
+        " ('openstack server remove volume SERVER VOLUME') and attach it again: its target is made anew then, with a new"
+        " password.",
+    ),
+    "missing_target": Kind(
+        "The volume is attached and the target daemon does not give it out to its server: what the server writes fails.",
+        "The worker makes the target again by itself within seconds. If it does not, see that the worker runs and look at its"
+        " log.",
+    ),
     "row_without_file": Kind(
         "The volume has a row and not one file: its content is not on this share.",
         "Look for the files elsewhere and put them back, or restore a backup. Only when nobody needs the content any"
@@ -150,9 +167,35 @@ KINDS: Mapping[str, Kind] = {
         "After a restart the guest would open another file than now: what it writes now would be missing.",
         "Correct the inactive description (virsh edit) before the server stops.",
     ),
+    "scratch_in_use": Kind(
+        "A set switched the disk to a scratch overlay for the time of a native snapshot, and ended before it was written back:"
+        " what the guest has written since lies in that file alone, on this host. Until it is written back, the volume is not"
+        " what the guest sees.",
+        "Keep the file. While the server runs, 'virsh blockcommit SERVER DISK --active --pivot --wait' writes it back and"
+        " brings the disk back to the volume. If it does not run, 'virsh start SERVER' first, which takes the guest up with the"
+        " overlay. Where libvirt says that the secret of the volume has no value, give it the auth_password of the volume's"
+        " attachment with 'virsh secret-set-value'. Remove the file only when the disk is back on the volume.",
+    ),
+    "scratch_left": Kind(
+        "No server has the scratch overlay any more. If a guest wrote to it and that was not written back, as when a transient"
+        " server ended and its set was abandoned, its content is nowhere else.",
+        "If nothing was written to it, --fix removes it. Otherwise compare the volume with what its server should hold; keep a"
+        " copy of the file elsewhere, and remove it with rm only when nothing is missed.",
+    ),
+    "snapshot_of_no_set": Kind(
+        "Its content is good, but nobody deletes it together with a set: its set is gone or does not know it, as when block"
+        " storage answered too late, or when the database was rebuilt from the shares.",
+        "Look what it holds and whether somebody uses it. If nobody needs it: 'openstack volume snapshot delete SNAPSHOT'.",
+    ),
     "wrong_active_file": Kind(
         "The guest writes to another file than the one recorded: the next start or snapshot would use the wrong one.",
         "Do not stop or start the server. If its file is the newer one, the row has to follow: ask for help with both names.",
+    ),
+    "wrong_disk_format": Kind(
+        "A raw file that is read as qcow2 is what its guest wrote, and may name any file of the host; a qcow2 file that is read"
+        " as raw shows its tables to the guest, which overwrites them.",
+        "Do not start the server. If it runs, stop it, and copy the file away. Correct the type of the disk's driver in the"
+        " definition ('virsh edit', of a saved server 'virsh managedsave-edit' too), and find out who changed it.",
     ),
     "saved_names_other_file": Kind(
         "The server is saved, and its saved memory belongs to another file than the definition names or the row records."

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from stillframe.context import new_request_id
 from stillframe.db import attachments, clock, finished, operations
 from stillframe.db.engine import Database
+from stillframe.db.values import NewOperation
 from stillframe.errors import Conflict
 from stillframe.journal.record import this_process
 from stillframe.volumes.recovery.doctor.looking import SERVICE, mentions
@@ -28,8 +29,8 @@ def held(database: Database, host: str, volume_ids: Sequence[str], intent: Mappi
     operation_id, owner = str(uuid.uuid4()), str(this_process(host))
     with database.write() as connection:
         resources = _resources(connection, volume_ids)
-        row = _row(operation_id, owner, {**intent, "volumes": list(volume_ids)})
-        operations.insert(connection, {**row, "lease_until": clock.now(connection) + _LEASE_SECONDS}, resources)
+        until = clock.now(connection) + _LEASE_SECONDS
+        operations.insert(connection, _row(operation_id, owner, {**intent, "volumes": list(volume_ids)}, until), resources)
     outcome = "undone"
     try:
         yield
@@ -45,7 +46,7 @@ def release(database: Database, operation_id: str) -> None:
     with database.write() as connection:
         row = operations.get(connection, operation_id)
         if row is not None and row["service"] == SERVICE and row["state"] == "running":
-            operations.change(connection, operation_id, row["owner"], row["epoch"], state="undone", owner=None)
+            operations.change(connection, operation_id, str(row["owner"]), row["epoch"], state="undone", owner=None)
             finished.ended(connection, operation_id)
 
 
@@ -60,7 +61,7 @@ def _resources(connection: Connection, volume_ids: Sequence[str]) -> list[str]:
     return [*(f"volume:{volume_id}" for volume_id in dict.fromkeys(volume_ids)), *(f"server:{server}" for server in servers)]
 
 
-def _row(operation_id: str, owner: str, intent: Mapping[str, Any]) -> dict[str, Any]:
+def _row(operation_id: str, owner: str, intent: Mapping[str, Any], lease_until: float) -> NewOperation:
     return {
         "id": operation_id,
         "service": SERVICE,
@@ -72,6 +73,7 @@ def _row(operation_id: str, owner: str, intent: Mapping[str, Any]) -> dict[str, 
         "evidence": {},
         "owner": owner,
         "epoch": 1,
+        "lease_until": lease_until,
         "attempts": 0,
         "bytes": 0,
         "request_id": new_request_id(),

@@ -14,13 +14,13 @@ _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _DOCUMENT = re.compile(rf"volume-({_UUID.pattern})\.(info|record)")
 
 
-def judge(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
+def judge(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
     """Yields what lies on the share and belongs to no row."""
-    yield from _temporaries(world, share)
-    yield from _orphans(world, share)
-    yield from _unknown(world, share)
-    yield from _foreign(world, share)
-    yield from _modes(world, share)
+    yield from _temporaries(worker, share)
+    yield from _orphans(worker, share)
+    yield from _unknown(worker, share)
+    yield from _foreign(worker, share)
+    yield from _modes(worker, share)
 
 
 def owner(name: str) -> str | None:
@@ -43,9 +43,9 @@ def quarantined(share: ShareSeen) -> list[str]:
     return [name for name in share.entries if name.startswith(QUARANTINE)]
 
 
-def needed(world: WorkerContext, share: ShareSeen) -> set[str]:
+def needed(worker: WorkerContext, share: ShareSeen) -> set[str]:
     """Every file some row names, and every file below one of those."""
-    pending = list(named_by_rows(world, share))
+    pending = list(named_by_rows(worker, share))
     found: set[str] = set()
     while pending:
         name = pending.pop()
@@ -55,9 +55,9 @@ def needed(world: WorkerContext, share: ShareSeen) -> set[str]:
     return found
 
 
-def named_by_rows(world: WorkerContext, share: ShareSeen) -> set[str]:
+def named_by_rows(worker: WorkerContext, share: ShareSeen) -> set[str]:
     """Every file some row names, there or not."""
-    mine = [known for known in world.known.volumes.values() if known.row["share"] == share.export]
+    mine = [known for known in worker.known.volumes.values() if known.row["share"] == share.export]
     return {name for known in mine for name in _named(known)}
 
 
@@ -69,23 +69,25 @@ def _named(known: VolumeKnown) -> list[str]:
     return [name for name in found if name]
 
 
-def _temporaries(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
-    at_work = world.known.busy | world.known.parked | world.unsettled
+def _temporaries(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
+    at_work = worker.known.busy | worker.known.parked | worker.unsettled
     for name, entry in share.entries.items():
-        if not name.startswith(_TEMPORARY) or world.now - entry.changed < world.older_than:
+        if not name.startswith(_TEMPORARY) or worker.now - entry.changed < worker.older_than:
             continue
         if at_work.isdisjoint(_UUID.findall(name)):
             what = f"{name} on {share.export} is left over: {entry.allocated} bytes, untouched for more than the time given"
             yield Finding("old_temporary", what, share.export, owner(name), file=name, facts={"bytes": entry.allocated})
 
 
-def _orphans(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
-    wanted = needed(world, share)
+def _orphans(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
+    wanted = needed(worker, share)
     for name in sorted([*share.files, *(name for name in share.entries if is_document(name))]):
+        if name in share.adopted:
+            continue  # whatever becomes of its volume, it was there before
         volume_id = owner(name)
-        if volume_id in world.unsettled or volume_id not in world.known.lived | set(world.known.volumes):
+        if volume_id in worker.unsettled or volume_id not in worker.known.lived | set(worker.known.volumes):
             continue
-        has_row = volume_id in world.known.volumes
+        has_row = volume_id in worker.known.volumes
         if name in wanted or (is_document(name) and has_row):
             continue
         entry = share.entries[name]
@@ -94,39 +96,41 @@ def _orphans(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
         yield Finding("orphan_file", what, share.export, volume_id, file=name)
 
 
-def _unknown(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
+def _unknown(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
     found: dict[str, list[str]] = {}
-    wanted = needed(world, share)
+    wanted = needed(worker, share)
     for name in share.files:
         volume_id = owner(name)
-        if volume_id is not None and volume_id not in world.known.volumes and volume_id not in world.known.lived:
+        if volume_id is not None and volume_id not in worker.known.volumes and volume_id not in worker.known.lived:
             found.setdefault(volume_id, []).append(name)
     for volume_id, files in found.items():
-        if volume_id not in world.unsettled:
+        if volume_id not in worker.unsettled:
             used = [name for name in files if name in wanted]
             more = f"; {used[0]} is read by a volume of ours" if used else ""
             what = f"{len(files)} files of volume {volume_id} lie on {share.export}, and there is no row of it{more}"
             yield Finding("unknown_volume", what, share.export, volume_id, file=files[0], facts={"files": files})
 
 
-def _foreign(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
+def _foreign(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
     """Yields files that no volume of ours has and that are based on a file that a row needs. A file that was or will be put
     aside is reported as an orphan."""
-    wanted = needed(world, share)
+    wanted = needed(worker, share)
     for name, readers in share.readers.items():
         volume_id = owner(name)
-        if name not in wanted or volume_id in world.unsettled:
+        if name not in wanted or volume_id in worker.unsettled:
             continue
         for other in readers:
-            if not other.startswith(QUARANTINE) and owner(other) not in world.known.lived:
+            if not other.startswith(QUARANTINE) and owner(other) not in worker.known.lived:
                 what = f"{other} on {share.export} is no file of a volume of this database, and is based on {name}"
                 yield Finding("foreign_reader", what, share.export, volume_id, file=other)
 
 
-def _modes(world: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
-    wanted = needed(world, share)
+def _modes(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
+    wanted = needed(worker, share)
     for name, entry in share.entries.items():
-        ours = name == ".share-id" or name in wanted or (is_document(name) and owner(name) in world.known.volumes)
-        if ours and entry.regular and entry.mode != MODE and owner(name) not in world.unsettled:
+        if name in share.adopted:
+            continue  # its mode is its owner's
+        ours = name == ".share-id" or name in wanted or (is_document(name) and owner(name) in worker.known.volumes)
+        if ours and entry.regular and entry.mode != MODE and owner(name) not in worker.unsettled:
             what = f"{name} on {share.export} has mode {entry.mode:04o}, not {MODE:04o}"
             yield Finding("wrong_mode", what, share.export, owner(name), file=name, facts={"mode": entry.mode})

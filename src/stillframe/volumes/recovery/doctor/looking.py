@@ -14,9 +14,18 @@ from stillframe.chain import names
 from stillframe.config import Settings
 from stillframe.db import assisted_snapshots, attachments, backups, holds, operations, shares, snapshots, volumes
 from stillframe.db.engine import Database
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
+from stillframe.db.rows import OperationRow, VolumeRow
 from stillframe.db.tables import now
-from stillframe.errors import BadConfiguration, BadImage, HostCommandFailed, NotSound, ShareUnavailable, of_os_error
+from stillframe.errors import (
+    BadConfiguration,
+    BadImage,
+    HostCommandFailed,
+    NotSound,
+    ShareUnavailable,
+    TargetUnavailable,
+    of_os_error,
+)
 from stillframe.host import entries, examination, files, inspection, qemu_img, soundness, users
 from stillframe.host.entries import Entry
 from stillframe.journal.record import is_dead
@@ -24,7 +33,15 @@ from stillframe.volumes.chain import observe
 from stillframe.volumes.chain import record as volume_record
 from stillframe.volumes.operations.executors.offline import info_document
 from stillframe.volumes.recovery.doctor import leftovers
-from stillframe.volumes.recovery.doctor.seen import FileSeen, GuestsSeen, Known, ShareSeen, VolumeKnown, WorkerContext
+from stillframe.volumes.recovery.doctor.seen import (
+    FileSeen,
+    GuestsSeen,
+    Known,
+    ShareSeen,
+    TargetSeen,
+    VolumeKnown,
+    WorkerContext,
+)
 from stillframe.volumes.storage.backends import Backends, Pool
 
 _LONGEST_REPAIR = timedelta(days=3)
@@ -48,10 +65,13 @@ def look(settings: Settings, database: Database, guests: Guests, options: Option
     """Returns everything that could be seen; what could not is said in its ``troubles``. Changes nothing."""
     backends = Backends(settings, database)
     before = _known(settings, database)
-    seen, troubles = [], []
-    for pool in backends.pools:
+    seen: list[ShareSeen] = []
+    troubles: list[str] = []
+    pools = backends.every
+    for pool in pools:
         try:
             share = _share(pool, before, options)
+            share = _with_targets(pool, share, troubles) if share is not None else None
         except (ShareUnavailable, BadConfiguration) as error:
             troubles.append(error.message)
             continue
@@ -68,7 +88,7 @@ def look(settings: Settings, database: Database, guests: Guests, options: Option
         asked,
         _unsettled(before, after),
         troubles,
-        frozenset(pool.export.export for pool in backends.pools),
+        frozenset(pool.export.export for pool in pools),
         options.older_than,
         time.time(),
         settings.host,
@@ -97,10 +117,11 @@ def _known(settings: Settings, database: Database) -> Known:
             frozenset(row["id"] for row in gone),
             assisted_snapshots.list_page(connection, None, _FAILED),
             operations.abandoned(connection),
+            assisted_snapshots.taken(connection),
         )
 
 
-def volume_known(connection: Connection, row: Row) -> VolumeKnown:
+def volume_known(connection: Connection, row: VolumeRow) -> VolumeKnown:
     """What the rows know of one volume, and what should stand beside its files."""
     needs = observe.needs(connection, row)
     overlays = {each["id"]: each["overlay"] for each in needs["snapshots"] if each["status"] != "error"}
@@ -116,15 +137,16 @@ def volume_known(connection: Connection, row: Row) -> VolumeKnown:
     )
 
 
-def _is_over(row: Row, host: str) -> bool:
+def _is_over(row: OperationRow, host: str) -> bool:
     """Tells whether the doctor that has locked a volume does not run any more. For another host that cannot be known, except by
     time, should that host be lost or renamed: a repair lasts as long as one or two programs may (a day each)."""
-    if is_dead(row["owner"], host):
+    owner = row["owner"] or ""
+    if is_dead(owner, host):
         return True
-    return not row["owner"].startswith(f"{host}:") and now() - row["created_at"] > _LONGEST_REPAIR
+    return not owner.startswith(f"{host}:") and now() - row["created_at"] > _LONGEST_REPAIR
 
 
-def _mentioned(rows: list[Row]) -> set[str]:
+def _mentioned(rows: list[OperationRow]) -> set[str]:
     """Every id an operation's intent or plan names: volumes, snapshots, servers, sets."""
     return {found for row in rows for found in (row["id"], *_UUID.findall(json.dumps([row["intent"], row["plan"]])))}
 
@@ -135,7 +157,7 @@ def _with_attached(ids: set[str], found: dict[str, VolumeKnown]) -> frozenset[st
     return frozenset(ids | more)
 
 
-def mentions(row: Row, volume_id: str) -> bool:
+def mentions(row: OperationRow, volume_id: str) -> bool:
     """Tells whether an operation may be one on the volume."""
     return volume_id in _mentioned([row])
 
@@ -151,13 +173,31 @@ def _share(pool: Pool, known: Known, options: Options) -> ShareSeen | None:
         raise ShareUnavailable(f"the directory of share {pool.export.export} does not exist")
     marker_id = marker(path)
     mode = entries.directory_mode(path)
-    seen = ShareSeen(pool.export.export, pool.backend, path, share_id, marker_id, mode)
+    export, rows = pool.export.export, [each.row for each in known.volumes.values()]
+    adopted = {row["base_file"]: row["id"] for row in rows if row["share"] == export and row["base_file"]}
+    chains = pool.capabilities.chains
+    seen = ShareSeen(export, pool.backend, path, share_id, marker_id, mode, chains=chains, adopted=adopted)
     return _with_files(seen, known, options) if seen.is_itself else seen
+
+
+def _with_targets(pool: Pool, share: ShareSeen, troubles: list[str]) -> ShareSeen:
+    if pool.targets is None:
+        return share
+    try:
+        given = pool.targets.given(share.path)
+    except TargetUnavailable as error:
+        troubles.append(error.message)
+        return share
+    seen = {
+        volume_id: TargetSeen(each.name, Path(each.path or "").name, each.initiators, each.sessions)
+        for volume_id, each in given.items()
+    }
+    return replace(share, targets=seen)
 
 
 def directory(pool: Pool) -> Path | None:
     """The share's directory, mounted where it has to be; a local one is never made here."""
-    if pool.options.volume_driver != "local":
+    if not pool.capabilities.here:
         return pool.kind.prepare(pool.export, pool.mount_point_base)
     path = Path(pool.export.export)
     return path if path.is_dir() else None
@@ -178,15 +218,15 @@ def _with_files(share: ShareSeen, known: Known, options: Options) -> ShareSeen:
     with files.share_errors(share.path):
         for name, entry in listed.items():
             try:
-                if names.parse(name) is not None:
-                    seen[name] = _file(share.path, entry, known, options)
+                if share.volume_of(name) is not None:
+                    seen[name] = _file(share, entry, known, options)
                 elif leftovers.is_document(name):
                     documents[name] = _text(share.path, name)
             except FileNotFoundError:
                 continue
     opened = _opened(share.path, seen)
     seen = {name: replace(each, locked=True) if name in opened else each for name, each in seen.items()}
-    return replace(share, entries=listed, files=seen, documents=documents, readers=_readers(share.path, listed, known))
+    return replace(share, entries=listed, files=seen, documents=documents, readers=_readers(share, listed, known))
 
 
 def _opened(path: Path, seen: Collection[str]) -> set[str]:
@@ -196,11 +236,13 @@ def _opened(path: Path, seen: Collection[str]) -> set[str]:
     return {name for name, each in found.items() if each in open_}
 
 
-def _readers(path: Path, listed: Collection[str], known: Known) -> Mapping[str, Sequence[str]]:
-    """What a guest writes into a raw disk of ours is never taken for a header: no file of a known volume is read here."""
-    chain = {name for name in listed if names.parse(name) is not None}
+def _readers(share: ShareSeen, listed: Collection[str], known: Known) -> Mapping[str, Sequence[str]]:
+    """What a guest writes into a raw disk of ours is never taken for a header: no file of a known volume is read here, and of a
+    share without chains no volume's file at all."""
+    chain = {name for name in listed if share.volume_of(name) is not None}
     apart = {name for name in listed if names.is_ours_apart(name)}
-    return users.readers(path, chain | apart, apart | {name for name in chain if leftovers.owner(name) in known.volumes})
+    closed = {name for name in chain if not share.chains or share.volume_of(name) in known.volumes}
+    return users.readers(share.path, chain | apart, apart | closed)
 
 
 def _text(path: Path, name: str) -> str:
@@ -210,12 +252,15 @@ def _text(path: Path, name: str) -> str:
         return error.message  # no JSON: told as such
 
 
-def _file(path: Path, entry: Entry, known: Known, options: Options) -> FileSeen:
+def _file(share: ShareSeen, entry: Entry, known: Known, options: Options) -> FileSeen:
+    path = share.path
     if not entry.regular or entry.links != 1:
         return FileSeen(problem="it is no plain file with one name")
-    volume_id, snapshot_id = names.parse(entry.name) or ("", None)
+    volume_id, snapshot_id = names.parse(entry.name) or (share.volume_of(entry.name) or "", None)
     row = known.volumes[volume_id].row if volume_id in known.volumes else None
     format_ = "qcow2" if snapshot_id else row["base_format"] if row else None
+    if not share.chains:
+        format_ = "raw"
     locked = files.is_locked(path, entry.name)
     if format_ is None:  # its format is not recorded: only the files that it might name are read, to protect those
         return FileSeen(names=qemu_img.backing_of(path, entry.name), locked=locked)
@@ -236,9 +281,9 @@ def _examined(path: Path, found: FileSeen) -> FileSeen:
     try:
         if found.dirty:  # its counts are wrong, which does not count as damage
             return replace(found, damage=examination.beyond_repair(path, found.image.name))
-        told = examination.examine(path, found.image.name, found.image.format)
+        result = examination.examine(path, found.image.name, found.image.format)
     except HostCommandFailed:
         return found  # somebody opened or removed it meanwhile
     except BadImage as error:
         return replace(found, image=None, problem=error.message)
-    return found if told is None else replace(found, examined=True, leaks=told.leaks, damage=told.damage)
+    return found if result is None else replace(found, examined=True, leaks=result.leaks, damage=result.damage)

@@ -9,7 +9,7 @@ from stillframe.config import Settings
 from stillframe.db import volumes
 from stillframe.db.engine import Database
 from stillframe.errors import ChainConflict, StillframeError
-from stillframe.host import entries, files, qemu_img, soundness, users, workdir
+from stillframe.host import entries, files, qemu_img, scratch, soundness, users, workdir
 from stillframe.journal.failpoints import reached
 from stillframe.volumes.recovery.doctor import holding, row_repairs
 from stillframe.volumes.recovery.doctor.looking import volume_known
@@ -32,10 +32,10 @@ class Place:
 
     database: Database
     settings: Settings
-    world: WorkerContext
+    worker: WorkerContext
 
     def share(self, repair: Repair) -> ShareSeen:
-        found = self.world.share(repair.finding.share or "")
+        found = self.worker.share(repair.finding.share or "")
         assert found is not None
         return found
 
@@ -59,7 +59,10 @@ def _one(place: Place, repair: Repair, log: UndoLog) -> None:
     with holding.held(place.database, place.settings.host, repair.volumes, intent):
         _check_unchanged(place, repair)
         if repair.verb in row_repairs.VERBS:
-            row_repairs.VERBS[repair.verb](place.database, repair, place.world.share(repair.finding.share or ""))
+            row_repairs.VERBS[repair.verb](place.database, repair, place.worker.share(repair.finding.share or ""))
+            return
+        if repair.verb == "remove_scratch":  # it holds nothing that could be put back
+            scratch.remove_empty(repair.finding.facts["scratch"].directory, str(repair.finding.file))
             return
         share = place.share(repair)
         name = str(repair.finding.file)
@@ -80,7 +83,7 @@ def _check_unchanged(place: Place, repair: Repair) -> None:
         with place.database.read() as connection:
             row = volumes.get(connection, volume_id, None)
             fresh = volume_known(connection, row) if row is not None else None
-        if fresh != place.world.known.volumes.get(volume_id):
+        if fresh != place.worker.known.volumes.get(volume_id):
             raise ChainConflict(f"volume {volume_id} changed since it was looked at; run the doctor again")
 
 
@@ -102,7 +105,7 @@ def _set_mode(path: Path, name: str, args: Mapping[str, Any]) -> None:
     entries.set_mode(path, name, args["mode"])
 
 
-def _give_back_leaks(path: Path, name: str, args: Mapping[str, Any]) -> None:
+def _free_leaks(path: Path, name: str, args: Mapping[str, Any]) -> None:
     _refuse_open(path, name)
     qemu_img.repair_leaks(path, name, args["format"])
 
@@ -129,7 +132,7 @@ def _write_document(path: Path, name: str, args: Mapping[str, Any]) -> None:
 _VERBS: Mapping[str, Callable[[Path, str, Mapping[str, Any]], None]] = {
     "remove": _remove,
     "set_mode": _set_mode,
-    "give_back_leaks": _give_back_leaks,
+    "free_leaks": _free_leaks,
     "repair_counts": _repair_counts,
     "quarantine": _quarantine,
     "write_document": _write_document,

@@ -24,6 +24,7 @@ _CHAIN = (
     "corruption",
     "descriptions_differ",
     "wrong_active_file",
+    "wrong_disk_format",
     "saved_names_other_file",
 )
 # Locks are released first; a mode is set before a document of it is written anew.
@@ -34,9 +35,10 @@ _ORDER = (
     "set_mode",
     "write_document",
     "repair_counts",
-    "give_back_leaks",
+    "free_leaks",
     "quarantine",
     "remove",
+    "remove_scratch",
 )
 
 
@@ -68,20 +70,20 @@ class Unproven(Exception):
     """Why a repair is not proven safe; never leaves this module."""
 
 
-def plan(world: WorkerContext, findings: Sequence[Finding]) -> Plan:
+def plan(worker: WorkerContext, findings: Sequence[Finding]) -> Plan:
     """Returns the repairs of everything that can be repaired. Findings of other kinds are in neither list."""
     repairs: list[Repair] = []
     refused: list[tuple[Finding, str]] = []
     broken = {finding.volume_id for finding in findings if finding.kind in _CHAIN}
-    for finding in _tops_first(world, findings):
+    for finding in _tops_first(worker, findings):
         make = _MAKE.get(finding.kind)
         if make is None:
             continue
         try:
-            _check_free(world, finding)
+            _check_free(worker, finding)
             if finding.kind in ("info_differs", "record_differs") and finding.volume_id in broken:
                 raise Unproven("the files do not agree with the rows")
-            repairs.append(make(world, finding))
+            repairs.append(make(worker, finding))
         except Unproven as why:
             refused.append((finding, str(why)))
     read = _still_read(repairs)
@@ -104,13 +106,13 @@ def _still_read(repairs: Sequence[Repair]) -> list[tuple[Finding, str]]:
     return found
 
 
-def _tops_first(world: WorkerContext, findings: Sequence[Finding]) -> list[Finding]:
+def _tops_first(worker: WorkerContext, findings: Sequence[Finding]) -> list[Finding]:
     """An overlay before what it is backed by."""
-    return sorted(findings, key=lambda finding: -_depth(world, finding))
+    return sorted(findings, key=lambda finding: -_depth(worker, finding))
 
 
-def _depth(world: WorkerContext, finding: Finding) -> int:
-    share = world.share(finding.share or "")
+def _depth(worker: WorkerContext, finding: Finding) -> int:
+    share = worker.share(finding.share or "")
     if finding.kind != "orphan_file" or share is None:
         return 0
     seen: list[str] = []
@@ -121,30 +123,30 @@ def _depth(world: WorkerContext, finding: Finding) -> int:
     return len(seen)
 
 
-def _check_free(world: WorkerContext, finding: Finding) -> None:
-    if finding.kind != "abandoned_repair" and finding.volume_id in world.known.parked | world.known.busy:
+def _check_free(worker: WorkerContext, finding: Finding) -> None:
+    if finding.kind != "abandoned_repair" and finding.volume_id in worker.known.parked | worker.known.busy:
         raise Unproven("an operation on the volume has not ended")
 
 
-def _share(world: WorkerContext, finding: Finding) -> ShareSeen:
-    share = world.share(finding.share or "")
+def _share(worker: WorkerContext, finding: Finding) -> ShareSeen:
+    share = worker.share(finding.share or "")
     assert share is not None
     return share
 
 
-def _check_unnamed(world: WorkerContext, finding: Finding) -> None:
+def _check_unnamed(worker: WorkerContext, finding: Finding) -> None:
     """I4: no description of a server names the file."""
-    if not world.guests.complete:
-        raise Unproven(f"whether a server names it is not known: {world.guests.why}")
-    if finding.file in world.guests.mentioned:
+    if not worker.guests.complete:
+        raise Unproven(f"whether a server names it is not known: {worker.guests.why}")
+    if finding.file in worker.guests.mentioned:
         raise Unproven("a server's description names it")
 
 
-def _remove(world: WorkerContext, finding: Finding) -> Repair:
-    _check_unnamed(world, finding)
-    share, name = _share(world, finding), str(finding.file)
+def _remove(worker: WorkerContext, finding: Finding) -> Repair:
+    _check_unnamed(worker, finding)
+    share, name = _share(worker, finding), str(finding.file)
     original = name.removeprefix(".trash.")
-    wanted = leftovers.named_by_rows(world, share) | {seen.names for seen in share.files.values()}
+    wanted = leftovers.named_by_rows(worker, share) | {seen.names for seen in share.files.values()}
     if original != name and original not in share.files and original in wanted:
         raise Unproven(f"{original}, whose content it holds, is missing and asked for")
     if share.readers.get(name):
@@ -153,19 +155,19 @@ def _remove(world: WorkerContext, finding: Finding) -> Repair:
     return Repair("remove", finding, f"remove {name} ({finding.facts['bytes']} bytes)", volumes)
 
 
-def _set_mode(_world: WorkerContext, finding: Finding) -> Repair:
+def _set_mode(_worker: WorkerContext, finding: Finding) -> Repair:
     volumes = [finding.volume_id] if finding.volume_id else []
     was = finding.facts["mode"]
     return Repair("set_mode", finding, f"chmod {MODE:04o} {finding.file} (was {was:04o})", volumes, {"was": was, "mode": MODE})
 
 
-def _leaks(world: WorkerContext, finding: Finding) -> Repair:
+def _leaks(worker: WorkerContext, finding: Finding) -> Repair:
     says = f"give back what leaked in {finding.file} (qemu-img check -r leaks)"
-    return Repair("give_back_leaks", finding, says, _free_readers(world, finding), {"format": "qcow2"})
+    return Repair("free_leaks", finding, says, _free_readers(worker, finding), {"format": "qcow2"})
 
 
-def _counts(world: WorkerContext, finding: Finding) -> Repair:
-    seen = _share(world, finding).files[str(finding.file)]
+def _counts(worker: WorkerContext, finding: Finding) -> Repair:
+    seen = _share(worker, finding).files[str(finding.file)]
     if not seen.dirty:
         raise Unproven("what else is damaged would be guessed at")
     if seen.damage is not None:
@@ -173,39 +175,39 @@ def _counts(world: WorkerContext, finding: Finding) -> Repair:
     if seen.bitmaps:
         raise Unproven(f"the bitmaps {', '.join(seen.bitmaps)} have to be removed first")
     says = f"repair the reference counts of {finding.file} (qemu-img check -r all)"
-    return Repair("repair_counts", finding, says, _free_readers(world, finding), {"format": "qcow2"})
+    return Repair("repair_counts", finding, says, _free_readers(worker, finding), {"format": "qcow2"})
 
 
-def _free_readers(world: WorkerContext, finding: Finding) -> list[str]:
+def _free_readers(worker: WorkerContext, finding: Finding) -> list[str]:
     """The volumes that are held while the file is repaired. Raises Unproven unless nobody has it open or may open it soon."""
-    if _share(world, finding).files[str(finding.file)].locked:
+    if _share(worker, finding).files[str(finding.file)].locked:
         raise Unproven("a program has it open")
-    readers = _readers(world, str(finding.volume_id))
+    readers = _readers(worker, str(finding.volume_id))
     for volume_id in readers:
-        status = world.known.volumes[volume_id].row["status"]
+        status = worker.known.volumes[volume_id].row["status"]
         if status != "available":
             raise Unproven(f"volume {volume_id}, which reads it, is {status!r}: its server could be started meanwhile")
     return readers
 
 
-def _readers(world: WorkerContext, volume_id: str) -> list[str]:
+def _readers(worker: WorkerContext, volume_id: str) -> list[str]:
     """The volume and every linked one that reads a file of it, or of one of those."""
     found = [volume_id]
     for reader in found:
-        known = world.known.volumes[reader]
+        known = worker.known.volumes[reader]
         found += [clone for clones in known.linked.values() for clone in clones if clone not in found]
     return found
 
 
-def _write(_world: WorkerContext, finding: Finding) -> Repair:
+def _write(_worker: WorkerContext, finding: Finding) -> Repair:
     document, text = finding.facts["document"], finding.facts["text"]
     says = f"write {finding.file} from the rows" if document else f"remove {finding.file}, the volume has no snapshot"
     return Repair("write_document", finding, says, [str(finding.volume_id)], {"document": document, "was": text})
 
 
-def _quarantine(world: WorkerContext, finding: Finding) -> Repair:
-    _check_unnamed(world, finding)
-    share, name = _share(world, finding), str(finding.file)
+def _quarantine(worker: WorkerContext, finding: Finding) -> Repair:
+    _check_unnamed(worker, finding)
+    share, name = _share(worker, finding), str(finding.file)
     if name in share.files and share.files[name].locked:
         raise Unproven("a program has it open")
     aside = f"{QUARANTINE}{name}"
@@ -218,22 +220,22 @@ def _quarantine(world: WorkerContext, finding: Finding) -> Repair:
     return Repair("quarantine", finding, f"rename {name} to {aside}", volumes, {"to": aside, "read_by": list(read_by)})
 
 
-def _release(_world: WorkerContext, finding: Finding) -> Repair:
+def _release(_worker: WorkerContext, finding: Finding) -> Repair:
     operation = finding.facts["operation"]
     return Repair("release", finding, f"release what operation {operation} holds", (), {"id": operation})
 
 
-def _release_attachment(world: WorkerContext, finding: Finding) -> Repair:
+def _release_attachment(worker: WorkerContext, finding: Finding) -> Repair:
     """Proof that the server is gone: no description of one names a file of the volume, and nobody has one open."""
     held, volume_id = finding.facts["attachment"], str(finding.volume_id)
-    share = world.share(finding.share or "")
+    share = worker.share(finding.share or "")
     if share is None or not share.is_itself:
         raise Unproven("the share of the volume was not looked at")
-    if not world.guests.complete:
-        raise Unproven(f"whether a server names it is not known: {world.guests.why}")
+    if not worker.guests.complete:
+        raise Unproven(f"whether a server names it is not known: {worker.guests.why}")
     own = [name for name in share.files if leftovers.owner(name) == volume_id]
     for name in own:
-        if name in world.guests.mentioned:
+        if name in worker.guests.mentioned:
             raise Unproven(f"a server's description names {name}")
         if share.files[name].locked:
             raise Unproven(f"a program has {name} open")
@@ -241,10 +243,21 @@ def _release_attachment(world: WorkerContext, finding: Finding) -> Repair:
     return Repair("release_attachment", finding, says, [volume_id], {"id": held["id"], "files": own})
 
 
-def _set_available(_world: WorkerContext, finding: Finding) -> Repair:
+def _set_available(_worker: WorkerContext, finding: Finding) -> Repair:
     row = finding.facts["set"]
     volumes = [entry["volume_id"] for entry in row["volumes"]]
     return Repair("set_available", finding, f"set assisted snapshot {row['id']} to available", volumes, {"id": row["id"]})
+
+
+def _remove_scratch(worker: WorkerContext, finding: Finding) -> Repair:
+    _check_unnamed(worker, finding)
+    seen = finding.facts["scratch"]
+    if seen.left.holds_data:
+        raise Unproven("what was written to it may be nowhere else")
+    if seen.left.programs:
+        raise Unproven(f"{seen.left.programs[0]} has it open")
+    volumes = [str(finding.volume_id)] if finding.volume_id in worker.known.volumes else []
+    return Repair("remove_scratch", finding, f"remove {seen.path}, to which nothing was written", volumes)
 
 
 _MAKE: Mapping[str, Callable[[WorkerContext, Finding], Repair]] = {
@@ -258,4 +271,5 @@ _MAKE: Mapping[str, Callable[[WorkerContext, Finding], Repair]] = {
     "abandoned_repair": _release,
     "server_gone": _release_attachment,
     "set_is_good": _set_available,
+    "scratch_left": _remove_scratch,
 }

@@ -31,8 +31,7 @@ def _set_available(database: Database, repair: Repair, _share: ShareSeen | None)
             if known is None or known["status"] != "available":
                 raise ChainConflict(f"snapshot {entry['snapshot_id']} is {known['status'] if known else 'gone'}")
         entries = [{**entry, "status": "available", "error": None} for entry in row["volumes"]]
-        values = {"status": "available", "fault": None, "progress": 100, "volumes": entries}
-        assisted_snapshots.change(connection, row["id"], **values)
+        assisted_snapshots.change(connection, row["id"], status="available", fault=None, progress=100, volumes=entries)
 
 
 VERBS: Mapping[str, Callable[[Database, Repair, ShareSeen | None], None]] = {

@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.db.rows import Row
+from stillframe.db.rows import AssistedSnapshotRow, AttachmentRow, BackupRow, OperationRow, SnapshotRow, VolumeRow
 from stillframe.host.entries import Entry
+from stillframe.host.scratch import Left
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,20 @@ class FileSeen:
 
 
 @dataclass(frozen=True)
+class TargetSeen:
+    """What gives a volume out: the file's name, the initiators that may use it, and in words those that are connected."""
+
+    name: str
+    file: str
+    initiators: Sequence[str]
+    sessions: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class ShareSeen:
-    """One share. ``marker`` is the id its marker file says, ``known`` the one the database remembers (None: neither)."""
+    """One share. ``marker`` is the id its marker file says, ``known`` the one the database remembers (None: neither).
+    ``chains`` False: every file of a volume is raw and stands alone. ``targets`` are by volume what gives it out; None where
+    volumes are not given out, or where that could not be seen."""
 
     export: str
     backend: str
@@ -46,7 +60,15 @@ class ShareSeen:
     entries: Mapping[str, Entry] = field(default_factory=dict)
     files: Mapping[str, FileSeen] = field(default_factory=dict)
     documents: Mapping[str, str] = field(default_factory=dict)  # the text of every .info and .record
+    chains: bool = True
+    targets: Mapping[str, TargetSeen] | None = None
     readers: Mapping[str, Sequence[str]] = field(default_factory=dict)  # file -> files based on it that are of no known volume
+    adopted: Mapping[str, str] = field(default_factory=dict)  # bases that have names of their own, and their volumes
+
+    def volume_of(self, name: str) -> str | None:
+        """Returns the volume that a chain file is of; None for every other file."""
+        parsed = names.parse(name)
+        return parsed[0] if parsed else self.adopted.get(name)
 
     @property
     def is_itself(self) -> bool:
@@ -58,11 +80,11 @@ class ShareSeen:
 class VolumeKnown:
     """What the rows know of one volume. ``info`` and ``record`` are what should stand beside its files, as documents."""
 
-    row: Row
-    snapshots: Sequence[Row]
+    row: VolumeRow
+    snapshots: Sequence[SnapshotRow]
     holds: Mapping[str, str]  # reason -> file
     linked: Mapping[str, Sequence[str]]  # file -> linked volumes that read it
-    attachments: Sequence[Row]
+    attachments: Sequence[AttachmentRow]
     info: Mapping[str, Any]
     record: Mapping[str, Any]
 
@@ -73,14 +95,15 @@ class Known:
     a parked one names; ``lived`` the volumes the journal ever had an operation on."""
 
     volumes: Mapping[str, VolumeKnown]
-    backups: Sequence[Row]
-    operations: Sequence[Row]  # unfinished ones
+    backups: Sequence[BackupRow]
+    operations: Sequence[OperationRow]  # unfinished ones
     busy: frozenset[str]
     parked: frozenset[str]
     lived: frozenset[str]
     abandoned: frozenset[str] = frozenset()  # operations of doctors that run no more
-    sets: Sequence[Row] = ()  # assisted snapshots in "error"
-    given_up: Sequence[Row] = ()  # operations that a person abandoned
+    sets: Sequence[AssistedSnapshotRow] = ()  # assisted snapshots in "error"
+    abandoned_operations: Sequence[OperationRow] = ()  # operations that a person abandoned
+    taken: Mapping[str, frozenset[str]] = field(default_factory=dict)  # assisted snapshot -> its snapshots
 
     @property
     def running(self) -> set[str]:
@@ -90,12 +113,14 @@ class Known:
 
 @dataclass(frozen=True)
 class DiskSeen:
-    """One disk of a server: the file it is on, and the volume that is."""
+    """One disk of a server: the path of the file it is on, or what it is in the network, which has no ``name``; and the volume
+    that is. ``format`` is what the description calls it, None where that was not read."""
 
     target: str
     path: str | None
     name: str | None
     volume_id: str | None
+    format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,9 +147,23 @@ class FreezeSeen:
 
 
 @dataclass(frozen=True)
+class ScratchSeen:
+    """A scratch overlay, and where it lies."""
+
+    directory: Path
+    left: Left
+
+    @property
+    def path(self) -> Path:
+        """As descriptions of servers name it."""
+        return self.directory / self.left.name
+
+
+@dataclass(frozen=True)
 class GuestsSeen:
-    """What libvirt says. ``complete``: every description of this host was read, so a file that is not in ``mentioned`` is
-    named by none; otherwise ``why`` says what is missing. ``listed``: ``servers`` are all that libvirt knows."""
+    """What libvirt says, and the scratch directory. ``complete``: every description of this host was read, so a file that is
+    not in ``mentioned`` is named by none; otherwise ``why`` says what is missing. ``listed``: ``servers`` are all that libvirt
+    knows."""
 
     complete: bool
     why: str
@@ -132,6 +171,12 @@ class GuestsSeen:
     mentioned: frozenset[str] = frozenset()
     freezes: Sequence[FreezeSeen] = ()
     listed: bool = False
+    scratch: Sequence[ScratchSeen] = ()
+
+    @property
+    def scratch_paths(self) -> frozenset[str]:
+        """Where scratch overlays lie, as descriptions name them."""
+        return frozenset(str(each.path) for each in self.scratch)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from stillframe.volumes.recovery.doctor.repairs import Plan
 from stillframe.volumes.recovery.doctor.seen import WorkerContext
 
 
-def text(world: WorkerContext, findings: Sequence[Finding], width: int) -> str:
+def text(worker: WorkerContext, findings: Sequence[Finding], width: int) -> str:
     """Returns the findings for people, each with what it means and what to do, and what was not looked at."""
     lines: list[str] = []
     for number, finding in enumerate(findings, 1):
@@ -18,10 +18,10 @@ def text(world: WorkerContext, findings: Sequence[Finding], width: int) -> str:
         lines.append(f"{number}. {finding.kind}")
         for words in (finding.what, kind.means, f"Do: {kind.advice}"):
             lines += _wrapped(words, width)
-    lines += [line for trouble in world.troubles for line in _wrapped(f"Not looked at: {trouble}", width, "")]
-    lines += [line for note in _notes(world) for line in _wrapped(f"Note: {note}", width, "")]
-    looked = f"{_count(len(world.known.volumes), 'volume')}, {_count(len(world.shares), 'share')}"
-    looked += f", {_count(len(world.guests.servers), 'server')}"
+    lines += [line for trouble in worker.troubles for line in _wrapped(f"Not looked at: {trouble}", width, "")]
+    lines += [line for note in _notes(worker) for line in _wrapped(f"Note: {note}", width, "")]
+    looked = f"{_count(len(worker.known.volumes), 'volume')}, {_count(len(worker.shares), 'share')}"
+    looked += f", {_count(len(worker.guests.servers), 'server')}"
     return "\n".join([*lines, f"{_count(len(findings), 'finding') if findings else 'nothing found'}; looked at {looked}"])
 
 
@@ -34,16 +34,16 @@ def _wrapped(words: str, width: int, indent: str = "   ") -> list[str]:
     return textwrap.wrap(words, width, initial_indent=indent, subsequent_indent=indent or "  ", **options)
 
 
-def _notes(world: WorkerContext) -> Iterator[str]:
+def _notes(worker: WorkerContext) -> Iterator[str]:
     """What is no finding and still worth knowing."""
-    if not world.guests.complete:
-        yield f"servers were not looked at: {world.guests.why}"
-    elif world.guests.why:
-        yield world.guests.why
-    under_way = sorted(world.unsettled & set(world.known.volumes))
+    if not worker.guests.complete:
+        yield f"servers were not looked at: {worker.guests.why}"
+    elif worker.guests.why:
+        yield worker.guests.why
+    under_way = sorted(worker.unsettled & set(worker.known.volumes))
     if under_way:
         yield f"{len(under_way)} volumes were not judged, operations on them are under way; the first is {under_way[0]}"
-    for share in world.shares:
+    for share in worker.shares:
         aside = leftovers.quarantined(share)
         if aside:
             taken = sum(share.entries[name].allocated for name in aside)
@@ -62,19 +62,19 @@ def plan_text(plan: Plan, width: int) -> str:
     return "\n".join(lines)
 
 
-def document(world: WorkerContext, findings: Sequence[Finding], plan: Plan | None) -> dict[str, Any]:
+def document(worker: WorkerContext, findings: Sequence[Finding], plan: Plan | None) -> dict[str, Any]:
     """Returns ``{"findings", "not_looked_at", "not_judged", "put_aside", "servers", "plan", "not_repaired"}``."""
     aside = [
         {"share": share.export, "file": name, "bytes": share.entries[name].allocated}
-        for share in world.shares
+        for share in worker.shares
         for name in leftovers.quarantined(share)
     ]
     found: dict[str, Any] = {
         "findings": [finding.document() for finding in findings],
-        "not_looked_at": list(world.troubles),
-        "not_judged": sorted(world.unsettled & set(world.known.volumes)),
+        "not_looked_at": list(worker.troubles),
+        "not_judged": sorted(worker.unsettled & set(worker.known.volumes)),
         "put_aside": aside,
-        "servers": {"looked_at": world.guests.complete, "note": world.guests.why},
+        "servers": {"looked_at": worker.guests.complete, "note": worker.guests.why},
     }
     if plan is not None:
         found["plan"] = [{"verb": repair.verb, "does": repair.says, "file": repair.finding.file} for repair in plan.repairs]

@@ -27,7 +27,7 @@ Document = dict[str, Any]
 _FOR_GOOD = {
     "remove": "nothing referred to it: it cannot be put back",
     "repair_counts": "no content changed: there is nothing to put back",
-    "give_back_leaks": "no content changed: there is nothing to put back",
+    "free_leaks": "no content changed: there is nothing to put back",
 }
 
 
@@ -58,24 +58,24 @@ class UndoLog:
             "volumes": list(repair.volumes),
             "file": name,
             "reverse": reverse,
-            "command": self._command(share.path, name, reverse),
+            "command": self._command(share.path, name, reverse, self._number),
         }
         if reverse is None:
             line["note"] = _FOR_GOOD[repair.verb]
         entries.append_line(self.path, json.dumps(line))
         return self._number
 
-    def _command(self, path: Path, name: str, reverse: Document | None) -> str | None:
-        """Returns the command that reverses this one line."""
+    def _command(self, path: Path, name: str, reverse: Document | None, number: int) -> str | None:
+        """Returns the command that reverses this one line. It follows no symbolic link: whoever may write to the share may
+        have put one there. ``chmod`` follows one, and so do tools that look first."""
         if reverse is None:
             return None
         if reverse["verb"] == "rename":
-            return f"mv -n -- {shlex.quote(str(path / reverse['from']))} {shlex.quote(str(path / name))}"
-        if reverse["verb"] == "set_mode":
-            return f"chmod {reverse['mode']:04o} -- {shlex.quote(str(path / name))}"
-        return f"stillframe doctor --undo {shlex.quote(str(self.path))}"
+            return f"mv -n -T -- {shlex.quote(str(path / reverse['from']))} {shlex.quote(str(path / name))}"
+        return shlex.join(["stillframe", "doctor", "--undo", str(self.path), "--line", str(number)])
 
     def end(self, number: int, outcome: str) -> None:
+        """Writes down how the repair of that line ended: "done", or why not."""
         entries.append_line(self.path, json.dumps({"n": number, "ended": outcome}))
 
 
@@ -98,8 +98,8 @@ class Undone:
     trouble: str | None = None
 
 
-def read(path: Path) -> list[Document]:
-    """Returns the lines that can still be reversed, the last first. Raises NotFound, BadRequest."""
+def read(path: Path, only: int | None = None) -> list[Document]:
+    """Returns the lines that can still be reversed, the last first, or ``only`` that one. Raises NotFound, BadRequest."""
     begun: dict[int, Document] = {}
     try:
         text = path.read_text()
@@ -114,13 +114,13 @@ def read(path: Path) -> list[Document]:
                 begun.pop(found["n"], None)
     except (ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{path} is no undo log of the doctor: {error}") from error
-    return [begun[number] for number in sorted(begun, reverse=True)]
+    return [begun[number] for number in sorted(begun, reverse=True) if only in (None, number)]
 
 
-def undo(settings: Settings, database: Database, path: Path) -> Iterator[Undone]:
-    """Reverses what the log says, the last line first; a line that was reversed is not reversed again."""
+def undo(settings: Settings, database: Database, path: Path, only: int | None = None) -> Iterator[Undone]:
+    """Reverses what the log says, the last line first, or ``only`` that line; what was reversed is not reversed again."""
     backends = Backends(settings, database)
-    for line in read(path):
+    for line in read(path, only):
         if line["reverse"] is None:
             yield Undone(line, line["note"])
             continue
