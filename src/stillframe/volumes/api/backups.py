@@ -4,7 +4,7 @@ from typing import Any, TypedDict
 
 from stillframe.chain.names import lookup_id
 from stillframe.db import backups
-from stillframe.db.rows import Row
+from stillframe.db.rows import BackupRow
 from stillframe.errors import BadRequest, NotFound
 from stillframe.volumes.api.volumes import read as read_volume
 from stillframe.volumes.api.volumes import stamp
@@ -12,7 +12,7 @@ from stillframe.volumes.rpcapi import worker
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
-_FILTERS = {"name": "name", "status": "status", "volume_id": "volume_id", "project_id": "project_id"}
+FILTERS = {"name": "name", "status": "status", "volume_id": "volume_id", "project_id": "project_id"}
 _SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "volume_id")
 _ID = {"type": ["string", "null"], "maxLength": 36}
 _CREATE = body.wrapped(
@@ -58,7 +58,8 @@ def _links(call: Call, backup_id: str) -> list[dict[str, str]]:
     ]
 
 
-def view(call: Call, row: Row, has_dependents: bool) -> dict[str, Any]:
+def view(call: Call, row: BackupRow, has_dependents: bool) -> dict[str, Any]:
+    """Returns a backup as the API shows it; ``has_dependents``: an incremental one builds on it."""
     shown = {
         "id": row["id"],
         "status": row["status"],
@@ -89,9 +90,9 @@ def view(call: Call, row: Row, has_dependents: bool) -> dict[str, Any]:
     return shown
 
 
-def read(call: Call, backup_id: str) -> Row:
+def read(call: Call, backup_id: str) -> BackupRow:
     """Returns the backup's row. Raises NotFound."""
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         row = backups.get(connection, lookup_id(backup_id), call.project_of_one)
     if row is None:
         raise NotFound(f"Backup {backup_id} could not be found.")
@@ -99,8 +100,8 @@ def read(call: Call, backup_id: str) -> Row:
 
 
 def _list(call: Call, detail: bool) -> dict[str, Any]:
-    page = paging.wanted(call, _FILTERS, _SORTABLE)
-    with call.door.database.read() as connection:
+    page = paging.wanted(call, FILTERS, _SORTABLE)
+    with call.api.database.read() as connection:
         rows = backups.list_page(connection, call.project, page)
         children = backups.children(connection, [row["id"] for row in rows])
     shown = [view(call, row, bool(children[row["id"]])) for row in rows]
@@ -110,16 +111,19 @@ def _list(call: Call, detail: bool) -> dict[str, Any]:
 
 
 def list_brief(call: Call) -> dict[str, Any]:
+    """``GET /backups``: id, name and links of each backup of the project."""
     return _list(call, detail=False)
 
 
 def list_detail(call: Call) -> dict[str, Any]:
+    """``GET /backups/detail``: the backups of the project, each as ``view`` has it."""
     return _list(call, detail=True)
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET /backups/{id}``: one backup; with ``?explain=1`` also what its deletion would cost. Raises NotFound."""
     row = read(call, call.path["id"])
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         children = backups.children(connection, [row["id"]])[row["id"]]
     shown = view(call, row, bool(children))
     if call.explains:
@@ -133,6 +137,7 @@ def _brief(call: Call, backup_id: str) -> dict[str, Any]:
 
 
 def create(call: Call) -> dict[str, Any]:
+    """``POST /backups``: begins a backup of a volume or of a snapshot; the answer has its id. Raises as the worker does."""
     return _brief(call, worker(call).create_backup(call.context, wanted=_wanted(call)))
 
 
@@ -150,6 +155,7 @@ def _wanted(call: Call) -> dict[str, Any]:
 
 
 def update(call: Call) -> dict[str, Any]:
+    """``PUT /backups/{id}``: changes name, description or metadata. Raises NotFound."""
     changes = {key: value for key, value in call.body["backup"].items() if key != "metadata" or value is not None}
     backup_id = read(call, call.path["id"])["id"]
     worker(call).update_backup(call.context, backup_id=backup_id, changes=changes)
@@ -157,6 +163,7 @@ def update(call: Call) -> dict[str, Any]:
 
 
 def delete(call: Call) -> None:
+    """``DELETE /backups/{id}``: begins the deletion. Raises NotFound, Conflict while an incremental backup builds on it."""
     worker(call).delete_backup(call.context, backup_id=read(call, call.path["id"])["id"])
 
 
@@ -166,6 +173,7 @@ def explain_delete(call: Call) -> dict[str, Any]:
 
 
 def restore(call: Call) -> dict[str, Any]:
+    """``POST /backups/{id}/restore``: begins to restore into a new volume, or over a volume that nothing is attached to."""
     return {"restore": worker(call).restore_backup(call.context, **_target(call))}
 
 
@@ -187,6 +195,8 @@ def _target(call: Call) -> _Target:
 
 
 def export_record(call: Call) -> dict[str, Any]:
+    """``GET /backups/{id}/export_record``: the record that ``import_record`` reads. Raises BadRequest
+    unless it is available."""
     row = read(call, call.path["id"])
     if row["status"] != "available":
         raise BadRequest(f"Invalid backup: the status must be available, but it is {row['status']}")
@@ -194,6 +204,7 @@ def export_record(call: Call) -> dict[str, Any]:
 
 
 def import_record(call: Call) -> dict[str, Any]:
+    """``POST /backups/import_record``: makes the row of a backup that lies in the store. Raises BadRequest, BadBackup."""
     given = call.body["backup-record"]
     return _brief(
         call, worker(call).import_backup(call.context, backup_service=given["backup_service"], backup_url=given["backup_url"])
@@ -201,11 +212,13 @@ def import_record(call: Call) -> dict[str, Any]:
 
 
 def reset_status(call: Call) -> None:
+    """``os-reset_status``: an administrator corrects the status of a row; no file is touched."""
     status = call.body["os-reset_status"]["status"]
     worker(call).reset_backup_status(call.context, backup_id=read(call, call.path["id"])["id"], status=status)
 
 
 def force_delete(call: Call) -> None:
+    """``os-force_delete``: deletes a backup in any status."""
     worker(call).delete_backup(call.context, backup_id=read(call, call.path["id"])["id"], force=True)
 
 

@@ -8,6 +8,7 @@ from stillframe.web.route import Call, Route
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET /volumes/{id}/stillframe-chain``: the files of a volume, what backs them and who needs them. Raises NotFound."""
     return {"chain": worker(call).show_chain(call.context, volume_id=read(call, call.path["id"])["id"])}
 
 

@@ -33,6 +33,7 @@ _MANAGE = body.wrapped(
 
 
 def manage(call: Call) -> dict[str, Any]:
+    """``POST /manageable_volumes``: makes a volume of a file on a share. Raises BadRequest, NotFound, BadImage, FileInUse."""
     wanted = {key: value for key, value in call.body["volume"].items() if value is not None}
     ref = wanted.pop("ref")
     if "host" not in wanted:
@@ -61,11 +62,14 @@ def _number(call: Call, name: str, default: int) -> int:
 
 
 def list_brief(call: Call) -> dict[str, Any]:
+    """``GET /manageable_volumes``: the files of a share that are no volume's, with size in GiB and
+    whether they may be taken."""
     kept = ("reference", "size", "safe_to_manage")
     return {"manageable-volumes": [{key: entry[key] for key in kept} for entry in _listed(call)]}
 
 
 def list_detail(call: Call) -> dict[str, Any]:
+    """``GET /manageable_volumes/detail``: the same, and why a file cannot be taken."""
     return {"manageable-volumes": _listed(call)}
 
 

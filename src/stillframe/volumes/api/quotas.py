@@ -1,4 +1,4 @@
-"""/limits and /os-quota-sets: how much a project may have, and has."""
+"""/limits, /os-quota-sets and /os-quota-class-sets: how much a project may have, and has."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from stillframe.errors import BadRequest, Forbidden
 from stillframe.volumes.rpcapi import worker
 from stillframe.web.route import Call, Route
 
+DEFAULT = "default"  # the class that every project has
 _LIMIT = {"type": ["integer", "null"], "minimum": -1, "maximum": (1 << 31) - 1}
 _RESOURCES = (
     "volumes",
@@ -33,7 +34,13 @@ _UPDATE = {
 
 
 def _defaults(call: Call) -> dict[str, int]:
-    options = call.door.settings.volumes
+    """The limits of a project for which none were set: those of the class "default", else of the configuration."""
+    with call.api.database.read() as connection:
+        return {**_configured(call), **quotas.class_limits(connection, DEFAULT)}
+
+
+def _configured(call: Call) -> dict[str, int]:
+    options = call.api.settings.volumes
     return {
         "volumes": options.quota_volumes,
         "snapshots": options.quota_snapshots,
@@ -47,16 +54,18 @@ def _defaults(call: Call) -> dict[str, int]:
 
 
 def _limits_and_usage(call: Call, project_id: str) -> tuple[dict[str, int], dict[str, int]]:
-    with call.door.database.read() as connection:
-        allowed = {**_defaults(call), **quotas.limits(connection, project_id)}
+    with call.api.database.read() as connection:
+        allowed = {**_configured(call), **quotas.class_limits(connection, DEFAULT), **quotas.limits(connection, project_id)}
         count, gigabytes = volumes.usage(connection, project_id)
+        snapshot_count, snapshot_gigabytes = snapshots.usage(connection, project_id)
         backup_count, backup_gigabytes = backups.usage(connection, project_id)
-        used = {"volumes": count, "gigabytes": gigabytes, "snapshots": snapshots.usage(connection, project_id)}
+        used = {"volumes": count, "gigabytes": gigabytes + snapshot_gigabytes, "snapshots": snapshot_count}
         used |= {"backups": backup_count, "backup_gigabytes": backup_gigabytes}
     return allowed, used
 
 
 def limits(call: Call) -> dict[str, Any]:
+    """``GET /limits``: limits and usage of the project, sizes in GiB; -1 means no limit."""
     allowed, used = _limits_and_usage(call, call.context.project_id)
     absolute = {
         "maxTotalVolumes": allowed["volumes"],
@@ -74,6 +83,7 @@ def limits(call: Call) -> dict[str, Any]:
 
 
 def show_quotas(call: Call) -> dict[str, Any]:
+    """``GET /os-quota-sets/{project_id}``: the limits, with ``?usage=true`` also what is used. Raises Forbidden."""
     project_id = call.path["project_id"]
     if project_id != call.context.project_id and not call.context.sees_all_projects:
         raise Forbidden("quotas of another project are shown to administrators only")
@@ -86,10 +96,12 @@ def show_quotas(call: Call) -> dict[str, Any]:
 
 
 def show_defaults(call: Call) -> dict[str, Any]:
+    """``GET /os-quota-sets/{project_id}/defaults``: the limits of a project for which none were set."""
     return {"quota_set": {"id": call.path["project_id"], **_defaults(call)}}
 
 
 def set_quotas(call: Call) -> dict[str, Any]:
+    """``PUT /os-quota-sets/{project_id}``: sets the limits that are named. Raises BadRequest when none is."""
     given = call.body["quota_set"]
     wanted = {name: given[name] for name in _RESOURCES if given.get(name) is not None}
     if not wanted:
@@ -100,14 +112,51 @@ def set_quotas(call: Call) -> dict[str, Any]:
 
 
 def clear_quotas(call: Call) -> None:
+    """``DELETE /os-quota-sets/{project_id}``: the project has the default limits again."""
     worker(call).clear_quotas(call.context, project_id=call.path["project_id"])
 
 
+def _class_limits(call: Call) -> dict[str, int]:
+    with call.api.database.read() as connection:
+        return {**_configured(call), **quotas.class_limits(connection, call.path["name"])}
+
+
+def show_class(call: Call) -> dict[str, Any]:
+    """``GET /os-quota-class-sets/{name}``: the limits of a class; "default" is the one that projects have."""
+    return {"quota_class_set": {"id": call.path["name"], **_class_limits(call)}}
+
+
+def set_class(call: Call) -> dict[str, Any]:
+    """``PUT /os-quota-class-sets/{name}``: sets the limits that are named; of "default" they hold for every project for which
+    none were set. Raises BadRequest for a resource that has no limit."""
+    given = call.body["quota_class_set"]
+    unknown = sorted(name for name in given if name not in _RESOURCES)
+    if unknown:
+        raise BadRequest(f"Bad key(s) in quota class set: {', '.join(unknown)[:200]}; known are {', '.join(_RESOURCES)}")
+    worker(call).set_quota_class(call.context, class_name=call.path["name"], wanted=given)
+    return {"quota_class_set": _class_limits(call)}
+
+
+_UPDATE_CLASS = {
+    "type": "object",
+    "properties": {
+        "quota_class_set": {
+            "type": "object",
+            "maxProperties": 64,
+            "additionalProperties": {"type": "integer", "minimum": -1, "maximum": (1 << 31) - 1},
+        }
+    },
+    "required": ["quota_class_set"],
+    "additionalProperties": False,
+}
 _QUOTAS = "/os-quota-sets/{project_id}"
+_CLASSES = "/os-quota-class-sets/{name}"
 ROUTES = (
     Route("GET", "/limits", limits, "volume_extension:limits"),
     Route("GET", _QUOTAS, show_quotas, "volume_extension:quotas:show"),
     Route("GET", f"{_QUOTAS}/defaults", show_defaults, "volume_extension:quotas:show"),
     Route("PUT", _QUOTAS, set_quotas, "volume_extension:quotas:update", 200, _UPDATE),
+    Route("GET", _CLASSES, show_class, "volume_extension:quota_classes:get"),
+    Route("PUT", _CLASSES, set_class, "volume_extension:quota_classes:update", 200, _UPDATE_CLASS),
     Route("DELETE", _QUOTAS, clear_quotas, "volume_extension:quotas:update", 200),
 )

@@ -3,14 +3,21 @@
 from typing import Any
 
 from stillframe.volumes.api import (
+    adopted_volumes,
     attachments,
     backups,
     chains,
     manageable_volumes,
+    messages,
     pools,
+    qos_specs,
     quotas,
+    reservations,
     services,
+    set_metadata,
+    short_lists,
     snapshots,
+    transfers,
     volume_actions,
     volume_types,
     volumes,
@@ -23,14 +30,21 @@ ROUTES: tuple[Route, ...] = (
     *volumes.ROUTES,
     *volume_actions.ROUTES,
     *snapshots.ROUTES,
+    *set_metadata.ROUTES,
     *attachments.ROUTES,
     *volume_types.ROUTES,
     *backups.ROUTES,
     *chains.ROUTES,
     *manageable_volumes.ROUTES,
+    *adopted_volumes.ROUTES,
     *pools.ROUTES,
     *quotas.ROUTES,
     *services.ROUTES,
+    *reservations.ROUTES,
+    *transfers.ROUTES,
+    *messages.ROUTES,
+    *qos_specs.ROUTES,
+    *short_lists.ROUTES,
 )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from stillframe.chain.names import canonical_id, lookup_id
 from stillframe.db import snapshots
-from stillframe.db.rows import Row
+from stillframe.db.rows import SnapshotRow
 from stillframe.errors import BadRequest, NotFound
 from stillframe.volumes.api.volumes import META, METADATA, stamp
 from stillframe.volumes.api.volumes import read as read_volume
@@ -12,12 +12,12 @@ from stillframe.volumes.rpcapi import worker
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
-_FILTERS = {"name": "name", "status": "status", "volume_id": "volume_id", "project_id": "project_id"}
+FILTERS = {"name": "name", "display_name": "name", "status": "status", "volume_id": "volume_id", "project_id": "project_id"}
 _SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "volume_id")
 _CREATE = body.wrapped(
     "snapshot",
     {
-        "volume_id": {"type": "string", "maxLength": 36},
+        "volume_id": {"type": ["string", "null"], "maxLength": 36},
         "name": body.NAME,
         "display_name": body.NAME,
         "description": body.DESCRIPTION,
@@ -26,6 +26,7 @@ _CREATE = body.wrapped(
     },
     ("volume_id",),
 )
+_TRUE = ("1", "t", "true", "on", "y", "yes")
 _UPDATE = body.wrapped("snapshot", {"name": body.NAME, "description": body.DESCRIPTION}, minProperties=1)
 _FILESYSTEMS = {"type": "array", "items": {"type": "string", "maxLength": 255}, "maxItems": 64}
 _CONSISTENCY = {
@@ -43,28 +44,23 @@ _CONSISTENCY = {
     "required": ["level"],
     "additionalProperties": False,
 }
-_CREATE_SNAPSHOT_METADATA = body.wrapped(
-    "os-create_snapshot_metadata",
-    {
-        "snapshot_id": {"type": ["string", "null"], "maxLength": 36},
-        "name": body.NAME,
-        "description": body.DESCRIPTION,
-        "metadata": body.METADATA,
-        "size": {"type": ["integer", "null"], "minimum": 1},
-        "created_at": {"type": ["string", "null"], "maxLength": 64},
-        "server_id": {"type": ["string", "null"], "maxLength": 36},
-    },
-)
-_FINALIZE = body.wrapped(
-    "os-finalize_snapshot_metadata",
-    {
-        "status": {"enum": ["available", "error"]},
-        "active_file": {"type": ["string", "null"], "maxLength": 255},
-        "created_at": {"type": ["string", "null"], "maxLength": 64},
-        "consistency": _CONSISTENCY,
-    },
-    ("status",),
-)
+RECORDED: dict[str, Any] = {
+    "snapshot_id": {"type": ["string", "null"], "maxLength": 36},
+    "name": body.NAME,
+    "description": body.DESCRIPTION,
+    "metadata": body.METADATA,
+    "size": {"type": ["integer", "null"], "minimum": 1},
+    "created_at": {"type": ["string", "null"], "maxLength": 64},
+    "server_id": {"type": ["string", "null"], "maxLength": 36},
+}
+FINALIZED: dict[str, Any] = {
+    "status": {"enum": ["available", "error"]},
+    "active_file": {"type": ["string", "null"], "maxLength": 255},
+    "created_at": {"type": ["string", "null"], "maxLength": 64},
+    "consistency": _CONSISTENCY,
+}
+_CREATE_SNAPSHOT_METADATA = body.wrapped("os-create_snapshot_metadata", RECORDED)
+_FINALIZE = body.wrapped("os-finalize_snapshot_metadata", FINALIZED, ("status",))
 _DROP = body.wrapped("os-snapshot_delete_metadata", {})
 _REPORT = body.wrapped(
     "os-update_snapshot_status",
@@ -86,7 +82,8 @@ _FORCE = {
 }
 
 
-def view(call: Call, row: Row) -> dict[str, Any]:
+def view(call: Call, row: SnapshotRow, extended: bool = True) -> dict[str, Any]:
+    """``extended``: with the keys that Cinder shows of a snapshot that is there, and not of one that is made or changed."""
     shown = {
         "id": row["id"],
         "name": row["name"],
@@ -97,12 +94,14 @@ def view(call: Call, row: Row) -> dict[str, Any]:
         "metadata": row["metadata"],
         "created_at": stamp(row["created_at"]),
         "updated_at": stamp(row["updated_at"]),
-        "os-extended-snapshot-attributes:progress": row["progress"],
-        "os-extended-snapshot-attributes:project_id": row["project_id"],
-        "consistency": row["consistency"],
     }
-    if row["fault"]:
-        shown["fault"] = row["fault"]
+    if extended:
+        shown["os-extended-snapshot-attributes:progress"] = row["progress"]
+        shown["os-extended-snapshot-attributes:project_id"] = row["project_id"]
+    if call.additions:
+        shown["consistency"] = row["consistency"]
+        if row["fault"]:
+            shown["fault"] = row["fault"]
     for since, name, value in (
         ((3, 14), "group_snapshot_id", None),
         ((3, 41), "user_id", row["user_id"]),
@@ -113,9 +112,9 @@ def view(call: Call, row: Row) -> dict[str, Any]:
     return shown
 
 
-def read(call: Call, snapshot_id: str) -> Row:
+def read(call: Call, snapshot_id: str) -> SnapshotRow:
     """Returns the snapshot's row. Raises NotFound."""
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         row = snapshots.get(connection, lookup_id(snapshot_id), call.project_of_one)
     if row is None:
         raise NotFound(f"Snapshot {snapshot_id} could not be found.")
@@ -131,8 +130,8 @@ def _path_id(call: Call, what: str) -> str:
 
 
 def _list(call: Call, detail: bool) -> dict[str, Any]:
-    page = paging.wanted(call, _FILTERS, _SORTABLE)
-    with call.door.database.read() as connection:
+    page = paging.wanted(call, FILTERS, _SORTABLE)
+    with call.api.database.read() as connection:
         rows = snapshots.list_page(connection, call.project, page)
     shown = [view(call, row) for row in rows]
     if not detail:
@@ -146,10 +145,12 @@ def _list(call: Call, detail: bool) -> dict[str, Any]:
 
 
 def list_brief(call: Call) -> dict[str, Any]:
+    """``GET /snapshots``: the snapshots of the project, without what only the detail has."""
     return _list(call, detail=False)
 
 
 def list_detail(call: Call) -> dict[str, Any]:
+    """``GET /snapshots/detail``: the snapshots of the project, with progress and project."""
     return _list(call, detail=True)
 
 
@@ -163,17 +164,24 @@ def show(call: Call) -> dict[str, Any]:
 
 
 def create(call: Call) -> dict[str, Any]:
+    """``POST /snapshots``: begins a snapshot of a volume. Raises BadRequest for an attached one that needs an assisted
+    snapshot."""
     wanted = {key: value for key, value in call.body["snapshot"].items() if value is not None}
+    if "volume_id" not in wanted:
+        raise NotFound("Volume None could not be found: volume_id is null.")
     wanted.setdefault("name", wanted.pop("display_name", None))
+    # From 3.66 on an attached volume needs no word for it.
+    wanted["force"] = call.version >= (3, 66) or str(wanted.get("force")).lower() in _TRUE
     volume_id = read_volume(call, wanted["volume_id"])["id"]
     snapshot_id = worker(call).create_snapshot(call.context, volume_id=volume_id, wanted=wanted)
-    return {"snapshot": view(call, read(call, snapshot_id))}
+    return {"snapshot": view(call, read(call, snapshot_id), extended=False)}
 
 
 def update(call: Call) -> dict[str, Any]:
+    """``PUT /snapshots/{id}``: changes name or description. Raises NotFound."""
     snapshot_id = read(call, call.path["id"])["id"]
     worker(call).update_snapshot(call.context, snapshot_id=snapshot_id, changes=call.body["snapshot"])
-    return {"snapshot": view(call, read(call, snapshot_id))}
+    return {"snapshot": view(call, read(call, snapshot_id), extended=False)}
 
 
 def delete(call: Call) -> None:
@@ -190,6 +198,7 @@ def explain_deletion(call: Call) -> dict[str, Any]:
 
 
 def cancel_deletion(call: Call) -> None:
+    """``os-cancel_deletion``: ends a merge under a running server. Raises NotFound, Conflict when none runs."""
     worker(call).cancel_snapshot_deletion(call.context, snapshot_id=read(call, call.path["id"])["id"])
 
 
@@ -214,23 +223,28 @@ def _several(call: Call) -> list[str]:
 
 
 def reset_status(call: Call) -> None:
+    """``os-reset_status``: an administrator corrects the status of a row; no file is touched."""
     status = call.body["os-reset_status"]["status"]
     worker(call).reset_snapshot_status(call.context, snapshot_id=read(call, call.path["id"])["id"], status=status)
 
 
 def force_delete(call: Call) -> None:
+    """``os-force_delete``: begins the deletion whatever the status is; what protects data is checked all the same."""
     worker(call).delete_snapshot(call.context, snapshot_id=read(call, call.path["id"])["id"], force=True)
 
 
 def show_metadata(call: Call) -> dict[str, Any]:
+    """``GET /snapshots/{id}/metadata``: all keys and values. Raises NotFound."""
     return {"metadata": read(call, call.path["id"])["metadata"]}
 
 
 def set_metadata(call: Call) -> dict[str, Any]:
+    """``POST /snapshots/{id}/metadata``: adds or changes the keys that are given, and keeps the others."""
     return _change_metadata(call, replace=False)
 
 
 def replace_metadata(call: Call) -> dict[str, Any]:
+    """``PUT /snapshots/{id}/metadata``: the keys that are given become all there are."""
     return _change_metadata(call, replace=True)
 
 
@@ -245,6 +259,7 @@ def _change_metadata(call: Call, replace: bool) -> dict[str, Any]:
 
 
 def show_metadata_key(call: Call) -> dict[str, Any]:
+    """``GET /snapshots/{id}/metadata/{key}``: one value. Raises NotFound."""
     metadata, key = read(call, call.path["id"])["metadata"], call.path["key"]
     if key not in metadata:
         raise NotFound(f"Snapshot {call.path['id']} has no metadata with key {key!r}.")
@@ -252,6 +267,7 @@ def show_metadata_key(call: Call) -> dict[str, Any]:
 
 
 def set_metadata_key(call: Call) -> dict[str, Any]:
+    """``PUT /snapshots/{id}/metadata/{key}``: sets one value. Raises BadRequest when the body names another key."""
     if list(call.body["meta"]) != [call.path["key"]]:
         raise BadRequest("the key in the body is not the one in the path")
     snapshot_id = read(call, call.path["id"])["id"]
@@ -260,29 +276,41 @@ def set_metadata_key(call: Call) -> dict[str, Any]:
 
 
 def delete_metadata_key(call: Call) -> None:
+    """``DELETE /snapshots/{id}/metadata/{key}``: removes one key. Raises NotFound."""
     snapshot_id = read(call, call.path["id"])["id"]
     worker(call).delete_snapshot_metadata_key(call.context, snapshot_id=snapshot_id, key=call.path["key"])
 
 
 def create_snapshot_metadata(call: Call) -> dict[str, Any]:
+    """``os-create_snapshot_metadata``: a row in ``creating``; the answer names the overlay that compute makes. No file is
+    touched."""
     given = call.body["os-create_snapshot_metadata"]
     wanted = {key: value for key, value in given.items() if value is not None}
     snapshot_id = worker(call).create_snapshot_metadata(call.context, volume_id=_path_id(call, "Volume"), wanted=wanted)
-    row = read(call, snapshot_id)
+    return {"snapshot": view_with_file(call, read(call, snapshot_id))}
+
+
+def view_with_file(call: Call, row: SnapshotRow) -> dict[str, Any]:
+    """The view of a snapshot whose overlay compute makes, and what that is."""
     file = {"overlay": row["overlay"], "backing": row["backing"], "backing_format": row["backing_format"]}
-    return {"snapshot": {**view(call, row), "file": file}}
+    return {**view(call, row), "file": file}
 
 
 def finalize(call: Call) -> None:
+    """``os-finalize_snapshot_metadata``: the snapshot becomes ``available`` or ``error``; the same call
+    again changes nothing."""
     wanted = {key: value for key, value in call.body["os-finalize_snapshot_metadata"].items() if value is not None}
     worker(call).finalize_snapshot_metadata(call.context, snapshot_id=_path_id(call, "Snapshot"), wanted=wanted)
 
 
 def drop(call: Call) -> None:
+    """``os-snapshot_delete_metadata``: deletes the row. Raises Conflict while a file of the chain carries the snapshot."""
     worker(call).snapshot_delete_metadata(call.context, snapshot_id=read(call, call.path["id"])["id"])
 
 
 def report(call: Call) -> None:
+    """``os-update_snapshot_status``: Nova's report of status and progress in percent. Raises BadRequest
+    for a wrong transition."""
     wanted = call.body["os-update_snapshot_status"]
     snapshot_id = read(call, call.path["id"])["id"]
     worker(call).update_snapshot_status(

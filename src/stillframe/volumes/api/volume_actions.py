@@ -10,10 +10,10 @@ from stillframe.web import body
 from stillframe.web.route import Call, Route
 
 _TEXT = {"type": ["string", "null"], "maxLength": 255}
-_STATUS = ("available", "error", "creating", "deleting", "error_deleting", "in-use", "maintenance")
+_STATUS = ("available", "error", "creating", "deleting", "error_deleting", "in-use", "maintenance", "attaching", "detaching")
 _EXTEND = body.wrapped(
     "os-extend",
-    {"new_size": {"type": ["integer", "string"], "pattern": r"^[0-9]{1,9}\Z", "minimum": 1, "maximum": 1 << 20}},
+    {"new_size": {"type": ["integer", "string"], "pattern": r"^[0-9]{1,9}\Z", "minimum": 1, "maximum": (1 << 31) - 1}},
     ("new_size",),
 )
 _REVERT = body.wrapped(
@@ -63,10 +63,12 @@ def _id(call: Call) -> str:
 
 
 def extend(call: Call) -> None:
+    """``os-extend``: begins to make a volume larger, ``new_size`` in GiB. Raises BadRequest, Conflict, QuotaExceeded."""
     worker(call).extend_volume(call.context, volume_id=_id(call), new_size=int(call.body["os-extend"]["new_size"]))
 
 
 def revert(call: Call) -> None:
+    """``revert``: begins to give a volume the content of one of its snapshots. Raises BadRequest, Conflict."""
     wanted = call.body["revert"]
     worker(call).revert_volume(
         call.context, volume_id=_id(call), snapshot_id=wanted["snapshot_id"], newer=wanted.get("newer_snapshots")
@@ -74,12 +76,14 @@ def revert(call: Call) -> None:
 
 
 def undo_revert(call: Call) -> None:
+    """``os-undo_revert``: takes back the last revert, as long as nothing was written since. Raises Conflict."""
     worker(call).undo_revert(call.context, volume_id=_id(call))
 
 
 def reset_status(call: Call) -> None:
+    """``os-reset_status``: an administrator corrects the status of a row; no file is touched. Raises BadRequest."""
     given, volume_id = call.body["os-reset_status"], _id(call)
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         found = attachments.of_volumes(connection, [volume_id])[volume_id]
     if given.get("attach_status") not in (None, "attached" if found else "detached"):
         raise BadRequest(
@@ -90,6 +94,7 @@ def reset_status(call: Call) -> None:
 
 
 def force_delete(call: Call) -> None:
+    """``os-force_delete``: begins the deletion whatever the status is. Raises Conflict."""
     worker(call).delete_volume(call.context, volume_id=_id(call), cascade=True, force=True)
 
 
@@ -100,10 +105,12 @@ def force_detach(call: Call) -> None:
 
 
 def note_fault(call: Call) -> None:
+    """``os-note_fault``: compute says, for people, why it could not do something with the volume."""
     worker(call).note_volume_fault(call.context, volume_id=_id(call), fault=call.body["os-note_fault"]["fault"])
 
 
 def upload(call: Call) -> dict[str, Any]:
+    """``os-volume_upload_image``: begins to copy a volume into a new image. Raises BadRequest, Conflict."""
     wanted = {key: value for key, value in call.body["os-volume_upload_image"].items() if value is not None}
     if wanted.get("visibility") == "public" and not call.context.is_admin:
         raise Forbidden("only an administrator may make an image public")
@@ -123,10 +130,12 @@ def upload(call: Call) -> dict[str, Any]:
 
 
 def unmanage(call: Call) -> None:
+    """``os-unmanage``: the volume's file stays on the share, its row goes. Raises BadRequest, Conflict."""
     worker(call).unmanage_volume(call.context, volume_id=_id(call))
 
 
 def set_bootable(call: Call) -> None:
+    """``os-set_bootable``: says whether a server may start from the volume."""
     given = call.body["os-set_bootable"]["bootable"]
     worker(call).set_volume_bootable(
         call.context, volume_id=_id(call), bootable=str(given).lower() in ("true", "1", "yes", "on")
@@ -134,15 +143,18 @@ def set_bootable(call: Call) -> None:
 
 
 def set_image_metadata(call: Call) -> dict[str, Any]:
+    """``os-set_image_metadata``: adds or changes keys of the image's metadata; the answer has all of it."""
     metadata = call.body["os-set_image_metadata"]["metadata"]
     return {"metadata": worker(call).set_volume_image_metadata(call.context, volume_id=_id(call), metadata=metadata)}
 
 
 def unset_image_metadata(call: Call) -> None:
+    """``os-unset_image_metadata``: removes one key of the image's metadata. Raises NotFound."""
     worker(call).unset_volume_image_metadata(call.context, volume_id=_id(call), key=call.body["os-unset_image_metadata"]["key"])
 
 
 def show_image_metadata(call: Call) -> dict[str, Any]:
+    """``os-show_image_metadata``: what the image said that the volume was made from."""
     return {"metadata": read(call, call.path["id"])["image_metadata"] or {}}
 
 

@@ -5,33 +5,43 @@ from typing import Any
 
 from stillframe.chain.names import lookup_id
 from stillframe.db import attachments, volume_types, volumes
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
+from stillframe.db.rows import AttachmentRow, VolumeRow
 from stillframe.errors import BadRequest, Forbidden, NotFound
 from stillframe.volumes.rpcapi import worker
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
 
-_FILTERS = {
+FILTERS = {
     "metadata": "metadata",
     "name": "name",
+    "display_name": "name",
     "status": "status",
+    "bootable": "bootable",
     "availability_zone": "availability_zone",
     "project_id": "project_id",
 }
 _SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "availability_zone")
 _SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id")
 _NEVER = ("consistencygroup_id", "group_id")
+_MOST_GIB = (1 << 31) - 1  # a column holds no more; how much a project may have, its quota says
 _TEXT = {"type": ["string", "null"], "maxLength": 255}
-_CREATE = {
+_CREATE: Any = {
     "type": "object",
     "properties": {
         "volume": {
             "type": "object",
             "properties": {
-                "size": {"type": ["integer", "string", "null"], "pattern": r"^[0-9]{1,9}\Z", "minimum": 1, "maximum": 1 << 20},
+                "size": {
+                    "type": ["integer", "string", "null"],
+                    "pattern": r"^[0-9]{1,10}\Z",
+                    "minimum": 1,
+                    "maximum": _MOST_GIB,
+                },
                 "name": body.NAME,
                 "description": body.DESCRIPTION,
                 "display_name": body.NAME,
+                "display_description": body.DESCRIPTION,
                 "volume_type": _TEXT,
                 "metadata": body.METADATA,
                 "availability_zone": _TEXT,
@@ -45,10 +55,19 @@ _CREATE = {
     "required": ["volume"],
     "additionalProperties": False,
 }
-_UPDATE = body.wrapped(
-    "volume",
-    {"name": body.NAME, "description": body.DESCRIPTION, "metadata": body.METADATA},
-    minProperties=1,
+_KNOWN = frozenset(_CREATE["properties"]["volume"]["properties"])
+_CHANGEABLE = {
+    "name": body.NAME,
+    "description": body.DESCRIPTION,
+    "display_name": body.NAME,
+    "display_description": body.DESCRIPTION,
+    "metadata": body.METADATA,
+}
+# As in Cinder: until 3.53 a new volume's unknown keys are passed over, and a change may name nothing.
+_CREATES = (((3, 0), body.open_to(_CREATE, "volume")), ((3, 53), _CREATE))
+_UPDATES = (
+    ((3, 0), body.wrapped("volume", _CHANGEABLE)),
+    ((3, 53), body.wrapped("volume", _CHANGEABLE, minProperties=1)),
 )
 METADATA = {
     "type": "object",
@@ -69,14 +88,15 @@ def stamp(value: Any) -> str | None:
     return value.isoformat(timespec="microseconds") if value is not None else None
 
 
-def views(call: Call, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    with call.door.database.read() as connection:
+def views(call: Call, rows: Sequence[VolumeRow], extended: bool = True) -> list[dict[str, Any]]:
+    """``extended``: with the keys that Cinder shows of a volume that is there, and not of one that is made or changed."""
+    with call.api.database.read() as connection:
         attached = attachments.of_volumes(connection, [row["id"] for row in rows])
         types = {row["id"]: row["name"] for row in volume_types.list_all(connection)}
-    return [_view(call, row, attached[row["id"]], types[row["volume_type_id"]]) for row in rows]
+    return [_view(call, row, attached[row["id"]], types[row["volume_type_id"]], extended) for row in rows]
 
 
-def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str, Any]:
+def _view(call: Call, row: VolumeRow, attached: list[AttachmentRow], type_name: str, extended: bool) -> dict[str, Any]:
     view = {
         "id": row["id"],
         "status": row["status"],
@@ -89,7 +109,7 @@ def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str
         "volume_type": type_name,
         "snapshot_id": row["snapshot_id"],
         "source_volid": row["source_volid"],
-        "metadata": row["metadata"],
+        "metadata": _metadata(row),
         "links": _links(call, row["id"]),
         "user_id": row["user_id"],
         "bootable": "true" if row["bootable"] else "false",
@@ -98,15 +118,12 @@ def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str
         "consistencygroup_id": None,
         "multiattach": False,
         "attachments": [_attachment(entry, call.context.sees_hosts) for entry in attached if entry["status"] == "attached"],
-        "os-vol-tenant-attr:tenant_id": row["project_id"],
     }
-    if row["image_metadata"]:
-        view["volume_image_metadata"] = row["image_metadata"]
+    if extended:
+        view |= _extension(call, row)
     if call.context.sees_all_projects:
-        view["os-vol-host-attr:host"] = f"{call.door.settings.host}@{row['backend']}#{row['share']}"
         view["migration_status"] = None
-        view["os-vol-mig-status-attr:migstat"] = view["os-vol-mig-status-attr:name_id"] = None
-    if row["fault"]:
+    if call.additions and row["fault"]:
         view["fault"] = row["fault"]
     for since, name, value in (
         ((3, 13), "group_id", None),
@@ -120,7 +137,23 @@ def _view(call: Call, row: Row, attached: list[Row], type_name: str) -> dict[str
     return view
 
 
-def _attachment(row: Row, host_too: bool) -> dict[str, Any]:
+def _metadata(row: VolumeRow) -> dict[str, str]:
+    """With the flag that Cinder shows among the metadata, once somebody has set it or taken it back."""
+    return row["metadata"] if row["readonly"] is None else {**row["metadata"], "readonly": str(row["readonly"])}
+
+
+def _extension(call: Call, row: VolumeRow) -> dict[str, Any]:
+    shown: dict[str, Any] = {"os-vol-tenant-attr:tenant_id": row["project_id"]}
+    if row["image_metadata"]:
+        shown["volume_image_metadata"] = row["image_metadata"]
+    if call.context.sees_all_projects:
+        place = f"{call.api.settings.host}@{row['backend']}#{row['share']}"
+        shown["os-vol-host-attr:host"] = place if row["share"] else None  # no backend took it
+        shown["os-vol-mig-status-attr:migstat"] = shown["os-vol-mig-status-attr:name_id"] = None
+    return shown
+
+
+def _attachment(row: AttachmentRow, host_too: bool) -> dict[str, Any]:
     connector = row["connector"] or {}
     return {
         "id": row["volume_id"],
@@ -140,72 +173,87 @@ def _links(call: Call, volume_id: str) -> list[dict[str, str]]:
     ]
 
 
-def read(call: Call, volume_id: str) -> Row:
+def read(call: Call, volume_id: str) -> VolumeRow:
     """Returns the volume's row. Raises NotFound."""
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         row = volumes.get(connection, lookup_id(volume_id), call.project_of_one)
     if row is None:
         raise NotFound(f"Volume {volume_id} could not be found.")
     return row
 
 
-def _page(call: Call) -> tuple[Page, list[Row]]:
-    page = paging.wanted(call, _FILTERS, _SORTABLE)
-    with call.door.database.read() as connection:
+def _page(call: Call) -> tuple[Page, list[VolumeRow]]:
+    page = paging.wanted(call, FILTERS, _SORTABLE)
+    with call.api.database.read() as connection:
         return page, volumes.list_page(connection, call.project, page)
 
 
-def _further(call: Call, page: Page, rows: list[Row]) -> dict[str, Any]:
+def _further(call: Call, page: Page, rows: list[VolumeRow]) -> dict[str, Any]:
     return {**paging.links(call, page, rows, "volumes_links"), **paging.counted(call, page, volumes.count)}
 
 
 def list_brief(call: Call) -> dict[str, Any]:
+    """``GET /volumes``: id, name and links of each volume of the project."""
     page, rows = _page(call)
     brief = [{"id": row["id"], "name": row["name"], "links": _links(call, row["id"])} for row in rows]
     return {"volumes": brief, **_further(call, page, rows)}
 
 
 def list_detail(call: Call) -> dict[str, Any]:
+    """``GET /volumes/detail``: the volumes of the project, each as ``views`` has it."""
     page, rows = _page(call)
     return {"volumes": views(call, rows), **_further(call, page, rows)}
 
 
 def summary(call: Call) -> dict[str, Any]:
-    with call.door.database.read() as connection:
+    """``GET /volumes/summary``: number and total size in GiB of the project's volumes, from 3.36 on also their metadata."""
+    with call.api.database.read() as connection:
         count, size = volumes.usage(connection, call.context.project_id)
     return {"volume-summary": {"total_count": count, "total_size": size}}
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET /volumes/{id}``: one volume. Raises NotFound."""
     return {"volume": views(call, [read(call, call.path["id"])])[0]}
 
 
-def _refuse_private_type(call: Call, name: str | None) -> None:
-    """A private type is for administrators; to everybody else it is one that does not exist."""
-    with call.door.database.read() as connection:
+def refuse_private_type(call: Call, name: str | None) -> None:
+    """A private type is for administrators and the projects let in; to everybody else it is one that does not exist."""
+    with call.api.database.read() as connection:
         found = volume_types.find(connection, name) if name else None
-    if found is not None and not (found["is_public"] or call.context.is_admin):
-        raise BadRequest(f"volume type {name!r} could not be found")
+        let_in = volume_types.visible(connection, call.context.project_id)
+    if found is not None and not (found["is_public"] or call.context.is_admin or found["id"] in let_in):
+        raise NotFound(f"Volume type {name} could not be found.")
 
 
 def create(call: Call) -> dict[str, Any]:
-    wanted = {key: value for key, value in call.body["volume"].items() if value is not None}
+    """``POST /volumes``: begins a volume, empty or from a snapshot, a volume, a backup or an image.
+    Raises as the worker does."""
+    wanted = {key: value for key, value in call.body["volume"].items() if value is not None and key in _KNOWN}
     unsupported = sorted(set(_NEVER) & set(wanted))
     if unsupported or wanted.pop("multiattach", False):
         raise BadRequest(f"volumes are for one server and in no group; refused: {unsupported or ['multiattach']}")
     if "image_id" in wanted:
         wanted.setdefault("imageRef", wanted.pop("image_id"))
-    _refuse_private_type(call, wanted.get("volume_type"))
+    wanted = _by_new_names(wanted)
+    refuse_private_type(call, wanted.get("volume_type"))
     sources = sorted(set(_SOURCES) & set(wanted))
     if len(sources) > 1:
         raise BadRequest(f"a volume has one source at most, not {', '.join(sources)}")
     if "size" in wanted:
         wanted["size"] = int(wanted["size"])
-        if wanted["size"] < 1:
-            raise BadRequest("size must be at least 1 GiB")
-    if "display_name" in wanted:
-        wanted.setdefault("name", wanted.pop("display_name"))
-    return {"volume": views(call, [read(call, _made(call, wanted))])[0]}
+        if not 1 <= wanted["size"] <= _MOST_GIB:
+            raise BadRequest(f"Invalid input for field/attribute size: it must be from 1 to {_MOST_GIB}, in GiB")
+    return {"volume": views(call, [read(call, _made(call, wanted))], extended=False)[0]}
+
+
+def _by_new_names(given: dict[str, Any]) -> dict[str, Any]:
+    """Names and descriptions by the names that version 2 gave them; a new one wins."""
+    for name in ("name", "description"):
+        if f"display_{name}" in given:
+            given.setdefault(name, given.pop(f"display_{name}"))
+            given.pop(f"display_{name}", None)
+    return given
 
 
 def _made(call: Call, wanted: dict[str, Any]) -> str:
@@ -218,15 +266,19 @@ def _made(call: Call, wanted: dict[str, Any]) -> str:
 
 
 def update(call: Call) -> dict[str, Any]:
-    changes = dict(call.body["volume"])
+    """``PUT /volumes/{id}``: changes name, description or metadata. Raises NotFound."""
+    changes = _by_new_names(dict(call.body["volume"]))
     if changes.get("metadata", {}) is None:
         del changes["metadata"]
     volume_id = read(call, call.path["id"])["id"]
-    worker(call).update_volume(call.context, volume_id=volume_id, changes=changes)
-    return {"volume": views(call, [read(call, volume_id)])[0]}
+    if changes:
+        worker(call).update_volume(call.context, volume_id=volume_id, changes=changes)
+    return {"volume": views(call, [read(call, volume_id)], extended=False)[0]}
 
 
 def delete(call: Call) -> None:
+    """``DELETE /volumes/{id}``: begins the deletion, with ``cascade`` that of its snapshots too. Raises
+    BadRequest, Conflict."""
     cascade, force = (call.query.get(name, "false").lower() in ("true", "1") for name in ("cascade", "force"))
     if force and not call.context.is_admin:
         raise Forbidden("force is for administrators")
@@ -234,10 +286,12 @@ def delete(call: Call) -> None:
 
 
 def show_metadata(call: Call) -> dict[str, Any]:
+    """``GET /volumes/{id}/metadata``: all keys and values. Raises NotFound."""
     return {"metadata": read(call, call.path["id"])["metadata"]}
 
 
 def set_metadata(call: Call) -> dict[str, Any]:
+    """``POST /volumes/{id}/metadata``: adds or changes the keys that are given, and keeps the others."""
     volume_id = read(call, call.path["id"])["id"]
     return {
         "metadata": worker(call).set_volume_metadata(
@@ -247,6 +301,7 @@ def set_metadata(call: Call) -> dict[str, Any]:
 
 
 def replace_metadata(call: Call) -> dict[str, Any]:
+    """``PUT /volumes/{id}/metadata``: the keys that are given become all there are."""
     volume_id = read(call, call.path["id"])["id"]
     return {
         "metadata": worker(call).set_volume_metadata(
@@ -256,6 +311,7 @@ def replace_metadata(call: Call) -> dict[str, Any]:
 
 
 def show_metadata_key(call: Call) -> dict[str, Any]:
+    """``GET /volumes/{id}/metadata/{key}``: one value. Raises NotFound."""
     metadata, key = read(call, call.path["id"])["metadata"], call.path["key"]
     if key not in metadata:
         raise NotFound(f"Volume {call.path['id']} has no metadata with key {key!r}.")
@@ -263,6 +319,7 @@ def show_metadata_key(call: Call) -> dict[str, Any]:
 
 
 def set_metadata_key(call: Call) -> dict[str, Any]:
+    """``PUT /volumes/{id}/metadata/{key}``: sets one value. Raises BadRequest when the body names another key."""
     if list(call.body["meta"]) != [call.path["key"]]:
         raise BadRequest("the key in the body is not the one in the path")
     volume_id = read(call, call.path["id"])["id"]
@@ -271,6 +328,7 @@ def set_metadata_key(call: Call) -> dict[str, Any]:
 
 
 def delete_metadata_key(call: Call) -> None:
+    """``DELETE /volumes/{id}/metadata/{key}``: removes one key. Raises NotFound."""
     worker(call).delete_volume_metadata_key(call.context, volume_id=read(call, call.path["id"])["id"], key=call.path["key"])
 
 
@@ -279,8 +337,8 @@ ROUTES = (
     Route("GET", "/volumes/detail", list_detail, "volume:get"),
     Route("GET", "/volumes/summary", summary, "volume:get", since=(3, 12)),
     Route("GET", "/volumes/{id}", show, "volume:get"),
-    Route("POST", "/volumes", create, "volume:create", 202, _CREATE),
-    Route("PUT", "/volumes/{id}", update, "volume:update", 200, _UPDATE),
+    Route("POST", "/volumes", create, "volume:create", 202, _CREATES),
+    Route("PUT", "/volumes/{id}", update, "volume:update", 200, _UPDATES),
     Route("DELETE", "/volumes/{id}", delete, "volume:delete", 202),
     Route("GET", "/volumes/{id}/metadata", show_metadata, "volume:get"),
     Route("POST", "/volumes/{id}/metadata", set_metadata, "volume:update", 200, METADATA),

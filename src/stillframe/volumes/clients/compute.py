@@ -1,4 +1,4 @@
-"""Block storage's door to compute: its public REST API, as the service user."""
+"""Block storage's client of compute: its public REST API, as the service user."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from stillframe.service_client.credentials import service_endpoint
 from stillframe.service_client.session import Session
 
 
-class ComputeDoor:
+class ComputeClient:
     """Asks compute what libvirt's live and inactive descriptions say."""
 
     def __init__(self, settings: Settings) -> None:
@@ -25,9 +25,9 @@ class ComputeDoor:
         return self._session.call(method, path, body)
 
     def server_of(self, volume_id: str) -> dict[str, Any] | None:
-        """Returns ``{"id", "active", "file", "state", "refusal", "merge_bandwidth_mib"}`` of the server that has the volume, or
-        None; ``refusal`` says why its files must be left alone in the state the server is in, and what to do. Raises
-        ServiceUnavailable."""
+        """Returns ``{"id", "active", "file", "state", "refusal", "merge_bandwidth_mib", "set_id"}`` of the server that has the
+        volume, or None; ``refusal`` says why its files must be left alone in the state the server is in, and what to do;
+        ``set_id`` is a set that takes the volume natively now. Raises ServiceUnavailable."""
         try:
             found: dict[str, Any] = self._call("GET", f"/os-assisted-volumes/{volume_id}")["server"]
         except NotFound:

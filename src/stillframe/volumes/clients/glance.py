@@ -1,4 +1,4 @@
-"""Block storage's door to the image service: Glance's API v2, as the service user or without signing in.
+"""Block storage's client of the image service: Glance's API v2, as the service user or without signing in.
 
 The service user may see every project's images, its callers may not: whatever is read for somebody is checked against
 that project first, by the same rules as Glance's own (glance 33.0, ``glance/db/utils.py: is_image_visible``).
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from stillframe.config import Settings
+from stillframe.documents import Schema, Shape
 from stillframe.errors import Conflict, ImageNotUsable, ImageServiceUnavailable, NotFound
 from stillframe.host import files
 from stillframe.volumes.clients.glance_session import CHUNK, ImageSession
@@ -47,6 +48,22 @@ class ImageFacts:
 
 
 _FACTS = frozenset(each.name for each in fields(ImageFacts)) - {"properties"}
+_TEXT: Schema = {"type": ["string", "null"]}
+_NUMBER: Schema = {"type": ["integer", "null"], "minimum": 0, "maximum": 1 << 62}
+_IMAGE = Shape(
+    {
+        "type": "object",
+        "required": ["id", "status"],
+        "properties": {
+            **dict.fromkeys(("name", "owner", "visibility", "disk_format", "container_format"), _TEXT),
+            **dict.fromkeys(("checksum", "os_hash_algo", "os_hash_value"), _TEXT),
+            **dict.fromkeys(("size", "virtual_size", "min_disk", "min_ram"), _NUMBER),
+            "id": {"type": "string"},
+            "status": {"type": "string"},
+            "protected": {"type": ["boolean", "null"]},
+        },
+    }
+)
 _NO_PROPERTY = _FACTS | {
     "os_hidden",
     "created_at",
@@ -87,7 +104,7 @@ class Uploaded:
     sha512: str
 
 
-class ImageDoor:
+class ImageClient:
     """Shows, downloads, creates, uploads and deletes images. Safe to use from several threads.
 
     Every method raises ImageServiceNotConfigured, ImageServiceUnavailable (which may be tried again) and, when the image
@@ -207,9 +224,10 @@ class ImageDoor:
             found = self._session.document("GET", path)
         except NotFound:
             raise _no_image(image_id) from None
-        named = isinstance(found, dict) and path.endswith(f"/{found.get('id')}".lower())
-        if not named or not isinstance(found.get("size"), int | None):
-            raise ImageServiceUnavailable(f"the image service answers {path} with something that is no image")
+        flaw = _IMAGE.flaw(found)
+        if flaw is not None or not path.endswith(f"/{found['id']}".lower()):
+            why = "another image" if flaw is None else flaw
+            raise ImageServiceUnavailable(f"the image service answers {path} with something that is no image: {why}")
         return _facts_of(found)
 
     def _visible(self, facts: ImageFacts, project_id: str) -> bool:
@@ -270,6 +288,7 @@ def _is_property(key: str) -> bool:
 
 def _facts_of(document: Mapping[str, Any]) -> ImageFacts:
     named: dict[str, Any] = {name: document.get(name) for name in _FACTS}
+    named |= {name: named[name] or 0 for name in ("min_disk", "min_ram")}
     properties = {key: value for key, value in document.items() if _is_property(key) and isinstance(value, str)}
     return ImageFacts(**named, properties=properties)
 

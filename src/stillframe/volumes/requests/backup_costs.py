@@ -12,12 +12,12 @@ from stillframe.chain import plan
 from stillframe.chain.steps import cost
 from stillframe.context import Context
 from stillframe.db import volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import BackupRow, VolumeRow
 from stillframe.errors import BadBackup, BadImage, BadRequest, ChainConflict, Conflict, QuotaExceeded, ShareUnavailable
 from stillframe.host import staging
 from stillframe.volumes.chain import explain as chain_explain
 from stillframe.volumes.chain import observe
-from stillframe.volumes.operations.executors.executor import hand_for
+from stillframe.volumes.operations.executors.executor import executor_for
 from stillframe.volumes.requests import backups as backup_requests
 from stillframe.volumes.requests import new_volumes
 from stillframe.volumes.requests import volumes as volume_requests
@@ -35,31 +35,31 @@ _MARGIN = 16  # a sixteenth: incompressible data becomes slightly larger, and be
 Document = dict[str, Any]
 
 
-def explain_create(world: WorkerContext, context: Context, wanted: Row) -> Document:
+def explain_create(worker: WorkerContext, context: Context, wanted: Mapping[str, Any]) -> Document:
     """Also ``parent_id``, ``bytes_stored``, ``staging_needed`` and ``staging_free``. ``bytes`` are read. Raises NotFound."""
     try:
-        found = backup_requests.prepare(world, context, wanted)
+        found = backup_requests.prepare(worker, context, wanted)
     except REFUSALS as error:
         return chain_explain.refused(error)
     reads = 2 * found.stored if found.parent else found.stored  # an incremental one compares with the earlier content
     kept = stored_at_most(found.stored, found.before.images[found.file].size)
-    told = {
+    facts = {
         "method": "incremental backup" if found.parent else "full backup",
         "bytes": reads,
         "seconds": chain_explain.seconds(reads + kept),
         "why": _why_so_much(found),
         "parent_id": found.parent["id"] if found.parent else None,
         "bytes_stored": kept,
-        **_staging(world, found.staged),
+        **_staging(worker, found.staged),
     }
 
     def check() -> None:
-        backup_requests.hold(world, found, "")
-        with world.database.read() as connection:
+        backup_requests.hold(worker, found, "")
+        with worker.database.read() as connection:
             more = {"backups": 1, "backup_gigabytes": found.size}
-            lookup.check_quota(world, connection, context.project_id, more)
+            lookup.check_quota(worker, connection, context.project_id, more)
 
-    return _told(told, check)
+    return _explanation(facts, check)
 
 
 def stored_at_most(held: int, size: int) -> int:
@@ -77,20 +77,20 @@ def _why_so_much(found: Prepared) -> str:
 
 
 def explain_restore(
-    world: WorkerContext, context: Context, backup_id: str, volume_id: str | None = None, name: str | None = None
+    worker: WorkerContext, context: Context, backup_id: str, volume_id: str | None = None, name: str | None = None
 ) -> Document:
     """Also ``bytes_fetched`` from the store, ``share``, ``share_free``, ``staging_needed`` and ``staging_free``. ``bytes`` are
     written to the share. Raises NotFound."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         lookup.backup(connection, context, backup_id)
         volume = lookup.volume(connection, context, volume_id) if volume_id else None
     try:
-        found = backup_requests.stored(world, context, backup_id)
+        found = backup_requests.stored(worker, context, backup_id)
     except REFUSALS as error:
         return chain_explain.refused(error)
     content = found.row["content_bytes"]
     writes = content if content is not None else found.manifests[-1].size
-    told = {
+    facts = {
         "method": f"restore over volume {volume['id']}" if volume else "restore into a new volume",
         "bytes": writes,
         "seconds": chain_explain.seconds(found.fetched + 2 * writes),  # written, and compared
@@ -98,23 +98,23 @@ def explain_restore(
         "bytes_fetched": found.fetched,
         "share": None,
         "share_free": None,
-        **_staging(world, found.staged),
+        **_staging(worker, found.staged),
     }
     place: list[tuple[str, Share]] = []
 
     def check() -> None:
-        staging.require_room(world.settings.staging_dir, found.staged)
+        staging.require_room(worker.settings.staging_dir, found.staged)
         if volume is None:
-            row, size = new_volumes.find_type(world, {}), found.row["size"]
-            pool = scheduler.choose(world.backends, row, size, backup_requests.written(found.row))
+            row, size = new_volumes.find_type(worker, {}), found.row["size"]
+            pool = scheduler.choose(worker.backends, row, size, backup_requests.written(found.row))
             place.append((pool.export.export, pool.share()))
-            with world.database.read() as connection:
-                lookup.check_quota(world, connection, context.project_id, {"volumes": 1, "gigabytes": size})
+            with worker.database.read() as connection:
+                lookup.check_quota(worker, connection, context.project_id, {"volumes": 1, "gigabytes": size})
         else:
-            place.append((volume["share"], world.share(volume)))
-            backup_requests.check_over(world, found.row, volume)
+            place.append((volume["share"], worker.share(volume)))
+            backup_requests.check_over(worker, found.row, volume)
 
-    answer = _told(told, check)
+    answer = _explanation(facts, check)
     with suppress(ShareUnavailable):
         if place:
             answer |= {"share": place[0][0], "share_free": place[0][1].free()}
@@ -128,17 +128,17 @@ def _why_written(found: Stored) -> str:
     return f"backup {found.row['id']}{several} is read; it holds {found.row['content_bytes']} bytes"
 
 
-def explain_delete(world: WorkerContext, context: Context, backup_id: str) -> Document:
+def explain_delete(worker: WorkerContext, context: Context, backup_id: str) -> Document:
     """Also ``bytes_freed`` in the store. ``bytes`` are copied afterwards, when the file that was kept for the next incremental
     backup is merged away. Raises NotFound."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         row = lookup.backup(connection, context, backup_id)
         try:
             backup_requests.check_deletable(connection, row)
         except REFUSALS as error:
             return chain_explain.refused(error)
         volume = volumes.get(connection, row["volume_id"], None)
-    told = {
+    facts: Document = {
         "method": "remove",
         "bytes": 0,
         "seconds": 0.0,
@@ -148,35 +148,35 @@ def explain_delete(world: WorkerContext, context: Context, backup_id: str) -> Do
     merged: Mapping[str, Any] = {}
     if volume is not None and row["held_file"]:
         try:
-            merged = _let_go(world, row, volume)
+            merged = _release(worker, row, volume)
         except REFUSALS as error:
             merged = {"why": f"what is copied when {row['held_file']} is no more kept cannot be told now: {error.message}"}
-    why = "; ".join(filter(None, (told["why"], merged.get("why"))))
-    return _told({**told, **merged, "why": why}, lambda: None)
+    why = "; ".join(filter(None, (facts["why"], merged.get("why"))))
+    return _explanation({**facts, **merged, "why": why}, lambda: None)
 
 
-def _let_go(world: WorkerContext, row: Row, volume: Row) -> Document:
-    hand = hand_for(world, volume)
-    before = observe.observe(world, volume)
-    visible = volume_requests.visible(world, volume, before)
-    found = plan.let_go(before, observe.held_for(row["id"]), visible, hand.running)
+def _release(worker: WorkerContext, row: BackupRow, volume: VolumeRow) -> Document:
+    executor = executor_for(worker, volume)
+    before = observe.observe(worker, volume)
+    visible = volume_requests.visible(worker, volume, before)
+    found = plan.release(before, observe.held_for(row["id"]), visible, executor.running)
     copied = cost(found.steps)
     return {
         "steps": chain_explain.steps(before, found),
         "bytes": copied,
-        "seconds": chain_explain.seconds(copied, hand.usual_bandwidth_mib),
+        "seconds": chain_explain.seconds(copied, executor.usual_bandwidth_mib),
         "why": f"{row['held_file']} is no more kept for the next incremental one; {copied} bytes are copied"
-        f" {'under the running server' if hand.running else 'with qemu-img'} to merge it away",
+        f" {'under the running server' if executor.running else 'with qemu-img'} to merge it away",
     }
 
 
-def _staging(world: WorkerContext, needed: int) -> Document:
-    return {"staging_needed": needed, "staging_free": staging.room(world.settings.staging_dir)}
+def _staging(worker: WorkerContext, needed: int) -> Document:
+    return {"staging_needed": needed, "staging_free": staging.room(worker.settings.staging_dir)}
 
 
-def _told(told: Document, check: Callable[[], None]) -> Document:
+def _explanation(facts: Document, check: Callable[[], None]) -> Document:
     """The figures are also given when the request would be refused now; ``why`` is the reason."""
-    answer: Document = {"possible": True, "steps": [], "dependants": [], **told}
+    answer: Document = {"possible": True, "steps": [], "dependants": [], **facts}
     try:
         check()
     except REFUSALS as error:

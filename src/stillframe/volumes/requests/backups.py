@@ -7,26 +7,29 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.chain import names, plan
+from stillframe.chain import names, native, plan
 from stillframe.chain.image import Image
 from stillframe.chain.plan import Plan
 from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import backups, snapshots, volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import BackupRow, SnapshotRow, VolumeRow
 from stillframe.db.tables import now
+from stillframe.db.values import NewBackup
 from stillframe.errors import BadRequest, ChainConflict, Conflict
 from stillframe.host import staging
 from stillframe.journal import record as journal
+from stillframe.journal.record import Request
 from stillframe.units import GIB
 from stillframe.volumes.backups import chain, keys, record, repository
 from stillframe.volumes.backups.manifest import Manifest
 from stillframe.volumes.chain import observe
 from stillframe.volumes.operations import backups as operations
-from stillframe.volumes.requests import new_volumes
+from stillframe.volumes.requests import new_volumes, services
 from stillframe.volumes.requests import volumes as volume_requests
 from stillframe.volumes.requests.new_volumes import Making
 from stillframe.volumes.storage import scheduler
+from stillframe.volumes.storage.drivers.contract import Share
 from stillframe.volumes.worker import lookup
 from stillframe.volumes.worker.context import WorkerContext
 
@@ -36,25 +39,17 @@ DELETABLE = ("available", "error", "error_deleting")
 @dataclass(frozen=True)
 class Prepared:
     """A backup that may be made: of ``file``, which the volume's tree ``before`` has, on top of ``parent`` where it is an
-    incremental one. ``held`` are the bytes a reader of the file finds in it, in what backs it, and so on down."""
+    incremental one. ``content`` are the bytes the file and all behind it hold, ``stored`` those that may have to be stored,
+    without what compression saves."""
 
-    volume: Row
-    snapshot: Row | None
-    parent: Row | None
+    volume: VolumeRow
+    snapshot: SnapshotRow | None
+    parent: BackupRow | None
     container: str
     before: Tree
     file: str
-    held: tuple[int, ...]
-
-    @property
-    def content(self) -> int:
-        """Bytes the file and all behind it hold."""
-        return sum(self.held)
-
-    @property
-    def stored(self) -> int:
-        """Bytes that may have to be stored, without what compression saves."""
-        return sum(self.held[: _layers(self.before, self.file, self.parent)]) if self.parent else self.content
+    content: int
+    stored: int
 
     @property
     def staged(self) -> int:
@@ -65,65 +60,84 @@ class Prepared:
     @property
     def size(self) -> int:
         """GiB that count for the quota."""
-        return int((self.snapshot or self.volume)["size"])
+        return self.snapshot["size"] if self.snapshot else self.volume["size"]
 
 
-def prepare(world: WorkerContext, context: Context, wanted: Row) -> Prepared:
+def prepare(worker: WorkerContext, context: Context, wanted: Mapping[str, Any]) -> Prepared:
     """Checks whether a backup may be made, and of what. Changes nothing. Raises NotFound, BadRequest, Busy, ChainConflict."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         volume = lookup.volume(connection, context, wanted["volume_id"])
         snapshot = lookup.snapshot(connection, context, wanted["snapshot_id"]) if wanted.get("snapshot_id") else None
         rows = backups.of_volume(connection, volume["id"])
         _check_source(volume, snapshot)
         _refuse_if_busy(connection, volume, rows if wanted.get("incremental") else ())
     container = wanted.get("container") or repository.DEFAULT_CONTAINER
-    world.repository(container)
+    worker.repository(container)
     file = snapshot["backing"] if snapshot else volume["active_file"]
     try:
-        before = observe.observe(world, volume)
-        parent = _parent(rows, before, file, container) if wanted.get("incremental") else None
+        before = observe.observe(worker, volume)
+        kept = _kept(worker.share(volume), before, file)
+        parent = _parent(rows, kept, before.images[file], container) if wanted.get("incremental") else None
     except (BadRequest, ChainConflict):
-        _refuse_if_changed(world, volume, rows)
+        _refuse_if_changed(worker, volume, rows)
         raise
-    held = world.share(volume).visible(file, before.images[file].format)
-    return Prepared(volume, snapshot, parent, container, before, file, tuple(held))
+    share = worker.share(volume)
+    content = sum(share.visible(file, before.images[file].format))
+    stored = share.differing(file, str(parent["held_file"])) if parent else content
+    return Prepared(volume, snapshot, parent, container, before, file, content, stored)
 
 
-def hold(world: WorkerContext, found: Prepared, backup_id: str) -> Plan | None:
+def hold(worker: WorkerContext, found: Prepared, backup_id: str) -> Plan | None:
     """Returns the plan that keeps a volume's content from changing during its backup; None when a snapshot does that. Raises
     Conflict for a chain that is too deep, ShareUnavailable where there is no room, on the way or on the share."""
-    staging.require_room(world.settings.staging_dir, found.staged)
+    staging.require_room(worker.settings.staging_dir, found.staged)
     if found.snapshot is not None:
         return None
-    overlay = names.overlay_name(found.volume["id"], str(uuid.uuid4()))
-    held = plan.hold(found.before, observe.held_for(backup_id), overlay, world.settings.volumes.max_chain_depth)
-    world.share(found.volume).probe_for_writing()
-    return held
+    name, reason = names.overlay_name(found.volume["id"], str(uuid.uuid4())), observe.held_for(backup_id)
+    worker.share(found.volume).probe_for_writing()
+    if not worker.share(found.volume).capabilities.chains:
+        return native.hold(found.before, reason, name)
+    return plan.hold(found.before, reason, name, worker.settings.volumes.max_chain_depth)
 
 
-def create(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+def create(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
     """Backs up a volume nothing is attached to, or one of its snapshots whatever the volume does meanwhile. ``wanted`` holds
     volume_id, snapshot_id, incremental, name, description, container, metadata, availability_zone. Returns the id."""
-    found, backup_id = prepare(world, context, wanted), str(uuid.uuid4())
-    held = hold(world, found, backup_id)
-    row = {**_row(context, found, wanted), "id": backup_id, "stored_id": backup_id}
-    with world.database.write() as connection:
-        lookup.check_quota(world, connection, context.project_id, {"backups": 1, "backup_gigabytes": row["size"]})
+    with worker.database.read() as connection:
+        services.refuse_backups(worker, connection)
+    found, backup_id = prepare(worker, context, wanted), str(uuid.uuid4())
+    held = hold(worker, found, backup_id)
+    row = _row(context, found, wanted, backup_id)
+    with worker.database.write() as connection:
+        lookup.check_quota(worker, connection, context.project_id, {"backups": 1, "backup_gigabytes": row["size"]})
         _take(connection, found.volume, found.snapshot)
         if found.parent is not None:
             new_volumes.check_backup(connection, found.parent)
         backups.insert(connection, row)
-        image = found.before.images[found.file]
-        facts = {**row, "held_file": found.file, "size_bytes": image.size, "parent_stored_id": None, "above": None}
-        if found.parent is not None:
-            facts |= {"parent_stored_id": found.parent["stored_id"], "above": found.parent["held_file"]}
-        frozen = (found.before, held) if held else None
-        of = (found.file, image.format)
-        journal.submit(connection, operations.create_request(found.volume, facts, of, frozen, context.request_id))
+        file = held.after.holds[observe.held_for(backup_id)] if held else found.file
+        frozen, made = (found.before, held) if held else None, _made(found, row, file)
+        journal.submit(connection, operations.create_request(found.volume, *made, frozen, context.request_id))
     return backup_id
 
 
-def _check_source(volume: Row, snapshot: Row | None) -> None:
+def _made(found: Prepared, row: NewBackup, file: str) -> tuple[operations.NewBackup, operations.Content]:
+    """``file`` holds the content, which ``found.file`` has now."""
+    image, parent = found.before.images[found.file], found.parent
+    made = operations.NewBackup(
+        id=row["id"],
+        stored_id=row["stored_id"],
+        container=row["container"],
+        parent_id=row["parent_id"],
+        parent_stored_id=parent["stored_id"] if parent else None,
+        held_file=file,
+        name=row["name"],
+        description=row["description"],
+        metadata=row["metadata"],
+    )
+    return made, operations.Content(file, image.format, image.size, parent["held_file"] if parent else None)
+
+
+def _check_source(volume: VolumeRow, snapshot: SnapshotRow | None) -> None:
     if snapshot is not None:
         if snapshot["volume_id"] != volume["id"]:
             raise BadRequest(f"snapshot {snapshot['id']} is not one of volume {volume['id']}")
@@ -135,7 +149,7 @@ def _check_source(volume: Row, snapshot: Row | None) -> None:
         )
 
 
-def _refuse_if_busy(connection: Any, volume: Row, rows: Sequence[Row]) -> None:
+def _refuse_if_busy(connection: Any, volume: VolumeRow, rows: Sequence[BackupRow]) -> None:
     """Raises Busy naming the operation before the files are looked at: while a merge or a backup runs they show neither what
     was nor what will be, so that no backup seems to fit. ``rows`` are those an incremental one may have to wait for."""
     lookup.refuse_if_busy(connection, volume["id"], shared=True)
@@ -144,15 +158,15 @@ def _refuse_if_busy(connection: Any, volume: Row, rows: Sequence[Row]) -> None:
             journal.refuse_if_busy(connection, f"backup:{row['id']}")
 
 
-def _refuse_if_changed(world: WorkerContext, volume: Row, rows: Sequence[Row]) -> None:
+def _refuse_if_changed(worker: WorkerContext, volume: VolumeRow, rows: Sequence[BackupRow]) -> None:
     """What was begun or ended after the first look is the reason, not what was found."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         _refuse_if_busy(connection, volume, rows)
         if backups.of_volume(connection, volume["id"]) != rows:
             raise Conflict(f"the backups of volume {volume['id']} changed meanwhile; repeat the request")
 
 
-def _take(connection: Any, volume: Row, snapshot: Row | None) -> None:
+def _take(connection: Any, volume: VolumeRow, snapshot: SnapshotRow | None) -> None:
     """Looked at again inside the transaction."""
     if snapshot is None:
         volume_requests.unchanged(connection, volume)
@@ -164,12 +178,19 @@ def _take(connection: Any, volume: Row, snapshot: Row | None) -> None:
         raise Conflict(f"snapshot {snapshot['id']} changed meanwhile; repeat the request")
 
 
-def _parent(rows: Sequence[Row], tree: Tree, file: str, container: str) -> Row:
-    """The newest backup whose content is still a file below ``file``. Raises BadRequest when there is none."""
-    path = [image.name for image in tree.path(file).images][:-1]
-    size = -(-tree.images[file].size // GIB)
+def _kept(share: Share, tree: Tree, file: str) -> list[str]:
+    """Returns the files of the volume that a backup of ``file`` can be compared with: those below it, or any other one where
+    none is below another."""
+    if not share.capabilities.chains:
+        return [name for name in tree.images if name != file]
+    return [image.name for image in tree.path(file).images][:-1]
+
+
+def _parent(rows: Sequence[BackupRow], kept: Sequence[str], image: Image, container: str) -> BackupRow:
+    """The newest backup whose content is still one of the files ``kept``. Raises BadRequest when there is none."""
+    size = -(-image.size // GIB)
     for row in reversed(rows):
-        fits = row["held_file"] in path and row["container"] == container and row["size"] <= size
+        fits = row["held_file"] in kept and row["container"] == container and row["size"] <= size
         if row["status"] == "available" and fits:  # along a chain of backups a disk never shrinks
             _refuse_if_deep(rows, row)
             return row
@@ -179,13 +200,13 @@ def _parent(rows: Sequence[Row], tree: Tree, file: str, container: str) -> Row:
     )
 
 
-def _refuse_if_deep(rows: Sequence[Row], parent: Row) -> None:
+def _refuse_if_deep(rows: Sequence[BackupRow], parent: BackupRow) -> None:
     """Raises BadRequest where a backup on top of ``parent`` would build on more files than can be read through at once."""
     known = {row["id"]: row for row in rows}
     files, below = 0, known.get(parent["id"])
     while below is not None and files < keys.MAX_LAYERS:
         files += max(1, below["object_count"])
-        below = known.get(below["parent_id"])
+        below = known.get(below["parent_id"] or "")
     if files >= keys.MAX_LAYERS:
         raise BadRequest(
             f"backup {parent['id']} and those it builds on have {files} files, the most that can be read through: another"
@@ -193,15 +214,11 @@ def _refuse_if_deep(rows: Sequence[Row], parent: Row) -> None:
         )
 
 
-def _layers(tree: Tree, file: str, parent: Row) -> int:
-    """How many files, ``file`` and those behind it, may hold what is not in the parent."""
-    path = [image.name for image in tree.path(file).images]
-    return len(path) - path.index(parent["held_file"]) - 1
-
-
-def _row(context: Context, found: Prepared, wanted: dict[str, Any]) -> dict[str, Any]:
+def _row(context: Context, found: Prepared, wanted: Mapping[str, Any], backup_id: str) -> NewBackup:
     volume, snapshot = found.volume, found.snapshot
     return {
+        "id": backup_id,
+        "stored_id": backup_id,
         "project_id": volume["project_id"],
         "user_id": context.user_id,
         "name": wanted.get("name"),
@@ -225,75 +242,76 @@ def _row(context: Context, found: Prepared, wanted: dict[str, Any]) -> dict[str,
 class Stored:
     """A backup that can be restored, and what the store has of it and of those that it builds on."""
 
-    row: Row
+    row: BackupRow
     manifests: tuple[Manifest, ...]
     staged: int  # bytes that are fetched into the staging directory; 0 where the store is a directory
 
     @property
     def fetched(self) -> int:
+        """Bytes of all objects that a restore reads."""
         return sum(each.bytes for found in self.manifests for each in found.objects)
 
 
-def stored(world: WorkerContext, context: Context, backup_id: str) -> Stored:
+def stored(worker: WorkerContext, context: Context, backup_id: str) -> Stored:
     """Looks at what a restore reads. Raises NotFound, BadRequest for a backup that is not available, BadBackup."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         backup = lookup.backup(connection, context, backup_id)
     lookup.refuse_unless(backup["status"], ("available",), f"backup {backup['id']}")
-    store = world.repository(backup["container"])
+    store = worker.repository(backup["container"])
     manifests = chain.read_manifests(store, backup["volume_id"], backup["stored_id"])
     chain.check_listed(store, manifests)
     found = Stored(backup, manifests, 0)
     return found if store.folder(backup["volume_id"]) is not None else replace(found, staged=found.fetched)
 
 
-def restore(world: WorkerContext, context: Context, backup_id: str, volume_id: str | None, name: str | None) -> dict[str, Any]:
+def restore(worker: WorkerContext, context: Context, backup_id: str, volume_id: str | None, name: str | None) -> dict[str, Any]:
     """Restores a backup into a new volume, or replaces the content of an unattached volume. Returns ``{"backup_id",
     "volume_id", "volume_name"}``."""
-    found = stored(world, context, backup_id)
+    found = stored(worker, context, backup_id)
     backup = found.row
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         volume = lookup.volume(connection, context, volume_id) if volume_id else None
-    staging.require_room(world.settings.staging_dir, found.staged)
+    staging.require_room(worker.settings.staging_dir, found.staged)
     if volume is None:
-        volume_id = _restore_new(world, context, backup, name or f"restore_backup_{backup['id']}")
+        volume_id = _restore_new(worker, context, backup, name or f"restore_backup_{backup['id']}")
         return {"backup_id": backup["id"], "volume_id": volume_id, "volume_name": name or f"restore_backup_{backup['id']}"}
-    _restore_over(world, context, backup, volume)
+    _restore_over(worker, context, backup, volume)
     return {"backup_id": backup["id"], "volume_id": volume["id"], "volume_name": volume["name"]}
 
 
-def create_volume(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+def create_volume(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
     """``backup_id`` in a volume's request: a new volume from a backup, larger on request."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         backup = lookup.backup(connection, context, wanted["backup_id"])
     lookup.refuse_unless(backup["status"], ("available",), f"backup {backup['id']}")
-    return _restore_new(world, context, backup, wanted.get("name"), wanted)
+    return _restore_new(worker, context, backup, wanted.get("name"), wanted)
 
 
 def _restore_new(
-    world: WorkerContext, context: Context, backup: Row, name: str | None, wanted: Mapping[str, Any] | None = None
+    worker: WorkerContext, context: Context, backup: BackupRow, name: str | None, wanted: Mapping[str, Any] | None = None
 ) -> str:
     given = dict(wanted or {})
     size = given.get("size") or backup["size"]
     if size < backup["size"]:
         raise BadRequest(f"a volume of {size} GiB cannot hold backup {backup['id']}, which has {backup['size']} GiB")
     whole = {**given, "size": size, "name": name, "availability_zone": given.get("availability_zone")}
-    type_row = new_volumes.find_type(world, given)
-    pool = scheduler.choose(world.backends, type_row, size, written(backup))
+    type_row = new_volumes.find_type(worker, given)
+    pool = scheduler.choose(worker.backends, type_row, size, written(backup))
 
-    def make(row: Row) -> Any:
+    def make(row: VolumeRow) -> Request:
         return operations.restore_request(row, backup, size * GIB, None, context.request_id)
 
     return new_volumes.insert(
-        world, context, whole, type_row, Making(pool, {"status": "restoring-backup"}, make, backup=backup)
+        worker, context, whole, type_row, Making(pool, {"status": "restoring-backup"}, make, backup=backup)
     )
 
 
-def written(backup: Row) -> int:
+def written(backup: BackupRow) -> int:
     """Bytes that a restore must find free: what the backup holds, at least what is stored of it."""
     return int(backup["content_bytes"] or backup["bytes"])
 
 
-def check_over(world: WorkerContext, backup: Row, volume: Row) -> None:
+def check_over(worker: WorkerContext, backup: BackupRow, volume: VolumeRow) -> None:
     """Raises BadRequest, ShareUnavailable when a backup cannot take the place of what a volume holds."""
     if volume["status"] != "available":
         raise BadRequest(
@@ -302,18 +320,18 @@ def check_over(world: WorkerContext, backup: Row, volume: Row) -> None:
         )
     if volume["size"] < backup["size"]:
         raise BadRequest(f"volume {volume['id']} of {volume['size']} GiB cannot hold a backup of {backup['size']} GiB")
-    scheduler.check_room(world.backends, volume, 0, written(backup))
+    scheduler.check_room(worker.backends, volume, 0, written(backup))
 
 
-def _restore_over(world: WorkerContext, context: Context, backup: Row, volume: Row) -> None:
-    check_over(world, backup, volume)
-    before = observe.observe(world, volume)
+def _restore_over(worker: WorkerContext, context: Context, backup: BackupRow, volume: VolumeRow) -> None:
+    check_over(worker, backup, volume)
+    before = observe.observe(worker, volume)
     old = before.images[before.active]
     name = names.overlay_name(volume["id"], str(uuid.uuid4()))
     format_ = "qcow2" if old.backing else old.format
     image = Image(name, format_, old.size, old.backing, old.backing_format)
-    found: Plan = plan.replace_active(before, image, volume_requests.visible(world, volume, before))
-    with world.database.write() as connection:
+    found: Plan = plan.replace_active(before, image, volume_requests.visible(worker, volume, before))
+    with worker.database.write() as connection:
         volume_requests.unchanged(connection, volume)
         if not backups.move(connection, backup["id"], ("available",), "restoring"):
             raise Conflict(f"backup {backup['id']} changed meanwhile; repeat the request")
@@ -322,7 +340,7 @@ def _restore_over(world: WorkerContext, context: Context, backup: Row, volume: R
         journal.submit(connection, operations.restore_request(volume, backup, old.size, replaced, context.request_id))
 
 
-def check_deletable(connection: Connection, row: Row, force: bool = False) -> None:
+def check_deletable(connection: Connection, row: BackupRow, force: bool = False) -> None:
     """Raises Conflict listing the incremental backups that build on it, Busy, BadRequest for a status in which it must stay."""
     children = backups.children(connection, [row["id"]])[row["id"]]
     if children:
@@ -335,9 +353,9 @@ def check_deletable(connection: Connection, row: Row, force: bool = False) -> No
         raise BadRequest(f"Invalid backup: the status must be available or error, but it is {row['status']}")
 
 
-def delete(world: WorkerContext, context: Context, backup_id: str, force: bool = False) -> None:
+def delete(worker: WorkerContext, context: Context, backup_id: str, force: bool = False) -> None:
     """Deletes a backup that no incremental one builds on. Raises as ``check_deletable``."""
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         row = lookup.backup(connection, context, backup_id)
         check_deletable(connection, row, force)
         if not backups.move(connection, row["id"], (row["status"],), "deleting"):
@@ -345,42 +363,55 @@ def delete(world: WorkerContext, context: Context, backup_id: str, force: bool =
         journal.submit(connection, operations.delete_request(row, context.request_id))
 
 
-def update(world: WorkerContext, context: Context, backup_id: str, changes: dict[str, Any]) -> None:
-    with world.database.write() as connection:
+def update(worker: WorkerContext, context: Context, backup_id: str, changes: dict[str, Any]) -> None:
+    """Changes name, description or metadata of a backup's row. Raises NotFound."""
+    with worker.database.write() as connection:
         row = lookup.backup(connection, context, backup_id)
         backups.change(connection, row["id"], **changes)
 
 
-def reset_status(world: WorkerContext, context: Context, backup_id: str, status: str) -> None:
-    with world.database.write() as connection:
+def reset_status(worker: WorkerContext, context: Context, backup_id: str, status: str) -> None:
+    """Corrects the status of a backup's row, as an administrator asked. Raises NotFound, Busy."""
+    with worker.database.write() as connection:
         row = lookup.backup(connection, context, backup_id)
         journal.refuse_if_busy(connection, f"backup:{row['id']}")
-        backups.change(connection, row["id"], status=status, **({"fault": None} if status == "available" else {}))
+        backups.change(connection, row["id"], status=status, fault=None if status == "available" else row["fault"])
 
 
-def export_record(world: WorkerContext, context: Context, backup_id: str) -> dict[str, str]:
+def export_record(worker: WorkerContext, context: Context, backup_id: str) -> dict[str, str]:
     """Returns the record from which ``import_record`` makes the row again, here or elsewhere."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         row = lookup.backup(connection, context, backup_id)
     return record.export_record(row)
 
 
-def import_record(world: WorkerContext, context: Context, backup_service: str, backup_url: str) -> str:
+def import_record(worker: WorkerContext, context: Context, backup_service: str, backup_url: str) -> str:
     """Makes the row of a backup again from its record. The store is checked first, and believed rather than the record."""
     found = record.import_record(backup_service, backup_url)
-    manifests = chain.read_manifests(world.repository(found.container), found.volume_id, found.stored_id)
+    manifests = chain.read_manifests(worker.repository(found.container), found.volume_id, found.stored_id)
     own = manifests[-1]
-    stored = {
+    row: NewBackup = {
+        "id": found.id,
+        "stored_id": found.stored_id,
+        "project_id": context.project_id,
+        "user_id": context.user_id,
+        "name": found.name,
+        "description": found.description,
+        "volume_id": found.volume_id,
+        "parent_id": found.parent_id,
+        "container": found.container,
+        "data_timestamp": found.data_timestamp,
+        "created_at": found.created_at,
+        "status": "available",
         "object_count": len(own.objects),
         "bytes": sum(each.bytes for each in own.objects),
         "size": -(-own.size // GIB),
+        "metadata": dict(found.metadata),
+        "availability_zone": worker.settings.availability_zone,
     }
-    row = {name: getattr(found, name) for name in record.Record.__dataclass_fields__}
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         if backups.get(connection, found.id, None) is not None:
             raise BadRequest(f"backup {found.id} exists already")
-        lookup.check_quota(world, connection, context.project_id, {"backups": 1, "backup_gigabytes": stored["size"]})
-        owned = {"project_id": context.project_id, "user_id": context.user_id, "status": "available"}
-        zone = {"availability_zone": world.settings.availability_zone, "metadata": dict(found.metadata)}
-        backups.insert(connection, {**row, **zone, **owned, **stored})
+        lookup.check_quota(worker, connection, context.project_id, {"backups": 1, "backup_gigabytes": row["size"]})
+        backups.insert(connection, row)
     return found.id

@@ -10,20 +10,25 @@ from sqlalchemy import Connection
 from stillframe.chain import names
 from stillframe.context import Context
 from stillframe.db import backups, snapshots, volume_types, volumes
-from stillframe.db.rows import Row
-from stillframe.errors import BadImage, BadRequest, Conflict
+from stillframe.db.rows import BackupRow, LinkedFile, SnapshotRow, VolumeRow, VolumeTypeRow
+from stillframe.db.tables import now
+from stillframe.db.values import VolumeChanges
+from stillframe.errors import BadImage, BadRequest, Conflict, NotFound
+from stillframe.host.qcow2 import FORMATS
 from stillframe.journal import record
 from stillframe.journal.record import Request
 from stillframe.units import GIB
 from stillframe.volumes.chain import observe
 from stillframe.volumes.operations import volumes as operations
+from stillframe.volumes.requests import messages
 from stillframe.volumes.requests import volumes as volume_requests
 from stillframe.volumes.storage import scheduler
 from stillframe.volumes.storage.backends import Pool
 from stillframe.volumes.worker import lookup
 from stillframe.volumes.worker.context import WorkerContext
 
-LINKED = "stillframe:linked_clone"  # extra spec of a volume type
+LINKED = "stillframe:linked_clone"  # extra specs of a volume type
+FORMAT = "stillframe:volume_format"
 
 
 @dataclass(frozen=True)
@@ -31,48 +36,95 @@ class Making:
     """A new volume as far as it is known: what its source contributes to the row, the pool, the operation that creates it."""
 
     pool: Pool
-    columns: Mapping[str, Any]
-    operation: Callable[[Row], Request]
-    source: Row | None = None  # the volume that is read
-    snapshot: Row | None = None  # what of it: one of its snapshots, not its active file
-    backup: Row | None = None  # the backup that is read
+    columns: VolumeChanges
+    operation: Callable[[VolumeRow], Request]
+    source: VolumeRow | None = None  # the volume that is read
+    snapshot: SnapshotRow | None = None  # what of it: one of its snapshots, not its active file
+    backup: BackupRow | None = None  # the backup that is read
     promises: bool = True  # False: its file is on the share already, with its content
 
 
-def create(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+def create(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
     """Creates a volume: empty, from ``snapshot_id`` or from ``source_volid``. ``wanted`` holds size (GiB; the source's where
     it is missing), name, description, volume_type, metadata and availability_zone. Returns its id.
 
     Raises BadRequest, NotFound, Conflict, QuotaExceeded, ShareUnavailable; nothing is changed then.
     """
     if wanted.get("snapshot_id"):
-        return _from_snapshot(world, context, wanted)
+        return _from_snapshot(worker, context, wanted)
     if wanted.get("source_volid"):
-        return _from_volume(world, context, wanted)
+        return _from_volume(worker, context, wanted)
     if wanted.get("size") is None:
         raise BadRequest("size is missing: an empty volume needs one")
-    type_row = find_type(world, wanted)
-    pool = scheduler.choose(world.backends, type_row, wanted["size"])
+    type_row = find_type(worker, wanted)
+    check_allowed(worker, context, wanted)
+    if not worker.backends.of_type(type_row["extra_specs"]):
+        return _unplaced(worker, context, wanted, type_row)
+    pool = scheduler.choose(worker.backends, type_row, wanted["size"])
     size = wanted["size"] * GIB
     return insert(
-        world, context, wanted, type_row, Making(pool, {}, lambda row: operations.create_request(row, size, context.request_id))
+        worker,
+        context,
+        wanted,
+        type_row,
+        Making(pool, {}, lambda row: operations.create_request(row, size, context.request_id)),
     )
 
 
-def find_type(world: WorkerContext, wanted: Mapping[str, Any], default: str | None = None) -> Row:
-    """Returns the volume type asked for, else ``default`` (an id), else the default one. Raises BadRequest."""
+def _unplaced(worker: WorkerContext, context: Context, wanted: Mapping[str, Any], type_row: VolumeTypeRow) -> str:
+    """A volume that no backend takes: as in Cinder it is there, in status error, and a message says why."""
+    why = f"no enabled backend fits volume type {type_row['name']}: its extra specs ask for another one, or it is disabled"
+    row = _row(worker, context, wanted, type_row)
+    row |= {"status": "error", "fault": why, "backend": "", "share": "", "format": "qcow2", "base_format": "qcow2"}
+    with worker.database.write() as connection:
+        lookup.check_new_volume(worker, connection, context.project_id, wanted["size"])
+        volumes.insert(connection, row)
+        made = volumes.get(connection, row["id"], None)
+        assert made is not None
+        messages.note(connection, context, made, f"schedule allocate volume: {why}")
+    return str(row["id"])
+
+
+def check_allowed(worker: WorkerContext, context: Context, wanted: Mapping[str, Any]) -> None:
+    """Raises QuotaExceeded, BadRequest before anything else is looked at: a project that may have no more is told so, whatever
+    room the shares have. Asked again in the transaction that takes it."""
+    with worker.database.read() as connection:
+        lookup.check_new_volume(worker, connection, context.project_id, wanted["size"])
+
+
+def find_type(worker: WorkerContext, wanted: Mapping[str, Any], default: str | None = None) -> VolumeTypeRow:
+    """Returns the volume type asked for, else ``default`` (an id), else the default one. Raises NotFound."""
     name = wanted.get("volume_type") or default
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         found = volume_types.find(connection, name) if name else volume_types.default(connection)
     if found is None:
-        raise BadRequest(f"volume type {name!r} could not be found")
+        raise NotFound(f"Volume type {name} could not be found.")
     return found
 
 
-def insert(world: WorkerContext, context: Context, wanted: Mapping[str, Any], type_row: Row, making: Making) -> str:
+def insert(worker: WorkerContext, context: Context, wanted: Mapping[str, Any], type_row: VolumeTypeRow, making: Making) -> str:
     """Writes the row and the operation in one transaction, in which quota and source are checked again."""
+    pool, made_format = making.pool, _format(making.pool, type_row)
+    place: Any = {"backend": pool.backend, "share": pool.export.export, "format": made_format, "base_format": made_format}
+    row: Any = {**_row(worker, context, wanted, type_row), **place, **making.columns}
+    volume_id = str(row["id"])
+    most = scheduler.most_promised(making.pool) if making.promises else 0
+    with worker.database.write() as connection:
+        lookup.check_new_volume(worker, connection, context.project_id, wanted["size"])
+        if making.promises:
+            scheduler.check_promised(connection, making.pool, wanted["size"], most)
+        _check_source(connection, making)
+        volumes.insert(connection, row)
+        made = volumes.get(connection, volume_id, None)
+        assert made is not None
+        record.submit(connection, making.operation(made))
+    return volume_id
+
+
+def _row(worker: WorkerContext, context: Context, wanted: Mapping[str, Any], type_row: VolumeTypeRow) -> Any:
+    """What a new volume's row holds, whatever it is made from and wherever it comes to lie."""
     volume_id = str(uuid.uuid4())
-    row = {
+    return {
         "id": volume_id,
         "project_id": context.project_id,
         "user_id": context.user_id,
@@ -81,26 +133,28 @@ def insert(world: WorkerContext, context: Context, wanted: Mapping[str, Any], ty
         "size": wanted["size"],
         "status": "creating",
         "volume_type_id": type_row["id"],
-        "availability_zone": wanted.get("availability_zone") or world.settings.availability_zone,
+        "availability_zone": wanted.get("availability_zone") or worker.settings.availability_zone,
         "metadata": wanted.get("metadata") or {},
         "active_file": names.base_name(volume_id),
-        "format": making.pool.options.volume_format,
-        "base_format": making.pool.options.volume_format,
-        "backend": making.pool.backend,
-        "share": making.pool.export.export,
         "bootable": False,
-        **making.columns,
+        "created_at": now(),
     }
-    most = scheduler.most_promised(making.pool) if making.promises else 0
-    with world.database.write() as connection:
-        lookup.check_size(world, connection, context.project_id, wanted["size"])
-        lookup.check_quota(world, connection, context.project_id, {"volumes": 1, "gigabytes": wanted["size"]})
-        if making.promises:
-            scheduler.check_promised(connection, making.pool, wanted["size"], most)
-        _check_source(connection, making)
-        volumes.insert(connection, row)
-        record.submit(connection, making.operation(row))
-    return volume_id
+
+
+def _format(pool: Pool, type_row: VolumeTypeRow) -> str:
+    """Returns what a new volume's file is: what the type says, else the backend. Raises BadRequest for a type that says what
+    nobody knows."""
+    wanted = type_row["extra_specs"].get(FORMAT)
+    if wanted is not None and wanted not in FORMATS:
+        raise BadRequest(
+            f"volume type {type_row['name']} has {FORMAT} = {wanted!r}, which is none of {', '.join(FORMATS)}; an administrator"
+            f" corrects it (openstack volume type set --property {FORMAT}=raw {type_row['id']})"
+        )
+    if wanted == "qcow2" and not pool.capabilities.chains:
+        raise BadRequest(
+            f"volume type {type_row['name']} has {FORMAT} = 'qcow2', but volumes of backend {pool.backend} are raw"
+        )
+    return str(wanted or pool.format)
 
 
 def _check_source(connection: Connection, making: Making) -> None:
@@ -114,11 +168,11 @@ def _check_source(connection: Connection, making: Making) -> None:
         return
     lookup.refuse_if_busy(connection, making.source["id"], shared=True)
     fresh = snapshots.get(connection, making.snapshot["id"], None)
-    if fresh is None or any(fresh[name] != making.snapshot[name] for name in ("status", "backing")):
+    if fresh is None or (fresh["status"], fresh["backing"]) != (making.snapshot["status"], making.snapshot["backing"]):
         raise Conflict(f"snapshot {making.snapshot['id']} changed meanwhile; repeat the request")
 
 
-def check_backup(connection: Connection, backup: Row) -> None:
+def check_backup(connection: Connection, backup: BackupRow) -> None:
     """Raises Conflict for a backup that is deleted or being deleted. Called in the transaction that begins to read it."""
     record.refuse_if_busy(connection, f"backup:{backup['id']}", shared=True)
     fresh = backups.get(connection, backup["id"], None)
@@ -133,24 +187,26 @@ def _sized(wanted: dict[str, Any], source_size: int, what: str) -> dict[str, Any
     return {**wanted, "size": size}
 
 
-def _from_snapshot(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
-    with world.database.read() as connection:
+def _from_snapshot(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+    with worker.database.read() as connection:
         snapshot = lookup.snapshot(connection, context, wanted["snapshot_id"])
         source = volumes.get(connection, snapshot["volume_id"], None)
     assert source is not None
     lookup.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
     wanted = _sized(wanted, snapshot["size"], f"snapshot {snapshot['id']}")
-    type_row = find_type(world, wanted, source["volume_type_id"])
-    origin = {"volume_id": source["id"], "name": snapshot["backing"], "format": snapshot["backing_format"], "exclusive": False}
-    columns = {"snapshot_id": snapshot["id"], **_inherited(source)}
-    if type_row["extra_specs"].get(LINKED, "").lower() in ("true", "<is> true", "1", "yes"):
-        return _linked(world, context, wanted, Parts(type_row, source, origin, columns, snapshot))
-    making = _copying(world, context, wanted, Parts(type_row, source, origin, columns, snapshot))
-    return insert(world, context, wanted, type_row, making)
+    check_allowed(worker, context, wanted)
+    type_row = find_type(worker, wanted, source["volume_type_id"])
+    origin = _origin(source, snapshot["backing"], snapshot["backing_format"], exclusive=False)
+    columns: VolumeChanges = {"snapshot_id": snapshot["id"], **_inherited(source)}
+    linked = type_row["extra_specs"].get(LINKED, "").lower() in ("true", "<is> true", "1", "yes")
+    if linked and worker.backends.pool(source).capabilities.chains:
+        return _linked(worker, context, wanted, Parts(type_row, source, origin, columns, snapshot))
+    making = _copying(worker, context, wanted, Parts(type_row, source, origin, columns, snapshot))
+    return insert(worker, context, wanted, type_row, making)
 
 
-def _from_volume(world: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
-    with world.database.read() as connection:
+def _from_volume(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+    with worker.database.read() as connection:
         source = lookup.volume(connection, context, wanted["source_volid"])
     lookup.refuse_unless(
         source["status"],
@@ -158,13 +214,24 @@ def _from_volume(world: WorkerContext, context: Context, wanted: dict[str, Any])
         f"volume {source['id']} (take a snapshot of an attached one and use that as the source)",
     )
     wanted = _sized(wanted, source["size"], f"volume {source['id']}")
-    type_row = find_type(world, wanted, source["volume_type_id"])
-    origin = {"volume_id": source["id"], "name": source["active_file"], "format": source["format"], "exclusive": True}
-    columns = {"source_volid": source["id"], **_inherited(source)}
-    return insert(world, context, wanted, type_row, _copying(world, context, wanted, Parts(type_row, source, origin, columns)))
+    check_allowed(worker, context, wanted)
+    type_row = find_type(worker, wanted, source["volume_type_id"])
+    origin = _origin(source, source["active_file"], source["format"], exclusive=True)
+    columns: VolumeChanges = {"source_volid": source["id"], **_inherited(source)}
+    return insert(
+        worker, context, wanted, type_row, _copying(worker, context, wanted, Parts(type_row, source, origin, columns))
+    )
 
 
-def _inherited(source: Row) -> dict[str, Any]:
+def _origin(source: VolumeRow, name: str, format_: str, exclusive: bool) -> operations.CopySource:
+    """What a copy reads, as an operation's argument."""
+    backend, share = source["backend"], source["share"]
+    return operations.CopySource(
+        volume_id=source["id"], backend=backend, share=share, name=name, format=format_, exclusive=exclusive
+    )
+
+
+def _inherited(source: VolumeRow) -> VolumeChanges:
     return {"bootable": source["bootable"], "image_metadata": source["image_metadata"]}
 
 
@@ -172,49 +239,56 @@ def _inherited(source: Row) -> dict[str, Any]:
 class Parts:
     """What a copy or a linked clone is made from. ``origin`` names the file that is read, as an operation's argument."""
 
-    type_row: Row
-    source: Row
-    origin: dict[str, Any]
-    columns: dict[str, Any]
-    snapshot: Row | None = None
+    type_row: VolumeTypeRow
+    source: VolumeRow
+    origin: operations.CopySource
+    columns: VolumeChanges
+    snapshot: SnapshotRow | None = None
 
 
-def _same_pool(world: WorkerContext, parts: Parts) -> Pool:
-    """Returns the source's share for a copy: nothing is copied between shares."""
-    pool, name = world.backends.pool(parts.source), parts.type_row["name"]
-    if pool not in world.backends.of_type(parts.type_row["extra_specs"]):
-        raise BadRequest(
-            f"volume type {name} asks for another backend than {parts.source['backend']}, where its source lies;"
-            " upload the source to an image, or back it up and restore it, to move it"
-        )
-    return pool
+def _may_stay(worker: WorkerContext, parts: Parts) -> bool:
+    """Tells whether the volume type allows the share that the source lies on."""
+    return worker.backends.pool(parts.source) in worker.backends.of_type(parts.type_row["extra_specs"])
 
 
-def _copying(world: WorkerContext, context: Context, wanted: dict[str, Any], parts: Parts) -> Making:
-    origin = parts.origin
-    pool, size = _same_pool(world, parts), wanted["size"] * GIB
-    try:
-        needed = scheduler.content_bytes(pool.share(), origin["name"], origin["format"])
-    except FileNotFoundError as error:
-        raise BadImage(f"{origin['name']}, the source's file, is missing on the share") from error
-    scheduler.check_room(world.backends, parts.source, wanted["size"], needed)
+def _copying(worker: WorkerContext, context: Context, wanted: dict[str, Any], parts: Parts) -> Making:
+    """A copy beside its source, or on another share where the type asks for one."""
+    origin, size = parts.origin, wanted["size"] * GIB
+    stays, near = _may_stay(worker, parts), worker.backends.pool(parts.source)
+    shares_blocks = stays and near.capabilities.native_snapshots
+    needed = 0 if shares_blocks else _content_bytes(near, origin)
+    if stays:
+        scheduler.check_room(worker.backends, parts.source, wanted["size"], needed)
+    pool = near if stays else scheduler.choose(worker.backends, parts.type_row, wanted["size"], needed)
 
-    def operation(row: Row) -> Request:
+    def operation(row: VolumeRow) -> Request:
         return operations.copy_request(row, size, origin, context.request_id)
 
     return Making(pool, parts.columns, operation, parts.source, parts.snapshot)
 
 
-def _linked(world: WorkerContext, context: Context, wanted: dict[str, Any], parts: Parts) -> str:
-    """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
-    pool, size = _same_pool(world, parts), wanted["size"] * GIB
-    # Only an overlay is made, so nothing else would inspect the files below before QEMU opens them.
-    observe.observe(world, parts.source)
-    scheduler.check_room(world.backends, parts.source, wanted["size"])
-    linked = {"volume_id": parts.source["id"], "file": parts.origin["name"], "format": parts.origin["format"]}
-    made = {**parts.columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}
+def _content_bytes(pool: Pool, origin: operations.CopySource) -> int:
+    try:
+        return scheduler.content_bytes(pool.share(), origin.name, origin.format)
+    except FileNotFoundError as error:
+        raise BadImage(f"{origin.name}, the source's file, is missing on the share") from error
 
-    def operation(row: Row) -> Request:
+
+def _linked(worker: WorkerContext, context: Context, wanted: dict[str, Any], parts: Parts) -> str:
+    """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
+    if not _may_stay(worker, parts):
+        raise BadRequest(
+            f"volume type {parts.type_row['name']} asks for linked clones on another backend than {parts.source['backend']},"
+            " where the source lies; a linked clone is based on a file of its own share. Name a type without linked clones"
+        )
+    pool, size = worker.backends.pool(parts.source), wanted["size"] * GIB
+    # Only an overlay is made, so nothing else would inspect the files below before QEMU opens them.
+    observe.observe(worker, parts.source)
+    scheduler.check_room(worker.backends, parts.source, wanted["size"])
+    linked: LinkedFile = {"volume_id": parts.source["id"], "file": parts.origin.name, "format": parts.origin.format}
+    made: VolumeChanges = {**parts.columns, "linked_to": linked, "format": "qcow2", "base_format": "qcow2"}
+
+    def operation(row: VolumeRow) -> Request:
         return operations.link_request(row, size, context.request_id)
 
-    return insert(world, context, wanted, parts.type_row, Making(pool, made, operation, parts.source, parts.snapshot))
+    return insert(worker, context, wanted, parts.type_row, Making(pool, made, operation, parts.source, parts.snapshot))

@@ -3,90 +3,87 @@
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection
 
-from stillframe.chain import names, plan
-from stillframe.chain.plan import Plan
+from stillframe.chain import names, native, plan
 from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import attachments, snapshots, volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import AttachmentRow, SnapshotRow, VolumeRow
+from stillframe.db.values import VolumeChanges
 from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, ShareUnavailable
 from stillframe.journal import record
-from stillframe.journal.record import Request
 from stillframe.volumes.chain import observe
-from stillframe.volumes.operations import chain_metadata
 from stillframe.volumes.operations import snapshots as chain_operations
 from stillframe.volumes.operations import volumes as operations
-from stillframe.volumes.operations.executors.executor import Hand, hand_for
+from stillframe.volumes.operations.executors.executor import executor_for
+from stillframe.volumes.operations.executors.exported import refuse_if_in_set, refuse_if_open
+from stillframe.volumes.requests import recorded, services
+from stillframe.volumes.requests.recorded import Asker
 from stillframe.volumes.storage import scheduler
 from stillframe.volumes.worker import file_users, lookup
 from stillframe.volumes.worker.context import WorkerContext
 
 DELETABLE = ("available", "error", "error_deleting", "error_restoring", "error_extending")
-RESETTABLE = ("available", "error", "creating", "deleting", "error_deleting", "in-use", "maintenance")
+RESETTABLE = ("available", "error", "creating", "deleting", "error_deleting", "in-use", "maintenance", "attaching", "detaching")
 
 
-def update(world: WorkerContext, context: Context, volume_id: str, changes: dict[str, Any]) -> None:
-    """Changes name, description or metadata."""
-    with world.database.write() as connection:
-        row = lookup.volume(connection, context, volume_id)
-        volumes.change(connection, row["id"], **changes)
-        chain_metadata.submit_once(connection, row["id"], context.request_id)
+def update(worker: WorkerContext, context: Context, volume_id: str, changes: dict[str, Any]) -> None:
+    """Changes name, description or metadata. Raises NotFound."""
+    recorded.change(Asker(worker, context), recorded.VOLUME, volume_id, lambda _row: cast("VolumeChanges", changes))
 
 
 def set_metadata(
-    world: WorkerContext, context: Context, volume_id: str, metadata: dict[str, str], replace: bool
+    worker: WorkerContext, context: Context, volume_id: str, metadata: dict[str, str], replace: bool
 ) -> dict[str, str]:
-    with world.database.write() as connection:
-        row = lookup.volume(connection, context, volume_id)
-        merged = metadata if replace else lookup.with_more(context, row["metadata"], metadata)
-        volumes.change(connection, row["id"], metadata=merged)
-        chain_metadata.submit_once(connection, row["id"], context.request_id)
-    return merged
+    """As ``recorded.set_metadata``, of a volume."""
+    return recorded.set_metadata(Asker(worker, context), recorded.VOLUME, volume_id, metadata, replace)
 
 
-def delete_metadata_key(world: WorkerContext, context: Context, volume_id: str, key: str) -> None:
-    with world.database.write() as connection:
-        row = lookup.volume(connection, context, volume_id)
-        kept = lookup.without(row["metadata"], key, f"Volume {volume_id} has no metadata")
-        volumes.change(connection, row["id"], metadata=kept)
-        chain_metadata.submit_once(connection, row["id"], context.request_id)
+def delete_metadata_key(worker: WorkerContext, context: Context, volume_id: str, key: str) -> None:
+    """As ``recorded.delete_metadata_key``, of a volume."""
+    recorded.delete_metadata_key(Asker(worker, context), recorded.VOLUME, volume_id, key)
 
 
-def set_bootable(world: WorkerContext, context: Context, volume_id: str, bootable: bool) -> None:
-    with world.database.write() as connection:
-        row = lookup.volume(connection, context, volume_id)
-        volumes.change(connection, row["id"], bootable=bootable)
-        chain_metadata.submit_once(connection, row["id"], context.request_id)
+def set_bootable(worker: WorkerContext, context: Context, volume_id: str, bootable: bool) -> None:
+    """Says whether a server may start from the volume. Raises NotFound."""
+    recorded.change(Asker(worker, context), recorded.VOLUME, volume_id, lambda _row: {"bootable": bootable})
 
 
-def set_image_metadata(world: WorkerContext, context: Context, volume_id: str, metadata: dict[str, str]) -> dict[str, str]:
-    with world.database.write() as connection:
-        row = lookup.volume(connection, context, volume_id)
-        merged = lookup.with_more(context, row["image_metadata"], metadata)
-        volumes.change(connection, row["id"], image_metadata=merged)
-        chain_metadata.submit_once(connection, row["id"], context.request_id)
-    return merged
+def set_image_metadata(worker: WorkerContext, context: Context, volume_id: str, metadata: dict[str, str]) -> dict[str, str]:
+    """Adds or changes keys of the image's metadata; returns all of it. Raises NotFound."""
+    found: dict[str, str] = {}
+
+    def merged(row: VolumeRow) -> VolumeChanges:
+        found.update(lookup.with_more(context, row["image_metadata"], metadata))
+        return {"image_metadata": found}
+
+    recorded.change(Asker(worker, context), recorded.VOLUME, volume_id, merged)
+    return found
 
 
-def unset_image_metadata(world: WorkerContext, context: Context, volume_id: str, key: str) -> None:
-    with world.database.write() as connection:
-        row = lookup.volume(connection, context, volume_id)
-        kept = lookup.without(row["image_metadata"], key, f"Volume {volume_id} has no image metadata")
-        volumes.change(connection, row["id"], image_metadata=kept or None)
-        chain_metadata.submit_once(connection, row["id"], context.request_id)
+def unset_image_metadata(worker: WorkerContext, context: Context, volume_id: str, key: str) -> None:
+    """Removes one key of the image's metadata. Raises NotFound, also when there is no such key."""
+
+    def kept(row: VolumeRow) -> VolumeChanges:
+        return {
+            "image_metadata": lookup.without(row["image_metadata"], key, f"Volume {volume_id} has no image metadata") or None
+        }
+
+    recorded.change(Asker(worker, context), recorded.VOLUME, volume_id, kept)
 
 
-def delete(world: WorkerContext, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
+def delete(worker: WorkerContext, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
     """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots are deleted too; ``force`` is for
     administrators and deletes a volume in any status. Raises BadRequest, Conflict listing what depends on it."""
-    _refuse_foreign_readers(world, context, volume_id)
-    with world.database.write() as connection:
+    _refuse_foreign_readers(worker, context, volume_id)
+    with worker.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
         refuse_if_attached(connection, row)
+        if row["share"]:
+            services.refuse_frozen(worker, connection, row["backend"])
         dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
         if dependants and not cascade:
             raise Conflict(
@@ -96,6 +93,9 @@ def delete(world: WorkerContext, context: Context, volume_id: str, cascade: bool
             )
         refuse_if_linked(connection, row)
         record.refuse_if_busy(connection, f"volume:{row['id']}")
+        if not row["share"] and row["status"] in DELETABLE:  # no backend ever took it: it is a row and nothing else
+            volumes.delete(connection, row["id"])
+            return
         allowed: Sequence[str] = (row["status"],) if force else DELETABLE
         if not volumes.move(connection, row["id"], allowed, "deleting"):
             raise BadRequest(
@@ -106,15 +106,15 @@ def delete(world: WorkerContext, context: Context, volume_id: str, cascade: bool
         record.submit(connection, operations.delete_request(row, context.request_id))
 
 
-def _refuse_foreign_readers(world: WorkerContext, context: Context, volume_id: str) -> None:
-    with world.database.read() as connection:
+def _refuse_foreign_readers(worker: WorkerContext, context: Context, volume_id: str) -> None:
+    with worker.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
     with suppress(ShareUnavailable, BadConfiguration):  # checked again before anything is removed
         if row["share"]:
-            file_users.refuse_foreign_readers(world, world.share(row), row["id"])
+            file_users.refuse_foreign_readers(worker, worker.share(row), row["id"])
 
 
-def refuse_if_attached(connection: Connection, row: Row) -> None:
+def refuse_if_attached(connection: Connection, row: VolumeRow) -> None:
     """Raises BadRequest naming the server, whatever the volume's status says: that may have been set by hand."""
     for held in attachments.of_volumes(connection, [row["id"]])[row["id"]]:
         raise BadRequest(
@@ -123,7 +123,7 @@ def refuse_if_attached(connection: Connection, row: Row) -> None:
         )
 
 
-def refuse_if_linked(connection: Connection, row: Row) -> None:
+def refuse_if_linked(connection: Connection, row: VolumeRow) -> None:
     """Raises Conflict listing the linked clones that read a file of the volume."""
     linked = [clone["id"] for clone in volumes.linked_to(connection, row["id"])]
     if linked:
@@ -134,80 +134,90 @@ def refuse_if_linked(connection: Connection, row: Row) -> None:
         )
 
 
-def extend(world: WorkerContext, context: Context, volume_id: str, new_size: int) -> None:
+def extend(worker: WorkerContext, context: Context, volume_id: str, new_size: int) -> None:
     """Grows a volume to ``new_size`` GiB; one that is attached grows under its server, which sees it at once."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
     lookup.refuse_unless(row["status"], ("available", "in-use"), f"volume {row['id']}")
     if new_size <= row["size"]:
         raise BadRequest(f"new_size {new_size} must be more than the {row['size']} GiB volume {row['id']} has")
-    scheduler.check_room(world.backends, row, new_size - row["size"])
-    hand_for(world, row)
-    world.share(row).check_sound(row["id"])
-    plan.extend(observe.observe(world, row), new_size << 30)
-    pool = world.backends.pool(row)
+    with worker.database.read() as connection:
+        lookup.check_growth(worker, connection, row, new_size)
+        services.refuse_frozen(worker, connection, row["backend"])
+    scheduler.check_room(worker.backends, row, new_size - row["size"])
+    executor = executor_for(worker, row)
+    if executor.exported:
+        refuse_if_in_set(worker, row["id"])
+    worker.share(row).check_sound(row["id"])
+    plan.extend(observe.observe(worker, row), new_size << 30)
+    pool = worker.backends.pool(row)
     most = scheduler.most_promised(pool)
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         fresh = unchanged(connection, row)
         scheduler.check_promised(connection, pool, new_size - row["size"], most)
-        lookup.check_size(world, connection, row["project_id"], new_size)
-        lookup.check_quota(world, connection, row["project_id"], {"gigabytes": new_size - row["size"]})
+        lookup.check_growth(worker, connection, row, new_size)
         volumes.change(connection, row["id"], status="extending")
-        record.submit(connection, operations.extend_request(fresh, new_size, context.request_id))
+        record.submit(connection, operations.extend_request(fresh, new_size, context.request_id, executor.exported))
 
 
-def unchanged(connection: Connection, row: Row, before: Tree | None = None) -> Row:
+def unchanged(connection: Connection, row: VolumeRow, before: Tree | None = None) -> VolumeRow:
     """Returns the row as it is now. Raises Conflict when the row, or what its files are needed for, has changed since the plan
     was made, or an operation holds it. Called inside the transaction, because an attach, a linked clone or another operation
     may have happened in between."""
     record.refuse_if_busy(connection, f"volume:{row['id']}")
     lookup.refuse_if_being_taken(connection, row["id"])
     fresh = volumes.get(connection, row["id"], None)
-    compared = ("status", "active_file", "format", "size", "undo_file")
     if (
         fresh is None
-        or any(fresh[name] != row[name] for name in compared)
+        or _facts(fresh) != _facts(row)
         or (before is not None and not observe.is_still(connection, fresh, before))
     ):
         raise Busy(f"volume {row['id']} changed meanwhile; repeat the request")
     return fresh
 
 
-def revert(world: WorkerContext, context: Context, volume_id: str, snapshot_id: str, newer: str | None) -> None:
+def revert(worker: WorkerContext, context: Context, volume_id: str, snapshot_id: str, newer: str | None) -> None:
     """Reverts the volume to a snapshot: its writes start anew from there. ``newer`` says what becomes of newer snapshots,
     "keep" or "remove"; without it only the newest snapshot, of the volume's size, is taken, as Cinder has it."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
         snapshot = lookup.snapshot(connection, context, snapshot_id)
         rows = snapshots.of_volume(connection, row["id"])
     if snapshot["volume_id"] != row["id"]:
         raise BadRequest(f"snapshot {snapshot['id']} is not one of volume {row['id']}")
     lookup.refuse_unless(snapshot["status"], ("available",), f"snapshot {snapshot['id']}")
-    hand = hand_for(world, row)
-    if hand.running:
+    executor = executor_for(worker, row)
+    if executor.exported:
+        refuse_if_in_set(worker, row["id"])
+        refuse_if_open(worker, row["id"])
+    elif executor.running:
         raise Conflict(
-            f"volume {row['id']} is open in server {hand.server['id'] if hand.server else ''}, which runs; stop the server"
-            " (openstack server stop) and repeat: a stopped server's volume is reverted where it is"
+            f"volume {row['id']} is open in server {executor.server['id'] if executor.server else ''}, which runs; stop the"
+            " server (openstack server stop) and repeat: a stopped server's volume is reverted where it is"
         )
     later = [other["id"] for other in rows if other["seq"] > snapshot["seq"]]
     _check_standard_revert(row, snapshot, later, newer)
-    world.share(row).check_sound(row["id"])
-    before = observe.observe(world, row)
+    worker.share(row).check_sound(row["id"])
+    before = observe.observe(worker, row)
     removed = [each for each in later if each in before.snapshots] if newer == "remove" else []
     overlay = names.overlay_name(row["id"], str(uuid.uuid4()))
-    planned = plan.revert(before, snapshot["id"], overlay, removed, visible(world, row, before))
-    world.share(row).probe_for_writing()
-    with world.database.write() as connection:
+    if worker.share(row).capabilities.chains:
+        planned = plan.revert(before, snapshot["id"], overlay, removed, visible(worker, row, before))
+    else:
+        planned = native.revert(before, snapshot["id"], overlay, removed)
+    worker.share(row).probe_for_writing()
+    with worker.database.write() as connection:
         unchanged(connection, row, before)
         volumes.change(connection, row["id"], status="reverting")
         snapshots.change(connection, snapshot["id"], status="restoring")
         for removed_id in removed:
             snapshots.change(connection, removed_id, status="deleting")
-        plans = (before, planned, hand)
-        record.submit(connection, _change(context, "revert_volume", row, plans, [snapshot["id"], *removed]))
+        plans = (before, planned, executor)
+        ids = [snapshot["id"], *removed]
+        record.submit(connection, chain_operations.change_request("revert_volume", row, plans, ids, context.request_id))
 
 
-def _check_standard_revert(row: Row, snapshot: Row, later: Sequence[str], newer: str | None) -> None:
+def _check_standard_revert(row: VolumeRow, snapshot: SnapshotRow, later: Sequence[str], newer: str | None) -> None:
     if newer is None and later:
         raise BadRequest(
             f"snapshot {snapshot['id']} is not the newest of volume {row['id']}; say what becomes of {len(later)} newer ones:"
@@ -221,47 +231,54 @@ def _check_standard_revert(row: Row, snapshot: Row, later: Sequence[str], newer:
         )
 
 
-def _change(context: Context, kind: str, row: Row, plans: tuple[Tree, Plan, Hand], snapshot_ids: Sequence[str]) -> Request:
-    options = {"snapshot_ids": list(snapshot_ids), "request_id": context.request_id}
-    return chain_operations.change_request(kind, row, plans, options)
-
-
-def visible(world: WorkerContext, row: Row, tree: Tree) -> plan.Visible:
+def visible(worker: WorkerContext, row: VolumeRow, tree: Tree) -> plan.Visible:
     """Returns the function by which a plan weighs files: bytes that a reader finds in a file and in those below it."""
-    share, shared = world.share(row), row["status"] == "in-use"
+    share, shared = worker.share(row), row["status"] == "in-use"
     return lambda name: share.visible(name, tree.images[name].format, shared)
 
 
-def undo_revert(world: WorkerContext, context: Context, volume_id: str) -> None:
+def undo_revert(worker: WorkerContext, context: Context, volume_id: str) -> None:
     """Undoes the last revert, as long as nothing was written since. Raises Conflict when there is nothing to undo."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
-    hand = hand_for(world, row)
-    if hand.running:
+    if not worker.share(row).capabilities.undo_revert:
+        raise Conflict(
+            f"volume {row['id']} has no revert that can be undone: its share removes what the volume held before. A snapshot"
+            " that is taken before a revert keeps it"
+        )
+    executor = executor_for(worker, row)
+    if executor.running:
         raise Conflict(f"volume {row['id']} is open in a running server; stop it first")
-    world.share(row).check_sound(row["id"])
-    before = observe.observe(world, row)
+    worker.share(row).check_sound(row["id"])
+    before = observe.observe(worker, row)
     planned = plan.undo_revert(before)
-    if world.share(row).holds_data(row["active_file"]):
+    if worker.share(row).holds_data(row["active_file"]):
         raise Conflict(f"volume {row['id']} was written to since the revert: it cannot be undone any more")
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         unchanged(connection, row, before)
         volumes.change(connection, row["id"], status="reverting")
-        record.submit(connection, _change(context, "undo_revert", row, (before, planned, hand), []))
+        plans = (before, planned, executor)
+        record.submit(connection, chain_operations.change_request("undo_revert", row, plans, [], context.request_id))
 
 
-def reset_status(world: WorkerContext, context: Context, volume_id: str, status: str) -> None:
+def reset_status(worker: WorkerContext, context: Context, volume_id: str, status: str) -> None:
     """``os-reset_status``: an administrator corrects a status. It changes the row and nothing else."""
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
         record.refuse_if_busy(connection, f"volume:{row['id']}")
         attached = attachments.of_volumes(connection, [row["id"]])[row["id"]]
         if (status == "in-use") != bool(attached) and status in ("in-use", "available"):
             raise BadRequest(_why_not_status(row, attached, status))
-        volumes.change(connection, row["id"], status=status, **({"fault": None} if status == "available" else {}))
+        changes: VolumeChanges = {"status": status, "fault": None if status == "available" else row["fault"]}
+        volumes.change(connection, row["id"], **changes)
 
 
-def _refuse_unless_alone(connection: Connection, row: Row) -> None:
+def _facts(row: VolumeRow) -> tuple[object, ...]:
+    """What a plan was made from."""
+    return row["status"], row["active_file"], row["format"], row["size"], row["undo_file"]
+
+
+def _refuse_unless_alone(connection: Connection, row: VolumeRow) -> None:
     """Raises BadRequest for a volume of which one file alone, under the volume's own name, does not hold everything."""
     held, linked, active = len(snapshots.of_volume(connection, row["id"])), row["linked_to"], row["active_file"]
     why = None
@@ -270,13 +287,13 @@ def _refuse_unless_alone(connection: Connection, row: Row) -> None:
     elif linked:
         copy = "unmanage a full copy of it instead ('openstack volume create --source')"
         why = f"it reads {linked['file']} of another volume; {copy}"
-    elif active != names.base_name(row["id"]):
+    elif active != names.base_name(row["id"], row["base_file"]):
         why = f"{active} is above one that is kept, or is renamed some seconds after its last use; see 'stillframe chain show'"
     if why is not None:
         raise BadRequest(f"volume {row['id']} is made of several files: {why}")
 
 
-def _why_not_status(row: Row, attached: Sequence[Row], status: str) -> str:
+def _why_not_status(row: VolumeRow, attached: Sequence[AttachmentRow], status: str) -> str:
     if not attached:
         return f"volume {row['id']} is not attached, so its status cannot be {status}"
     held = attached[0]
@@ -286,9 +303,9 @@ def _why_not_status(row: Row, attached: Sequence[Row], status: str) -> str:
     )
 
 
-def unmanage(world: WorkerContext, context: Context, volume_id: str) -> None:
+def unmanage(worker: WorkerContext, context: Context, volume_id: str) -> None:
     """Unmanages a volume: its file stays on the share under another name, the row is deleted."""
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
         _refuse_unless_alone(connection, row)
         refuse_if_attached(connection, row)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from falcon import testing
 
-from stillframe.compute.clients.block_storage import StorageDoor
+from stillframe.compute.clients.block_storage import StorageClient
 from stillframe.db import attachments, volumes
 from stillframe.db.engine import Database
+from stillframe.db.values import NewAttachment
 from stillframe.volumes.api.routes import SERVICE
 from stillframe.volumes.manager import Manager
 from stillframe.volumes.worker.context import WorkerContext
@@ -23,17 +24,17 @@ CONNECTOR = {"host": "kvm-7", "ip": "192.0.2.7"}
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> WorkerContext:
+def worker(database: Database, tmp_path: Path) -> WorkerContext:
     with database.write() as connection:
         builders.volume_row(connection)
-    made = fakes.world(database, tmp_path)
+    made = fakes.worker(database, tmp_path)
     fakes.compute(made).projects[FOREIGN] = "other"
     return made
 
 
 @pytest.fixture
-def site(world: WorkerContext, tmp_path: Path) -> Site:
-    return Site(world.database, tmp_path, SERVICE, Manager(world, lambda: None).methods())
+def site(worker: WorkerContext, tmp_path: Path) -> Site:
+    return Site(worker.database, tmp_path, SERVICE, Manager(worker, lambda: None).methods())
 
 
 def ask(site: Site, who: str, method: str, path: str, body: Any = None) -> testing.Result:
@@ -46,8 +47,8 @@ def reserve(site: Site, who: str, server: str | None, connector: Any = None) -> 
     return ask(site, who, "POST", "", {"attachment": wanted})
 
 
-def status(world: WorkerContext) -> str:
-    with world.database.read() as connection:
+def status(worker: WorkerContext) -> str:
+    with worker.database.read() as connection:
         row = volumes.get(connection, VOLUME, None)
     assert row is not None
     return str(row["status"])
@@ -56,52 +57,52 @@ def status(world: WorkerContext) -> str:
 @pytest.mark.parametrize("who", [MEMBER, ADMIN])
 @pytest.mark.parametrize("connector", [None, CONNECTOR])
 def test_a_server_of_another_project_is_as_little_there_as_none(
-    site: Site, world: WorkerContext, who: str, connector: Any
+    site: Site, worker: WorkerContext, who: str, connector: Any
 ) -> None:
     told = [reserve(site, who, server, connector) for server in (FOREIGN, MISSING)]
     assert [answer.status_code for answer in told] == [404, 404]
     assert told[0].text.replace(FOREIGN, "") == told[1].text.replace(MISSING, "")
-    assert status(world) == "available"
+    assert status(worker) == "available"
 
 
-def test_a_server_that_nobody_can_tell_of_is_refused(site: Site, world: WorkerContext) -> None:
-    fakes.compute(world).silent = True
+def test_a_server_that_nobody_can_tell_of_is_refused(site: Site, worker: WorkerContext) -> None:
+    fakes.compute(worker).silent = True
     assert reserve(site, MEMBER, SERVER).status_code == 503
-    assert status(world) == "available"
+    assert status(worker) == "available"
 
 
-def test_a_service_is_believed_without_a_question(site: Site, world: WorkerContext) -> None:
-    fakes.compute(world).silent = True
+def test_a_service_is_believed_without_a_question(site: Site, worker: WorkerContext) -> None:
+    fakes.compute(worker).silent = True
     assert reserve(site, COMPUTE, FOREIGN).status_code == 200
 
 
-def test_a_member_reserves_for_a_server_of_the_project_and_gives_it_back(site: Site, world: WorkerContext) -> None:
+def test_a_member_reserves_for_a_server_of_the_project_and_gives_it_back(site: Site, worker: WorkerContext) -> None:
     made = reserve(site, MEMBER, SERVER.upper())
     assert made.status_code == 200 and made.json["attachment"]["instance"] == SERVER
     attachment = made.json["attachment"]["id"]
     assert ask(site, MEMBER, "PUT", f"/{attachment}", {"attachment": {"connector": CONNECTOR}}).status_code == 200
-    assert status(world) == "attaching"
+    assert status(worker) == "attaching"
     assert ask(site, MEMBER, "DELETE", f"/{attachment}").status_code == 200
-    assert status(world) == "available"
+    assert status(worker) == "available"
 
 
-def test_a_reservation_for_no_server_is_given_back_without_a_question(site: Site, world: WorkerContext) -> None:
+def test_a_reservation_for_no_server_is_given_back_without_a_question(site: Site, worker: WorkerContext) -> None:
     attachment = reserve(site, MEMBER, None).json["attachment"]["id"]
-    fakes.compute(world).silent = True
+    fakes.compute(worker).silent = True
     assert ask(site, MEMBER, "DELETE", f"/{attachment}").status_code == 200
-    assert status(world) == "available"
+    assert status(worker) == "available"
 
 
 @pytest.mark.parametrize("connector", [None, CONNECTOR])
 @pytest.mark.parametrize("who", [MEMBER, ADMIN])
 @pytest.mark.parametrize("used", ["described", "saved", "attaching", "locked", "compute silent", "share silent"])
 def test_a_server_is_left_what_it_may_have_before_its_attachment_is_complete(
-    site: Site, world: WorkerContext, used: str, who: str, connector: Any
+    site: Site, worker: WorkerContext, used: str, who: str, connector: Any
 ) -> None:
     """The guest has the disk a moment before compute says so. An available volume that a guest writes to would be
     snapshotted offline."""
     attachment = reserve(site, COMPUTE, SERVER, connector).json["attachment"]["id"]
-    base, compute, share, before = f"volume-{VOLUME}", fakes.compute(world), fakes.memory(world), status(world)
+    base, compute, share, before = f"volume-{VOLUME}", fakes.compute(worker), fakes.memory(worker), status(worker)
     match used:
         case "described":
             compute.servers[VOLUME] = {"id": SERVER, "active": True, "file": base}
@@ -116,21 +117,21 @@ def test_a_server_is_left_what_it_may_have_before_its_attachment_is_complete(
     answer = ask(site, who, "DELETE", f"/{attachment}")
     assert answer.status_code == (503 if "silent" in used else 409), answer.text
     assert (who == ADMIN) == ("users" in answer.text) or answer.status_code == 503
-    assert status(world) == before
+    assert status(worker) == before
     compute.silent = share.silent = False
     assert ask(site, COMPUTE, "DELETE", f"/{attachment}").status_code == 200
 
 
-def test_a_member_does_not_say_that_a_server_has_the_volume(site: Site, world: WorkerContext) -> None:
+def test_a_member_does_not_say_that_a_server_has_the_volume(site: Site, worker: WorkerContext) -> None:
     attachment = reserve(site, MEMBER, SERVER, CONNECTOR).json["attachment"]["id"]
     path = f"/{attachment}/action"
     assert ask(site, MEMBER, "POST", path, {"os-complete": None}).status_code == 403
-    assert status(world) == "attaching"
+    assert status(worker) == "attaching"
     assert ask(site, COMPUTE, "POST", path, {"os-complete": None}).status_code == 204
     assert ask(site, MEMBER, "DELETE", f"/{attachment}").status_code == 409
-    assert status(world) == "in-use"
+    assert status(worker) == "in-use"
     assert ask(site, ADMIN, "DELETE", f"/{attachment}").status_code == 200  # nobody has it: no dead end
-    assert status(world) == "available"
+    assert status(worker) == "available"
 
 
 def test_hosts_exports_and_mount_points_are_for_services_and_administrators(site: Site) -> None:
@@ -153,16 +154,24 @@ def test_hosts_exports_and_mount_points_are_for_services_and_administrators(site
 
 
 def test_what_others_say_of_a_server_is_not_what_compute_reads(
-    site: Site, world: WorkerContext, monkeypatch: Any, tmp_path: Path
+    site: Site, worker: WorkerContext, monkeypatch: Any, tmp_path: Path
 ) -> None:
     """More of it than a page holds, and newer than the server's own."""
     own = reserve(site, COMPUTE, SERVER, CONNECTOR).json["attachment"]["id"]
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         theirs = builders.volume_row(connection, id=OTHER_VOLUME, project_id="other")
         for _ in range(1200):
-            row = {"id": new_id(), "project_id": "other", "volume_id": theirs["id"], "instance_id": SERVER}
-            attachments.insert(connection, {**row, "status": "attaching", "mode": "rw", "connector": CONNECTOR})
-    door = StorageDoor(builders.settings(tmp_path))
+            row: NewAttachment = {
+                "id": new_id(),
+                "project_id": "other",
+                "volume_id": theirs["id"],
+                "instance_id": SERVER,
+                "status": "attaching",
+                "mode": "rw",
+                "connector": CONNECTOR,
+            }
+            attachments.insert(connection, row)
+    door = StorageClient(builders.settings(tmp_path))
 
     def call(method: str, path: str, _body: Any = None) -> Any:
         answer = ask(site, COMPUTE, method, path.removeprefix("/attachments"))

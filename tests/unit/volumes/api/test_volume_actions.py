@@ -27,7 +27,7 @@ def asked(database: Database, tmp_path: Path) -> Any:
     }
 
     def make(version: Version = (3, 71), *roles: str, **more: Any) -> Call:
-        return builders.call(builders.door(database, tmp_path, answers), version, context(*roles), path={"id": VOLUME}, **more)
+        return builders.call(builders.api(database, tmp_path, answers), version, context(*roles), path={"id": VOLUME}, **more)
 
     return make
 
@@ -38,11 +38,11 @@ ACTIONS = {route.action: route for route in api.ROUTES}
 def do(asked: Any, action: str, document: Any, *roles: str) -> list[tuple[str, dict[str, Any]]]:
     """Checks the body against the schema, calls the handler; returns what the worker was asked for."""
     route, wanted = ACTIONS[action], {action: document}
-    assert route.schema is not None
-    body.check(wanted, route.schema)
+    assert route.newest_schema is not None
+    body.check(wanted, route.newest_schema)
     call = asked((3, 71), *roles, body=wanted)
     route.handler(call)
-    found: list[tuple[str, dict[str, Any]]] = call.door.bus.asked
+    found: list[tuple[str, dict[str, Any]]] = call.api.bus.asked
     return found
 
 
@@ -96,7 +96,7 @@ def test_an_action_asks_the_worker(asked: Any, action: str, document: Any, metho
     ],
 )
 def test_an_action_that_does_not_fit_is_refused(action: str, document: Any) -> None:
-    schema = ACTIONS[action].schema
+    schema = ACTIONS[action].newest_schema
     assert schema is not None
     with pytest.raises(BadRequest):
         body.check({action: document}, schema)

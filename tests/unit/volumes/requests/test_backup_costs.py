@@ -20,14 +20,14 @@ CLUSTER = 64 * KIB
 
 @pytest.fixture
 def setting(site: Site, monkeypatch: pytest.MonkeyPatch) -> Setting:
-    monkeypatch.setattr(WorkerContext, "repository", lambda _world, _container: cast("Any", None))
+    monkeypatch.setattr(WorkerContext, "repository", lambda _worker, _container: cast("Any", None))
     monkeypatch.setattr(staging, "room", lambda _base: GIB)
     return Setting(site)
 
 
 def create(setting: Setting, **wanted: Any) -> dict[str, Any]:
     asked = {"volume_id": setting.volume, "snapshot_id": setting.snapshots[3], "incremental": False, **wanted}
-    return backup_costs.explain_create(setting.site.world, MEMBER, asked)
+    return backup_costs.explain_create(setting.site.worker, MEMBER, asked)
 
 
 def test_a_full_backup_reads_all_and_an_incremental_one_what_lies_above_twice(setting: Setting) -> None:
@@ -53,28 +53,28 @@ def test_the_figures_stay_where_there_is_no_room(setting: Setting, monkeypatch: 
     monkeypatch.setattr(staging, "room", lambda _base: 1)
     found = create(setting)
     assert (found["possible"], found["bytes"], found["staging_free"]) == (False, 4 * CLUSTER, 1)
-    assert f"{4 * CLUSTER} are needed there on the way" in found["why"]
+    assert f"{4 * CLUSTER} are needed there meanwhile" in found["why"]
 
 
 def test_what_is_refused_says_why(setting: Setting) -> None:
     setting.change(held_file=None)
     assert "make a full backup first" in create(setting, incremental=True)["why"]
-    backup_requests.delete(setting.site.world, MEMBER, BACKUP)
+    backup_requests.delete(setting.site.worker, MEMBER, BACKUP)
     assert "is busy: operation" in create(setting, incremental=True)["why"]
-    assert "is busy: operation" in backup_costs.explain_delete(setting.site.world, MEMBER, BACKUP)["why"]
+    assert "is busy: operation" in backup_costs.explain_delete(setting.site.worker, MEMBER, BACKUP)["why"]
     with pytest.raises(NotFound):
         create(setting, volume_id=new_id())
     with pytest.raises(NotFound):
-        backup_costs.explain_restore(setting.site.world, MEMBER, new_id())
+        backup_costs.explain_restore(setting.site.worker, MEMBER, new_id())
 
 
 def test_a_deletion_that_ends_a_hold_tells_what_is_merged_away(setting: Setting) -> None:
     """The file is a snapshot's too until that goes; then only the backup holds it."""
     site = setting.site
-    kept = backup_costs.explain_delete(site.world, MEMBER, BACKUP)
+    kept = backup_costs.explain_delete(site.worker, MEMBER, BACKUP)
     assert (kept["possible"], kept["bytes"], kept["bytes_freed"]) == (True, 0, 4096)
-    snapshot_requests.delete(site.world, MEMBER, setting.snapshots[1])
+    snapshot_requests.delete(site.worker, MEMBER, setting.snapshots[1])
     site.end()
-    freed = backup_costs.explain_delete(site.world, MEMBER, BACKUP)
+    freed = backup_costs.explain_delete(site.worker, MEMBER, BACKUP)
     assert freed["bytes"] == CLUSTER and freed["steps"][0]["step"] in ("commit", "pull")
     assert "with qemu-img to merge it away" in freed["why"]

@@ -33,7 +33,7 @@ class Setting:
         row = site.snapshot_row(self.snapshots[1])
         assert row is not None
         self.held = row["backing"]
-        with site.world.database.write() as connection:
+        with site.worker.database.write() as connection:
             backup_row(
                 connection,
                 id=BACKUP,
@@ -45,12 +45,12 @@ class Setting:
             )
 
     def change(self, **values: Any) -> None:
-        with self.site.world.database.write() as connection:
+        with self.site.worker.database.write() as connection:
             backups.change(connection, BACKUP, **values)
 
     def back_up(self, number: int = 3) -> str:
         wanted = {"volume_id": self.volume, "snapshot_id": self.snapshots[number], "incremental": True}
-        return backup_requests.create(self.site.world, MEMBER, wanted)
+        return backup_requests.create(self.site.worker, MEMBER, wanted)
 
     def stored(self) -> dict[str, Any]:
         return next(each["args"] for each in self.site.newest()["plan"] if each["verb"] == "store")
@@ -58,7 +58,7 @@ class Setting:
 
 @pytest.fixture
 def setting(site: Site, monkeypatch: pytest.MonkeyPatch) -> Setting:
-    monkeypatch.setattr(WorkerContext, "repository", lambda _world, _container: cast("Any", None))
+    monkeypatch.setattr(WorkerContext, "repository", lambda _worker, _container: cast("Any", None))
     return Setting(site)
 
 
@@ -74,7 +74,7 @@ def test_an_increment_over_several_files_is_one_object_above_what_the_parent_hol
 def test_an_increment_asked_for_while_a_deletion_runs_names_the_deletion(setting: Setting) -> None:
     """In the middle of it, when the file the parent holds has gone down into another one."""
     site, refused = setting.site, []
-    snapshot_requests.delete(site.world, MEMBER, setting.snapshots[0])
+    snapshot_requests.delete(site.worker, MEMBER, setting.snapshots[0])
 
     def ask(_move: str) -> None:
         if "delete_snapshot" not in {row["kind"] for row in site.unfinished()}:
@@ -92,26 +92,26 @@ def test_an_increment_asked_for_while_a_deletion_runs_names_the_deletion(setting
 
 
 def test_an_increment_asked_for_while_a_backup_is_deleted_or_made_says_so(setting: Setting) -> None:
-    backup_requests.delete(setting.site.world, MEMBER, BACKUP)
+    backup_requests.delete(setting.site.worker, MEMBER, BACKUP)
     with pytest.raises(Busy, match=rf"backup {BACKUP} is busy: operation \S+ \(delete_backup\)"):
         setting.back_up()
 
 
 def test_a_full_backup_does_not_wait_for_the_deletion_of_another(setting: Setting) -> None:
-    backup_requests.delete(setting.site.world, MEMBER, BACKUP)
+    backup_requests.delete(setting.site.worker, MEMBER, BACKUP)
     wanted = {"volume_id": setting.volume, "snapshot_id": setting.snapshots[3]}
-    assert backup_requests.create(setting.site.world, MEMBER, wanted)
+    assert backup_requests.create(setting.site.worker, MEMBER, wanted)
 
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_what_begins_or_ends_between_the_looks_is_told_instead(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
-    def late(world: WorkerContext, _volume: Any) -> Any:
+    def late(worker: WorkerContext, _volume: Any) -> Any:
         monkeypatch.undo()
         setting.change(held_file=None)
         if begun:
-            snapshot_requests.delete(world, MEMBER, setting.snapshots[1])
+            snapshot_requests.delete(worker, MEMBER, setting.snapshots[1])
         raise ChainConflict("a file that was there is not there")
 
     monkeypatch.setattr(observe, "observe", late)
@@ -123,7 +123,7 @@ def test_what_begins_or_ends_between_the_looks_is_told_instead(
 def test_no_increment_is_made_that_could_not_be_restored(setting: Setting, files: int, refused: bool) -> None:
     """The parent builds on a backup of an older release, which has a file for each layer."""
     older = new_id()
-    with setting.site.world.database.write() as connection:
+    with setting.site.worker.database.write() as connection:
         backup_row(connection, id=older, volume_id=setting.volume, object_count=files - 1, container="volumebackups")
         backups.change(connection, BACKUP, parent_id=older)
     if refused:
@@ -142,14 +142,16 @@ def test_without_a_fitting_backup_a_full_one_is_asked_for(setting: Setting) -> N
 def test_a_plan_of_an_older_release_is_done_to_its_end(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has a step for each file, which says nothing of what lies below: the nearest file does."""
     setting.back_up()
-    row, asked = setting.site.newest(), []
+    row: Any = setting.site.newest()
+    asked = []
 
     def copy(_share: Any, source: Any, _target: Path, backing: str, above: str | None = None) -> None:
         asked.append((source.name, backing, above))
 
     store = SimpleNamespace(put=lambda _key, _path: SimpleNamespace(bytes=1, sha256="0" * 64))
-    monkeypatch.setattr(WorkerContext, "repository", lambda _world, _container: store)
+    monkeypatch.setattr(WorkerContext, "repository", lambda _worker, _container: store)
     monkeypatch.setattr(MemoryShare, "copy_layer_out", copy)
     old = {"key": "store", "object": f"backup-{BACKUP}.1.qcow2", "file": "x", "format": "qcow2", "backing": "y"}
-    operations.CREATE.verbs["store"].do(setting.site.world, Operation.from_row(row), old)
+    operation = Operation.from_row(row | {"plan": [{"verb": "store", "args": old}]}, operations.CREATE)
+    operations.CREATE.verbs["store"].do(setting.site.worker, operation, operation.plan[0].args)
     assert asked == [("x", "y", None)]

@@ -15,7 +15,7 @@ from stillframe.db.engine import Database
 from stillframe.errors import BadImage, BadRequest, FileInUse, NotFound, ServiceUnavailable, StillframeError
 from stillframe.host import users
 from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
-from stillframe.volumes.storage.drivers import directory
+from stillframe.volumes.storage.drivers import markers
 from stillframe.volumes.storage.drivers.directory import DirectoryShare
 from stillframe.volumes.worker import file_users
 from stillframe.volumes.worker.context import WorkerContext
@@ -30,86 +30,86 @@ FOREIGN = "from-elsewhere.qcow2"
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> WorkerContext:
+def worker(database: Database, tmp_path: Path) -> WorkerContext:
     with database.write() as connection:
         builders.volume_row(connection)
     share = fakes.share()
     share.entries[FOREIGN] = File(Image(FOREIGN, "qcow2", 2 * GIB))
-    return fakes.world(database, tmp_path, share)
+    return fakes.worker(database, tmp_path, share)
 
 
-def manage(world: WorkerContext, name: str = FOREIGN, host: str = HOST, format_: str | None = None) -> str:
-    return manageable_volume_requests.manage(world, ADMIN, {"host": host, "source_name": name, "format": format_, "name": "n"})
+def manage(worker: WorkerContext, name: str = FOREIGN, host: str = HOST, format_: str | None = None) -> str:
+    return manageable_volume_requests.manage(worker, ADMIN, {"host": host, "source_name": name, "format": format_, "name": "n"})
 
 
-def test_a_type_of_another_backend_is_refused(world: WorkerContext) -> None:
+def test_a_type_of_another_backend_is_refused(worker: WorkerContext) -> None:
     """Its volume lies where the type's clones and copies cannot be made."""
     specs = {"volume_backend_name": "elsewhere"}
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         volume_types.insert(
             connection, {"id": OTHER_VOLUME, "name": "fast", "description": None, "is_public": True, "extra_specs": specs}
         )
     with pytest.raises(BadRequest, match="asks for another backend than local"):
-        manageable_volume_requests.manage(world, ADMIN, {"host": HOST, "source_name": FOREIGN, "volume_type": "fast"})
-    assert FOREIGN in fakes.memory(world).entries
+        manageable_volume_requests.manage(worker, ADMIN, {"host": HOST, "source_name": FOREIGN, "volume_type": "fast"})
+    assert FOREIGN in fakes.memory(worker).entries
 
 
-def header(world: WorkerContext, **values: object) -> None:
-    entry = fakes.memory(world).entries[FOREIGN]
+def header(worker: WorkerContext, **values: object) -> None:
+    entry = fakes.memory(worker).entries[FOREIGN]
     entry.image = replace(entry.image, **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("host", [HOST, "here@local", "elsewhere@local"])
-def test_a_file_that_stands_alone_becomes_a_volume(world: WorkerContext, host: str) -> None:
-    made = manage(world, host=host)
-    with world.database.read() as connection:
+def test_a_file_that_stands_alone_becomes_a_volume(worker: WorkerContext, host: str) -> None:
+    made = manage(worker, host=host)
+    with worker.database.read() as connection:
         row = volumes.get(connection, made, None)
         (operation,) = operations.unfinished(connection, "volumes")
     assert row is not None
     assert (row["size"], row["status"], row["format"], row["name"]) == (2, "creating", "qcow2", "n")
-    assert operation["plan"][0]["args"] == {"key": "adopt", "name": FOREIGN, "to": base_name(made)}
+    assert operation["plan"][0]["args"] == {"name": FOREIGN, "to": base_name(made)}
 
 
-def test_a_raw_file_is_taken_over_as_what_it_is_said_to_be(world: WorkerContext) -> None:
-    header(world, format="raw")
+def test_a_raw_file_is_taken_over_as_what_it_is_said_to_be(worker: WorkerContext) -> None:
+    header(worker, format="raw")
     with pytest.raises(BadImage):
-        manage(world)
-    made = manage(world, format_="raw")
-    with world.database.read() as connection:
+        manage(worker)
+    made = manage(worker, format_="raw")
+    with worker.database.read() as connection:
         row = volumes.get(connection, made, None)
     assert row is not None
     assert (row["format"], row["base_format"]) == ("raw", "raw")
 
 
 @pytest.mark.parametrize("name", ["nothing", "../x", "/etc/passwd", ".share-id", ".tmp.x", "", "a/b"])
-def test_what_is_no_file_of_the_share_is_not_found(world: WorkerContext, name: str) -> None:
+def test_what_is_no_file_of_the_share_is_not_found(worker: WorkerContext, name: str) -> None:
     with pytest.raises(NotFound):
-        manage(world, name)
+        manage(worker, name)
 
 
-def test_a_file_of_ours_is_refused(world: WorkerContext) -> None:
+def test_a_file_of_ours_is_refused(worker: WorkerContext) -> None:
     with pytest.raises(BadRequest, match=f"a file of volume {VOLUME} already"):
-        manage(world, base_name(VOLUME))
+        manage(worker, base_name(VOLUME))
 
 
-def test_a_file_of_a_volume_nobody_knows_may_come_back(world: WorkerContext) -> None:
-    fakes.memory(world).entries[base_name(OTHER_VOLUME)] = File(Image(base_name(OTHER_VOLUME), "qcow2", GIB))
-    assert manage(world, base_name(OTHER_VOLUME)) != OTHER_VOLUME
+def test_a_file_of_a_volume_nobody_knows_may_come_back(worker: WorkerContext) -> None:
+    fakes.memory(worker).entries[base_name(OTHER_VOLUME)] = File(Image(base_name(OTHER_VOLUME), "qcow2", GIB))
+    assert manage(worker, base_name(OTHER_VOLUME)) != OTHER_VOLUME
 
 
-def test_a_file_of_a_chain_is_refused(world: WorkerContext) -> None:
-    header(world, backing=base_name(OTHER_VOLUME), backing_format="qcow2")
+def test_a_file_of_a_chain_is_refused(worker: WorkerContext) -> None:
+    header(worker, backing=base_name(OTHER_VOLUME), backing_format="qcow2")
     with pytest.raises(BadImage, match="stands alone"):
-        manage(world)
-    header(world, backing=None, backing_format=None)
+        manage(worker)
+    header(worker, backing=None, backing_format=None)
     above = base_name(OTHER_VOLUME)
-    fakes.memory(world).entries[above] = File(Image(above, "qcow2", 2 * GIB, FOREIGN, "qcow2"))
+    fakes.memory(worker).entries[above] = File(Image(above, "qcow2", 2 * GIB, FOREIGN, "qcow2"))
     with pytest.raises(FileInUse, match=f"{above} is based on it"):
-        manage(world)
+        manage(worker)
 
 
-def test_a_file_that_somebody_uses_is_refused_and_listed_with_who(world: WorkerContext) -> None:
-    share, compute = fakes.memory(world), fakes.compute(world)
+def test_a_file_that_somebody_uses_is_refused_and_listed_with_who(worker: WorkerContext) -> None:
+    share, compute = fakes.memory(worker), fakes.compute(worker)
     golden = File(Image("golden", "qcow2", GIB, FOREIGN, "qcow2"))
     users: dict[str, Callable[[], object]] = {
         "a program has it open": lambda: share.opened.add(FOREIGN),
@@ -119,10 +119,10 @@ def test_a_file_that_somebody_uses_is_refused_and_listed_with_who(world: WorkerC
     for words, use in users.items():
         use()
         with pytest.raises(FileInUse, match=words):
-            manage(world)
+            manage(worker)
         (entry,) = [
             each
-            for each in manageable_volume_requests.manageable(world, ADMIN, HOST)
+            for each in manageable_volume_requests.manageable(worker, ADMIN, HOST)
             if each["reference"] == {"source-name": FOREIGN}
         ]
         assert not entry["safe_to_manage"]
@@ -130,43 +130,43 @@ def test_a_file_that_somebody_uses_is_refused_and_listed_with_who(world: WorkerC
     assert FOREIGN in share.entries
 
 
-def test_where_compute_does_not_answer_nobody_knows_who_uses_a_file(world: WorkerContext) -> None:
-    fakes.compute(world).silent = True
+def test_where_compute_does_not_answer_nobody_knows_who_uses_a_file(worker: WorkerContext) -> None:
+    fakes.compute(worker).silent = True
     with pytest.raises(ServiceUnavailable):
-        manage(world)
+        manage(worker)
 
 
 @pytest.mark.parametrize("size", [GIB - 512, GIB + 1, 1])
-def test_a_file_of_no_whole_gib_is_refused(world: WorkerContext, size: int) -> None:
-    header(world, size=size)
+def test_a_file_of_no_whole_gib_is_refused(worker: WorkerContext, size: int) -> None:
+    header(worker, size=size)
     with pytest.raises(BadImage, match="no whole GiB"):
-        manage(world)
+        manage(worker)
 
 
-def test_a_backend_nobody_has_is_refused(world: WorkerContext) -> None:
+def test_a_backend_nobody_has_is_refused(worker: WorkerContext) -> None:
     for host in ("here", "here@", "here@golden", "here@local#/elsewhere"):
         with pytest.raises(BadRequest, match="get_pools"):
-            manage(world, host=host)
+            manage(worker, host=host)
 
 
-def test_every_refusal_changes_nothing(world: WorkerContext) -> None:
+def test_every_refusal_changes_nothing(worker: WorkerContext) -> None:
     for name in (base_name(VOLUME), "nothing"):
         with pytest.raises(StillframeError):
-            manage(world, name)
-    with world.database.read() as connection:
+            manage(worker, name)
+    with worker.database.read() as connection:
         assert len(volumes.list_all(connection)) == 1
         assert operations.unfinished(connection, "volumes") == []
 
 
-def test_files_are_listed_with_what_speaks_against_them(world: WorkerContext) -> None:
-    share = fakes.memory(world)
+def test_files_are_listed_with_what_speaks_against_them(worker: WorkerContext) -> None:
+    share = fakes.memory(worker)
     share.entries["chained"] = File(Image("chained", "qcow2", GIB, FOREIGN, "qcow2"))
     share.entries["odd"] = File(Image("odd", "qcow2", GIB + 1))
     share.entries["raw"] = File(Image("raw", "raw", GIB))
     share.documents[f"volume-{VOLUME}.record"] = {"version": 1}
     share.documents[f"volume-{VOLUME}.info"] = {"active": "x"}
     share.entries[".tmp.x"] = File(Image(".tmp.x", "qcow2", GIB))
-    found = {entry["reference"]["source-name"]: entry for entry in manageable_volume_requests.manageable(world, ADMIN, HOST)}
+    found = {entry["reference"]["source-name"]: entry for entry in manageable_volume_requests.manageable(worker, ADMIN, HOST)}
     assert set(found) == {FOREIGN, "chained", "odd", "raw", base_name(VOLUME)}
     assert found[base_name(VOLUME)]["cinder_id"] == VOLUME
     assert [name for name, entry in found.items() if entry["safe_to_manage"]] == []
@@ -174,18 +174,18 @@ def test_files_are_listed_with_what_speaks_against_them(world: WorkerContext) ->
     assert f"odd has {GIB + 1} bytes, which are no whole GiB" in found["odd"]["reason_not_safe"]
     assert found["chained"]["reason_not_safe"].startswith(f"chained is backed by {FOREIGN};")
     share.entries.pop("chained")
-    again = {entry["reference"]["source-name"]: entry for entry in manageable_volume_requests.manageable(world, ADMIN, HOST)}
+    again = {entry["reference"]["source-name"]: entry for entry in manageable_volume_requests.manageable(worker, ADMIN, HOST)}
     assert (again[FOREIGN]["safe_to_manage"], again[FOREIGN]["size"]) == (True, 2)
 
 
 def test_a_list_opens_every_file_a_few_times_however_many_there_are(
-    world: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who uses what is looked for once a request: programs once, the header of each file once for all names."""
     path = tmp_path / "many"
     path.mkdir()
-    pool = SimpleNamespace(share=lambda: DirectoryShare(path, directory.prepare(path), 0))
-    monkeypatch.setattr(manageable_volume_requests, "find_pool", lambda _world, _host: pool)
+    pool = SimpleNamespace(share=lambda: DirectoryShare(path, markers.prepare(path), 0))
+    monkeypatch.setattr(manageable_volume_requests, "find_pool", lambda _worker, _host: pool)
     opened, looked, open_, programs = [], [], os.open, users.programs
     monkeypatch.setattr(os, "open", lambda *words, **more: opened.append(words) or open_(*words, **more))  # type: ignore[func-returns-value]
     monkeypatch.setattr(users, "programs", lambda wanted: looked.append(wanted) or programs(wanted))  # type: ignore[func-returns-value]
@@ -194,26 +194,26 @@ def test_a_list_opens_every_file_a_few_times_however_many_there_are(
         (path / f"foreign-{number}").write_bytes(Header(size=GIB + 512, l1_entries=3).start().ljust(4 * CLUSTER, b"\0"))
         if number in (19, 59):
             opened.clear()
-            found = manageable_volume_requests.manageable(world, ADMIN, HOST)
+            found = manageable_volume_requests.manageable(worker, ADMIN, HOST)
             assert ["no whole GiB" in each["reason_not_safe"] for each in found] == [True] * (number + 1)
             opens.append(len(opened))
     assert len(looked) == 2
     assert opens[1] <= 3 * opens[0] <= 60 * 12
 
 
-def test_a_page_of_the_list_looks_at_its_own_files_only(world: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    share, asked = fakes.memory(world), []
+def test_a_page_of_the_list_looks_at_its_own_files_only(worker: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    share, asked = fakes.memory(worker), []
     for number in range(5):
         share.entries[f"image-{number}"] = File(Image(f"image-{number}", "qcow2", GIB))
     monkeypatch.setattr(share, "check_whole", lambda name, _format, _seconds: asked.append(name))
-    found = manageable_volume_requests.manageable(world, ADMIN, HOST, offset=2, limit=2)
+    found = manageable_volume_requests.manageable(worker, ADMIN, HOST, offset=2, limit=2)
     assert [each["reference"]["source-name"] for each in found] == ["image-1", "image-2"] == asked
 
 
 def test_a_list_looks_into_all_its_files_for_as_long_as_a_request_into_one(
-    world: WorkerContext, monkeypatch: pytest.MonkeyPatch
+    worker: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    share, given, clock = fakes.memory(world), list[float](), [100.0]
+    share, given, clock = fakes.memory(worker), list[float](), [100.0]
     for number in range(3):
         share.entries[f"image-{number}"] = File(Image(f"image-{number}", "qcow2", GIB))
 
@@ -223,11 +223,11 @@ def test_a_list_looks_into_all_its_files_for_as_long_as_a_request_into_one(
 
     monkeypatch.setattr(share, "check_whole", look)
     monkeypatch.setattr(manageable_volume_requests, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    manageable_volume_requests.manageable(world, ADMIN, HOST)
+    manageable_volume_requests.manageable(worker, ADMIN, HOST)
     assert given[:3] == [15.0, 5.0, 0.0]
 
 
-def test_a_file_is_taken_over_only_when_every_user_is_known(world: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_taken_over_only_when_every_user_is_known(worker: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """A saved memory that cannot be read may need it. What is a volume's own is told by its attachment."""
 
     def named(_directory: Path, sure: bool = False) -> dict[str, list[str]]:
@@ -235,7 +235,7 @@ def test_a_file_is_taken_over_only_when_every_user_is_known(world: WorkerContext
             raise ServiceUnavailable("a saved memory cannot be read")
         return {}
 
-    monkeypatch.setattr(world.compute, "named_files", named)
+    monkeypatch.setattr(worker.compute, "named_files", named)
     with pytest.raises(ServiceUnavailable, match="saved memory"):
-        manage(world)
-    assert file_users.naming(world, fakes.memory(world), VOLUME) == []
+        manage(worker)
+    assert file_users.naming(worker, fakes.memory(worker), VOLUME) == []

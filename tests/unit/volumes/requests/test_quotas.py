@@ -8,10 +8,10 @@ from tests.unit.volumes import fakes
 
 
 def test_limits_are_set_and_cleared_for_a_project(database: Database, tmp_path: Path) -> None:
-    world, admin = fakes.world(database, tmp_path), context("admin")
-    quota_requests.set_quotas(world, admin, "demo", {"volumes": 1})
+    worker, admin = fakes.worker(database, tmp_path), context("admin")
+    quota_requests.set_quotas(worker, admin, "demo", {"volumes": 1})
     with database.read() as connection:
         assert quotas.limits(connection, "demo") == {"volumes": 1}
-    quota_requests.clear_quotas(world, admin, "demo")
+    quota_requests.clear_quotas(worker, admin, "demo")
     with database.read() as connection:
         assert quotas.limits(connection, "demo") == {}

@@ -11,8 +11,9 @@ from stillframe.chain.names import base_name, overlay_name
 from stillframe.context import Context
 from stillframe.db import attachments, operations, snapshots, volumes
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
+from stillframe.db.rows import OperationRow, VolumeRow
 from stillframe.db.tables import operations as table
+from stillframe.db.values import NewAttachment
 from stillframe.errors import BadRequest, Conflict, NotFound, QuotaExceeded, ShareUnavailable
 from stillframe.volumes.requests import snapshots as snapshot_requests
 from stillframe.volumes.requests import volumes as volume_requests
@@ -27,11 +28,11 @@ BASE, FIRST, SECOND = base_name(VOLUME), overlay_name(VOLUME, SNAPSHOT), overlay
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> WorkerContext:
+def worker(database: Database, tmp_path: Path) -> WorkerContext:
     """One file, no snapshot."""
     with database.write() as connection:
         builders.volume_row(connection)
-    return fakes.world(database, tmp_path)
+    return fakes.worker(database, tmp_path)
 
 
 @pytest.fixture
@@ -41,78 +42,79 @@ def three(database: Database, tmp_path: Path) -> WorkerContext:
         builders.volume_row(connection, active_file=SECOND)
         builders.snapshot_row(connection)
         builders.snapshot_row(connection, id=OTHER_SNAPSHOT, backing=FIRST)
-    return fakes.world(database, tmp_path, fakes.share(FIRST, SECOND))
+    return fakes.worker(database, tmp_path, fakes.share(FIRST, SECOND))
 
 
-def row(world: WorkerContext) -> Row:
-    with world.database.read() as connection:
+def row(worker: WorkerContext) -> VolumeRow:
+    with worker.database.read() as connection:
         found = volumes.get(connection, VOLUME, None)
     assert found is not None
     return found
 
 
-def put(world: WorkerContext, **values: Any) -> None:
-    with world.database.write() as connection:
+def put(worker: WorkerContext, **values: Any) -> None:
+    with worker.database.write() as connection:
         volumes.change(connection, VOLUME, **values)
 
 
-def statuses(world: WorkerContext) -> list[str]:
-    with world.database.read() as connection:
+def statuses(worker: WorkerContext) -> list[str]:
+    with worker.database.read() as connection:
         return [found["status"] for found in snapshots.of_volume(connection, VOLUME)]
 
 
-def planned(world: WorkerContext) -> list[Row]:
-    with world.database.read() as connection:
+def planned(worker: WorkerContext) -> list[OperationRow]:
+    with worker.database.read() as connection:
         return operations.unfinished(connection, "volumes")
 
 
-def verbs(world: WorkerContext) -> list[str]:
-    (operation,) = planned(world)
+def verbs(worker: WorkerContext) -> list[str]:
+    (operation,) = planned(worker)
     return [step["verb"] for step in operation["plan"]]
 
 
-def attach(world: WorkerContext, active: bool) -> None:
-    server = {"id": SERVER, "active": active, "file": row(world)["active_file"]}
-    fakes.compute(world).servers[VOLUME] = server
-    put(world, status="in-use")
-    entry = {"id": SET, "project_id": "demo", "volume_id": VOLUME, "instance_id": SERVER, "status": "attached", "mode": "rw"}
-    with world.database.write() as connection:
+def attach(worker: WorkerContext, active: bool) -> None:
+    server = {"id": SERVER, "active": active, "file": row(worker)["active_file"]}
+    fakes.compute(worker).servers[VOLUME] = server
+    put(worker, status="in-use")
+    entry: NewAttachment = {"id": SET, "project_id": "demo", "volume_id": VOLUME, "status": "attached", "mode": "rw"}
+    entry["instance_id"] = SERVER
+    with worker.database.write() as connection:
         attachments.insert(connection, entry)
 
 
-def link(world: WorkerContext, file: str = BASE) -> None:
-    with world.database.write() as connection:
+def link(worker: WorkerContext, file: str = BASE) -> None:
+    with worker.database.write() as connection:
         builders.volume_row(connection, id=OTHER_VOLUME, linked_to={"volume_id": VOLUME, "file": file, "format": "qcow2"})
 
 
 @pytest.mark.parametrize("status", ["available", "error", "error_deleting", "error_restoring", "error_extending"])
-def test_a_volume_that_nothing_uses_is_deleted(world: WorkerContext, status: str) -> None:
-    put(world, status=status)
-    volume_requests.delete(world, MEMBER, VOLUME)
-    assert row(world)["status"] == "deleting"
-    assert verbs(world) == ["check_unused", "remove_files"]
-    assert planned(world)[0]["intent"]["status_before"] == status
+def test_a_volume_that_nothing_uses_is_deleted(worker: WorkerContext, status: str) -> None:
+    put(worker, status=status)
+    volume_requests.delete(worker, MEMBER, VOLUME)
+    assert row(worker)["status"] == "deleting"
+    assert verbs(worker) == ["check_unused", "remove_files"]
+    assert planned(worker)[0]["intent"]["status_before"] == status
 
 
 @pytest.mark.parametrize("status", ["in-use", "reserved", "attaching", "creating", "deleting", "reverting", "backing-up"])
-def test_a_volume_in_use_is_not_deleted(world: WorkerContext, status: str) -> None:
-    put(world, status=status)
+def test_a_volume_in_use_is_not_deleted(worker: WorkerContext, status: str) -> None:
+    put(worker, status=status)
     with pytest.raises(BadRequest, match=status):
-        volume_requests.delete(world, MEMBER, VOLUME)
-    assert planned(world) == []
+        volume_requests.delete(worker, MEMBER, VOLUME)
+    assert planned(worker) == []
 
 
-def test_force_deletes_in_any_status_but_never_what_is_attached(world: WorkerContext) -> None:
-    put(world, status="creating")
-    volume_requests.delete(world, ADMIN, VOLUME, force=True)
-    assert row(world)["status"] == "deleting"
+def test_force_deletes_in_any_status_but_never_what_is_attached(worker: WorkerContext) -> None:
+    put(worker, status="creating")
+    volume_requests.delete(worker, ADMIN, VOLUME, force=True)
+    assert row(worker)["status"] == "deleting"
 
 
-def test_force_does_not_delete_what_is_attached(world: WorkerContext) -> None:
-    attach(world, active=True)
+def test_force_does_not_delete_what_is_attached(worker: WorkerContext) -> None:
+    attach(worker, active=True)
     with pytest.raises(BadRequest, match="in-use"):
-        volume_requests.delete(world, ADMIN, VOLUME, force=True)
-    assert planned(world) == []
+        volume_requests.delete(worker, ADMIN, VOLUME, force=True)
+    assert planned(worker) == []
 
 
 def test_a_volume_with_snapshots_goes_only_with_them(three: WorkerContext) -> None:
@@ -133,11 +135,11 @@ def test_a_volume_a_linked_clone_reads_is_not_deleted(three: WorkerContext, casc
     assert (planned(three), row(three)["status"], statuses(three)) == ([], "available", ["available"] * 2)
 
 
-def test_a_volume_an_operation_holds_is_not_deleted(world: WorkerContext) -> None:
-    volume_requests.delete(world, MEMBER, VOLUME)
+def test_a_volume_an_operation_holds_is_not_deleted(worker: WorkerContext) -> None:
+    volume_requests.delete(worker, MEMBER, VOLUME)
     with pytest.raises((Conflict, BadRequest)):
-        volume_requests.delete(world, MEMBER, VOLUME)
-    assert len(planned(world)) == 1
+        volume_requests.delete(worker, MEMBER, VOLUME)
+    assert len(planned(worker)) == 1
 
 
 @pytest.mark.parametrize("wanted", [VOLUME, OTHER_VOLUME])
@@ -162,106 +164,109 @@ def test_a_foreign_volume_is_answered_as_a_missing_one(three: WorkerContext, who
     assert planned(three) == []
 
 
-def test_metadata_is_merged_replaced_and_taken_away(world: WorkerContext) -> None:
-    volume_requests.set_metadata(world, MEMBER, VOLUME, {"a": "1"}, replace=True)
-    assert volume_requests.set_metadata(world, MEMBER, VOLUME, {"b": "2"}, replace=False) == {"a": "1", "b": "2"}
-    volume_requests.delete_metadata_key(world, MEMBER, VOLUME, "a")
+def test_metadata_is_merged_replaced_and_taken_away(worker: WorkerContext) -> None:
+    volume_requests.set_metadata(worker, MEMBER, VOLUME, {"a": "1"}, replace=True)
+    assert volume_requests.set_metadata(worker, MEMBER, VOLUME, {"b": "2"}, replace=False) == {"a": "1", "b": "2"}
+    volume_requests.delete_metadata_key(worker, MEMBER, VOLUME, "a")
     with pytest.raises(NotFound, match="'a'"):
-        volume_requests.delete_metadata_key(world, MEMBER, VOLUME, "a")
-    assert row(world)["metadata"] == {"b": "2"}
-    assert [operation["kind"] for operation in planned(world)] == ["record_chain"]
+        volume_requests.delete_metadata_key(worker, MEMBER, VOLUME, "a")
+    assert row(worker)["metadata"] == {"b": "2"}
+    assert [operation["kind"] for operation in planned(worker)] == ["record_chain"]
 
 
-def test_metadata_does_not_grow_request_by_request(world: WorkerContext) -> None:
+def test_metadata_does_not_grow_request_by_request(worker: WorkerContext) -> None:
     """Each added as much as one request may hold, without end."""
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         builders.snapshot_row(connection)
     full = {str(number): "v" for number in range(lookup.MOST_METADATA)}
     ways: list[Callable[[dict[str, str]], dict[str, str]]] = [
-        lambda more: volume_requests.set_metadata(world, MEMBER, VOLUME, more, replace=False),
-        lambda more: volume_requests.set_image_metadata(world, MEMBER, VOLUME, more),
-        lambda more: snapshot_requests.set_metadata(world, MEMBER, SNAPSHOT, more, replace=False),
+        lambda more: volume_requests.set_metadata(worker, MEMBER, VOLUME, more, replace=False),
+        lambda more: volume_requests.set_image_metadata(worker, MEMBER, VOLUME, more),
+        lambda more: snapshot_requests.set_metadata(worker, MEMBER, SNAPSHOT, more, replace=False),
     ]
     for add in ways:
         add(full)
         with pytest.raises(QuotaExceeded, match="metadata pairs"):
             add({"one more": "v"})
         assert add({"7": "changed"}) == {**full, "7": "changed"}
+        with pytest.raises(QuotaExceeded, match=r"bytes of metadata, at most 73728"):
+            add({str(number): "\N{GRINNING FACE}" * 255 for number in range(80)})
 
 
-def test_image_metadata_is_merged_and_taken_away_to_nothing(world: WorkerContext) -> None:
-    volume_requests.set_image_metadata(world, MEMBER, VOLUME, {"a": "1"})
-    assert volume_requests.set_image_metadata(world, MEMBER, VOLUME, {"b": "2"}) == {"a": "1", "b": "2"}
+def test_image_metadata_is_merged_and_taken_away_to_nothing(worker: WorkerContext) -> None:
+    volume_requests.set_image_metadata(worker, MEMBER, VOLUME, {"a": "1"})
+    assert volume_requests.set_image_metadata(worker, MEMBER, VOLUME, {"b": "2"}) == {"a": "1", "b": "2"}
     for key in "ab":
-        volume_requests.unset_image_metadata(world, MEMBER, VOLUME, key)
-    assert row(world)["image_metadata"] is None
+        volume_requests.unset_image_metadata(worker, MEMBER, VOLUME, key)
+    assert row(worker)["image_metadata"] is None
     with pytest.raises(NotFound, match="'a'"):
-        volume_requests.unset_image_metadata(world, MEMBER, VOLUME, "a")
+        volume_requests.unset_image_metadata(worker, MEMBER, VOLUME, "a")
 
 
-def test_whether_a_volume_boots_is_said_and_unsaid(world: WorkerContext) -> None:
+def test_whether_a_volume_boots_is_said_and_unsaid(worker: WorkerContext) -> None:
     for value in (True, False):
-        volume_requests.set_bootable(world, MEMBER, VOLUME, value)
-        assert row(world)["bootable"] is value
+        volume_requests.set_bootable(worker, MEMBER, VOLUME, value)
+        assert row(worker)["bootable"] is value
 
 
-def test_every_change_of_a_row_is_written_beside_the_files(world: WorkerContext) -> None:
+def test_every_change_of_a_row_is_written_beside_the_files(worker: WorkerContext) -> None:
     """What is not would be lost when the rows are made again from the share."""
     changes: list[Any] = [
-        lambda: volume_requests.update(world, MEMBER, VOLUME, {"name": "x"}),
-        lambda: volume_requests.set_metadata(world, MEMBER, VOLUME, {"k": "v"}, True),
-        lambda: volume_requests.delete_metadata_key(world, MEMBER, VOLUME, "k"),
-        lambda: volume_requests.set_bootable(world, MEMBER, VOLUME, True),
-        lambda: volume_requests.set_image_metadata(world, MEMBER, VOLUME, {"k": "v"}),
-        lambda: volume_requests.unset_image_metadata(world, MEMBER, VOLUME, "k"),
+        lambda: volume_requests.update(worker, MEMBER, VOLUME, {"name": "x"}),
+        lambda: volume_requests.set_metadata(worker, MEMBER, VOLUME, {"k": "v"}, True),
+        lambda: volume_requests.delete_metadata_key(worker, MEMBER, VOLUME, "k"),
+        lambda: volume_requests.set_bootable(worker, MEMBER, VOLUME, True),
+        lambda: volume_requests.set_image_metadata(worker, MEMBER, VOLUME, {"k": "v"}),
+        lambda: volume_requests.unset_image_metadata(worker, MEMBER, VOLUME, "k"),
     ]
     for change in changes:
         change()
-        (operation,) = planned(world)
+        (operation,) = planned(worker)
         assert operation["kind"] == "record_chain"
-        with world.database.write() as connection:
+        with worker.database.write() as connection:
             connection.execute(update(table).values(state="done"))
 
 
-def test_a_volume_grows(world: WorkerContext) -> None:
-    volume_requests.extend(world, MEMBER, VOLUME, 3)
-    assert (row(world)["status"], row(world)["size"]) == ("extending", 1)
-    (operation,) = planned(world)
-    assert verbs(world) == ["check_unused", "Resize"]
+def test_a_volume_grows(worker: WorkerContext) -> None:
+    volume_requests.extend(worker, MEMBER, VOLUME, 3)
+    assert (row(worker)["status"], row(worker)["size"]) == ("extending", 1)
+    (operation,) = planned(worker)
+    assert verbs(worker) == ["check_unused", "Resize"]
     assert operation["plan"][1]["args"]["size"] == 3 * GIB
 
 
 @pytest.mark.parametrize("size", [1, 0, -1])
-def test_a_volume_never_shrinks(world: WorkerContext, size: int) -> None:
+def test_a_volume_never_shrinks(worker: WorkerContext, size: int) -> None:
     with pytest.raises(BadRequest, match="must be more than the 1 GiB"):
-        volume_requests.extend(world, MEMBER, VOLUME, size)
+        volume_requests.extend(worker, MEMBER, VOLUME, size)
 
 
-def test_a_volume_grows_within_the_quota_the_size_and_the_share(world: WorkerContext, tmp_path: Path) -> None:
+def test_a_volume_grows_within_the_quota_the_size_and_the_share(worker: WorkerContext, tmp_path: Path) -> None:
     refusing: list[tuple[dict[str, Any], str]] = [
         ({"quota_gigabytes": 2}, "gigabytes"),
         ({"per_volume_gigabytes": 2}, "larger"),
     ]
     for options, told in refusing:
         with pytest.raises((QuotaExceeded, BadRequest), match=told):
-            volume_requests.extend(fakes.world(world.database, tmp_path, **options), MEMBER, VOLUME, 3)
+            volume_requests.extend(fakes.worker(worker.database, tmp_path, **options), MEMBER, VOLUME, 3)
+    endless = fakes.worker(worker.database, tmp_path, quota_gigabytes=-1, per_volume_gigabytes=1 << 21)
     with pytest.raises(ShareUnavailable, match="promised"):
-        volume_requests.extend(world, MEMBER, VOLUME, 1 << 20)
-    volume_requests.extend(fakes.world(world.database, tmp_path, quota_gigabytes=3), MEMBER, VOLUME, 3)
+        volume_requests.extend(endless, MEMBER, VOLUME, 1 << 20)
+    volume_requests.extend(fakes.worker(worker.database, tmp_path, quota_gigabytes=3), MEMBER, VOLUME, 3)
 
 
-def test_an_attached_volume_grows_under_its_server(world: WorkerContext) -> None:
-    attach(world, active=True)
-    volume_requests.extend(world, MEMBER, VOLUME, 3)
-    assert verbs(world) == ["ResizeLive"]
-    assert planned(world)[0]["intent"]["status_before"] == "in-use"
+def test_an_attached_volume_grows_under_its_server(worker: WorkerContext) -> None:
+    attach(worker, active=True)
+    volume_requests.extend(worker, MEMBER, VOLUME, 3)
+    assert verbs(worker) == ["ResizeLive"]
+    assert planned(worker)[0]["intent"]["status_before"] == "in-use"
 
 
 @pytest.mark.parametrize("status", ["error", "reserved", "reverting", "extending"])
-def test_a_volume_in_between_does_not_grow(world: WorkerContext, status: str) -> None:
-    put(world, status=status)
+def test_a_volume_in_between_does_not_grow(worker: WorkerContext, status: str) -> None:
+    put(worker, status=status)
     with pytest.raises(BadRequest, match=status):
-        volume_requests.extend(world, MEMBER, VOLUME, 3)
+        volume_requests.extend(worker, MEMBER, VOLUME, 3)
 
 
 def test_only_the_newest_snapshot_is_reverted_to_unless_it_is_said_what_becomes_of_newer_ones(three: WorkerContext) -> None:
@@ -356,38 +361,38 @@ def test_a_revert_that_was_written_upon_is_not_undone(database: Database, tmp_pa
     with database.write() as connection:
         builders.volume_row(connection, active_file=SECOND, undo_file=FIRST)
         builders.snapshot_row(connection)
-    world = fakes.world(database, tmp_path, memory)
+    worker = fakes.worker(database, tmp_path, memory)
     memory.write(SECOND, 1, 1)
     with pytest.raises(Conflict, match="written to"):
-        volume_requests.undo_revert(world, MEMBER, VOLUME)
+        volume_requests.undo_revert(worker, MEMBER, VOLUME)
     memory.entries[SECOND].clusters.clear()
-    volume_requests.undo_revert(world, MEMBER, VOLUME)
-    assert verbs(world) == ["check_unused", "check_empty", "Record", "Trash"]
+    volume_requests.undo_revert(worker, MEMBER, VOLUME)
+    assert verbs(worker) == ["check_unused", "check_empty", "Record", "Trash"]
 
 
-def test_a_status_is_set_by_hand(world: WorkerContext) -> None:
-    put(world, status="error", fault="why")
-    volume_requests.reset_status(world, ADMIN, VOLUME, "available")
-    assert (row(world)["status"], row(world)["fault"]) == ("available", None)
+def test_a_status_is_set_by_hand(worker: WorkerContext) -> None:
+    put(worker, status="error", fault="why")
+    volume_requests.reset_status(worker, ADMIN, VOLUME, "available")
+    assert (row(worker)["status"], row(worker)["fault"]) == ("available", None)
     with pytest.raises(BadRequest, match="is not attached, so its status cannot be in-use"):
-        volume_requests.reset_status(world, ADMIN, VOLUME, "in-use")
-    attach(world, active=True)
+        volume_requests.reset_status(worker, ADMIN, VOLUME, "in-use")
+    attach(worker, active=True)
     with pytest.raises(BadRequest, match="is attached to server"):
-        volume_requests.reset_status(world, ADMIN, VOLUME, "available")
-    volume_requests.reset_status(world, ADMIN, VOLUME, "error")
-    assert row(world)["status"] == "error"
+        volume_requests.reset_status(worker, ADMIN, VOLUME, "available")
+    volume_requests.reset_status(worker, ADMIN, VOLUME, "error")
+    assert row(worker)["status"] == "error"
 
 
-def test_a_status_is_not_set_while_an_operation_holds_the_volume(world: WorkerContext) -> None:
-    volume_requests.delete(world, MEMBER, VOLUME)
+def test_a_status_is_not_set_while_an_operation_holds_the_volume(worker: WorkerContext) -> None:
+    volume_requests.delete(worker, MEMBER, VOLUME)
     with pytest.raises(Conflict, match="busy"):
-        volume_requests.reset_status(world, ADMIN, VOLUME, "available")
+        volume_requests.reset_status(worker, ADMIN, VOLUME, "available")
 
 
-def test_a_volume_of_one_file_is_given_up(world: WorkerContext) -> None:
-    volume_requests.unmanage(world, ADMIN, VOLUME)
-    assert row(world)["status"] == "unmanaging"
-    (operation,) = planned(world)
+def test_a_volume_of_one_file_is_given_up(worker: WorkerContext) -> None:
+    volume_requests.unmanage(worker, ADMIN, VOLUME)
+    assert row(worker)["status"] == "unmanaging"
+    (operation,) = planned(worker)
     assert operation["plan"][1]["args"]["to"] == f"unmanaged-{VOLUME}"
     assert operation["intent"]["status_before"] == "available"
 
@@ -400,18 +405,18 @@ def test_a_volume_of_several_files_is_not_given_up(three: WorkerContext) -> None
 @pytest.mark.parametrize(
     "values", [{"active_file": FIRST}, {"linked_to": {"volume_id": OTHER_VOLUME, "file": "x", "format": "qcow2"}}]
 )
-def test_a_volume_that_is_no_file_of_its_own_is_not_given_up(world: WorkerContext, values: dict[str, Any]) -> None:
-    put(world, **values)
+def test_a_volume_that_is_no_file_of_its_own_is_not_given_up(worker: WorkerContext, values: dict[str, Any]) -> None:
+    put(worker, **values)
     with pytest.raises(BadRequest, match="several files"):
-        volume_requests.unmanage(world, ADMIN, VOLUME)
-    assert planned(world) == []
+        volume_requests.unmanage(worker, ADMIN, VOLUME)
+    assert planned(worker) == []
 
 
-def test_a_volume_somebody_reads_or_uses_is_not_given_up(world: WorkerContext) -> None:
-    put(world, status="in-use")
+def test_a_volume_somebody_reads_or_uses_is_not_given_up(worker: WorkerContext) -> None:
+    put(worker, status="in-use")
     with pytest.raises(BadRequest, match="in-use"):
-        volume_requests.unmanage(world, ADMIN, VOLUME)
-    put(world, status="available")
-    link(world)
+        volume_requests.unmanage(worker, ADMIN, VOLUME)
+    put(worker, status="available")
+    link(worker)
     with pytest.raises(Conflict, match=OTHER_VOLUME):
-        volume_requests.unmanage(world, ADMIN, VOLUME)
+        volume_requests.unmanage(worker, ADMIN, VOLUME)

@@ -1,0 +1,41 @@
+"""Lists that dashboards ask for before they show anything: which filters there are, and what this service has none of."""
+
+from collections.abc import Callable
+from typing import Any
+
+from stillframe.volumes.api import attachments, backups, messages, snapshots, transfers, volumes
+from stillframe.web.route import Call, Route
+
+_FILTERS = {
+    "volume": volumes.FILTERS,
+    "snapshot": snapshots.FILTERS,
+    "backup": backups.FILTERS,
+    "attachment": attachments.FILTERS,
+    "message": messages.FILTERS,
+    "transfer": transfers.FILTERS,
+}
+
+
+def resource_filters(call: Call) -> dict[str, Any]:
+    """``GET /resource_filters``: by what each list may be filtered; ``resource`` names one list."""
+    wanted = call.query.get("resource")
+    found = {name: filters for name, filters in _FILTERS.items() if wanted in (None, name)}
+    return {"resource_filters": [{"resource": name, "filters": list(filters)} for name, filters in found.items()]}
+
+
+def _nothing(key: str) -> Callable[[Call], dict[str, Any]]:
+    def list_none(_call: Call) -> dict[str, Any]:
+        return {key: []}
+
+    return list_none
+
+
+ROUTES = (
+    Route("GET", "/resource_filters", resource_filters, "volume:get", since=(3, 33)),
+    Route("GET", "/groups", _nothing("groups"), "group:get_all", since=(3, 13)),
+    Route("GET", "/groups/detail", _nothing("groups"), "group:get_all", since=(3, 13)),
+    Route("GET", "/group_snapshots", _nothing("group_snapshots"), "group:get_all", since=(3, 14)),
+    Route("GET", "/group_snapshots/detail", _nothing("group_snapshots"), "group:get_all", since=(3, 14)),
+    Route("GET", "/group_types", _nothing("group_types"), "group:get_all", since=(3, 11)),
+    Route("GET", "/default-types", _nothing("default_types"), "volume_extension:default_get_all", since=(3, 62)),
+)

@@ -1,0 +1,190 @@
+"""Requests for volumes that are adopted: a file that a server has open already becomes a volume where it is.
+
+Only compute asks, which has read the server's descriptions. The file is neither moved, renamed nor written.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from stillframe import trust
+from stillframe.chain import names
+from stillframe.chain.image import Image
+from stillframe.context import Context
+from stillframe.db import attachments, deployments, snapshots, volumes
+from stillframe.db.rows import VolumeRow
+from stillframe.db.tables import now
+from stillframe.errors import BadConfiguration, BadImage, BadRequest, Busy, Conflict
+from stillframe.host import files, inspection, mounts
+from stillframe.journal import record
+from stillframe.units import GIB
+from stillframe.volumes.operations import adopted_volumes as operations
+from stillframe.volumes.operations import chain_metadata
+from stillframe.volumes.requests import new_volumes
+from stillframe.volumes.storage.backends import Pool
+from stillframe.volumes.storage.drivers import markers
+from stillframe.volumes.worker import lookup
+from stillframe.volumes.worker.context import WorkerContext
+
+_IN_MEMORY = ("tmpfs", "ramfs")
+
+
+def look(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the volume would be, ``{"size"}`` in bytes, and changes nothing. ``wanted`` holds directory, an absolute
+    path, and file and format of what lies in it. Raises BadRequest, BadImage, Conflict, ForeignShare, ShareUnavailable."""
+    return {"size": _look(worker, wanted)[1].size}
+
+
+def adopt(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+    """Makes a volume of a file that a server has, attached to it from the beginning; returns its id. ``wanted`` as for
+    ``look``, and id, server_id, project_id, user_id, name, bootable. The same id again: the same volume.
+
+    The directory becomes a share of this host: a marker, and a directory for work, are made in it. Raises as ``look``, and
+    QuotaExceeded."""
+    volume_id = names.canonical_id(wanted["id"])
+    with worker.database.read() as connection:
+        if _is_same(volumes.get(connection, volume_id, None), wanted):
+            return volume_id
+    pool, image = _look(worker, wanted)
+    pool.share().probe_for_writing()
+    with worker.database.write() as connection:
+        if _is_same(volumes.get(connection, volume_id, None), wanted):
+            return volume_id
+        _refuse_taken(connection, pool, image.name)
+        record.refuse_if_busy(connection, operations.place(pool.export.export))
+        size = -(-image.size // GIB)
+        lookup.check_quota(worker, connection, wanted["project_id"], {"volumes": 1, "gigabytes": size})
+        _insert(worker, connection, pool, image, wanted)
+        record.submit(connection, chain_metadata.request(volume_id, context.request_id))
+    return volume_id
+
+
+def _look(worker: WorkerContext, wanted: dict[str, Any]) -> tuple[Pool, Image]:
+    pool = worker.backends.adopted(wanted["directory"])
+    place = Path(wanted["directory"])
+    _check_directory(worker, place)
+    markers.refuse_foreign(place, markers.marker_of(place), deployments.own(worker.database))
+    with files.share_errors(place):
+        try:
+            image = inspection.alone(place, wanted["file"], wanted["format"])
+        except FileNotFoundError as error:
+            raise BadImage(f"{place} has no file {wanted['file']!r}") from error
+    if image.backing is not None:
+        raise BadImage(
+            f"{image.name} is backed by {image.backing}; only a file that stands alone can be adopted. Give it all of its"
+            " content with 'virsh blockpull', then repeat"
+        )
+    if not image.size:
+        raise BadImage(f"{image.name} is empty")
+    if names.parse(image.name) is not None:
+        raise BadImage(f"{image.name} has the name of a volume's file; 'stillframe rebuild' takes such files in")
+    with worker.database.read() as connection:
+        _refuse_taken(connection, pool, image.name)
+    return pool, image
+
+
+def _check_directory(worker: WorkerContext, place: Path) -> None:
+    """Raises BadRequest for a directory that cannot be a share, or that nobody should make one."""
+    if not place.is_absolute() or Path(os.path.normpath(place)) != place:
+        raise BadRequest(f"the directory {str(place)[:200]!r} must be an absolute path without '..'")
+    if place.resolve() != place:
+        raise BadRequest(f"{place} leads through a symbolic link to {place.resolve()}; name that in the server's definition")
+    state = worker.settings.state_dir.resolve()
+    if place == Path("/") or place in (state, *state.parents) or (state in place.parents and not _is_share(worker, place)):
+        raise BadRequest(f"{place} cannot be a share: it is the root directory, or holds Stillframe's own state")
+    mounted = mounts.holding(place)
+    if mounted is not None and mounted.fstype in _IN_MEMORY:
+        raise BadRequest(f"{place} is on {mounted.fstype}, which loses everything when the host stops; move the disk elsewhere")
+    if mounted is not None and "ro" in mounted.options:
+        raise BadRequest(f"{place} is on a file system that is mounted read-only, so no overlay can be made beside the disk")
+    try:
+        trust.require_place(place, "the directory of the disk")
+    except BadConfiguration as error:
+        raise BadRequest(error.message) from error
+
+
+def _is_share(worker: WorkerContext, place: Path) -> bool:
+    return any(pool.export.export == str(place) for pool in worker.backends.pools)
+
+
+def _is_same(row: VolumeRow | None, wanted: dict[str, Any]) -> bool:
+    """Raises Conflict for an id that is another volume's."""
+    if row is None:
+        return False
+    if (row["share"], row["base_file"]) != (wanted["directory"], wanted["file"]):
+        raise Conflict(f"the id {row['id']} is that of another volume")
+    return True
+
+
+def _refuse_taken(connection: Connection, pool: Pool, file: str) -> None:
+    volume_id = volumes.adopted_bases(connection, pool.export.export).get(file)
+    if volume_id is not None:
+        raise Conflict(f"{file} is volume {volume_id} already", volume_id=volume_id)
+
+
+def _insert(worker: WorkerContext, connection: Connection, pool: Pool, image: Image, wanted: dict[str, Any]) -> None:
+    volumes.insert(
+        connection,
+        {
+            "id": wanted["id"],
+            "project_id": wanted["project_id"],
+            "user_id": wanted["user_id"],
+            "name": wanted.get("name"),
+            "size": -(-image.size // GIB),
+            "status": "in-use",
+            "volume_type_id": new_volumes.find_type(worker, {})["id"],
+            "availability_zone": worker.settings.availability_zone,
+            "metadata": {},
+            "active_file": image.name,
+            "format": image.format,
+            "base_format": image.format,
+            "base_file": image.name,
+            "backend": pool.backend,
+            "share": pool.export.export,
+            "bootable": bool(wanted.get("bootable")),
+            "created_at": now(),
+        },
+    )
+    attachments.insert(
+        connection,
+        {
+            "id": wanted["attachment_id"],
+            "project_id": wanted["project_id"],
+            "volume_id": wanted["id"],
+            "instance_id": wanted["server_id"],
+            "status": "attached",
+            "mode": "rw",
+            "connector": wanted["connector"],
+            "attached_at": now(),
+        },
+    )
+
+
+def release(worker: WorkerContext, context: Context, volume_id: str, keep_files: bool) -> str:
+    """Ends what ``adopt`` began: the volume and its snapshots are no more, the files stay. Without ``keep_files`` the volume
+    must be one file again, under its first name. Returns the id of the operation. Raises NotFound, Busy, Conflict."""
+    with worker.database.write() as connection:
+        row = lookup.volume(connection, context, volume_id)
+        if row["base_file"] is None:
+            raise Conflict(f"volume {row['id']} was not adopted; 'openstack volume delete --remote' unmanages it")
+        lookup.refuse_if_being_taken(connection, row["id"])
+        lookup.refuse_if_busy(connection, row["id"])
+        if not keep_files:
+            _refuse_unless_alone(connection, row)
+        linked = volumes.linked_to(connection, row["id"])
+        if linked:
+            raise Conflict(f"volume {row['id']} cannot be released: volume {linked[0]['id']} is linked to it")
+        return record.submit(connection, operations.release_request(row, context.request_id))
+
+
+def _refuse_unless_alone(connection: Connection, row: VolumeRow) -> None:
+    held = snapshots.of_volume(connection, row["id"])
+    if held:
+        raise Conflict(f"volume {row['id']} has {len(held)} snapshots; delete them first, or ask to keep their files")
+    if row["active_file"] != row["base_file"]:
+        raise Busy(
+            f"the server writes to {row['active_file']}, which gets its first name {row['base_file']} back when nobody has it"
+            " open: stop the server, and repeat some seconds later"
+        )
