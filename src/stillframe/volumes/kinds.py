@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from stillframe.journal.about import about
 from stillframe.journal.operation import Kind, Operation
-from stillframe.volumes.operations import backups, chain_metadata, images, snapshots, volumes
+from stillframe.volumes.operations import adopted_volumes, backups, chain_metadata, images, snapshots, volumes
 
 KINDS: Mapping[str, Kind] = {
     "create_volume": volumes.CREATE,
@@ -13,11 +14,12 @@ KINDS: Mapping[str, Kind] = {
     "extend_volume": volumes.EXTEND,
     "manage_volume": volumes.MANAGE,
     "unmanage_volume": volumes.UNMANAGE,
+    "release_volume": adopted_volumes.RELEASE,
     "create_snapshot": snapshots.CREATE,
     "delete_snapshot": snapshots.DELETE,
     "revert_volume": snapshots.REVERT,
     "undo_revert": snapshots.UNDO,
-    "let_go": snapshots.LET_GO,
+    "release_files": snapshots.RELEASE,
     "image_to_volume": images.IMPORT,
     "volume_to_image": images.UPLOAD,
     "create_backup": backups.CREATE,
@@ -29,5 +31,5 @@ KINDS: Mapping[str, Kind] = {
 
 def places(operation: Operation) -> tuple[str, ...]:
     """What an operation touches, and may hang at, within the lane of its share."""
-    volume_id = operation.intent.get("volume_id")
+    volume_id = about(operation.intent).volume_id
     return (f"volume {volume_id}",) if volume_id else ()

@@ -11,12 +11,17 @@ from stillframe.errors import BadImage, ChainConflict, FileInUse, HostCommandFai
 from stillframe.journal import record
 from stillframe.rpc.bus import Methods, table
 from stillframe.volumes.chain import view as chain_view
+from stillframe.volumes.requests import adopted_volumes, backup_costs, force_detach, new_volumes, pools, quotas, reservations
 from stillframe.volumes.requests import attachments as attachment_requests
-from stillframe.volumes.requests import backup_costs, force_detach, new_volumes, pools, quotas
 from stillframe.volumes.requests import backups as backup_requests
 from stillframe.volumes.requests import images as image_requests
 from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
+from stillframe.volumes.requests import messages as message_requests
+from stillframe.volumes.requests import qos_specs as qos_spec_requests
+from stillframe.volumes.requests import retype as retype_requests
+from stillframe.volumes.requests import services as service_requests
 from stillframe.volumes.requests import snapshots as snapshot_requests
+from stillframe.volumes.requests import transfers as transfer_requests
 from stillframe.volumes.requests import volume_types as volume_type_requests
 from stillframe.volumes.requests import volumes as volume_requests
 from stillframe.volumes.rpcapi import VolumesWorker
@@ -34,7 +39,7 @@ def answered_by(
     and is woken."""
 
     def answer(manager: "Manager", context: Context, /, *given: P.args, **parameters: P.kwargs) -> Answer:
-        found = manager.run(lambda: method(manager.world, context, *given, **parameters), parameters)
+        found = manager.run(lambda: method(manager.worker, context, *given, **parameters), parameters)
         if due:
             manager.wake()
         return found
@@ -46,7 +51,7 @@ def answered_by(
 class Manager:
     """The worker's side of the API: each method checks, changes rows in one transaction, and wakes the worker."""
 
-    world: WorkerContext
+    worker: WorkerContext
     wake: Callable[[], None]
 
     create_attachment = answered_by(attachment_requests.create)
@@ -83,14 +88,41 @@ class Manager:
     cancel_snapshot_deletion = answered_by(snapshot_requests.cancel_deletion)
     reset_snapshot_status = answered_by(snapshot_requests.reset_status)
     create_snapshot_metadata = answered_by(snapshot_requests.create_metadata, due=False)
+    create_set_metadata = answered_by(snapshot_requests.create_set_metadata, due=False)
+    finalize_set_metadata = answered_by(snapshot_requests.finalize_set_metadata, due=False)
     finalize_snapshot_metadata = answered_by(snapshot_requests.finalize_metadata, due=False)
     snapshot_delete_metadata = answered_by(snapshot_requests.drop_metadata)
     update_snapshot_status = answered_by(snapshot_requests.update_status)
+    create_transfer = answered_by(transfer_requests.create, due=False)
+    accept_transfer = answered_by(transfer_requests.accept)
+    delete_transfer = answered_by(transfer_requests.delete, due=False)
+    reserve_volume = answered_by(reservations.reserve, due=False)
+    unreserve_volume = answered_by(reservations.unreserve, due=False)
+    begin_detaching = answered_by(reservations.begin_detaching, due=False)
+    roll_detaching = answered_by(reservations.roll_detaching, due=False)
+    attach_volume = answered_by(reservations.attach)
+    detach_volume = answered_by(reservations.detach)
+    set_volume_readonly = answered_by(reservations.set_readonly)
+    retype_volume = answered_by(retype_requests.retype)
+    delete_message = answered_by(message_requests.delete, due=False)
+    set_service_state = answered_by(service_requests.set_state, due=False)
+    set_quota_class = answered_by(quotas.set_class, due=False)
+    add_type_access = answered_by(volume_type_requests.add_access, due=False)
+    remove_type_access = answered_by(volume_type_requests.remove_access, due=False)
+    create_qos_specs = answered_by(qos_spec_requests.create, due=False)
+    change_qos_specs = answered_by(qos_spec_requests.change, due=False)
+    delete_qos_spec_keys = answered_by(qos_spec_requests.delete_keys, due=False)
+    delete_qos_specs = answered_by(qos_spec_requests.delete, due=False)
+    associate_qos_specs = answered_by(qos_spec_requests.associate, due=False)
+    disassociate_qos_specs = answered_by(qos_spec_requests.disassociate, due=False)
     create_type = answered_by(volume_type_requests.create)
     update_type = answered_by(volume_type_requests.update)
     delete_type = answered_by(volume_type_requests.delete)
     set_type_extra_specs = answered_by(volume_type_requests.set_extra_specs)
     delete_type_extra_spec = answered_by(volume_type_requests.delete_extra_spec)
+    look_at_adoptable = answered_by(adopted_volumes.look)
+    adopt_volume = answered_by(adopted_volumes.adopt)
+    release_volume = answered_by(adopted_volumes.release)
     list_pools = answered_by(pools.pools)
     update_volume = answered_by(volume_requests.update)
     set_volume_metadata = answered_by(volume_requests.set_metadata)
@@ -132,7 +164,7 @@ class Manager:
     def _refuse_what_changes(self, parameters: Mapping[str, Any]) -> None:
         named = {**parameters, **(parameters.get("wanted") or {})}
         snapshot_ids = [*(named.get("snapshot_ids") or []), named.get("snapshot_id")]
-        with self.world.database.read() as connection:
+        with self.worker.database.read() as connection:
             rows = [snapshots.get(connection, str(each), None) for each in snapshot_ids if each]
             volume_ids = {named.get("volume_id"), named.get("source_volid"), *(row["volume_id"] for row in rows if row)}
             for volume_id in sorted(str(each) for each in volume_ids if each):

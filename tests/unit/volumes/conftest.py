@@ -46,7 +46,7 @@ def new_site(migrated: Path, tmp_path: Path, clock: Clock) -> Iterator[NewSite]:
         opened.append(database)
         with database.write() as connection:
             volume_types.ensure_default(connection)
-        return Site(fakes.world(database, tmp_path, MemoryShare()), clock)
+        return Site(fakes.worker(database, tmp_path, MemoryShare()), clock)
 
     yield make
     while opened:

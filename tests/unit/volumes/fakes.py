@@ -132,7 +132,7 @@ def share(*overlays: str, volume_id: str = VOLUME) -> MemoryShare:
     return made
 
 
-def world(database: Database, state_dir: Path, memory: MemoryShare | None = None, **options: Any) -> WorkerContext:
+def worker(database: Database, state_dir: Path, memory: MemoryShare | None = None, **options: Any) -> WorkerContext:
     """``options`` are of the volumes section."""
     loaded = settings(state_dir, **{"share_dir": SHARE, **options}).of("volumes")
     backends = Backends(loaded, database)
@@ -146,13 +146,13 @@ def world(database: Database, state_dir: Path, memory: MemoryShare | None = None
     return WorkerContext(database, backends, cast("Any", Compute(used)), cast("Any", None), loaded)
 
 
-def memory(world: WorkerContext) -> MemoryShare:
-    found = world.backends.pools[0].share()
+def memory(worker: WorkerContext) -> MemoryShare:
+    found = worker.backends.pools[0].share()
     assert isinstance(found, MemoryShare)
     return found
 
 
-def compute(world: WorkerContext) -> Compute:
-    found: Any = world.compute
+def compute(worker: WorkerContext) -> Compute:
+    found: Any = worker.compute
     assert isinstance(found, Compute)
     return found

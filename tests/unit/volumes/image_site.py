@@ -3,7 +3,7 @@
 from typing import Any
 
 from stillframe import config
-from stillframe.volumes.clients.glance import ImageDoor
+from stillframe.volumes.clients.glance import ImageClient
 from tests.unit.http_site import Site, in_order
 
 IMAGE = "7a7a7a7a-7777-4777-8777-777777777777"
@@ -32,10 +32,10 @@ def document(**more: Any) -> dict[str, Any]:
     }
 
 
-def door(*answers: Any, **options: Any) -> tuple[ImageDoor, Site]:
-    """A door that needs no signing in, and what it will be answered."""
+def client(*answers: Any, **options: Any) -> tuple[ImageClient, Site]:
+    """A client that needs no signing in, and what it will be answered."""
     given = {"endpoint": ENDPOINT, **options}
-    made = ImageDoor(config.load(overrides={("image", name): value for name, value in given.items()}))
+    made = ImageClient(config.load(overrides={("image", name): value for name, value in given.items()}))
     site = in_order(*answers)
     made._session._session().session.mount("http://", site)
     return made, site

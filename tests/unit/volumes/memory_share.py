@@ -12,6 +12,7 @@ from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict, ShareUnavailable, StepFailed
 from stillframe.host.copies import Source
+from stillframe.volumes.storage.drivers.contract import CHAINS, Capabilities
 from tests.unit.builders import SHARE
 
 CLUSTER = 1 << 16
@@ -34,7 +35,8 @@ def nothing(_what: str) -> None:
 class MemoryShare:
     """``moment`` is called with the name of the move before and after each one; ``looked`` whenever headers were read."""
 
-    def __init__(self) -> None:
+    def __init__(self, capabilities: Capabilities = CHAINS) -> None:
+        self.capabilities = capabilities
         self.entries: dict[str, File] = {}
         self.documents: dict[str, dict[str, Any]] = {}
         self.opened: set[str] = set()  # names some program has open
@@ -78,9 +80,13 @@ class MemoryShare:
             raise BadImage(f"{name} is no {format_} file")
         return replace(file.image, name=name)
 
+    def format_of(self, name: str, base_format: str) -> str:
+        if not self.capabilities.chains:
+            return "raw"
+        return base_format if names.is_base(name) else "qcow2"
+
     def images(self, volume_id: str, base_format: str) -> Mapping[str, Image]:
-        base = names.base_name(volume_id)
-        found = {name: self._read(name, base_format if name == base else "qcow2") for name in self.files(volume_id)}
+        found = {name: self._read(name, self.format_of(name, base_format)) for name in self.files(volume_id)}
         self.looked()
         return found
 
@@ -134,6 +140,12 @@ class MemoryShare:
             seen |= fresh
         return found
 
+    def differing(self, name: str, above: str) -> int:
+        if not self.capabilities.chains:
+            one, other = self.content(name), self.content(above)
+            return sum(one.get(each) != other.get(each) for each in {*one, *other}) * CLUSTER
+        return sum(self.visible(name, "qcow2")[: [name, *self.below(name)].index(above)])
+
     def holds_data(self, name: str) -> bool:
         self.probe()
         return bool(self.entries[name].clusters)
@@ -177,7 +189,7 @@ class MemoryShare:
 
     def create_overlay(self, volume_id: str, image: Image, token: str) -> None:
         if image.backing is None:
-            raise BadImage(f"{image.name} is no overlay")
+            raise BadImage(f"{image.name} is not an overlay")
         self._publish(volume_id, image, token, {})
 
     def copy(self, volume_id: str, source: Source, image: Image, token: str) -> None:
@@ -210,6 +222,12 @@ class MemoryShare:
 
     def holds_temporary(self, volume_id: str, token: str) -> bool:
         return names.temporary_name(volume_id, token) in self.listing()
+
+    def clone(self, volume_id: str, source: str, image: Image, token: str) -> None:
+        if not self.capabilities.native_snapshots:
+            raise StepFailed(f"the share {SHARE} has no snapshots of its own")
+        self._read(source, "raw")
+        self._publish(volume_id, image, token, self.content(source))
 
     def copy_out(self, source: Source, target: Path, format_: str, compress: bool) -> None:
         raise NotImplementedError
@@ -293,12 +311,12 @@ class MemoryShare:
             raise ChainConflict(f"{name} cannot be renamed")
         self._rename(name, to)
 
-    def adopt(self, volume_id: str, name: str, to: str) -> None:
+    def manage_file(self, volume_id: str, name: str, to: str) -> None:
         self.probe()
         names.check_belongs(to, volume_id)
         self._rename(name, to)
 
-    def give_back(self, volume_id: str, name: str, to: str) -> None:
+    def unmanage_file(self, volume_id: str, name: str, to: str) -> None:
         self.probe()
         names.check_belongs(name, volume_id)
         self._rename(name, to)

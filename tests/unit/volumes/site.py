@@ -16,7 +16,7 @@ from stillframe.chain import names, plan
 from stillframe.chain.tree import Tree
 from stillframe.context import Context
 from stillframe.db import operations, snapshots, volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import OperationRow, VolumeRow
 from stillframe.journal import runner
 from stillframe.volumes import periodic
 from stillframe.volumes.chain import observe
@@ -36,7 +36,7 @@ Content = dict[int, int]
 MEMBER = context()
 SERVICE = context("service", project="service")
 SETTLED = ("available", "in-use")
-HIDDEN = ("record_chain", "let_go")
+HIDDEN = ("record_chain", "release_files")
 NO_FAILURES: Mapping[int, Exception] = {}
 
 
@@ -44,7 +44,7 @@ NO_FAILURES: Mapping[int, Exception] = {}
 class Site:
     """``model`` maps a volume's or a snapshot's id to what it must read as."""
 
-    world: WorkerContext
+    worker: WorkerContext
     clock: Clock
     model: dict[str, Content] = field(default_factory=dict)
     member: Context = MEMBER
@@ -52,30 +52,30 @@ class Site:
 
     @property
     def path(self) -> Path:
-        return Path(str(self.world.database.engine.url.database))
+        return Path(str(self.worker.database.engine.url.database))
 
     @property
     def share(self) -> MemoryShare:
-        return fakes.memory(self.world)
+        return fakes.memory(self.worker)
 
-    def row(self, volume_id: str) -> Row:
-        with self.world.database.read() as connection:
+    def row(self, volume_id: str) -> Any:
+        with self.worker.database.read() as connection:
             found = volumes.get(connection, volume_id, None)
         assert found is not None
         return found
 
-    def rows(self) -> list[Row]:
-        with self.world.database.read() as connection:
+    def rows(self) -> list[VolumeRow]:
+        with self.worker.database.read() as connection:
             return volumes.list_all(connection)
 
-    def snapshot_row(self, snapshot_id: str) -> Row | None:
-        with self.world.database.read() as connection:
+    def snapshot_row(self, snapshot_id: str) -> Any:
+        with self.worker.database.read() as connection:
             return snapshots.get(connection, snapshot_id, None)
 
     # requests, and the model that follows them
 
     def volume(self, **wanted: Any) -> str:
-        made = new_volumes.create(self.world, self.member, {"size": 1, **wanted})
+        made = new_volumes.create(self.worker, self.member, {"size": 1, **wanted})
         self.end()
         source = wanted.get("snapshot_id") or wanted.get("source_volid")
         self.model[made] = dict(self.model[source]) if source else {}
@@ -86,13 +86,13 @@ class Site:
         self.model[volume_id] = {**self.model[volume_id], cluster: value}
 
     def snapshot(self, volume_id: str) -> str:
-        made = snapshot_requests.create(self.world, self.member, volume_id, {})
+        made = snapshot_requests.create(self.worker, self.member, volume_id, {})
         self.end()
         self.model[made] = dict(self.model[volume_id])
         return made
 
     def revert(self, volume_id: str, snapshot_id: str, newer: str | None = "keep") -> None:
-        volume_requests.revert(self.world, self.member, volume_id, snapshot_id, newer)
+        volume_requests.revert(self.worker, self.member, volume_id, snapshot_id, newer)
         self.end()
         self.model[volume_id] = dict(self.model[snapshot_id])
 
@@ -118,14 +118,14 @@ class Site:
             for _ in range(100):
                 self.clock.now += 2 * LEASE
                 self.workers += 1
-                journal = DyingJournal(self.world.database, owner(self.workers), moments)
+                journal = DyingJournal(self.worker.database, owner(self.workers), moments, KINDS)
                 try:
                     if died:
                         journal.take_over()
                     died = False
                     while claimed := journal.claim_all():
                         for operation in claimed:
-                            runner.run(journal, KINDS[operation.kind], self.world, operation)
+                            runner.run(journal, KINDS[operation.kind], self.worker, operation)
                     journal.close()
                 except Crash:
                     died = True
@@ -138,23 +138,23 @@ class Site:
         faults = [(row["kind"], row["fault"]) for row in self.unfinished()]
         raise AssertionError(f"the journal does not end: {faults[:3]}")
 
-    def unfinished(self) -> list[Row]:
-        with self.world.database.read() as connection:
+    def unfinished(self) -> list[OperationRow]:
+        with self.worker.database.read() as connection:
             return operations.unfinished(connection, "volumes")
 
-    def asked(self) -> list[Row]:
+    def asked(self) -> list[OperationRow]:
         """The newest operations somebody asked for, the newest first."""
-        with self.world.database.read() as connection:
+        with self.worker.database.read() as connection:
             rows = operations.newest(connection, 50)
         return [row for row in rows if row["kind"] not in HIDDEN]
 
-    def newest(self) -> Row:
+    def newest(self) -> Any:
         return self.asked()[0]
 
     def settle(self) -> None:
         """Lets block storage tidy up until there is nothing more to do."""
         for _ in range(20):
-            periodic.look(self.world)
+            periodic.look(self.worker)
             if not self.unfinished():
                 return
             self.end()
@@ -164,7 +164,7 @@ class Site:
 
     def seen(self) -> dict[str, Content]:
         """What the share holds of each volume and each snapshot there is."""
-        with self.world.database.read() as connection:
+        with self.worker.database.read() as connection:
             rows = [row for row in volumes.list_all(connection) if row["status"] in SETTLED]
             found = {row["id"]: self.share.content(row["active_file"]) for row in rows}
             for row in rows:
@@ -176,7 +176,7 @@ class Site:
     def check(self) -> None:
         """Everything reads as it must, rows and headers agree, the documents are right, and nothing lies about."""
         assert [row["fault"] for row in self.unfinished()] == []
-        self.world.backends.sweep()
+        self.worker.backends.sweep()
         seen = self.seen()
         assert seen == {key: value for key, value in self.model.items() if key in seen}
         wanted, old = {MARKER}, set[str]()
@@ -188,20 +188,23 @@ class Site:
         assert set(self.share.listing()) - old == wanted - old
         assert [name for name, file in self.share.entries.items() if file.leaks] == []
 
-    def documents_are_right(self, row: Row) -> bool:
+    def documents_are_right(self, row: VolumeRow) -> bool:
         operation: Any = None
-        return chain_metadata.KIND.verbs["write_info"].done(self.world, operation, {"volume_id": row["id"]}) is not None
+        return (
+            chain_metadata.KIND.verbs["write_info"].done(self.worker, operation, chain_metadata.WriteInfo(volume_id=row["id"]))
+            is not None
+        )
 
-    def _info(self, row: Row, tree: Tree) -> list[str]:
+    def _info(self, row: VolumeRow, tree: Tree) -> list[str]:
         """Without a document a reader takes the file with the volume's own name."""
         return [names.info_name(row["id"])] if tree.snapshots or tree.active != names.base_name(row["id"]) else []
 
-    def _check_volume(self, row: Row) -> set[str]:
-        tree = observe.observe(self.world, row)
+    def _check_volume(self, row: VolumeRow) -> set[str]:
+        tree = observe.observe(self.worker, row)
         if not row["fault"]:
             assert self.documents_are_right(row), "the documents beside the volume are old"
-        if not row["undo_file"] and not row["untidy"]:
-            assert plan.tidy(tree, lambda _name: (), ends=True) is None, f"nobody needs some of {sorted(tree.images)}"
+        if not row["undo_file"] and not row["needs_cleanup"]:
+            assert plan.clean_up(tree, lambda _name: (), ends=True) is None, f"nobody needs some of {sorted(tree.images)}"
         return {*tree.images, names.record_name(row["id"]), *self._info(row, tree)}
 
 
@@ -216,19 +219,19 @@ class Saved:
 
 
 def save(site: Site) -> Saved:
-    site.world.database.close()  # writes the log back into the one file
+    site.worker.database.close()  # writes the log back into the one file
     held = {name: vars(site.share)[name] for name in ("entries", "documents", "opened")}
-    known = {name: vars(fakes.compute(site.world))[name] for name in ("servers", "merges")}
+    known = {name: vars(fakes.compute(site.worker))[name] for name in ("servers", "merges")}
     return Saved(site.path.read_bytes(), copy.deepcopy(held), copy.deepcopy(known), copy.deepcopy(site.model))
 
 
 def restore(site: Site, saved: Saved) -> None:
-    site.world.database.close()
+    site.worker.database.close()
     for path in site.path.parent.glob(f"{site.path.name}-*"):
         path.unlink()
     site.path.write_bytes(saved.database)
     vars(site.share).update(copy.deepcopy(saved.share))
-    vars(fakes.compute(site.world)).update(copy.deepcopy(saved.compute))
+    vars(fakes.compute(site.worker)).update(copy.deepcopy(saved.compute))
     site.model = copy.deepcopy(saved.model)
 
 

@@ -5,12 +5,12 @@ Whatever is called usable reads as it did before, or as was asked; nothing is re
 
 import copy
 import os
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from stillframe.db import operations, snapshots, volumes
-from stillframe.db.rows import Row
 from stillframe.db.tables import operations as table
 from stillframe.errors import Parked
 from stillframe.journal import abandoning
@@ -19,12 +19,12 @@ from stillframe.volumes.kinds import KINDS
 from stillframe.volumes.requests import snapshots as snapshot_requests
 from tests.unit.volumes import fakes
 from tests.unit.volumes.site import Content, Site, restore, save
-from tests.unit.volumes.test_every_moment import Case, DeleteVolume, Extend, LetGo, PullTheOnly, Unmanage, cases
+from tests.unit.volumes.test_every_moment import Case, DeleteVolume, Extend, PullTheOnly, Release, Unmanage, cases
 
 BROKEN = ("error", "error_extending", "error_deleting")
 
 
-def parked_at(site: Site, number: int) -> Row | None:
+def parked_at(site: Site, number: int) -> Any | None:
     """Runs the journal until the share's move of that number asks for a person; None when there is no such move."""
     moves = [0]
 
@@ -39,27 +39,27 @@ def parked_at(site: Site, number: int) -> Row | None:
     return found[0] if found else None
 
 
-def abandon(site: Site, row: Row) -> None:
+def abandon(site: Site, row: Any) -> None:
     files = copy.deepcopy((site.share.entries, site.share.documents))
-    with site.world.database.write() as connection:
+    with site.worker.database.write() as connection:
         abandoning.abandon(connection, row, KINDS[row["kind"]], site.share.listing())
     assert (site.share.entries, site.share.documents) == files, "abandoning touches no file"
-    with site.world.database.read() as connection:
+    with site.worker.database.read() as connection:
         ended = operations.get(connection, row["id"])
     assert ended is not None
-    assert (ended["state"], ended["fault"]["code"]) == ("undone", "abandoned")
-    assert "a person abandoned it: by hand" in ended["fault"]["message"]
+    assert (ended["state"], (ended["fault"] or {})["code"]) == ("undone", "abandoned")
+    assert "a person abandoned it: by hand" in (ended["fault"] or {})["message"]
 
 
-def reads_as_one_of(site: Site, worlds: list[dict[str, Content]]) -> None:
+def reads_as_one_of(site: Site, models: list[dict[str, Content]]) -> None:
     """What counts as usable reads as before or as was asked; so does what a volume in error says it is made of."""
     seen = site.seen()
     for key, content in seen.items():
-        assert content in [world[key] for world in worlds if key in world], f"{key} reads as something else"
+        assert content in [model[key] for model in models if key in model], f"{key} reads as something else"
     for row in site.rows():
-        if row["status"] in ("error", "error_extending") and row["id"] in worlds[0]:
+        if row["status"] in ("error", "error_extending") and row["id"] in models[0]:
             content = site.share.content(row["active_file"])
-            assert content in [world[row["id"]] for world in worlds if row["id"] in world]
+            assert content in [model[row["id"]] for model in models if row["id"] in model]
 
 
 def goes_on(site: Site, made: Case) -> None:
@@ -67,25 +67,25 @@ def goes_on(site: Site, made: Case) -> None:
     row = next((each for each in site.rows() if each["id"] == getattr(made, "volume_id", None)), None)
     if row is None or row["status"] == "error_deleting":
         return
-    server = fakes.compute(site.world).servers.get(row["id"])
+    server = fakes.compute(site.worker).servers.get(row["id"])
     if server is not None and row["status"] == "error":
         return  # its definition and its row may differ
     if server is not None:
         assert server["file"] == row["active_file"]
     if row["status"] in BROKEN:
-        with site.world.database.write() as connection:
+        with site.worker.database.write() as connection:
             volumes.change(connection, row["id"], status="available")
     content = dict(site.share.content(row["active_file"]))
-    with site.world.database.read() as connection:
+    with site.worker.database.read() as connection:
         failed = [each["id"] for each in snapshots.of_volume(connection, row["id"]) if each["status"] in BROKEN]
     for each in failed:
-        snapshot_requests.delete(site.world, site.member, each)
+        snapshot_requests.delete(site.worker, site.member, each)
         site.end()
         assert site.snapshot_row(each) is None
     if server is not None:
         assert site.share.content(site.row(row["id"])["active_file"]) == content
         return  # its server takes snapshots of it
-    taken = snapshot_requests.create(site.world, site.member, row["id"], {})
+    taken = snapshot_requests.create(site.worker, site.member, row["id"], {})
     site.end()
     found = site.snapshot_row(taken)
     assert found is not None
@@ -105,17 +105,17 @@ def tried(site: Site, made: Case, number: int) -> bool:
     abandon(site, row)
     assert [each for each in site.unfinished() if each["state"] == "parked"] == []
     made.follow(site) if row["kind"] != "unmanage_volume" else None
-    worlds = [before, copy.deepcopy(site.model)]
-    reads_as_one_of(site, worlds)
+    models = [before, copy.deepcopy(site.model)]
+    reads_as_one_of(site, models)
     site.end()
-    reads_as_one_of(site, worlds)
+    reads_as_one_of(site, models)
     site.settle()
-    reads_as_one_of(site, worlds)
+    reads_as_one_of(site, models)
     goes_on(site, made)
     return True
 
 
-@pytest.mark.parametrize("case", [each for each in cases() if each is not LetGo], ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", [each for each in cases() if each is not Release], ids=lambda case: case.__name__)
 def test_what_is_abandoned_anywhere_says_no_more_than_is_true(site: Site, case: type[Case]) -> None:
     """Each third move, and others with each change of src; STILLFRAME_EVERY_PLACE tries all of them."""
     made = case(site)
@@ -127,10 +127,10 @@ def test_what_is_abandoned_anywhere_says_no_more_than_is_true(site: Site, case: 
     assert number > pace
 
 
-def abandoned_at(site: Site, made: Case, verb: str) -> Row:
+def abandoned_at(site: Site, made: Case, verb: str) -> Any:
     """Parked within the first step of that verb, and abandoned while the share does not answer."""
     begun = save(site)
-    row: Row | None = None
+    row: Any | None = None
     for number in range(1, 99):
         restore(site, begun)
         made.act(site)
@@ -138,7 +138,7 @@ def abandoned_at(site: Site, made: Case, verb: str) -> Row:
         if row is None or (row["plan"][row["step"]]["verb"] == verb and verb in row["evidence"]):
             break
     assert row is not None, f"it has no step {verb}"
-    with site.world.database.write() as connection:
+    with site.worker.database.write() as connection:
         abandoning.abandon(connection, row, KINDS[row["kind"]])
     return site.newest()
 
@@ -157,7 +157,7 @@ def test_what_was_begun_is_not_called_available(site: Site, case: type[Case], st
     made.act(site)
     row = parked_at(site, 1)
     while row is not None and not abandoning.begun(Operation.from_row(row), KINDS[row["kind"]]):
-        with site.world.database.write() as connection:
+        with site.worker.database.write() as connection:
             assert operations.unpark_one(connection, row)
         row = parked_at(site, 2)
     assert row is not None
@@ -172,11 +172,11 @@ def test_what_was_never_begun_is_as_before(site: Site, case: type[Case]) -> None
     made = case(site)
     made.act(site)
     row = site.unfinished()[0]
-    with site.world.database.write() as connection:
+    with site.worker.database.write() as connection:
         connection.execute(update(table).where(table.c.id == row["id"]).values(state="parked"))
     (row,) = site.unfinished()
     abandoning_fault = "a person abandoned it: it was parked, and no reason was recorded"
-    with site.world.database.write() as connection:
+    with site.worker.database.write() as connection:
         abandoning.abandon(connection, row, KINDS[row["kind"]])
     found = site.row(made.volume_id)
     assert (found["status"], found["size"], found["fault"]) == ("available", 1, abandoning_fault)

@@ -10,7 +10,7 @@ from stillframe.db.engine import Database
 from stillframe.volumes.chain import view as chain_view
 from tests.unit.builders import SNAPSHOT, VOLUME, context, volume_row
 from tests.unit.journal.fakes import submit
-from tests.unit.volumes.fakes import world
+from tests.unit.volumes.fakes import worker
 
 BASE = f"volume-{VOLUME}"
 GONE = f"{BASE}.{SNAPSHOT}"  # the row still names it; the file has its own name again
@@ -24,7 +24,7 @@ def row(database: Database) -> None:
 
 
 def shown(database: Database, state_dir: Path) -> str | None:
-    problem: str | None = chain_view.show(world(database, state_dir), context("member"), VOLUME)["problem"]
+    problem: str | None = chain_view.show(worker(database, state_dir), context("member"), VOLUME)["problem"]
     return problem
 
 

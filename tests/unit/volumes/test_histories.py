@@ -20,20 +20,20 @@ Follow = Callable[[], None]
 VERBS = (
     ["write"] * 4
     + ["snapshot"] * 3
-    + ["delete", "delete", "delete several", "revert", "revert", "undo", "extend", "copy", "link", "remove", "tidy"]
+    + ["delete", "delete", "delete several", "revert", "revert", "undo", "extend", "copy", "link", "remove", "clean_up"]
 )
 ACTIONS = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, 63), st.integers(0, 63)), min_size=3, max_size=14)
 MOMENTS = st.lists(st.integers(1, 60), max_size=20)
 
 
 def snapshots_of(site: Site, volume_id: str) -> list[str]:
-    with site.world.database.read() as connection:
+    with site.worker.database.read() as connection:
         rows = snapshots.of_volume(connection, volume_id)
     return [row["id"] for row in rows if row["status"] == "available"]
 
 
 def volumes_of(site: Site) -> list[str]:
-    with site.world.database.read() as connection:
+    with site.worker.database.read() as connection:
         return [row["id"] for row in volumes.list_all(connection) if row["status"] == "available"]
 
 
@@ -46,37 +46,37 @@ def ask(site: Site, action: Action) -> Follow | None:  # noqa: C901 -- one arm a
     volume_id = known[first % len(known)]
     taken = snapshots_of(site, volume_id)
     snapshot_id = taken[second % len(taken)] if taken else ""
-    member, world, model = site.member, site.world, site.model
+    member, worker, model = site.member, site.worker, site.model
     if verb == "write":
         site.write(volume_id, second % 7, 1000 + first * 64 + second)
         return None
     if verb == "snapshot":
-        made = snapshot_requests.create(world, member, volume_id, {})
+        made = snapshot_requests.create(worker, member, volume_id, {})
         return lambda: model.update({made: dict(model[volume_id])})
     if verb == "extend":
-        volume_requests.extend(world, member, volume_id, site.row(volume_id)["size"] + 1)
+        volume_requests.extend(worker, member, volume_id, site.row(volume_id)["size"] + 1)
         return lambda: None
-    if verb == "tidy":
-        periodic.look(world)
+    if verb == "clean_up":
+        periodic.look(worker)
         return lambda: None
     if verb == "undo":
         before = site.share.content(site.row(volume_id)["undo_file"]) if site.row(volume_id)["undo_file"] else {}
-        volume_requests.undo_revert(world, member, volume_id)
+        volume_requests.undo_revert(worker, member, volume_id)
         return lambda: model.update({volume_id: before})
     if verb == "remove":
-        volume_requests.delete(world, member, volume_id, cascade=True)
+        volume_requests.delete(worker, member, volume_id, cascade=True)
         return lambda: None
     if not taken:
         return None
     if verb == "delete several":
-        snapshot_requests.delete_several(world, member, [each for bit, each in enumerate(taken) if second & 1 << bit] or taken)
+        snapshot_requests.delete_several(worker, member, [each for bit, each in enumerate(taken) if second & 1 << bit] or taken)
     elif verb == "delete":
-        snapshot_requests.delete(world, member, snapshot_id)
+        snapshot_requests.delete(worker, member, snapshot_id)
     elif verb == "link":
-        made = new_volumes.create(world, member, {"snapshot_id": snapshot_id, "volume_type": "linked"})
+        made = new_volumes.create(worker, member, {"snapshot_id": snapshot_id, "volume_type": "linked"})
         return lambda: model.update({made: dict(model[snapshot_id])})
     else:
-        volume_requests.revert(world, member, volume_id, snapshot_id, "remove" if first & 1 else "keep")
+        volume_requests.revert(worker, member, volume_id, snapshot_id, "remove" if first & 1 else "keep")
         return lambda: model.update({volume_id: dict(model[snapshot_id])})
     return lambda: None
 
@@ -84,7 +84,7 @@ def ask(site: Site, action: Action) -> Follow | None:  # noqa: C901 -- one arm a
 def _copy(site: Site, known: list[str], number: int) -> Follow:
     source = known[number % len(known)] if known and number % 4 else None
     wanted = {"source_volid": source} if source else {"size": 1}
-    made = new_volumes.create(site.world, site.member, wanted)
+    made = new_volumes.create(site.worker, site.member, wanted)
     held = dict(site.model[source]) if source else {}
     return lambda: site.model.update({made: held})
 

@@ -10,6 +10,7 @@ import pytest
 from stillframe.db.engine import Database
 from stillframe.errors import AccessRefused, Busy, ChainConflict, StillframeError
 from stillframe.journal import record
+from stillframe.journal.typed import Intent
 from stillframe.volumes.manager import Manager, answered_by
 from stillframe.volumes.rpcapi import VolumesWorker
 from stillframe.volumes.worker.context import WorkerContext
@@ -25,7 +26,7 @@ class Methods:
     def __init__(self, errors: list[Exception]) -> None:
         self.errors = errors
 
-    def __call__(self, _world: Any, _context: Any, /, **_parameters: Any) -> str:
+    def __call__(self, _worker: Any, _context: Any, /, **_parameters: Any) -> str:
         if self.errors:
             raise self.errors.pop(0)
         return "answered"
@@ -35,8 +36,8 @@ class Methods:
 def ask(database: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Exception]], Ask]:
     def made(errors: list[Exception]) -> Ask:
         monkeypatch.setattr(Manager, "show_chain", answered_by(Methods(errors)))
-        world = cast("WorkerContext", SimpleNamespace(database=database))
-        return Manager(world, lambda: None).methods()["show_chain"]
+        worker = cast("WorkerContext", SimpleNamespace(database=database))
+        return Manager(worker, lambda: None).methods()["show_chain"]
 
     return made
 
@@ -64,7 +65,7 @@ def test_while_an_operation_changes_the_files_the_operation_is_named(
     ask: Callable[[list[Exception]], Ask], database: Database
 ) -> None:
     with database.write() as connection:
-        record.submit(connection, record.Request("volumes", "extend_volume", {}, [], [f"volume:{VOLUME}"], "req-1"))
+        record.submit(connection, record.Request("volumes", "extend_volume", Intent(), [], [f"volume:{VOLUME}"], "req-1"))
     with pytest.raises(Busy, match="extend_volume"):
         ask([GONE])(None, volume_id=VOLUME)
 

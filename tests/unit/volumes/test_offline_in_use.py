@@ -15,12 +15,12 @@ from tests.unit.volumes.site import Site
 
 Ask = Callable[[Site, str, str], object]
 OPERATIONS: dict[str, Ask] = {
-    "snapshot": lambda site, volume, _: snapshot_requests.create(site.world, site.member, volume, {}),
-    "clone": lambda site, volume, _: new_volumes.create(site.world, site.member, {"source_volid": volume}),
-    "extend": lambda site, volume, _: volume_requests.extend(site.world, site.member, volume, 5),
-    "revert": lambda site, volume, snapshot: volume_requests.revert(site.world, site.member, volume, snapshot, "keep"),
-    "delete the snapshot": lambda site, _, snapshot: snapshot_requests.delete(site.world, site.member, snapshot),
-    "delete": lambda site, volume, _: volume_requests.delete(site.world, site.member, volume, cascade=True),
+    "snapshot": lambda site, volume, _: snapshot_requests.create(site.worker, site.member, volume, {}),
+    "clone": lambda site, volume, _: new_volumes.create(site.worker, site.member, {"source_volid": volume}),
+    "extend": lambda site, volume, _: volume_requests.extend(site.worker, site.member, volume, 5),
+    "revert": lambda site, volume, snapshot: volume_requests.revert(site.worker, site.member, volume, snapshot, "keep"),
+    "delete the snapshot": lambda site, _, snapshot: snapshot_requests.delete(site.worker, site.member, snapshot),
+    "delete": lambda site, volume, _: volume_requests.delete(site.worker, site.member, volume, cascade=True),
 }
 
 
@@ -33,7 +33,7 @@ def test_nothing_is_changed_under_a_guest_that_the_row_knows_nothing_of(
     volume = site.volume()
     snapshot = site.snapshot(volume)
     site.write(volume, 1, 7)
-    compute, share, active = fakes.compute(site.world), site.share, site.row(volume)["active_file"]
+    compute, share, active = fakes.compute(site.worker), site.share, site.row(volume)["active_file"]
     if user == "lock":
         share.opened.add(active)
     elif user == "description":
@@ -59,7 +59,7 @@ def test_what_is_open_for_moments_is_waited_for_without_a_thread(site: Site, mon
     active = site.row(volume)["active_file"]
     looks: list[list[str]] = [[], [active], [active], [active]]
     monkeypatch.setattr(site.share, "in_use", lambda _volume_id: looks.pop() if len(looks) > 1 else [])
-    snapshot_requests.create(site.world, site.member, volume, {})
+    snapshot_requests.create(site.worker, site.member, volume, {})
     site.end()
     assert site.newest()["state"] == "done"
     assert site.newest()["evidence"]["check_closed waits"] == {"waited": pytest.approx(0.15)}

@@ -23,10 +23,10 @@ class Saver:
 
     def __init__(self, site: Site, volume_id: str, moment: int) -> None:
         self.left, self.moments = moment, 0
-        self.server = fakes.compute(site.world).servers[volume_id]
+        self.server = fakes.compute(site.worker).servers[volume_id]
         self.during = ""  # what went on when it was saved
         self.changed: list[str] = []  # while it was saved
-        fakes.compute(site.world).seen_running = self.come_back
+        fakes.compute(site.worker).seen_running = self.come_back
 
     def move(self, what: str) -> None:
         self.moments += 1
@@ -56,7 +56,7 @@ def test_no_step_is_begun_while_the_server_is_saved(site: Site, kind: type[Attac
         saver = Saver(site, case.volume_id, moment)
         site.end_with(saver.move)
         saver.come_back()
-        fakes.compute(site.world).seen_running = lambda: None
+        fakes.compute(site.worker).seen_running = lambda: None
         # The step that went on when the server was saved is over first; the next one is not begun.
         assert set(saver.changed) <= {saver.during}, (moment, saver.during, saver.changed)
         operation = site.newest()
@@ -72,14 +72,14 @@ def test_no_step_is_begun_while_the_server_is_saved(site: Site, kind: type[Attac
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_asked_for_while_the_server_is_saved(site: Site, kind: type[Attached]) -> None:
     case = kind(site)
-    fakes.compute(site.world).servers[case.volume_id].update(REFUSAL)
+    fakes.compute(site.worker).servers[case.volume_id].update(REFUSAL)
     before, newest = dict(site.share.entries), site.newest()
     with pytest.raises(Conflict, match="is saved: start it"):
         case.act(site)
     with pytest.raises(Conflict, match="is saved"):
-        volume_requests.extend(site.world, site.member, case.volume_id, 5)
+        volume_requests.extend(site.worker, site.member, case.volume_id, 5)
     with pytest.raises(Conflict, match="is saved"):
-        volume_requests.revert(site.world, site.member, case.volume_id, case.taken[-1], "keep")
-    told = snapshot_requests.explain(site.world, site.member, case.taken[0])
+        volume_requests.revert(site.worker, site.member, case.volume_id, case.taken[-1], "keep")
+    told = snapshot_requests.explain(site.worker, site.member, case.taken[0])
     assert not told["possible"] and "is saved" in told["why"]
     assert (dict(site.share.entries), site.newest()) == (before, newest)

@@ -25,11 +25,11 @@ class Starter:
         self.site, self.volume_id, self.left = site, volume_id, moment
         self.moments = 0
         self.started = False
-        fakes.compute(site.world).seen_running = self.stop
+        fakes.compute(site.worker).seen_running = self.stop
 
     @property
     def server(self) -> dict[str, object]:
-        return fakes.compute(self.site.world).servers[self.volume_id]
+        return fakes.compute(self.site.worker).servers[self.volume_id]
 
     def move(self, what: str) -> None:
         self.moments += 1
@@ -61,7 +61,7 @@ def test_nothing_is_lost_that_a_server_writes_which_somebody_starts(site: Site, 
         starter = Starter(site, case.volume_id, moment)
         site.end_with(starter.move)
         starter.stop()
-        fakes.compute(site.world).seen_running = lambda: None
+        fakes.compute(site.worker).seen_running = lambda: None
         if not starter.started:
             continue
         operation = site.newest()

@@ -26,6 +26,7 @@ class DirectoryRepository:
         self._store_id = store_id
 
     def prepare(self) -> str:
+        """Gives the store its marker on first use and returns the store's id."""
         with self._working():
             workdir.make_share(self._root)
             found = self._read_marker()
@@ -35,6 +36,7 @@ class DirectoryRepository:
         return found
 
     def probe(self) -> None:
+        """Raises BackupStoreUnavailable unless the store answers and carries the id this was made with, if any."""
         with self._working():
             os.listdir(self._root)  # a directory that is away has no marker either, but that is not what is wrong
             if self._store_id is not None and self._read_marker() != self._store_id:
@@ -44,29 +46,39 @@ class DirectoryRepository:
                 )
 
     def put(self, key: str, path: Path) -> Written:
+        """Stores a file under ``key``, in place of what was there, and returns its bytes and sha256. Raises ShareUnavailable
+        when ``path`` cannot be read."""
         keys.check(key)
         with stream.opened(path) as source:
             return self._store(key, iter(lambda: stream.read(source, path.parent, stream.PIECE), b""))
 
     def put_bytes(self, key: str, data: bytes) -> Written:
+        """As ``put``, for what is small."""
         return self._store(keys.check(key), iter([data]))
 
     def get(self, key: str, target: Path, limit: int | None = None) -> Written:
+        """Copies an object into a new file, mode 0600, and returns what came: bytes and sha256. Raises NotFound,
+        ShareUnavailable when ``target`` cannot be written."""
         return stream.save(key, self.pieces(key), target, limit)
 
     def folder(self, volume_id: str) -> Path | None:
+        """Returns the directory where the volume's objects lie as files, each under its own name."""
         return self._base / keys.folder(volume_id).rstrip("/")
 
     def get_bytes(self, key: str, limit: int) -> bytes:
+        """Returns a small object. Raises NotFound, BadBackup when it has more than ``limit`` bytes."""
         return stream.bounded(key, self.pieces(key), limit)
 
     def list(self, prefix: str = "") -> Sequence[tuple[str, int]]:
+        """Returns (key, bytes) of every object whose key begins with ``prefix``, in the order of their keys."""
         return sorted((key, size) for key, whole, size in self._walk(prefix) if whole)
 
     def unfinished(self, prefix: str = "") -> Sequence[str]:
+        """Keys of which an interrupted ``put`` left something that takes space."""
         return sorted({key for key, whole, _ in self._walk(prefix) if not whole})
 
     def delete(self, key: str) -> None:
+        """Removes an object, and what an interrupted ``put`` of it left."""
         self.probe()
         folder, name = self._split(key)
         with self._working(), suppress(FileNotFoundError):
@@ -104,6 +116,7 @@ class DirectoryRepository:
         return f"{_TEMPORARY}{self._base.name}~{folder}~{name}."
 
     def pieces(self, key: str) -> Iterator[bytes]:
+        """Yields an object's content. Raises NotFound."""
         self.probe()
         folder, name = self._split(key)
         try:

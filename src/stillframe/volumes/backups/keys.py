@@ -24,11 +24,6 @@ class Key(NamedTuple):
     name: str
 
 
-def is_id(text: object) -> bool:
-    """Tells whether ``text`` is a lower-case UUID with dashes, the only form an id has in a name."""
-    return isinstance(text, str) and re.fullmatch(_UUID, text) is not None
-
-
 def folder(volume_id: str) -> str:
     """What the keys of a volume's backups begin with."""
     return f"volume-{volume_id}/"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stillframe.errors import BackupStoreUnavailable, BadConfiguration, NotFound
-from stillframe.volumes.backups import keys, stream
+from stillframe.volumes.backups import keys, s3_answers, stream
 from stillframe.volumes.backups.stream import Tally, Written
 
 try:
@@ -39,6 +39,8 @@ MARKER = ".backup-store"
 PART = 16 << 20  # bytes; one part is in memory at a time
 _MOST_PARTS = 10000  # S3's limit
 _TRIES = 5
+_PROGRESS = 1 << 20  # bytes that a try must bring, else it counts as one in vain: a store could drip for ever
+_MOST_LISTED = 1_000_000  # entries of one listing; a store may answer that there is always one page more
 _MAKING = threading.Lock()
 
 
@@ -84,7 +86,7 @@ def connect(endpoint: str | None, region: str | None, credentials_file: Path | N
                     " with backup_s3_credentials_file"
                 )
             place = region or os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
-            return session.client("s3", endpoint_url=endpoint, region_name=place, config=config, **found)
+            return s3_answers.bound(session.client("s3", endpoint_url=endpoint, region_name=place, config=config, **found))
     except (BotoCoreError, ValueError) as error:
         raise BadConfiguration(f"the S3 client cannot be made: {type(error).__name__}, look at endpoint and region") from error
 
@@ -126,6 +128,7 @@ class S3Repository:
         self._base = f"{self._top}{keys.check_container(place.container)}/"
 
     def prepare(self) -> str:
+        """Gives the store its marker on first use and returns the store's id."""
         found = self._read_marker()
         if found is None:
             found = str(uuid.uuid4())
@@ -135,22 +138,26 @@ class S3Repository:
         return found
 
     def probe(self) -> None:
+        """Raises BackupStoreUnavailable unless the store answers and carries the id this was made with, if any."""
         if self._read_marker() != self._place.store_id and self._place.store_id is not None:
             raise BackupStoreUnavailable(
                 f"{self._shown()} is not the backup store it was: its marker object {MARKER} is missing or another's"
             )
 
     def put(self, key: str, path: Path) -> Written:
+        """Stores a file under ``key``, in place of what was there, and returns its bytes and sha256. Raises ShareUnavailable
+        when ``path`` cannot be read."""
         name = self._name(key)
         self.probe()
         tally = Tally()
         with stream.opened(path) as source, self._working(key):
-            self._give_up(key)
+            self._cancel(key)
             config = _transfer(part_length(os.fstat(source.fileno()).st_size))
             self._client.upload_fileobj(_Source(source, path.parent, tally), self._place.bucket, name, Config=config)
         return tally.written()
 
     def put_bytes(self, key: str, data: bytes) -> Written:
+        """As ``put``, for what is small."""
         name = self._name(key)
         self.probe()
         with self._working(key):
@@ -160,36 +167,45 @@ class S3Repository:
         return tally.written()
 
     def get(self, key: str, target: Path, limit: int | None = None) -> Written:
+        """Copies an object into a new file, mode 0600, and returns what came: bytes and sha256. Raises NotFound,
+        ShareUnavailable when ``target`` cannot be written."""
         return stream.save(key, self.pieces(key), target, limit)
 
     def folder(self, volume_id: str) -> Path | None:
+        """Returns the directory where the volume's objects lie as files, each under its own name."""
         return None
 
     def pieces(self, key: str) -> Iterator[bytes]:
+        """Yields an object's content. Raises NotFound."""
         return self._pieces(self._name(key), key)
 
     def get_bytes(self, key: str, limit: int) -> bytes:
+        """Returns a small object. Raises NotFound, BadBackup when it has more than ``limit`` bytes."""
         return stream.bounded(key, self.pieces(key), limit)
 
     def list(self, prefix: str = "") -> Sequence[tuple[str, int]]:
+        """Returns (key, bytes) of every object whose key begins with ``prefix``, in the order of their keys."""
         self.probe()
-        return sorted((key, entry["Size"]) for key, entry in self._each("list_objects_v2", "Contents", prefix))
+        with self._working(prefix):
+            return sorted((key, entry["Size"]) for key, entry in self._each("list_objects_v2", "Contents", prefix))
 
     def unfinished(self, prefix: str = "") -> Sequence[str]:
+        """Keys of which an interrupted ``put`` left something that takes space."""
         self.probe()
         return sorted({key for key, _ in self._uploads(prefix)})
 
     def delete(self, key: str) -> None:
+        """Removes an object, and what an interrupted ``put`` of it left."""
         name = self._name(key)
         self.probe()
         with self._working(key):
-            self._give_up(key)
+            self._cancel(key)
             self._client.delete_object(Bucket=self._place.bucket, Key=name)
 
     def exists(self, key: str) -> bool:
         return any(found == key for found, _ in self.list(keys.check(key)))
 
-    def _give_up(self, key: str) -> None:
+    def _cancel(self, key: str) -> None:
         for found, entry in self._uploads(key):
             if found == key:
                 self._client.abort_multipart_upload(Bucket=self._place.bucket, Key=self._name(key), UploadId=entry["UploadId"])
@@ -199,10 +215,14 @@ class S3Repository:
 
     def _each(self, verb: str, field: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields (key, entry) of a listing, page by page, for what is named as a backup's object."""
+        count = 0
         with self._working(prefix):
             pages = self._client.get_paginator(verb).paginate(Bucket=self._place.bucket, Prefix=self._base + prefix)
             for page in pages:
                 for entry in page.get(field, ()):
+                    count += 1
+                    if count > _MOST_LISTED:
+                        raise BackupStoreUnavailable(f"the listing of {self._shown()} does not end: {count} entries")
                     key = entry["Key"].removeprefix(self._base)
                     if keys.parse(key) is not None:
                         yield key, entry
@@ -222,7 +242,7 @@ class S3Repository:
                         yield piece
                     return
                 except (HTTPClientError, IncompleteReadError):
-                    stuck = 0 if at > begun else stuck + 1
+                    stuck = 0 if at - begun >= _PROGRESS else stuck + 1
                     if not at or stuck == _TRIES:
                         raise
                 more = {"Range": f"bytes={at}-", "IfMatch": answer["ETag"]}
@@ -258,6 +278,9 @@ class S3Repository:
         except BotoCoreError as error:
             reason = type(error).__name__
             raise BackupStoreUnavailable(f"the backup store {self._shown()} does not answer: {reason}") from error
+        except (KeyError, ValueError, TypeError, RecursionError) as error:  # an entry without a name, a length of letters ...
+            reason = type(error).__name__
+            raise BackupStoreUnavailable(f"what the backup store {self._shown()} answers cannot be read: {reason}") from error
 
 
 def part_length(size: int) -> int:

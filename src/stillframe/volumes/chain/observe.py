@@ -3,7 +3,8 @@ module combines the two. When they do not agree, ChainConflict names the file an
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TypedDict
 
 from sqlalchemy import Connection
 
@@ -11,9 +12,39 @@ from stillframe.chain import names, plan
 from stillframe.chain.image import Image
 from stillframe.chain.tree import Tree, check
 from stillframe.db import backups, snapshots, volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import SnapshotRow, VolumeRow
+from stillframe.db.values import SnapshotChanges, VolumeChanges
+from stillframe.errors import ChainConflict
+from stillframe.journal.typed import Value
 from stillframe.volumes.storage.drivers.contract import Share
 from stillframe.volumes.worker.context import WorkerContext
+
+
+class Needs(TypedDict):
+    """What the rows know of a volume's files: its snapshots that are not being taken; holds and shared as ``Tree`` has them."""
+
+    snapshots: list[SnapshotRow]
+    holds: dict[str, str]
+    shared: dict[str, tuple[str, ...]]
+
+
+class SnapshotAfter(Value, frozen=True, kw_only=True):
+    """The columns of a snapshot's row that say which files it has."""
+
+    backing: str
+    backing_format: str
+    overlay: str | None
+
+
+class After(Value, frozen=True, kw_only=True):
+    """What the rows become when a plan is done: stored with the operation, applied in the transaction that ends it. ``removed``
+    are snapshots; ``holds`` as ``Tree`` has it."""
+
+    active: str
+    format: str
+    snapshots: Mapping[str, SnapshotAfter]
+    removed: tuple[str, ...]
+    holds: Mapping[str, str]
 
 
 def held_for(backup_id: str) -> str:
@@ -21,77 +52,83 @@ def held_for(backup_id: str) -> str:
     return f"backup {backup_id}"
 
 
-def needs(connection: Connection, volume: Row) -> dict[str, Any]:
-    """Returns what the rows know of a volume's files: the snapshots' rows; holds and shared as ``Tree`` has them."""
-    rows = [row for row in snapshots.of_volume(connection, volume["id"]) if row["status"] != "creating"]
+def needs(connection: Connection, volume: VolumeRow) -> Needs:
+    """Returns what the rows know of a volume's files."""
+    rows = [row for row in snapshots.of_volume(connection, volume["id"]) if not snapshots.being_taken(row)]
     holds = {held_for(row["id"]): row["held_file"] for row in backups.of_volume(connection, volume["id"]) if row["held_file"]}
     if volume["undo_file"]:
         holds[plan.UNDO] = volume["undo_file"]
     shared: dict[str, tuple[str, ...]] = {}
     for clone in volumes.linked_to(connection, volume["id"]):
+        assert clone["linked_to"] is not None  # that is what was asked for
         file = clone["linked_to"]["file"]
         shared[file] = (*shared.get(file, ()), clone["id"])
     return {"snapshots": rows, "holds": holds, "shared": shared}
 
 
-def observe(world: WorkerContext, volume: Row) -> Tree:
+def observe(worker: WorkerContext, volume: VolumeRow) -> Tree:
     """Reads the headers of all of the volume's files and returns the checked tree. Raises ChainConflict, BadImage,
     ShareUnavailable."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         known = needs(connection, volume)
-    share = world.share(volume)
+    share = worker.share(volume)
     images = share.images(volume["id"], volume["base_format"])
-    known["snapshots"] = {row["id"]: row["backing"] for row in known["snapshots"] if _holds_data(row, images)}
-    return check(Tree(volume["id"], images, volume["active_file"], **known, foundation=_foundation(share, volume)))
+    active = images.get(volume["active_file"])
+    if active is not None and active.format != volume["format"]:
+        raise ChainConflict(f"{active.name} is recorded as {volume['format']!r}, its place in the chain says {active.format!r}")
+    held = {row["id"]: row["backing"] for row in known["snapshots"] if holds_data(row, images)}
+    parent_image = _parent_image(share, volume)
+    tree = Tree(volume["id"], images, volume["active_file"], held, known["holds"], known["shared"], parent_image)
+    return check(replace(tree, base_file=volume["base_file"]))
 
 
-def is_still(connection: Connection, volume: Row, tree: Tree) -> bool:
+def is_still(connection: Connection, volume: VolumeRow, tree: Tree) -> bool:
     """Tells whether the rows need the volume's files for the same as when ``tree`` was observed."""
     known = needs(connection, volume)
-    held = {row["id"]: row["backing"] for row in known["snapshots"] if _holds_data(row, tree.images)}
+    held = {row["id"]: row["backing"] for row in known["snapshots"] if holds_data(row, tree.images)}
     return (held, known["holds"], known["shared"]) == (tree.snapshots, tree.holds, tree.shared)
 
 
-def _holds_data(row: Row, images: Mapping[str, Image]) -> bool:
+def holds_data(row: SnapshotRow, images: Mapping[str, Image]) -> bool:
     """A snapshot that failed has no overlay; one whose status was only *set* to error has, and its data must be kept."""
     made = images.get(row["overlay"] or "")
-    return row["status"] != "error" or (made is not None and made.backing == row["backing"])
+    own = row["backing"] == names.overlay_name(row["volume_id"], row["id"])  # of a volume that has no chain
+    return (
+        row["status"] != "error" or (own and row["backing"] in images) or (made is not None and made.backing == row["backing"])
+    )
 
 
-def _foundation(share: Share, volume: Row) -> Image | None:
+def _parent_image(share: Share, volume: VolumeRow) -> Image | None:
     linked = volume["linked_to"]
     return share.image(linked["file"], linked["format"]) if linked else None
 
 
-def after_document(before: Tree, after: Tree) -> dict[str, Any]:
-    """Returns what the rows become when a plan is done: stored with the operation, applied in the transaction that ends it."""
-    return {
-        "active": after.active,
-        "format": after.images[after.active].format,
-        "snapshots": {
-            key: {"backing": file, "backing_format": after.images[file].format, "overlay": after.overlay_of(key)}
-            for key, file in after.snapshots.items()
+def after(before: Tree, planned: Tree) -> After:
+    """Returns what the rows become: ``planned`` is the tree that a plan leaves."""
+    return After(
+        active=planned.active,
+        format=planned.images[planned.active].format,
+        snapshots={
+            key: SnapshotAfter(backing=file, backing_format=planned.images[file].format, overlay=planned.overlay_of(key))
+            for key, file in planned.snapshots.items()
         },
-        "removed": sorted(set(before.snapshots) - set(after.snapshots)),
-        "holds": dict(after.holds),
-    }
-
-
-def apply_after(connection: Connection, volume_id: str, after: Mapping[str, Any]) -> None:
-    """Changes the rows to what ``after_document`` says."""
-    volumes.change(
-        connection,
-        volume_id,
-        active_file=after["active"],
-        format=after["format"],
-        undo_file=after["holds"].get(plan.UNDO),
-        **({"base_format": after["format"]} if after["active"] == names.base_name(volume_id) else {}),
+        removed=tuple(sorted(set(before.snapshots) - set(planned.snapshots))),
+        holds=dict(planned.holds),
     )
-    for snapshot_id, values in after["snapshots"].items():
-        snapshots.change(connection, snapshot_id, **values)
-    for snapshot_id in after["removed"]:
+
+
+def apply_after(connection: Connection, volume_id: str, after: After) -> None:
+    """Changes the rows to what ``after`` says."""
+    changed: VolumeChanges = {"active_file": after.active, "format": after.format, "undo_file": after.holds.get(plan.UNDO)}
+    if after.active == names.base_name(volume_id, volumes.base_file(connection, volume_id)):
+        changed["base_format"] = after.format
+    volumes.change(connection, volume_id, **changed)
+    for snapshot_id, its in after.snapshots.items():
+        files: SnapshotChanges = {"backing": its.backing, "backing_format": its.backing_format, "overlay": its.overlay}
+        snapshots.change(connection, snapshot_id, **files)
+    for snapshot_id in after.removed:
         snapshots.delete(connection, snapshot_id)
     for row in backups.of_volume(connection, volume_id):
-        held = after["holds"].get(held_for(row["id"]))
+        held = after.holds.get(held_for(row["id"]))
         if held != row["held_file"]:
             backups.change(connection, row["id"], held_file=held)

@@ -4,13 +4,14 @@ Together with the headers of the files it is enough to make the rows again. What
 way, attachments) is not in it.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
 from stillframe.db import snapshots, volume_types
-from stillframe.db.rows import Row
+from stillframe.db.rows import VolumeRow
 
 VERSION = 1
 _VOLUME = [
@@ -33,6 +34,8 @@ _VOLUME = [
     "image_metadata",
     "linked_to",
     "undo_file",
+    "readonly",
+    "base_file",
     "created_at",
 ]
 _SNAPSHOT = [
@@ -53,13 +56,17 @@ _SNAPSHOT = [
 ]
 
 
-def document(connection: Connection, volume: Row) -> dict[str, Any]:
+def document(connection: Connection, volume: VolumeRow) -> dict[str, Any]:
     """Returns ``{"version", "volume": {..., "volume_type"}, "snapshots": [...]}``; times as ISO 8601."""
     types = {row["id"]: row["name"] for row in volume_types.list_all(connection)}
-    rows = [row for row in snapshots.of_volume(connection, volume["id"]) if row["status"] not in ("creating", "error")]
+    rows = [
+        row
+        for row in snapshots.of_volume(connection, volume["id"])
+        if row["status"] != "error" and not snapshots.being_taken(row)
+    ]
     shown = {**_shown(volume, _VOLUME), "volume_type": types[volume["volume_type_id"]]}
     return {"version": VERSION, "volume": shown, "snapshots": [_shown(row, _SNAPSHOT) for row in rows]}
 
 
-def _shown(row: Row, columns: list[str]) -> dict[str, Any]:
+def _shown(row: Mapping[str, Any], columns: list[str]) -> dict[str, Any]:
     return {name: row[name].isoformat() if isinstance(row[name], datetime) else row[name] for name in columns}

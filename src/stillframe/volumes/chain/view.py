@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stillframe.chain import names, plan
+from stillframe.chain import plan
 from stillframe.chain.image import Image
 from stillframe.chain.tree import Tree, check
 from stillframe.context import Context
 from stillframe.db import operations, volumes
-from stillframe.db.rows import Row
+from stillframe.db.rows import SnapshotRow, VolumeRow
 from stillframe.errors import BadImage, ChainConflict
 from stillframe.volumes.chain import observe
 from stillframe.volumes.storage.drivers.contract import Share
@@ -28,15 +28,15 @@ class Seen:
     """What the view is made of. ``problems`` maps a file to why its header is not believed; ``foreign`` are linked volumes
     the caller may not see."""
 
-    row: Row
-    snapshots: Sequence[Row]
+    row: VolumeRow
+    snapshots: Sequence[SnapshotRow]
     tree: Tree
     allocated: Mapping[str, int]
     problems: Mapping[str, str] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
 
 
-def show(world: WorkerContext, context: Context, volume_id: str) -> Document:
+def show(worker: WorkerContext, context: Context, volume_id: str) -> Document:
     """Returns the document of ``document``, also of a chain that is not valid. Raises NotFound, ShareUnavailable.
 
     Between two steps of an operation rows and files may differ for a moment; that is waited for. What is still wrong after
@@ -44,11 +44,11 @@ def show(world: WorkerContext, context: Context, volume_id: str) -> Document:
     """
     end, before = time.monotonic() + PATIENCE_SECONDS, None
     while True:
-        with world.database.read() as connection:
+        with worker.database.read() as connection:
             row = lookup.volume(connection, context, volume_id)
             working = operations.on_resource(connection, f"volume:{row['id']}")
         at_work = working is not None and working["state"] != "parked"
-        found = _look(world, context, volume_id)
+        found = _look(worker, context, volume_id)
         if found["problem"] is None or (found["problem"] == before and not at_work):
             return found
         if time.monotonic() > end:
@@ -58,28 +58,30 @@ def show(world: WorkerContext, context: Context, volume_id: str) -> Document:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _look(world: WorkerContext, context: Context, volume_id: str) -> Document:
-    with world.database.read() as connection:
+def _look(worker: WorkerContext, context: Context, volume_id: str) -> Document:
+    with worker.database.read() as connection:
         row = lookup.volume(connection, context, volume_id)
         known = observe.needs(connection, row)
         linked = volumes.linked_to(connection, row["id"])
-    images, problems, allocated = _read(world.share(row), row)
+    images, problems, allocated = _read(worker.share(row), row)
     held = {
-        each["id"]: each["backing"] for each in known["snapshots"] if each["status"] != "error" or each["overlay"] in images
+        each["id"]: each["backing"]
+        for each in known["snapshots"]
+        if each["overlay"] in images or observe.holds_data(each, images)
     }
-    foundation = _foundation(world.share(row), row)
-    tree = Tree(row["id"], images, row["active_file"], held, known["holds"], known["shared"], foundation)
+    parent_image = _parent_image(worker.share(row), row)
+    tree = Tree(row["id"], images, row["active_file"], held, known["holds"], known["shared"], parent_image, row["base_file"])
     mine = {clone["id"] for clone in linked if context.sees_all_projects or clone["project_id"] == context.project_id}
     foreign = frozenset(clone["id"] for clone in linked) - mine
     return document(Seen(row, known["snapshots"], tree, allocated, problems, foreign))
 
 
-def _read(share: Share, row: Row) -> tuple[dict[str, Image], dict[str, str], dict[str, int]]:
+def _read(share: Share, row: VolumeRow) -> tuple[dict[str, Image], dict[str, str], dict[str, int]]:
     images: dict[str, Image] = {}
     problems: dict[str, str] = {}
     allocated: dict[str, int] = {}
     for name in share.files(row["id"]):
-        format_ = row["base_format"] if name == names.base_name(row["id"]) else "qcow2"
+        format_ = share.format_of(name, row["base_format"])
         try:
             allocated[name] = share.allocated(name)
             images[name] = share.image(name, format_)
@@ -90,7 +92,7 @@ def _read(share: Share, row: Row) -> tuple[dict[str, Image], dict[str, str], dic
     return images, problems, allocated
 
 
-def _foundation(share: Share, row: Row) -> Image | None:
+def _parent_image(share: Share, row: VolumeRow) -> Image | None:
     try:
         return share.image(row["linked_to"]["file"], row["linked_to"]["format"]) if row["linked_to"] else None
     except (BadImage, FileNotFoundError):
@@ -100,7 +102,7 @@ def _foundation(share: Share, row: Row) -> Image | None:
 def document(seen: Seen) -> Document:
     """Returns the chain as a document. Pure; sizes are bytes, ``size`` is GiB.
 
-    ``{"volume_id", "name", "status", "size", "active_file", "depth", "foundation", "problem", "files": [...]}``, each file
+    ``{"volume_id", "name", "status", "size", "active_file", "depth", "parent_image", "problem", "files": [...]}``, each file
     ``{"name", "format", "virtual_size", "allocated", "backing", "backing_format", "active", "in_active_chain", "snapshots",
     "writes_after", "needed_by", "hidden", "why", "problem"}``; the lowest file first, what backs before what is backed.
     """
@@ -109,7 +111,7 @@ def document(seen: Seen) -> Document:
     files = [_file(seen, image, image.name in on_path) for image in _ordered(tree)]
     files += [_bad(name, why, seen.allocated[name]) for name, why in seen.problems.items()]
     linked = seen.row["linked_to"]
-    foundation = {**linked, "virtual_size": tree.foundation.size if tree.foundation else None} if linked else None
+    parent_image = {**linked, "virtual_size": tree.parent_image.size if tree.parent_image else None} if linked else None
     return {
         "volume_id": tree.volume_id,
         "name": seen.row["name"],
@@ -117,7 +119,7 @@ def document(seen: Seen) -> Document:
         "size": seen.row["size"],
         "active_file": tree.active,
         "depth": len(on_path),
-        "foundation": foundation,
+        "parent_image": parent_image,
         "problem": _problem(seen),
         "files": files,
     }

@@ -7,10 +7,12 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.db import operations, volumes
+from stillframe.db.rows import VolumeRow
 from stillframe.errors import ChainConflict, NotFound
 from stillframe.journal import record as journal
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
+from stillframe.journal.typed import Args, Intent, step
 from stillframe.volumes.chain import observe
 from stillframe.volumes.chain import record as volume_record
 from stillframe.volumes.operations.executors.offline import info_document
@@ -19,9 +21,22 @@ from stillframe.volumes.worker.context import WorkerContext
 PAUSE_SECONDS = 0.5
 
 
+class RecordChain(Intent, frozen=True, kw_only=True):
+    """Write what the rows say of a volume beside its files."""
+
+    volume_id: str
+
+
+class WriteInfo(Args, frozen=True, kw_only=True):
+    """Write both documents of the volume."""
+
+    verb = "write_info"
+    volume_id: str
+
+
 def request(volume_id: str, request_id: str, pause: float = 0.0) -> Request:
-    plan = [{"verb": "write_info", "args": {"volume_id": volume_id}}]
-    intent, shared = {"volume_id": volume_id}, (f"volume:{volume_id}",)
+    plan = [step(WriteInfo(volume_id=volume_id))]
+    intent, shared = RecordChain(volume_id=volume_id), (f"volume:{volume_id}",)
     alone = [f"record:{volume_id}"]  # two at once would write one temporary file
     return Request("volumes", "record_chain", intent, plan, alone, request_id, shared=shared, pause=pause)
 
@@ -32,9 +47,9 @@ def submit_once(connection: Connection, volume_id: str, request_id: str) -> None
         journal.submit(connection, request(volume_id, request_id, PAUSE_SECONDS))
 
 
-def _wanted(world: WorkerContext, volume_id: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _wanted(worker: WorkerContext, volume_id: str) -> tuple[VolumeRow, dict[str, Any], dict[str, Any]]:
     """Returns the volume's row and both documents."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         volume = volumes.get(connection, volume_id, None)
         if volume is None:
             raise NotFound(f"volume {volume_id} has no row any more")
@@ -44,38 +59,39 @@ def _wanted(world: WorkerContext, volume_id: str) -> tuple[dict[str, Any], dict[
     return volume, info_document(volume["active_file"], overlays), document
 
 
-def _done(world: WorkerContext, _operation: Operation, args: Document) -> Document | None:
+def _done(worker: WorkerContext, _operation: Operation[RecordChain], args: WriteInfo) -> Document | None:
     try:
-        volume, info, document = _wanted(world, args["volume_id"])
+        volume, info, document = _wanted(worker, args.volume_id)
     except NotFound:
         return {}
-    share = world.share(volume)
+    share = worker.share(volume)
     found = share.read_document(names.info_name(volume["id"])), share.read_document(names.record_name(volume["id"]))
     return {} if found == (info, document) else None
 
 
-def _do(world: WorkerContext, _operation: Operation, args: Document) -> Document:
-    volume, info, document = _wanted(world, args["volume_id"])
-    tree = observe.observe(world, volume)
+def _do(worker: WorkerContext, _operation: Operation[RecordChain], args: WriteInfo) -> Document:
+    volume, info, document = _wanted(worker, args.volume_id)
+    tree = observe.observe(worker, volume)
     for key, overlay in info.items():
         if overlay not in tree.images:
             raise ChainConflict(f"{overlay} of volume {volume['id']} ({key}) is missing on the share")
-    share = world.share(volume)
+    share = worker.share(volume)
     share.write_document(names.info_name(volume["id"]), info)
     share.write_document(names.record_name(volume["id"]), document)
     return {}
 
 
-def _settle(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
-    volume = volumes.get(connection, operation.intent["volume_id"], None)
+def _settle(connection: Connection, operation: Operation[RecordChain], outcome: str, fault: Document | None) -> None:
+    volume = volumes.get(connection, operation.intent.volume_id, None)
     if outcome != "done" and fault:
-        volumes.change(connection, operation.intent["volume_id"], fault=fault["message"], untidy=True)
+        volumes.change(connection, operation.intent.volume_id, fault=fault["message"], needs_cleanup=True)
     elif volume is not None and volume["fault"] and volume["status"] in ("available", "in-use"):
         volumes.change(connection, volume["id"], fault=None)  # rows, headers and documents agree
 
 
 KIND = Kind(
-    {"write_info": Verb(_done, _do)},
+    {"write_info": Verb(_done, _do, args=WriteInfo)},
     _settle,
+    intent=RecordChain,
     afterwards="Block storage writes the documents again by itself, as soon as rows and files agree.",
 )

@@ -12,7 +12,8 @@ from stillframe.chain.names import base_name, overlay_name
 from stillframe.chain.tree import Tree
 from stillframe.db import backups, snapshots, volumes
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
+from stillframe.db.rows import VolumeRow
+from stillframe.db.values import SnapshotChanges
 from stillframe.errors import BadImage, ChainConflict, ShareUnavailable
 from stillframe.volumes.chain import observe as observe_module
 from stillframe.volumes.worker.context import WorkerContext
@@ -26,7 +27,7 @@ OTHER = base_name(OTHER_VOLUME)
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> WorkerContext:
+def worker(database: Database, tmp_path: Path) -> WorkerContext:
     """Two snapshots, a backup and an undo that hold what they must, and a linked clone of the first snapshot."""
     with database.write() as connection:
         builders.volume_row(connection, active_file=SECOND, undo_file=FIRST)
@@ -38,55 +39,55 @@ def world(database: Database, tmp_path: Path) -> WorkerContext:
         builders.volume_row(connection, id=OTHER_VOLUME, linked_to=linked)
     share = fakes.share(FIRST, SECOND)
     share.entries[OTHER] = File(Image(OTHER, "qcow2", 2 * GIB, BASE, "qcow2"))
-    return fakes.world(database, tmp_path, share)
+    return fakes.worker(database, tmp_path, share)
 
 
-def row(world: WorkerContext, volume_id: str = VOLUME) -> Row:
-    with world.database.read() as connection:
+def row(worker: WorkerContext, volume_id: str = VOLUME) -> VolumeRow:
+    with worker.database.read() as connection:
         found = volumes.get(connection, volume_id, None)
     assert found is not None
     return found
 
 
-def observe(world: WorkerContext, volume_id: str = VOLUME) -> Tree:
-    return observe_module.observe(world, row(world, volume_id))
+def observe(worker: WorkerContext, volume_id: str = VOLUME) -> Tree:
+    return observe_module.observe(worker, row(worker, volume_id))
 
 
-def snapshot(world: WorkerContext, snapshot_id: str, **values: Any) -> None:
-    with world.database.write() as connection:
+def snapshot(worker: WorkerContext, snapshot_id: str, **values: Any) -> None:
+    with worker.database.write() as connection:
         snapshots.change(connection, snapshot_id, **values)
 
 
-def test_a_tree_is_the_headers_and_what_the_rows_need_them_for(world: WorkerContext) -> None:
-    tree = observe(world)
+def test_a_tree_is_the_headers_and_what_the_rows_need_them_for(worker: WorkerContext) -> None:
+    tree = observe(worker)
     assert (sorted(tree.images), tree.active) == ([BASE, FIRST, SECOND], SECOND)
     assert tree.snapshots == {SNAPSHOT: BASE, OTHER_SNAPSHOT: FIRST}
     assert tree.holds == {plan.UNDO: FIRST, observe_module.held_for(BACKUP): BASE}
     assert tree.shared == {BASE: (OTHER_VOLUME,)}
-    assert tree.foundation is None
+    assert tree.parent_image is None
 
 
-def test_a_linked_clone_stands_on_a_file_of_its_source(world: WorkerContext) -> None:
-    tree = observe(world, OTHER_VOLUME)
-    assert tree.foundation == Image(BASE, "qcow2", GIB)
+def test_a_linked_clone_stands_on_a_file_of_its_source(worker: WorkerContext) -> None:
+    tree = observe(worker, OTHER_VOLUME)
+    assert tree.parent_image == Image(BASE, "qcow2", GIB)
     assert list(tree.images) == [OTHER]
 
 
-def test_a_linked_clone_whose_source_lost_the_file_is_told(world: WorkerContext) -> None:
-    del fakes.memory(world).entries[BASE]
+def test_a_linked_clone_whose_source_lost_the_file_is_told(worker: WorkerContext) -> None:
+    del fakes.memory(worker).entries[BASE]
     with pytest.raises((FileNotFoundError, ChainConflict)):
-        observe(world, OTHER_VOLUME)
+        observe(worker, OTHER_VOLUME)
 
 
 @pytest.mark.parametrize("status", ["available", "deleting", "error_deleting", "restoring"])
-def test_a_snapshot_that_may_have_data_is_in_the_tree(world: WorkerContext, status: str) -> None:
-    snapshot(world, SNAPSHOT, status=status)
-    assert SNAPSHOT in observe(world).snapshots
+def test_a_snapshot_that_may_have_data_is_in_the_tree(worker: WorkerContext, status: str) -> None:
+    snapshot(worker, SNAPSHOT, status=status)
+    assert SNAPSHOT in observe(worker).snapshots
 
 
-def test_one_that_is_being_taken_is_not(world: WorkerContext) -> None:
-    snapshot(world, SNAPSHOT, status="creating")
-    assert list(observe(world).snapshots) == [OTHER_SNAPSHOT]
+def test_one_that_is_being_taken_is_not(worker: WorkerContext) -> None:
+    snapshot(worker, SNAPSHOT, status="creating")
+    assert list(observe(worker).snapshots) == [OTHER_SNAPSHOT]
 
 
 @pytest.mark.parametrize(
@@ -98,52 +99,54 @@ def test_one_that_is_being_taken_is_not(world: WorkerContext) -> None:
         ({"overlay": SECOND}, False),
     ],
 )
-def test_one_in_error_is_there_only_when_its_overlay_lies_on_its_data(world: WorkerContext, values: Row, held: bool) -> None:
-    snapshot(world, SNAPSHOT, status="error", **values)
-    assert (SNAPSHOT in observe(world).snapshots) is held
+def test_one_in_error_is_there_only_when_its_overlay_lies_on_its_data(
+    worker: WorkerContext, values: SnapshotChanges, held: bool
+) -> None:
+    snapshot(worker, SNAPSHOT, status="error", **values)
+    assert (SNAPSHOT in observe(worker).snapshots) is held
 
 
-def test_the_tip_of_a_branch_that_was_left_has_no_overlay(world: WorkerContext) -> None:
-    share = fakes.memory(world)
+def test_the_tip_of_a_branch_that_was_left_has_no_overlay(worker: WorkerContext) -> None:
+    share = fakes.memory(worker)
     share.entries[overlay_name(VOLUME, OTHER_VOLUME)] = File(
         Image(overlay_name(VOLUME, OTHER_VOLUME), "qcow2", GIB, BASE, "qcow2")
     )
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         volumes.change(connection, VOLUME, active_file=overlay_name(VOLUME, OTHER_VOLUME))
         snapshots.change(connection, OTHER_SNAPSHOT, backing=SECOND, overlay=None)
-    tree = observe(world)
+    tree = observe(worker)
     assert tree.overlay_of(OTHER_SNAPSHOT) is None
     assert tree.overlay_of(SNAPSHOT) == overlay_name(VOLUME, OTHER_VOLUME)
 
 
-def break_header(world: WorkerContext, name: str, **values: Any) -> None:
-    entry = fakes.memory(world).entries[name]
+def break_header(worker: WorkerContext, name: str, **values: Any) -> None:
+    entry = fakes.memory(worker).entries[name]
     entry.image = replace(entry.image, **values)
 
 
-def test_where_rows_and_headers_do_not_fit_it_is_told(world: WorkerContext) -> None:
-    share = fakes.memory(world)
+def test_where_rows_and_headers_do_not_fit_it_is_told(worker: WorkerContext) -> None:
+    share = fakes.memory(worker)
     cases: list[tuple[Any, Any]] = [
         (lambda: share.entries.pop(BASE), lambda: share.entries.update({BASE: File(Image(BASE, "qcow2", GIB))})),
         (
-            lambda: break_header(world, FIRST, backing=OTHER),
-            lambda: break_header(world, FIRST, backing=BASE),
+            lambda: break_header(worker, FIRST, backing=OTHER),
+            lambda: break_header(worker, FIRST, backing=BASE),
         ),
-        (lambda: break_header(world, SECOND, size=1), lambda: break_header(world, SECOND, size=GIB)),
-        (lambda: snapshot(world, SNAPSHOT, backing=SECOND), lambda: snapshot(world, SNAPSHOT, backing=BASE)),
+        (lambda: break_header(worker, SECOND, size=1), lambda: break_header(worker, SECOND, size=GIB)),
+        (lambda: snapshot(worker, SNAPSHOT, backing=SECOND), lambda: snapshot(worker, SNAPSHOT, backing=BASE)),
     ]
     for damage, repair in cases:
         damage()
         with pytest.raises((ChainConflict, BadImage)):
-            observe(world)
+            observe(worker)
         repair()
-        observe(world)
+        observe(worker)
 
 
-def test_a_share_that_does_not_answer_is_never_an_empty_tree(world: WorkerContext) -> None:
-    fakes.memory(world).silent = True
+def test_a_share_that_does_not_answer_is_never_an_empty_tree(worker: WorkerContext) -> None:
+    fakes.memory(worker).silent = True
     with pytest.raises(ShareUnavailable):
-        observe(world)
+        observe(worker)
 
 
 def test_a_raw_base_is_read_as_raw(database: Database, tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_a_raw_base_is_read_as_raw(database: Database, tmp_path: Path) -> None:
     with database.write() as connection:
         builders.volume_row(connection, active_file=FIRST, base_format="raw")
         builders.snapshot_row(connection, backing_format="raw")
-    assert observe(fakes.world(database, tmp_path, share)).images[BASE].format == "raw"
+    assert observe(fakes.worker(database, tmp_path, share)).images[BASE].format == "raw"
 
 
 @pytest.mark.parametrize(
@@ -168,49 +171,48 @@ def test_a_raw_base_is_read_as_raw(database: Database, tmp_path: Path) -> None:
         lambda connection: builders.snapshot_row(connection, id=builders.new_id()),
     ],
 )
-def test_whatever_the_files_are_needed_for_is_noticed_when_it_changes(world: WorkerContext, change: Any) -> None:
-    tree = observe(world)
-    with world.database.write() as connection:
-        assert observe_module.is_still(connection, row(world), tree)
-    with world.database.write() as connection:
+def test_whatever_the_files_are_needed_for_is_noticed_when_it_changes(worker: WorkerContext, change: Any) -> None:
+    tree = observe(worker)
+    with worker.database.write() as connection:
+        assert observe_module.is_still(connection, row(worker), tree)
+    with worker.database.write() as connection:
         change(connection)
-    with world.database.read() as connection:
-        assert not observe_module.is_still(connection, row(world), tree)
+    with worker.database.read() as connection:
+        assert not observe_module.is_still(connection, row(worker), tree)
 
 
-def test_names_statuses_and_failed_snapshots_change_nothing_about_it(world: WorkerContext) -> None:
-    tree = observe(world)
-    with world.database.write() as connection:
+def test_names_statuses_and_failed_snapshots_change_nothing_about_it(worker: WorkerContext) -> None:
+    tree = observe(worker)
+    with worker.database.write() as connection:
         snapshots.change(connection, SNAPSHOT, name="x", status="deleting")
         builders.snapshot_row(connection, id=builders.new_id(), status="error", overlay="gone")
         builders.snapshot_row(connection, id=builders.new_id(), status="creating")
-        assert observe_module.is_still(connection, row(world), tree)
+        assert observe_module.is_still(connection, row(worker), tree)
 
 
-def test_rows_follow_a_plan_to_the_letter(world: WorkerContext) -> None:
-    before = observe(world)
+def test_rows_follow_a_plan_to_the_letter(worker: WorkerContext) -> None:
+    before = observe(worker)
     after = replace(
         before,
         images={BASE: replace(before.images[BASE], format="raw"), SECOND: replace(before.images[SECOND], backing=BASE)},
         snapshots={OTHER_SNAPSHOT: BASE},
         holds={observe_module.held_for(BACKUP): BASE},
     )
-    document = observe_module.after_document(before, after)
-    with world.database.write() as connection:
-        observe_module.apply_after(connection, VOLUME, document)
+    with worker.database.write() as connection:
+        observe_module.apply_after(connection, VOLUME, observe_module.after(before, after))
         left = snapshots.of_volume(connection, VOLUME)
         held = {found["id"]: found["held_file"] for found in backups.of_volume(connection, VOLUME)}
     assert [(found["id"], found["backing"], found["backing_format"], found["overlay"]) for found in left] == [
         (OTHER_SNAPSHOT, BASE, "raw", SECOND)
     ]
     assert held == {BACKUP: BASE, builders.SET: None}
-    assert (row(world)["active_file"], row(world)["undo_file"], row(world)["base_format"]) == (SECOND, None, "qcow2")
+    assert (row(worker)["active_file"], row(worker)["undo_file"], row(worker)["base_format"]) == (SECOND, None, "qcow2")
 
 
 @pytest.mark.parametrize("format_", ["raw", "qcow2"])
-def test_the_format_of_the_lowest_file_follows_when_it_becomes_the_active_one(world: WorkerContext, format_: str) -> None:
-    before = observe(world)
+def test_the_format_of_the_lowest_file_follows_when_it_becomes_the_active_one(worker: WorkerContext, format_: str) -> None:
+    before = observe(worker)
     after = replace(before, images={BASE: replace(before.images[BASE], format=format_)}, active=BASE, snapshots={}, holds={})
-    with world.database.write() as connection:
-        observe_module.apply_after(connection, VOLUME, observe_module.after_document(before, after))
-    assert (row(world)["format"], row(world)["base_format"]) == (format_, format_)
+    with worker.database.write() as connection:
+        observe_module.apply_after(connection, VOLUME, observe_module.after(before, after))
+    assert (row(worker)["format"], row(worker)["base_format"]) == (format_, format_)

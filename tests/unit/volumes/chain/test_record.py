@@ -10,7 +10,7 @@ from tests.unit import builders
 from tests.unit.builders import SNAPSHOT, VOLUME
 
 MOMENTARY = {
-    "volumes": {"seq", "status", "fault", "updated_at", "untidy", "volume_type_id"},
+    "volumes": {"seq", "status", "fault", "updated_at", "needs_cleanup", "volume_type_id"},
     "snapshots": {"seq", "status", "progress", "fault", "updated_at"},
 }
 

@@ -14,7 +14,7 @@ from tests.unit.builders import GIB, OTHER_VOLUME, SERVER, SET, SNAPSHOT, VOLUME
 
 BASE = f"volume-{VOLUME}"
 FIRST, SECOND, THIRD = (f"{BASE}.{each}" for each in (SNAPSHOT, SERVER, SET))
-ROW = {"id": VOLUME, "name": "data", "status": "available", "size": 1, "linked_to": None}
+ROW: Any = {"id": VOLUME, "name": "data", "status": "available", "size": 1, "linked_to": None}
 
 
 def image(name: str, backing: str | None = None) -> Image:
@@ -23,6 +23,7 @@ def image(name: str, backing: str | None = None) -> Image:
 
 def shown(images: Sequence[Image], active: str, **more: Any) -> dict[str, Any]:
     """The document of a tree; ``more`` are the tree's other fields, and row, rows, problems and foreign."""
+    row: Any
     row, rows = {**ROW, **more.pop("row", {})}, more.pop("rows", [])
     problems, foreign = more.pop("problems", {}), more.pop("foreign", frozenset())
     tree = Tree(VOLUME, {each.name: each for each in images}, active, **more)
@@ -107,9 +108,9 @@ def test_a_tree_that_is_not_valid_is_shown_with_its_fault() -> None:
 
 def test_a_linked_clone_names_what_it_reads() -> None:
     linked = {"volume_id": OTHER_VOLUME, "file": f"volume-{OTHER_VOLUME}", "format": "qcow2"}
-    foundation = image(f"volume-{OTHER_VOLUME}")
-    found = shown([image(BASE, foundation.name)], BASE, row={"linked_to": linked}, foundation=foundation)
-    assert found["foundation"] == {**linked, "virtual_size": GIB}
+    parent_image = image(f"volume-{OTHER_VOLUME}")
+    found = shown([image(BASE, parent_image.name)], BASE, row={"linked_to": linked}, parent_image=parent_image)
+    assert found["parent_image"] == {**linked, "virtual_size": GIB}
     assert draw(found).splitlines()[1:4] == [
         f"◌ volume-{OTHER_VOLUME}",
         f"│   of volume {OTHER_VOLUME}, which this one is linked to",
@@ -134,6 +135,26 @@ def test_the_trunk_is_drawn_straight_and_branches_beside_it() -> None:
         f"◉ {THIRD}  qcow2, 1 GiB, 4 KiB allocated",
         "    receives the volume's writes",
     ]
+
+
+def test_a_snapshot_of_block_storage_stands_beside_its_volume() -> None:
+    alone, other = Image(BASE, "raw", GIB, None, None), Image(FIRST, "raw", GIB, None, None)
+    found = shown([alone, other], BASE, snapshots={SNAPSHOT: FIRST}, rows=[snapshot()])
+    assert sorted(draw(found).splitlines()[1:]) == sorted(
+        [
+            f"◉ {BASE}  raw, 1 GiB, 4 KiB allocated",
+            "    receives the volume's writes",
+            f"● {FIRST}  raw, 1 GiB, 4 KiB allocated",
+            f"    holds snapshot first ({SNAPSHOT})",
+            "    a copy of the volume's file, which shares blocks with it",
+        ]
+    )
+
+
+def test_a_raw_base_under_a_branch_that_was_left_is_no_copy() -> None:
+    images = [Image(BASE, "raw", GIB, None, None), Image(FIRST, "qcow2", GIB, BASE, "raw")]
+    found = shown(images, FIRST, snapshots={SNAPSHOT: BASE}, rows=[snapshot()])
+    assert "a copy" not in draw(found)
 
 
 @pytest.mark.parametrize(

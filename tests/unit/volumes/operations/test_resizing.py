@@ -40,7 +40,7 @@ def test_a_volume_whose_file_somebody_removed_is_as_before(
         monkeypatch.setattr(site.share, "resize", resize)
         raise FileNotFoundError(base_name(volume_id))
 
-    volume_requests.extend(site.world, site.member, volume_id, 3)
+    volume_requests.extend(site.worker, site.member, volume_id, 3)
     if when == "before it begins":
         del site.share.entries[base_name(volume_id)]
     else:
@@ -59,7 +59,7 @@ def test_what_qemu_img_refuses_is_told_in_its_words_and_not_tried_for_ever(
         raise StepFailed("qemu-img: Image is corrupt; cannot be opened read/write")
 
     monkeypatch.setattr(site.share, "resize", refuse)
-    volume_requests.extend(site.world, site.member, volume_id, 3)
+    volume_requests.extend(site.worker, site.member, volume_id, 3)
     site.end()
     assert "Image is corrupt" in is_as_before(site, volume_id, before)
     assert asked == [1]
@@ -70,9 +70,9 @@ def test_a_volume_that_could_not_grow_can_grow_when_it_is_put_right(
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(site.share, "resize", _refuse)
-        volume_requests.extend(site.world, site.member, volume_id, 3)
+        volume_requests.extend(site.worker, site.member, volume_id, 3)
         site.end()
-    volume_requests.extend(site.world, site.member, volume_id, 3)
+    volume_requests.extend(site.worker, site.member, volume_id, 3)
     site.end()
     assert (site.newest()["state"], site.row(volume_id)["size"], site.row(volume_id)["fault"]) == ("done", 3, None)
 
@@ -85,8 +85,8 @@ def test_what_an_older_release_began_to_grow_is_not_taken_back(
     site: Site, monkeypatch: pytest.MonkeyPatch, volume_id: str
 ) -> None:
     """It noted the beginning as it notes the end."""
-    volume_requests.extend(site.world, site.member, volume_id, 3)
-    with site.world.database.write() as connection:
+    volume_requests.extend(site.worker, site.member, volume_id, 3)
+    with site.worker.database.write() as connection:
         (row,) = operations.unfinished(connection, "volumes")
         name = row["plan"][-1]["verb"]
         old: dict[str, Any] = {"owner": None, "evidence": {name: {}}, "step": len(row["plan"]) - 1}

@@ -6,26 +6,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.chain.steps import Step, to_documents
+from stillframe.chain.steps import Commit, Pull, Record, Rename
+from stillframe.chain.steps import Step as ChainStep
 from stillframe.chain.tree import Tree
-from stillframe.db.rows import Row
+from stillframe.db.rows import VolumeRow
 from stillframe.errors import Conflict
-from stillframe.journal.operation import Document, step
+from stillframe.journal.typed import Step, numbered, step
+from stillframe.volumes.operations.executors.exported import GiveOut, HoldBack
+from stillframe.volumes.operations.executors.live import MergedFiles, MergeLive, SwitchFile
+from stillframe.volumes.operations.executors.offline import CheckStopped, CheckUnused
 from stillframe.volumes.worker import file_users
 from stillframe.volumes.worker.context import WorkerContext
 
 
 @dataclass(frozen=True)
-class Hand:
-    """``server`` is what ``ComputeDoor.server_of`` returns of the server that has the volume; None when nothing is attached.
-    ``bandwidth_mib`` is what the request asks for."""
+class Executor:
+    """``server`` is what ``ComputeClient.server_of`` returns of the server that has the volume; None when nothing is attached.
+    ``bandwidth_mib`` is what the request asks for. ``exported``: a target gives the volume out, to a server that need not be
+    one of ours; its files stand alone, so what lies beside the active one does not concern who is connected."""
 
     server: dict[str, Any] | None = None
     bandwidth_mib: int = 0
+    exported: bool = False
 
     @property
     def running(self) -> bool:
-        return self.server is not None and bool(self.server["active"])
+        """Whether the active file must stay what and where it is."""
+        return self.exported or (self.server is not None and bool(self.server["active"]))
 
     @property
     def usual_bandwidth_mib(self) -> int:
@@ -37,15 +44,18 @@ class Hand:
         return self.server is not None and not self.server["active"]
 
 
-def hand_for(world: WorkerContext, volume: Row, bandwidth_mib: int = 0) -> Hand:
+def executor_for(worker: WorkerContext, volume: VolumeRow, bandwidth_mib: int = 0) -> Executor:
     """Raises Conflict for a volume in a status in which its files must be left alone, or whose server has another file;
     FileInUse for one that a file of another name is based on."""
-    file_users.refuse_foreign_readers(world, world.share(volume), volume["id"])
+    share = worker.share(volume)
+    file_users.refuse_foreign_readers(worker, share, volume["id"])
     if volume["status"] == "available":
-        return Hand()
+        return Executor()
+    if volume["status"] == "in-use" and share.capabilities.exported:
+        return Executor(exported=True)
     if volume["status"] != "in-use":
         raise Conflict(f"volume {volume['id']} is {volume['status']}; wait until it is available or in-use")
-    server = world.compute.server_of(volume["id"])
+    server = worker.compute.server_of(volume["id"])
     if server is None:
         raise Conflict(f"volume {volume['id']} is in-use, but no server on compute's host has it; detach it first")
     if server["file"] != volume["active_file"]:
@@ -56,54 +66,63 @@ def hand_for(world: WorkerContext, volume: Row, bandwidth_mib: int = 0) -> Hand:
         )
     if server.get("refusal"):
         raise Conflict(server["refusal"], server_state=server["state"])
-    return Hand(server, bandwidth_mib)
+    return Executor(server, bandwidth_mib)
 
 
-def documents(volume: Row, before: Tree, steps: Sequence[Step], hand: Hand) -> list[Document]:
-    """Returns the plan as the journal stores it, for the executor that carries it out."""
-    plain = to_documents(steps)
-    if hand.server is None:
-        return [step("check_unused"), *plain]
-    if hand.stopped:
-        return [step("check_stopped"), *_with_definition(volume, plain)]
+def plan_for(volume: VolumeRow, before: Tree, steps: Sequence[ChainStep], executor: Executor) -> list[Step]:
+    """Returns the plan for the executor that carries it out."""
+    plain = numbered(steps)
+    if executor.exported:
+        return _with_export(volume, plain)
+    if executor.server is None:
+        return [step(CheckUnused()), *plain]
+    if executor.stopped:
+        return [step(CheckStopped()), *_with_definition(volume, plain)]
     open_ = {image.name for image in before.path(before.active).images}
-    return [_live(each, open_, hand) for each in plain]
+    return [_live(each, open_, executor) for each in plain]
 
 
-def _with_definition(volume: Row, plain: Sequence[Document]) -> list[Document]:
+def _with_export(volume: VolumeRow, plain: Sequence[Step]) -> list[Step]:
+    """What lies beside the active file concerns nobody who is connected; another active file needs another target."""
+    active = [each.args.active for each in plain if isinstance(each.args, Record)]
+    if not active or active[-1] == volume["active_file"]:
+        return list(plain)
+    return [step(HoldBack()), *plain, step(GiveOut(name=active[-1]))]
+
+
+def _with_definition(volume: VolumeRow, plain: Sequence[Step]) -> list[Step]:
     """The server's definition names the new active file before that is recorded, and the new name before the active file is
     renamed: if somebody else starts the server nevertheless, it finds no file, and none is renamed while it is open."""
-    found: list[Document] = []
+    found: list[Step] = []
     active, committed = volume["active_file"], None
 
-    def switch(name: str, format_: str, **more: Any) -> None:
-        key = f"SwitchFile-{sum(each['verb'] == 'SwitchFile' for each in found) + 1}"
-        found.append({"verb": "SwitchFile", "key": key, "args": {"key": key, "name": name, "format": format_, **more}})
+    def switch(args: SwitchFile) -> None:
+        number = 1 + sum(isinstance(each.args, SwitchFile) for each in found)
+        found.append(step(args, f"SwitchFile-{number}"))
 
     for each in plain:
-        args = each["args"]
-        if each["verb"] == "Rename" and args["name"] == active:
-            active = args["to"]
-            switch(active, "qcow2", to_come=True)
-        elif each["verb"] == "Record" and args["active"] != active:
-            active = args["active"]
-            raw = active == names.base_name(volume["id"]) and volume["base_format"] == "raw"
-            switch(active, "raw" if raw else "qcow2", committed=committed)
-        elif each["verb"] == "Commit" and args["top"] == active:
-            committed = each["key"]
+        args = each.args
+        if isinstance(args, Rename) and args.name == active:
+            active = args.to
+            switch(SwitchFile(name=active, format="qcow2", to_come=True))
+        elif isinstance(args, Record) and args.active != active:
+            active = args.active
+            raw = active == names.base_name(volume["id"], volume["base_file"]) and volume["base_format"] == "raw"
+            switch(SwitchFile(name=active, format="raw" if raw else "qcow2", committed=committed))
+        elif isinstance(args, Commit) and args.top == active:
+            committed = each.key
         found.append(each)
     return found
 
 
-def _live(each: Document, open_: set[str], hand: Hand) -> Document:
+def _live(each: Step, open_: set[str], executor: Executor) -> Step:
     """Tells whether compute must carry out the step: a commit or a pull of files that the guest has open."""
-    args = each["args"]
-    if each["verb"] == "Commit" and args["top"] in open_:
-        info = {"file_to_merge": args["top"], "merge_target_file": args["base"]}
-    elif each["verb"] == "Pull" and args["name"] in open_:
-        info = {"file_to_merge": args["backing"], "merge_target_file": None}
+    args = each.args
+    if isinstance(args, Commit) and args.top in open_:
+        files = MergedFiles(file_to_merge=args.top, merge_target_file=args.base)
+    elif isinstance(args, Pull) and args.name in open_:
+        files = MergedFiles(file_to_merge=args.backing, merge_target_file=None)
     else:
         return each
-    key = f"MergeLive-{each['key']}"
-    live = {"key": key, "bytes": args["bytes"], "bandwidth_mib": hand.bandwidth_mib, "info": info}
-    return {"verb": "MergeLive", "key": key, "args": live}
+    live = MergeLive(bytes=args.bytes, bandwidth_mib=executor.bandwidth_mib, info=files)
+    return step(live, f"MergeLive-{each.key}")

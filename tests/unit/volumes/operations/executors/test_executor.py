@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.volumes.operations.executors.executor import Hand
+from stillframe.volumes.operations.executors.executor import Executor
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from stillframe.volumes.operations.executors.executor import Hand
     ],
 )
 def test_compute_says_what_a_live_merge_may_copy(server: dict[str, Any] | None, found: int) -> None:
-    assert Hand(server).usual_bandwidth_mib == found
+    assert Executor(server).usual_bandwidth_mib == found

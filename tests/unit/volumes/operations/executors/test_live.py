@@ -6,12 +6,25 @@ import pytest
 
 from stillframe.errors import Cancelled, Parked, ServiceUnavailable
 from stillframe.journal.operation import NotYet, Operation, notes_key
+from stillframe.volumes.chain.observe import After
+from stillframe.volumes.operations import snapshots
 from stillframe.volumes.operations.executors import live
 from tests.unit.builders import VOLUME, new_id
 from tests.unit.volumes import fakes
 from tests.unit.volumes.site import Site
 
-ARGS = {"key": "MergeLive-1", "bytes": 7, "bandwidth_mib": 0, "info": {"file_to_merge": "a", "merge_target_file": "b"}}
+FILES = live.MergedFiles(file_to_merge="a", merge_target_file="b")
+ARGS = live.MergeLive(bytes=7, bandwidth_mib=0, info=FILES)
+ASKED = snapshots.DeleteSnapshot(
+    volume_id=VOLUME,
+    backend="local",
+    share="/",
+    format="qcow2",
+    active_before="a",
+    status_before="in-use",
+    info_before={},
+    after=After(active="b", format="qcow2", snapshots={}, removed=(), holds={}),
+)
 RUNNING: dict[str, Any] = {"id": "of-compute", "status": "running", "bytes_done": 1, "bytes_total": 4, "fault": None}
 
 
@@ -22,7 +35,7 @@ class Merge:
         self.site, self.asked, self.id = site, 0, new_id()
         self.notes: dict[str, Any] = {}
         self.answer: dict[str, Any] | None = RUNNING
-        compute = fakes.compute(site.world)
+        compute = fakes.compute(site.worker)
         monkeypatch.setattr(compute, "merge", self._ask)
         monkeypatch.setattr(compute, "merge_status", lambda _id: self.answer)
 
@@ -30,10 +43,9 @@ class Merge:
         self.asked += 1
 
     def look(self) -> dict[str, Any]:
-        intent = {"volume_id": VOLUME, "snapshot_ids": []}
         notes = {notes_key("MergeLive-1"): self.notes}
-        operation = Operation(self.id, "delete_snapshot", "running", intent, [], 0, notes, 1, 0, "r")
-        return live.LIVE["MergeLive"].do(self.site.world, operation, ARGS)
+        operation = Operation(self.id, "delete_snapshot", "running", ASKED, [], 0, notes, 1, 0, "r", at="MergeLive-1")
+        return live.LIVE["MergeLive"].do(self.site.worker, operation, ARGS)
 
     def wait(self) -> NotYet:
         with pytest.raises(NotYet) as told:
@@ -64,7 +76,7 @@ def test_what_compute_tries_again_is_told_and_waited_for(merge: Merge) -> None:
 
 
 @pytest.mark.parametrize(("details", "merged"), [({"merged": True}, True), ({"begun": True}, True), ({"begun": False}, False)])
-def test_a_merge_that_was_given_up_or_abandoned_within_is_told_as_such(
+def test_a_merge_that_was_abandoned_or_abandoned_within_is_told_as_such(
     merge: Merge, details: dict[str, bool], merged: bool
 ) -> None:
     merge.wait()
