@@ -45,6 +45,7 @@ class Condition:
     allowed: frozenset[str]
 
     def allows(self, decision: str) -> bool:
+        """Tells whether a server in this condition may be treated so: "freeze", "set", "merge", "offline" and the like."""
         return decision in self.allowed
 
     def why_not(self, server_id: str, decision: str) -> str | None:
@@ -55,9 +56,9 @@ class Condition:
 
     def refuse(self, server_id: str, decision: str) -> None:
         """Raises Conflict for what is not allowed."""
-        told = self.why_not(server_id, decision)
-        if told is not None:
-            raise Conflict(told, server_state=self.name)
+        reason = self.why_not(server_id, decision)
+        if reason is not None:
+            raise Conflict(reason, server_state=self.name)
 
 
 def _row(name: str, nova: tuple[str, int], allowed: str, seen: str, words: tuple[str, str]) -> Condition:
@@ -95,7 +96,8 @@ CONDITIONS: Mapping[str, Condition] = {
             "paused (I/O error)",
             (
                 "paused by an I/O error, and has writes that wait",
-                "Look at the share: its mount and its free space. Then unpause the server (openstack server unpause).",
+                "Look at the share: its mount and its free space; of an iSCSI volume at its target. Then unpause the server"
+                " (openstack server unpause).",
             ),
         ),
         _row(

@@ -2,13 +2,16 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 
 from lxml import etree
 
 from stillframe.chain import names
+from stillframe.compute.libvirt import network_source
+from stillframe.compute.libvirt.network_source import NetworkSource
 from stillframe.errors import StepFailed
 
 NAMESPACE = "urn:stillframe:domain:1"
@@ -33,33 +36,55 @@ class Disk:
     mirror_ready: bool = False
     transient: bool = False  # while it runs, what the guest writes lies in a file that libvirt throws away at its end
     copied: bool = False  # its serial is that of a volume whose file is on another disk, as a copied disk keeps it
+    network: NetworkSource | None = None  # of a disk that QEMU itself reaches over the network
+    below: NetworkSource | None = None  # of a file that lies over such a disk: a scratch overlay
+    adopted: str | None = None  # the volume that was made of its file, which has kept its name
+    read_only: bool = False
+    shareable: bool = False
+    ends_chain: bool = False  # it says that nothing is behind its file
+    error_policy: str | None = None  # what QEMU does when it cannot write; None: stop the guest where room is missing
 
     @property
     def name(self) -> str | None:
+        """The file's name without its directory; None for a disk that is no file."""
         return os.path.basename(self.file) if self.file else None
 
     @property
     def directory(self) -> str | None:
+        """The directory of the file as libvirt names it; None for a disk that is no file."""
         return os.path.dirname(self.file) if self.file else None
+
+    @property
+    def place(self) -> str | None:
+        """What it opens: its file's path, or what it is in the network, whichever way it is reached; None for anything else."""
+        return self.file or (f"{self.network.protocol} {self.network.name}" if self.network else None)
 
     def beside(self, other: "Disk | None") -> str:
         """For messages: what another description names where this one names our file."""
         if other is None or other.name is None:
-            return "no such disk" if other is None else "no file"
+            return "no such disk" if other is None else other.words
+        if (other.name, other.directory) == (self.name, self.directory):
+            return f"{other.name} as {other.format}, not {self.format},"
         return other.name if other.name != self.name else f"{other.name} in another directory"
 
     @property
+    def words(self) -> str:
+        """For messages: its file's name, or where it lies in the network."""
+        return self.name or (str(self.network) if self.network else "no file")
+
+    @property
     def foreign_file(self) -> bool:
-        """Tells whether the disk is a file whose name is not that of a volume's file: only its serial can name a volume
-        then."""
-        return self.name is not None and names.parse(self.name) is None
+        """Tells whether the disk is a file whose name is not that of a volume's file, nor recorded as one: only its serial can
+        name a volume then."""
+        return self.name is not None and names.parse(self.name) is None and self.adopted is None
 
     @cached_property
     def volume_id(self) -> str | None:
-        """The volume on this disk: by its file's name, else by its serial; None when it is no volume."""
+        """The volume on this disk: by its file's name, what is recorded of it, else its serial; None when it is no volume."""
         parsed = names.parse(self.name) if self.name else None
-        if parsed or self.copied:
-            return parsed[0] if parsed else None
+        known = parsed[0] if parsed else self.adopted
+        if known or self.copied:
+            return known
         return self.serial if self.serial and names.parse(names.base_name(self.serial)) == (self.serial, None) else None
 
 
@@ -75,6 +100,7 @@ class Description:
     has_agent_channel: bool
 
     def disk_of(self, volume_id: str) -> Disk | None:
+        """Returns the disk whose serial is the volume's id, or None."""
         return next((disk for disk in self.disks if disk.volume_id == volume_id), None)
 
 
@@ -83,14 +109,18 @@ def _parse(xml: str) -> etree._Element:
     return etree.fromstring(xml.encode(), parser)
 
 
-def read(xml: str) -> Description:
-    """Reads a domain's XML, live or inactive."""
+Adopted = Mapping[tuple[str, str], str]  # by target and path: the volume that was made of a server's disk
+_NONE: Adopted = MappingProxyType({})
+
+
+def read(xml: str, adopted: Adopted = _NONE) -> Description:
+    """Reads a domain's XML, live or inactive; ``adopted`` are the server's disks that are volumes under names of their own."""
     root = _parse(xml)
     project, user = _owner(root)
     channel = root.find("devices/channel/target[@name='org.qemu.guest_agent.0']")
     memory = root.find("memory")
     return Description(
-        disks=_disks(root),
+        disks=_disks(root, adopted),
         project_id=project,
         user_id=user,
         memory_mib=int(memory.text or 0) // 1024 if memory is not None else 0,
@@ -99,10 +129,17 @@ def read(xml: str) -> Description:
     )
 
 
-def _disks(root: etree._Element) -> tuple[Disk, ...]:
-    found = [_disk(element) for element in root.findall("devices/disk")]
-    by_file = {parsed[0] for disk in found if disk.name and (parsed := names.parse(disk.name))}
-    return tuple(replace(disk, copied=True) if disk.foreign_file and disk.volume_id in by_file else disk for disk in found)
+def _disks(root: etree._Element, adopted: Adopted) -> tuple[Disk, ...]:
+    read = [_disk(element) for element in root.findall("devices/disk")]
+    found = [replace(disk, adopted=adopted.get((disk.target, str(disk.file)))) for disk in read]
+    by_file = {disk.volume_id for disk in found if disk.name and not disk.foreign_file}
+    return tuple(
+        replace(disk, copied=True) if _has_serial_alone(disk) and disk.volume_id in by_file else disk for disk in found
+    )
+
+
+def _has_serial_alone(disk: Disk) -> bool:
+    return disk.foreign_file or disk.network is not None
 
 
 def _disk(element: etree._Element) -> Disk:
@@ -117,10 +154,16 @@ def _disk(element: etree._Element) -> Disk:
         format=driver.get("type", "raw") if driver is not None else "raw",
         serial=element.findtext("serial"),
         file=source.get("file") if source is not None else None,
+        network=network_source.read(source) if source is not None else None,
+        below=_below(element),
         backing=tuple(_backing(element)),
         mirror=_mirror(element),
         mirror_ready=mirror is not None and mirror.get("ready") == "yes",
         transient=element.find("transient") is not None,
+        read_only=element.find("readonly") is not None,
+        shareable=element.find("shareable") is not None,
+        ends_chain=_ends_chain(element),
+        error_policy=driver.get("error_policy") if driver is not None else None,
     )
 
 
@@ -131,6 +174,16 @@ def _backing(element: etree._Element) -> Iterator[str]:
         if source is not None and source.get("file"):
             yield str(source.get("file"))
         below = below.find("backingStore")
+
+
+def _ends_chain(element: etree._Element) -> bool:
+    below = element.find("backingStore")
+    return below is not None and len(below) == 0
+
+
+def _below(element: etree._Element) -> NetworkSource | None:
+    source = element.find("backingStore/source")
+    return network_source.read(source) if source is not None else None
 
 
 def _mirror(element: etree._Element) -> str | None:
@@ -180,6 +233,54 @@ def volume_disk(volume_id: str, path: str, format_: str, target: str) -> str:
     etree.SubElement(disk, "source", file=path)
     etree.SubElement(disk, "target", dev=target, bus="virtio")
     etree.SubElement(disk, "serial").text = volume_id
+    return etree.tostring(disk, encoding="unicode")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a disk in the network is used: whether a guest's discard reaches it, and whether it may be written."""
+
+    discard: bool = False
+    read_only: bool = False
+
+
+def network_disk(volume_id: str, source: NetworkSource, target: str, unit: Unit) -> str:
+    """As ``volume_disk``, for a raw volume that QEMU reaches over the network. An error of its storage suspends the guest
+    instead of reaching its filesystem, which would then be read only until somebody repairs it."""
+    disk = etree.Element("disk", type="network", device="disk")
+    driver = etree.SubElement(disk, "driver", name="qemu", type="raw", cache="none", error_policy="stop")
+    driver.set("discard", "unmap" if unit.discard else "ignore")
+    disk.append(network_source.element(source))
+    etree.SubElement(disk, "target", dev=target, bus="virtio")
+    if unit.read_only:
+        etree.SubElement(disk, "readonly")
+    etree.SubElement(disk, "serial").text = volume_id
+    return etree.tostring(disk, encoding="unicode")
+
+
+def with_source(xml: str, target: str, source: NetworkSource) -> str:
+    """Returns the disk element of ``target``, a disk in the network, with another source, for a definition that is to be
+    changed."""
+    disk = etree.fromstring(disk_element(xml, target))
+    former = disk.find("source")
+    if former is None or former.get("protocol") is None:
+        raise StepFailed(f"disk {target} is not reached over the network")
+    disk.replace(former, network_source.element(source))
+    return etree.tostring(disk, encoding="unicode")
+
+
+def without_scratch(xml: str, target: str) -> str:
+    """Returns the disk element of ``target``, a scratch overlay, as it was before: what lies below the overlay is the disk's
+    source again. Raises StepFailed for a disk that has nothing of the network below it."""
+    disk = etree.fromstring(disk_element(xml, target))
+    source, driver, below = disk.find("source"), disk.find("driver"), disk.find("backingStore")
+    under = below.find("source") if below is not None else None
+    if source is None or driver is None or below is None or under is None or under.get("protocol") is None:
+        raise StepFailed(f"disk {target} is no overlay over a disk in the network")
+    disk.set("type", "network")
+    driver.set("type", "raw")
+    disk.remove(below)
+    disk.replace(source, under)
     return etree.tostring(disk, encoding="unicode")
 
 

@@ -8,23 +8,23 @@ from stillframe.compute.worker.context import WorkerContext
 from stillframe.errors import Conflict, NotFound
 
 
-def owner(world: WorkerContext, volume_id: str) -> tuple[Server, Disk]:
+def owner(worker: WorkerContext, volume_id: str) -> tuple[Server, Disk]:
     """Returns the server that has the volume, and its disk there as the guest has it now, else as it would after a start.
 
     Of several a disk that has the volume's file goes before one that has its serial alone; then block storage's attachment
     decides. Raises BadRequest for no id, NotFound, and Conflict when several are left."""
     wanted = names.canonical_id(volume_id, "volume_id")
-    having = [(server, disk) for server in servers.list_everything(world) if (disk := server.disk_of(wanted))]
+    having = [(server, disk) for server in servers.list_everything(worker) if (disk := server.disk_of(wanted))]
     if len(having) > 1:
         having = [each for each in having if not each[1].foreign_file] or having
     if len(having) > 1:
-        having = [each for each in having if world.storage.attachment(wanted, each[0].id)] or having
+        having = [each for each in having if worker.storage.attachment(wanted, each[0].id)] or having
     if not having:
         raise NotFound(f"no server has volume {wanted}")
     if len(having) > 1:
-        told = ", ".join(f"{server.id} (as {disk.target})" for server, disk in having)
+        holders = ", ".join(f"{server.id} (as {disk.target})" for server, disk in having)
         raise Conflict(
-            f"several servers name volume {wanted}: {told}. Take the disk out of the definitions of those that it does"
+            f"several servers name volume {wanted}: {holders}. Take the disk out of the definitions of those that it does"
             " not belong to (virsh edit); attach the volume to no other server before"
         )
     return having[0]

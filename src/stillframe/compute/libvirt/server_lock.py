@@ -19,11 +19,11 @@ _LOOK_SECONDS = 0.02
 
 
 @contextmanager
-def taken(world: WorkerContext, server_id: str) -> Iterator[None]:
+def taken(worker: WorkerContext, server_id: str) -> Iterator[None]:
     """For requests, whose callers wait. Raises Conflict when the lock is not free in time."""
     end = time.monotonic() + SECONDS
     while True:
-        with at_once(world, server_id) as ours:
+        with at_once(worker, server_id) as ours:
             if ours:
                 yield
                 return
@@ -36,9 +36,9 @@ def taken(world: WorkerContext, server_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def at_once(world: WorkerContext, server_id: str) -> Iterator[bool]:
+def at_once(worker: WorkerContext, server_id: str) -> Iterator[bool]:
     """Tells whether the lock is ours within the block; False while somebody else has it."""
-    directory = world.settings.state_dir / "locks"
+    directory = worker.settings.state_dir / "locks"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = files.open_lock(directory, f"server-{server_id}")
     try:

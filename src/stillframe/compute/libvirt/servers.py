@@ -1,15 +1,18 @@
 """Servers as libvirt shows them: found, checked for the caller's project, their disks compared live against inactive."""
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from stillframe.chain import names
 from stillframe.compute.libvirt import domain_state, domain_xml, saved_notes
 from stillframe.compute.libvirt.domain_state import Condition
-from stillframe.compute.libvirt.domain_xml import Description, Disk
+from stillframe.compute.libvirt.domain_xml import Adopted, Description, Disk
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.context import Context
+from stillframe.db import adopted_disks
 from stillframe.errors import BadRequest, ChainConflict, HypervisorUnavailable, NotFound
 from stillframe.host import hypervisor
 from stillframe.host.hypervisor import DomainView
@@ -18,31 +21,37 @@ from stillframe.host.hypervisor import DomainView
 @dataclass(frozen=True)
 class Server:
     """One domain with its descriptions. A transient domain has no inactive one; one that is saved has a third, which a start
-    uses in place of the inactive one. ``saved_elsewhere``: see ``saved_notes``."""
+    uses in place of the inactive one. ``saved_elsewhere``: see ``saved_notes``; ``adopted``: see ``domain_xml``."""
 
     view: DomainView
     project_id: str
     user_id: str
     saved_elsewhere: bool = False
+    adopted: Adopted = field(default_factory=dict)
 
     @property
     def id(self) -> str:
+        """The server's id, which is the domain's UUID."""
         return self.view.uuid
 
     @cached_property
     def live(self) -> Description:
-        return domain_xml.read(self.view.xml)
+        """What a running server has; of a stopped one what its definition says."""
+        return domain_xml.read(self.view.xml, self.adopted)
 
     @cached_property
     def inactive(self) -> Description | None:
-        return domain_xml.read(self.view.inactive_xml) if self.view.inactive_xml else None
+        """What the next start uses; None for a domain without a definition of its own."""
+        return domain_xml.read(self.view.inactive_xml, self.adopted) if self.view.inactive_xml else None
 
     @cached_property
     def saved(self) -> Description | None:
-        return domain_xml.read(self.view.saved_xml) if self.view.saved_xml else None
+        """What a saved state (managed save) would be resumed with; None where there is none."""
+        return domain_xml.read(self.view.saved_xml, self.adopted) if self.view.saved_xml else None
 
     @property
     def descriptions(self) -> tuple[Description, ...]:
+        """All descriptions of the server: live, inactive, saved. Each may name files."""
         return tuple(each for each in (self.live, self.inactive, self.saved) if each is not None)
 
     @property
@@ -83,72 +92,89 @@ class Server:
         return any(domain_xml.names_text(xml, path) for xml in self.described)
 
 
-def _server(world: WorkerContext, view: DomainView) -> Server:
+def _server(worker: WorkerContext, view: DomainView) -> Server:
     described = domain_xml.read(view.xml)
-    project = described.project_id or world.settings.default_project
-    saved_notes.follow(world.settings.state_dir, view)
-    elsewhere = saved_notes.is_saved_elsewhere(world.settings.state_dir, view)
-    return Server(view, project, described.user_id or "", elsewhere)
+    project = described.project_id or worker.settings.default_project
+    saved_notes.follow(worker.settings.state_dir, view)
+    elsewhere = saved_notes.is_saved_elsewhere(worker.settings.state_dir, view)
+    with worker.database.read() as connection:
+        adopted = adopted_disks.by_place(adopted_disks.of_server(connection, view.uuid))
+    return Server(view, project, described.user_id or "", elsewhere, adopted)
 
 
-def list_all(world: WorkerContext, context: Context, all_projects: bool) -> list[Server]:
-    found = [_server(world, view) for view in hypervisor.list_domains(world.hypervisor)]
+def list_all(worker: WorkerContext, context: Context, all_projects: bool) -> list[Server]:
+    """Returns the project's servers, for services and, with ``all_projects``, for administrators those of all. Raises
+    HypervisorUnavailable."""
+    found = [_server(worker, view) for view in hypervisor.list_domains(worker.hypervisor)]
     if context.is_service or (context.is_admin and all_projects):
         return found
     return [server for server in found if server.project_id == context.project_id]
 
 
-def find(world: WorkerContext, context: Context, server_id: str) -> Server:
+def find(worker: WorkerContext, context: Context, server_id: str) -> Server:
     """Returns the server. Raises NotFound, the same for a missing one and one of another project, and after the same work."""
     try:
         wanted = names.canonical_id(server_id)
     except BadRequest as error:
         raise NotFound(f"Instance {server_id} could not be found.") from error
     try:
-        server = _server(world, hypervisor.find(world.hypervisor, wanted))
+        server = _server(worker, hypervisor.find(worker.hypervisor, wanted))
     except NotFound:
         server = None
     if server is not None and (context.sees_all_projects or server.project_id == context.project_id):
         return server
     if not context.sees_all_projects:
-        _look_all_the_same(world, wanted, found=server is not None)
+        _look_all_the_same(worker, wanted, found=server is not None)
     raise NotFound(f"Instance {server_id} could not be found.")
 
 
-def _look_all_the_same(world: WorkerContext, server_id: str, found: bool) -> None:
+def _look_all_the_same(worker: WorkerContext, server_id: str, found: bool) -> None:
     """Makes a refusal cost the same calls whether the server exists or not: instead of a missing server, another one is read.
     Otherwise the time of an answer would tell which ids exist."""
-    other = hypervisor.stand_in(world.hypervisor, server_id)
+    other = hypervisor.stand_in(worker.hypervisor, server_id)
     if other is not None and not found:
         with suppress(NotFound):  # undefined meanwhile
-            _server(world, hypervisor.view(other))
+            _server(worker, hypervisor.view(other))
 
 
-def look(world: WorkerContext, server_id: str) -> Server:
+def look(worker: WorkerContext, server_id: str) -> Server:
     """Reads the server again, for an operation. Raises NotFound, HypervisorUnavailable."""
-    return _server(world, hypervisor.find(world.hypervisor, server_id))
+    return _server(worker, hypervisor.find(worker.hypervisor, server_id))
 
 
 def check_same(server: Server, disk: Disk) -> None:
-    """Raises ChainConflict when the live and the inactive description name different files (R18)."""
+    """Raises ChainConflict when the live and the inactive description name different files, or units in the network (R18)."""
     if server.inactive is None:
         return
     other = next((each for each in server.inactive.disks if each.target == disk.target), None)
-    if other is None or other.file != disk.file:
+    if other is None or (other.place, other.format) != (disk.place, disk.format):
         raise ChainConflict(
-            f"disk {disk.target} of server {server.id} is {disk.name} now, but would be {disk.beside(other)}"
+            f"disk {disk.target} of server {server.id} is {disk.words} now, but would be {disk.beside(other)}"
             " after a restart. Correct the definition (virsh edit) before the server stops, then repeat"
         )
 
 
-def list_everything(world: WorkerContext, sure: bool = False) -> list[Server]:
+def check_format(server: Server, disk: Disk, info: Mapping[str, Any]) -> None:
+    """Raises ChainConflict when the server has a volume's file as another format than the one that is recorded in the
+    ``connection_info``. A raw file that is opened as qcow2 is read by what its guest wrote, and may name any file of the host
+    (R3); a qcow2 file that is opened as raw is overwritten. A format that nobody recorded cannot differ (I6)."""
+    recorded = info.get("format") or disk.format
+    if recorded != disk.format:
+        raise ChainConflict(
+            f"disk {disk.target} of server {server.id} has {disk.name} as {disk.format}, but block storage records {recorded}."
+            " An administrator corrects the type of the disk's driver in the definition while the server is stopped (virsh"
+            " edit); 'stillframe doctor' tells more"
+        )
+
+
+def list_everything(worker: WorkerContext, sure: bool = False) -> list[Server]:
     """Returns every server of this host, to check what their descriptions name. With ``sure`` raises HypervisorUnavailable
     while a saved state cannot be read: it may need any file (I12, I13)."""
-    views = hypervisor.list_domains(world.hypervisor)
+    views = hypervisor.list_domains(worker.hypervisor)
     dark = next((view for view in views if is_dark(view)), None)
     if sure and dark is not None:
         raise unreadable(dark)
-    return [_server(world, view) for view in views]
+    return [_server(worker, view) for view in views]
 
 
 def is_dark(view: DomainView) -> bool:

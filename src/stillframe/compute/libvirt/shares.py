@@ -22,13 +22,14 @@ def place_of(settings: Settings, info: Mapping[str, Any]) -> Path:
 
 
 def share_directory(settings: Settings, info: Mapping[str, Any]) -> Path:
-    """As ``place_of``, and mounts the share there unless it is mounted. Raises ShareUnavailable; BadConfiguration for a local
-    share in whose place another user of this host may put another directory."""
+    """As ``place_of``, and mounts the share there unless it is mounted. Raises ShareUnavailable; BadConfiguration where
+    another user of this host may put another directory in place of a local share or of the mount point."""
     place = place_of(settings, info)
     kind = info["driver_volume_type"]
     if kind == "local":
         trust.require_place(place, "the share of the volume")
     else:
+        trust.require_base(place.parent, "mount_point_base")
         options = str(info.get("options") or "").removeprefix("-o").strip()
         wanted = [option for option in options.split(",") if option]
         mounts.mount(cast("Literal['nfs', 'glusterfs']", kind), info["export"], place, wanted)

@@ -23,8 +23,8 @@ def named(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def name(live: str | None) -> list[str]:
         xml = fakes.domain_xml(fakes.disk_xml("vda", OLD, VOLUME))
-        world = fakes.world(database, tmp_path, [fakes.view(xml, xml, 5, active=False)], monkeypatch, Storage([]))
-        server = servers.look(world, SERVER)
+        worker = fakes.worker(database, tmp_path, [fakes.view(xml, xml, 5, active=False)], monkeypatch, Storage([]))
+        server = servers.look(worker, SERVER)
         told: list[str] = []
 
         def update(_domain: object, disk_xml: str) -> None:
@@ -36,9 +36,9 @@ def named(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(hypervisor, "update_definition", update)
         if live == OLD:
             with pytest.raises(Conflict, match="was started meanwhile"):
-                definitions.name_file(world, server, "vda", NEW, "qcow2")
+                definitions.name_file(worker, server, "vda", NEW, "qcow2")
         else:
-            definitions.name_file(world, server, "vda", NEW, "qcow2")
+            definitions.name_file(worker, server, "vda", NEW, "qcow2")
         return told
 
     return name

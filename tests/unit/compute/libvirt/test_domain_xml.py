@@ -11,6 +11,7 @@ from lxml import etree
 
 from stillframe.compute.libvirt import domain_xml
 from stillframe.compute.libvirt.domain_xml import NAMESPACE, Disk
+from stillframe.compute.libvirt.network_source import NetworkSource
 from stillframe.errors import StepFailed
 from tests.unit.builders import OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME
 from tests.unit.compute import fakes
@@ -36,6 +37,39 @@ def test_a_copy_that_kept_the_serial_is_not_the_volume(first: bool) -> None:
     assert {disk.target: disk.volume_id for disk in description.disks} == {"vda": None, "vdb": VOLUME}
     found = description.disk_of(VOLUME)
     assert found is not None and found.target == "vdb"
+
+
+def test_a_disk_in_the_network_is_not_the_volume_when_a_file_of_the_domain_is() -> None:
+    network = f'<disk type="network"><source protocol="iscsi" name="a/1"/><target dev="vda"/><serial>{VOLUME}</serial></disk>'
+    assert domain_xml.read(fakes.domain_xml(network)).disks[0].volume_id == VOLUME
+    disks = domain_xml.read(fakes.domain_xml(network, fakes.disk_xml("vdb", FILE, VOLUME))).disks
+    assert {disk.target: disk.volume_id for disk in disks} == {"vda": None, "vdb": VOLUME}
+
+
+def test_a_disk_has_a_place_and_words_for_it() -> None:
+    network = (
+        '<disk type="network"><source protocol="iscsi" name="a/1"><host name="h" port="1"/></source><target dev="vda"/></disk>'
+    )
+    block = '<disk type="block"><source dev="/dev/sda"/><target dev="vdb"/></disk>'
+    disks = domain_xml.read(fakes.domain_xml(network, block, fakes.disk_xml("vdc", FILE))).disks
+    assert [disk.place for disk in disks] == ["iscsi a/1", None, FILE]
+    assert [disk.words for disk in disks] == ["iscsi a/1 at h:1", "no file", FILE.rpartition("/")[2]]
+    assert disks[2].beside(disks[0]) == "iscsi a/1 at h:1"
+
+
+@pytest.mark.parametrize(
+    "source", ['<source protocol="iscsi"/>', '<source protocol="rbd" name=""><host port="x"/><auth/></source>']
+)
+def test_a_source_in_the_network_may_lack_anything(source: str) -> None:
+    (disk,) = domain_xml.read(fakes.domain_xml(f'<disk type="network">{source}<target dev="vda"/></disk>')).disks
+    assert disk.network is not None
+    assert (disk.network.name, disk.network.host, disk.network.port, disk.network.secret) == ("", "", 0, None)
+
+
+def test_only_a_disk_in_the_network_gets_another_source() -> None:
+    xml = fakes.domain_xml(fakes.disk_xml("vda", FILE))
+    with pytest.raises(StepFailed, match="vda is not reached over the network"):
+        domain_xml.with_source(xml, "vda", NetworkSource("iscsi", "a/1"))
 
 
 def test_disks_that_are_no_files_are_read_without_one() -> None:
@@ -217,3 +251,22 @@ def test_the_alias_of_a_disk_is_libvirts_own() -> None:
     assert domain_xml.alias_of(fakes.domain_xml(first, named), "vdb") == "virtio-disk1"
     with pytest.raises(StepFailed, match="no alias"):
         domain_xml.alias_of(fakes.domain_xml(first, named), "vda")
+
+
+SCRATCH = """<domain><devices><disk type="file" device="disk">
+<driver name="qemu" type="qcow2" cache="none" discard="unmap"/><source file="/s/scratch-a.qcow2" index="3"/>
+<backingStore type="network" index="2"><format type="raw"/><source protocol="iscsi" name="iqn.2010-10.org:a/1">
+<host name="127.0.0.1" port="3260"/><auth username="u"><secret type="iscsi" uuid="s"/></auth></source></backingStore>
+<target dev="vdb" bus="virtio"/><serial>x</serial></disk></devices></domain>"""
+
+
+def test_a_scratch_overlay_gives_its_disk_back_to_what_lies_below() -> None:
+    (before,) = domain_xml.read(SCRATCH).disks
+    assert before.below is not None
+    assert (before.file, before.network, before.below.user) == ("/s/scratch-a.qcow2", None, "u")
+    disk = domain_xml.without_scratch(SCRATCH, "vdb")
+    (after,) = domain_xml.read(f"<domain><devices>{disk}</devices></domain>").disks
+    assert (after.kind, after.format, after.file, after.network, after.below) == ("network", "raw", None, before.below, None)
+    assert after.serial == before.serial
+    with pytest.raises(StepFailed, match="no overlay over a disk in the network"):
+        domain_xml.without_scratch(f"<domain><devices>{disk}</devices></domain>", "vdb")

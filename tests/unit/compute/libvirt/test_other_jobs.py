@@ -13,7 +13,7 @@ from stillframe.host import domain_jobs, files
 from tests.unit.builders import SERVER
 from tests.unit.compute import fakes
 
-DISKS = [{"directory": "/srv", "overlay": "a"}, {"directory": "/srv", "overlay": "b"}]
+OVERLAYS = ["/srv/a", "/srv/b"]
 
 
 @pytest.mark.parametrize(("locked", "snapshot", "begun"), [("b", False, True), ("", True, True), ("", False, False)])
@@ -23,7 +23,7 @@ def test_a_switch_has_begun_when_qemu_or_libvirt_is_at_it(
     monkeypatch.setattr(other_jobs, "PROBE_SECONDS", 60.0)
     monkeypatch.setattr(files, "is_locked", lambda _share, name: name == locked)
     monkeypatch.setattr(domain_jobs, "is_snapshot", lambda _domain: snapshot)
-    assert other_jobs.has_begun(None, DISKS) is begun
+    assert other_jobs.has_begun(None, OVERLAYS) is begun
 
 
 def test_a_libvirt_that_is_silent_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,7 @@ def test_a_libvirt_that_is_silent_has_not_begun(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(other_jobs, "PROBE_SECONDS", 0.0)
     monkeypatch.setattr(files, "is_locked", lambda _share, _name: False)
     monkeypatch.setattr(domain_jobs, "is_snapshot", lambda _domain: go.wait())
-    assert not other_jobs.has_begun(None, DISKS)
+    assert not other_jobs.has_begun(None, OVERLAYS)
     go.set()
 
 
@@ -40,7 +40,7 @@ def test_another_programs_job_is_a_refusal_that_names_it(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, active: bool
 ) -> None:
     xml = fakes.domain_xml(fakes.disk_xml("vda", "/srv/x"))
-    there = fakes.world(database, tmp_path, [fakes.view(xml, xml, 1 if active else 5, active)], monkeypatch)
+    there = fakes.worker(database, tmp_path, [fakes.view(xml, xml, 1 if active else 5, active)], monkeypatch)
     asked: list[Any] = []
 
     def find(_domain: Any, targets: tuple[str, ...]) -> str:

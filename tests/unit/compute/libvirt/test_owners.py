@@ -40,16 +40,16 @@ def domain(uuid: str, file: str, serial: str = VOLUME) -> DomainView:
 @pytest.fixture
 def make(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def made(*views: DomainView, attached_to: str | None = None) -> WorkerContext:
-        return fakes.world(database, tmp_path, list(views), monkeypatch, Storage(attached_to))
+        return fakes.worker(database, tmp_path, list(views), monkeypatch, Storage(attached_to))
 
     return made
 
 
 def test_the_only_server_has_it_and_nobody_else_is_asked(make: Make) -> None:
-    world = make(domain(LAST, f"/srv/share/volume-{OTHER_VOLUME}", OTHER_VOLUME), domain(OWN, FILE))
-    server, disk = owners.owner(world, VOLUME)
+    worker = make(domain(LAST, f"/srv/share/volume-{OTHER_VOLUME}", OTHER_VOLUME), domain(OWN, FILE))
+    server, disk = owners.owner(worker, VOLUME)
     assert (server.id, disk.file) == (OWN, FILE)
-    assert world.storage.asked == 0  # type: ignore[attr-defined]
+    assert worker.storage.asked == 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -99,17 +99,23 @@ def test_descriptions_that_differ_are_not_worked_on(inactive: list[str]) -> None
         servers.check_same(found, found.live.disks[0])
 
 
-def world(database: Database, path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def test_descriptions_that_differ_in_the_format_alone_are_not_worked_on() -> None:
+    found = server(fakes.disk_xml("vda", BASE, format_="raw"), inactive=[fakes.disk_xml("vda", BASE)])
+    with pytest.raises(ChainConflict, match="as qcow2, not raw, after a restart"):
+        servers.check_same(found, found.live.disks[0])
+
+
+def worker(database: Database, path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     mine = fakes.view(fakes.domain_xml(metadata=owned("demo")))
     theirs = replace(fakes.view(fakes.domain_xml(metadata=owned("other"))), uuid=OTHER_VOLUME)
     nobodys = replace(fakes.view(fakes.domain_xml()), uuid=VOLUME)
-    return fakes.world(database, path, [mine, theirs, nobodys], monkeypatch)
+    return fakes.worker(database, path, [mine, theirs, nobodys], monkeypatch)
 
 
 def test_a_project_sees_its_own_servers_and_the_default_project_those_nobody_owns(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = world(database, tmp_path, monkeypatch)
+    seen = worker(database, tmp_path, monkeypatch)
 
     def ids(*roles: str, project: str = "demo", all_projects: bool = False) -> set[str]:
         found = servers.list_all(seen, context(*roles, project=project), all_projects)
@@ -124,7 +130,7 @@ def test_a_project_sees_its_own_servers_and_the_default_project_those_nobody_own
 def test_a_foreign_server_is_answered_as_a_missing_one(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = world(database, tmp_path, monkeypatch)
+    seen = worker(database, tmp_path, monkeypatch)
     messages = []
     for wanted in (OTHER_VOLUME, SNAPSHOT, "nonsense", ""):
         with pytest.raises(NotFound) as told:
@@ -165,21 +171,21 @@ class Connection:
 def test_a_server_of_another_project_costs_what_a_missing_one_does(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = fakes.world(database, tmp_path, [], monkeypatch)
+    worker = fakes.worker(database, tmp_path, [], monkeypatch)
     monkeypatch.undo()
     own, foreign, missing = new_id(), new_id(), new_id()
     libvirt = Connection(**{own.replace("-", "_"): "demo", foreign.replace("-", "_"): "other"})
-    world = replace(world, hypervisor=cast("Any", libvirt))
+    worker = replace(worker, hypervisor=cast("Any", libvirt))
     monkeypatch.setattr(hypervisor, "view", libvirt.view)
     found: dict[str, list[str]] = {}
     for wanted in (foreign, missing):
         libvirt.asked.clear()
         with pytest.raises(NotFound, match=f"^Instance {wanted} could not be found"):
-            servers.find(world, context(), wanted)
+            servers.find(worker, context(), wanted)
         found[wanted] = sorted(libvirt.asked)
     assert found[foreign] == found[missing] == ["list", "look up", "read"]
-    assert servers.find(world, context(), own).id == own
-    assert servers.find(world, context("service"), foreign).id == foreign
+    assert servers.find(worker, context(), own).id == own
+    assert servers.find(worker, context("service"), foreign).id == foreign
     libvirt.projects.clear()
     with pytest.raises(NotFound):
-        servers.find(world, context(), missing)
+        servers.find(worker, context(), missing)

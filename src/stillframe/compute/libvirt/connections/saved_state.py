@@ -11,7 +11,9 @@ of the counts is in the saved memory.
 
 from pathlib import Path
 
-from stillframe.compute.libvirt import repair
+from stillframe.compute.clients.block_storage import Document
+from stillframe.compute.libvirt.connections import kinds as connections
+from stillframe.compute.libvirt.connections.contract import Attachment
 from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.worker.context import WorkerContext
@@ -22,9 +24,10 @@ _AWAY = (
     "Do not start it in another way. 'virsh managedsave-dumpxml' shows which files the saved memory belongs to; 'stillframe"
     " doctor' says what can be done"
 )
+_UNATTACHED = "block storage does not have it attached to this server"
 
 
-def check_files(world: WorkerContext, server: Server) -> None:
+def check_files(worker: WorkerContext, server: Server) -> None:
     """Repairs what a dead writer left in the files of the volumes, behind the active ones too, and logs it.
 
     Before that, raises Conflict, ChainConflict naming both files, unless every volume's disk in the saved description is the
@@ -34,29 +37,35 @@ def check_files(world: WorkerContext, server: Server) -> None:
             f"the saved memory of server {server.id} cannot be read: libvirt would throw it away and boot the server. Copy its"
             " file away first ('virsh managedsave-dumpxml' tells what is wrong with it)"
         )
-    known = {
-        entry["volume_id"]: entry["connection_info"] for entry in world.storage.attachments_of(server.id, server.project_id)
-    }
-    disks = [(disk.volume_id, disk) for disk in server.saved.disks if disk.volume_id is not None]
-    for volume_id, disk in disks:
-        _check_disk(server, disk, (known.get(volume_id) or {}).get("name"))
-    for volume_id, disk in disks:
-        repair.before_start(disk, volume_id, known[volume_id].get("foundation"))
+    known = {entry["volume_id"]: entry for entry in worker.storage.attachments_of(server.id, server.project_id)}
+    disks = [(disk, known.get(disk.volume_id)) for disk in server.saved.disks if disk.volume_id is not None]
+    found = [(disk, _checked(server, disk, entry)) for disk, entry in disks]
+    for disk, attachment in found:
+        connections.of(attachment.info).check_start(worker, server, disk, attachment)
+    for disk, attachment in found:
+        connections.of(attachment.info).before_start(worker, server, disk, attachment)
 
 
-def _check_disk(server: Server, disk: Disk, recorded: str | None) -> None:
-    if disk.name != recorded:
-        is_now = f"its active file is {recorded}" if recorded else "block storage does not have it attached to this server"
+def _checked(server: Server, disk: Disk, entry: Document | None) -> Attachment:
+    volume_id, info = str(disk.volume_id), (entry["connection_info"] if entry else None) or {}
+    if entry is None or not info or not connections.of(info).is_same(disk, info):
+        is_now = f"block storage records {connections.of(info).recorded(info)}" if info else _UNATTACHED
         raise ChainConflict(
-            f"the saved memory of server {server.id} belongs to {disk.name} for volume {disk.volume_id}, but {is_now}. {_AWAY}"
+            f"the saved memory of server {server.id} belongs to {disk.words} for volume {volume_id}, but {is_now}. {_AWAY}"
         )
+    _check_definition(server, disk)
+    return Attachment(entry["id"], volume_id, info)
+
+
+def _check_definition(server: Server, disk: Disk) -> None:
     defined = next((each for each in (server.inactive or server.live).disks if each.target == disk.target), None)
-    if defined is None or defined.file != disk.file:
+    if defined is None or (defined.place, defined.format) != (disk.place, disk.format):
         raise ChainConflict(
-            f"the saved memory of server {server.id} belongs to {disk.name} as {disk.target}, but its definition names"
+            f"the saved memory of server {server.id} belongs to {disk.words} as {disk.target}, but its definition names"
             f" {disk.beside(defined)}. {_AWAY}"
         )
-    _check_chain(server, disk)
+    if disk.file is not None:
+        _check_chain(server, disk)
 
 
 def _check_chain(server: Server, disk: Disk) -> None:
