@@ -5,8 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
-from stillframe.compute.libvirt import volume_users
-from stillframe.compute.requests import assisted_snapshot_costs, assisted_snapshot_labels, assisted_volumes
+from stillframe.compute.requests import (
+    adopted_disks,
+    assisted_snapshot_costs,
+    assisted_snapshot_deletions,
+    assisted_snapshot_labels,
+    assisted_volume_snapshots,
+    assisted_volumes,
+    volume_users,
+)
 from stillframe.compute.requests import assisted_snapshot_settings as settings_requests
 from stillframe.compute.requests import assisted_snapshots as assisted_snapshot_requests
 from stillframe.compute.requests import attachments as attachment_requests
@@ -33,7 +40,7 @@ def answered_by(
 
     def answer(manager: "Manager", context: Context, /, *given: P.args, **parameters: P.kwargs) -> Answer:
         try:
-            found = method(manager.world, context, *given, **parameters)
+            found = method(manager.worker, context, *given, **parameters)
         except OSError as error:
             LOG.warning("a request is refused: %s", error)
             raise of_os_error(error) from error
@@ -47,9 +54,12 @@ def answered_by(
 class Manager:
     """The worker's side of the API: each method looks at libvirt and block storage, checks, plans, and wakes the worker."""
 
-    world: WorkerContext
+    worker: WorkerContext
     wake: Callable[[], None]
 
+    look_at_disks = answered_by(adopted_disks.look)
+    adopt_disks = answered_by(adopted_disks.adopt)
+    release_disks = answered_by(adopted_disks.release)
     attach_volume = answered_by(attachment_requests.attach)
     detach_volume = answered_by(attachment_requests.detach)
     list_attached = answered_by(attachment_requests.list_attached)
@@ -71,8 +81,8 @@ class Manager:
     change_server_settings = answered_by(settings_requests.change)
     explain_assisted_snapshot = answered_by(assisted_snapshot_costs.explain_deletion)
     create_assisted_snapshot = answered_by(assisted_snapshot_requests.create)
-    delete_assisted_snapshot = answered_by(assisted_snapshot_requests.delete)
-    create_assisted_volume_snapshot = answered_by(assisted_snapshot_requests.create_for_volume)
+    delete_assisted_snapshot = answered_by(assisted_snapshot_deletions.delete)
+    create_assisted_volume_snapshot = answered_by(assisted_volume_snapshots.create)
     users_of_volume = answered_by(volume_users.users_of_volume)
     named_files = answered_by(volume_users.named_files)
 

@@ -7,6 +7,7 @@ from stillframe.web.policy import ADMIN, MEMBER, READER, SERVICE
 RULES = [
     RuleDefault("os_compute_api:servers:index", READER, "List and show servers"),
     RuleDefault("os_compute_api:servers:power", MEMBER, "Start, stop, pause and reboot servers"),
+    RuleDefault("os_compute_api:os-adopt-disks", ADMIN, "Make volumes of a server's disks where they are, and end that"),
     RuleDefault("os_compute_api:flavors", READER, "List flavors"),
     RuleDefault("os_compute_api:limits", READER, "Show limits"),
     RuleDefault("os_compute_api:os-volumes-attachments:index", READER, "List and show a server's volumes"),

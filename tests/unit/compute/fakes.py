@@ -174,7 +174,7 @@ class Guard:
     def pending(self, domain: str) -> FreezeRecord | None:
         return next((record for record in self.held if record.domain == domain), None)
 
-    def let_go_on(self, domain: str) -> None:
+    def resume(self, domain: str) -> None:
         if self.pending(domain):
             self.agent.said.append("let go on")
 
@@ -202,7 +202,7 @@ class Storage:
         self.volumes = dict(volumes or {})
 
     def attachments_of(self, _server_id: str, _project_id: str) -> list[dict[str, Any]]:
-        return self.attachments
+        return [{"id": "a", **each} for each in self.attachments]
 
     def attachment(self, volume_id: str, server_id: str) -> dict[str, Any] | None:
         return next((each for each in self.attachments if each["volume_id"] == volume_id), None)
@@ -223,7 +223,7 @@ class Storage:
         return {each: row for each, row in known.items() if row["os-vol-tenant-attr:tenant_id"] == project_id}
 
 
-def world(
+def worker(
     database: Database,
     state_dir: Path,
     views: list[DomainView],
@@ -242,7 +242,8 @@ def world(
     monkeypatch.setattr(hypervisor, "find", find)
     monkeypatch.setattr(hypervisor, "stand_in", lambda _hypervisor, _uuid: None)
     monkeypatch.setattr(domain_jobs, "find", lambda _domain, _targets: None)
-    connection: Any = SimpleNamespace(domain=lambda _uuid: Domain(), uri="test:///default")
+    daemon = SimpleNamespace(listAllSecrets=lambda: [])
+    connection: Any = SimpleNamespace(domain=lambda _uuid: Domain(), uri="test:///default", connection=lambda: daemon)
     configured: Settings = settings(state_dir).of("compute")
     guard: Any = Guard(Agent())
     return WorkerContext(database, connection, cast("Any", storage or Storage()), guard, configured)

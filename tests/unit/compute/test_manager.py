@@ -12,7 +12,7 @@ from stillframe.errors import AccessRefused
 
 
 def test_what_the_system_refuses_is_an_error_with_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_world: Any, _context: Any) -> None:
+    def refuse(_worker: Any, _context: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/srv/canary/volume-1")
 
     woken: list[bool] = []

@@ -35,10 +35,12 @@ _UPDATE = body.wrapped(
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET``: what was set for the server's sets; null where the deployment decides. Raises NotFound."""
     return {"assisted_snapshot_settings": worker(call).show_server_settings(call.context, server_id=call.path["id"])}
 
 
 def update(call: Call) -> dict[str, Any]:
+    """``PUT``: changes the settings that are named; null takes one back. Raises NotFound."""
     changes = call.body["assisted_snapshot_settings"]
     found = worker(call).change_server_settings(call.context, server_id=call.path["id"], changes=changes)
     return {"assisted_snapshot_settings": found}

@@ -6,7 +6,8 @@ from stillframe.chain.names import lookup_id
 from stillframe.compute.api.assisted_snapshot_settings import ALLOW_UNFREEZABLE, HOOK_TIMEOUT, QUIESCE, VOLUMES
 from stillframe.compute.rpcapi import worker
 from stillframe.db import assisted_snapshots
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
+from stillframe.db.rows import AssistedSnapshotRow
 from stillframe.errors import BadRequest, NotFound
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
@@ -35,7 +36,8 @@ _CREATE = body.wrapped(
 )
 
 
-def view(row: Row) -> dict[str, Any]:
+def view(row: AssistedSnapshotRow) -> dict[str, Any]:
+    """Returns a set as the API shows it, with each of its volumes and the disks that were left out."""
     return {
         "id": row["id"],
         "server_id": row["server_id"],
@@ -58,11 +60,11 @@ def view(row: Row) -> dict[str, Any]:
     }
 
 
-def _rows(call: Call, server_id: str | None) -> tuple[Page, list[Row]]:
+def _rows(call: Call, server_id: str | None) -> tuple[Page, list[AssistedSnapshotRow]]:
     page = paging.wanted(call, _FILTERS, _SORTABLE)
     if server_id is not None:
         page = Page(page.limit, page.marker, page.offset, page.sort, {**page.filters, "server_id": server_id})
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         return page, assisted_snapshots.list_page(connection, call.project, page)
 
 
@@ -73,16 +75,18 @@ def _listing(call: Call, server_id: str | None) -> dict[str, Any]:
 
 
 def list_all(call: Call) -> dict[str, Any]:
+    """``GET /os-assisted-snapshots``: the sets of the project, newest first."""
     return _listing(call, None)
 
 
 def list_of_server(call: Call) -> dict[str, Any]:
+    """``GET /servers/{id}/os-assisted-snapshots``: the sets of one server, newest first."""
     return _listing(call, lookup_id(call.path["id"]))
 
 
-def read(call: Call, set_id: str) -> Row:
+def read(call: Call, set_id: str) -> AssistedSnapshotRow:
     """Returns the set's row. Raises NotFound."""
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         row = assisted_snapshots.get(connection, lookup_id(set_id), call.project_of_one)
     if row is None or row["server_id"] != lookup_id(call.path.get("id", row["server_id"])):
         raise NotFound(f"Assisted snapshot {set_id} could not be found.")
@@ -98,9 +102,10 @@ def show(call: Call) -> dict[str, Any]:
 
 
 def create(call: Call) -> dict[str, Any]:
+    """``POST /servers/{id}/os-assisted-snapshots``: begins a set. Raises as the worker does; then nothing was created."""
     given = {key: value for key, value in call.body["assisted_snapshot"].items() if value is not None}
-    if isinstance(given.get("volumes"), list) and len(given["volumes"]) > call.door.settings.compute.max_volumes_per_set:
-        raise BadRequest(f"at most {call.door.settings.compute.max_volumes_per_set} volumes fit in one set")
+    if isinstance(given.get("volumes"), list) and len(given["volumes"]) > call.api.settings.compute.max_volumes_per_set:
+        raise BadRequest(f"at most {call.api.settings.compute.max_volumes_per_set} volumes fit in one set")
     if "id" in given:
         given["set_id"] = given.pop("id")
     wanted = {"volumes": "all", **given}
@@ -109,6 +114,7 @@ def create(call: Call) -> dict[str, Any]:
 
 
 def update(call: Call) -> dict[str, Any]:
+    """``PUT /os-assisted-snapshots/{set_id}``: changes name, description or metadata. Raises NotFound."""
     row = read(call, call.path["set_id"])
     changes = dict(call.body["assisted_snapshot"])
     if "metadata" in changes:
@@ -118,6 +124,7 @@ def update(call: Call) -> dict[str, Any]:
 
 
 def delete(call: Call) -> None:
+    """``DELETE .../{set_id}``: begins to delete every snapshot of the set. Raises NotFound, Conflict."""
     row = read(call, call.path["set_id"])
     worker(call).delete_assisted_snapshot(call.context, server_id=row["server_id"], set_id=row["id"])
 
@@ -129,6 +136,7 @@ def explain_delete(call: Call) -> dict[str, Any]:
 
 
 def reset_status(call: Call) -> None:
+    """``os-reset_status``: an administrator corrects the status of a row; no file is touched."""
     status = call.body["os-reset_status"]["status"]
     worker(call).reset_assisted_snapshot_status(call.context, set_id=read(call, call.path["set_id"])["id"], status=status)
 

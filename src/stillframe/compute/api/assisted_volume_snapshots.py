@@ -28,6 +28,7 @@ _CREATE = body.wrapped(
 
 
 def create(call: Call) -> dict[str, Any]:
+    """``POST /os-assisted-volume-snapshots``: Cinder's call; switches one disk to the overlay that Cinder has made."""
     wanted = call.body["snapshot"]
     worker(call).create_assisted_volume_snapshot(call.context, volume_id=wanted["volume_id"], create_info=wanted["create_info"])
     return {"snapshot": {"id": wanted["create_info"].get("id"), "volumeId": wanted["volume_id"]}}
@@ -71,6 +72,7 @@ def show_merge(call: Call) -> dict[str, Any]:
 
 
 def cancel(call: Call) -> None:
+    """``cancel``: ends a merge that runs. Raises NotFound, Conflict when it is past that."""
     worker(call).cancel_merge(call.context, operation_id=call.path["id"])
 
 

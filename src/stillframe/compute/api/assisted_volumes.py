@@ -20,6 +20,7 @@ _SWITCH = body.wrapped(
 
 
 def named_files(call: Call) -> dict[str, Any]:
+    """``GET /os-assisted-volumes``: the files that any server's description names, for block storage."""
     directory = call.query.get("directory")
     if not directory:
         raise BadRequest("the query needs directory=PATH, the directory whose files are asked about")
@@ -27,6 +28,7 @@ def named_files(call: Call) -> dict[str, Any]:
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET /os-assisted-volumes/{id}``: the server that has the volume, whether it runs, and which file it has open."""
     found = worker(call).server_of_volume(call.context, volume_id=call.path["id"])
     if found is None:
         raise NotFound(f"no server has volume {call.path['id'][:64]}")
@@ -34,14 +36,17 @@ def show(call: Call) -> dict[str, Any]:
 
 
 def users(call: Call) -> dict[str, Any]:
+    """``GET /os-assisted-volumes/{id}/users``: every description and saved state that names a file of the volume."""
     return {"users": worker(call).users_of_volume(call.context, volume_id=call.path["id"])}
 
 
 def resize(call: Call) -> None:
+    """``resize``: tells a running server that its disk has grown; the size is in bytes."""
     worker(call).resize_disk(call.context, volume_id=call.path["id"], size=call.body["resize"]["size"])
 
 
 def switch_file(call: Call) -> None:
+    """``switch_file``: a stopped server's description names another file of the volume from now on."""
     worker(call).switch_disk_file(call.context, volume_id=call.path["id"], wanted=call.body["switch_file"])
 
 

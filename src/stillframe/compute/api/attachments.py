@@ -35,12 +35,14 @@ def _view(call: Call, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def list_all(call: Call) -> dict[str, Any]:
+    """``GET /servers/{id}/os-volume_attachments``: the volumes of a server. Raises NotFound."""
     found = worker(call).list_attached(call.context, server_id=call.path["id"])
     offset, limit = paging.number(call, "offset", 0), paging.number(call, "limit", paging.MAX_LIMIT)
     return {"volumeAttachments": [_view(call, entry) for entry in found[offset : offset + limit]]}
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET /servers/{id}/os-volume_attachments/{volume_id}``: one of them. Raises NotFound."""
     for entry in worker(call).list_attached(call.context, server_id=call.path["id"]):
         if entry["volume_id"] == call.path["volume_id"]:
             return {"volumeAttachment": _view(call, entry)}
@@ -48,6 +50,7 @@ def show(call: Call) -> dict[str, Any]:
 
 
 def attach(call: Call) -> dict[str, Any]:
+    """``POST /servers/{id}/os-volume_attachments``: begins to attach a volume. Raises NotFound, BadRequest, Conflict."""
     wanted = call.body["volumeAttachment"]
     entry = worker(call).attach_volume(
         call.context, server_id=call.path["id"], volume_id=wanted["volumeId"], device=wanted.get("device") or None
@@ -56,6 +59,7 @@ def attach(call: Call) -> dict[str, Any]:
 
 
 def detach(call: Call) -> None:
+    """``DELETE /servers/{id}/os-volume_attachments/{volume_id}``: begins to detach a volume. Raises NotFound, Conflict."""
     worker(call).detach_volume(call.context, server_id=call.path["id"], volume_id=call.path["volume_id"])
 
 

@@ -23,16 +23,19 @@ _FLAVOR = {
 
 
 def list_all(_call: Call) -> dict[str, Any]:
+    """``GET /flavors``: an empty list: libvirt knows the size of a server."""
     return {"flavors": [_FLAVOR]}
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET /flavors/{id}``: there is none. Raises NotFound."""
     if call.path["id"] != _FLAVOR["id"]:
         raise NotFound(f"Flavor {call.path['id']} could not be found.")
     return {"flavor": _FLAVOR}
 
 
 def limits(_call: Call) -> dict[str, Any]:
+    """``GET /limits``: no limit is set here."""
     names = ("maxTotalInstances", "maxTotalCores", "maxTotalRAMSize")
     return {"limits": {"rate": [], "absolute": dict.fromkeys(names, -1)}}
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from stillframe.compute.api import (
+    adopted_disks,
     assisted_snapshot_settings,
     assisted_snapshots,
     assisted_volume_snapshots,
@@ -19,6 +20,7 @@ MINIMUM, MAXIMUM = (2, 1), (2, 100)
 ROUTES: tuple[Route, ...] = (
     *servers.ROUTES,
     *flavors.ROUTES,
+    *adopted_disks.ROUTES,
     *attachments.ROUTES,
     *assisted_snapshots.ROUTES,
     *assisted_snapshot_settings.ROUTES,

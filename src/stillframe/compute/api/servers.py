@@ -25,7 +25,8 @@ _KNOWN_QUERY = {
 
 
 def view(call: Call, server: dict[str, Any]) -> dict[str, Any]:
-    settings = call.door.settings
+    """Returns a server as the API shows it at the call's microversion."""
+    settings = call.api.settings
     shown: dict[str, Any] = {
         "id": server["id"],
         "name": server["name"],
@@ -122,14 +123,17 @@ def _paged(call: Call, found: list[dict[str, Any]], show_one: Callable[[dict[str
 
 
 def list_brief(call: Call) -> dict[str, Any]:
+    """``GET /servers``: id, name and links of each server of the project."""
     return _paged(call, _listed(call), lambda each: {"id": each["id"], "name": each["name"], "links": _links(call, each["id"])})
 
 
 def list_detail(call: Call) -> dict[str, Any]:
+    """``GET /servers/detail``: the servers of the project, each as ``view`` has it."""
     return _paged(call, _listed(call), lambda each: view(call, each))
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET /servers/{id}``: one server. Raises NotFound."""
     return {"server": view(call, worker(call).show_server(call.context, server_id=call.path["id"]))}
 
 
@@ -144,6 +148,7 @@ _REBOOT = body.wrapped("reboot", {"type": {"enum": ["HARD", "hard"]}}, ("type",)
 
 
 def reboot(call: Call) -> None:
+    """``reboot``: SOFT asks the guest, HARD resets the machine. Raises NotFound, Conflict."""
     worker(call).power(call.context, server_id=call.path["id"], action="reboot")
 
 

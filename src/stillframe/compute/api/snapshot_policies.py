@@ -1,5 +1,6 @@
 """os-snapshot-policies: which snapshots of a server are taken automatically, when, and how many are kept."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -7,7 +8,8 @@ from stillframe.chain.names import lookup_id
 from stillframe.compute.api.assisted_snapshot_settings import QUIESCE, VOLUMES
 from stillframe.compute.rpcapi import worker
 from stillframe.db import assisted_snapshots, snapshot_policies
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
+from stillframe.db.rows import AssistedSnapshotRow, SnapshotPolicyRow
 from stillframe.errors import NotFound
 from stillframe.web import body, paging
 from stillframe.web.route import Call, Route
@@ -50,14 +52,15 @@ _SHOWN = (
 )
 
 
-def view(row: Row, failed: list[Row]) -> dict[str, Any]:
-    """``failed`` are the policy's sets in "error". A last set that failed is the last error, too."""
+def view(row: SnapshotPolicyRow, failed: list[AssistedSnapshotRow]) -> dict[str, Any]:
+    """Returns a policy as it is shown; ``failed`` are its sets in "error". A last set that failed is the last error, too."""
+    shown: Mapping[str, Any] = row
     last = next((each for each in failed if each["id"] == row["last_set_id"]), None)
     return {
-        **{name: row[name] for name in _SHOWN},
+        **{name: shown[name] for name in _SHOWN},
         "last_error": row["last_error"] or (last and last["fault"]),
         "failed_sets": [{"id": each["id"], "fault": each["fault"]} for each in failed],
-        **{name: _stamp(row[name]) for name in ("created_at", "updated_at", "next_run", "last_run")},
+        **{name: _stamp(shown[name]) for name in ("created_at", "updated_at", "next_run", "last_run")},
     }
 
 
@@ -69,7 +72,7 @@ def _listing(call: Call, server_id: str | None) -> dict[str, Any]:
     page = paging.wanted(call, _FILTERS, _SORTABLE)
     if server_id is not None:
         page = Page(page.limit, page.marker, page.offset, page.sort, {**page.filters, "server_id": server_id})
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         rows = snapshot_policies.list_page(connection, call.project, page)
         failed = assisted_snapshots.failed_of(connection, [row["id"] for row in rows])
     links = paging.links(call, page, rows, "snapshot_policies_links")
@@ -78,15 +81,17 @@ def _listing(call: Call, server_id: str | None) -> dict[str, Any]:
 
 
 def list_all(call: Call) -> dict[str, Any]:
+    """``GET /os-snapshot-policies``: the policies of the project, newest first."""
     return _listing(call, None)
 
 
 def list_of_server(call: Call) -> dict[str, Any]:
+    """``GET /servers/{id}/os-snapshot-policies``: the policies of one server, newest first."""
     return _listing(call, lookup_id(call.path["id"]))
 
 
 def _answer(call: Call, policy_id: str) -> dict[str, Any]:
-    with call.door.database.read() as connection:
+    with call.api.database.read() as connection:
         row = snapshot_policies.get(connection, lookup_id(policy_id), call.project_of_one)
         failed = assisted_snapshots.failed_of(connection, [row["id"]]) if row is not None else []
     if row is None:
@@ -95,10 +100,12 @@ def _answer(call: Call, policy_id: str) -> dict[str, Any]:
 
 
 def show(call: Call) -> dict[str, Any]:
+    """``GET /os-snapshot-policies/{id}``: one policy. Raises NotFound."""
     return _answer(call, call.path["policy_id"])
 
 
 def create(call: Call) -> dict[str, Any]:
+    """``POST /servers/{id}/os-snapshot-policies``: makes a policy. Raises BadRequest, NotFound, QuotaExceeded."""
     policy_id = worker(call).create_snapshot_policy(
         call.context, server_id=call.path["id"], wanted=call.body["snapshot_policy"]
     )
@@ -106,12 +113,14 @@ def create(call: Call) -> dict[str, Any]:
 
 
 def update(call: Call) -> dict[str, Any]:
+    """``PUT /os-snapshot-policies/{id}``: changes what is named; null means the default. Raises BadRequest, NotFound."""
     policy_id = _answer(call, call.path["policy_id"])["snapshot_policy"]["id"]
     worker(call).change_snapshot_policy(call.context, policy_id=policy_id, changes=call.body["snapshot_policy"])
     return _answer(call, policy_id)
 
 
 def delete(call: Call) -> None:
+    """``DELETE /os-snapshot-policies/{id}``: deletes the policy; its sets stay. Raises NotFound."""
     policy_id = _answer(call, call.path["policy_id"])["snapshot_policy"]["id"]
     worker(call).delete_snapshot_policy(call.context, policy_id=policy_id)
 

@@ -7,16 +7,17 @@ from urllib.parse import quote
 
 from stillframe.client import listing
 from stillframe.config import Settings
-from stillframe.errors import BadRequest, NotFound
+from stillframe.errors import BadRequest, NotFound, StillframeError, TooLarge
 from stillframe.service_client.credentials import service_endpoint
 from stillframe.service_client.session import Session
 
 Document = dict[str, Any]
 FAULT_LENGTH = 4000
 PAGE = 4  # volumes looked through for each one wanted
+MOST_ON_A_PAGE = 200  # one entry with all that a project may write into it has 150 KiB
 
 
-class StorageDoor:
+class StorageClient:
     """One method per call; answers are block storage's documents. Raises NotFound, Conflict, ServiceUnavailable ..."""
 
     def __init__(self, settings: Settings) -> None:
@@ -29,6 +30,7 @@ class StorageDoor:
         return self._session.call(method, path, body)
 
     def volume(self, volume_id: str) -> Document:
+        """Returns a volume as block storage shows it. Raises NotFound, ServiceUnavailable."""
         found: Document = self._call("GET", f"/volumes/{volume_id}")["volume"]
         return found
 
@@ -40,7 +42,8 @@ class StorageDoor:
         """
         found: dict[str, Document] = {}
         if len(volume_ids) > 1:
-            wanted = f"all_tenants=1&project_id={quote(project_id, safe='')}&status=in-use&limit={PAGE * len(volume_ids)}"
+            most = min(PAGE * len(volume_ids), MOST_ON_A_PAGE)
+            wanted = f"all_tenants=1&project_id={quote(project_id, safe='')}&status=in-use&limit={most}"
             page: list[Document] = self._call("GET", f"/volumes/detail?{wanted}")["volumes"]
             found = {volume["id"]: volume for volume in page if volume["id"] in volume_ids}
         for volume_id in set(volume_ids) - set(found):
@@ -61,10 +64,35 @@ class StorageDoor:
         return self._call("GET", path)
 
     def attachment(self, volume_id: str, server_id: str) -> Document | None:
+        """Returns the attachment of a volume to a server, with its connection_info; None where there is none."""
         found = self._attachments(f"instance_id={server_id}&volume_id={volume_id}")
         return found[0] if found else None
 
+    def look_at_adoptable(self, wanted: Document) -> Document:
+        """Returns ``{"size"}`` in bytes of the volume that a file would be; changes nothing. ``wanted``: directory, file,
+        format. Raises what says why it cannot be one."""
+        found: Document = self._call("POST", "/os-adopted-volumes/look", {"adopted_volume": wanted})["adopted_volume"]
+        return found
+
+    def adopt(self, wanted: Document) -> None:
+        """Makes a volume of a file that a server has, attached to it. The same id again: the same volume."""
+        self._call("POST", "/os-adopted-volumes", {"adopted_volume": wanted})
+
+    def release_adopted(self, volume_id: str, keep_files: bool) -> bool:
+        """Begins to end what ``adopt`` began; returns False when there is no such volume any more. Raises Busy, Conflict."""
+        try:
+            self._call("POST", f"/volumes/{volume_id}/action", {"os-release_adopted": {"keep_files": keep_files}})
+        except NotFound:
+            return False
+        return True
+
+    def snapshots_of(self, volume_id: str) -> list[Document]:
+        """Returns the snapshots of a volume, of all projects."""
+        path = f"/snapshots/detail?all_tenants=1&volume_id={volume_id}&limit={MOST_ON_A_PAGE}"
+        return listing.whole(self._get, path, "snapshots")
+
     def reserve(self, volume_id: str, server_id: str) -> str:
+        """Reserves a volume for a server; returns the attachment's id. Raises NotFound, Conflict, ServiceUnavailable."""
         wanted = {"attachment": {"volume_uuid": volume_id, "instance_uuid": server_id, "connector": None}}
         return str(self._call("POST", "/attachments", wanted)["attachment"]["id"])
 
@@ -75,6 +103,7 @@ class StorageDoor:
         return info
 
     def complete(self, attachment_id: str) -> None:
+        """Reports that the server has the disk. May be repeated."""
         self._call("POST", f"/attachments/{attachment_id}/action", {"os-complete": None})
 
     def report_guest_disk(self, attachment_id: str, present: bool) -> None:
@@ -82,6 +111,7 @@ class StorageDoor:
         self._call("POST", f"/attachments/{attachment_id}/action", {"os-report_guest_disk": {"present": present}})
 
     def release(self, attachment_id: str) -> None:
+        """Ends an attachment; fine when there is none any more."""
         try:
             self._call("DELETE", f"/attachments/{attachment_id}")
         except NotFound:
@@ -93,14 +123,40 @@ class StorageDoor:
             self._call("POST", f"/volumes/{volume_id}/action", {"os-note_fault": {"fault": fault[:FAULT_LENGTH]}})
 
     def create_snapshot_metadata(self, volume_id: str, document: Document) -> Document:
+        """Makes the row of a snapshot in ``creating``; the answer names its overlay in ``file``. The same id again: the same
+        answer."""
         body = {"os-create_snapshot_metadata": document}
         found: Document = self._call("POST", f"/volumes/{volume_id}/action", body)["snapshot"]
         return found
 
+    def create_set_metadata(self, documents: Sequence[Document]) -> list[Document] | None:
+        """``create_snapshot_metadata`` for the snapshots of a set in one request, for all or for none; each document has its
+        ``volume_id``. None: ask for one after the other."""
+        answer = self._at_once("create", documents)
+        return None if answer is None else list(answer["snapshots"])
+
+    def finalize_set_metadata(self, documents: Sequence[Document]) -> bool:
+        """``finalize_snapshot_metadata`` for the snapshots of a set in one request, for all or for none; each document has its
+        ``snapshot_id``. False: ask for one after the other."""
+        return self._at_once("finalize", documents) is not None
+
+    def _at_once(self, action: str, documents: Sequence[Document]) -> Document | None:
+        """None where block storage does not know the request, as Cinder does not; where one of the things does not exist, which
+        a request of its own tells better; and where it is too long."""
+        try:
+            answer: Document = self._call("POST", "/os-set-metadata", {action: {"snapshots": list(documents)}})
+        except StillframeError as error:
+            if isinstance(error, (NotFound, TooLarge)) or isinstance(error.__cause__, NotFound):
+                return None
+            raise
+        return answer
+
     def finalize_snapshot_metadata(self, snapshot_id: str, document: Document) -> None:
+        """Ends ``creating`` with "available" or "error". May be repeated. Raises Conflict for another transition."""
         self._call("POST", f"/snapshots/{snapshot_id}/action", {"os-finalize_snapshot_metadata": document})
 
     def snapshot_delete_metadata(self, snapshot_id: str) -> None:
+        """Deletes the row of a snapshot whose overlay is in no chain; fine when there is none any more."""
         try:
             self._call("POST", f"/snapshots/{snapshot_id}/action", {"os-snapshot_delete_metadata": {}})
         except NotFound:
@@ -112,11 +168,23 @@ class StorageDoor:
         self._call("POST", f"/snapshots/{snapshot_id}/action", body)
 
     def snapshot(self, snapshot_id: str) -> Document | None:
+        """Returns a snapshot as block storage shows it; None when there is none."""
         try:
             found: Document = self._call("GET", f"/snapshots/{snapshot_id}")["snapshot"]
         except NotFound:
             return None
         return found
+
+    def create_snapshot(self, volume_id: str, wanted: Document) -> Document:
+        """Has block storage take a snapshot of a volume that may be attached; returns it. ``wanted``: name, description,
+        metadata."""
+        body = {"snapshot": {"volume_id": volume_id, "force": True, **wanted}}
+        found: Document = self._call("POST", "/snapshots", body)["snapshot"]
+        return found
+
+    def snapshot_labelled(self, volume_id: str, key: str, value: str) -> Document | None:
+        """Returns the snapshot of a volume whose metadata says so, or None."""
+        return next((each for each in self.snapshots_of(volume_id) if each["metadata"].get(key) == value), None)
 
     def explain_deletion(self, snapshot_id: str) -> Document:
         """Returns what the deletion of a snapshot would do and copy. Raises NotFound."""
@@ -125,13 +193,14 @@ class StorageDoor:
 
     def being_deleted(self) -> set[str]:
         """Returns the ids of volumes a snapshot of which is being deleted."""
-        found = listing.whole(self._get, "/snapshots/detail?all_tenants=1&status=deleting", "snapshots")
+        found = listing.whole(self._get, f"/snapshots/detail?all_tenants=1&status=deleting&limit={MOST_ON_A_PAGE}", "snapshots")
         return {snapshot["volume_id"] for snapshot in found}
 
     def snapshots_in_deletion(self) -> set[str]:
         """Returns the ids of the snapshots that are being deleted, of all projects."""
-        found = listing.whole(self._get, "/snapshots?all_tenants=1&status=deleting", "snapshots")
+        found = listing.whole(self._get, f"/snapshots?all_tenants=1&status=deleting&limit={MOST_ON_A_PAGE}", "snapshots")
         return {snapshot["id"] for snapshot in found}
 
     def delete_snapshot(self, snapshot_id: str) -> None:
+        """Begins to delete a snapshot. Raises NotFound, Conflict, ServiceUnavailable."""
         self._call("DELETE", f"/snapshots/{snapshot_id}")

@@ -1,14 +1,16 @@
-"""How deep block storage lets a chain grow, and how much room it wants on a share: it says so in the connection_info."""
+"""What block storage says of a chain in the connection_info: how deep it may grow, how much room the share wants, and what is
+recorded of its files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any
+
+from stillframe.chain.image import Recorded
+from stillframe.journal.typed import Value
 
 KEY = "chain_limits"
 
 
-@dataclass(frozen=True)
-class ChainLimits:
+class ChainLimits(Value, frozen=True):
     """The defaults are for a block storage that does not say."""
 
     max_chain_depth: int = 64
@@ -22,8 +24,13 @@ class ChainLimits:
 
 
 def of(document: Mapping[str, Any]) -> ChainLimits:
-    """Returns the limits that a volume's connection_info, or an intent made from it, holds."""
-    told = document.get(KEY)
-    known = {field.name for field in fields(ChainLimits)}
-    said = {name: value for name, value in told.items() if name in known} if isinstance(told, dict) else {}
+    """Returns the limits that a volume's connection_info holds."""
+    limits = document.get(KEY)
+    known = set(ChainLimits.__struct_fields__)
+    said = {name: value for name, value in limits.items() if name in known} if isinstance(limits, dict) else {}
     return ChainLimits(**{name: value for name, value in said.items() if type(value) is int and value > 0})
+
+
+def recorded(document: Mapping[str, Any]) -> Recorded:
+    """Returns what a volume's connection_info says of its files beyond their names."""
+    return Recorded(document.get("parent_image"), document.get("base_file"))

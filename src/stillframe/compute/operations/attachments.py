@@ -1,138 +1,201 @@
 """Attach a volume to a server, detach it: live and for a stopped domain."""
 
-import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
-from stillframe.chain import image
-from stillframe.compute.libvirt import domain_xml, servers
+from stillframe.compute.libvirt import connector, domain_xml, servers
+from stillframe.compute.libvirt.connections import kinds as connections
+from stillframe.compute.libvirt.connections.contract import Attachment
 from stillframe.compute.libvirt.domain_xml import Description, Disk
 from stillframe.compute.libvirt.servers import Server
-from stillframe.compute.libvirt.shares import share_directory
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, StepFailed, StillframeError
-from stillframe.host import hypervisor, inspection, qemu_img, reach, soundness
+from stillframe.host import hypervisor, inspection, reach, soundness
+from stillframe.journal import deadline
+from stillframe.journal.deadline import Deadline
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import Request
+from stillframe.journal.typed import Args, Intent, step
 
 SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 1.0  # at a guest that is asked to release a disk: most answer at once
 ASK_AGAIN_SECONDS = 5.0  # one that was busy, or had not booted, may not have heard it
 
 
-def request(kind: str, intent: Document, request_id: str) -> Request:
-    """``kind`` is attach_volume (intent: server_id, volume_id, target) or detach_volume (server_id, volume_id)."""
-    verbs = {"attach_volume": ("reserve", "connect", "plug", "complete"), "detach_volume": ("unplug", "release")}[kind]
-    turn = ("turn",) if intent.get("begin_until") else ()
-    plan = [{"verb": verb, "args": {}} for verb in (*turn, *verbs)]
-    return Request("compute", kind, intent, plan, [f"server:{intent['server_id']}"], request_id)
+class _Change(Intent, frozen=True, kw_only=True):
+    """A volume comes to a server or leaves it. ``begin_until`` is there when the request had to wait for others: how long it
+    may. Version 2 has that as a deadline that no clock moves."""
+
+    version = 2
+    reads = frozenset({1})
+    server_id: str
+    volume_id: str
+    begin_until: Deadline | float | None = None
 
 
-def _ids(operation: Operation) -> tuple[str, str]:
-    return operation.intent["server_id"], operation.intent["volume_id"]
+class AttachVolume(_Change, frozen=True, kw_only=True):
+    """``target`` is the name of the new disk: vdb."""
+
+    target: str
 
 
-def _never(_world: WorkerContext, _operation: Operation, _args: Document) -> None:
+class DetachVolume(_Change, frozen=True, kw_only=True):
+    """Take a volume's disk out of a server."""
+
+
+class Turn(Args, frozen=True, kw_only=True):
+    """Check a request that had to wait."""
+
+    verb = "turn"
+
+
+class Reserve(Args, frozen=True, kw_only=True):
+    """Make an attachment at block storage."""
+
+    verb = "reserve"
+
+
+class Connect(Args, frozen=True, kw_only=True):
+    """Tell block storage of this host, and learn where the volume lies."""
+
+    verb = "connect"
+
+
+class Plug(Args, frozen=True, kw_only=True):
+    """Give the server the disk."""
+
+    verb = "plug"
+
+
+class Complete(Args, frozen=True, kw_only=True):
+    """Tell block storage that the server has the disk."""
+
+    verb = "complete"
+
+
+class Unplug(Args, frozen=True, kw_only=True):
+    """Take the disk out of the server."""
+
+    verb = "unplug"
+
+
+class Release(Args, frozen=True, kw_only=True):
+    """Delete the attachment at block storage."""
+
+    verb = "release"
+
+
+def request(asked: AttachVolume | DetachVolume, request_id: str) -> Request:
+    """Returns the operation that attaches, or detaches."""
+    attaches = isinstance(asked, AttachVolume)
+    kind = "attach_volume" if attaches else "detach_volume"
+    turn = () if asked.begin_until is None else (Turn(),)
+    work = (Reserve(), Connect(), Plug(), Complete()) if attaches else (Unplug(), Release())
+    plan = [step(args) for args in (*turn, *work)]
+    return Request("compute", kind, asked, plan, [f"server:{asked.server_id}"], request_id)
+
+
+def _ids(operation: Operation[_Change]) -> tuple[str, str]:
+    return operation.intent.server_id, operation.intent.volume_id
+
+
+def _never(_worker: WorkerContext, _operation: Operation, _args: object) -> None:
     return None
 
 
-def _turn(world: WorkerContext, operation: Operation, _args: Document) -> Document:
+def _turn(worker: WorkerContext, operation: Operation[_Change], _args: Turn) -> Document:
     """Checks a request that had to wait: once, before anything is touched."""
-    intent = operation.intent
-    if time.time() > intent["begin_until"]:
+    asked = operation.intent
+    with worker.database.read() as connection:
+        in_time = asked.begin_until is None or deadline.left(connection, asked.begin_until) > 0
+    if not in_time:
         raise Conflict(
-            f"volume {intent['volume_id']} waited {world.settings.compute.attach_wait_seconds} s while others were attached to"
-            f" or detached from server {intent['server_id']}; nothing was changed, repeat the request"
+            f"volume {asked.volume_id} waited {worker.settings.compute.attach_wait_seconds} s while others were attached to"
+            f" or detached from server {asked.server_id}; nothing was changed, repeat the request"
         )
-    if intent.get("target") in servers.look(world, intent["server_id"]).targets:
+    if isinstance(asked, AttachVolume) and asked.target in servers.look(worker, asked.server_id).targets:
         raise Conflict(
-            f"disk {intent['target']} of server {intent['server_id']} was taken meanwhile; nothing was changed, repeat the"
-            " request"
+            f"disk {asked.target} of server {asked.server_id} was taken meanwhile; nothing was changed, repeat the request"
         )
     return {}
 
 
-def _reserved(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
+def _reserved(worker: WorkerContext, operation: Operation[AttachVolume], _args: Reserve) -> Document | None:
     server_id, volume_id = _ids(operation)
-    known = world.storage.attachment(volume_id, server_id)
+    known = worker.storage.attachment(volume_id, server_id)
     return {"attachment_id": known["id"]} if known else None
 
 
-def _reserve(world: WorkerContext, operation: Operation, _args: Document) -> Document:
+def _reserve(worker: WorkerContext, operation: Operation[AttachVolume], _args: Reserve) -> Document:
     server_id, volume_id = _ids(operation)
-    return {"attachment_id": world.storage.reserve(volume_id, server_id)}
+    return {"attachment_id": worker.storage.reserve(volume_id, server_id)}
 
 
-def _release(world: WorkerContext, operation: Operation, _args: Document) -> None:
+def _release(worker: WorkerContext, operation: Operation[_Change], _args: object) -> None:
     server_id, volume_id = _ids(operation)
-    known = world.storage.attachment(volume_id, server_id)
+    known = worker.storage.attachment(volume_id, server_id)
     if known:
-        world.storage.release(known["id"])
+        if (known.get("connection_info") or {}).get("driver_volume_type") in connections.KINDS:
+            connections.of(known["connection_info"]).release(worker, known["id"])
+        worker.storage.release(known["id"])
 
 
-def _give_up(world: WorkerContext, operation: Operation, args: Document) -> None:
+def _cancel(worker: WorkerContext, operation: Operation[AttachVolume], args: Reserve) -> None:
     """The request was answered long ago, so the reason is recorded on the volume, before the volume returns to its earlier
     status."""
     server_id, volume_id = _ids(operation)
-    if world.storage.attachment(volume_id, server_id):
-        _tell(world, operation, args)
-        _release(world, operation, args)
+    if worker.storage.attachment(volume_id, server_id):
+        _tell(worker, operation, args)
+        _release(worker, operation, args)
 
 
-def _tell(world: WorkerContext, operation: Operation, _args: Document) -> None:
+def _tell(worker: WorkerContext, operation: Operation[_Change], _args: object) -> None:
     if operation.fault:
-        world.storage.note_fault(operation.intent["volume_id"], operation.fault["message"])
+        worker.storage.note_fault(operation.intent.volume_id, operation.fault["message"])
 
 
-def _connected(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
+def _connected(worker: WorkerContext, operation: Operation[AttachVolume], _args: Connect) -> Document | None:
     """Always sent by us, also for a reservation that somebody else made with its connector: from then on the volume counts as
     in use, so nobody who saw it unused a moment ago releases it."""
     if "connect" not in operation.evidence:
         return None
     server_id, volume_id = _ids(operation)
-    known = world.storage.attachment(volume_id, server_id)
-    return _source(world, known["connection_info"]) if known and known["connection_info"] else None
+    known = worker.storage.attachment(volume_id, server_id)
+    if not known or not known["connection_info"]:
+        return None
+    return _source(worker, Attachment(known["id"], volume_id, known["connection_info"]))
 
 
-def _connect(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    connector = {
-        "host": world.settings.host,
-        "platform": "x86_64",
-        "os_type": "linux",
-        "multipath": False,
-        "mountpoint": f"/dev/{operation.intent['target']}",
-    }
-    return _source(world, world.storage.connect(operation.evidence["reserve"]["attachment_id"], connector))
+def _connect(worker: WorkerContext, operation: Operation[AttachVolume], _args: Connect) -> Document:
+    attachment_id = operation.evidence["reserve"]["attachment_id"]
+    info = worker.storage.connect(attachment_id, connector.properties(worker.settings, operation.intent.target))
+    return _source(worker, Attachment(attachment_id, operation.intent.volume_id, info))
 
 
-def _source(world: WorkerContext, info: Document) -> Document:
-    """Returns the path of the active file on this host, where its share is mounted."""
-    directory = str(share_directory(world.settings, info))
-    return {"directory": directory, "name": info["name"], "format": info["format"], "foundation": info.get("foundation")}
+def _source(worker: WorkerContext, attachment: Attachment) -> Document:
+    return connections.of(attachment.info).source(worker, attachment)
 
 
 def _has(description: Description | None, volume_id: str) -> bool:
     return description is not None and description.disk_of(volume_id) is not None
 
 
-def _plugged(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
+def _plugged(worker: WorkerContext, operation: Operation[AttachVolume], _args: Plug) -> Document | None:
     server_id, volume_id = _ids(operation)
-    server = servers.look(world, server_id)
+    server = servers.look(worker, server_id)
     return {} if all(_has(each, volume_id) for each in server.descriptions) else None
 
 
-def _plug(world: WorkerContext, operation: Operation, _args: Document) -> Document:
+def _plug(worker: WorkerContext, operation: Operation[AttachVolume], _args: Plug) -> Document:
     server_id, volume_id = _ids(operation)
     source = operation.evidence["connect"]
-    share = Path(source["directory"])
-    # The whole chain is inspected before QEMU opens it (I6).
-    foundation = source.get("foundation")
-    chain = qemu_img.read_chain(share, volume_id, source["name"], source["format"], foundation)
-    image.check(chain, foundation)
-    repaired = soundness.mend_open(share, chain.images)
-    xml = domain_xml.volume_disk(volume_id, str(share / source["name"]), source["format"], operation.intent["target"])
-    server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
+    connection = connections.of(source)
+    repaired = connection.prepare(worker, _attachment(worker, operation), source)
+    xml = connection.disk(volume_id, source, operation.intent.target)
+    server, domain = servers.look(worker, server_id), worker.hypervisor.domain(server_id)
     server.refuse_unless("attach")
     live = server.view.active and not _has(server.live, volume_id)
     config = server.inactive is not None and not _has(server.inactive, volume_id)
@@ -140,71 +203,80 @@ def _plug(world: WorkerContext, operation: Operation, _args: Document) -> Docume
     return {"repaired": repaired} if repaired else {}
 
 
-def _unplug_begun(world: WorkerContext, operation: Operation, args: Document) -> None:
+def _attachment(worker: WorkerContext, operation: Operation[AttachVolume]) -> Attachment:
+    """Block storage is asked again: a password is never in what the journal keeps."""
+    server_id, volume_id = _ids(operation)
+    known = worker.storage.attachment(volume_id, server_id)
+    if known is None or not known["connection_info"]:
+        raise StepFailed(f"block storage released volume {volume_id} while it was attached to server {server_id}")
+    return Attachment(known["id"], volume_id, known["connection_info"])
+
+
+def _unplug_begun(worker: WorkerContext, operation: Operation[AttachVolume], _args: Plug) -> None:
     try:
-        _take_out(world, operation)
+        _take_out(worker, operation)
     except NotFound:
         return  # the server is gone, and with it the disk
 
 
-def _complete(world: WorkerContext, operation: Operation, _args: Document) -> Document:
-    world.storage.complete(operation.evidence["reserve"]["attachment_id"])
+def _complete(worker: WorkerContext, operation: Operation[AttachVolume], _args: Complete) -> Document:
+    worker.storage.complete(operation.evidence["reserve"]["attachment_id"])
     return {}
 
 
-def _completed(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
+def _completed(worker: WorkerContext, operation: Operation[AttachVolume], _args: Complete) -> Document | None:
     server_id, volume_id = _ids(operation)
-    known = world.storage.attachment(volume_id, server_id)
+    known = worker.storage.attachment(volume_id, server_id)
     return {} if known and known["status"] == "attached" else None
 
 
-def _unplugged(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
+def _unplugged(worker: WorkerContext, operation: Operation[DetachVolume], _args: Unplug) -> Document | None:
     server_id, volume_id = _ids(operation)
     try:
-        server = servers.look(world, server_id)
+        server = servers.look(worker, server_id)
     except NotFound:
         return {}
     return None if any(_has(each, volume_id) for each in server.descriptions) else {}
 
 
-def _unplug(world: WorkerContext, operation: Operation, _args: Document) -> Document:
+def _unplug(worker: WorkerContext, operation: Operation[DetachVolume], _args: Unplug) -> Document:
     server_id, volume_id = _ids(operation)
-    server = servers.look(world, server_id)
+    server = servers.look(worker, server_id)
     server.refuse_unless("detach")
     check_closable(server, volume_id)
-    _take_out(world, operation)
+    _take_out(worker, operation)
     return {}
 
 
-def _take_out(world: WorkerContext, operation: Operation) -> None:
+def _take_out(worker: WorkerContext, operation: Operation[_Change]) -> None:
     """Removes the disk from the running guest first: while the guest has it, the definition must name it too. Raises NotYet
     while the guest has not answered, and StepFailed when that lasts too long."""
     server_id, volume_id = _ids(operation)
-    server, domain = servers.look(world, server_id), world.hypervisor.domain(server_id)
+    server, domain = servers.look(worker, server_id), worker.hypervisor.domain(server_id)
     live = server.live.disk_of(volume_id)
     if server.view.active and live is not None:
-        _take_out_live(world, domain, server, live, operation.notes())
+        _take_out_live(worker, domain, server, live, operation.notes())
     disk = server.inactive.disk_of(volume_id) if server.inactive else None
     if disk is not None and server.view.inactive_xml:
         xml = domain_xml.disk_element(server.view.inactive_xml, disk.target)
         hypervisor.detach_from_definition(domain, xml)
 
 
-def _take_out_live(world: WorkerContext, domain: object, server: Server, disk: Disk, notes: Document) -> None:
+def _take_out_live(worker: WorkerContext, domain: object, server: Server, disk: Disk, notes: Document) -> None:
     """The notes: ``waited`` for the guest's answer, and ``asked``, at which moment of that it was asked last, in seconds."""
     waited, asked = notes.get("waited", 0.0), notes.get("asked")
     if asked is None or waited - asked >= ASK_AGAIN_SECONDS:
         _ask_to_go(domain, domain_xml.alias_of(server.view.xml, disk.target))
         asked = waited
-    now = servers.look(world, server.id)
+    now = servers.look(worker, server.id)
     if not now.view.active or not _has(now.live, str(disk.volume_id)):
         return
-    if waited < world.settings.compute.detach_timeout_seconds:
+    if waited < worker.settings.compute.detach_timeout_seconds:
         seconds = min(LONGEST_LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, waited / 10))
         raise NotYet(seconds, {"waited": waited + seconds, "asked": asked})
     raise StepFailed(
         f"the guest of server {server.id} did not release disk {disk.target} within"
-        f" {world.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat. If the guest"
+        f" {worker.settings.compute.detach_timeout_seconds} s; unmount it in the guest and repeat. If the guest"
         " releases it later, at a reset for instance, the volume is detached then"
     )
 
@@ -218,13 +290,13 @@ def _ask_to_go(domain: object, alias: str) -> None:
             raise
 
 
-def _released(world: WorkerContext, operation: Operation, _args: Document) -> Document | None:
+def _released(worker: WorkerContext, operation: Operation[DetachVolume], _args: Release) -> Document | None:
     server_id, volume_id = _ids(operation)
-    return None if world.storage.attachment(volume_id, server_id) else {}
+    return None if worker.storage.attachment(volume_id, server_id) else {}
 
 
-def _do_release(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    _release(world, operation, args)
+def _do_release(worker: WorkerContext, operation: Operation[DetachVolume], args: Release) -> Document:
+    _release(worker, operation, args)
     return {}
 
 
@@ -273,11 +345,11 @@ def check_consistent(server: Server, volume_id: str) -> None:
     disk = server.disk_of(volume_id)
     if disk is None:
         raise NotFound(f"volume_id not found: {volume_id}")
-    if disk.name is not None and server.live.disk_of(volume_id) and server.inactive:
+    if disk.place is not None and server.live.disk_of(volume_id) and server.inactive:
         other = server.inactive.disk_of(volume_id)
-        if other is not None and other.file != disk.file:
+        if other is not None and other.place != disk.place:
             raise ChainConflict(
-                f"volume {volume_id} is {disk.name} in the guest and {disk.beside(other)} in the definition of its server"
+                f"volume {volume_id} is {disk.words} in the guest and {disk.beside(other)} in the definition of its server"
             )
 
 
@@ -287,21 +359,24 @@ _COMPARE = (
 )
 ATTACH = Kind(
     {
-        "turn": Verb(_never, _turn, _tell),
-        "reserve": Verb(_reserved, _reserve, _give_up),
-        "connect": Verb(_connected, _connect),
-        "plug": Verb(_plugged, _plug, _unplug_begun),
-        "complete": Verb(_completed, _complete),
+        "turn": Verb(_never, _turn, _tell, args=Turn),
+        "reserve": Verb(_reserved, _reserve, _cancel, args=Reserve),
+        "connect": Verb(_connected, _connect, args=Connect),
+        "plug": Verb(_plugged, _plug, _unplug_begun, args=Plug),
+        "complete": Verb(_completed, _complete, args=Complete),
     },
     _settle,
+    intent=AttachVolume,
     afterwards=_COMPARE,
 )
 DETACH = Kind(
     {
-        "turn": Verb(_never, _turn, _tell),
-        "unplug": Verb(_unplugged, _unplug, _tell),
-        "release": Verb(_released, _do_release),
+        "turn": Verb(_never, _turn, _tell, args=Turn),
+        "unplug": Verb(_unplugged, _unplug, _tell, args=Unplug),
+        "release": Verb(_released, _do_release, args=Release),
     },
     _settle,
+    intent=DetachVolume,
     afterwards=_COMPARE,
 )
+KINDS: Mapping[str, Kind[Any]] = {"attach_volume": ATTACH, "detach_volume": DETACH}

@@ -1,7 +1,7 @@
 """Deletes every snapshot of a set through block storage, disk by disk. Each snapshot succeeds or fails by itself."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
@@ -10,6 +10,7 @@ from stillframe.db import assisted_snapshots, operations
 from stillframe.errors import Busy, ServiceUnavailable, StepFailed, StillframeError
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, Verb
 from stillframe.journal.record import FEW, Request
+from stillframe.journal.typed import Args, Intent, step
 
 LOG = logging.getLogger(__name__)
 SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 5.0
@@ -17,28 +18,42 @@ STUCK_LOOK_SECONDS = 10.0  # at a deletion that says what it waits for
 PATIENCE_SECONDS = 3600.0  # with an operation that holds a volume, such as the merge of another snapshot
 
 
-def request(set_id: str, server_id: str, snapshot_ids: list[str], request_id: str) -> Request:
-    plan = [{"verb": "delete", "args": {"snapshot_ids": snapshot_ids}}]
-    intent = {"set_id": set_id, "server_id": server_id}
+class DeleteAssistedSnapshot(Intent, frozen=True, kw_only=True):
+    """Delete a set."""
+
+    set_id: str
+    server_id: str
+
+
+class Delete(Args, frozen=True, kw_only=True):
+    """Delete the snapshots of the set, one after the other."""
+
+    verb = "delete"
+    snapshot_ids: tuple[str, ...]
+
+
+def request(asked: DeleteAssistedSnapshot, snapshot_ids: Sequence[str], request_id: str) -> Request:
+    """Returns the operation that deletes the snapshots of a set that are still there, and then the set."""
+    plan = [step(Delete(snapshot_ids=tuple(snapshot_ids)))]
     # The merges lock the server; this operation only waits for them.
-    return Request("compute", "delete_assisted_snapshot", intent, plan, [f"set:{set_id}"], request_id)
+    return Request("compute", "delete_assisted_snapshot", asked, plan, [f"set:{asked.set_id}"], request_id)
 
 
-def _gone(world: WorkerContext, _operation: Operation, args: Document) -> Document | None:
-    left = [each for each in args["snapshot_ids"] if world.storage.snapshot(each) is not None]
+def _gone(worker: WorkerContext, _operation: Operation[DeleteAssistedSnapshot], args: Delete) -> Document | None:
+    left = [each for each in args.snapshot_ids if worker.storage.snapshot(each) is not None]
     return None if left else {}
 
 
-def _delete(world: WorkerContext, operation: Operation, args: Document) -> Document:
-    """Deletes one snapshot after the other. A failure is reported at the end and does not stop the others. Waiting takes no
+def _delete(worker: WorkerContext, operation: Operation[DeleteAssistedSnapshot], args: Delete) -> Document:
+    """Deletes one snapshot after the other. A failure is message at the end and does not stop the others. Waiting takes no
     thread."""
     notes = {"asked": [], "failed": {}, "waited": 0.0, **operation.notes("delete")}
     waiting: list[str] = []
-    for number, snapshot_id in enumerate(args["snapshot_ids"]):
+    for number, snapshot_id in enumerate(args.snapshot_ids):
         if snapshot_id in notes["failed"]:
             continue
         try:
-            why = _delete_one(world, operation, notes, (snapshot_id, number, len(args["snapshot_ids"])))
+            why = _delete_one(worker, operation, notes, (snapshot_id, number, len(args.snapshot_ids)))
             waiting += [f"snapshot {snapshot_id}: {why}"] if why else []
         except ServiceUnavailable:
             raise
@@ -48,21 +63,21 @@ def _delete(world: WorkerContext, operation: Operation, args: Document) -> Docum
         raise NotYet(STUCK_LOOK_SECONDS, notes, ServiceUnavailable("; ".join(waiting)))
     failed = notes["failed"]
     if failed:
-        told = "; ".join(f"snapshot {key}: {why}" for key, why in failed.items())
-        raise StepFailed(told, failed=failed, left=_left(world, args["snapshot_ids"]))
+        message = "; ".join(f"snapshot {key}: {why}" for key, why in failed.items())
+        raise StepFailed(message, failed=failed, left=_left(worker, args.snapshot_ids))
     return {}
 
 
-def look(world: WorkerContext, tell: Callable[[str], None]) -> None:
+def look(worker: WorkerContext, tell: Callable[[str], None]) -> None:
     """From time to time, where so many wait that each is looked at seldom: one question for all of them. Tells the journal of
     those whose snapshot is not being deleted any more."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         rows = operations.unfinished_of(connection, "compute", "delete_assisted_snapshot")
     asked = {row["id"]: Operation.from_row(row).notes("delete").get("asked") for row in rows}
     if sum(map(bool, asked.values())) <= FEW:
         return
     try:
-        deleting = world.storage.snapshots_in_deletion()
+        deleting = worker.storage.snapshots_in_deletion()
     except StillframeError as error:
         LOG.info("block storage does not tell which snapshots are being deleted: %s", error.message)
         return
@@ -71,34 +86,36 @@ def look(world: WorkerContext, tell: Callable[[str], None]) -> None:
             tell(operation_id)
 
 
-def _left(world: WorkerContext, snapshot_ids: list[str]) -> dict[str, str]:
+def _left(worker: WorkerContext, snapshot_ids: Sequence[str]) -> dict[str, str]:
     """Returns the status of every snapshot that still exists."""
-    found = {each: world.storage.snapshot(each) for each in snapshot_ids}
+    found = {each: worker.storage.snapshot(each) for each in snapshot_ids}
     return {each: document["status"] for each, document in found.items() if document is not None}
 
 
-def _delete_one(world: WorkerContext, operation: Operation, notes: Document, place: tuple[str, int, int]) -> str | None:
+def _delete_one(
+    worker: WorkerContext, operation: Operation[DeleteAssistedSnapshot], notes: Document, place: tuple[str, int, int]
+) -> str | None:
     """Returns what the deletion of one snapshot waits for, so that the next snapshot can be requested meanwhile; None when the
     snapshot is gone. Raises NotYet while it is being deleted, and while its volume is busy with something else."""
     snapshot_id, number, of = place
-    found = world.storage.snapshot(snapshot_id)
+    found = worker.storage.snapshot(snapshot_id)
     if found is None:
         return None
     if found["status"] != "deleting":
         if snapshot_id in notes["asked"]:
             raise StepFailed(f"it was not deleted: {found.get('fault') or found['status']}")
-        busy = _ask(world, snapshot_id, notes)
+        busy = _ask(worker, snapshot_id, notes)
         raise _later(notes, busy)
     if found.get("fault"):
         return str(found["fault"])
-    _show(world, operation, (number * 100 + _percent(found)) // of)
+    _show(worker, operation, (number * 100 + _percent(found)) // of)
     raise _later(notes)
 
 
-def _ask(world: WorkerContext, snapshot_id: str, notes: Document) -> Busy | None:
+def _ask(worker: WorkerContext, snapshot_id: str, notes: Document) -> Busy | None:
     """Returns why the volume cannot take the request now, if waiting may help. Raises Busy when it has waited too long."""
     try:
-        world.storage.delete_snapshot(snapshot_id)
+        worker.storage.delete_snapshot(snapshot_id)
     except Busy as busy:
         if notes["waited"] > PATIENCE_SECONDS:
             raise
@@ -119,17 +136,17 @@ def _percent(found: Document) -> int:
     return int(text) if found["status"] == "deleting" and text.isdecimal() else 0
 
 
-def _show(world: WorkerContext, operation: Operation, percent: int) -> None:
-    set_id = operation.intent["set_id"]
-    with world.database.read() as connection:
+def _show(worker: WorkerContext, operation: Operation[DeleteAssistedSnapshot], percent: int) -> None:
+    set_id = operation.intent.set_id
+    with worker.database.read() as connection:
         row = assisted_snapshots.get(connection, set_id, None)
     if row is not None and row["progress"] != percent:
-        with world.database.write() as connection:
+        with worker.database.write() as connection:
             assisted_snapshots.change(connection, set_id, progress=percent)
 
 
-def _settle(connection: Connection, operation: Operation, outcome: str, fault: Document | None) -> None:
-    set_id = operation.intent["set_id"]
+def _settle(connection: Connection, operation: Operation[DeleteAssistedSnapshot], outcome: str, fault: Document | None) -> None:
+    set_id = operation.intent.set_id
     if outcome == "done":
         assisted_snapshots.delete(connection, set_id)
         return
@@ -138,9 +155,9 @@ def _settle(connection: Connection, operation: Operation, outcome: str, fault: D
     if row is not None:
         entries = [_entry(entry, details) for entry in row["volumes"]]
         whole = "left" in details and all(entry["status"] == "available" for entry in entries)
-        told = f"{'no snapshot was' if whole else 'not all snapshots were'} deleted: {fault['message'] if fault else ''}"
+        message = f"{'no snapshot was' if whole else 'not all snapshots were'} deleted: {fault['message'] if fault else ''}"
         status = "available" if whole else "error"
-        assisted_snapshots.change(connection, set_id, status=status, progress=100, fault=told, volumes=entries)
+        assisted_snapshots.change(connection, set_id, status=status, progress=100, fault=message, volumes=entries)
 
 
 def _entry(entry: Document, details: Document) -> Document:
@@ -154,7 +171,8 @@ def _entry(entry: Document, details: Document) -> Document:
 
 
 KIND = Kind(
-    {"delete": Verb(_gone, _delete)},
+    {"delete": Verb(_gone, _delete, args=Delete)},
     _settle,
+    intent=DeleteAssistedSnapshot,
     afterwards="Each snapshot's own deletion continues or has ended: look at them, then delete the set again.",
 )

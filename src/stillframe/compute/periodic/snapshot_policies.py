@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from stillframe.compute.libvirt import chain_depth
+from stillframe.compute.requests import assisted_snapshot_deletions
 from stillframe.compute.requests import assisted_snapshots as assisted_snapshot_requests
 from stillframe.compute.requests import snapshot_policies as policy_requests
 from stillframe.compute.snapshot_policies import retention
@@ -21,7 +22,8 @@ from stillframe.compute.snapshot_policies.retention import Taken
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.context import Context, bind_log, new_request_id
 from stillframe.db import assisted_snapshots, operations, snapshot_policies
-from stillframe.db.rows import Row
+from stillframe.db.rows import AssistedSnapshotRow, SnapshotPolicyRow
+from stillframe.db.values import SnapshotPolicyChanges
 from stillframe.errors import Busy, HostCommandFailed, StepFailed, StillframeError
 
 LOG = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ LEASE = timedelta(seconds=60)  # how long a run that has begun belongs to whoeve
 RETRY = timedelta(seconds=20)
 PATIENCE = timedelta(minutes=5)  # for a fault that a person must mend; a busy server is waited for longer
 PAUSES = (timedelta(minutes=1), timedelta(hours=1))  # before a refused deletion is tried again: doubled from, up to
-CLOCK_SLACK = timedelta(days=1)
+CLOCK_SLACK = timedelta(minutes=5)  # more than the longest of LEASE and RETRY
 LOOK = timedelta(minutes=1)  # at the depth of a server's chains
 Clock = Callable[[], datetime]
 
@@ -41,6 +43,11 @@ class Pause:
     until: datetime
     length: timedelta
 
+    def lasts(self, moment: datetime) -> bool:
+        """Tells whether it is not over at that moment. One that has longer to go than it is long began before the clock was set
+        back."""
+        return moment < self.until <= moment + self.length
+
 
 Pauses = dict[str, Pause]  # of one server: until when sets, and under its own id its chains, are left alone
 
@@ -48,11 +55,11 @@ Pauses = dict[str, Pause]  # of one server: until when sets, and under its own i
 class Scheduler:
     """Called by the timer; never waits. A share or guest that does not answer delays no other server."""
 
-    def __init__(self, world: WorkerContext, wake: Callable[[], None], clock: Clock | None = None) -> None:
-        self._world = world
+    def __init__(self, worker: WorkerContext, wake: Callable[[], None], clock: Clock | None = None) -> None:
+        self._worker = worker
         self._wake = wake
-        self._clock = clock or world.database.utc
-        self._pool = ThreadPoolExecutor(world.settings.workers, thread_name_prefix="compute-policies")
+        self._clock = clock or worker.database.utc
+        self._pool = ThreadPoolExecutor(worker.settings.workers, thread_name_prefix="compute-policies")
         self._lock = threading.Lock()
         self._serving: set[str] = set()
         self._closed = False
@@ -60,7 +67,7 @@ class Scheduler:
 
     def look(self) -> None:
         """Gives every server with something due to a thread, unless one works on it already."""
-        with self._world.database.read() as connection:
+        with self._worker.database.read() as connection:
             policies = snapshot_policies.enabled(connection)
         for server_id in {row["server_id"]: None for row in policies}:
             with self._lock:
@@ -87,20 +94,20 @@ class Scheduler:
     def serve(self, server_id: str) -> None:
         """Takes what is due for one server, then begins at most one deletion."""
         moment = self._clock()
-        with self._world.database.read() as connection:
+        with self._worker.database.read() as connection:
             known = [row for row in snapshot_policies.enabled(connection) if row["server_id"] == server_id]
         for row in known:
-            _look_at_clock(self._world, row, moment)
-        with self._world.database.read() as connection:
+            _look_at_clock(self._worker, row, moment)
+        with self._worker.database.read() as connection:
             due = [row for row in snapshot_policies.due(connection, moment) if row["server_id"] == server_id]
         for row in due:
-            take(self._world, row, self._clock)
+            take(self._worker, row, self._clock)
             self._wake()
-        if retire(self._world, server_id, self._pauses.setdefault(server_id, {}), moment):
+        if retire(self._worker, server_id, self._pauses.setdefault(server_id, {}), moment):
             self._wake()
 
 
-def _look_at_clock(world: WorkerContext, row: Row, moment: datetime) -> None:
+def _look_at_clock(worker: WorkerContext, row: SnapshotPolicyRow, moment: datetime) -> None:
     """A next run that is far later than the schedule says was recorded while the clock was ahead: nothing would be taken until
     then."""
     if row["next_run"] is None or row["next_run"] <= moment + CLOCK_SLACK:
@@ -112,8 +119,8 @@ def _look_at_clock(world: WorkerContext, row: Row, moment: datetime) -> None:
     if expected is None or row["next_run"] <= expected + CLOCK_SLACK:
         return
     LOG.warning("snapshot policy %s: its next run, %s, was set while the clock was ahead", row["id"], row["next_run"])
-    with world.database.write() as connection:
-        again: Row = {"next_run": expected, "due_at": None, "trying_since": None}
+    with worker.database.write() as connection:
+        again: SnapshotPolicyChanges = {"next_run": expected, "due_at": None, "trying_since": None}
         snapshot_policies.settle(connection, row["id"], row["next_run"], **again)
 
 
@@ -122,34 +129,35 @@ def set_id_of(policy_id: str, due_at: datetime) -> str:
     return str(uuid.uuid5(uuid.UUID(policy_id), due_at.isoformat()))
 
 
-def take(world: WorkerContext, row: Row, clock: Clock) -> None:
+def take(worker: WorkerContext, row: SnapshotPolicyRow, clock: Clock) -> None:
     """Takes the run of a policy that is due, unless another worker has taken it, and records the result. Never raises
     StillframeError."""
     begun = clock()
     held = (begun + LEASE).replace(microsecond=0)
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         if not snapshot_policies.claim(connection, row, begun, held):
             return
     due_at, since = row["due_at"] or row["next_run"], row["trying_since"] or begun
+    assert due_at is not None  # a policy without a next run is not due
     context = _context(row)
     try:
-        values = _made(_take(world, context, row, due_at), begun)
+        values = _made(_take(worker, context, row, due_at), begun)
     except StillframeError as error:
-        waits = _may_pass(error) and clock() - since < _patience(world, error)
+        waits = _may_pass(error) and clock() - since < _patience(worker, error)
         values = _waiting(error, due_at, clock() + RETRY) if waits else _missed(error, due_at)
         LOG.warning("snapshot policy %s: %s", row["id"], values["last_error"])
     except Exception as error:
         LOG.exception("snapshot policy %s", row["id"])
         values = _missed(StillframeError(f"an unexpected error ({type(error).__name__}); the service's log has more"), due_at)
-    _record(world, row, held, values, clock())
+    _record(worker, row, held, values, clock())
 
 
-def _take(world: WorkerContext, context: Context, row: Row, due_at: datetime) -> str:
+def _take(worker: WorkerContext, context: Context, row: SnapshotPolicyRow, due_at: datetime) -> str:
     set_id = set_id_of(row["id"], due_at)
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         if operations.get(connection, set_id) is not None:  # begun by a worker that died before it could record that
             return set_id
-    _refuse_if_merging(world, row)
+    _refuse_if_merging(worker, row)
     wanted: dict[str, Any] = {
         "name": f"{(row['name'] or 'scheduled')[:230]}-{due_at:%Y%m%dT%H%MZ}",
         "description": f"taken by snapshot policy {row['id']}",
@@ -158,7 +166,7 @@ def _take(world: WorkerContext, context: Context, row: Row, due_at: datetime) ->
         "policy_id": row["id"],
         "set_id": set_id,
     }
-    return assisted_snapshot_requests.create(world, context, row["server_id"], wanted)
+    return assisted_snapshot_requests.create(worker, context, row["server_id"], wanted)
 
 
 def _may_pass(error: StillframeError) -> bool:
@@ -167,37 +175,39 @@ def _may_pass(error: StillframeError) -> bool:
     return error.may_retry or (error.status == 409 and not isinstance(error, StepFailed | HostCommandFailed))
 
 
-def _patience(world: WorkerContext, error: StillframeError) -> timedelta:
+def _patience(worker: WorkerContext, error: StillframeError) -> timedelta:
     """Returns how long a run waits for something that is busy and ends by itself."""
-    return timedelta(seconds=world.settings.compute.policy_wait_seconds) if isinstance(error, Busy) else PATIENCE
+    return timedelta(seconds=worker.settings.compute.policy_wait_seconds) if isinstance(error, Busy) else PATIENCE
 
 
-def _refuse_if_merging(world: WorkerContext, row: Row) -> None:
+def _refuse_if_merging(worker: WorkerContext, row: SnapshotPolicyRow) -> None:
     """Waits while a volume's snapshot is being deleted: a set would end in error then; a run that waits is taken later."""
-    attached = {entry["volume_id"] for entry in world.storage.attachments_of(row["server_id"], row["project_id"])}
+    attached = {entry["volume_id"] for entry in worker.storage.attachments_of(row["server_id"], row["project_id"])}
     wanted = attached if row["volumes"] == "all" else attached & set(row["volumes"])
-    merging = sorted(wanted & world.storage.being_deleted()) if wanted else []
+    merging = sorted(wanted & worker.storage.being_deleted()) if wanted else []
     if merging:
         raise Busy(f"a snapshot of volume {merging[0]} is being deleted")
 
 
-def _made(set_id: str, at: datetime) -> Row:
+def _made(set_id: str, at: datetime) -> SnapshotPolicyChanges:
     return {"last_run": at, "last_set_id": set_id, "last_error": None}
 
 
-def _waiting(error: StillframeError, due_at: datetime, again: datetime) -> Row:
-    told = f"the run of {due_at.isoformat()}Z waits: {error.message}"
-    return {"last_error": told, "next_run": again.replace(microsecond=0)}
+def _waiting(error: StillframeError, due_at: datetime, again: datetime) -> SnapshotPolicyChanges:
+    sentence = f"the run of {due_at.isoformat()}Z waits: {error.message}"
+    return {"last_error": sentence, "next_run": again.replace(microsecond=0)}
 
 
-def _missed(error: StillframeError, due_at: datetime) -> Row:
+def _missed(error: StillframeError, due_at: datetime) -> SnapshotPolicyChanges:
     return {"last_error": f"the run of {due_at.isoformat()}Z was missed: {error.message}"}
 
 
-def _record(world: WorkerContext, row: Row, held: datetime, values: Row, at: datetime) -> None:
+def _record(worker: WorkerContext, row: SnapshotPolicyRow, held: datetime, values: SnapshotPolicyChanges, at: datetime) -> None:
     """Records the result of a run in any case, and the next run only if nobody has changed the policy meanwhile."""
-    again = {name: values.pop(name) for name in ("next_run",) if name in values}
-    if not again:
+    again: SnapshotPolicyChanges
+    if "next_run" in values:
+        again = {"next_run": values.pop("next_run")}
+    else:
         # The first run after now: runs that were missed are made up for once, not one by one.
         again = {"due_at": None, "trying_since": None, "next_run": None}
         try:
@@ -205,12 +215,12 @@ def _record(world: WorkerContext, row: Row, held: datetime, values: Row, at: dat
         except StillframeError as error:
             LOG.error("snapshot policy %s takes nothing more: %s", row["id"], error.message)
             values["last_error"] = f"there is no next run: {error.message}"
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         snapshot_policies.note(connection, row["id"], **values)
         snapshot_policies.settle(connection, row["id"], held, **again)
 
 
-def _context(row: Row) -> Context:
+def _context(row: SnapshotPolicyRow) -> Context:
     """The policy acts as whoever made it, as a member of the policy's project."""
     context = Context(row["user_id"], row["project_id"], ("member",), new_request_id())
     bind_log(context)
@@ -221,15 +231,15 @@ def _context(row: Row) -> Context:
 class _Candidate:
     """A set that may be deleted, the policy that made it, and the sentence to log when a rule would have kept it."""
 
-    policy: Row
+    policy: SnapshotPolicyRow
     taken: Taken
     note: str | None = None
 
 
-def retire(world: WorkerContext, server_id: str, pauses: Pauses, moment: datetime) -> bool:
+def retire(worker: WorkerContext, server_id: str, pauses: Pauses, moment: datetime) -> bool:
     """Begins to delete one set of a server that its policy no longer keeps; returns whether it did. One at a time: the next one
     waits until this one is gone."""
-    with world.database.read() as connection:
+    with worker.database.read() as connection:
         policies = [row for row in snapshot_policies.enabled(connection) if row["server_id"] == server_id]
         rows = assisted_snapshots.made_by_policies(connection, server_id)
         newest = assisted_snapshots.newest_of_server(connection, server_id)
@@ -239,22 +249,22 @@ def retire(world: WorkerContext, server_id: str, pauses: Pauses, moment: datetim
     if any(row["status"] in ("creating", "deleting") for row in rows):
         return False
     candidates = _candidates(policies, rows)
-    _forget_refusals(world, policies, candidates)
+    _forget_refusals(worker, policies, candidates)
     if busy:
         return False
-    if not candidates and newest is not None and newest["warnings"] and world.settings.compute.merge_oldest_at_soft_limit:
-        candidates = _of_deep_chains(world, (policies, rows), pauses, moment)
+    if not candidates and newest is not None and newest["warnings"] and worker.settings.compute.merge_oldest_at_soft_limit:
+        candidates = _of_deep_chains(worker, (policies, rows), pauses, moment)
     for candidate in candidates:
         known = pauses.get(candidate.taken.id)
-        if known is not None and known.until > moment:
+        if known is not None and known.lasts(moment):
             continue
         pauses[candidate.taken.id] = _longer(known, moment)
-        if _delete(world, candidate):
+        if _delete(worker, candidate):
             return True
     return False
 
 
-def _candidates(policies: list[Row], rows: list[Row]) -> list[_Candidate]:
+def _candidates(policies: list[SnapshotPolicyRow], rows: list[AssistedSnapshotRow]) -> list[_Candidate]:
     """Returns, oldest first, the sets that no rule keeps, and those whose deletion was begun before but did not succeed as a
     whole."""
     sets, found = [_taken(row) for row in rows], []
@@ -272,7 +282,7 @@ def _candidates(policies: list[Row], rows: list[Row]) -> list[_Candidate]:
 
 
 def _of_deep_chains(
-    world: WorkerContext, known: tuple[list[Row], list[Row]], pauses: Pauses, moment: datetime
+    worker: WorkerContext, known: tuple[list[SnapshotPolicyRow], list[AssistedSnapshotRow]], pauses: Pauses, moment: datetime
 ) -> list[_Candidate]:
     """Returns the sets of policies that have files in a chain at the soft limit, oldest first."""
     policies, rows = {row["id"]: row for row in known[0]}, {row["id"]: row for row in known[1]}
@@ -280,11 +290,11 @@ def _of_deep_chains(
         return []
     server_id = next(iter(policies.values()))["server_id"]
     looked = pauses.get(server_id)
-    if looked is not None and looked.until > moment:
+    if looked is not None and looked.lasts(moment):
         return []
     pauses[server_id] = Pause(moment + LOOK, LOOK)
     try:
-        deep = chain_depth.deep_volumes(world, server_id)
+        deep = chain_depth.deep_volumes(worker, server_id)
     except (StillframeError, OSError) as error:
         LOG.warning("the chains of server %s were not looked at: %s", server_id, error)
         return []
@@ -292,13 +302,13 @@ def _of_deep_chains(
     for each in retention.oldest_free(policies, map(_taken, rows.values())):
         held = {entry["volume_id"] for entry in rows[each.id]["volumes"]} & deep.keys()
         if held:
-            told = ", ".join(f"volume {volume_id} has {deep[volume_id]} files in its chain" for volume_id in sorted(held))
-            note = f"set {each.id} was deleted although a rule keeps it: {told} (merge_oldest_at_soft_limit)"
+            depths = ", ".join(f"volume {volume_id} has {deep[volume_id]} files in its chain" for volume_id in sorted(held))
+            note = f"set {each.id} was deleted although a rule keeps it: {depths} (merge_oldest_at_soft_limit)"
             found.append(_Candidate(policies[str(each.policy_id)], each, note))
     return found
 
 
-def _taken(row: Row) -> Taken:
+def _taken(row: AssistedSnapshotRow) -> Taken:
     at = row["created_at"].replace(tzinfo=UTC)
     return Taken(row["id"], at, row["seq"], row["status"], row["policy_id"], row["metadata"])
 
@@ -308,28 +318,28 @@ def _longer(known: Pause | None, moment: datetime) -> Pause:
     return Pause(moment + length, length)
 
 
-def _delete(world: WorkerContext, candidate: _Candidate) -> bool:
+def _delete(worker: WorkerContext, candidate: _Candidate) -> bool:
     policy, set_id = candidate.policy, candidate.taken.id
     refusal: str | None = None
     try:
-        assisted_snapshot_requests.delete(world, _context(policy), policy["server_id"], set_id, policy["id"])
+        assisted_snapshot_deletions.delete(worker, _context(policy), policy["server_id"], set_id, policy["id"])
         LOG.info("snapshot policy %s deletes set %s", policy["id"], set_id)
     except StillframeError as error:
         refusal = f"set {set_id} was not deleted: {error.message}"
         LOG.warning("snapshot policy %s: %s", policy["id"], refusal)
-    values: Row = {"retention_error": refusal}
+    values: SnapshotPolicyChanges = {"retention_error": refusal}
     if refusal is None and candidate.note:
         LOG.warning("snapshot policy %s: %s", policy["id"], candidate.note)
         values["retention_note"] = candidate.note
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         snapshot_policies.note(connection, policy["id"], **values)
     return refusal is None
 
 
-def _forget_refusals(world: WorkerContext, policies: list[Row], candidates: list[_Candidate]) -> None:
+def _forget_refusals(worker: WorkerContext, policies: list[SnapshotPolicyRow], candidates: list[_Candidate]) -> None:
     """Keeps the reason why a deletion was not possible only as long as there is something to delete."""
     waiting = {each.policy["id"] for each in candidates}
     for row in policies:
         if row["retention_error"] is not None and row["id"] not in waiting:
-            with world.database.write() as connection:
+            with worker.database.write() as connection:
                 snapshot_policies.note(connection, row["id"], retention_error=None)

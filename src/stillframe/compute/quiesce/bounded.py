@@ -25,8 +25,8 @@ class Late(Exception):
     """The call has not begun in time, or does not end. ``finish`` waits for its end and raises the call's error, or Parked when
     it does not end in FINISH_SECONDS."""
 
-    def __init__(self, finish: Callable[[], None], told: str = LATE) -> None:
-        super().__init__(told)
+    def __init__(self, finish: Callable[[], None], message: str = LATE) -> None:
+        super().__init__(message)
         self.finish = finish
 
 

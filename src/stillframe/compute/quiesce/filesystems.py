@@ -5,6 +5,7 @@ skips it silently and only counts less (F24). So a filesystem that cannot be fro
 if the type is not known. Names and types come from the guest (R23): they are shown, and never used as a path.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ UNFREEZABLE = frozenset(
 NO_FILESYSTEM = "no mounted filesystem on this disk, so its writes were not held back by a freeze"
 MOST_TOLD = 5
 MOST_LISTED = 64
+LISTED_BYTES = 12 << 10  # of names, as JSON: one letter of a guest's can be twelve bytes of it
 NAME_LENGTH = 120
 
 
@@ -72,6 +74,7 @@ class Layout:
 
     @property
     def to_freeze(self) -> tuple[Filesystem, ...]:
+        """The mounted filesystems that the freeze is to reach."""
         return tuple(
             each
             for each in self.found
@@ -89,17 +92,18 @@ class Layout:
         return tuple(each for each in self.found if self._cannot(each) and self._concerns(each))
 
     def is_allowed(self, unfrozen: Iterable[Filesystem]) -> bool:
+        """Tells whether each of these may stay unfrozen without the set being refused or degraded."""
         return all(each.is_allowed(self.allowed) for each in unfrozen)
 
     @property
     def not_allowed(self) -> str | None:
         """Says which filesystems prevent ``required``, and what to do; None when none does."""
-        told = [f"the {each}{_where(each)}" for each in self.left if not each.is_allowed(self.allowed)]
-        if not told:
+        names = [f"the {each}{_where(each)}" for each in self.left if not each.is_allowed(self.allowed)]
+        if not names:
             return None
         return (
-            f"{_some(told)} cannot be frozen; name mount points or types in allow_unfreezable of the request or of the server's"
-            " settings, unmount them, leave their volumes out, or ask with quiesce=preferred"
+            f"{_some(names)} cannot be frozen; name mount points or types in allow_unfreezable of the request or of the"
+            " server's settings, unmount them, leave their volumes out, or ask with quiesce=preferred"
         )
 
     def passed_over(self, count: int) -> tuple[Filesystem, ...] | None:
@@ -119,8 +123,8 @@ class Layout:
         frozen = tuple(str(each) for each in own if each not in unfrozen and each.type not in READ_ONLY)
         left = [each for each in unfrozen if target in each.targets or not each.targets]
         if left:
-            told = [f"the {each} on {'this disk' if each.targets else 'an unknown disk'}" for each in left]
-            return Disk(frozen, tuple(map(str, left)), f"{_some(told)} cannot be frozen")
+            names = [f"the {each} on {'this disk' if each.targets else 'an unknown disk'}" for each in left]
+            return Disk(frozen, tuple(map(str, left)), f"{_some(names)} cannot be frozen")
         return Disk(frozen, (), None if own else NO_FILESYSTEM)
 
 
@@ -133,14 +137,26 @@ class Disk:
     reason: str | None = None
 
     def document(self) -> dict[str, list[str]]:
-        return {"frozen": list(self.frozen[:MOST_LISTED]), "not_frozen": list(self.unfrozen[:MOST_LISTED])}
+        """As the API shows it: no more names than fit. It is sent to block storage after the switch, so it must fit in a
+        request, whatever the guest calls its filesystems."""
+        return {"frozen": _listed(self.frozen), "not_frozen": _listed(self.unfrozen)}
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    left, found = LISTED_BYTES, list[str]()
+    for name in names[:MOST_LISTED]:
+        left -= len(json.dumps(name))
+        if left < 0:
+            break
+        found.append(name)
+    return found
 
 
 def told_of_set(disks: Mapping[str, Disk]) -> str | None:
     """The set's reason: each disk that has a filesystem which was not frozen. A disk without any has a reason of its own."""
-    told = [f"{disk.reason.replace('this disk', target)}" for target, disk in disks.items() if disk.unfrozen and disk.reason]
-    if told:
-        return _some(list(dict.fromkeys(told)))
+    reasons = [f"{disk.reason.replace('this disk', target)}" for target, disk in disks.items() if disk.unfrozen and disk.reason]
+    if reasons:
+        return _some(list(dict.fromkeys(reasons)))
     if not any(disk.reason is None for disk in disks.values()):
         return next((disk.reason for disk in disks.values()), None)
     return None
@@ -150,6 +166,6 @@ def _where(each: Filesystem) -> str:
     return f" on {', '.join(each.targets)}" if each.targets else " on an unknown disk"
 
 
-def _some(told: list[str]) -> str:
-    more = len(told) - MOST_TOLD
-    return " and ".join(told[:MOST_TOLD]) + (f" and {more} more" if more > 0 else "")
+def _some(words: list[str]) -> str:
+    more = len(words) - MOST_TOLD
+    return " and ".join(words[:MOST_TOLD]) + (f" and {more} more" if more > 0 else "")

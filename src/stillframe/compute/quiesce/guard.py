@@ -46,13 +46,13 @@ class Guard:
             )
         record = FreezeRecord(domain, operation, freeze_record.boot_seconds() + seconds, os.getpid(), rcu_expedited)
         try:
-            self._hand_over(record)
+            self._register(record)
         except ServiceUnavailable:
             freeze_record.clear(self._directory, record)
             raise
         return record
 
-    def arm_hold(self, domain: str, operation: str, seconds: float) -> FreezeRecord:
+    def arm_suspend(self, domain: str, operation: str, seconds: float) -> FreezeRecord:
         """As ``arm`` for a guest that is about to be suspended: the watchdog resumes it after ``seconds`` at the latest, or
         when this worker dies."""
         earlier = freeze_record.read(self._directory, domain)
@@ -63,13 +63,13 @@ class Guard:
         deadline = freeze_record.boot_seconds() + seconds
         record = FreezeRecord(domain, operation, deadline, os.getpid(), None, suspended=True)
         try:
-            self._hand_over(record)
+            self._register(record)
         except ServiceUnavailable:
             freeze_record.clear(self._directory, record)
             raise
         return record
 
-    def let_go_on(self, domain: str) -> None:
+    def resume(self, domain: str) -> None:
         """Resumes a guest that a worker suspended and left suspended. Raises Conflict when that cannot be done now."""
         left = freeze_record.read(self._directory, domain)
         if left is not None and left.suspended and not self.try_thaw(left):
@@ -82,7 +82,7 @@ class Guard:
         """Moves the deadline to ``seconds`` from now, before the freeze begins. Raises ServiceUnavailable; the record stays,
         because the guest may have been changed already."""
         later = replace(record, deadline=freeze_record.boot_seconds() + seconds)
-        self._hand_over(later)
+        self._register(later)
         return later
 
     def wait_for(self, record: FreezeRecord, seconds: float) -> None:
@@ -91,7 +91,7 @@ class Guard:
         with self._lock:
             self._running().ask(f"wait {record.domain} {seconds:g}", ANSWER_SECONDS)
 
-    def _hand_over(self, record: FreezeRecord) -> None:
+    def _register(self, record: FreezeRecord) -> None:
         freeze_record.write(self._directory, record)
         with self._lock:
             answer = self._running().ask(f"arm {record.domain}", ANSWER_SECONDS)

@@ -78,13 +78,13 @@ def frozen_between(domain: Any, hooks: Hooks) -> tuple[float, float] | None:
         return None
     try:
         answer = _wait(domain, hooks.watcher, ANSWER_SECONDS)
-        told = TOLD.fullmatch(base64.b64decode(answer["out-data"]).decode())
+        times = TOLD.fullmatch(base64.b64decode(answer["out-data"]).decode())
     except (AgentFailed, KeyError, TypeError, ValueError, binascii.Error) as error:
         LOG.info("freeze hooks cannot be told apart from the freeze: %s", error)
         return None
-    if told is None:
+    if times is None:
         return None
-    start, came, went = (float(text) for text in told.groups())
+    start, came, went = (float(text) for text in times.groups())
     return (hooks.since + came - start, hooks.since + went - start) if start <= came <= went else None
 
 

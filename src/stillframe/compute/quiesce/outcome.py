@@ -6,6 +6,9 @@ from typing import Any
 
 from stillframe.compute.quiesce import filesystems
 from stillframe.compute.quiesce.filesystems import Disk
+from stillframe.printable import escaped
+
+REASON_LENGTH = 1000  # letters; block storage takes 1024, and refuses after the switch what is longer
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Timings:
         return round((self.freeze + self.switch + self.thaw) * 1000, 1)
 
     def document(self) -> dict[str, float | None]:
+        """As the API shows them: milliseconds, null for a part that did not happen."""
         return {f"{name}_ms": None if part is None else round(part * 1000, 1) for name, part in vars(self).items()}
 
 
@@ -38,13 +42,14 @@ class Outcome:
     failure: str | None
     flushed: bool
     disks: Mapping[str, Disk] = field(default_factory=dict)
-    hastened: bool = False
+    expedited: bool = False
     held: bool = False
     timings: Timings | None = None
 
     @property
     def degraded_reason(self) -> str | None:
-        return self.failure or filesystems.told_of_set(self.disks)
+        """Why the set is only crash consistent, for people; None when every filesystem was frozen."""
+        return _told(self.failure or filesystems.told_of_set(self.disks))
 
     @property
     def level(self) -> str:
@@ -54,7 +59,7 @@ class Outcome:
     def document(self) -> dict[str, Any]:
         """The document of the set."""
         timings = self.timings.document() if self.timings else None
-        return {**self._shared(), **self._lists(*self.disks.values()), "hastened": self.hastened, "timings": timings}
+        return {**self._shared(), **self._lists(*self.disks.values()), "expedited": self.expedited, "timings": timings}
 
     def _shared(self) -> dict[str, Any]:
         return {
@@ -75,9 +80,16 @@ class Outcome:
         disk = self.disks.get(target)
         if self.failure or disk is None:
             return {**self._shared(), **self._lists(*([disk] if disk else []))}
-        own = {"level": "crash" if disk.reason else "filesystem", "degraded_reason": disk.reason}
+        own = {"level": "crash" if disk.reason else "filesystem", "degraded_reason": _told(disk.reason)}
         return {**self._shared(), **own, "filesystems": len(disk.frozen), **disk.document()}
 
 
+def _told(reason: str | None) -> str | None:
+    """As block storage takes it: some of the words may be a guest's."""
+    words = escaped(reason) if reason else reason
+    return words if words is None or len(words) <= REASON_LENGTH else f"{words[:REASON_LENGTH]}..."
+
+
 def crash_only(reason: str, flushed: bool = False) -> Outcome:
+    """Returns the outcome of a set for which nothing was frozen, with the reason."""
     return Outcome(None, 0, reason, flushed)

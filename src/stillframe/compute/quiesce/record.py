@@ -35,10 +35,12 @@ class FreezeRecord:
 
 
 def boot_seconds() -> float:
+    """Seconds since the host started, suspended time included: no clock step changes it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def write(directory: Path, record: FreezeRecord) -> None:
+    """Writes the record durably before a guest is frozen, readable by the service alone. Raises OSError."""
     workdir.make_private(directory)
     files.write_json(directory, f"{record.domain}.json", asdict(record), mode=0o600)
 
@@ -63,6 +65,7 @@ def read(directory: Path, domain: str) -> FreezeRecord | None:
 
 
 def read_all(directory: Path) -> list[FreezeRecord]:
+    """Returns every record that can be read: each is of a guest that may be frozen."""
     if not directory.is_dir():
         return []
     domains = [name.removesuffix(".json") for name in os.listdir(directory) if not name.startswith(".")]

@@ -24,7 +24,7 @@ def try_thaw(connection: Hypervisor, directory: Path, record: FreezeRecord) -> b
     """
     if record.suspended:
         with freeze_record.alone(directory, record.domain):
-            return _let_go_on(connection, directory, record)
+            return _resume(connection, directory, record)
     if freeze_record.read(directory, record.domain) != record:
         return True
     try:
@@ -38,13 +38,13 @@ def try_thaw(connection: Hypervisor, directory: Path, record: FreezeRecord) -> b
     return True
 
 
-def _let_go_on(connection: Hypervisor, directory: Path, record: FreezeRecord) -> bool:
+def _resume(connection: Hypervisor, directory: Path, record: FreezeRecord) -> bool:
     """Resumes a suspended guest. Worker and watchdog exclude each other: otherwise one of them, delayed after it read the
     record, could resume the guest and so undo a later pause or the next suspension."""
     if freeze_record.read(directory, record.domain) != record:
         return True
     try:
-        hypervisor.go_on(_running(connection, record.domain))
+        hypervisor.resume_suspended(_running(connection, record.domain))
     except StillframeError as error:
         LOG.warning("server %s may still be held: %s", record.domain, error.message)
         return False

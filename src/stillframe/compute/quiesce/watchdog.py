@@ -18,7 +18,7 @@ from stillframe.compute.quiesce.record import FreezeRecord
 from stillframe.compute.quiesce.thaw import try_thaw
 from stillframe.host import private_libvirt
 from stillframe.host.hypervisor import Hypervisor
-from stillframe.printable import OneLine
+from stillframe.printable.output import OneLine
 
 LOG = logging.getLogger(__name__)
 AGAIN_SECONDS = 0.5

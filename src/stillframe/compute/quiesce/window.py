@@ -24,6 +24,8 @@ from stillframe.journal.failpoints import reached
 
 LOG = logging.getLogger(__name__)
 FLUSH_POLL_SECONDS = 0.02
+SWITCH_SECONDS = 1.0  # kept for the switch, where something else is done in the window before it
+MOST_FILESYSTEMS = 1_000_000  # a guest that counts more lies
 FREEZING = {"guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"}
 
 
@@ -45,7 +47,7 @@ class Times:
     deadline: float
     agent: int
     flush: int
-    hasten: bool = False
+    expedite: bool = False
     hooks: int = 0  # what freeze hooks may take; 0: none are looked for
 
 
@@ -83,20 +85,21 @@ def _thawed(domain: Any, commands: frozenset[str], times: Times) -> bool:
 
 
 def not_ready(reason: str) -> Preflight:
+    """Returns the preflight of a guest that cannot be quiesced, with the reason."""
     return Preflight(reason, reason)
 
 
 def _layout(domain: Any, wanted: Layout, commands: frozenset[str], times: Times) -> Layout:
     by_point = "guest-fsfreeze-freeze-list" in commands
-    told = "its command guest-get-fsinfo is not allowed"
+    reason = "its command guest-get-fsinfo is not allowed"
     if "guest-get-fsinfo" in commands:
         try:
             mounted = hypervisor.guest_filesystems(domain, max(5, times.agent))
             return replace(wanted, found=filesystems.merged(mounted), by_point=by_point)
         except StillframeError as error:
-            told = error.message
-    LOG.info("the agent cannot list filesystems: %s", told)
-    return replace(wanted, unknown=f"the guest agent cannot say which filesystems lie on which disk: {told}")
+            reason = error.message
+    LOG.info("the agent cannot list filesystems: %s", reason)
+    return replace(wanted, unknown=f"the guest agent cannot say which filesystems lie on which disk: {reason}")
 
 
 def flush(domain: Any, commands: frozenset[str], seconds: int) -> bool:
@@ -120,20 +123,20 @@ def frozen(guard: Guard, domain: Any, operation: str, ready: Preflight, times: T
     """Arms the watchdog and returns the window, not yet entered. Raises ServiceUnavailable, Conflict."""
     assert ready.layout is not None
     flushed = flush(domain, ready.commands, times.flush)
-    former = expedite.former_value(domain, ready.commands, times.agent) if times.hasten else None
+    former = expedite.former_value(domain, ready.commands, times.agent) if times.expedite else None
     found = hooks.look(domain, ready.commands, times.hooks)
     deadline = times.deadline + found.patience
     record = guard.arm(domain.UUIDString(), operation, deadline, former)
     reached("quiesce/armed")
-    hastened = False
+    expedited = False
     if former is not None:
-        hastened = expedite.begin(domain, times.agent)
-        reached("quiesce/hastened")
+        expedited = expedite.begin(domain, times.agent)
+        reached("quiesce/expedited")
         if record.deadline - freeze_record.boot_seconds() < deadline - times.deadline / 2:
             record = guard.renew(record, deadline)  # a slow agent must not use up the time of the freeze
     seconds = max(1, int(times.deadline))
     found = hooks.watch(domain, ready.commands, found, 2 * (seconds + found.patience))
-    return Window(guard, domain, record, ready.layout, seconds, Prepared(flushed, hastened, found))
+    return Window(guard, domain, record, ready.layout, seconds, Prepared(flushed, expedited, found))
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class Prepared:
     """What was done before the freeze, and which hooks there are."""
 
     flushed: bool
-    hastened: bool
+    expedited: bool
     hooks: Hooks
 
 
@@ -164,13 +167,13 @@ class Window:
         try:
             count = self._freeze()
         except StillframeError as error:
-            error = self._told(error, time.monotonic() - moments[0])
+            error = self._with_limit(error, time.monotonic() - moments[0])
             self._settle(after_failure=True)
             if not unfrozen_too or not isinstance(error, AgentFailed):
                 raise error from None
             bounded.patiently(switch)
             return replace(
-                crash_only(f"the freeze failed: {error.message}", self.prepared.flushed), hastened=self.prepared.hastened
+                crash_only(f"the freeze failed: {error.message}", self.prepared.flushed), expedited=self.prepared.expedited
             )
         moments.append(time.monotonic())
         late = None
@@ -193,7 +196,14 @@ class Window:
             return replace(outcome, failure=str(late), held=False)
         return outcome
 
-    def give_up(self) -> None:
+    @property
+    def seconds_left(self) -> float:
+        """How long the guest may be kept frozen before the switch, which needs a part of the deadline for itself."""
+        hooks = bool(self.prepared.hooks.patience)  # the watchdog counts from the end of the freeze then
+        left = self.seconds if hooks else self.record.deadline - freeze_record.boot_seconds()
+        return max(0.0, left - min(SWITCH_SECONDS, self.seconds / 4))
+
+    def cancel(self) -> None:
         """Puts the guest back as it was before; nothing was frozen or switched."""
         self._settle(after_failure=True)
 
@@ -209,7 +219,7 @@ class Window:
         arguments = {"mountpoints": list(points)}
         return _count(hypervisor.agent_command(self.domain, "guest-fsfreeze-freeze-list", arguments, self._patience))
 
-    def _told(self, error: StillframeError, seconds: float) -> StillframeError:
+    def _with_limit(self, error: StillframeError, seconds: float) -> StillframeError:
         """Names the limit that was reached, where one was."""
         if not isinstance(error, AgentFailed) or isinstance(error, HookFailed) or seconds < self._patience:
             return error
@@ -289,11 +299,11 @@ class Window:
         elif thawed < count:
             failure = f"the guest was thawed before the switch was done (the deadline is {self.seconds} s)"
         held = failure is None and self.layout.is_allowed(unfrozen or ())
-        return Outcome(timings.frozen_ms, count, failure, self.prepared.flushed, disks, self.prepared.hastened, held, timings)
+        return Outcome(timings.frozen_ms, count, failure, self.prepared.flushed, disks, self.prepared.expedited, held, timings)
 
 
 def _count(answer: Any) -> int:
     """An agent's answer is a guest's word: anything but a number of filesystems is a failure."""
-    if not isinstance(answer, int) or isinstance(answer, bool) or answer < 0:
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer <= MOST_FILESYSTEMS:
         raise AgentFailed(f"the guest agent answered {str(answer)[:40]!r} where a number of filesystems was expected")
     return answer

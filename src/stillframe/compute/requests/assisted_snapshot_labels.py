@@ -11,30 +11,30 @@ from stillframe.errors import Conflict
 from stillframe.journal import record
 
 
-def change(world: WorkerContext, context: Context, set_id: str, changes: dict[str, Any]) -> None:
+def change(worker: WorkerContext, context: Context, set_id: str, changes: dict[str, Any]) -> None:
     """Changes what is named; ``metadata`` is replaced as a whole. Raises NotFound, and Conflict for a set that is being
     deleted."""
-    row = assisted_snapshot_requests.find(world, context, set_id, None)
-    with world.database.write() as connection:
+    row = assisted_snapshot_requests.find(worker, context, set_id, None)
+    with worker.database.write() as connection:
         fresh = assisted_snapshots.get(connection, row["id"], None)
         if fresh is None or fresh["status"] == "deleting":
             raise Conflict(f"assisted snapshot {row['id']} is being deleted and cannot be changed any more")
         assisted_snapshots.change(connection, row["id"], **changes)
 
 
-def reset_status(world: WorkerContext, context: Context, set_id: str, status: str) -> None:
+def reset_status(worker: WorkerContext, context: Context, set_id: str, status: str) -> None:
     """``os-reset_status``: an administrator corrects a status. It changes the row and nothing else.
 
     A set is "available" only if block storage has each of its snapshots, and they are. Raises NotFound, Conflict naming
     those that are not, Busy."""
-    row = assisted_snapshot_requests.find(world, context, set_id, None)
-    found = {entry["snapshot_id"]: world.storage.snapshot(entry["snapshot_id"]) for entry in row["volumes"]}
+    row = assisted_snapshot_requests.find(worker, context, set_id, None)
+    found = {entry["snapshot_id"]: worker.storage.snapshot(entry["snapshot_id"]) for entry in row["volumes"]}
     seen = {key: document["status"] if document else "gone" for key, document in found.items()}
-    bad = [f"snapshot {key} is {told}" for key, told in seen.items() if told != "available"]
+    bad = [f"snapshot {key} is {state}" for key, state in seen.items() if state != "available"]
     if status == "available" and (bad or not seen):
         why = "; ".join(bad[:20]) or "it has no snapshot"
         raise Conflict(f"assisted snapshot {row['id']} cannot be available: {why}. Put right what is named first")
-    with world.database.write() as connection:
+    with worker.database.write() as connection:
         record.refuse_if_busy(connection, f"set:{row['id']}")
         record.refuse_if_busy(connection, f"server:{row['server_id']}", shared=True)
         assisted_snapshots.change(connection, row["id"], status=status, **(good(row) if status == "available" else {}))

@@ -23,6 +23,7 @@ class Rules:
 
     @property
     def any(self) -> bool:
+        """Tells whether any rule keeps a number of sets: a policy without one deletes nothing."""
         return any((self.keep_last, self.keep_hourly, self.keep_daily, self.keep_weekly))
 
 
@@ -39,6 +40,7 @@ class Taken:
 
     @property
     def labelled(self) -> bool:
+        """Tells whether a person labelled the set to be kept."""
         return is_labelled(self.metadata)
 
 

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 
-from stillframe.compute.clients.block_storage import StorageDoor
+from stillframe.compute.clients.block_storage import StorageClient
 from stillframe.compute.quiesce.bounded import Calls
 from stillframe.compute.quiesce.guard import Guard
 from stillframe.compute.quiesce.window import Times
@@ -19,7 +19,7 @@ class WorkerContext:
 
     database: Database
     hypervisor: Hypervisor
-    storage: StorageDoor
+    storage: StorageClient
     guard: Guard
     settings: Settings
     switches: Calls = field(default_factory=Calls)
@@ -27,12 +27,13 @@ class WorkerContext:
 
     @property
     def times(self) -> Times:
+        """The bounds of the frozen window, in seconds, as the configuration has them."""
         options = self.settings.compute
         return Times(
             deadline=options.freeze_deadline_seconds,
             agent=options.agent_timeout_seconds,
             flush=options.flush_timeout_seconds,
-            hasten=options.hasten_freeze,
+            expedite=options.expedite_freeze,
         )
 
 
@@ -46,4 +47,4 @@ def open_context(settings: Settings, database: Database) -> WorkerContext:
     connection = Hypervisor(uri) if private is None else private_libvirt.connect(private)
     connection.connection()
     guard = Guard(connection, private, settings.freeze_dir, settings.state_dir / "watchdog.log")
-    return WorkerContext(database, connection, StorageDoor(settings), guard, settings)
+    return WorkerContext(database, connection, StorageClient(settings), guard, settings)

@@ -9,6 +9,7 @@ import pytest
 from stillframe.compute.api import assisted_snapshots as api
 from stillframe.db import assisted_snapshots
 from stillframe.db.engine import Database
+from stillframe.db.values import NewAssistedSnapshot
 from stillframe.errors import BadRequest, NotFound
 from stillframe.web.route import Call
 from tests.unit import builders
@@ -16,7 +17,7 @@ from tests.unit.builders import OTHER_VOLUME, SERVER, SET, VOLUME, context, new_
 from tests.unit.web.shell import SERVICES, Site
 
 POLICY = "8b8b8b8b-8888-4888-8888-888888888888"
-ROW: dict[str, Any] = {
+ROW: NewAssistedSnapshot = {
     "id": SET,
     "project_id": "demo",
     "user_id": "u",
@@ -42,8 +43,8 @@ def asked(database: Database, tmp_path: Path) -> Any:
         assisted_snapshots.insert(connection, ROW)
 
     def make(path: dict[str, str], *roles: str, project: str = "demo", **more: Any) -> Call:
-        door = builders.door(database, tmp_path, {"create_assisted_snapshot": SET})
-        return builders.call(door, (2, 1), context(*roles, project=project), path=path, **more)
+        api = builders.api(database, tmp_path, {"create_assisted_snapshot": SET})
+        return builders.call(api, (2, 1), context(*roles, project=project), path=path, **more)
 
     return make
 
@@ -62,7 +63,7 @@ def test_a_set_is_shown_whole(asked: Any, database: Database) -> None:
 
 
 def test_a_set_says_which_policy_made_it_and_what_it_warns_of(asked: Any, database: Database) -> None:
-    made = {**ROW, "id": new_id(), "policy_id": POLICY, "warnings": ["deep"]}
+    made: NewAssistedSnapshot = {**ROW, "id": new_id(), "policy_id": POLICY, "warnings": ["deep"]}
     with database.write() as connection:
         assisted_snapshots.insert(connection, made)
     shown = api.show(asked({"set_id": made["id"]}))["assisted_snapshot"]
@@ -109,14 +110,14 @@ def test_what_is_left_out_or_null_has_its_default(asked: Any) -> None:
         call = asked({"id": SERVER}, body={"assisted_snapshot": given})
         assert api.create(call)["assisted_snapshot"]["id"] == SET
         wanted = {"volumes": "all"}  # how to quiesce is the server's setting, which the worker knows
-        assert call.door.bus.asked == [("create_assisted_snapshot", {"server_id": SERVER, "wanted": wanted})]
+        assert call.api.bus.asked == [("create_assisted_snapshot", {"server_id": SERVER, "wanted": wanted})]
 
 
 def test_what_is_asked_for_is_given_on(asked: Any) -> None:
     given = {"volumes": [VOLUME, OTHER_VOLUME], "quiesce": "required", "name": "n", "metadata": {"a": "b"}}
     call = asked({"id": SERVER}, body={"assisted_snapshot": given})
     api.create(call)
-    assert call.door.bus.asked[0][1]["wanted"] == given
+    assert call.api.bus.asked[0][1]["wanted"] == given
 
 
 def test_more_volumes_than_a_set_may_hold_are_refused(asked: Any) -> None:
@@ -162,7 +163,7 @@ def test_a_request_that_does_not_fit_never_reaches_the_worker(database: Database
 def test_deleting_names_the_server_the_set_is_of(asked: Any) -> None:
     call = asked({"set_id": SET.upper(), "id": SERVER})
     api.delete(call)
-    assert call.door.bus.asked == [("delete_assisted_snapshot", {"server_id": SERVER, "set_id": SET})]
+    assert call.api.bus.asked == [("delete_assisted_snapshot", {"server_id": SERVER, "set_id": SET})]
 
 
 def test_a_set_is_deleted_where_it_is_shown(database: Database, tmp_path: Path, asked: Any) -> None:
@@ -175,27 +176,27 @@ def test_a_set_is_deleted_where_it_is_shown(database: Database, tmp_path: Path, 
 def test_the_id_that_a_client_chose_is_given_on(asked: Any) -> None:
     call = asked({"id": SERVER}, body={"assisted_snapshot": {"id": SET, "wait": 5}})
     api.create(call)
-    assert call.door.bus.asked[0][1]["wanted"] == {"volumes": "all", "set_id": SET, "wait": 5}
+    assert call.api.bus.asked[0][1]["wanted"] == {"volumes": "all", "set_id": SET, "wait": 5}
 
 
 def test_labels_are_given_on_and_the_set_is_answered(asked: Any) -> None:
     given = {"name": "n", "description": None, "metadata": {"keep": "true", "a": "b"}}
     call = asked({"set_id": SET.upper()}, body={"assisted_snapshot": given})
     assert api.update(call)["assisted_snapshot"]["id"] == SET
-    assert call.door.bus.asked == [("change_assisted_snapshot", {"set_id": SET, "changes": given})]
+    assert call.api.bus.asked == [("change_assisted_snapshot", {"set_id": SET, "changes": given})]
 
 
 def test_metadata_that_is_null_is_none(asked: Any) -> None:
     call = asked({"set_id": SET}, body={"assisted_snapshot": {"metadata": None}})
     api.update(call)
-    assert call.door.bus.asked[0][1]["changes"] == {"metadata": {}}
+    assert call.api.bus.asked[0][1]["changes"] == {"metadata": {}}
 
 
 def test_another_projects_set_is_not_labelled(asked: Any) -> None:
     call = asked({"set_id": SET}, "member", project="other", body={"assisted_snapshot": {"name": "mine"}})
     with pytest.raises(NotFound):
         api.update(call)
-    assert call.door.bus.asked == []
+    assert call.api.bus.asked == []
 
 
 @pytest.mark.parametrize(

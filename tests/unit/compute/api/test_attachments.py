@@ -21,7 +21,7 @@ def asked(database: Database, tmp_path: Path) -> Any:
     def make(version: Version, volume_id: str = VOLUME, **more: Any) -> Call:
         answers = {"list_attached": [ENTRY], "attach_volume": ENTRY}
         path = {"id": SERVER, "volume_id": volume_id}
-        return builders.call(builders.door(database, tmp_path, answers), version, path=path, **more)
+        return builders.call(builders.api(database, tmp_path, answers), version, path=path, **more)
 
     return make
 
@@ -52,7 +52,7 @@ def test_a_volume_that_is_not_attached_is_not_found(asked: Any) -> None:
 def test_a_device_that_is_left_open_is_chosen_by_the_worker(asked: Any, device: str | None, passed: str | None) -> None:
     call = asked((2, 1), body={"volumeAttachment": {"volumeId": VOLUME, "device": device}})
     assert attachments.attach(call)["volumeAttachment"]["id"] == VOLUME
-    assert call.door.bus.asked == [("attach_volume", {"server_id": SERVER, "volume_id": VOLUME, "device": passed})]
+    assert call.api.bus.asked == [("attach_volume", {"server_id": SERVER, "volume_id": VOLUME, "device": passed})]
 
 
 def test_offset_and_limit_cut_the_list(asked: Any) -> None:

@@ -41,8 +41,8 @@ def asked(database: Database, tmp_path: Path) -> Any:
     def make(version: Version = (2, 1), *roles: str, found: list[dict[str, Any]] | None = None, **query: str) -> Call:
         answers = {"list_servers": found or [], "show_server": DOCUMENT}
         urls = {"base_url": "http://here/v2.1", "collection_url": "http://here/v2.1/servers"}
-        door = builders.door(database, tmp_path, answers)
-        return builders.call(door, version, context(*roles), query=query, path={"id": SERVER}, **urls)
+        api = builders.api(database, tmp_path, answers)
+        return builders.call(api, version, context(*roles), query=query, path={"id": SERVER}, **urls)
 
     return make
 
@@ -140,7 +140,7 @@ def test_servers_are_filtered(asked: Any, query: dict[str, str], shown: int) -> 
 def test_all_projects_are_asked_for_in_words(asked: Any, query: dict[str, str], wanted: bool) -> None:
     call = asked(**query)
     servers.list_brief(call)
-    bus: Bus = call.door.bus
+    bus: Bus = call.api.bus
     assert bus.asked == [("list_servers", {"all_projects": wanted})]
 
 
@@ -152,12 +152,12 @@ def test_unknown_parameters_are_refused(asked: Any) -> None:
 @pytest.mark.parametrize(("body", "hard"), [({"type": "HARD"}, True), ({"type": "SOFT"}, False), ({}, False), (None, False)])
 def test_only_a_hard_reboot_is_possible(asked: Any, body: Any, hard: bool) -> None:
     route = next(route for route in servers.ROUTES if route.action == "reboot")
-    assert route.schema is not None
+    assert route.newest_schema is not None
     if hard:
-        check({"reboot": body}, route.schema)
+        check({"reboot": body}, route.newest_schema)
         call = asked()
         servers.reboot(call)
-        assert call.door.bus.asked == [("power", {"server_id": SERVER, "action": "reboot"})]
+        assert call.api.bus.asked == [("power", {"server_id": SERVER, "action": "reboot"})]
     else:
         with pytest.raises(BadRequest):
-            check({"reboot": body}, route.schema)
+            check({"reboot": body}, route.newest_schema)

@@ -9,6 +9,7 @@ import pytest
 from stillframe.compute.api import snapshot_policies as api
 from stillframe.db import assisted_snapshots, snapshot_policies
 from stillframe.db.engine import Database
+from stillframe.db.values import NewAssistedSnapshot, NewSnapshotPolicy
 from stillframe.errors import BadRequest, NotFound
 from stillframe.web.route import Call
 from tests.unit import builders
@@ -16,7 +17,7 @@ from tests.unit.builders import SERVER, SET, VOLUME, context, new_id
 from tests.unit.web.shell import SERVICES, Site
 
 POLICY = "8b8b8b8b-8888-4888-8888-888888888888"
-ROW: dict[str, Any] = {
+ROW: NewSnapshotPolicy = {
     "id": POLICY,
     "project_id": "demo",
     "user_id": "u",
@@ -40,7 +41,7 @@ ROW: dict[str, Any] = {
     "retention_error": "in the way",
     "retention_note": "gone all the same",
 }
-FAILED: dict[str, Any] = {
+FAILED: NewAssistedSnapshot = {
     "id": SET,
     "project_id": "demo",
     "user_id": "u",
@@ -62,8 +63,8 @@ def asked(database: Database, tmp_path: Path) -> Any:
         snapshot_policies.insert(connection, ROW)
 
     def make(path: dict[str, str], *roles: str, project: str = "demo", **more: Any) -> Call:
-        door = builders.door(database, tmp_path, {"create_snapshot_policy": POLICY})
-        return builders.call(door, (2, 1), context(*roles, project=project), path=path, **more)
+        api = builders.api(database, tmp_path, {"create_snapshot_policy": POLICY})
+        return builders.call(api, (2, 1), context(*roles, project=project), path=path, **more)
 
     return make
 
@@ -111,20 +112,20 @@ def test_what_is_not_there_or_another_projects_is_not_found(asked: Any, handler:
     call = asked({"policy_id": path}, "member", project=project, body={"snapshot_policy": {"name": "x"}})
     with pytest.raises(NotFound):
         handler(call)
-    assert call.door.bus.asked == []
+    assert call.api.bus.asked == []
 
 
 def test_requests_are_given_on_to_the_worker(asked: Any) -> None:
     given = {"schedule": "0 3 * * *", "keep_last": 7, "volumes": [VOLUME]}
     made = asked({"id": SERVER}, body={"snapshot_policy": given})
     assert api.create(made)["snapshot_policy"]["id"] == POLICY
-    assert made.door.bus.asked == [("create_snapshot_policy", {"server_id": SERVER, "wanted": given})]
+    assert made.api.bus.asked == [("create_snapshot_policy", {"server_id": SERVER, "wanted": given})]
     changed = asked({"policy_id": POLICY.upper()}, body={"snapshot_policy": {"enabled": False}})
     assert api.update(changed)["snapshot_policy"]["id"] == POLICY
-    assert changed.door.bus.asked == [("change_snapshot_policy", {"policy_id": POLICY, "changes": {"enabled": False}})]
+    assert changed.api.bus.asked == [("change_snapshot_policy", {"policy_id": POLICY, "changes": {"enabled": False}})]
     gone = asked({"policy_id": POLICY})
     api.delete(gone)
-    assert gone.door.bus.asked == [("delete_snapshot_policy", {"policy_id": POLICY})]
+    assert gone.api.bus.asked == [("delete_snapshot_policy", {"policy_id": POLICY})]
 
 
 NONSENSE = [

@@ -1,4 +1,4 @@
-"""Compute's door to block storage: how the volumes of a set are asked for."""
+"""Compute's client to block storage: how the volumes of a set are asked for."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from stillframe.compute.clients.block_storage import StorageDoor
-from stillframe.errors import NotFound, ServiceUnavailable
+from stillframe.compute.clients.block_storage import StorageClient
+from stillframe.errors import Busy, NotFound, ServiceUnavailable, StillframeError, TooLarge
 from tests.unit.builders import SERVER, new_id, settings
 
 OURS = "demo"
@@ -35,8 +35,8 @@ class Service:
         return {"id": volume_id, "size": 1, "os-vol-tenant-attr:tenant_id": self.volumes[volume_id]}
 
 
-def door(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StorageDoor:
-    made = StorageDoor(settings(tmp_path))
+def client(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StorageClient:
+    made = StorageClient(settings(tmp_path))
     monkeypatch.setattr(made, "_call", service.call)
     return made
 
@@ -48,7 +48,7 @@ def ids(count: int) -> list[str]:
 def test_one_page_has_all_volumes_of_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ids(8)
     service = Service(demo=[*ids(3), *wanted, *ids(3)])
-    found = door(service, tmp_path, monkeypatch).volumes_of(OURS, wanted)
+    found = client(service, tmp_path, monkeypatch).volumes_of(OURS, wanted)
     assert found.keys() == set(wanted)
     assert service.asked == ["/volumes/detail?all_tenants=1&project_id=demo&status=in-use&limit=32"]
 
@@ -56,7 +56,7 @@ def test_one_page_has_all_volumes_of_a_set(tmp_path: Path, monkeypatch: pytest.M
 def test_what_is_not_on_the_page_is_asked_for_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = ids(2)
     service = Service(demo=[old, *ids(50), new])
-    found = door(service, tmp_path, monkeypatch).volumes_of(OURS, [old, new])
+    found = client(service, tmp_path, monkeypatch).volumes_of(OURS, [old, new])
     assert found.keys() == {old, new}
     assert service.asked[1:] == [f"/volumes/{old}"]
 
@@ -64,7 +64,7 @@ def test_what_is_not_on_the_page_is_asked_for_by_itself(tmp_path: Path, monkeypa
 def test_a_single_volume_needs_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (only,) = wanted = ids(1)
     service = Service(demo=wanted)
-    assert door(service, tmp_path, monkeypatch).volumes_of(OURS, wanted).keys() == {only}
+    assert client(service, tmp_path, monkeypatch).volumes_of(OURS, wanted).keys() == {only}
     assert service.asked == [f"/volumes/{only}"]
 
 
@@ -74,14 +74,14 @@ def test_missing_volumes_and_those_of_another_project_look_the_same(
 ) -> None:
     foreign, missing, own = ids(count), ids(count), ids(count)
     service = Service(other=foreign, demo=own)
-    assert door(service, tmp_path, monkeypatch).volumes_of(OURS, [*foreign, *missing, *own]).keys() == set(own)
-    assert door(service, tmp_path, monkeypatch).volumes_of(OURS, foreign) == {}
+    assert client(service, tmp_path, monkeypatch).volumes_of(OURS, [*foreign, *missing, *own]).keys() == set(own)
+    assert client(service, tmp_path, monkeypatch).volumes_of(OURS, foreign) == {}
 
 
 def test_a_project_is_no_part_of_the_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The project comes from the domain's description, where anything may stand."""
     service = Service()
-    door(service, tmp_path, monkeypatch).volumes_of("a&all/b=c#", ids(2))
+    client(service, tmp_path, monkeypatch).volumes_of("a&all/b=c#", ids(2))
     assert "project_id=a%26all%2Fb%3Dc%23&" in service.asked[0]
 
 
@@ -105,14 +105,14 @@ class BackupStore:
 @pytest.mark.parametrize("count", [0, 1, 50, 51, 2345])
 def test_lists_are_read_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     backup_store = BackupStore(count)
-    made = StorageDoor(settings(tmp_path))
+    made = StorageClient(settings(tmp_path))
     monkeypatch.setattr(made, "_call", backup_store.call)
     assert made.attachments_of(SERVER, OURS) == backup_store.rows
     assert made.being_deleted() == {row["volume_id"] for row in backup_store.rows}
 
 
 def test_attachments_are_asked_for_by_project_and_by_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, backup_store, asked = StorageDoor(settings(tmp_path)), BackupStore(1), list[str]()
+    made, backup_store, asked = StorageClient(settings(tmp_path)), BackupStore(1), list[str]()
 
     def call(method: str, path: str, _body: Any = None) -> Any:
         asked.append(path)
@@ -126,7 +126,7 @@ def test_attachments_are_asked_for_by_project_and_by_volume(tmp_path: Path, monk
 
 
 def test_a_service_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = StorageDoor(settings(tmp_path))
+    made = StorageClient(settings(tmp_path))
 
     def away(*_arguments: Any) -> Any:
         raise ServiceUnavailable("away")
@@ -134,3 +134,55 @@ def test_a_service_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(made, "_call", away)
     with pytest.raises(ServiceUnavailable):
         made.volumes_of(OURS, ids(2))
+
+
+def unknown() -> StillframeError:
+    """What is raised where another program answers that it has no such path."""
+    error = ServiceUnavailable("another service answered")
+    error.__cause__ = NotFound("no such path")
+    return error
+
+
+@pytest.mark.parametrize("error", [NotFound("no such volume"), TooLarge("too long"), unknown()])
+def test_a_set_is_asked_for_one_by_one_where_it_cannot_be_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: StillframeError
+) -> None:
+    made = StorageClient(settings(tmp_path))
+
+    def refuse(*_asked: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(made, "_call", refuse)
+    assert made.create_set_metadata([{}]) is None
+    assert not made.finalize_set_metadata([{}])
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailable("it does not answer"), Busy("the volume is busy")])
+def test_another_refusal_of_a_set_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: StillframeError) -> None:
+    made = StorageClient(settings(tmp_path))
+
+    def refuse(*_asked: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(made, "_call", refuse)
+    with pytest.raises(type(error)):
+        made.create_set_metadata([{}])
+    with pytest.raises(type(error)):
+        made.finalize_set_metadata([{}])
+
+
+def test_a_set_is_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def answer(*what: Any) -> Any:
+        asked.append(what)
+        return {"snapshots": [{"id": "a"}]} if "create" in what[2] else {}
+
+    made = StorageClient(settings(tmp_path))
+    monkeypatch.setattr(made, "_call", answer)
+    assert made.create_set_metadata([{"volume_id": "v"}]) == [{"id": "a"}]
+    assert made.finalize_set_metadata([{"snapshot_id": "a"}])
+    assert asked == [
+        ("POST", "/os-set-metadata", {"create": {"snapshots": [{"volume_id": "v"}]}}),
+        ("POST", "/os-set-metadata", {"finalize": {"snapshots": [{"snapshot_id": "a"}]}}),
+    ]

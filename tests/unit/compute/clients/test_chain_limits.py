@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 
 from stillframe.compute.clients import chain_limits
 from stillframe.compute.clients.chain_limits import ChainLimits
-from stillframe.config import VOLUMES_OPTS
+from stillframe.options import VOLUMES_OPTS
 from stillframe.volumes.requests.attachments import CHAIN_LIMITS
 
 
@@ -25,4 +26,4 @@ def test_where_it_does_not_its_defaults_hold(told: Any) -> None:
 
 def test_both_services_mean_the_same_limits_and_defaults() -> None:
     defaults = {option.name: option.default for option in VOLUMES_OPTS}
-    assert vars(ChainLimits()) == {name: defaults[name] for name in CHAIN_LIMITS}
+    assert asdict(ChainLimits()) == {name: defaults[name] for name in CHAIN_LIMITS}

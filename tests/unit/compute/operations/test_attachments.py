@@ -8,9 +8,10 @@ import pytest
 from stillframe.chain.image import Image
 from stillframe.compute.libvirt import servers
 from stillframe.compute.operations import attachments
+from stillframe.compute.operations.attachments import AttachVolume, DetachVolume, Release, Unplug
 from stillframe.db.engine import Database
 from stillframe.errors import HypervisorRefused, NotSound, StepFailed
-from stillframe.host import hypervisor, inspection, reach, soundness
+from stillframe.host import hypervisor, inspection, libvirt_secrets, reach, soundness
 from stillframe.journal.operation import Document, Kind, NotYet, Operation, notes_key
 from tests.unit.builders import SERVER, VOLUME
 from tests.unit.compute import fakes
@@ -37,19 +38,26 @@ class Storage(fakes.Storage):
         self.told.append(("release", attachment_id))
 
 
+def asked(kind: Kind[Any]) -> AttachVolume | DetachVolume:
+    if kind is attachments.ATTACH:
+        return AttachVolume(server_id=SERVER, volume_id=VOLUME, target="vdb")
+    return DetachVolume(server_id=SERVER, volume_id=VOLUME)
+
+
 def undone(
     place: tuple[Database, Path, pytest.MonkeyPatch], kind: Kind, verb: str, fault: Document | None, attached: bool = True
 ) -> list[tuple[str, ...]]:
     """Returns what block storage is told when the step is taken back."""
     database, directory, monkeypatch = place
     storage = Storage(attached)
-    world = fakes.world(database, directory, [], monkeypatch, storage)
-    intent = {"server_id": SERVER, "volume_id": VOLUME}
-    known: dict[str, Any] = {"state": "undoing", "intent": intent, "plan": (), "step": 0, "evidence": {}, "epoch": 0}
+    worker = fakes.worker(database, directory, [], monkeypatch, storage)
+    known: dict[str, Any] = {"state": "undoing", "intent": asked(kind), "plan": (), "step": 0, "evidence": {}, "epoch": 0}
     operation = Operation(id="o", kind="k", attempts=0, request_id="r", fault=fault, **known)
     undo = kind.verbs[verb].undo
     assert undo is not None
-    undo(world, operation, {})
+    args = kind.verbs[verb].args
+    assert args is not None
+    undo(worker, operation, args())
     return storage.told
 
 
@@ -67,6 +75,20 @@ def test_a_volume_that_was_not_reserved_is_let_be(place: Any) -> None:
     assert undone(place, attachments.ATTACH, "reserve", FAULT, attached=False) == []
 
 
+@pytest.mark.parametrize("kind", ["iscsi", "local", "rbd"])
+def test_a_password_is_forgotten_before_the_volume_is_released(place: Any, kind: str) -> None:
+    database, directory, monkeypatch = place
+    storage = Storage(True)
+    known = {"id": "a", "connection_info": {"driver_volume_type": kind}}
+    monkeypatch.setattr(storage, "attachment", lambda *_: known)
+    monkeypatch.setattr(libvirt_secrets, "remove", lambda _, id_: storage.told.append(("forget", id_)))
+    worker = fakes.worker(database, directory, [], monkeypatch, storage)
+    given: dict[str, Any] = {"intent": asked(attachments.DETACH), "plan": (), "step": 0, "evidence": {}, "epoch": 0}
+    operation = Operation(id="o", kind="k", state="running", attempts=0, request_id="r", fault=None, **given)
+    attachments.DETACH.verbs["release"].do(worker, operation, Release())
+    assert storage.told == [*([("forget", "a")] if kind == "iscsi" else []), ("release", "a")]
+
+
 @pytest.mark.parametrize(
     ("kind", "verb"), [(attachments.ATTACH, "turn"), (attachments.DETACH, "turn"), (attachments.DETACH, "unplug")]
 )
@@ -79,10 +101,10 @@ def test_a_guest_that_keeps_a_disk_holds_no_thread_and_is_told_of_at_the_end(pla
     database, directory, monkeypatch = place
     disk = fakes.disk_xml("vda", f"/srv/volume-{VOLUME}", VOLUME).replace("</disk>", '<alias name="ua-1"/></disk>')
     xml = fakes.domain_xml(disk)
-    world = fakes.world(database, directory, [fakes.view(xml)], monkeypatch, Storage(True))
-    asked: list[str] = []
-    monkeypatch.setattr(hypervisor, "ask_to_release", lambda _domain, alias: asked.append(alias))
-    known: dict[str, Any] = {"state": "running", "intent": {"server_id": SERVER, "volume_id": VOLUME}, "plan": (), "step": 0}
+    worker = fakes.worker(database, directory, [fakes.view(xml)], monkeypatch, Storage(True))
+    told: list[str] = []
+    monkeypatch.setattr(hypervisor, "ask_to_release", lambda _domain, alias: told.append(alias))
+    known: dict[str, Any] = {"state": "running", "intent": asked(attachments.DETACH), "plan": (), "step": 0}
     notes: Document = {}
     waits: list[float] = []
     with pytest.raises(StepFailed, match="did not release disk vda"):
@@ -92,14 +114,14 @@ def test_a_guest_that_keeps_a_disk_holds_no_thread_and_is_told_of_at_the_end(pla
                 id="o", kind="k", attempts=0, request_id="r", evidence=evidence, epoch=0, at="unplug", **known
             )
             try:
-                attachments.DETACH.verbs["unplug"].do(world, operation, {})
+                attachments.DETACH.verbs["unplug"].do(worker, operation, Unplug())
             except NotYet as waiting:
                 notes, waits = waiting.notes, [*waits, waiting.seconds]
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (attachments.SHORTEST_LOOK_SECONDS, attachments.LONGEST_LOOK_SECONDS)
-    assert sum(waits) == pytest.approx(world.settings.compute.detach_timeout_seconds, abs=1.0)
-    assert set(asked) == {"ua-1"}
-    assert 2 <= len(asked) <= sum(waits) / attachments.ASK_AGAIN_SECONDS + 1
+    assert sum(waits) == pytest.approx(worker.settings.compute.detach_timeout_seconds, abs=1.0)
+    assert set(told) == {"ua-1"}
+    assert 2 <= len(told) <= sum(waits) / attachments.ASK_AGAIN_SECONDS + 1
 
 
 def test_a_disk_whose_files_qemu_would_crash_over_is_not_detached(
@@ -115,12 +137,12 @@ def test_a_disk_whose_files_qemu_would_crash_over_is_not_detached(
     monkeypatch.setattr(inspection, "chain_of", lambda _share, _name, _format: (Image(name, "qcow2", 1),))
     monkeypatch.setattr(soundness, "require_for_closing", refuse)
     for active in (True, False):
-        world = fakes.world(database, directory, [fakes.view(xml, xml, active=active)], patch)
+        worker = fakes.worker(database, directory, [fakes.view(xml, xml, active=active)], patch)
         if active:
             with pytest.raises(NotSound, match="dirty"):
-                attachments.check_closable(servers.look(world, SERVER), VOLUME)
+                attachments.check_closable(servers.look(worker, SERVER), VOLUME)
         else:
-            attachments.check_closable(servers.look(world, SERVER), VOLUME)
+            attachments.check_closable(servers.look(worker, SERVER), VOLUME)
     monkeypatch.setattr(reach, "followed", lambda _path: None)  # its share is away: that keeps nobody's disk
-    world = fakes.world(database, directory, [fakes.view(xml, xml)], patch)
-    attachments.check_closable(servers.look(world, SERVER), VOLUME)
+    worker = fakes.worker(database, directory, [fakes.view(xml, xml)], patch)
+    attachments.check_closable(servers.look(worker, SERVER), VOLUME)

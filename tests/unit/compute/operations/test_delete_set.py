@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from stillframe.compute.operations import delete_set
+from stillframe.compute.operations.delete_set import DeleteAssistedSnapshot
 from stillframe.db import assisted_snapshots, operations
 from stillframe.db.engine import Database
+from stillframe.db.values import NewAssistedSnapshot
 from stillframe.errors import Busy, Conflict, ServiceUnavailable, StepFailed, StillframeError
-from stillframe.journal import record
+from stillframe.journal import record, typed
 from stillframe.journal.operation import NotYet, Operation, notes_key
-from stillframe.journal.record import Journal, this_process
+from stillframe.journal.record import Journal, Request, this_process
 from tests.unit.builders import SERVER, new_id
 from tests.unit.compute import fakes
 
@@ -39,24 +41,29 @@ class Storage(fakes.Storage):
         self.status[snapshot_id] = "deleting"
 
 
+def asked(snapshot_ids: list[str]) -> Request:
+    return delete_set.request(DeleteAssistedSnapshot(set_id=new_id(), server_id=SERVER), snapshot_ids, "r")
+
+
 class Deletion:
     """The one step of a set's deletion, asked again and again as the journal would."""
 
     def __init__(self, storage: Storage, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.world = fakes.world(database, tmp_path, [], monkeypatch, storage)
-        self.asked = delete_set.request(new_id(), SERVER, list(storage.answers), "r")
+        self.worker = fakes.worker(database, tmp_path, [], monkeypatch, storage)
+        self.asked = asked(list(storage.answers))
         self.notes: dict[str, Any] = {}
         self.waits: list[NotYet] = []
 
     def look(self) -> None:
         """Raises NotYet for as long as it waits."""
-        row = {
+        row: Any = {
             "id": self.asked.id or new_id(),
             "service": self.asked.service,
             "kind": self.asked.kind,
             "state": "running",
-            "intent": self.asked.intent,
-            "plan": self.asked.plan,
+            "intent": typed.document(self.asked.intent),
+            "version": 1,
+            "plan": [step.document() for step in self.asked.plan],
             "step": 0,
             "evidence": {notes_key("delete"): self.notes},
             "epoch": 1,
@@ -65,7 +72,8 @@ class Deletion:
             "project_id": "demo",
             "fault": None,
         }
-        delete_set.KIND.verbs["delete"].do(self.world, Operation.from_row(row), self.asked.plan[0]["args"])
+        operation = Operation.from_row(row, delete_set.KIND)
+        delete_set.KIND.verbs["delete"].do(self.worker, operation, operation.plan[0].args)
 
     def run(self) -> None:
         for _ in range(1000):
@@ -150,11 +158,12 @@ def test_for_a_deletion_that_waits_nobody_stays_and_the_others_go(
     assert storage.status == {stuck: "deleting"}
 
 
-def ended(database: Database, storage: Storage, deletion: Deletion, error: StepFailed | None) -> dict[str, Any]:
+def ended(database: Database, storage: Storage, deletion: Deletion, error: StepFailed | None) -> Any:
     """The set's row after the operation has ended so."""
-    set_id = deletion.asked.intent["set_id"]
+    assert isinstance(deletion.asked.intent, DeleteAssistedSnapshot)
+    set_id = deletion.asked.intent.set_id
     entries = [{"volume_id": new_id(), "snapshot_id": each, "status": "available", "error": None} for each in storage.answers]
-    row = {
+    row: NewAssistedSnapshot = {
         "id": set_id,
         "project_id": "demo",
         "user_id": "u",
@@ -207,28 +216,28 @@ def test_what_nobody_saw_is_not_called_deleted(database: Database, tmp_path: Pat
 def test_many_that_wait_are_looked_at_with_one_question(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bool, answers: bool
 ) -> None:
-    asked: list[int] = []
+    questions: list[int] = []
     ids = [new_id() for _ in range(record.FEW + many)]
 
     class Listed(Storage):
         def snapshots_in_deletion(self) -> set[str]:
-            asked.append(1)
+            questions.append(1)
             if not answers:
                 raise ServiceUnavailable("away")
             return set(ids[1:])
 
-    world = fakes.world(database, tmp_path, [], monkeypatch, Listed({}))
+    worker = fakes.worker(database, tmp_path, [], monkeypatch, Listed({}))
     journal = Journal(database, "compute", this_process("here"), 30)
     with database.write() as connection:
         for snapshot_id in ids:
-            record.submit(connection, delete_set.request(new_id(), SERVER, [snapshot_id], "r"))
+            record.submit(connection, asked([snapshot_id]))
     for operation in journal.claim_all():
-        notes = {"asked": operation.plan[0]["args"]["snapshot_ids"]}
+        notes = {"asked": operation.plan[0].args["snapshot_ids"]}
         journal.wait(operation, notes_key("delete"), NotYet(600, notes))
     told: list[str] = []
-    delete_set.look(world, told.append)
-    assert len(asked) == many
+    delete_set.look(worker, told.append)
+    assert len(questions) == many
     with database.read() as connection:
         found = [Operation.from_row(row) for each in told if (row := operations.get(connection, each))]
-    gone = [each.plan[0]["args"]["snapshot_ids"] for each in found]
+    gone = [each.plan[0].args["snapshot_ids"] for each in found]
     assert gone == ([[ids[0]]] if many and answers else [])

@@ -1,4 +1,4 @@
-"""A merge, look by look: when its job begins, ends and is begun again; the stillness around a pivot or a flush."""
+"""A merge, one look at a time: when its job begins, ends and begins again; the suspension around a pivot or a flush."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +11,18 @@ from stillframe.chain.image import Image
 from stillframe.compute.libvirt import server_lock, servers
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.operations import merge_job
+from stillframe.compute.operations.merge_intents import MergeVolume
 from stillframe.db import operations
 from stillframe.db.engine import Database
 from stillframe.errors import Cancelled, Conflict, HypervisorUnavailable, ShareUnavailable
 from stillframe.host import block_jobs, files, hypervisor, qcow2
 from stillframe.journal import record
 from stillframe.journal.operation import AT_WORK, Document, NotYet, Operation, notes_key
-from tests.unit.builders import SERVER, VOLUME
-from tests.unit.compute import fakes
+from stillframe.journal.typed import Intent
+from tests.unit.builders import SERVER
+from tests.unit.compute import fakes, intents
 
-OPERATION: Any = SimpleNamespace(id="operation", intent={"server_id": SERVER})
+OPERATION: Any = SimpleNamespace(id="operation", intent=intents.pull())
 
 
 class Machine:
@@ -33,11 +35,11 @@ class Machine:
     def view(self) -> Any:
         return fakes.view("<domain/>", state=self.state, active=self.state != 5)
 
-    def let_go_on(self, _domain: str) -> None:
+    def resume(self, _domain: str) -> None:
         if self.left:
             self.state, self.left = 1, False
 
-    def arm_hold(self, _domain: str, _operation: str, _seconds: float) -> str:
+    def arm_suspend(self, _domain: str, _operation: str, _seconds: float) -> str:
         self.said.append("arm")
         return "record"
 
@@ -63,10 +65,10 @@ def hold(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(
             hypervisor, "view", lambda _: fakes.view("<domain/>", state=machine.state, active=machine.state != 5)
         )
-        monkeypatch.setattr(hypervisor, "hold", lambda _: machine.said.append("hold"))
+        monkeypatch.setattr(hypervisor, "suspend", lambda _: machine.said.append("hold"))
         monkeypatch.setattr(hypervisor, "flush", lambda _: machine.said.append("flush"))
-        world: Any = SimpleNamespace(settings=settings, guard=machine)
-        merge_job.held(world, OPERATION, None, machine.act)
+        worker: Any = SimpleNamespace(settings=settings, guard=machine)
+        merge_job.suspended(worker, OPERATION, None, machine.act)
         return machine.said
 
     return one
@@ -98,7 +100,7 @@ def test_what_cannot_be_let_go_is_not_held_anew(hold: Any, monkeypatch: pytest.M
         raise Conflict("still held")
 
     machine = Machine(3)
-    monkeypatch.setattr(machine, "let_go_on", not_now)
+    monkeypatch.setattr(machine, "resume", not_now)
     with pytest.raises(Conflict):
         hold(machine)
     assert machine.said == []
@@ -111,7 +113,6 @@ def test_nobody_is_held_during_a_power_action_and_no_thread_waits_for_its_end(ho
     assert machine.said == []
 
 
-COMMIT = {"kind": "commit", "top": "b", "base": "a", "above": "c"}
 RUNNING: Any = SimpleNamespace(done=1, total=2, is_active_commit=False)
 
 
@@ -125,18 +126,18 @@ class Merge:
         self.run_id, self.attempts = 7, 0
         self.view: Callable[[], Any] = lambda: fakes.view("<domain/>")
         self.notes: Document = {}
-        self.intent: Document = {"server_id": SERVER, "target": "vda", "kind": "pull", "volume_id": VOLUME, "directory": "/"}
+        self.intent: MergeVolume = intents.pull()
         monkeypatch.setattr(hypervisor, "view", lambda _: self.view())
         monkeypatch.setattr(hypervisor, "run_id", lambda _: self.run_id)
         monkeypatch.setattr(block_jobs, "find", lambda _domain, _target: self.job)
         monkeypatch.setattr(block_jobs, "abort", lambda _domain, _target: self.said.append("abort"))
         monkeypatch.setattr(files, "free_bytes", lambda _share: 1 << 40)
         monkeypatch.setattr(files, "is_locked", lambda _share, _name: False)
-        monkeypatch.setattr(servers, "look", lambda _world, _id: Server(self.view(), "demo", "u"))
+        monkeypatch.setattr(servers, "look", lambda _worker, _id: Server(self.view(), "demo", "u"))
         libvirt: Any = SimpleNamespace(domain=lambda _server: None)
-        self.world: Any = SimpleNamespace(database=database, settings=settings, hypervisor=libvirt)
+        self.worker: Any = SimpleNamespace(database=database, settings=settings, hypervisor=libvirt)
         with database.write() as connection:
-            self.id = record.submit(connection, record.Request("compute", "merge_volume", {}, [], [], "r"))
+            self.id = record.submit(connection, record.Request("compute", "merge_volume", Intent(), [], [], "r"))
 
     def cancel(self) -> None:
         with self.database.write() as connection:
@@ -144,10 +145,10 @@ class Merge:
 
     def look(self) -> Document:
         evidence = {notes_key("work"): {**self.notes, AT_WORK: True}} if self.notes else {}
-        operation = Operation(
+        operation: Operation[MergeVolume] = Operation(
             self.id, "merge_volume", "running", self.intent, [], 1, evidence, 1, self.attempts, "r", at="work"
         )
-        return merge_job.run(self.world, operation, self._start, lambda _: self.said.append("offline"), lambda: self.over)
+        return merge_job.run(self.worker, operation, self._start, lambda _: self.said.append("offline"), lambda: self.over)
 
     def _start(self, _domain: Any) -> None:
         self.said.append("start")
@@ -212,7 +213,6 @@ def test_a_guest_that_stopped_is_merged_offline_when_qemus_locks_are_gone(
 ) -> None:
     merge.wait()
     merge.wait()
-    merge.intent["active"] = "c"
     merge.view = lambda: fakes.view("<domain/>", active=False)
     monkeypatch.setattr(files, "is_locked", lambda _share, _name: True)
     for _ in range(3):
@@ -224,7 +224,6 @@ def test_a_guest_that_stopped_is_merged_offline_when_qemus_locks_are_gone(
 
 
 def test_locks_that_stay_are_told(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
-    merge.intent["active"] = "c"
     merge.view = lambda: fakes.view("<domain/>", active=False)
     monkeypatch.setattr(files, "is_locked", lambda _share, _name: True)
     merge.notes = {"closing": merge_job.CLOSING_SECONDS}
@@ -251,7 +250,6 @@ def test_a_merge_that_was_over_before_it_was_cancelled_is_made_to_last(
         said.append("abort")
         if gone:
             merge.job, merge.view = None, lambda: fakes.view("<domain/>", active=False)
-            merge.intent["active"] = "c"
 
     monkeypatch.setattr(block_jobs, "abort", abort)
     merge.job, merge.over = RUNNING if job else None, over
@@ -268,7 +266,7 @@ def test_a_merge_that_was_over_before_it_was_cancelled_is_made_to_last(
 
 @pytest.mark.parametrize(("noted", "merged"), [(True, True), (False, False)])
 def test_a_cancelled_commit_that_may_have_begun_leaves_no_usable_snapshot(merge: Merge, noted: bool, merged: bool) -> None:
-    merge.intent |= COMMIT
+    merge.intent = intents.commit()
     if noted:
         merge.wait()
     merge.cancel()
@@ -280,7 +278,7 @@ def test_a_cancelled_commit_that_may_have_begun_leaves_no_usable_snapshot(merge:
 
 def under_a_saved_guest(merge: Merge, monkeypatch: pytest.MonkeyPatch, unwanted: bool, backed_by: str) -> None:
     """Lets a commit of b into a, below c, find its guest saved, after its job may have begun."""
-    merge.intent |= COMMIT
+    merge.intent = intents.commit()
     merge.wait()
     merge.view = lambda: fakes.saved_view("<domain/>", "<domain/>")
     monkeypatch.setattr(qcow2, "read", lambda _share, name: Image(name, "qcow2", 1, backed_by, "qcow2"))
@@ -301,9 +299,9 @@ def test_under_a_saved_guest_a_merge_waits(merge: Merge, monkeypatch: pytest.Mon
 
 def test_under_a_saved_guest_a_merge_can_be_given_up(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing has to be changed for that, so nobody has to restore the guest first."""
-    with pytest.raises(Cancelled, match="only deleted") as given_up:
+    with pytest.raises(Cancelled, match="only deleted") as abandoned_operations:
         under_a_saved_guest(merge, monkeypatch, unwanted=True, backed_by="b")
-    assert given_up.value.details == {"merged": True}
+    assert abandoned_operations.value.details == {"merged": True}
 
 
 def test_what_is_merged_already_is_not_given_up_under_a_saved_guest(merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from stillframe.compute.operations import attachments
+from stillframe.compute.operations.attachments import AttachVolume, DetachVolume
 from stillframe.compute.periodic.reconcile import Reconciler
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.db import finished, operations
@@ -29,15 +30,19 @@ def look(
     """One look at a running server with these disks, to which block storage has the volume attached."""
     monkeypatch.setattr("stillframe.compute.libvirt.saved_notes.look", lambda *_: None)
     views = [fakes.view(fakes.domain_xml(*disks), fakes.domain_xml(*disks))]
-    world = fakes.world(database, tmp_path, views, monkeypatch, fakes.Storage([{**ATTACHED, "missing_in_guest_since": since}]))
-    Reconciler(world).look()
-    return world
+    worker = fakes.worker(
+        database, tmp_path, views, monkeypatch, fakes.Storage([{**ATTACHED, "missing_in_guest_since": since}])
+    )
+    Reconciler(worker).look()
+    return worker
 
 
 def ended(database: Database, kind: str, state: str) -> None:
     with database.write() as connection:
-        intent: dict[str, Any] = {"server_id": SERVER, "volume_id": VOLUME, "target": "vda"}
-        operation_id = record.submit(connection, attachments.request(kind, intent, "r"))
+        detach: AttachVolume | DetachVolume = DetachVolume(server_id=SERVER, volume_id=VOLUME)
+        attach = AttachVolume(server_id=SERVER, volume_id=VOLUME, target="vda")
+        asked = {"attach_volume": attach, "detach_volume": detach}[kind]
+        operation_id = record.submit(connection, attachments.request(asked, "r"))
         connection.exec_driver_sql("UPDATE operations SET state = ? WHERE id = ?", (state, operation_id))
         finished.ended(connection, operation_id)
 
@@ -85,8 +90,8 @@ def test_a_disk_that_is_still_there_is_left_there(database: Database, tmp_path: 
 
 def test_another_volumes_detachment_says_nothing(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with database.write() as connection:
-        intent = {"server_id": SERVER, "volume_id": new_id()}
-        operation_id = record.submit(connection, attachments.request("detach_volume", intent, "r"))
+        other = DetachVolume(server_id=SERVER, volume_id=new_id())
+        operation_id = record.submit(connection, attachments.request(other, "r"))
         connection.exec_driver_sql("UPDATE operations SET state = 'undone' WHERE id = ?", (operation_id,))
         finished.ended(connection, operation_id)
     look(database, tmp_path, monkeypatch)
@@ -106,8 +111,8 @@ def test_block_storage_is_told_once_of_a_disk_that_left_its_guest_or_came_back(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool, since: str | None, told: list[Any]
 ) -> None:
     disks = [fakes.disk_xml("vda", f"{SHARE}/{NAME}", VOLUME)] if has else []
-    world = look(database, tmp_path, monkeypatch, *disks, since=since)
-    assert world.storage.reports == told  # type: ignore[attr-defined]
+    worker = look(database, tmp_path, monkeypatch, *disks, since=since)
+    assert worker.storage.reports == told  # type: ignore[attr-defined]
 
 
 def test_nothing_is_told_while_an_operation_changes_the_server(
@@ -146,7 +151,38 @@ def test_what_is_wrong_with_one_server_keeps_no_other_from_being_looked_at(
     monkeypatch.setattr(Reconciler, "_differences", differences)
     twice = [fakes.view(fakes.domain_xml(), fakes.domain_xml())] * 2
     monkeypatch.setattr("stillframe.compute.libvirt.saved_notes.look", lambda *_: None)
-    world = fakes.world(database, tmp_path, twice, monkeypatch, fakes.Storage([{**ATTACHED, "missing_in_guest_since": None}]))
-    Reconciler(world).look()
+    worker = fakes.worker(database, tmp_path, twice, monkeypatch, fakes.Storage([{**ATTACHED, "missing_in_guest_since": None}]))
+    Reconciler(worker).look()
     assert asked(database) == ["detach_volume"]
     assert "no word on this server" in caplog.text
+
+
+TARGET = f"iqn.2010-10.org.openstack:volume-{VOLUME}"
+INFO = {"driver_volume_type": "iscsi", "target_portal": "192.0.2.7:3260", "target_iqn": TARGET, "target_lun": 1}
+IN_NETWORK = (
+    f'<disk type="network"><source protocol="iscsi" name="{TARGET}/1"><host name="192.0.2.1" port="3260"/></source>'
+    f'<target dev="vda"/><serial>{VOLUME}</serial></disk>'
+)
+
+
+@pytest.mark.parametrize(
+    ("info", "told"),
+    [
+        (INFO, None),
+        ({**INFO, "target_lun": 2}, f"has iscsi {TARGET}/1 at 192.0.2.1:3260 for volume {VOLUME}, block storage records iscsi"),
+        ({"driver_volume_type": "rbd"}, None),  # nobody here knows how to compare that
+    ],
+)
+def test_a_volume_in_the_network_is_compared_by_what_it_is_there(
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    info: dict[str, Any],
+    told: str | None,
+) -> None:
+    monkeypatch.setitem(ATTACHED, "connection_info", info)
+    look(database, tmp_path, monkeypatch, IN_NETWORK)
+    errors = [entry.message for entry in caplog.records if entry.levelname == "ERROR"]
+    assert len(errors) == (told is not None)
+    assert told is None or told in errors[0]

@@ -12,12 +12,12 @@ import pytest
 from stillframe.compute.libvirt import chain_depth
 from stillframe.compute.periodic import snapshot_policies as policy_runs
 from stillframe.compute.periodic.snapshot_policies import Scheduler
+from stillframe.compute.requests import assisted_snapshot_deletions
 from stillframe.compute.requests import assisted_snapshots as assisted_snapshot_requests
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.context import Context
 from stillframe.db import assisted_snapshots, snapshot_policies
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row
 from stillframe.errors import (
     BadRequest,
     Busy,
@@ -29,6 +29,7 @@ from stillframe.errors import (
     StillframeError,
 )
 from stillframe.journal import record
+from stillframe.journal.typed import Intent
 from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME, new_id
 from tests.unit.compute import fakes
 
@@ -44,8 +45,8 @@ def minutes(count: float) -> timedelta:
 class Site:
     """A world whose snapshots and deletions are rows only, refused with what the test puts into ``refusal``."""
 
-    def __init__(self, world: WorkerContext) -> None:
-        self.world = world
+    def __init__(self, worker: WorkerContext) -> None:
+        self.worker = worker
         self.at = NOON
         self.refusal: Exception | None = None
         self.refused_sets: dict[str, Exception] = {}
@@ -55,12 +56,12 @@ class Site:
         self.meanwhile: Callable[[], None] = lambda: None
 
     def scheduler(self) -> Scheduler:
-        return Scheduler(self.world, self.wake, lambda: self.at)
+        return Scheduler(self.worker, self.wake, lambda: self.at)
 
     def wake(self) -> None:
         self.woken += 1
 
-    def create(self, world: WorkerContext, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
+    def create(self, worker: WorkerContext, context: Context, server_id: str, wanted: dict[str, Any]) -> str:
         assert (context.user_id, context.project_id, context.roles) == ("maker", "demo", ("member",))
         self.asked.append(wanted)
         self.meanwhile()
@@ -69,7 +70,9 @@ class Site:
         self.add(wanted["set_id"], policy_id=wanted["policy_id"], server_id=server_id)
         return str(wanted["set_id"])
 
-    def delete(self, world: WorkerContext, context: Context, server_id: str, set_id: str, policy_id: str | None = None) -> None:
+    def delete(
+        self, worker: WorkerContext, context: Context, server_id: str, set_id: str, policy_id: str | None = None
+    ) -> None:
         assert (context.project_id, policy_id is not None) == ("demo", True)
         if set_id in self.refused_sets:
             raise self.refused_sets[set_id]
@@ -77,7 +80,7 @@ class Site:
         self.change(set_id, status="deleting", retired_at=self.at)
 
     def add(self, set_id: str, at: datetime | None = None, **changes: Any) -> str:
-        row = {
+        row: Any = {
             "id": set_id,
             "project_id": "demo",
             "user_id": "maker",
@@ -92,29 +95,29 @@ class Site:
             "created_at": at or self.at,
             **changes,
         }
-        with self.world.database.write() as connection:
+        with self.worker.database.write() as connection:
             assisted_snapshots.insert(connection, row)
-            record.submit(connection, record.Request("compute", "assisted_snapshot", {}, [], [], "req-1", set_id))
+            record.submit(connection, record.Request("compute", "assisted_snapshot", Intent(), [], [], "req-1", set_id))
         return set_id
 
     def change(self, set_id: str, **values: Any) -> None:
-        with self.world.database.write() as connection:
+        with self.worker.database.write() as connection:
             assisted_snapshots.change(connection, set_id, **values)
 
     def end_deletions(self) -> None:
-        with self.world.database.write() as connection:
+        with self.worker.database.write() as connection:
             for row in assisted_snapshots.made_by_policies(connection, SERVER):
                 if row["status"] == "deleting":
                     assisted_snapshots.delete(connection, row["id"])
 
-    def policy(self, policy_id: str = POLICY) -> Row:
-        with self.world.database.read() as connection:
+    def policy(self, policy_id: str = POLICY) -> Any:
+        with self.worker.database.read() as connection:
             found = snapshot_policies.get(connection, policy_id, None)
         assert found is not None
         return found
 
     def add_policy(self, policy_id: str = POLICY, **changes: Any) -> None:
-        row = {
+        row: Any = {
             "id": policy_id,
             "project_id": "demo",
             "user_id": "maker",
@@ -132,19 +135,19 @@ class Site:
             "next_run": NOON,
             **changes,
         }
-        with self.world.database.write() as connection:
+        with self.worker.database.write() as connection:
             snapshot_policies.insert(connection, row)
 
     def hold_server(self) -> None:
-        with self.world.database.write() as connection:
-            record.submit(connection, record.Request("compute", "merge_volume", {}, [], [f"server:{SERVER}"], "req-1"))
+        with self.worker.database.write() as connection:
+            record.submit(connection, record.Request("compute", "merge_volume", Intent(), [], [f"server:{SERVER}"], "req-1"))
 
 
 @pytest.fixture
 def site(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    made = Site(fakes.world(database, tmp_path, [], monkeypatch))
+    made = Site(fakes.worker(database, tmp_path, [], monkeypatch))
     monkeypatch.setattr(assisted_snapshot_requests, "create", made.create)
-    monkeypatch.setattr(assisted_snapshot_requests, "delete", made.delete)
+    monkeypatch.setattr(assisted_snapshot_deletions, "delete", made.delete)
     return made
 
 
@@ -199,10 +202,12 @@ def test_runs_missed_while_the_service_was_down_are_taken_once(site: Site) -> No
     assert site.policy()["next_run"] == NOON + minutes(3 * 24 * 60 + 60)
 
 
-@pytest.mark.parametrize("held", [{}, {"due_at": NOON + timedelta(days=3650), "trying_since": NOON + timedelta(days=3650)}])
-def test_a_run_that_was_put_down_while_the_clock_was_ahead_is_not_waited_for(site: Site, held: Row) -> None:
-    """A host that boots with a clock years ahead, until it asks somebody for the time."""
-    site.add_policy(next_run=NOON + timedelta(days=3650, minutes=1), **held)
+@pytest.mark.parametrize("ahead", [timedelta(days=3650), timedelta(hours=12), timedelta(hours=2)])
+@pytest.mark.parametrize("tried", [False, True])
+def test_a_run_that_was_put_down_while_the_clock_was_ahead_is_not_waited_for(site: Site, ahead: timedelta, tried: bool) -> None:
+    """A host that boots with a clock years ahead, or in another time zone, until it asks somebody for the time."""
+    held: dict[str, Any] = {"due_at": NOON + ahead, "trying_since": NOON + ahead} if tried else {}
+    site.add_policy(next_run=NOON + ahead + minutes(1), **held)
     site.add_policy(OTHER_POLICY, schedule="0 12 1 1 *", next_run=datetime(2027, 1, 1, 12))
     site.at = NOON + minutes(1)
     scheduler = site.scheduler()
@@ -218,8 +223,8 @@ def test_a_run_that_was_put_down_while_the_clock_was_ahead_is_not_waited_for(sit
 def test_two_workers_that_read_the_same_row_take_its_run_once(site: Site) -> None:
     site.add_policy()
     read = site.policy()
-    policy_runs.take(site.world, read, lambda: site.at)
-    policy_runs.take(site.world, read, lambda: site.at)
+    policy_runs.take(site.worker, read, lambda: site.at)
+    policy_runs.take(site.worker, read, lambda: site.at)
     assert len(site.asked) == 1
 
 
@@ -259,7 +264,7 @@ def test_a_run_whose_worker_died_before_anything_was_made_is_begun_again(site: S
 @pytest.mark.parametrize("volumes", [[VOLUME], "all"])
 def test_a_run_waits_for_the_deletion_of_a_snapshot_of_its_volumes(site: Site, volumes: Any) -> None:
     site.add_policy(volumes=volumes)
-    storage: Any = site.world.storage
+    storage: Any = site.worker.storage
     storage.attachments, storage.deleting = [{"volume_id": VOLUME}, {"volume_id": OTHER_VOLUME}], {VOLUME}
     scheduler = site.scheduler()
     scheduler.serve(SERVER)
@@ -338,7 +343,7 @@ def test_a_policy_that_was_changed_while_its_run_was_taken_keeps_its_new_time(si
     tomorrow = NOON + minutes(24 * 60)
 
     def change() -> None:
-        with site.world.database.write() as connection:
+        with site.worker.database.write() as connection:
             snapshot_policies.change(connection, POLICY, next_run=tomorrow, due_at=None, trying_since=None)
 
     site.meanwhile = change
@@ -351,12 +356,12 @@ def test_a_policy_that_was_deleted_while_its_run_was_taken_stays_deleted(site: S
     site.add_policy()
 
     def delete() -> None:
-        with site.world.database.write() as connection:
+        with site.worker.database.write() as connection:
             snapshot_policies.delete(connection, POLICY)
 
     site.meanwhile = delete
     site.scheduler().serve(SERVER)
-    with site.world.database.read() as connection:
+    with site.worker.database.read() as connection:
         assert snapshot_policies.get(connection, POLICY, None) is None
 
 
@@ -466,6 +471,17 @@ def test_a_refused_deletion_is_told_and_tried_again_after_a_pause_that_grows(sit
     assert (site.gone, site.policy()["retention_error"]) == (sets[:1], None)
 
 
+def test_a_pause_that_began_before_the_clock_was_set_back_is_over(site: Site) -> None:
+    site.add_policy(schedule=None, next_run=None, keep_last=1)
+    sets = history(site, 2)
+    site.refused_sets[sets[0]] = Conflict("a clone reads it")
+    scheduler = site.scheduler()
+    scheduler.serve(SERVER)
+    site.refused_sets, site.at = {}, site.at - timedelta(hours=12)
+    scheduler.serve(SERVER)
+    assert site.gone == sets[:1]
+
+
 def test_one_refused_deletion_does_not_keep_the_others(site: Site) -> None:
     site.add_policy(schedule=None, next_run=None, keep_last=1)
     sets = history(site)
@@ -509,10 +525,10 @@ def test_a_deletion_that_failed_half_way_is_begun_again_after_a_pause(site: Site
 def deep(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """What ``depth`` finds; the option is on."""
     found: dict[str, int] = {VOLUME: 32}
-    options = site.world.settings.compute
-    settings = replace(site.world.settings, compute=_With(options, merge_oldest_at_soft_limit=True))
-    site.world = replace(site.world, settings=settings)
-    monkeypatch.setattr(chain_depth, "deep_volumes", lambda _world, _server: found)
+    options = site.worker.settings.compute
+    settings = replace(site.worker.settings, compute=_With(options, merge_oldest_at_soft_limit=True))
+    site.worker = replace(site.worker, settings=settings)
+    monkeypatch.setattr(chain_depth, "deep_volumes", lambda _worker, _server: found)
     return found
 
 
@@ -548,7 +564,7 @@ def test_chains_are_looked_at_only_when_the_newest_set_warned_and_not_each_time(
     sets = history(site)
     looks: list[datetime] = []
 
-    def look(_world: WorkerContext, _server: str) -> dict[str, int]:
+    def look(_worker: WorkerContext, _server: str) -> dict[str, int]:
         looks.append(site.at)
         return {}
 
@@ -579,7 +595,7 @@ def test_chains_that_cannot_be_read_take_nothing(
     site.add_policy(schedule=None, next_run=None, keep_last=60)
     site.change(history(site)[4], warnings=["deep"])
 
-    def look(_world: WorkerContext, _server: str) -> dict[str, int]:
+    def look(_worker: WorkerContext, _server: str) -> dict[str, int]:
         raise error
 
     monkeypatch.setattr(chain_depth, "deep_volumes", look)
@@ -588,7 +604,7 @@ def test_chains_that_cannot_be_read_take_nothing(
 
 
 def test_unless_the_operator_wants_it_nothing_goes_for_a_deep_chain(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain_depth, "deep_volumes", lambda _world, _server: {VOLUME: 60})
+    monkeypatch.setattr(chain_depth, "deep_volumes", lambda _worker, _server: {VOLUME: 60})
     site.add_policy(schedule=None, next_run=None, keep_last=60)
     site.change(history(site)[4], warnings=["deep"])
     site.scheduler().serve(SERVER)

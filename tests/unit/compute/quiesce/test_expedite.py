@@ -83,7 +83,7 @@ def test_the_knob_is_set(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("command", ["guest-file-open", "guest-file-write", "guest-file-close"])
-def test_a_guest_that_refuses_is_not_said_to_be_hastened(agent: Agent, command: str) -> None:
+def test_a_guest_that_refuses_is_not_said_to_be_expedited(agent: Agent, command: str) -> None:
     """The kernel's refusal is the answer to the close, because the agent writes through a buffer."""
     agent.failures[command] = TIMEOUT
     assert not expedite.begin(Domain(), 2)

@@ -120,18 +120,18 @@ def test_while_an_earlier_freeze_is_not_over_there_is_no_other(
     assert watched.arm(SERVER, "operation", 10.0, None).operation == "operation"
 
 
-def test_a_guest_that_was_left_held_still_goes_on(watched: Guard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_guest_that_was_left_suspended_is_resumed(watched: Guard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[FreezeRecord] = []
     monkeypatch.setattr(guard, "try_thaw", lambda _connection, _directory, record: asked.append(record))
-    watched.let_go_on(SERVER)
+    watched.resume(SERVER)
     frozen = FreezeRecord(SERVER, "earlier", 1.0, 1)
     freeze_record.write(tmp_path / "freeze", frozen)
-    watched.let_go_on(SERVER)  # by its agent: that is for whoever freezes next
+    watched.resume(SERVER)  # by its agent: that is for whoever freezes next
     assert asked == []
     suspended = replace(frozen, suspended=True)
     freeze_record.write(tmp_path / "freeze", suspended)
     with pytest.raises(Conflict, match="operation earlier\\) still keeps"):
-        watched.let_go_on(SERVER)
+        watched.resume(SERVER)
     assert asked == [suspended]
 
 

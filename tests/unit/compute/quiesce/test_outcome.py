@@ -1,8 +1,15 @@
 """What is said of a set and of each of its disks: never more than is known (I10)."""
 
-from stillframe.compute.quiesce.filesystems import NO_FILESYSTEM, Disk
-from stillframe.compute.quiesce.outcome import Outcome, crash_only
+import json
 
+import pytest
+
+from stillframe.compute.quiesce.filesystems import NO_FILESYSTEM, Disk, Filesystem, Layout
+from stillframe.compute.quiesce.outcome import Outcome, crash_only
+from stillframe.volumes.api import snapshots
+from stillframe.web import body
+
+FINALIZE = next(route.newest_schema or {} for route in snapshots.ROUTES if route.action == "os-finalize_snapshot_metadata")
 EXT4, VFAT = "ext4 filesystem /", "vfat filesystem /boot/efi"
 WHOLE = Disk((EXT4,))
 EFI = Disk((), (VFAT,), f"the {VFAT} on this disk cannot be frozen")
@@ -44,7 +51,25 @@ def test_a_failure_of_the_whole_gives_each_disk_its_reason_and_claims_nothing_fr
     assert crash_only("why").for_target("vda")["frozen_ms"] is None
 
 
-def test_hastening_is_told_of_the_set_and_not_of_each_disk() -> None:
-    outcome = Outcome(100.0, 3, None, True, {"vda": WHOLE}, hastened=True)
-    assert outcome.document()["hastened"] is True
-    assert "hastened" not in outcome.for_target("vda")
+def test_expediting_is_told_of_the_set_and_not_of_each_disk() -> None:
+    outcome = Outcome(100.0, 3, None, True, {"vda": WHOLE}, expedited=True)
+    assert outcome.document()["expedited"] is True
+    assert "expedited" not in outcome.for_target("vda")
+
+
+FACE = "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize("failure", [None, "x" * 200_000, "\u202e[" * 5_000, FACE * 5_000])
+def test_whatever_a_guest_says_block_storage_takes_the_outcome(failure: str | None) -> None:
+    """It is sent after the switch: refused then, the operation would wait for a person, and the server with it."""
+    mounted = tuple(
+        Filesystem((f"/{FACE * 200}{number}",), "vfat" if number % 2 else "ext4", ("vda",)) for number in range(200)
+    )
+    layout = Layout(("vda",), mounted)
+    outcome = Outcome(1.0, 100, failure, True, layout.judged(layout.left))
+    sent = {"os-finalize_snapshot_metadata": {"status": "available", "consistency": outcome.for_target("vda")}}
+    raw = json.dumps(sent).encode()
+    body.check(body.parse(raw), FINALIZE)
+    assert outcome.for_target("vda")["frozen"] or failure
+    assert len(json.dumps(outcome.document())) < 1 << 16

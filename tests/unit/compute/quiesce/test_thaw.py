@@ -145,7 +145,7 @@ SUSPENDED = replace(RECORD, suspended=True)
 def resumed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
     monkeypatch.setattr(hypervisor, "view", lambda _domain: fakes.view("<domain/>"))
-    monkeypatch.setattr(hypervisor, "go_on", found.append)
+    monkeypatch.setattr(hypervisor, "resume_suspended", found.append)
     return found
 
 
@@ -161,7 +161,7 @@ def test_a_suspended_guest_that_libvirt_does_not_find_stays_on_record(tmp_path: 
 
 
 def test_who_waited_while_somebody_else_let_a_guest_go_on_leaves_it_alone(tmp_path: Path, resumed: list[Any]) -> None:
-    """The next moment of stillness, or a pause, may have come meanwhile."""
+    """The next suspension, or a pause, may have come meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         with freeze_record.alone(tmp_path, SERVER):
             answer = pool.submit(attempt, tmp_path, None, SUSPENDED)

@@ -26,8 +26,8 @@ from stillframe.errors import (
 from tests.unit.builders import SERVER
 from tests.unit.compute.fakes import ALL, Agent, Domain, Guard
 
-TIMES = Times(deadline=10.0, agent=2, flush=5, hasten=False)
-HASTY = replace(TIMES, hasten=True)
+TIMES = Times(deadline=10.0, agent=2, flush=5, expedite=False)
+EXPEDITED = replace(TIMES, expedite=True)
 KNOB = ["guest-file-open", "guest-file-read", "guest-file-write", "guest-file-close"]
 TIMEOUT = AgentFailed("timeout")
 TWO = [("/", "vda1", "ext4", ("vda",)), ("/data", "vdb1", "xfs", ("vdb",))]
@@ -258,7 +258,7 @@ def test_after_a_freeze_that_failed_a_late_switch_is_waited_for(agent: Agent) ->
 
 def test_a_window_that_is_given_up_lets_the_watchdog_go(agent: Agent) -> None:
     entered = window(agent)
-    entered.give_up()
+    entered.cancel()
     assert "guest-fsfreeze-freeze-list" not in agent.said
     assert not held(entered)
 
@@ -437,18 +437,18 @@ def test_a_thaw_hook_that_fails_is_not_a_silent_agent(agent: Agent) -> None:
     assert "did not answer" not in str(outcome.degraded_reason)
 
 
-def test_the_guest_is_hastened_after_the_watchdog_knows_and_put_back_after_the_thaw(agent: Agent) -> None:
+def test_the_guest_is_expedited_after_the_watchdog_knows_and_put_back_after_the_thaw(agent: Agent) -> None:
     def look() -> None:
         assert (agent.knob, held(entered)) == ("1", True)
 
-    entered = window(agent, times=HASTY)
+    entered = window(agent, times=EXPEDITED)
     assert entered.record.rcu_expedited == "0"
     assert agent.said[:2] == ["guest-exec", "guest-exec-status"]
     opened, read, written, closed = KNOB
     assert agent.said[2:] == [opened, read, closed, "arm", opened, written, closed]
     agent.said.clear()
     outcome = entered.around(switching(agent, look), unfrozen_too=False)
-    assert (outcome.level, outcome.hastened) == ("filesystem", True)
+    assert (outcome.level, outcome.expedited) == ("filesystem", True)
     frozen = ["guest-fsfreeze-freeze-list", "switch while frozen", "guest-fsfreeze-thaw", "guest-fsfreeze-status"]
     assert agent.said == [*frozen, opened, read, written, closed, "disarm"]
     assert (agent.knob, held(entered)) == ("0", False)
@@ -457,23 +457,23 @@ def test_the_guest_is_hastened_after_the_watchdog_knows_and_put_back_after_the_t
 @pytest.mark.parametrize("knob", [None, "1", "2", ""])
 def test_a_guest_without_the_knob_or_with_it_set_is_not_changed(agent: Agent, knob: str | None) -> None:
     agent.knob = knob
-    entered = window(agent, times=HASTY)
+    entered = window(agent, times=EXPEDITED)
     outcome = entered.around(switching(agent), unfrozen_too=False)
-    assert (outcome.level, outcome.hastened, entered.record.rcu_expedited) == ("filesystem", False, None)
+    assert (outcome.level, outcome.expedited, entered.record.rcu_expedited) == ("filesystem", False, None)
     assert "guest-file-write" not in agent.said
     assert not held(entered)
 
 
-def test_nothing_is_hastened_when_it_is_off(agent: Agent) -> None:
-    assert not window(agent).around(switching(agent), unfrozen_too=False).hastened
+def test_nothing_is_expedited_when_it_is_off(agent: Agent) -> None:
+    assert not window(agent).around(switching(agent), unfrozen_too=False).expedited
     assert not set(KNOB) & set(agent.said)
 
 
-def test_a_guest_that_cannot_be_hastened_is_frozen_all_the_same(agent: Agent) -> None:
+def test_a_guest_that_cannot_be_expedited_is_frozen_all_the_same(agent: Agent) -> None:
     agent.failures["guest-file-write"] = TIMEOUT
-    entered = window(agent, times=HASTY)
+    entered = window(agent, times=EXPEDITED)
     outcome = entered.around(switching(agent), unfrozen_too=False)
-    assert (outcome.level, outcome.hastened) == ("filesystem", False)
+    assert (outcome.level, outcome.expedited) == ("filesystem", False)
     assert not held(entered), "the knob was never set, so there is nothing to put back"
 
 
@@ -482,14 +482,14 @@ def test_a_write_that_timed_out_may_have_been_done_and_is_put_back(agent: Agent)
         agent.knob = "1"
 
     agent.failures["guest-file-write"] = TIMEOUT
-    entered = window(agent, times=HASTY)
+    entered = window(agent, times=EXPEDITED)
     agent.failures.clear()
-    assert not entered.around(switching(agent, late), unfrozen_too=False).hastened
+    assert not entered.around(switching(agent, late), unfrozen_too=False).expedited
     assert (agent.knob, held(entered)) == ("0", False)
 
 
 def test_the_watchdog_keeps_a_guest_that_is_thawed_but_not_as_before(agent: Agent) -> None:
-    entered = window(agent, times=HASTY)
+    entered = window(agent, times=EXPEDITED)
     agent.failures["guest-file-open"] = TIMEOUT
     outcome = entered.around(switching(agent), unfrozen_too=False)
     assert (outcome.level, agent.frozen) == ("filesystem", 0)
@@ -497,16 +497,16 @@ def test_the_watchdog_keeps_a_guest_that_is_thawed_but_not_as_before(agent: Agen
 
 
 def test_a_libvirt_that_goes_away_after_the_thaw_leaves_the_guest_to_the_watchdog(agent: Agent) -> None:
-    entered = window(agent, times=HASTY)
+    entered = window(agent, times=EXPEDITED)
     agent.failures["guest-file-open"] = HypervisorUnavailable("away")
     assert entered.around(switching(agent), unfrozen_too=False).level == "filesystem"
     assert held(entered)
 
 
-def test_a_freeze_that_fails_says_whether_it_was_hastened(agent: Agent) -> None:
+def test_a_freeze_that_fails_says_whether_it_was_expedited(agent: Agent) -> None:
     agent.failures["guest-fsfreeze-freeze-list"] = TIMEOUT
-    outcome = window(agent, times=HASTY).around(switching(agent), unfrozen_too=True)
-    assert (outcome.level, outcome.hastened) == ("crash", True)
+    outcome = window(agent, times=EXPEDITED).around(switching(agent), unfrozen_too=True)
+    assert (outcome.level, outcome.expedited) == ("crash", True)
 
 
 def test_a_slow_agent_does_not_eat_up_the_time_of_the_freeze(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,7 +518,7 @@ def test_a_slow_agent_does_not_eat_up_the_time_of_the_freeze(agent: Agent, monke
 
     monkeypatch.setattr(freeze_record, "boot_seconds", lambda: now[0])
     agent.answers["guest-file-write"] = slow
-    entered = window(agent, times=HASTY)
+    entered = window(agent, times=EXPEDITED)
     assert entered.record.deadline == 106 + TIMES.deadline
     assert agent.said[-1] == "renew"
     guard: Any = entered.guard

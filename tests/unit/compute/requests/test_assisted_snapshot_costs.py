@@ -12,6 +12,7 @@ from stillframe.db.engine import Database
 from stillframe.errors import NotFound
 from stillframe.journal import record
 from stillframe.journal.record import Request
+from stillframe.journal.typed import Intent
 from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SERVER, SET, SNAPSHOT, VOLUME, context, new_id
 from tests.unit.compute import fakes
 
@@ -37,22 +38,22 @@ def storage() -> Costs:
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: Costs) -> WorkerContext:
-    made = fakes.world(database, tmp_path, [], monkeypatch, storage)
+def worker(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: Costs) -> WorkerContext:
+    made = fakes.worker(database, tmp_path, [], monkeypatch, storage)
     entries = [{"volume_id": VOLUME, "snapshot_id": SNAPSHOT}, {"volume_id": OTHER_VOLUME, "snapshot_id": OTHER_SNAPSHOT}]
-    row = {"id": SET, "project_id": "demo", "user_id": "u", "server_id": SERVER, "metadata": {}, "status": "available"}
-    more = {"quiesce": "preferred", "volumes": entries, "excluded_disks": [], "progress": 100, "consistency": None}
+    row: Any = {"id": SET, "project_id": "demo", "user_id": "u", "server_id": SERVER, "metadata": {}, "status": "available"}
+    more: Any = {"quiesce": "preferred", "volumes": entries, "excluded_disks": [], "progress": 100, "consistency": None}
     with database.write() as connection:
-        assisted_snapshots.insert(connection, {**row, **more})
+        assisted_snapshots.insert(connection, row | more)
     return made
 
 
-def explained(world: WorkerContext) -> dict[str, Any]:
-    return assisted_snapshot_costs.explain_deletion(world, context(), SERVER, SET)
+def explained(worker: WorkerContext) -> dict[str, Any]:
+    return assisted_snapshot_costs.explain_deletion(worker, context(), SERVER, SET)
 
 
-def test_a_set_costs_the_sum_of_its_volumes(world: WorkerContext) -> None:
-    found = explained(world)
+def test_a_set_costs_the_sum_of_its_volumes(worker: WorkerContext) -> None:
+    found = explained(worker)
     assert (found["possible"], found["bytes"], found["seconds"]) == (True, 100, 1.0)
     assert found["method"] == "block commit, block pull"
     assert found["volumes"] == [
@@ -61,9 +62,9 @@ def test_a_set_costs_the_sum_of_its_volumes(world: WorkerContext) -> None:
     ]
 
 
-def test_one_volume_that_cannot_be_merged_is_named(world: WorkerContext, storage: Costs) -> None:
+def test_one_volume_that_cannot_be_merged_is_named(worker: WorkerContext, storage: Costs) -> None:
     storage.told[OTHER_SNAPSHOT] = REFUSED
-    found = explained(world)
+    found = explained(worker)
     assert (found["possible"], found["why"], found["dependants"]) == (
         False,
         f"volume {OTHER_VOLUME}: a clone reads it",
@@ -71,17 +72,17 @@ def test_one_volume_that_cannot_be_merged_is_named(world: WorkerContext, storage
     )
 
 
-def test_a_snapshot_that_is_gone_costs_nothing(world: WorkerContext, storage: Costs) -> None:
+def test_a_snapshot_that_is_gone_costs_nothing(worker: WorkerContext, storage: Costs) -> None:
     del storage.told[SNAPSHOT]
-    assert explained(world)["bytes"] == 30
+    assert explained(worker)["bytes"] == 30
 
 
-def test_a_set_that_is_not_deleted_now_says_so(world: WorkerContext) -> None:
-    with world.database.write() as connection:
-        record.submit(connection, Request("compute", "x", {}, [], [f"server:{SERVER}"], "r"))
-    assert "is busy" in explained(world)["why"]
-    with world.database.write() as connection:
+def test_a_set_that_is_not_deleted_now_says_so(worker: WorkerContext) -> None:
+    with worker.database.write() as connection:
+        record.submit(connection, Request("compute", "x", Intent(), [], [f"server:{SERVER}"], "r"))
+    assert "is busy" in explained(worker)["why"]
+    with worker.database.write() as connection:
         assisted_snapshots.change(connection, SET, status="deleting")
-    assert explained(world)["why"] == f"assisted snapshot {SET} is deleting"
+    assert explained(worker)["why"] == f"assisted snapshot {SET} is deleting"
     with pytest.raises(NotFound):
-        assisted_snapshot_costs.explain_deletion(world, context(), SERVER, new_id())
+        assisted_snapshot_costs.explain_deletion(worker, context(), SERVER, new_id())

@@ -19,43 +19,43 @@ NOTHING = {"server_id": SERVER, "quiesce": None, "allow_unfreezable": None, "hoo
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerContext:
-    return fakes.world(database, tmp_path, [fakes.view(fakes.domain_xml())], monkeypatch)
+def worker(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerContext:
+    return fakes.worker(database, tmp_path, [fakes.view(fakes.domain_xml())], monkeypatch)
 
 
-def test_nothing_is_set_until_somebody_sets_it(world: WorkerContext) -> None:
-    assert settings_requests.show(world, context(), SERVER.upper()) == NOTHING
-    assert settings_requests.effective(world, SERVER, {"volumes": "all"}) == {
+def test_nothing_is_set_until_somebody_sets_it(worker: WorkerContext) -> None:
+    assert settings_requests.show(worker, context(), SERVER.upper()) == NOTHING
+    assert settings_requests.effective(worker, SERVER, {"volumes": "all"}) == {
         "quiesce": "preferred",
         "allow_unfreezable": [],
         "hook_timeout": 60,
     }
 
 
-def test_what_is_named_changes_and_null_takes_it_back(world: WorkerContext) -> None:
-    made = settings_requests.change(world, context(), SERVER, {"quiesce": "required", "hook_timeout": 90})
+def test_what_is_named_changes_and_null_takes_it_back(worker: WorkerContext) -> None:
+    made = settings_requests.change(worker, context(), SERVER, {"quiesce": "required", "hook_timeout": 90})
     assert made == {**NOTHING, "quiesce": "required", "hook_timeout": 90}
-    changed = settings_requests.change(world, context(), SERVER, {"hook_timeout": None, "allow_unfreezable": ["vfat"]})
+    changed = settings_requests.change(worker, context(), SERVER, {"hook_timeout": None, "allow_unfreezable": ["vfat"]})
     assert changed == {**NOTHING, "quiesce": "required", "allow_unfreezable": ["vfat"]}
-    assert settings_requests.show(world, context(), SERVER) == changed
+    assert settings_requests.show(worker, context(), SERVER) == changed
 
 
-def test_a_request_overrides_its_server_even_with_nothing(world: WorkerContext) -> None:
+def test_a_request_overrides_its_server_even_with_nothing(worker: WorkerContext) -> None:
     settings_requests.change(
-        world, context(), SERVER, {"quiesce": "required", "allow_unfreezable": ["vfat"], "hook_timeout": 5}
+        worker, context(), SERVER, {"quiesce": "required", "allow_unfreezable": ["vfat"], "hook_timeout": 5}
     )
     asked = {"quiesce": "never", "allow_unfreezable": [], "hook_timeout": 7}
-    assert settings_requests.effective(world, SERVER, asked) == asked
-    assert settings_requests.effective(world, SERVER, {"quiesce": None}) == {
+    assert settings_requests.effective(worker, SERVER, asked) == asked
+    assert settings_requests.effective(worker, SERVER, {"quiesce": None}) == {
         "quiesce": "required",
         "allow_unfreezable": ["vfat"],
         "hook_timeout": 5,
     }
 
 
-def test_the_deployment_decides_where_nobody_else_does(database: Database, world: WorkerContext, tmp_path: Path) -> None:
+def test_the_deployment_decides_where_nobody_else_does(database: Database, worker: WorkerContext, tmp_path: Path) -> None:
     strict = config.load(overrides={(None, "state_dir"): str(tmp_path), ("compute", "quiesce"): "required"})
-    there = replace(world, settings=strict)
+    there = replace(worker, settings=strict)
     assert settings_requests.effective(there, SERVER, {})["quiesce"] == "required"
     made = policy_requests.create(there, context(), SERVER, {"keep_last": 1})
     with database.read() as connection:
@@ -66,10 +66,10 @@ def test_the_deployment_decides_where_nobody_else_does(database: Database, world
     assert settings_requests.effective(there, SERVER, {})["quiesce"] == "never"
 
 
-def test_another_projects_server_is_not_found(world: WorkerContext) -> None:
+def test_another_projects_server_is_not_found(worker: WorkerContext) -> None:
     for server_id, project in ((SERVER, "other"), (new_id(), "demo")):
         with pytest.raises(NotFound):
-            settings_requests.change(world, context(project=project), server_id, {"quiesce": "never"})
+            settings_requests.change(worker, context(project=project), server_id, {"quiesce": "never"})
         with pytest.raises(NotFound):
-            settings_requests.show(world, context(project=project), server_id)
-    assert settings_requests.of(world, SERVER) == NOTHING
+            settings_requests.show(worker, context(project=project), server_id)
+    assert settings_requests._answer(worker, SERVER) == NOTHING

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from stillframe.compute.requests import snapshot_policies as policy_requests
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.db import snapshot_policies
 from stillframe.db.engine import Database
-from stillframe.db.rows import Page, Row
+from stillframe.db.queries import Page
+from stillframe.db.tables import snapshot_policies as table
 from stillframe.errors import BadRequest, NotFound, QuotaExceeded
 from tests.unit.builders import OTHER_VOLUME, SERVER, VOLUME, context, new_id
 from tests.unit.compute import fakes
@@ -19,40 +21,40 @@ NOW = datetime(2026, 11, 24, 12, 30)
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerContext:
+def worker(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerContext:
     monkeypatch.setattr(policy_requests, "now", lambda: NOW)
     disk = fakes.disk_xml("vda", f"/srv/share/volume-{VOLUME}", VOLUME)
-    return fakes.world(database, tmp_path, [fakes.view(fakes.domain_xml(disk))], monkeypatch)
+    return fakes.worker(database, tmp_path, [fakes.view(fakes.domain_xml(disk))], monkeypatch)
 
 
-def stored(world: WorkerContext) -> list[Row]:
-    with world.database.read() as connection:
+def stored(worker: WorkerContext) -> list[Any]:
+    with worker.database.read() as connection:
         return snapshot_policies.list_page(connection, None, Page())
 
 
-def make(world: WorkerContext, **wanted: Any) -> Row:
-    policy_id = policy_requests.create(world, context(), SERVER, {"schedule": "0 * * * *", **wanted})
-    return next(row for row in stored(world) if row["id"] == policy_id)
+def make(worker: WorkerContext, **wanted: Any) -> Any:
+    policy_id = policy_requests.create(worker, context(), SERVER, {"schedule": "0 * * * *", **wanted})
+    return next(row for row in stored(worker) if row["id"] == policy_id)
 
 
-def test_what_is_left_out_has_its_default(world: WorkerContext) -> None:
-    row = make(world, timezone=None, volumes=None, keep_last=None, enabled=None)
+def test_what_is_left_out_has_its_default(worker: WorkerContext) -> None:
+    row = make(worker, timezone=None, volumes=None, keep_last=None, enabled=None)
     assert {key: row[key] for key in policy_requests.DEFAULTS} == {**policy_requests.DEFAULTS, "schedule": "0 * * * *"}
     assert (row["server_id"], row["project_id"], row["user_id"]) == (SERVER, "demo", "somebody")
     assert row["next_run"] == datetime(2026, 11, 24, 13)
 
 
-def test_a_policy_of_one_volume_by_the_clock_of_its_zone(world: WorkerContext) -> None:
-    row = make(world, schedule=" 0\t3 * * *  ", timezone="Europe/Berlin", volumes=[VOLUME.upper()], keep_daily=7)
+def test_a_policy_of_one_volume_by_the_clock_of_its_zone(worker: WorkerContext) -> None:
+    row = make(worker, schedule=" 0\t3 * * *  ", timezone="Europe/Berlin", volumes=[VOLUME.upper()], keep_daily=7)
     assert (row["schedule"], row["volumes"]) == ("0 3 * * *", [VOLUME])
     assert row["next_run"] == datetime(2026, 11, 25, 2)
 
 
-def test_a_policy_may_only_delete_or_only_take_but_not_neither(world: WorkerContext) -> None:
-    assert make(world, schedule=None, keep_last=1)["next_run"] is None
-    assert make(world)["next_run"] is not None
+def test_a_policy_may_only_delete_or_only_take_but_not_neither(worker: WorkerContext) -> None:
+    assert make(worker, schedule=None, keep_last=1)["next_run"] is None
+    assert make(worker)["next_run"] is not None
     with pytest.raises(BadRequest, match="neither takes nor deletes"):
-        make(world, schedule=None)
+        make(worker, schedule=None)
 
 
 @pytest.mark.parametrize(
@@ -78,90 +80,90 @@ def test_a_policy_may_only_delete_or_only_take_but_not_neither(world: WorkerCont
     ],
     ids=str,
 )
-def test_nonsense_is_refused_and_nothing_is_stored(world: WorkerContext, wanted: dict[str, Any], told: str) -> None:
+def test_nonsense_is_refused_and_nothing_is_stored(worker: WorkerContext, wanted: dict[str, Any], told: str) -> None:
     with pytest.raises(BadRequest, match=told):
-        make(world, **wanted)
-    assert stored(world) == []
-    kept = make(world)
+        make(worker, **wanted)
+    assert stored(worker) == []
+    kept = make(worker)
     with pytest.raises(BadRequest, match=told):
-        policy_requests.change(world, context(), kept["id"], wanted)
-    assert stored(world) == [kept]
+        policy_requests.change(worker, context(), kept["id"], wanted)
+    assert stored(worker) == [kept]
 
 
-def test_another_projects_server_is_not_found(world: WorkerContext) -> None:
+def test_another_projects_server_is_not_found(worker: WorkerContext) -> None:
     for who, server in ((context(project="other"), SERVER), (context(), VOLUME), (context(), "x")):
         with pytest.raises(NotFound):
-            policy_requests.create(world, who, server, {"schedule": "0 * * * *"})
-    assert stored(world) == []
+            policy_requests.create(worker, who, server, {"schedule": "0 * * * *"})
+    assert stored(worker) == []
 
 
-def test_an_administrator_makes_a_policy_of_the_servers_project(world: WorkerContext) -> None:
-    policy_requests.create(world, context("admin", project="other"), SERVER, {"schedule": "0 * * * *"})
-    assert stored(world)[0]["project_id"] == "demo"
+def test_an_administrator_makes_a_policy_of_the_servers_project(worker: WorkerContext) -> None:
+    policy_requests.create(worker, context("admin", project="other"), SERVER, {"schedule": "0 * * * *"})
+    assert stored(worker)[0]["project_id"] == "demo"
 
 
-def test_a_server_has_a_limited_number_of_policies(world: WorkerContext) -> None:
+def test_a_server_has_a_limited_number_of_policies(worker: WorkerContext) -> None:
     for _ in range(policy_requests.MOST_PER_SERVER):
-        make(world)
+        make(worker)
     with pytest.raises(QuotaExceeded, match=SERVER):
-        make(world)
-    assert len(stored(world)) == policy_requests.MOST_PER_SERVER
+        make(worker)
+    assert len(stored(worker)) == policy_requests.MOST_PER_SERVER
 
 
-def test_only_what_is_named_changes_and_the_next_run_only_with_the_timing(world: WorkerContext) -> None:
-    row = make(world, keep_last=2)
-    with world.database.write() as connection:
+def test_only_what_is_named_changes_and_the_next_run_only_with_the_timing(worker: WorkerContext) -> None:
+    row = make(worker, keep_last=2)
+    with worker.database.write() as connection:
         snapshot_policies.note(connection, row["id"], next_run=NOW, due_at=NOW, trying_since=NOW)
-    policy_requests.change(world, context(), row["id"], {"keep_last": 5, "name": "n", "schedule": "0  * * * *"})
-    changed = stored(world)[0]
+    policy_requests.change(worker, context(), row["id"], {"keep_last": 5, "name": "n", "schedule": "0  * * * *"})
+    changed = stored(worker)[0]
     assert (changed["keep_last"], changed["name"], changed["next_run"], changed["due_at"]) == (5, "n", NOW, NOW)
-    policy_requests.change(world, context(), row["id"], {"schedule": "0 18 * * *"})
-    changed = stored(world)[0]
+    policy_requests.change(worker, context(), row["id"], {"schedule": "0 18 * * *"})
+    changed = stored(worker)[0]
     assert (changed["next_run"], changed["due_at"], changed["trying_since"]) == (datetime(2026, 11, 24, 18), None, None)
-    policy_requests.change(world, context(), row["id"], {"timezone": "Europe/Berlin"})
-    assert stored(world)[0]["next_run"] == datetime(2026, 11, 24, 17)
+    policy_requests.change(worker, context(), row["id"], {"timezone": "Europe/Berlin"})
+    assert stored(worker)[0]["next_run"] == datetime(2026, 11, 24, 17)
 
 
-def test_a_policy_that_is_switched_off_has_no_next_run(world: WorkerContext) -> None:
-    row = make(world)
-    policy_requests.change(world, context(), row["id"], {"enabled": False})
-    assert stored(world)[0]["next_run"] is None
-    policy_requests.change(world, context(), row["id"], {"enabled": None})
-    assert stored(world)[0]["next_run"] == datetime(2026, 11, 24, 13)
-    assert make(world, enabled=False)["next_run"] is None
+def test_a_policy_that_is_switched_off_has_no_next_run(worker: WorkerContext) -> None:
+    row = make(worker)
+    policy_requests.change(worker, context(), row["id"], {"enabled": False})
+    assert stored(worker)[0]["next_run"] is None
+    policy_requests.change(worker, context(), row["id"], {"enabled": None})
+    assert stored(worker)[0]["next_run"] == datetime(2026, 11, 24, 13)
+    assert make(worker, enabled=False)["next_run"] is None
 
 
-def test_a_policy_of_a_server_that_is_gone_can_still_be_switched_off(world: WorkerContext) -> None:
-    row = make(world, volumes=[VOLUME])
-    with world.database.write() as connection:
-        snapshot_policies.change(connection, row["id"], server_id=new_id())
-    policy_requests.change(world, context(), row["id"], {"enabled": False})
+def test_a_policy_of_a_server_that_is_gone_can_still_be_switched_off(worker: WorkerContext) -> None:
+    row = make(worker, volumes=[VOLUME])
+    with worker.database.write() as connection:
+        connection.execute(update(table).where(table.c.id == row["id"]).values(server_id=new_id()))
+    policy_requests.change(worker, context(), row["id"], {"enabled": False})
     with pytest.raises(NotFound):
-        policy_requests.change(world, context(), row["id"], {"volumes": [VOLUME]})
-    policy_requests.delete(world, context(), row["id"])
-    assert stored(world) == []
+        policy_requests.change(worker, context(), row["id"], {"volumes": [VOLUME]})
+    policy_requests.delete(worker, context(), row["id"])
+    assert stored(worker) == []
 
 
-def test_another_projects_policy_is_neither_changed_nor_deleted(world: WorkerContext) -> None:
-    row = make(world)
+def test_another_projects_policy_is_neither_changed_nor_deleted(worker: WorkerContext) -> None:
+    row = make(worker)
     for stranger in (context(project="other"), context("reader", project="other")):
         with pytest.raises(NotFound):
-            policy_requests.change(world, stranger, row["id"], {"enabled": False})
+            policy_requests.change(worker, stranger, row["id"], {"enabled": False})
         with pytest.raises(NotFound):
-            policy_requests.delete(world, stranger, row["id"])
-    assert stored(world) == [row]
-    policy_requests.delete(world, context("admin", project="other"), row["id"])
-    assert stored(world) == []
+            policy_requests.delete(worker, stranger, row["id"])
+    assert stored(worker) == [row]
+    policy_requests.delete(worker, context("admin", project="other"), row["id"])
+    assert stored(worker) == []
 
 
-def test_block_storage_says_how_many_sets_a_chain_has_room_for(world: WorkerContext) -> None:
-    storage: Any = world.storage
-    kept = make(world, keep_last=5)
+def test_block_storage_says_how_many_sets_a_chain_has_room_for(worker: WorkerContext) -> None:
+    storage: Any = worker.storage
+    kept = make(worker, keep_last=5)
     told = [{"chain_limits": {"max_chain_depth": 5}}, None, {"chain_limits": {"max_chain_depth": 9}}]
     storage.attachments = [{"connection_info": info} for info in told]
     with pytest.raises(BadRequest, match="keep_last is 5, but a volume can have at most 4 snapshots"):
-        make(world, keep_last=5)
+        make(worker, keep_last=5)
     with pytest.raises(BadRequest, match="keep_daily is 9"):
-        policy_requests.change(world, context(), kept["id"], {"keep_daily": 9})
-    policy_requests.change(world, context(), kept["id"], {"keep_last": 4, "name": "n"})
-    assert make(world, keep_last=4)["keep_last"] == 4
+        policy_requests.change(worker, context(), kept["id"], {"keep_daily": 9})
+    policy_requests.change(worker, context(), kept["id"], {"keep_last": 4, "name": "n"})
+    assert make(worker, keep_last=4)["keep_last"] == 4
