@@ -27,6 +27,7 @@ class AssistedSnapshots:
         return str(listing.find(self._compute.get, listing.SERVERS, name_or_id)["id"])
 
     def find_volume(self, name_or_id: str) -> str:
+        """Returns the id of a volume of that name or id. Raises NotFound, and BadRequest where several have the name."""
         return str(listing.find(self._volumes.get, listing.VOLUMES, name_or_id)["id"])
 
     def create(self, server_id: str, wanted: Document) -> Document:
@@ -40,6 +41,7 @@ class AssistedSnapshots:
         return dict(found["assisted_snapshot"])
 
     def list(self, server_id: str | None = None, policy_id: str | None = None) -> "list[Document]":
+        """Returns the sets of the project, or those of one server or one policy, newest first."""
         path = f"/servers/{server_id}/os-assisted-snapshots" if server_id else "/os-assisted-snapshots"
         query = f"?{urlencode({'policy_id': policy_id})}" if policy_id else ""
         return listing.whole(self._compute.get, path + query, "assisted_snapshots")
@@ -64,6 +66,7 @@ class AssistedSnapshots:
         return found
 
     def delete(self, name_or_id: str) -> str:
+        """Begins to delete a set and all its snapshots; returns its id. Raises NotFound, Conflict."""
         found = self.show(name_or_id)
         path = f"/servers/{found['server_id']}/os-assisted-snapshots/{found['id']}"
         self.compute("DELETE", path)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from stillframe.client import ADDITIONS
 from stillframe.client.faults import error_of
 
 
@@ -14,10 +15,11 @@ class Caller:
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
         """Returns the answer's document, or None. Raises an error of the answer's kind."""
-        answer = self._adapter.request(path, method, json=body, raise_exc=False)
+        answer = self._adapter.request(path, method, json=body, headers={ADDITIONS: "1"}, raise_exc=False)
         if answer.status_code >= 400:
             raise error_of(answer.status_code, answer, self._service)
         return answer.json() if answer.content else None
 
     def get(self, path: str) -> Any:
+        """Returns the JSON document that ``path`` answers. Raises as ``send``."""
         return self.send("GET", path)

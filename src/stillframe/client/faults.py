@@ -1,5 +1,6 @@
 """Answers that are refusals, read as errors of ours: by their keys, never by their prose."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,8 @@ _BY_CODE: dict[str, type[StillframeError]] = {
     )
 }  # other hints, other ways on
 _NOT_FOUND = 404
+_WORDS = 4000  # letters of a message or a hint; what is longer is no sentence, and would be stored with an operation
+_DETAILS = 64 << 10  # bytes of JSON
 _PASSES = (429, 502, 503, 504)  # the service, or what stands before it, says that it cannot answer now
 
 
@@ -68,16 +71,22 @@ def fault_of(answer: Any) -> Fault | None:
     try:
         (fault,) = answer.json().values()
         message = str(fault["message"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    told = {name: fault[name] for name in ("summary", "error_code", "hint") if isinstance(fault.get(name), str)}
-    details = fault.get("details")
+    texts = {name: fault[name][:_WORDS] for name in ("summary", "error_code", "hint") if isinstance(fault.get(name), str)}
     return Fault(
-        told.get("summary", message),
-        told.get("error_code", ""),
-        escaped(told.get("hint", "")),
-        details if isinstance(details, dict) else {},
+        texts.get("summary", message[:_WORDS]),
+        texts.get("error_code", ""),
+        escaped(texts.get("hint", "")),
+        _details(fault.get("details")),
     )
+
+
+def _details(given: Any) -> dict[str, Any]:
+    try:
+        return given if isinstance(given, dict) and len(json.dumps(given)) <= _DETAILS else {}
+    except RecursionError:
+        return {}
 
 
 def error_of(status: int, answer: Any, service: str) -> StillframeError:
@@ -92,9 +101,9 @@ def error_of(status: int, answer: Any, service: str) -> StillframeError:
         return ServiceFailed(f"the {service} service had an internal error: {fault.message}")
     error = _kind_of(status, fault.error_code)(fault.message)
     error.details = dict(fault.details)
-    told = catalogue().get(fault.error_code)
-    if told is not None and told.status == error.status:
-        error.code = told.code
+    kind = catalogue().get(fault.error_code)
+    if kind is not None and kind.status == error.status:
+        error.code = kind.code
         error.hint = fault.hint or error.hint
     return error
 

@@ -9,11 +9,11 @@ from stillframe.client.assisted_snapshots import AssistedSnapshots, Document
 class SnapshotPolicies:
     """Creates, lists, shows, changes and deletes snapshot policies; one may be named by id or by name."""
 
-    def __init__(self, door: AssistedSnapshots) -> None:
-        self._door = door
+    def __init__(self, client: AssistedSnapshots) -> None:
+        self._client = client
 
     def _call(self, method: str, path: str, body: Any = None) -> Document:
-        found: Document = self._door.compute(method, path, body)
+        found: Document = self._client.compute(method, path, body)
         return found
 
     def create(self, server_id: str, wanted: Document) -> Document:
@@ -22,6 +22,7 @@ class SnapshotPolicies:
         return dict(found["snapshot_policy"])
 
     def list(self, server_id: str | None = None) -> "list[Document]":
+        """Returns the policies of the project, or those of one server, newest first."""
         path = f"/servers/{server_id}/os-snapshot-policies" if server_id else "/os-snapshot-policies"
         return listing.whole(self._ask, path, "snapshot_policies")
 
@@ -33,8 +34,10 @@ class SnapshotPolicies:
         return self._call("GET", path)
 
     def change(self, policy_id: str, changes: Document) -> Document:
+        """Changes what is named; returns the policy as it is now. Raises NotFound, BadRequest."""
         found = self._call("PUT", f"/os-snapshot-policies/{policy_id}", {"snapshot_policy": changes})
         return dict(found["snapshot_policy"])
 
     def delete(self, name_or_id: str) -> None:
+        """Deletes a policy; its sets stay. Raises NotFound."""
         self._call("DELETE", f"/os-snapshot-policies/{self.show(name_or_id)['id']}")

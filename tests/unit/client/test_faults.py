@@ -139,3 +139,15 @@ def test_what_to_do_next_is_not_lost_on_the_way(kind: type[StillframeError]) -> 
     error = error_of(kind.status, Answer(kind.status, faults.of_error(kind("why"))), "compute")
     assert type(error) is kind
     assert str(error) == f"why\nhint: {kind.hint}"
+
+
+def test_words_and_details_without_end_are_not_kept() -> None:
+    """They would be stored with an operation and told in every list."""
+    error = error_of(409, fault(409, "m" * 5_000_000, details={"a": "d" * 5_000_000}), "volume")
+    assert error.message == "m" * 4000
+    assert error.details == {}
+
+
+def test_a_fault_that_is_nested_too_deeply_is_none() -> None:
+    answer = Answer(404, text='{"a":' * 100_000)
+    assert isinstance(error_of(404, answer, "volume"), ServiceUnavailable)

@@ -103,9 +103,9 @@ def test_a_name_on_the_first_page_and_on_the_last_is_nobodys(key: str) -> None:
 
 def test_lists_show_what_stands_on_every_page() -> None:
     cloud = Cloud()
-    door = AssistedSnapshots(cloud, cloud)
-    assert door.list() == cloud.things["assisted_snapshots"]
-    assert SnapshotPolicies(door).list() == cloud.things["snapshot_policies"]
+    client = AssistedSnapshots(cloud, cloud)
+    assert client.list() == cloud.things["assisted_snapshots"]
+    assert SnapshotPolicies(client).list() == cloud.things["snapshot_policies"]
 
 
 def test_the_chain_of_the_last_volume_is_found() -> None:

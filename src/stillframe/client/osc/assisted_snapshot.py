@@ -91,6 +91,8 @@ class Create(Waits, _Base, ShowOne):
     """Snapshot the volumes of a server, all at one instant"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<server>``, ``--name``, ``--description``, ``--id``, ``--wait-for-server``, ``--volume``, ``--quiesce``,
+        ``--property`` and ``--require``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("server", metavar="<server>", help="Server (name or ID)")
         parser.add_argument("--name", metavar="<name>", help="Name of the set and of each of its snapshots")
@@ -124,6 +126,7 @@ class Create(Waits, _Base, ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """Returns the names and the values that are shown. Raises what the service answers."""
         client = self._client
         volumes = [client.find_volume(name) for name in parsed_args.volume or []]
         wanted = {
@@ -164,12 +167,14 @@ class List(_Base, Lister):
     """List assisted snapshots"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``--server`` and ``--policy``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("--server", metavar="<server>", help="Only those of this server (name or ID)")
         parser.add_argument("--policy", metavar="<policy>", help="Only those this snapshot policy made (name or ID)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Returns the columns and the rows that are shown. Raises what the service answers."""
         client = self._client
         server = client.find_server(parsed_args.server) if parsed_args.server else None
         policy = SnapshotPolicies(client).show(parsed_args.policy)["id"] if parsed_args.policy else None
@@ -193,11 +198,13 @@ class Show(_Base, ShowOne):
     """Show an assisted snapshot"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<assisted-snapshot>``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("set", metavar="<assisted-snapshot>", help="Assisted snapshot (name or ID)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """Returns the names and the values that are shown. Raises what the service answers."""
         return _columns(self._client.show(parsed_args.set))
 
 
@@ -205,6 +212,7 @@ class Set(_Base, ShowOne):
     """Name, describe and label an assisted snapshot; its snapshots keep their own names"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<assisted-snapshot>``, ``--name``, ``--description``, ``--property``, ``--keep`` and ``--no-keep``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("set", metavar="<assisted-snapshot>", help="Assisted snapshot (name or ID)")
         parser.add_argument("--name", metavar="<name>")
@@ -216,6 +224,7 @@ class Set(_Base, ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """Returns the names and the values that are shown. Raises what the service answers."""
         changes: Document = {
             key: getattr(parsed_args, key) for key in ("name", "description") if getattr(parsed_args, key) is not None
         }
@@ -237,11 +246,13 @@ class Explain(_Base, ShowOne):
     """Say what deleting an assisted snapshot would do and copy, volume by volume, without doing it"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<assisted-snapshot>``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("set", metavar="<assisted-snapshot>", help="Assisted snapshot (name or ID)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """Returns the names and the values that are shown. Raises what the service answers."""
         found = self._client.explain_deletion(parsed_args.set)
         kept = ("volume_id", "snapshot_id", "possible", "method", "bytes", "seconds")
         volumes = [{key: each[key] for key in kept} for each in found["volumes"]]
@@ -253,12 +264,14 @@ class Delete(Waits, _Base):
     """Delete assisted snapshots, with every snapshot of each set"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<assisted-snapshot>``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("sets", metavar="<assisted-snapshot>", nargs="+", help="Assisted snapshot (name or ID)")
         add_wait_options(parser, "they are gone")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Carries the command out and prints what came of it. Raises what the service answers."""
         client, remaining = self._client, Remaining(parsed_args.timeout)
         for name in parsed_args.sets:
             set_id = client.delete(name)

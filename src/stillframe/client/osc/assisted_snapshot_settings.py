@@ -37,9 +37,9 @@ class _Base(Command):
 
     def _settings(self, method: str, server: str, body: Any = None) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         app: Any = self.app
-        door: AssistedSnapshots = app.client_manager.assisted_snapshot
-        path = f"/servers/{door.find_server(server)}/os-assisted-snapshot-settings"
-        found: Document = door.compute(method, path, body)[KEY]
+        client: AssistedSnapshots = app.client_manager.assisted_snapshot
+        path = f"/servers/{client.find_server(server)}/os-assisted-snapshot-settings"
+        found: Document = client.compute(method, path, body)[KEY]
         return SHOWN, tuple(found[name] for name in SHOWN)
 
 
@@ -47,11 +47,13 @@ class Show(_Base, ShowOne):
     """Show what a server's assisted snapshots keep to; what is empty is as the deployment has it"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<server>``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("server", metavar="<server>", help="Server (name or ID)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """Returns the names and the values that are shown. Raises what the service answers."""
         return self._settings("GET", parsed_args.server)
 
 
@@ -59,6 +61,7 @@ class Set(_Base, ShowOne):
     """Change what a server's assisted snapshots keep to where a request does not say; what is not named stays"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<server>``, ``--quiesce`` and ``--default``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("server", metavar="<server>", help="Server (name or ID)")
         parser.add_argument("--quiesce", choices=("required", "preferred", "never"), help="As for a single set")
@@ -73,6 +76,7 @@ class Set(_Base, ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """Returns the names and the values that are shown. Raises what the service answers."""
         wanted: Document = {name.replace("-", "_"): None for name in parsed_args.default}
         wanted |= given_options(parsed_args)
         if parsed_args.quiesce:

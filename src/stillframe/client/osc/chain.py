@@ -20,6 +20,7 @@ class Show(Command):
     auth_required = True
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<volume>`` and ``--format``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("volume", metavar="<volume>", help="Volume (name or ID)")
         parser.add_argument("-f", "--format", choices=("tree", "json"), default="tree")
@@ -32,6 +33,7 @@ class Show(Command):
         return Chains(app.client_manager.sdk_connection.block_storage)
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Carries the command out and prints what came of it. Raises what the service answers."""
         found = self.chains.show(parsed_args.volume)
         shown = json.dumps(found, indent=1) if parsed_args.format == "json" else escaped(draw(found), keep="\n")
         self.app.stdout.write(shown + "\n")
@@ -47,8 +49,8 @@ def draw(chain: Document) -> str:
     ]
     if chain["problem"]:
         lines.append(f"! {chain['problem']}")
-    if chain["foundation"]:
-        base = chain["foundation"]
+    if chain["parent_image"]:
+        base = chain["parent_image"]
         lines += [f"◌ {base['file']}", f"│   of volume {base['volume_id']}, which this one is linked to"]
     drawn: set[str] = set()
     for each in chain["files"]:
@@ -95,19 +97,26 @@ def _words(each: Document) -> Iterator[str]:
         yield f"holds snapshot {snapshot['name'] or ''} ({snapshot['id']}{state})".replace("  ", " ")
     if each["hidden"]:
         yield f"hidden: {each['why']}"
+    elif _is_copy(each):
+        yield "a copy of the volume's file, which shares blocks with it"
     elif not each["in_active_chain"]:
         yield "on a branch that was left"
     yield from _needs(each["needed_by"], each["hidden"])
 
 
-def _needs(needed: Document, told: bool) -> Iterator[str]:
+def _is_copy(each: Document) -> bool:
+    """Tells whether a file is a snapshot of block storage's own. In a chain a raw file is the base of all others."""
+    return each["format"] == "raw" and not (each["active"] or each["backing"] or each["needed_by"]["files"])
+
+
+def _needs(needed: Document, hidden: bool) -> Iterator[str]:
     for volume in needed["linked_volumes"]:
         yield f"read by linked volume {volume}"
-    if needed["foreign_linked_volumes"] and not told:
+    if needed["foreign_linked_volumes"] and not hidden:
         yield f"read by {needed['foreign_linked_volumes']} linked volumes of other projects"
-    for backup in needed["backups"] if not told else ():
+    for backup in needed["backups"] if not hidden else ():
         yield f"kept for backup {backup}"
-    if needed["undo_of_revert"] and not told:
+    if needed["undo_of_revert"] and not hidden:
         yield "kept for the undo of a revert"
 
 

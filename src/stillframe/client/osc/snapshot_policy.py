@@ -107,7 +107,7 @@ class _Base(Command):
     auth_required = True
 
     @property
-    def _door(self) -> AssistedSnapshots:
+    def _client(self) -> AssistedSnapshots:
         app: Any = self.app
         found: AssistedSnapshots = app.client_manager.assisted_snapshot
         return found
@@ -117,28 +117,32 @@ class Create(_Base, ShowOne):
     """Make a snapshot policy for a server: what is taken by itself, when, and how much of it is kept"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<server>``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("server", metavar="<server>", help="Server (name or ID)")
         _add_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-        door = self._door
-        wanted = _wanted(door, parsed_args)
-        return _columns(SnapshotPolicies(door).create(door.find_server(parsed_args.server), wanted))
+        """Returns the names and the values that are shown. Raises what the service answers."""
+        client = self._client
+        wanted = _wanted(client, parsed_args)
+        return _columns(SnapshotPolicies(client).create(client.find_server(parsed_args.server), wanted))
 
 
 class List(_Base, Lister):
     """List snapshot policies"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``--server``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("--server", metavar="<server>", help="Only those of this server (name or ID)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        door = self._door
-        server = door.find_server(parsed_args.server) if parsed_args.server else None
+        """Returns the columns and the rows that are shown. Raises what the service answers."""
+        client = self._client
+        server = client.find_server(parsed_args.server) if parsed_args.server else None
         rows = [
             (
                 found["id"],
@@ -151,7 +155,7 @@ class List(_Base, Lister):
                 found["last_run"],
                 found["last_error"] or found["retention_error"],
             )
-            for found in SnapshotPolicies(door).list(server)
+            for found in SnapshotPolicies(client).list(server)
         ]
         return ("ID", "Name", "Server ID", "Enabled", "Schedule", "Keeps", "Next Run", "Last Run", "Error"), rows
 
@@ -160,26 +164,30 @@ class Show(_Base, ShowOne):
     """Show a snapshot policy: its rules, its next run, and what came of the last one"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<policy>``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("policy", metavar="<policy>", help="Snapshot policy (name or ID)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-        return _columns(SnapshotPolicies(self._door).show(parsed_args.policy))
+        """Returns the names and the values that are shown. Raises what the service answers."""
+        return _columns(SnapshotPolicies(self._client).show(parsed_args.policy))
 
 
 class Set(_Base, ShowOne):
     """Change a snapshot policy; what is not named stays as it is"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<policy>``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("policy", metavar="<policy>", help="Snapshot policy (name or ID)")
         _add_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-        door = self._door
-        wanted, policies = _wanted(door, parsed_args), SnapshotPolicies(door)
+        """Returns the names and the values that are shown. Raises what the service answers."""
+        client = self._client
+        wanted, policies = _wanted(client, parsed_args), SnapshotPolicies(client)
         if not wanted:
             raise BadRequest("nothing to change: name at least one option")
         return _columns(policies.change(policies.show(parsed_args.policy)["id"], wanted))
@@ -189,11 +197,13 @@ class Delete(_Base):
     """Delete snapshot policies; the sets they made stay, and nothing deletes them any more"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``<policy>``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("policies", metavar="<policy>", nargs="+", help="Snapshot policy (name or ID)")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        policies = SnapshotPolicies(self._door)
+        """Carries the command out and prints what came of it. Raises what the service answers."""
+        policies = SnapshotPolicies(self._client)
         for name in parsed_args.policies:
             policies.delete(name)

@@ -35,6 +35,7 @@ class Waits(Command):
 
 
 def add_wait_options(parser: argparse.ArgumentParser, until: str) -> None:
+    """Adds ``--wait`` and ``--timeout SECONDS``."""
     parser.add_argument("--wait", action="store_true", help=f"Wait until {until}, however long that takes")
     parser.add_argument(
         "--timeout",
@@ -45,6 +46,7 @@ def add_wait_options(parser: argparse.ArgumentParser, until: str) -> None:
 
 
 def is_to_wait(given: argparse.Namespace) -> bool:
+    """Tells whether the command ends only when the work has."""
     return bool(given.wait) or given.timeout is not None
 
 

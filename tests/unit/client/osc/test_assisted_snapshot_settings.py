@@ -14,7 +14,7 @@ FOUND = {"server_id": SERVER, "quiesce": None, "allow_unfreezable": ["vfat"], "h
 PATH = "/servers/id of web/os-assisted-snapshot-settings"
 
 
-class Door:
+class ApiContext:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
@@ -26,29 +26,29 @@ class Door:
         return {"assisted_snapshot_settings": FOUND}
 
 
-def run(command: Any, door: Door, *arguments: str) -> Any:
-    app = SimpleNamespace(client_manager=SimpleNamespace(assisted_snapshot=door))
+def run(command: Any, client: ApiContext, *arguments: str) -> Any:
+    app = SimpleNamespace(client_manager=SimpleNamespace(assisted_snapshot=client))
     made = command(app, argparse.Namespace())
     names, values = made.take_action(made.get_parser("test").parse_args(list(arguments)))
     return dict(zip(names, values, strict=True))
 
 
 def test_they_are_shown() -> None:
-    door = Door()
-    assert run(osc.Show, door, "web") == FOUND
-    assert door.asked == [("GET", PATH, None)]
+    client = ApiContext()
+    assert run(osc.Show, client, "web") == FOUND
+    assert client.asked == [("GET", PATH, None)]
 
 
 def test_what_is_named_is_changed_or_taken_back() -> None:
-    door = Door()
+    client = ApiContext()
     options = ["--quiesce", "required", "--allow-unfreezable", "vfat", "--default", "hook-timeout"]
-    assert run(osc.Set, door, *options, "web") == FOUND
+    assert run(osc.Set, client, *options, "web") == FOUND
     wanted = {"quiesce": "required", "allow_unfreezable": ["vfat"], "hook_timeout": None}
-    assert door.asked == [("PUT", PATH, {"assisted_snapshot_settings": wanted})]
+    assert client.asked == [("PUT", PATH, {"assisted_snapshot_settings": wanted})]
 
 
 def test_a_change_of_nothing_is_refused() -> None:
-    door = Door()
+    client = ApiContext()
     with pytest.raises(BadRequest, match="nothing to change"):
-        run(osc.Set, door, "web")
-    assert door.asked == []
+        run(osc.Set, client, "web")
+    assert client.asked == []

@@ -37,7 +37,7 @@ FOUND: dict[str, Any] = {
 }
 
 
-class Door:
+class ApiContext:
     """Finds everything under ``id of NAME``, answers every request with the policy and remembers it."""
 
     def __init__(self, **changes: Any) -> None:
@@ -54,17 +54,17 @@ class Door:
         return {"snapshot_policy": self.found, "snapshot_policies": [self.found]}
 
 
-def run(command: Any, door: Door, *arguments: str) -> Any:
-    app = SimpleNamespace(client_manager=SimpleNamespace(assisted_snapshot=door))
+def run(command: Any, client: ApiContext, *arguments: str) -> Any:
+    app = SimpleNamespace(client_manager=SimpleNamespace(assisted_snapshot=client))
     made = command(app, argparse.Namespace())
     return made.take_action(made.get_parser("test").parse_args(list(arguments)))
 
 
 def sent(command: Any, *arguments: str) -> Any:
     """What the command's last request asks for."""
-    door = Door()
-    run(command, door, *arguments)
-    return door.asked[-1][2]["snapshot_policy"]
+    client = ApiContext()
+    run(command, client, *arguments)
+    return client.asked[-1][2]["snapshot_policy"]
 
 
 def shown(answer: Any) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def shown(answer: Any) -> dict[str, Any]:
 
 
 def test_only_what_is_named_is_asked_for() -> None:
-    door = Door()
-    run(osc.Create, door, "--schedule", "0 * * * *", "web")
+    client = ApiContext()
+    run(osc.Create, client, "--schedule", "0 * * * *", "web")
     path = "/servers/id of web/os-snapshot-policies"
-    assert door.asked == [("POST", path, {"snapshot_policy": {"schedule": "0 * * * *"}})]
+    assert client.asked == [("POST", path, {"snapshot_policy": {"schedule": "0 * * * *"}})]
 
 
 def test_a_policy_is_asked_for_with_everything() -> None:
@@ -99,10 +99,10 @@ def test_a_policy_is_asked_for_with_everything() -> None:
 
 
 def test_a_policy_is_changed_under_its_id_by_what_is_named() -> None:
-    door = Door()
-    run(osc.Set, door, "--no-schedule", "--all-volumes", "--enable", "hourly")
+    client = ApiContext()
+    run(osc.Set, client, "--no-schedule", "--all-volumes", "--enable", "hourly")
     wanted = {"snapshot_policy": {"schedule": None, "volumes": "all", "enabled": True}}
-    assert door.asked == [
+    assert client.asked == [
         ("GET", "/os-snapshot-policies?name=hourly", None),
         ("PUT", f"/os-snapshot-policies/{POLICY}", wanted),
     ]
@@ -125,21 +125,21 @@ def test_a_policy_is_changed_under_its_id_by_what_is_named() -> None:
 )
 def test_a_command_that_makes_no_sense_is_refused(options: list[str]) -> None:
     for command in (osc.Create, osc.Set):
-        door = Door()
+        client = ApiContext()
         with pytest.raises(SystemExit):
-            run(command, door, *options)
-        assert door.asked == []
+            run(command, client, *options)
+        assert client.asked == []
 
 
 def test_a_change_of_nothing_is_refused() -> None:
-    door = Door()
+    client = ApiContext()
     with pytest.raises(BadRequest, match="nothing to change"):
-        run(osc.Set, door, "hourly")
-    assert door.asked == []
+        run(osc.Set, client, "hourly")
+    assert client.asked == []
 
 
 def test_a_policy_is_shown_whole() -> None:
-    found = shown(run(osc.Show, Door(), "hourly"))
+    found = shown(run(osc.Show, ApiContext(), "hourly"))
     lists = {"volumes", "failed_sets"}
     assert set(found) == set(FOUND)
     assert {key: value for key, value in found.items() if key not in lists} == {
@@ -149,25 +149,25 @@ def test_a_policy_is_shown_whole() -> None:
     assert found["volumes"].machine_readable() == [VOLUME, SERVER]
     assert found["failed_sets"].human_readable() == f"id={SET}, fault=the share is full"
     assert found["failed_sets"].machine_readable() == FOUND["failed_sets"]
-    assert shown(run(osc.Show, Door(volumes="all"), "hourly"))["volumes"] == "all"
+    assert shown(run(osc.Show, ApiContext(volumes="all"), "hourly"))["volumes"] == "all"
 
 
 def test_a_list_has_the_columns_written_here() -> None:
-    door = Door()
-    names, rows = run(osc.List, door)
+    client = ApiContext()
+    names, rows = run(osc.List, client)
     assert names == ("ID", "Name", "Server ID", "Enabled", "Schedule", "Keeps", "Next Run", "Last Run", "Error")
     kept = "last 3, daily 7"
     assert rows == [(POLICY, "hourly", SERVER, True, "0 * * * *", kept, FOUND["next_run"], FOUND["last_run"], "in the way")]
-    run(osc.List, door, "--server", "web")
-    assert [path for _, path, _ in door.asked] == ["/os-snapshot-policies", "/servers/id of web/os-snapshot-policies"]
+    run(osc.List, client, "--server", "web")
+    assert [path for _, path, _ in client.asked] == ["/os-snapshot-policies", "/servers/id of web/os-snapshot-policies"]
 
 
 def test_a_policy_without_rules_keeps_all_and_its_last_error_comes_first() -> None:
-    _, rows = run(osc.List, Door(keep_last=0, keep_daily=0, last_error="busy"))
+    _, rows = run(osc.List, ApiContext(keep_last=0, keep_daily=0, last_error="busy"))
     assert (rows[0][5], rows[0][8]) == ("all", "busy")
 
 
 def test_several_policies_are_deleted() -> None:
-    door = Door()
-    run(osc.Delete, door, "hourly", POLICY)
-    assert [path for method, path, _ in door.asked if method == "DELETE"] == [f"/os-snapshot-policies/{POLICY}"] * 2
+    client = ApiContext()
+    run(osc.Delete, client, "hourly", POLICY)
+    assert [path for method, path, _ in client.asked if method == "DELETE"] == [f"/os-snapshot-policies/{POLICY}"] * 2
