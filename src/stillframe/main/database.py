@@ -14,7 +14,7 @@ from stillframe.main.operations import add_options
 
 
 def _settings(parsed: argparse.Namespace) -> config.Settings:
-    """What concerns both services: the sections of one may make no sense on the host of the other."""
+    """Reads only what concerns both services: the sections of one may make no sense on the host of the other."""
     return config.load(parsed.config_file, {(None, "state_dir"): parsed.state_dir}, "database")
 
 
@@ -25,11 +25,13 @@ class Upgrade(Command):
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds what several commands share."""
         return add_options(super().get_parser(prog_name))
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Carries the command out and prints what came of it. Raises what the service answers."""
         before, after = state.upgrade(_settings(parsed_args))
-        was = "it had no tables" if before is None else "as it was" if before == after else f"it was at {before}"
+        was = "it had no tables" if before is None else "unchanged" if before == after else f"it was at {before}"
         self.app.stdout.write(f"the database is at schema {after} ({was})\n")
 
 
@@ -37,9 +39,11 @@ class Show(ShowOne):
     """Show which database is configured, and whether its tables are those of this release"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds what several commands share."""
         return add_options(super().get_parser(prog_name))
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns the names and the values that are shown."""
         settings = _settings(parsed_args)
         database = open_database(settings)
         try:

@@ -1,4 +1,5 @@
-"""``stillframe doctor``: what does not fit between the shares, the database and libvirt, and what can be done about it."""
+"""``stillframe doctor``: what does not fit together on the shares, in the database and in libvirt, and what can be done about
+it."""
 
 import argparse
 import json
@@ -13,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from stillframe import config
 from stillframe.config import Settings
+from stillframe.db import adopted_disks
 from stillframe.db.engine import Database
 from stillframe.errors import StillframeError
 from stillframe.main import guests_seen, state
@@ -32,24 +34,32 @@ class Doctor(Command):
     """Look for what does not fit between shares, database and libvirt; with --fix repair what is proven safe
 
     Works while the services run and while they do not. Ends with 0 when nothing was found, 1 when something was (with
-    --fix: is left), 2 when something could not be looked at.
+    --fix: is left), 2 when something could not be examined.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``--config-file``, ``--state-dir``, ``--fix``, ``--yes``, ``--undo``, ``--line``, ``--quick``, ``--older-than``
+        and ``--format``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help="may be repeated")
         parser.add_argument("--state-dir", metavar="DIR")
-        parser.add_argument("--fix", action="store_true", help="show what would be repaired, ask, and do it")
+        parser.add_argument("--fix", action="store_true", help="show what would be repaired, ask, then repair it")
         parser.add_argument("--yes", action="store_true", help="do not ask")
         parser.add_argument("--undo", metavar="LOG", help="reverse what an earlier --fix wrote into this log")
+        parser.add_argument("--line", type=int, metavar="N", help="with --undo: only the line with that number")
         parser.add_argument("--quick", action="store_true", help="headers only: do not let qemu-img check every file")
         parser.add_argument(
-            "--older-than", type=float, default=3600.0, metavar="SECONDS", help="age of a left-over (default: an hour)"
+            "--older-than",
+            type=float,
+            default=3600.0,
+            metavar="SECONDS",
+            help="age in seconds from which a leftover counts (default: an hour)",
         )
         parser.add_argument("-f", "--format", choices=("text", "json"), default="text")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """Carries the command out; returns its exit code."""
         try:
             settings = config.load(parsed_args.config_file, {(None, "state_dir"): parsed_args.state_dir})
             database = open_current(settings)
@@ -60,47 +70,47 @@ class Doctor(Command):
             finally:
                 database.close()
         except (StillframeError, SQLAlchemyError) as error:
-            told = str(error) if isinstance(error, StillframeError) else f"the database cannot be read: {error}"
-            self._complain(told)
+            message = str(error) if isinstance(error, StillframeError) else f"the database cannot be read: {error}"
+            self._complain(message)
             return BLIND
 
     def _examine(self, settings: Settings, database: Database, parsed: argparse.Namespace) -> int:
         options = Options(parsed.older_than, not parsed.quick)
-        world, findings = _look(settings, database, options)
-        plan = repairs.plan(world, findings) if parsed.fix else None
-        answer = telling.document(world, findings, plan)
-        self._tell(telling.text(world, findings, _width()), parsed)
+        worker, findings = _look(settings, database, options)
+        plan = repairs.plan(worker, findings) if parsed.fix else None
+        answer = telling.document(worker, findings, plan)
+        self._tell(telling.text(worker, findings, _width()), parsed)
         if plan is not None:
             self._tell(telling.plan_text(plan, _width()), parsed)
             if plan.repairs and self._agreed(parsed):
                 answer |= self._mend(settings, database, plan, parsed)
-                world, findings = _look(settings, database, options)
+                worker, findings = _look(settings, database, options)
                 answer["left"] = [finding.document() for finding in findings]
                 self._tell(f"{len(findings)} findings are left.", parsed)
         if parsed.format == "json":
             self._say(json.dumps(answer, indent=1))
-        return BLIND if world.troubles else FOUND if findings else NOTHING
+        return BLIND if worker.troubles else FOUND if findings else NOTHING
 
     def _mend(self, settings: Settings, database: Database, plan: Plan, parsed: argparse.Namespace) -> dict[str, Any]:
-        """Looks once more, because the answer may have taken long, and does what both plans say."""
-        world, findings = _look(settings, database, Options(parsed.older_than, not parsed.quick))
-        fresh = repairs.plan(world, findings)
+        """Examines everything once more, because the answer may have taken long, and does what both plans say."""
+        worker, findings = _look(settings, database, Options(parsed.older_than, not parsed.quick))
+        fresh = repairs.plan(worker, findings)
         wanted = {repair.key for repair in plan.repairs}
         agreed = Plan([repair for repair in fresh.repairs if repair.key in wanted], ())
         path = state.secure(settings) / f"doctor-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.undo.jsonl"
         done = []
-        for mended in mending.mend(Place(database, settings, world), agreed, UndoLog(path)):
+        for mended in mending.mend(Place(database, settings, worker), agreed, UndoLog(path)):
             self._tell(_ended(mended), parsed)
             done.append({"does": mended.repair.says, "file": mended.repair.finding.file, "trouble": mended.trouble})
         log = str(path) if path.exists() else None
         if log:
-            self._tell(f"What was done, and how to reverse it, stands in {log}", parsed)
+            self._tell(f"What was done, and how to reverse it, is in {log}", parsed)
         return {"repaired": done, "undo_log": log}
 
     def _undo(self, settings: Settings, database: Database, path: Path, parsed: argparse.Namespace) -> int:
-        lines = undo_log.read(path)
+        lines = undo_log.read(path, parsed.line)
         self._tell("\n".join(["To be reversed:", *(f"   {line['n']}. {line['did']}" for line in lines)]), parsed)
-        outcomes = list(undo_log.undo(settings, database, path)) if lines and self._agreed(parsed) else []
+        outcomes = list(undo_log.undo(settings, database, path, parsed.line)) if lines and self._agreed(parsed) else []
         for undone in outcomes:
             self._tell(f"   {undone.line['n']}. {undone.trouble or 'reversed'}", parsed)
         if parsed.format == "json":
@@ -113,7 +123,7 @@ class Doctor(Command):
         if parsed.yes:
             return True
         if parsed.format == "json" or not sys.stdin.isatty():
-            self._complain("nothing was done: say --yes to have it done without being asked")
+            self._complain("nothing was done, because there is nobody to ask: repeat with --yes")
             return False
         return input("Do this? [y/N] ").strip().lower() in ("y", "yes")
 
@@ -129,8 +139,10 @@ class Doctor(Command):
 
 
 def _look(settings: Settings, database: Database, options: Options) -> tuple[WorkerContext, list[Finding]]:
-    world = looking.look(settings, database, lambda busy: guests_seen.look(settings, busy), options)
-    return world, judging.judge(world)
+    with database.read() as connection:
+        adopted = adopted_disks.by_server(connection)
+    worker = looking.look(settings, database, lambda busy: guests_seen.look(settings, busy, adopted), options)
+    return worker, judging.judge(worker)
 
 
 def _ended(mended: Mended) -> str:

@@ -1,4 +1,4 @@
-"""Opens the services' database for commands that work beside them; never makes one."""
+"""Opens the services' database for commands that work beside them; never creates one."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def open_database(settings: Settings) -> Database:
 
 
 def open_current(settings: Settings) -> Database:
-    """As ``open_database``. Raises SchemaMismatch for tables of another release."""
+    """Like ``open_database``. Raises SchemaMismatch for the tables of another release."""
     database = open_database(settings)
     try:
         migrations.check(database)

@@ -6,6 +6,8 @@ from cliff.command import Command
 
 from stillframe.chain.names import base_name, canonical_id
 from stillframe.config import Settings
+from stillframe.db import adopted_disks
+from stillframe.db.engine import Database
 from stillframe.errors import Conflict, HypervisorUnavailable
 from stillframe.main import asking, guests_seen
 from stillframe.main.operations import add_options, database_of, settings_of
@@ -26,33 +28,35 @@ class Forget(Command):
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``ID``, ``--dry-run`` and ``--yes``."""
         parser = add_options(super().get_parser(prog_name))
         parser.add_argument("volume", metavar="ID")
-        parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and do nothing")
+        parser.add_argument("--dry-run", action="store_true", help="show what would be removed, and do nothing")
         parser.add_argument("--yes", action="store_true", help="do not ask")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """Carries the command out; returns its exit code."""
         settings, database = settings_of(parsed_args), database_of(parsed_args)
         volume_id = canonical_id(parsed_args.volume, "volume id")
         with database.read() as connection:
             lost = forgetting.read(connection, volume_id)
         why = forgetting.why_lost(Backends(settings, database), lost.volume)
-        _refuse_if_described(settings, volume_id)
-        self._say(*_told(lost, why))
+        _refuse_if_described(settings, database, volume_id)
+        self._say(*_account(lost, why))
         if parsed_args.dry_run:
             self._say("nothing was done: this is a dry run")
             return DONE
-        if not asking.may("Is the share gone for good, and is the volume to be forgotten?", parsed_args.yes, self._say):
+        if not asking.may("Is the share gone for good, and should the volume be forgotten?", parsed_args.yes, self._say):
             return REFUSED
-        _refuse_if_described(settings, volume_id)  # somebody may have taken his time to answer
+        _refuse_if_described(settings, database, volume_id)  # the answer may have taken a long time
         with database.write() as connection:
             forgetting.forget(connection, lost)
             left = lookup.used(connection, lost.volume["project_id"])
         self._say(
-            f"volume {volume_id} is forgotten, no file was touched; project {lost.volume['project_id']} uses"
+            f"volume {volume_id} is forgotten; no file was touched. Project {lost.volume['project_id']} uses"
             f" {left['volumes']} volumes, {left['gigabytes']} GiB and {left['snapshots']} snapshots now",
-            f"should the share come back: 'stillframe manage-share --share {lost.volume['share']}' takes the volume back",
+            f"if the share comes back: 'stillframe manage-share --share {lost.volume['share']}' takes the volume back",
         )
         return DONE
 
@@ -61,10 +65,12 @@ class Forget(Command):
             self.app.stdout.write(f"{line}\n")
 
 
-def _refuse_if_described(settings: Settings, volume_id: str) -> None:
+def _refuse_if_described(settings: Settings, database: Database, volume_id: str) -> None:
     """Raises Conflict when a description of a server, live, inactive or saved, names the volume; HypervisorUnavailable when
-    that is not known."""
-    seen = guests_seen.look(settings, frozenset())
+    nobody can tell."""
+    with database.read() as connection:
+        adopted = adopted_disks.by_server(connection)
+    seen = guests_seen.look(settings, frozenset(), adopted)
     naming = sorted(name for name in seen.mentioned if name.startswith(base_name(volume_id)))
     having = [
         f"{server.name} ({server.id})"
@@ -74,20 +80,20 @@ def _refuse_if_described(settings: Settings, volume_id: str) -> None:
     if naming or having:
         raise Conflict(
             f"a server still has volume {volume_id}: {', '.join(having) or 'its description names ' + naming[0]}. Take the disk"
-            " out of it first ('virsh detach-disk SERVER DISK --config' for a stopped one), then repeat"
+            " out of the server first ('virsh detach-disk SERVER DISK --config' for a stopped one), then repeat"
         )
     if not seen.complete:
         raise HypervisorUnavailable(f"it is not known whether a server still has volume {volume_id}: {seen.why}")
 
 
-def _told(lost: Lost, why: str) -> list[str]:
+def _account(lost: Lost, why: str) -> list[str]:
     row = lost.volume
     named = f" {row['name']!r}" if row["name"] else ""
     goes = [("snapshot", [each["id"] for each in lost.snapshots])]
-    goes += [("attachment to server", [each["instance_id"] for each in lost.attachments])]
+    goes += [("attachment to server", [str(each["instance_id"]) for each in lost.attachments])]
     stays = [each["id"] for each in lost.backups]
     return [
         f"volume {row['id']}{named}, {row['size']} GiB, project {row['project_id']}, is {row['status']}: {why}",
-        *(f"with it goes {what} {each}" for what, ids in goes for each in ids),
-        *([f"its backups stay, and can be restored: {', '.join(stays)}"] if stays else []),
+        *(f"this also removes {what} {each}" for what, ids in goes for each in ids),
+        *([f"its backups stay and can be restored: {', '.join(stays)}"] if stays else []),
     ]

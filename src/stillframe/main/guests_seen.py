@@ -1,37 +1,44 @@
-"""What libvirt and the freeze records say of this host's servers, as the doctor's values. Starts nothing."""
+"""What libvirt and the freeze records say about this host's servers, as the doctor's values. It starts nothing."""
 
 import html
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stillframe.compute.libvirt import domain_xml
+from stillframe.compute.libvirt.domain_xml import Adopted
 from stillframe.compute.quiesce import record as freeze_record
 from stillframe.config import Settings
 from stillframe.errors import AgentFailed, StillframeError
-from stillframe.host import hypervisor, private_libvirt
+from stillframe.host import hypervisor, private_libvirt, scratch
 from stillframe.host.hypervisor import DomainView, Hypervisor
-from stillframe.volumes.recovery.doctor.seen import DiskSeen, FreezeSeen, GuestsSeen, ServerSeen
+from stillframe.volumes.recovery.doctor.seen import DiskSeen, FreezeSeen, GuestsSeen, ScratchSeen, ServerSeen
 
 AGENT_SECONDS = 3
 _SAVED_HEADER = struct.Struct("<16s5I56x")
 _LONGEST_DESCRIPTION = 16 << 20
-# File names as a share has them, wherever in a description they stand.
-_NAMES = re.compile(r"\.(?:tmp|trash|orphan)\.[A-Za-z0-9._-]+|volume-[A-Za-z0-9._-]+")
+# File names as a share or the scratch directory has them, anywhere in a description.
+_NAMES = re.compile(r"\.(?:tmp|trash|orphan)\.[A-Za-z0-9._-]+|(?:volume|scratch)-[A-Za-z0-9._-]+")
 
 
-def look(settings: Settings, busy: frozenset[str]) -> GuestsSeen:
-    """Asks libvirt. Where our own daemon does not run, its descriptions are read from its files instead.
+def look(settings: Settings, busy: frozenset[str], adopted: Mapping[str, Adopted]) -> GuestsSeen:
+    """Asks libvirt and lists the scratch directory. If our own daemon does not run, its descriptions are read from its files
+    instead. The agents of ``busy`` servers are not asked, because an operation may be about to freeze or thaw them. ``adopted``
+    holds, by server, the disks that are volumes under names of their own."""
+    directory = settings.scratch_dir
+    overlays = [ScratchSeen(directory, each) for each in scratch.look(directory)]
+    return replace(_described(settings, busy, adopted), scratch=overlays)
 
-    The agents of ``busy`` servers are not asked: an operation may be about to freeze or thaw them.
-    """
+
+def _described(settings: Settings, busy: frozenset[str], adopted: Mapping[str, Adopted]) -> GuestsSeen:
     freezes = _freezes(settings)
     private = None if settings.compute.libvirt_uri else settings.state_dir / "libvirt"
     connection = Hypervisor(settings.compute.libvirt_uri or private_libvirt.uri(settings.state_dir / "libvirt"))
     try:
         views = hypervisor.list_domains(connection)
-        servers = [_server(connection, view, busy) for view in views]
+        servers = [_server(connection, view, busy, adopted.get(view.uuid, {})) for view in views]
     except StillframeError as error:
         return _from_files(private, freezes) if private else GuestsSeen(False, error.message, freezes=freezes)
     finally:
@@ -45,10 +52,10 @@ def look(settings: Settings, busy: frozenset[str]) -> GuestsSeen:
 
 
 def _from_files(private: Path, freezes: Sequence[FreezeSeen]) -> GuestsSeen:
-    """Ours does not run: what it would say lies in its directories, one description a file, live ones in run."""
+    """Our own daemon does not run. What it would say is in its directories, one description per file, live ones in run."""
     if not private.is_dir():
         return GuestsSeen(
-            False, "compute never ran with this state directory, and no libvirt_uri is configured", freezes=freezes
+            False, "compute has never run with this state directory, and no libvirt_uri is configured", freezes=freezes
         )
     try:
         texts = [path.read_text() for place in ("etc/qemu", "run/qemu") for path in (private / place).glob("*.xml")]
@@ -60,7 +67,7 @@ def _from_files(private: Path, freezes: Sequence[FreezeSeen]) -> GuestsSeen:
 
 
 def _saved_text(path: Path) -> str:
-    """The description in a managed save image, which lies behind a header of 92 bytes (libvirt 9.0, qemu_saveimage.h)."""
+    """Returns the description in a managed save image, which follows a header of 92 bytes (libvirt 9.0, qemu_saveimage.h)."""
     with path.open("rb") as image:
         header = image.read(_SAVED_HEADER.size)
         length = _SAVED_HEADER.unpack(header)[2] if len(header) == _SAVED_HEADER.size else 0
@@ -78,12 +85,12 @@ def _freezes(settings: Settings) -> list[FreezeSeen]:
     ]
 
 
-def _server(connection: Hypervisor, view: DomainView, busy: frozenset[str]) -> ServerSeen:
-    described = domain_xml.read(view.xml)
-    inactive = domain_xml.read(view.inactive_xml) if view.inactive_xml else None
+def _server(connection: Hypervisor, view: DomainView, busy: frozenset[str], adopted: Adopted) -> ServerSeen:
+    described = domain_xml.read(view.xml, adopted)
+    inactive = domain_xml.read(view.inactive_xml, adopted) if view.inactive_xml else None
     asked = view.running and described.has_agent_channel and view.uuid not in busy
     frozen = _frozen(connection, view.uuid) if asked and any(disk.volume_id for disk in described.disks) else None
-    saved = domain_xml.read(view.saved_xml) if view.saved_xml else None
+    saved = domain_xml.read(view.saved_xml, adopted) if view.saved_xml else None
     return ServerSeen(
         view.uuid,
         view.name,
@@ -96,7 +103,7 @@ def _server(connection: Hypervisor, view: DomainView, busy: frozenset[str]) -> S
 
 
 def _disks(described: domain_xml.Description) -> list[DiskSeen]:
-    return [DiskSeen(disk.target, disk.file, disk.name, disk.volume_id) for disk in described.disks]
+    return [DiskSeen(disk.target, disk.place, disk.name, disk.volume_id, disk.format) for disk in described.disks]
 
 
 def _frozen(connection: Hypervisor, server_id: str) -> bool | None:

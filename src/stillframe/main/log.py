@@ -7,11 +7,12 @@ from typing import Any
 
 from oslo_log import formatters
 
-from stillframe.printable import OneLine, escaped
+from stillframe.printable import escaped
+from stillframe.printable.output import OneLine
 
 
 class _Plain(OneLine):
-    """One line: time, level, where, request and operation if there are, message."""
+    """One line: time, level, logger, request and operation if there are any, message."""
 
     def format(self, record: logging.LogRecord) -> str:
         from oslo_context import context
@@ -25,7 +26,7 @@ class _Plain(OneLine):
 
 
 class _Json(formatters.JSONFormatter):
-    """JSON whose texts stay what they are for who decodes and shows them: nothing in them moves a terminal's cursor."""
+    """JSON whose texts can be decoded and shown unchanged: nothing in them moves a terminal's cursor."""
 
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(_escaped(json.loads(super().format(record))))

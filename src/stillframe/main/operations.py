@@ -1,4 +1,4 @@
-"""``stillframe operation list|show|retry``: what the journal holds, parked operations with the sentence a person needs."""
+"""``stillframe operation list|show|retry``: shows what is in the journal, and for a parked operation what a person must do."""
 
 import argparse
 import json
@@ -34,11 +34,13 @@ class List(Lister):
     """List operations that have not ended (pending, running, undoing, parked), or with --all the newest hundred"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``--all``."""
         parser = add_options(super().get_parser(prog_name))
-        parser.add_argument("--all", action="store_true", help="those that ended too, with why they failed")
+        parser.add_argument("--all", action="store_true", help="also those that ended, with why they failed")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Returns the columns and the rows that are shown."""
         with database_of(parsed_args).read() as connection:
             rows = (
                 operations.newest(connection, 100)
@@ -56,28 +58,31 @@ class Show(ShowOne):
     """Show one operation: what was asked, the plan, what each step found"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``ID``."""
         parser = add_options(super().get_parser(prog_name))
         parser.add_argument("operation", metavar="ID")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """Returns the names and the values that are shown."""
         with database_of(parsed_args).read() as connection:
             row = operations.get(connection, parsed_args.operation)
         if row is None:
             raise NotFound(f"there is no operation {parsed_args.operation}")
-        names = tuple(row)
-        return names, tuple(_shown(row[name]) for name in names)
+        return tuple(row), tuple(map(_shown, row.values()))
 
 
 class Retry(Command):
-    """Let a parked operation be looked at again by the running worker, after what it names was put right"""
+    """Let the running worker continue a parked operation, after what its message names was fixed"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``ID``."""
         parser = add_options(super().get_parser(prog_name))
         parser.add_argument("operation", metavar="ID")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Carries the command out and prints what came of it. Raises what the service answers."""
         with database_of(parsed_args).write() as connection:
             row = operations.get(connection, parsed_args.operation)
             if row is None:
@@ -87,7 +92,7 @@ class Retry(Command):
 
 
 def _shown(value: Any) -> Any:
-    """Documents as indented JSON, times as ISO 8601, the rest as it is."""
+    """Shows documents as indented JSON, times as ISO 8601, and the rest unchanged."""
     if isinstance(value, dict | list):
         return json.dumps(value, indent=1)
     return value.isoformat() if isinstance(value, datetime) else value

@@ -1,4 +1,4 @@
-"""``stillframe rebuild`` and ``manage-share``: rows from a share, into a new database or beside those that are there."""
+"""``stillframe rebuild`` and ``manage-share``: make rows from a share, in a new database or beside existing ones."""
 
 import argparse
 import json
@@ -23,11 +23,11 @@ from stillframe.main.existing import open_current
 from stillframe.volumes.backups.repository import DEFAULT_CONTAINER
 from stillframe.volumes.recovery import rebuild, rebuilt_backups
 from stillframe.volumes.recovery.doctor.looking import directory
-from stillframe.volumes.recovery.rebuild import Found
+from stillframe.volumes.recovery.rebuild import Formats, Found
 from stillframe.volumes.recovery.rebuilt_backups import Listed
 from stillframe.volumes.recovery.rebuilt_rows import Given
 from stillframe.volumes.storage.backends import Backends, Pool
-from stillframe.volumes.storage.drivers import directory as share_directory
+from stillframe.volumes.storage.drivers import markers
 from stillframe.volumes.worker.context import open_context
 
 DONE, REFUSED, BLIND = 0, 1, 2
@@ -35,7 +35,7 @@ DONE, REFUSED, BLIND = 0, 1, 2
 
 @dataclass(frozen=True)
 class Taken:
-    """What the shares and the backup store gave; ``new_backups`` are the ids of those that had no row."""
+    """What the shares and the backup store yielded; ``new_backups`` are the ids of backups that had no row."""
 
     volumes: Found
     backups: Listed
@@ -43,18 +43,20 @@ class Taken:
 
 
 class _FromShare(Command):
-    """Options both commands have."""
+    """The options that both commands have."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``--config-file``, ``--state-dir``, ``--share``, ``--backend``, ``--project``, ``--user``, ``--base-format``,
+        ``--backups``, ``--dry-run`` and ``--format``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help="may be repeated")
         parser.add_argument("--state-dir", metavar="DIR")
         parser.add_argument("--share", required=True, metavar="PATH", help="directory of the share, or its export")
-        parser.add_argument("--backend", metavar="NAME", help="the backend's section, where several have this share")
+        parser.add_argument("--backend", metavar="NAME", help="the backend's section, if several have this share")
         parser.add_argument("--project", metavar="ID", help="project of volumes without a record (default: default_project)")
         parser.add_argument("--user", default="admin", metavar="ID", help="user of volumes without a record")
         parser.add_argument(
-            "--base-format", choices=FORMATS, help="what volume-<id> is where neither a record nor a header says so"
+            "--base-format", choices=FORMATS, help="format of volume-<id> if neither a record nor a header says it"
         )
         parser.add_argument(
             "--backups",
@@ -63,11 +65,12 @@ class _FromShare(Command):
             metavar="CONTAINER",
             help=f"also the backups in this container of the configured store (default: {DEFAULT_CONTAINER})",
         )
-        parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
         parser.add_argument("-f", "--format", choices=("text", "json"), default="text")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """Carries the command out; returns its exit code."""
         try:
             settings = config.load(parsed_args.config_file, {(None, "state_dir"): parsed_args.state_dir})
             taken = self.run_over(settings, parsed_args)
@@ -80,7 +83,7 @@ class _FromShare(Command):
 
     @abstractmethod
     def run_over(self, settings: Settings, parsed: argparse.Namespace) -> Taken:
-        """Takes what there is, or with ``--dry-run`` says what would be taken."""
+        """"""
 
 
 class Rebuild(_FromShare):
@@ -115,6 +118,7 @@ class ManageShare(_FromShare):
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``--from-deployment``."""
         parser = super().get_parser(prog_name)
         parser.add_argument(
             "--from-deployment",
@@ -134,7 +138,7 @@ class ManageShare(_FromShare):
 def _become_what_was_lost(backends: Backends, database: Database, parsed: argparse.Namespace) -> None:
     """The new database is that of the deployment whose share this is: its other shares know it then."""
     _pool_found, path = _pool(backends, parsed)
-    marker = share_directory.marker_of(path)
+    marker = markers.marker_of(path)
     if isinstance(marker, dict) and isinstance(marker.get("deployment"), str):
         deployments.become(database, marker["deployment"][:36])
 
@@ -150,7 +154,7 @@ def _take(settings: Settings, database: Database, parsed: argparse.Namespace, kn
     pool, path = _pool(Backends(settings, database), parsed)
     project = parsed.project or settings.default_project
     given = Given(pool.backend, pool.export.export, settings.availability_zone, project, parsed.user)
-    found = rebuild.find(path, given, parsed.base_format, known)
+    found = rebuild.find(path, given, Formats(parsed.base_format, pool.capabilities.chains), known)
     listed = _backups(settings, database, parsed)
     if parsed.dry_run:
         return Taken(found, listed, list(listed.found))

@@ -1,4 +1,4 @@
-"""A service ends when somebody upgrades the database under it: its queries were written for other tables."""
+"""Ends a service when somebody upgrades the database under it, because its queries were written for other tables."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ class Stopped(Protocol):
 
 @contextmanager
 def watching(database: Database, stop: Stopped, every: float = EVERY_SECONDS) -> Iterator[None]:
-    """Looks at the schema every ``every`` seconds while the block runs, and has the service end when it is another one."""
+    """Checks the schema every ``every`` seconds while the block runs, and ends the service when the schema is another one."""
     over = threading.Event()
 
     def watch() -> None:
@@ -42,11 +42,12 @@ def watching(database: Database, stop: Stopped, every: float = EVERY_SECONDS) ->
 
 
 def mismatch(database: Database) -> SchemaMismatch | None:
-    """What is wrong with the tables. A database that does not answer is not known to have others."""
+    """Says what is wrong with the tables; None: nothing. A database that does not answer is not taken for one with other
+    tables."""
     try:
         migrations.check(database)
     except SchemaMismatch as error:
         return error
     except Exception:
-        LOG.debug("the schema could not be looked at", exc_info=True)
+        LOG.debug("the schema could not be read", exc_info=True)
     return None

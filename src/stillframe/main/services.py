@@ -11,14 +11,16 @@ from stillframe.main import log, parts
 
 
 class _Service(Command):
-    """Options every service has."""
+    """The options that every service has."""
 
     def get_epilog(self) -> str:
-        """Not cliff's (4.17), which reads about every installed package whether the command is a plugin of somebody else:
-        a tenth of a service's start."""
+        """Replaces cliff's (4.17), which reads about every installed package to find out whose plugin the command is: a tenth
+        of a service's start."""
         return ""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``--config-file``, ``--state-dir``, ``--volumes-port``, ``--compute-port``, ``--libvirt-uri`` and
+        ``--log-json``."""
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help="may be repeated")
         parser.add_argument("--state-dir", metavar="DIR", help="database, credentials, sockets, freeze records")
@@ -49,6 +51,7 @@ class Serve(_Service):
     """Run both REST services and both workers in one process"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Carries the command out and prints what came of it. Raises what the service answers."""
         settings = self.settings(parsed_args)
 
         def ready(volumes_url: str, compute_url: str) -> None:
@@ -59,6 +62,7 @@ class Serve(_Service):
 
 class _Part(_Service):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Adds ``SERVICE``."""
         parser = super().get_parser(prog_name)
         parser.add_argument("service", choices=("volumes", "compute"))
         return parser
@@ -68,6 +72,7 @@ class Api(_Part):
     """Run one REST service; its worker runs apart, over the same state directory"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Carries the command out and prints what came of it. Raises what the service answers."""
         parts.serve_api(
             self.settings(parsed_args, parsed_args.service), parsed_args.service, lambda where: self.say("ready", where)
         )
@@ -77,6 +82,7 @@ class Worker(_Part):
     """Run one worker; its REST service runs apart, over the same state directory"""
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Carries the command out and prints what came of it. Raises what the service answers."""
         parts.serve_worker(
             self.settings(parsed_args, parsed_args.service), parsed_args.service, lambda where: self.say("ready", where)
         )

@@ -3,7 +3,8 @@
 import logging
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, cast
 
@@ -12,8 +13,9 @@ from cliff.command import Command
 from cliff.commandmanager import CommandManager
 
 from stillframe import __version__
-from stillframe.errors import NotInstalled
-from stillframe.printable import Terminal
+from stillframe.errors import NotInstalled, ServiceUnavailable, StepFailed
+from stillframe.main import streams
+from stillframe.printable.output import Terminal
 
 COMMANDS = {
     "serve": "stillframe.main.services:Serve",
@@ -29,6 +31,8 @@ COMMANDS = {
     "doctor": "stillframe.main.doctor:Doctor",
     "rebuild": "stillframe.main.rebuild:Rebuild",
     "manage-share": "stillframe.main.rebuild:ManageShare",
+    "adopt": "stillframe.client.osc.adopted_disk:Adopt",
+    "release": "stillframe.client.osc.adopted_disk:Release",
     "chain show": "stillframe.client.osc.chain:Show",
     "snapshot show": "stillframe.client.osc.snapshot:Show",
     "snapshot explain": "stillframe.client.osc.snapshot:Explain",
@@ -54,19 +58,21 @@ COMMANDS = {
 
 
 class _Absent(Command):
-    """Not installed here: a part of the services"""
+    """Not installed here: it is a part of the services"""
 
     def get_parser(self, prog_name: str) -> ArgumentParser:
+        """Adds what several commands share."""
         raise NotInstalled(
             f"'{prog_name}' is a part of the services, which are not installed: pip install 'stillframe[server]'"
         )
 
     def take_action(self, parsed_args: Namespace) -> None:
+        """Carries the command out and prints what came of it. Raises what the service answers."""
         raise AssertionError
 
 
 class _Lazy:
-    """An entry point's two methods over a dotted name: a command's module is imported when the command is used."""
+    """An entry point's two methods over a dotted name. A command's module is imported only when the command is used."""
 
     def __init__(self, name: str, target: str) -> None:
         self.name = name
@@ -84,7 +90,7 @@ class _Lazy:
 
 
 class Shell(App):
-    """The stand-alone command line. The assisted-snapshot commands are the same classes the OpenStackClient plugin has."""
+    """The stand-alone command line. Its assisted-snapshot commands are the classes of the OpenStackClient plugin."""
 
     def __init__(self) -> None:
         manager = CommandManager("stillframe.cli")
@@ -98,8 +104,12 @@ class Shell(App):
         parser.add_argument("--os-cloud", metavar="NAME", help="Cloud of clouds.yaml to use (default: stillframe)")
         return parser
 
+    def prepare_to_run_command(self, cmd: Command) -> None:
+        """What the operating system or the database refuses a command is told in our words."""
+        vars(cmd)["run"] = partial(_run, cmd.run)
+
     def configure_logging(self) -> None:
-        """Services set up their own logging; commands for people print errors, not log lines."""
+        """Does nothing: services set up their own logging, and commands for people print errors, not log lines."""
         root = logging.getLogger("")
         root.setLevel(logging.WARNING)
         if not root.handlers:
@@ -112,8 +122,22 @@ class Shell(App):
         return StandAlone(self.options.os_cloud)
 
 
+def _run(run: Callable[[Namespace], int], parsed: Namespace) -> int:
+    try:
+        return run(parsed)
+    except BrokenPipeError:  # whoever read what is printed has gone
+        raise
+    except OSError as error:
+        raise StepFailed(f"the operating system refuses what this command needs: {error}") from error
+    except Exception as error:
+        if type(error).__module__ != "sqlalchemy.exc":  # which is not installed where only the commands for users are
+            raise
+        raise ServiceUnavailable(f"the database refuses what this command needs: {getattr(error, 'orig', error)}") from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
+    streams.complete()
     return int(Shell().run(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -1,4 +1,4 @@
-"""The state directory: locks, credentials, the database, all made on first use."""
+"""The state directory: locks, credentials and the database, all created on first use."""
 
 import fcntl
 import os
@@ -14,19 +14,20 @@ from stillframe.config import Settings
 from stillframe.db import migrations, volume_types
 from stillframe.db.engine import Database
 from stillframe.errors import AlreadyRunning, BadConfiguration
+from stillframe.main import endpoints
 from stillframe.service_client import credentials
 from stillframe.web.auth import write_users
 
 PARTS = ("api-volumes", "api-compute", "worker-volumes", "worker-compute")
-SHARED = ("share", "backups", "mnt")  # others may have rights there; what is done there trusts nobody
+SHARED = ("share", "backups", "mnt")  # others may have rights there, so what works there trusts nobody
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "fuse.glusterfs", "cifs")
 
 
 class Locks:
-    """The parts this process runs over a state directory; held until it ends."""
+    """The parts that this process runs over a state directory; held until it ends."""
 
     def __init__(self, state_dir: Path, parts: Sequence[str]) -> None:
-        """Raises AlreadyRunning naming the process that runs one of the parts already."""
+        """Raises AlreadyRunning, which names the process that already runs one of the parts."""
         self._handles: list[int] = []
         directory = state_dir / "locks"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -36,15 +37,15 @@ class Locks:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 pid = os.pread(handle, 32, 0).decode().strip() or "unknown"
-                raise AlreadyRunning(f"{part} over {state_dir} is run by process {pid} already") from error
+                raise AlreadyRunning(f"{part} over {state_dir} is already run by process {pid}") from error
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             self._handles.append(handle)
 
 
 def secure(settings: Settings) -> Path:
-    """Makes the state directory, or raises BadConfiguration for one that somebody else may have prepared. What this process
-    makes from here on is for its user alone."""
+    """Creates the state directory. Raises BadConfiguration for one that somebody else may have prepared. What this process
+    creates from here on is for its user alone."""
     os.umask(0o077)
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     trust.require_way(settings.state_dir, "state_dir")
@@ -56,8 +57,11 @@ def secure(settings: Settings) -> Path:
 
 
 def prepare(settings: Settings, alone: bool = True) -> Database:
-    """Makes what is missing in the state directory and opens the database. Its tables are brought up to date only where no
-    other process uses them: ``alone``, and the file in the state directory. Raises SchemaMismatch when they are not."""
+    """Creates what is missing in the state directory and opens the database.
+
+    The tables are upgraded only when no other process uses them: when ``alone``, and the database is the file in the state
+    directory. Raises SchemaMismatch when they are of another release.
+    """
     secure(settings)
     _refuse_network_file_system(settings)
     with _alone(settings):
@@ -77,10 +81,8 @@ def prepare(settings: Settings, alone: bool = True) -> Database:
 
 
 def upgrade(settings: Settings) -> tuple[str | None, str]:
-    """Brings the database's tables up to date; returns the schema it was at (None: it was empty) and the one it is at.
-
-    Raises AlreadyRunning when a part runs over the state directory. Those of other hosts notice, and end.
-    """
+    """Upgrades the database's tables; returns the schema it was at (None: it was empty) and the one it is at now. Raises
+    AlreadyRunning when a part runs over the state directory. Services on other hosts notice the upgrade and end."""
     locks = Locks(secure(settings), PARTS)
     _refuse_network_file_system(settings)
     with _alone(settings):
@@ -96,10 +98,10 @@ def upgrade(settings: Settings) -> tuple[str | None, str]:
 
 
 def _close_to_others(settings: Settings) -> None:
-    """A database that an earlier version made is for this user alone, too.
+    """Closes to other users, too, a database that an earlier version created.
 
-    Its file must not be opened here: closing it again would drop every lock that SQLite has on it in this process
-    (fcntl(2)), and the next program that looks at it would take the log away under us. O_PATH opens nothing.
+    Its file must not be opened here: closing it would drop every lock that SQLite has on it in this process (fcntl(2)), and the
+    next program that opens it would remove the log that we still use. O_PATH opens nothing.
     """
     if not settings.database.startswith("sqlite:///"):
         return
@@ -114,7 +116,7 @@ def _close_to_others(settings: Settings) -> None:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """Parts that start at the same time over one directory make what is missing one after the other."""
+    """Parts that start at the same time over one directory create what is missing one after the other."""
     handle = os.open(settings.state_dir / "locks/making", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -130,14 +132,14 @@ def _refuse_network_file_system(settings: Settings) -> None:
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     path = str(settings.state_dir)
     over = [(point, kind) for point, kind in mounts if path == point or path.startswith(point.rstrip("/") + "/")]
-    # In a chroot that is no mount point the kernel lists nothing above us.
+    # In a chroot that is not a mount point the kernel lists nothing above us.
     point, kind = max(over, key=lambda found: len(found[0]), default=("/", ""))
     if kind in _NETWORK_FILE_SYSTEMS:
-        raise BadConfiguration(f"the database cannot lie on {kind} ({point}); choose a local state_dir")
+        raise BadConfiguration(f"the database cannot be on {kind} ({point}); choose a local state_dir")
 
 
 def _write_users(settings: Settings) -> None:
-    """A member and an admin for people, and the service user; passwords are made once."""
+    """Creates a member and an admin for people, and the service user. Passwords are made once."""
     secrets_file = settings.state_dir / credentials.SERVICE_FILE
     if settings.users_file.exists() and secrets_file.exists():
         return
@@ -163,8 +165,8 @@ def _write_users(settings: Settings) -> None:
 
 
 def announce(settings: Settings, urls: Mapping[str, str]) -> None:
-    """Writes where services listen, by "volume" and "compute": for each other, and clouds.yaml for people. What another part
-    has said of the other service stays."""
+    """Writes where services listen, by "volume" and "compute": for each other, and in clouds.yaml for people. What another part
+    wrote about the other service stays."""
     path = settings.state_dir / credentials.SERVICE_FILE
     with _alone(settings):
         known = {**yaml.safe_load(path.read_text()), **urls}
@@ -174,15 +176,15 @@ def announce(settings: Settings, urls: Mapping[str, str]) -> None:
 
 
 def _clouds(settings: Settings, urls: Mapping[str, str], people: dict[str, str]) -> dict[str, object]:
+    trusted = {"cacert": settings.cafile} if settings.cafile else {}
     if settings.auth.strategy == "keystone":
         auth_url = settings.keystone.www_authenticate_uri or settings.keystone.auth_url
-        return {CLOUD: credentials.keystone_cloud(urls, auth_url)}
+        return {CLOUD: {**credentials.keystone_cloud(urls, auth_url), **trusted}}
     names = {CLOUD: "member", f"{CLOUD}-admin": "admin"}
-    return {cloud: credentials.cloud(urls, name, people[name]) for cloud, name in names.items()}
+    return {cloud: {**credentials.cloud(urls, name, people[name]), **trusted} for cloud, name in names.items()}
 
 
 def configured_url(settings: Settings, service: str) -> dict[str, str]:
-    """Where the service is when its parts run apart: as its own section says. For ``announce``."""
-    if service == "volumes":
-        return {"volume": f"http://{settings.volumes.listen}:{settings.volumes.port}/v3"}
-    return {"compute": f"http://{settings.compute.listen}:{settings.compute.port}/v2.1"}
+    """Returns where the service is when its parts run apart: what its own section says. For ``announce``."""
+    own = settings.volumes if service == "volumes" else settings.compute
+    return {"volume" if service == "volumes" else service: endpoints.url(settings, service, own.port)}

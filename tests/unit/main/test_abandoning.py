@@ -11,13 +11,19 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from stillframe.db import operations
+from stillframe.db import operations, volumes
 from stillframe.db.engine import Database
 from stillframe.db.tables import operations as table
 from stillframe.errors import BadRequest, Conflict, NotFound
 from stillframe.journal import record
 from stillframe.journal.record import Request
+from stillframe.journal.typed import Intent, document, step
 from stillframe.main import abandoning
+from stillframe.volumes.chain.observe import After
+from stillframe.volumes.operations import snapshots as snapshot_operations
+from stillframe.volumes.operations import volumes as volume_operations
+from stillframe.volumes.operations.executors import live
+from stillframe.volumes.operations.executors.intents import about_volume
 from stillframe.volumes.operations.executors.live import merge_id
 from stillframe.volumes.recovery.doctor import holding
 from tests.unit import builders
@@ -29,23 +35,22 @@ Command = Callable[..., tuple[int, str]]
 @pytest.fixture
 def parked(database: Database) -> str:
     """An extend that was never begun."""
-    plan = [{"verb": "Resize", "args": {"name": "volume-x", "format": "qcow2", "size": 3 << 30}}]
-    intent = {"volume_id": VOLUME, "size": 3, "status_before": "available"}
     with database.write() as connection:
-        builders.volume_row(connection, status="error_extending")
-        made = record.submit(connection, Request("volumes", "extend_volume", intent, plan, [f"volume:{VOLUME}"], "r"))
+        made = record.submit(connection, volume_operations.extend_request(builders.volume_row(connection), 3, "r"))
+        volumes.change(connection, VOLUME, status="error_extending")
         fault = {"code": "parked", "message": "a mixture", "details": {}}
         connection.execute(update(table).where(table.c.id == made).values(state="parked", fault=fault))
     return made
 
 
 @pytest.fixture
-def command(database: Database, monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     monkeypatch.setattr(abandoning, "database_of", lambda _parsed: database)
 
     def run(operation_id: str, yes: bool = False) -> tuple[int, str]:
         app: Any = SimpleNamespace(stdout=io.StringIO())
-        code = abandoning.Abandon(app, None).take_action(argparse.Namespace(operation=operation_id, yes=yes))
+        parsed = argparse.Namespace(operation=operation_id, yes=yes, config_file=[], state_dir=str(tmp_path))
+        code = abandoning.Abandon(app, None).take_action(parsed)
         return code, app.stdout.getvalue()
 
     return run
@@ -59,6 +64,7 @@ def state(database: Database, operation_id: str) -> str:
 
 
 def test_it_says_what_was_and_what_is(database: Database, parked: str, command: Command) -> None:
+    extending: Any = {"service": "volumes", "kind": "extend_volume"}
     code, said = command(parked, yes=True)
     assert (code, state(database, parked)) == (0, "undone")
     assert said.splitlines() == [
@@ -66,7 +72,7 @@ def test_it_says_what_was_and_what_is(database: Database, parked: str, command: 
         f"volume {VOLUME} is error_extending",
         f"operation {parked} was parked and is undone: a person abandoned it: a mixture",
         f"volume {VOLUME} was error_extending and is available",
-        f"next: {abandoning._kind({'service': 'volumes', 'kind': 'extend_volume'}).afterwards}",
+        f"next: {abandoning._kind(extending).afterwards}",
     ]
 
 
@@ -128,9 +134,10 @@ def test_a_share_that_cannot_be_read_is_nothing_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     parsed = argparse.Namespace(config_file=[], state_dir=str(tmp_path))
-    row = {"intent": {"backend": "local", "share": "/not/there"}}
+    row: Any = {"intent": {"backend": "local", "share": "/not/there"}}
     assert abandoning._present(parsed, database, row) is None
-    assert abandoning._present(parsed, database, {"intent": {}}) is None
+    row = {"intent": {}}
+    assert abandoning._present(parsed, database, row) is None
 
 
 def test_one_that_is_tried_in_vain_is_ended_though_it_was_tried_once_more(
@@ -160,12 +167,16 @@ def test_what_waits_for_a_merge_that_goes_on_is_not_abandoned(
     database: Database, parked: str, command: Command, merge: str
 ) -> None:
     """The merge gives the guest another file, and nobody would follow."""
-    plan = [{"verb": "MergeLive", "key": "MergeLive-Pull", "args": {"info": {}}}]
-    intent = {"volume_id": VOLUME, "snapshot_ids": []}
+    merged = live.MergeLive(bytes=1, bandwidth_mib=0, info=live.MergedFiles(file_to_merge=None, merge_target_file=None))
+    plan = [step(merged, "MergeLive-Pull").document()]
     with database.write() as connection:
-        request = Request("compute", "merge_volume", {}, [], [], "r", merge_id(parked, "MergeLive-Pull"))
+        request = Request("compute", "merge_volume", Intent(), [], [], "r", merge_id(parked, "MergeLive-Pull"))
         made = record.submit(connection, request)
         connection.execute(update(table).where(table.c.id == made).values(state=merge))
+        volume = volumes.get(connection, VOLUME, None)
+        assert volume is not None
+        after = After(active="x", format="qcow2", snapshots={}, removed=(), holds={})
+        intent = document(snapshot_operations.DeleteSnapshot(**about_volume(volume), info_before={}, after=after))
         values = {"state": "running", "attempts": 20, "plan": plan, "intent": intent, "kind": "delete_snapshot"}
         connection.execute(update(table).where(table.c.id == parked).values(**values))
     if merge in ("running", "pending"):
@@ -181,4 +192,4 @@ def test_a_repair_of_the_doctor_is_the_doctors(database: Database, command: Comm
         with database.read() as connection:
             (row,) = operations.unfinished(connection, "doctor")
         command(row["id"], yes=True)
-    assert row["owner"] in refusal.value.message
+    assert str(row["owner"]) in refusal.value.message

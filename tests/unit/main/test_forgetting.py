@@ -13,6 +13,7 @@ import pytest
 
 from stillframe.db import attachments, backups, shares, snapshots, volumes
 from stillframe.db.engine import Database
+from stillframe.db.rows import LinkedFile
 from stillframe.errors import BadRequest, Busy, Conflict, HypervisorUnavailable, NotFound
 from stillframe.host.probe import Prober
 from stillframe.journal import record
@@ -22,6 +23,7 @@ from stillframe.volumes.recovery.doctor.seen import DiskSeen, GuestsSeen, Server
 from stillframe.volumes.worker import lookup
 from tests.unit import builders
 from tests.unit.builders import OTHER_VOLUME, SERVER, SNAPSHOT, VOLUME, new_id
+from tests.unit.journal.fakes import intent_of
 
 Command = Callable[..., tuple[int, str]]
 NOBODY = GuestsSeen(True, "", listed=True)
@@ -43,8 +45,17 @@ def lost(database: Database, share: Path) -> str:
         builders.volume_row(connection, id=OTHER_VOLUME, share=str(share))
         builders.snapshot_row(connection)
         builders.backup_row(connection)
-        held = {"id": new_id(), "volume_id": VOLUME, "instance_id": SERVER, "project_id": "demo"}
-        attachments.insert(connection, {**held, "status": "attached", "mode": "rw"})
+        attachments.insert(
+            connection,
+            {
+                "id": new_id(),
+                "volume_id": VOLUME,
+                "instance_id": SERVER,
+                "project_id": "demo",
+                "status": "attached",
+                "mode": "rw",
+            },
+        )
         shares.remember(connection, str(share), "the share's id")
     return VOLUME
 
@@ -57,7 +68,7 @@ def command(database: Database, share: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Prober, "check", lambda _prober: b"")
 
     def run(volume: str = VOLUME, seen: GuestsSeen = NOBODY, **given: bool) -> tuple[int, str]:
-        monkeypatch.setattr(guests_seen, "look", lambda _settings, _busy: seen)
+        monkeypatch.setattr(guests_seen, "look", lambda _settings, _busy, _adopted: seen)
         app: Any = SimpleNamespace(stdout=io.StringIO())
         parsed = argparse.Namespace(**{"volume": volume, "dry_run": False, "yes": True, **given})
         code = forgetting.Forget(app, None).take_action(parsed)
@@ -82,7 +93,7 @@ def test_rows_and_quota_are_given_back_and_nothing_of_the_share_is_touched(
 ) -> None:
     code, said = command()
     assert (code, rows(database)) == (0, (False, False, 0, 1))
-    assert f"with it goes snapshot {SNAPSHOT}" in said and f"attachment to server {SERVER}" in said
+    assert f"this also removes snapshot {SNAPSHOT}" in said and f"attachment to server {SERVER}" in said
     assert "uses 1 volumes, 1 GiB and 0 snapshots now" in said and "its backups stay" in said
     assert not share.exists()
     with database.read() as connection:
@@ -93,7 +104,7 @@ def test_rows_and_quota_are_given_back_and_nothing_of_the_share_is_touched(
 def test_a_dry_run_says_the_same_and_does_nothing(database: Database, lost: str, command: Command) -> None:
     code, said = command(dry_run=True, yes=False)
     assert (code, rows(database)) == (0, (True, True, 1, 1))
-    assert f"with it goes snapshot {SNAPSHOT}" in said and "nothing was done" in said and "does not exist" in said
+    assert f"this also removes snapshot {SNAPSHOT}" in said and "nothing was done" in said and "does not exist" in said
 
 
 @pytest.mark.parametrize("answer", ["", "n"])
@@ -143,14 +154,14 @@ def test_what_a_server_may_still_have_is_kept(
 @pytest.mark.parametrize("resource", [f"volume:{VOLUME}", f"server:{SERVER}"])
 def test_what_an_operation_is_at_work_on_is_kept(database: Database, lost: str, command: Command, resource: str) -> None:
     with database.write() as connection:
-        record.submit(connection, Request("volumes", "extend_volume", {"volume_id": VOLUME}, [], [resource], "r"))
+        record.submit(connection, Request("volumes", "extend_volume", intent_of(volume_id=VOLUME), [], [resource], "r"))
     with pytest.raises(Busy):
         command()
     assert rows(database) == (True, True, 1, 1)
 
 
 def test_what_linked_volumes_read_goes_after_them(database: Database, lost: str, command: Command) -> None:
-    reads = {"volume_id": VOLUME, "file": f"volume-{VOLUME}", "format": "qcow2"}
+    reads: LinkedFile = {"volume_id": VOLUME, "file": f"volume-{VOLUME}", "format": "qcow2"}
     with database.write() as connection:
         volumes.change(connection, OTHER_VOLUME, linked_to=reads)
     with pytest.raises(Conflict, match=OTHER_VOLUME):

@@ -1,13 +1,18 @@
 """The command line's table, and that its commands are the plugin's."""
 
+import errno
+import re
+import sqlite3
 import tomllib
+from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from stillframe.errors import NotInstalled
+from stillframe.errors import NotInstalled, ServiceUnavailable, StepFailed, StillframeError
 from stillframe.main import shell
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
@@ -28,7 +33,8 @@ def test_every_command_is_there_and_explains_itself(name: str, target: str) -> N
 def test_the_plugin_has_the_same_commands() -> None:
     entries = PROJECT["entry-points"]["openstack.assisted_snapshot.v1"]
     mine = {name.replace("-", "_").replace(" ", "_"): target for name, target in shell.COMMANDS.items()}
-    assert {name: target for name, target in mine.items() if name.startswith(("assisted", "snapshot_policy"))} == entries
+    expected = {name: target for name, target in mine.items() if name.startswith(("assisted", "snapshot_policy"))}
+    assert {**expected, "server_adopt": mine["adopt"], "server_release": mine["release"]} == entries
 
 
 def test_a_command_whose_libraries_are_not_there_says_which_part_to_install(
@@ -50,3 +56,31 @@ def test_a_module_of_ours_that_is_not_there_is_a_defect() -> None:
 def test_every_entry_point_leads_somewhere(group: str) -> None:
     for target in PROJECT["entry-points"][group].values():
         assert load(target) if ":" in target else import_module(target)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/srv/state/x"),
+            StepFailed,
+            "No space left on device: '/srv/state/x'",
+        ),
+        (
+            OperationalError("s", None, sqlite3.OperationalError("disk is full")),
+            ServiceUnavailable,
+            "command needs: disk is full$",
+        ),
+        (BrokenPipeError(), BrokenPipeError, ""),
+        (NotInstalled("n"), NotInstalled, "^n"),
+        (KeyError("k"), KeyError, "k"),
+    ],
+)
+def test_what_the_system_refuses_a_command_is_told_in_our_words(error: Exception, kind: type[Exception], words: str) -> None:
+    def refused(_parsed: Namespace) -> int:
+        raise error
+
+    with pytest.raises(kind) as told:
+        shell._run(refused, Namespace())
+    text = told.value.message if isinstance(told.value, StillframeError) else str(told.value)
+    assert re.search(words, text)

@@ -1,6 +1,7 @@
 """The state directory on first use and afterwards."""
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def prepare(configured: Settings) -> Database:
 
 def test_a_part_runs_once_over_a_state_directory(tmp_path: Path) -> None:
     held = state.Locks(tmp_path, ("api-volumes", "worker-volumes"))
-    with pytest.raises(AlreadyRunning, match=r"worker-volumes over .* is run by process \d+"):
+    with pytest.raises(AlreadyRunning, match=r"worker-volumes over .* is already run by process \d+"):
         state.Locks(tmp_path, ("worker-volumes",))
     state.Locks(tmp_path, ("worker-compute",))
     state.Locks(tmp_path / "other", ("worker-volumes",))
@@ -98,6 +99,14 @@ def test_parts_that_run_apart_announce_one_service_each(tmp_path: Path) -> None:
     entry = yaml.safe_load(configured.clouds_file.read_text())["clouds"]["stillframe"]
     assert entry["volume_endpoint_override"] == "http://127.0.0.1:8776/v3"
     assert entry["compute_endpoint_override"] == "http://127.0.0.1:8774/v2.1"
+
+
+def test_people_are_told_the_certificates_to_trust(tmp_path: Path) -> None:
+    configured = replace(settings(tmp_path), cafile="/etc/ssl/ca.pem")
+    prepare(configured).close()
+    state.announce(configured, {"volume": "https://v/v3", "compute": "https://c/v2.1"})
+    clouds = yaml.safe_load(configured.clouds_file.read_text())["clouds"]
+    assert {entry["cacert"] for entry in clouds.values()} == {"/etc/ssl/ca.pem"}
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "fuse.glusterfs", "cifs"])
