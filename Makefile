@@ -7,7 +7,7 @@ DATABASES := --extra postgresql --extra mariadb
 ifeq ($(MAKELEVEL),0)
 .NOTPARALLEL:
 endif
-.PHONY: help packages setup setup-openstack demo check test pytest test-nfs soak crash lint audit bench docs lock
+.PHONY: help packages setup setup-openstack setup-tempest demo check test pytest test-nfs test-tempest soak crash lint audit bench docs lock
 
 help:
 	@echo "make demo   show the main job on a real guest (installs what it needs)"
@@ -15,7 +15,8 @@ help:
 	@echo "make test   run every check and test (installs what it needs)"
 	@echo "make pytest the same without installing Keystone and Glance beforehand: the tests that need them do it"
 	@echo "make test-nfs  the whole driver suite on a real NFS mount, in a small machine: about half an hour"
-	@echo "make soak   a random life of servers and volumes, kills included, until one of 5,000 operations goes wrong: hours"
+	@echo "make test-tempest  Tempest, unmodified, against a real Keystone and Glance; writes docs/reference/tempest.md: ten minutes"
+	@echo "make soak   100 sets over all kinds of volumes, then a random life, kills included, of 5,000 operations: hours"
 	@echo "make crash  a kill at every step of every operation, those included that only look: about an hour"
 	@echo "make setup  only install: system packages and .venv (setup-openstack: Keystone and Glance for the tests)"
 	@echo "make lint   ruff, mypy, import-linter and the repository's own rules"
@@ -32,6 +33,9 @@ setup: packages
 
 setup-openstack: packages
 	@deploy/setup-openstack
+
+setup-tempest: packages
+	@deploy/setup-tempest
 
 demo: setup
 	@$(PYTHON) -m tests.demo
@@ -61,6 +65,7 @@ check: lint
 
 # The long forms of campaigns that "test" runs in short; STILLFRAME_SEED and STILLFRAME_ROUNDS say which, and how long.
 soak: setup
+	STILLFRAME_ROUNDS=$${STILLFRAME_ROUNDS:-100} $(PYTHON) -m pytest tests/crash/test_mixed_sets.py -s
 	STILLFRAME_ROUNDS=$${STILLFRAME_ROUNDS:-5000} $(PYTHON) -m pytest tests/crash/test_soak.py -s
 
 crash: setup
@@ -68,6 +73,9 @@ crash: setup
 
 test-nfs: setup
 	$(PYTHON) -m tests.support.nfs_vm
+
+test-tempest: setup setup-openstack setup-tempest
+	$(PYTHON) -m tests.tempest
 
 bench: setup
 	$(PYTHON) -m tests.bench
@@ -86,3 +94,5 @@ lock:
 	    requirements/openstack.in -o requirements/openstack.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 	    requirements/audit.in -o requirements/audit.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	    requirements/tempest.in -o requirements/tempest.txt
