@@ -1,17 +1,18 @@
 """``make bench``: measures, prints, and writes docs/reference/bench*.md.
 
-``python -m tests.bench [PART]... [--only SECTION]... [--quick]``; parts are quiesce, offline, live and waiting. ``--quick``
-does one round of small sizes, prints it and writes nothing. ``--pages`` only writes the pages anew from what was recorded.
+``python -m tests.bench [PART]... [--only SECTION]... [--quick]``; parts are quiesce, native, offline, live and waiting.
+``--quick`` does one round of small sizes, prints it and writes nothing. ``--pages`` only writes the pages anew from what was
+recorded.
 """
 
 import argparse
 import signal
 import sys
 
-from tests.bench import live, offline, quiesce, recording, waiting
+from tests.bench import live, native, offline, quiesce, recording, waiting
 from tests.bench.recording import Part, Section
 
-PARTS = (quiesce.PART, offline.PART, live.PART, waiting.PART)
+PARTS = (quiesce.PART, native.PART, offline.PART, live.PART, waiting.PART)
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from stillframe.db.engine import Database
 from stillframe.db.migrations import upgrade
 from stillframe.journal import record
 from stillframe.journal.record import Request
+from stillframe.journal.typed import Intent
 from stillframe.web import observe
 from tests.bench.recording import Document, Goal, Section
 
@@ -42,7 +43,7 @@ def _measure(quick: bool) -> Document:
         upgrade(database)
         with database.write() as connection:
             for number in range(WAITING):
-                request = Request("volumes", "create_snapshot", {}, [], [f"volume:{number}"], "req", pause=1800.0)
+                request = Request("volumes", "create_snapshot", Intent(), [], [f"volume:{number}"], "req", pause=1800.0)
                 record.submit(connection, request.of(f"project-{number}"))
         none = _times(database, rounds)
         with database.write() as connection:

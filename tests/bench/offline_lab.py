@@ -39,13 +39,14 @@ def scale_of(quick: bool) -> Scale:
 
 
 @contextmanager
-def services(xfs_mib: int = 0) -> Iterator[Lab]:
-    """Services over a share of their own: a directory, or with ``xfs_mib`` an XFS of that size, which shares blocks."""
+def services(xfs_mib: int = 0, options: str = "") -> Iterator[Lab]:
+    """Services over a share of their own: a directory, or with ``xfs_mib`` an XFS of that size, which shares blocks.
+    ``options`` is their configuration."""
     with tempfile.TemporaryDirectory(prefix="stillframe-bench-") as directory:
         share = Path(directory) / "state/share"
         if xfs_mib:
             _mount(Path(directory) / "disk", share, xfs_mib)
-        lab = open_lab(Path(directory), begin=Command)
+        lab = open_lab(Path(directory), options, begin=Command)
         try:
             yield lab
         finally:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from tests.bench import window
 from tests.bench.offline_lab import cpu_seconds, rss_mib
 from tests.bench.quiesce_methods import Sample, one_by_one, ours, virsh_quiesce
 from tests.bench.recording import Document, Goal, Part, Section
@@ -18,9 +19,9 @@ from tests.support.service import Command
 METHODS: dict[str, Callable[[Lab, Guest], Sample]] = {"ours": ours, "virsh": virsh_quiesce, "one by one": one_by_one}
 MODES = {"idle": 10_000, "busy": 0, "dirty": 10_000}
 DIRTY_MIB = 150
-UNHASTENED = "not hastened"
-AS_SHIPPED = "[compute]\nhasten_freeze = true\n"
-WITHOUT = "[compute]\nhasten_freeze = false\n"
+UNHASTENED = "not expedited"
+AS_SHIPPED = "[compute]\nexpedite_freeze = true\n"
+WITHOUT = "[compute]\nexpedite_freeze = false\n"
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def _idle(quick: bool) -> Document:
 
 
 def _disks(disks: int, quick: bool) -> Document:
-    """One guest with that many disks: every mode, the methods in turn; then ours once more without hastening."""
+    """One guest with that many disks: every mode, the methods in turn; then ours once more without expediting."""
     rounds = 1 if quick else 3
     found: dict[str, dict[str, list[Sample]]] = {mode: {method: [] for method in METHODS} for mode in MODES}
     with lab_of(AS_SHIPPED) as lab:
@@ -103,7 +104,7 @@ def _show_disks(found: Document) -> list[str]:
     return [
         *lines,
         "",
-        f"Busy with `hasten_freeze = false`, as with a guest whose agent opens no files: {slow:.0f} ms, {slow / virsh:.2f} of"
+        f"Busy with `expedite_freeze = false`, as with a guest whose agent opens no files: {slow:.0f} ms, {slow / virsh:.2f} of"
         f" virsh. From request to `available`, beyond the agent's and libvirt's own time: {beyond}. {found['rounds']} rounds.",
     ]
 
@@ -148,6 +149,7 @@ PART = Part(
             )
             for count in (1, 2, 4, 8)
         ],
+        window.SECTION,
         Section("idle", "Idle services", _idle, _show_idle, _goals_of_idle),
     ],
 )

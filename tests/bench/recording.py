@@ -98,8 +98,8 @@ def write_pages(parts: Sequence[Part]) -> None:
     lines = [
         "# Figures",
         "",
-        f"Written by `make bench` (`python -m tests.bench [quiesce|offline|live|waiting]`) on {_machine()}. Each page compares"
-        " side by side, in one run, alternating; figures are medians. What was found lies in `tests/bench/recorded/` too.",
+        f"Written by `make bench` (`python -m tests.bench [quiesce|native|offline|live|waiting]`) on {_machine()}. Each page"
+        " compares side by side, in one run, alternating; figures are medians. `tests/bench/recorded/` has what was found.",
         "",
         "```{toctree}",
         ":maxdepth: 1",

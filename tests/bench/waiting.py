@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import insert, update
 
 from stillframe.compute.operations import delete_set
+from stillframe.compute.operations.delete_set import DeleteAssistedSnapshot
 from stillframe.db.engine import Database
 from stillframe.db.tables import operation_resources, operations, snapshots
 from stillframe.journal import record
@@ -35,8 +36,9 @@ class Crowd:
         with self._database.write() as connection:
             connection.execute(insert(snapshots), waited_for)
             for each in waited_for:
-                asked = delete_set.request(str(uuid.uuid4()), str(uuid.uuid4()), [each["id"]], "bench").of(self._project)
-                self._ids.append(record.submit(connection, asked))
+                asked = DeleteAssistedSnapshot(set_id=str(uuid.uuid4()), server_id=str(uuid.uuid4()))
+                request = delete_set.request(asked, [each["id"]], "bench")
+                self._ids.append(record.submit(connection, request.of(self._project)))
 
     def _snapshot(self, number: int) -> Document:
         return {
