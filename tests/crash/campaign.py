@@ -1,15 +1,15 @@
-"""Many operations, each held at a place of its own in one process, which is killed once; the next process ends them all."""
+"""Stops many operations, each at a place of its own, in one process, and kills that once; the next process ends them all."""
 
 import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from stillframe.db import operations
-from stillframe.db.rows import Row
+from stillframe.db.rows import OperationRow
 from stillframe.db.tables import backups, snapshots, volumes
-from stillframe.journal.operation import key
 from tests.crash.places import everywhere, of_kind
 from tests.crash.scenarios import SCENARIOS, Run
 from tests.crash.stage import Stage, backed_up, duplicate
@@ -17,7 +17,7 @@ from tests.support import sound
 from tests.support.qcow2_content import filled
 from tests.support.stack import Api, wait_for
 
-AT_ONCE = 56  # fewer than the 64 threads a share has, so that what is taken up again gets on meanwhile
+AT_ONCE = 56  # fewer than the 64 threads a share has, so that the other operations continue meanwhile
 _HELD = re.compile(r"held at ([^\s:]+):hold")
 
 
@@ -32,8 +32,8 @@ def runs() -> Iterator[Run]:
 class Campaign:
     stage: Stage
     runs: Sequence[Run]
-    rows: dict[str, Row] = field(default_factory=dict)  # volumes, snapshots and backups by id, when all is over
-    journal: list[Row] = field(default_factory=list)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)  # volumes, snapshots and backups by id, at the end
+    journal: list[OperationRow] = field(default_factory=list)
 
     def run_all(self) -> None:
         """Runs all of it."""
@@ -75,7 +75,7 @@ class Campaign:
                 self.journal = self._journal()
             return self._others_have_ended(wave) and all(self._is_over(asked[name]) for name in left())
 
-        with suppress(AssertionError):  # whose place was not reached is told by its test
+        with suppress(AssertionError):  # the test of an operation that did not reach its place reports it
             wait_for(still, "the places", 180)
         for name in left():
             asked[name].problem = "the place was not reached"
@@ -100,29 +100,31 @@ class Campaign:
             run.problem = f"it could not be asked for: {error}"
 
     def _others_have_ended(self, wave: Sequence[Run]) -> bool:
-        with self.stage.world.database.read() as connection:
+        with self.stage.worker.database.read() as connection:
             rows = operations.unfinished(connection, "volumes")
         words = [f"{row['intent']} {row['plan']}" for row in rows if row["state"] != "parked"]
         return all(any(run.about in text for run in wave) for text in words)
 
     def _is_tidy(self) -> bool:
         rows = self.stage.rows(volumes).values()
-        return self._others_have_ended([]) and not [row for row in rows if row["untidy"] and row["status"] == "available"]
+        return self._others_have_ended([]) and not [
+            row for row in rows if row["needs_cleanup"] and row["status"] == "available"
+        ]
 
     def _is_over(self, run: Run) -> bool:
         found = self._operation(run)
         return found is not None and found["state"] in ("done", "undone", "parked")
 
-    def _journal(self) -> list[Row]:
+    def _journal(self) -> list[OperationRow]:
         """Every operation, the oldest first."""
-        with self.stage.world.database.read() as connection:
+        with self.stage.worker.database.read() as connection:
             return operations.newest(connection, 1 << 20)[::-1]
 
     def _end(self) -> None:
-        """Another process at last: what was left untidy it looks at when it starts."""
+        """Starts a last process, which cleans up what was left when it starts."""
         for settled in (lambda: self._others_have_ended([]), self._is_tidy):
             self.stage.lab.stack.start()
-            with suppress(AssertionError):  # what does not end is told by its test
+            with suppress(AssertionError):  # its own test reports an operation that does not end
                 wait_for(settled, "the end of all operations", 180)
             self.stage.lab.stack.kill()
         for table in (volumes, snapshots, backups):
@@ -136,7 +138,8 @@ class Campaign:
         assert not run.problem, run.problem
         operation = self._operation(run)
         assert operation is not None
-        assert of_kind(run.scenario.sample, operation["plan"]), f"the real plan has {list(map(key, operation['plan']))}"
+        real = [each["key"] for each in operation["plan"]]
+        assert of_kind(run.scenario.sample, real), f"the real plan has {real}"
         assert operation["state"] == ("undone" if run.place.back else "done"), operation["fault"]
         model = run.scenario.after(run)
         for each, content in model.content.items():
@@ -149,10 +152,10 @@ class Campaign:
             assert not left, left
         for name, content in model.files.items():
             assert filled(self.stage.share, name) == content
-        sound.check_volumes(self.stage.world, [each for each in model.content if _is_volume(self.rows[each])])
+        sound.check_volumes(self.stage.worker, [each for each in model.content if _is_volume(self.rows[each])])
         run.scenario.look(self.stage, run, model)
 
-    def _operation(self, run: Run) -> Row | None:
+    def _operation(self, run: Run) -> OperationRow | None:
         """The first one that was asked for: housekeeping may have asked again."""
         named = (row for row in self.journal if row["kind"] == run.place.kind)
         return next((row for row in named if run.about in f"{row['intent']} {row['plan']}"), None)
@@ -165,10 +168,10 @@ class Campaign:
         return filled(self.stage.share, row["active_file"] if _is_volume(row) else row["backing"])
 
     def check_share(self) -> None:
-        """Nothing lies about."""
+        """Tells whether nothing is left over."""
         allowed = {name for run in self.runs if not run.problem for name in run.scenario.after(run).files}
-        sound.check(self.stage.world, allowed)
+        sound.check(self.stage.worker, allowed)
 
 
-def _is_volume(row: Row) -> bool:
+def _is_volume(row: dict[str, Any]) -> bool:
     return "active_file" in row

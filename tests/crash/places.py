@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stillframe.chain.steps import Record
 from stillframe.journal.failpoints import PHASES, UNDO_PHASES
-from stillframe.journal.operation import Document, key
 from stillframe.journal.record import Request
+from stillframe.journal.typed import Step
+from stillframe.volumes.operations.executors.intents import OnChain
 from stillframe.volumes.operations.executors.offline import info_document
 from tests.crash.samples import KINDS
 
@@ -36,38 +38,38 @@ class Place:
 
 
 def forward(request: Request) -> list[Place]:
-    return [
-        Place(f"{request.kind}/{key(step)}/{phase}") for n, step in enumerate(request.plan) for phase in _phases(request, n)
-    ]
+    return [Place(f"{request.kind}/{step.key}/{phase}") for n, step in enumerate(request.plan) for phase in _phases(request, n)]
 
 
 def _phases(request: Request, number: int) -> Sequence[str]:
     """A step that is done before it is begun is only recorded: a document that says already what it is to say."""
+    made = [info_document(each.args.active, each.args.overlays) for each in request.plan[:number] if _records(each)]
     step = request.plan[number]
-    if step["verb"] != "Record":
+    if not _records(step):
         return PHASES
-    said = [request.intent["info_before"], *(_document(each) for each in request.plan[:number] if each["verb"] == "Record")]
-    return PHASES[2:] if said[-1] == _document(step) else PHASES
+    assert isinstance(request.intent, OnChain)
+    said = [request.intent.info_before, *made]
+    return PHASES[2:] if said[-1] == info_document(step.args.active, step.args.overlays) else PHASES
 
 
-def _document(step: Document) -> Document:
-    return info_document(step["args"]["active"], step["args"]["overlays"])
+def _records(step: Step) -> bool:
+    return isinstance(step.args, Record)
 
 
 def back(request: Request) -> list[Place]:
-    """The way back from the last step that can be taken back, in the order it is gone."""
+    """The places on the way back from the last step that can be undone, in order."""
     last = _last_that_may_fail(request)
     if last is None:
         return []
-    cause = f"{request.kind}/{key(request.plan[last])}/before"
+    cause = f"{request.kind}/{request.plan[last].key}/before"
     verbs = KINDS[request.kind].verbs
-    undone = [step for step in reversed(request.plan[: last + 1]) if verbs[step["verb"]].undo is not None]
-    return [Place(f"{request.kind}/{key(step)}/{phase}", cause) for step in undone for phase in UNDO_PHASES]
+    undone = [step for step in reversed(request.plan[: last + 1]) if verbs[step.verb].undo is not None]
+    return [Place(f"{request.kind}/{step.key}/{phase}", cause) for step in undone for phase in UNDO_PHASES]
 
 
 def _last_that_may_fail(request: Request) -> int | None:
-    """A step that goes only forward from its start turns nothing round; one that does so once it is done may still fail."""
-    marks = [KINDS[request.kind].verbs[step["verb"]].no_return for step in request.plan]
+    """A step with no return from its start cannot make the operation go back; with the mark for once it is done it can."""
+    marks = [KINDS[request.kind].verbs[step.verb].no_return for step in request.plan]
     ends = next((number for number, mark in enumerate(marks) if mark != "never"), len(marks))
     begun = [number for number in range(len(marks)) if "before" in _phases(request, number)]
     return max((number for number in begun if number < ends or (number == ends and marks[number] == "done")), default=None)
@@ -77,6 +79,6 @@ def everywhere(request: Request) -> Sequence[Place]:
     return [*forward(request), *back(request)]
 
 
-def of_kind(request: Request, plan: Sequence[Document]) -> bool:
-    """Tells whether a real plan has the steps of the sample, whatever their order."""
-    return sorted(map(key, plan)) == sorted(map(key, request.plan))
+def of_kind(request: Request, keys: Sequence[str]) -> bool:
+    """Tells whether a real plan, of which these are the keys, has the steps of the sample, whatever their order."""
+    return sorted(keys) == sorted(step.key for step in request.plan)

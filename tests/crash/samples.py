@@ -14,13 +14,18 @@ from stillframe.chain.plan import Plan
 from stillframe.chain.simulate import Layer, WorkerContext
 from stillframe.chain.tree import Tree
 from stillframe.compute import kinds as compute_kinds
+from stillframe.compute.operations import adopted_disks, assisted_volume_snapshots, attachments, delete_set, merge
 from stillframe.compute.operations import assisted_snapshots as assisted_snapshot_operations
-from stillframe.compute.operations import assisted_volume_snapshots, attachments, delete_set, merge
+from stillframe.compute.operations.adopted_disks import AdoptDisks, ReleaseDisks
+from stillframe.compute.operations.attachments import AttachVolume, DetachVolume
+from stillframe.compute.operations.delete_set import DeleteAssistedSnapshot
+from stillframe.compute.operations.merge_intents import PullMerge
+from stillframe.compute.operations.snapshot_intents import AssistedSnapshot, AssistedVolumeSnapshot, NativeDisk
 from stillframe.journal.record import Request
 from stillframe.volumes import kinds as volumes_kinds
 from stillframe.volumes.chain.observe import held_for
-from stillframe.volumes.operations import backups, chain_metadata, images, snapshots, volumes
-from stillframe.volumes.operations.executors.executor import Hand
+from stillframe.volumes.operations import adopted_volumes, backups, chain_metadata, images, snapshots, volumes
+from stillframe.volumes.operations.executors.executor import Executor
 
 VOLUME, OTHER, SERVER, MADE = (f"{number}" * 8 + "-0000-4000-8000-000000000000" for number in (1, 2, 3, 4))
 KINDS = {**volumes_kinds.KINDS, **compute_kinds.KINDS}
@@ -40,22 +45,22 @@ class Arranged:
     """A volume in the model: its tree and what a reader of each file finds."""
 
     tree: Tree
-    world: WorkerContext
+    worker: WorkerContext
 
     @property
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Any:
         where = {"id": VOLUME, "backend": "local", "share": "/", "format": "qcow2", "base_format": "qcow2"}
         about: dict[str, Any] = {"name": None, "description": None, "metadata": {}, "project_id": "p", "linked_to": None}
         return {**where, **about, "active_file": self.tree.active, "status": "available"}
 
     def visible(self, name: str) -> list[int]:
-        return [clusters * CLUSTER for clusters in simulate.visible(self.world, name)]
+        return [clusters * CLUSTER for clusters in simulate.visible(self.worker, name)]
 
     def done(self, found: Plan) -> "Arranged":
-        world = self.world
+        worker = self.worker
         for step in found.steps:
-            world = simulate.apply(world, step)
-        return Arranged(found.after, world)
+            worker = simulate.apply(worker, step)
+        return Arranged(found.after, worker)
 
 
 def snapshot_id(number: int) -> str:
@@ -69,7 +74,7 @@ def arranged(weights: Sequence[int]) -> Arranged:
         if number:
             found = found.done(plan.snapshot(found.tree, snapshot_id(number - 1), 64))
         for cluster, value in clusters.items():
-            found = replace(found, world=simulate.write(found.world, cluster, value))
+            found = replace(found, worker=simulate.write(found.worker, cluster, value))
     return found
 
 
@@ -79,9 +84,8 @@ def reverted(weights: Sequence[int], removed: Sequence[int] = ()) -> Arranged:
     return found.done(plan.revert(found.tree, snapshot_id(0), overlay, gone, found.visible))
 
 
-def changed(kind: str, found: Arranged, made: Plan) -> Request:
-    options = {"snapshot_ids": [snapshot_id(0)], "request_id": "r"}
-    return snapshots.change_request(kind, found.row, (found.tree, made, Hand()), options)
+def changed(kind: snapshots.Change, found: Arranged, made: Plan) -> Request:
+    return snapshots.change_request(kind, found.row, (found.tree, made, Executor()), [snapshot_id(0)], "r")
 
 
 def deleted(weights: Sequence[int], gone: Sequence[int]) -> Request:
@@ -90,12 +94,12 @@ def deleted(weights: Sequence[int], gone: Sequence[int]) -> Request:
     return changed("delete_snapshot", found, plan.delete(found.tree, ids, found.visible))
 
 
-def let_go(weights: Sequence[int], removed: Sequence[int]) -> Request:
+def release(weights: Sequence[int], removed: Sequence[int]) -> Request:
     """After a revert, and after housekeeping has merged what went with it."""
     found = reverted(weights, removed)
-    tidied = plan.tidy(found.tree, found.visible, ends=True)
-    found = found.done(tidied) if tidied else found
-    return changed("let_go", found, plan.let_go(found.tree, plan.UNDO, found.visible))
+    cleaned = plan.clean_up(found.tree, found.visible, ends=True)
+    found = found.done(cleaned) if cleaned else found
+    return changed("release_files", found, plan.release(found.tree, plan.UNDO, found.visible))
 
 
 def turned_back(weights: Sequence[int], removed: Sequence[int]) -> Request:
@@ -104,23 +108,29 @@ def turned_back(weights: Sequence[int], removed: Sequence[int]) -> Request:
     return changed("revert_volume", found, plan.revert(found.tree, snapshot_id(0), overlay, gone, found.visible))
 
 
-def _backup(parent: bool) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "name": None,
-        "description": None,
-        "metadata": {},
-        "container": "backups",
-        "size_bytes": GIB,
-        "project_id": "demo",
-    }
-    ids = {"id": MADE, "stored_id": MADE, "parent_id": OTHER if parent else None}
-    return {**about, **ids, "parent_stored_id": OTHER if parent else None, "held_file": "x", "above": "y", "volume_id": VOLUME}
+def _backup() -> Any:
+    return {"id": MADE, "stored_id": MADE, "container": "backups", "volume_id": VOLUME, "project_id": "demo"}
+
+
+def _new_backup(parent: str | None) -> backups.NewBackup:
+    return backups.NewBackup(
+        id=MADE,
+        stored_id=MADE,
+        container="backups",
+        parent_id=parent,
+        parent_stored_id=parent,
+        held_file="x",
+        name=None,
+        description=None,
+        metadata={},
+    )
 
 
 def backed_up(incremental: bool) -> Request:
     found = arranged((3,))
     made = plan.hold(found.tree, held_for(MADE), overlay_name(VOLUME, MADE), 64)
-    return backups.create_request(found.row, _backup(incremental), (found.tree.active, "qcow2"), (found.tree, made), "r")
+    content = backups.Content(found.tree.active, "qcow2", GIB, "y" if incremental else None)
+    return backups.create_request(found.row, _new_backup(OTHER if incremental else None), content, (found.tree, made), "r")
 
 
 def restored_over(weights: Sequence[int]) -> Request:
@@ -128,21 +138,21 @@ def restored_over(weights: Sequence[int]) -> Request:
     old = found.tree.images[found.tree.active]
     new = Image(overlay_name(VOLUME, MADE), "qcow2", GIB, old.backing, old.backing_format)
     made = plan.replace_active(found.tree, new, found.visible)
-    return backups.restore_request(found.row, _backup(False), GIB, (found.tree, made, new), "r")
+    return backups.restore_request(found.row, _backup(), GIB, (found.tree, made, new), "r")
 
 
-def _source(exclusive: bool) -> dict[str, Any]:
-    return {"volume_id": OTHER, "name": base_name(OTHER), "format": "qcow2", "exclusive": exclusive}
+def _source(exclusive: bool) -> volumes.CopySource:
+    return volumes.CopySource(volume_id=OTHER, name=base_name(OTHER), format="qcow2", exclusive=exclusive)
 
 
-def _image() -> dict[str, Any]:
-    return {"id": MADE, "name": "n", "disk_format": "qcow2", "container_format": "bare", "project_id": "p"}
+def _image() -> images.CreateImage:
+    return images.CreateImage(id=MADE, name="n", disk_format="qcow2", container_format="bare", project_id="p")
 
 
 def offline() -> dict[str, Request]:
     """By scenario: what it asks for. A scenario is a kind, or a kind and words where its plans differ."""
     row, two = arranged((3,)).row, arranged((3, 2))
-    linked = {**row, "linked_to": {"volume_id": OTHER, "file": base_name(OTHER), "format": "qcow2"}}
+    linked: Any = {**row, "linked_to": {"volume_id": OTHER, "file": base_name(OTHER), "format": "qcow2"}}
     snapshot = plan.snapshot(two.tree, MADE, 64)
     undone = reverted((3, 4, 2))
     extended = replace(undone, tree=plan.extend(undone.tree, 2 * GIB).after)
@@ -168,26 +178,59 @@ def offline() -> dict[str, Request]:
         "revert_volume remove": turned_back((3, 4, 2), [1]),
         "undo_revert": changed("undo_revert", undone, plan.undo_revert(undone.tree)),
         "undo_revert of an extended volume": changed("undo_revert", extended, plan.undo_revert(extended.tree)),
-        "let_go": let_go((3, 4, 2), [1]),
+        "release_files": release((3, 4, 2), [1]),
         "image_to_volume": images.import_request(row, GIB, MADE, "r"),
         "volume_to_image": images.upload_request(row, _image(), "r"),
         "create_backup": backed_up(incremental=False),
         "create_backup incremental": backed_up(incremental=True),
-        "restore_backup into a new volume": backups.restore_request(row, _backup(False), GIB, None, "r"),
+        "restore_backup into a new volume": backups.restore_request(row, _backup(), GIB, None, "r"),
         "restore_backup over a volume": restored_over((3, 2)),
-        "delete_backup": backups.delete_request({**_backup(False), "status": "available"}, "r"),
+        "delete_backup": backups.delete_request(_backup() | {"status": "available"}, "r"),
         "record_chain": chain_metadata.request(VOLUME, "r"),
     }
 
 
+def merged() -> PullMerge:
+    base, top = base_name(VOLUME), overlay_name(VOLUME, MADE)
+    return PullMerge(
+        server_id=SERVER,
+        project_id="p",
+        volume_id=VOLUME,
+        snapshot_id=MADE,
+        target="vda",
+        directory="/",
+        active=top,
+        bandwidth=0,
+        gone=(base,),
+        backing=None,
+        backing_format=None,
+        old_backing=base,
+        old_format="qcow2",
+    )
+
+
 def online() -> dict[str, Request]:
-    """What needs a guest."""
-    server = {"server_id": SERVER, "volume_id": VOLUME, "target": "vda", "set_id": OTHER, "disks": []}
+    """What needs a guest. The set is one of files and native volumes: its plan has every step there is. A file that a guest has
+    open grows in one step, a volume that is given out in several."""
+    switched: dict[str, Any] = {"server_id": SERVER, "active": True, "quiesce": "preferred", "disks": ()}
+    native = NativeDisk(volume_id=VOLUME, target="vdb", size=GIB, before="target/1", directory="/", scratch="scratch")
+    mixed = AssistedSnapshot(set_id=OTHER, natives=(native,), **switched)
+    attach = attachments.request(AttachVolume(server_id=SERVER, volume_id=VOLUME, target="vda"), "r")
+    detach = attachments.request(DetachVolume(server_id=SERVER, volume_id=VOLUME), "r")
+    in_use: Any = {**arranged((3,)).row, "status": "in-use"}
     return {
-        "attach_volume": attachments.request("attach_volume", server, "r"),
-        "detach_volume": attachments.request("detach_volume", server, "r"),
-        "assisted_snapshot": assisted_snapshot_operations.request(server, "r"),
-        "assisted_volume_snapshot": assisted_volume_snapshots.request(server, "r"),
-        "delete_assisted_snapshot": delete_set.request(OTHER, SERVER, [OTHER], "r"),
-        "merge_volume": merge.request({**server, "kind": "pull"}, None, "r"),
+        "attach_volume": attach,
+        "attach_volume of iSCSI": attach,
+        "detach_volume": detach,
+        "detach_volume of iSCSI": detach,
+        "extend_volume of iSCSI": volumes.extend_request(in_use, 2, "r", exported=True),
+        "assisted_snapshot": assisted_snapshot_operations.request(mixed, "r"),
+        "assisted_volume_snapshot": assisted_volume_snapshots.request(AssistedVolumeSnapshot(project_id="p", **switched), "r"),
+        "delete_assisted_snapshot": delete_set.request(DeleteAssistedSnapshot(set_id=OTHER, server_id=SERVER), [OTHER], "r"),
+        "merge_volume": merge.request(merged(), None, "r"),
+        "adopt_disks": adopted_disks.adopt_request(AdoptDisks(server_id=SERVER, project_id="p", user_id="u", disks=()), "r"),
+        "release_disks": adopted_disks.release_request(
+            ReleaseDisks(server_id=SERVER, volume_ids=(VOLUME,), keep_files=False, open_targets=()), True, "r"
+        ),
+        "release_volume": adopted_volumes.release_request(arranged((3,)).row, "r"),
     }

@@ -131,7 +131,7 @@ def left_where_it_was(model: Model, run: Run) -> None:
     model.failed.add(run.made)
 
 
-def given_up(model: Model, run: Run) -> None:
+def abandoned_operations(model: Model, run: Run) -> None:
     model.files[f"unmanaged-{run.copy['volume']}"] = model.content.pop(run.copy["volume"])
 
 
@@ -148,7 +148,7 @@ def upload(api: Api, run: Run) -> str:
 
 
 def look_at_image(stage: Stage, run: Run, model: Model) -> None:
-    """What was uploaded is whole; what was given up is no image any more."""
+    """What was uploaded is complete; what was abandoned is no longer an image."""
     if run.place.back:
         assert run.made not in stage.images.images
         return
@@ -246,7 +246,7 @@ def as_before_the_revert(model: Model, run: Run) -> None:
 
 
 def write_after_revert(stage: Stage, copy: Copy) -> None:
-    """The next look around ends what nobody can undo any more."""
+    """Housekeeping ends an undo that is no longer possible."""
     volume_id = copy["volume"]
     write(stage.share / stage.rows(volumes)[volume_id]["active_file"], {8: 88})
 
@@ -376,7 +376,11 @@ SCENARIOS = (
         admin=True,
     ),
     Scenario(
-        "unmanage_volume", grown(3), lambda api, run: action(api, run.copy["volume"], "os-unmanage"), given_up, admin=True
+        "unmanage_volume",
+        grown(3),
+        lambda api, run: action(api, run.copy["volume"], "os-unmanage"),
+        abandoned_operations,
+        admin=True,
     ),
     Scenario(
         "create_snapshot",
@@ -409,7 +413,7 @@ SCENARIOS = (
         look=look_at_size,
     ),
     Scenario(
-        "let_go",
+        "release_files",
         arranged_revert("remove"),
         nothing_asked,
         with_what_was_written,

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, select
 
 from stillframe.chain.names import base_name
-from stillframe.db.rows import Row, many
+from stillframe.db.queries import many
 from stillframe.db.tables import backups, snapshots, volumes
 from stillframe.volumes.backups import manifest
 from stillframe.volumes.backups.repository import DEFAULT_CONTAINER
@@ -51,7 +51,7 @@ class Copy:
 class Stage:
     lab: Lab
     images: ImageStore
-    world: WorkerContext  # database and share, read without asking the services
+    worker: WorkerContext  # database and share, read without asking the services
     elsewhere: Path  # an image file as somebody else made it
 
     @property
@@ -84,14 +84,14 @@ class Stage:
 
     def settle(self) -> None:
         """Waits until nothing is under way."""
-        wait_for(lambda: not sound.unfinished(self.world), "the end of all operations", 90)
+        wait_for(lambda: not sound.unfinished(self.worker), "the end of all operations", 90)
 
     # looking
 
-    def rows(self, table: Table) -> dict[str, Row]:
+    def rows(self, table: Table) -> dict[str, dict[str, Any]]:
         """Every row by its id."""
-        with self.world.database.read() as connection:
-            return {row["id"]: row for row in many(connection, select(table))}
+        with self.worker.database.read() as connection:
+            return {row["id"]: row for row in many(dict, connection, select(table))}
 
 
 @contextmanager
@@ -105,8 +105,8 @@ def open_stage(directory: Path) -> Iterator[Stage]:
             specs = {"stillframe:linked_clone": "true"}
             body = {"volume_type": {"name": "linked", "extra_specs": specs}}
             lab.stack.api("stillframe-admin").ok("volume", "POST", "/types", body)
-            with sound.world(lab.stack.state_dir) as world:
-                yield Stage(lab, images, world, elsewhere)
+            with sound.worker(lab.stack.state_dir) as worker:
+                yield Stage(lab, images, worker, elsewhere)
         finally:
             lab.clear()
 
@@ -134,7 +134,7 @@ def duplicate(stage: Stage, template: Copy, count: int) -> list[Copy]:
                 target = stage.backups / _text(path.relative_to(stage.backups).as_posix(), new)
                 target.parent.mkdir(exist_ok=True)
                 _copy_object(path, target, new)
-    with stage.world.database.write() as connection:
+    with stage.worker.database.write() as connection:
         for copy in made:
             for table in (volumes, snapshots, backups):
                 _copy_rows(connection, table, {template.ids[part]: key for part, key in copy.ids.items()})
@@ -142,7 +142,7 @@ def duplicate(stage: Stage, template: Copy, count: int) -> list[Copy]:
 
 
 def _copy_file(path: Path, target: Path, new: Mapping[str, str]) -> None:
-    """Ids stand in a header, which is in the first cluster, or anywhere in a document."""
+    """Replaces ids in a header, which is in the first cluster, or anywhere in a document."""
     with path.open("rb") as source, target.open("xb") as copy:
         head = source.read(CLUSTER)
         copy.write(_bytes(head, new))
@@ -165,7 +165,7 @@ def _copy_object(path: Path, target: Path, new: Mapping[str, str]) -> None:
 
 
 def _copy_rows(connection: Connection, table: Table, new: Mapping[str, str]) -> None:
-    for row in many(connection, select(table).where(table.c.id.in_(list(new))).order_by(table.c.seq)):
+    for row in many(dict, connection, select(table).where(table.c.id.in_(list(new))).order_by(table.c.seq)):
         values = {name: _value(value, new) for name, value in row.items() if name != "seq"}
         connection.execute(table.insert().values(values))
 

@@ -22,7 +22,7 @@ from stillframe.journal.failpoints import PHASES
 from tests.support.operator import stillframe
 from tests.support.processes import child
 from tests.support.qcow2_content import digests
-from tests.support.site import KINDS, Site, journal_is_empty, open_site
+from tests.support.site import KINDS, Disk, Site, journal_is_empty, open_site
 from tests.support.stack import read_when_there, wait_for
 
 THROTTLED = 128  # clusters, 8 MiB at 1 MiB/s
@@ -39,11 +39,14 @@ PLACES = [
     *((kind, f"merge_volume/{step or kind}/{phase}") for kind in KINDS for step in STEPS for phase in phases(step)),
     *(("commit_active", f"delete_snapshot/{step}/{phase}") for step in LIVE for phase in phases(step)),
 ]
+RAW = 3  # the disk that is a raw file; nothing is pulled out of one
+for number, (kind, phase) in enumerate([("commit", "effect"), *(("commit_active", phase) for phase in PHASES)]):
+    PLACES.insert(2 * number, (f"raw-{kind}", f"merge_volume/{kind}/{phase}"))  # between two on other disks
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with open_site(tmp_path_factory.mktemp("merges"), 3) as opened:
+    with open_site(tmp_path_factory.mktemp("merges"), 4, raw=[RAW]) as opened:
         yield opened
 
 
@@ -55,14 +58,18 @@ def _guest_that_runs(site: Site) -> None:
         site.restart_guest()
 
 
-def failpoint_of(site: Site, number: int) -> str:
+def disk_of(site: Site, number: int) -> Disk:
     """Place after place on another disk, so that the start after one crash brings the failpoint of the next."""
-    return f"{PLACES[number][1]}@{site.disks[number % 3].id}" if number < len(PLACES) else ""
+    return site.disks[RAW if PLACES[number][0].startswith("raw-") else number % 3]
+
+
+def failpoint_of(site: Site, number: int) -> str:
+    return f"{PLACES[number][1]}@{disk_of(site, number).id}" if number < len(PLACES) else ""
 
 
 @pytest.mark.parametrize("number", range(len(PLACES)), ids=[f"{kind}-{place.replace('/', '-')}" for kind, place in PLACES])
 def test_a_worker_dies_at_every_step(site: Site, number: int) -> None:
-    snapshot_id = site.arrange(PLACES[number][0], site.disks[number % 3])
+    snapshot_id = site.arrange(PLACES[number][0].removeprefix("raw-"), disk_of(site, number))
     site.arm(failpoint_of(site, number))
     site.delete(snapshot_id)
     site.recover(failpoint_of(site, number + 1))
@@ -87,24 +94,28 @@ def test_what_was_merged_is_on_the_disk_when_qemu_dies(site: Site) -> None:
     ("kind", "place"),
     [
         ("pull", "pulled"),
-        ("pull", "holding"),
-        ("pull", "held"),
+        ("pull", "suspending"),
+        ("pull", "suspended"),
         ("commit", "committed"),
-        ("commit", "held"),
-        ("commit_active", "holding"),
-        ("commit_active", "held"),
+        ("commit", "suspended"),
+        ("commit_active", "suspending"),
+        ("commit_active", "suspended"),
         ("commit_active", "acted"),
+        ("raw-commit", "committed"),
+        ("raw-commit_active", "suspended"),
+        ("raw-commit_active", "acted"),
     ],
 )
-def test_qemu_dies_where_it_hurts(site: Site, kind: str, place: str) -> None:
+def test_qemu_dies_at_the_critical_moments(site: Site, kind: str, place: str) -> None:
     """Between a pull or a commit and its flush, also when the flush has been decided on; while the guest is held still before
     and after a pivot (F15)."""
-    snapshot_id = site.arrange(kind, site.disks[0])
+    disk = site.disks[RAW if kind.startswith("raw-") else 0]
+    snapshot_id = site.arrange(kind.removeprefix("raw-"), disk)
     site.arm(f"merge/{place}:sleep=2")
     before = site.lab.stack.log.read_text().count(f"held at merge/{place}")
     site.delete(snapshot_id)
     wait_for(lambda: site.lab.stack.log.read_text().count(f"held at merge/{place}") > before, "the place")
-    assert (freeze_record.read_all(site.lab.stack.state_dir / "freeze") != []) == (place in ("held", "acted"))
+    assert (freeze_record.read_all(site.lab.stack.state_dir / "freeze") != []) == (place in ("suspended", "acted"))
     site.kill_qemu()
     site.gone(snapshot_id)
     site.check()
@@ -146,14 +157,14 @@ def test_a_pull_under_a_paused_guest_is_on_the_disk_when_qemu_dies(site: Site) -
 
 
 @pytest.mark.parametrize(("action", "code"), [("pause", 202), ("unpause", 409), ("os-stop", 202)])
-def test_a_power_action_does_not_fall_into_a_moment_of_stillness(site: Site, action: str, code: int) -> None:
+def test_a_power_action_waits_while_the_guest_is_suspended(site: Site, action: str, code: int) -> None:
     """A pause would be taken back at its end, an unpause would end it, and a stop be refused."""
     snapshot_id = site.arrange("commit_active", site.disks[0])
-    site.arm("merge/held:sleep=6")
+    site.arm("merge/suspended:sleep=6")
     guest, log = site.lab.guest, site.lab.stack.log
-    before = log.read_text().count("held at merge/held")
+    before = log.read_text().count("held at merge/suspended")
     site.delete(snapshot_id)
-    wait_for(lambda: log.read_text().count("held at merge/held") > before, "the stillness")
+    wait_for(lambda: log.read_text().count("held at merge/suspended") > before, "the guest to be suspended")
     assert not hypervisor.view(guest.domain).running
     assert site.lab.api.ok("compute", "GET", f"/servers/{guest.id}")["server"]["status"] == "ACTIVE"
     answer = site.lab.api.send("compute", "POST", f"/servers/{guest.id}/action", {action: None})
@@ -169,10 +180,10 @@ def test_a_power_action_does_not_fall_into_a_moment_of_stillness(site: Site, act
     site.look()
 
 
-def test_the_worker_dies_while_the_guest_is_held_still(site: Site) -> None:
+def test_the_worker_dies_while_the_guest_is_suspended(site: Site) -> None:
     """Nobody but the watchdog lets it run again."""
     snapshot_id = site.arrange("commit_active", site.disks[0])
-    site.arm("merge/held")
+    site.arm("merge/suspended")
     site.delete(snapshot_id)
     site.lab.stack.wait_killed()
     site.lab.guest.still_writes()
@@ -183,13 +194,13 @@ def test_the_worker_dies_while_the_guest_is_held_still(site: Site) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pull", "commit_active"])
-def test_worker_and_watchdog_die_while_the_guest_is_held_still(site: Site, kind: str) -> None:
+def test_worker_and_watchdog_die_while_the_guest_is_suspended(site: Site, kind: str) -> None:
     """The next worker must not take it for a guest that somebody paused: it would stay so, or go on in the next pivot."""
     snapshot_id = site.arrange(kind, site.disks[0])
-    site.arm("merge/held:hold")
-    before = site.lab.stack.log.read_text().count("held at merge/held")
+    site.arm("merge/suspended:hold")
+    before = site.lab.stack.log.read_text().count("held at merge/suspended")
     site.delete(snapshot_id)
-    wait_for(lambda: site.lab.stack.log.read_text().count("held at merge/held") > before, "the place")
+    wait_for(lambda: site.lab.stack.log.read_text().count("held at merge/suspended") > before, "the place")
     os.kill(child(site.lab.stack.pid, "stillframe.compute.quiesce.watchdog"), signal.SIGKILL)
     site.lab.stack.kill()
     assert not hypervisor.view(site.lab.guest.domain).running
@@ -340,7 +351,7 @@ def cancel(site: Site, snapshot_id: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_merge_is_given_up(site: Site, kind: str) -> None:
+def test_a_merge_is_cancelled(site: Site, kind: str) -> None:
     """A pull leaves the snapshot as it was; a commit leaves one that can only be deleted, and that then works."""
     snapshot_id = begin(site, kind)
     assert cancel(site, snapshot_id) == ("available" if kind == "pull" else "error_deleting")
@@ -352,7 +363,7 @@ def test_a_merge_is_given_up(site: Site, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["commit", "pull"])
-def test_a_merge_that_waits_for_a_saved_guest_is_given_up(site: Site, kind: str) -> None:
+def test_a_merge_that_waits_for_a_saved_guest_is_cancelled(site: Site, kind: str) -> None:
     """It ends while the guest is saved, and the guest comes back to the disks it knows."""
     snapshot_id, guest = begin(site, kind), site.lab.guest
     site.lab.stack.kill()
@@ -376,7 +387,7 @@ def test_a_merge_that_waits_for_a_saved_guest_is_given_up(site: Site, kind: str)
 
 
 @pytest.mark.parametrize("kind", ["commit", "commit_active"])
-def test_a_commit_is_given_up_before_its_job_began(site: Site, kind: str) -> None:
+def test_a_commit_is_cancelled_before_its_job_began(site: Site, kind: str) -> None:
     """Nothing was copied: the snapshot is as it was."""
     snapshot_id = site.arrange(kind, site.disks[0])
     site.arm(f"merge_volume/{kind}/before:sleep=2")
@@ -390,7 +401,7 @@ def test_a_commit_is_given_up_before_its_job_began(site: Site, kind: str) -> Non
     end(site, snapshot_id)
 
 
-def test_a_deletion_is_given_up_between_two_merges(site: Site) -> None:
+def test_a_deletion_is_cancelled_between_two_merges(site: Site) -> None:
     """The second stands in line and is withdrawn: nothing of it was done, but what took the first holds no snapshot any more.
     A file shorter than the one above it is committed by itself, so the volume grows on the way."""
     disk, other = site.disks[:2]

@@ -19,8 +19,8 @@ ROUNDS = int(os.environ.get("STILLFRAME_ROUNDS", "12"))
 
 
 def nothing_under_way(lab: Lab) -> bool:
-    with sound.world(lab.stack.state_dir) as world:
-        return not sound.unfinished(world)
+    with sound.worker(lab.stack.state_dir) as worker:
+        return not sound.unfinished(worker)
 
 
 def test_random_kills(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,9 @@
 """A long life: random snapshots, deletions, growth, cancellations, reboots, stops and SIGKILLs on a busy guest.
 
-Every disk but the first has known bytes and no filesystem. After each round every snapshot and every volume is compared by
-every byte, nothing is in transit and the guest writes on; at checkpoints rows, headers, descriptions and the share's files
-are compared too. The seed is printed; STILLFRAME_SEED repeats a run, STILLFRAME_ROUNDS is how many operations it has.
+Every disk but the first has known bytes and no filesystem; two are raw files, and raw again whenever they have no snapshot.
+After each round every snapshot and every volume is compared by every byte, nothing is in transit and the guest writes on; at
+checkpoints rows, headers, descriptions and the share's files are compared too. The seed is printed; STILLFRAME_SEED repeats a
+run, STILLFRAME_ROUNDS is how many operations it has.
 """
 
 import os
@@ -29,6 +30,7 @@ from tests.support.qcow2_content import Memory, digest, digests
 from tests.support.stack import Api, read_when_there, wait_for
 
 OPERATIONS = int(os.environ.get("STILLFRAME_ROUNDS", "300"))
+RAW = (2, 5)  # disks that are raw files
 DISKS, LOW, SNAPSHOTS, LARGEST = 6, 48, 6, 12  # with the first; clusters written at the front; snapshots kept; GiB
 CHECKPOINT = 12  # rounds
 SLOWLY = 16 << 20  # bytes that may be copied at 1 MiB a second
@@ -74,7 +76,8 @@ class Soak:
         self.asked: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.counted = 0  # the guest's counter when it was last seen
-        self.memory = Memory()  # between two checkpoints
+        self.raw_files = {f"volume-{lab.volumes[number]}" for number in RAW}
+        self.memory = Memory(self.raw_files)  # between two checkpoints
 
     # --- what is asked
 
@@ -285,6 +288,9 @@ class Soak:
     def share(self) -> Path:
         return self.lab.stack.share
 
+    def seen(self, name: str) -> dict[int, int]:
+        return seen(self.share, name, "raw" if name in self.raw_files else "qcow2")
+
     def chain(self, disk: Disk) -> dict[str, str]:
         """The file of each snapshot, and under "active" the active one."""
         chain = self.admin.ok("volume", "GET", f"/volumes/{disk.id}/stillframe-chain")["chain"]
@@ -325,8 +331,8 @@ class Soak:
                 disk.spoilt.add(snapshot_id)
             else:
                 assert row["status"] == "available" and snapshot_id in disk.held, row
-                given_up = snapshot_id in self.cancelled or self.stopped_meanwhile
-                assert snapshot_id not in disk.doomed or given_up, f"not deleted: {row}"
+                abandoned_operations = snapshot_id in self.cancelled or self.stopped_meanwhile
+                assert snapshot_id not in disk.doomed or abandoned_operations, f"not deleted: {row}"
         for row in rows.values():
             assert row["id"] in disk.held or row["id"] in disk.spoilt or row["status"] == "error", row
         disk.doomed.clear()
@@ -337,7 +343,7 @@ class Soak:
         for disk in self.disks:
             self.delete_all(disk, disk.spoilt)  # nothing else can be done with them
         self.settle()
-        self.memory = Memory()
+        self.memory = Memory(self.raw_files)
         self.compare()
         self.lab.guest.still_writes()
         wait_for(self.all_recorded, "what follows the rows")
@@ -358,7 +364,7 @@ class Soak:
         self.stop()
         for disk in self.disks[1:]:
             assert disk.pattern is not None
-            found = read_when_there(lambda disk=disk: seen(self.share, self.chain(disk)["active"]))  # type: ignore[misc]
+            found = read_when_there(lambda disk=disk: self.seen(self.chain(disk)["active"]))  # type: ignore[misc]
             assert found == disk.pattern.clusters
         self.start()
         for disk in self.disks:
@@ -373,7 +379,7 @@ class Soak:
         return f"{asked}; refused: {refused or 'none'}"
 
 
-def _raw(disks: int) -> str:
+def _unformatted(disks: int) -> str:
     return ":".join(f"vd{chr(97 + number)}" for number in range(1, disks))
 
 
@@ -383,7 +389,7 @@ def test_soak(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _say(capfd, [f"\nsoak: STILLFRAME_SEED={seed}, {OPERATIONS} operations"])
     lab = open_lab(tmp_path, OPTIONS)
     try:
-        lab.add_guest(DISKS, GuestOptions(raw=_raw(DISKS)))
+        lab.add_guest(DISKS, GuestOptions(raw=_unformatted(DISKS)), raw=RAW)
         soak = Soak(lab, random.Random(seed))
         rounds, began = 0, time.monotonic()
         try:

@@ -83,7 +83,7 @@ def test_what_a_server_writes_that_somebody_else_started_is_kept(site: Site, kin
     site.check()
 
 
-def test_a_deletion_waits_for_a_start_that_goes_on(site: Site) -> None:
+def test_a_deletion_waits_for_a_start_that_continues(site: Site) -> None:
     """And then does under the running guest what it would have done to its files."""
     if not site.lab.guest.domain.isActive():
         site.restart_guest()
