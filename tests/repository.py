@@ -1,17 +1,18 @@
-"""Rules of the repository that no linter knows: no addresses of package indexes, no paths of somebody's machine, file sizes,
-a hash for every requirement."""
+"""Rules of the repository that no linter knows: no addresses of package indexes, no paths of somebody's machine, a hash for
+every requirement, and the shape of the code (``shape``)."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from tests import shape
+
 ROOT = Path(__file__).parent.parent
 _FORBIDDEN = re.compile(
     r"--(?:extra-)?index-url|--find-links|files\.pythonhosted|pypi\.org/simple|(?<![\w.])/(?:work|home)/\w+"
 )
 _ALLOWED = {"tests/repository.py"}
-MAX_LINES = 600
 
 
 def problems() -> list[str]:
@@ -30,13 +31,11 @@ def problems() -> list[str]:
             for number, line in enumerate(text.split("\n"), 1)
             if _FORBIDDEN.search(line)
         ]
-        if name.startswith("src/") and text.count("\n") > MAX_LINES:
-            found.append(f"{name}: {text.count(chr(10))} lines, the most is {MAX_LINES}")
         if name.startswith("requirements/") and "://" in text:
             found.append(f"{name}: holds an address")
         if re.fullmatch(r"requirements/(?!system-packages)\w+\.txt", name):
             found += [f"{name}: {each}" for each in unpinned(text)]
-    return found
+    return found + shape.problems()
 
 
 def unpinned(text: str) -> list[str]:

@@ -1,6 +1,8 @@
 """One word for one thing: terms of the design pages are in the glossary, and words it replaces are in no page or message."""
 
+import io
 import re
+import tokenize
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +32,18 @@ SYNONYMS = {
     "executor": r"\bhands\b",
     "wait for its turn": r"\bst(and|ands|ood|anding) in line\b",
     "silently": r"\bwithout a word\b",
+}
+# The same for the names of the code, each as a part of one, such as "held" in "held_guest".
+NAMES = {
+    "expedite": "hasten",
+    "parent image": "foundation",
+    "release": "let_?go",
+    "clean up": "(un)?tid(y|ied)",
+    "worker context": "worlds?",
+    "executor": "hands?",
+    "cancel, unmanage, abandon": "giv(e|ing|en)_(up|back)",
+    "continue": "go_?on",
+    "client": "doors?",
 }
 CODE = re.compile(r"```.*?```|``[^`]*``|`[^`\n]*`", re.DOTALL)
 
@@ -104,3 +118,22 @@ def test_a_comment_says_it_in_the_words_of_the_field(instead: str) -> None:
     wrong = re.compile(SYNONYMS[instead], re.IGNORECASE)
     assert len(_comments()) > 2000
     assert [(place, text) for place, text in _comments() if wrong.search(text)] == [], f"say {instead}"
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Every name in the code, as written."""
+    found: set[str] = set()
+    for path in sorted(SOURCE.rglob("*.py")):
+        if "migrations" not in path.parts:
+            tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+            found |= {path.stem} | {token.string for token in tokens if token.type == tokenize.NAME}
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("instead", NAMES)
+def test_a_name_is_in_the_words_of_the_field(instead: str) -> None:
+    wrong = re.compile(rf"(^|_)({NAMES[instead]})(_|$)")
+    assert len(_names()) > 4000
+    spelt = {name: re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() for name in _names()}
+    assert sorted(name for name, words in spelt.items() if wrong.search(words)) == [], f"say {instead}"

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from stillframe import config
 from stillframe.main.shell import COMMANDS
+from stillframe.options import BACKEND_OPTS, GROUPS
 from tests.functional.test_tutorial import commands, spans
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def test_an_option_of_a_page_exists() -> None:
         if section == "":
             assert page == "docs/how-to/nfs.md" and name == "dynamic_ownership"  # libvirt's, not ours
             continue
-        group = config.GROUPS.get(None if section == "DEFAULT" else section, config.BACKEND_OPTS)
+        group = GROUPS.get(None if section == "DEFAULT" else section, BACKEND_OPTS)
         assert name in {option.dest for option in group}, f"{page}: [{section}] has no option {name}"
 
 
