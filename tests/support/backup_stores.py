@@ -16,7 +16,7 @@ from tests.unit.builders import new_id
 
 @dataclass
 class BackupStore:
-    """One store: how to reach it, and how a test gets at it from behind."""
+    """One store: how to reach it, and how a test changes it directly."""
 
     store: Store
     proxy: Proxy | None = None

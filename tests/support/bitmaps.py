@@ -1,4 +1,4 @@
-"""Bitmaps of a qcow2 file, changed behind QEMU's back."""
+"""Changes bitmaps of a qcow2 file without QEMU."""
 
 import struct
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 Field = tuple[str, int, tuple[int, int]]
 _EXTENSION = 0x23852875
-IN_USE = ("IB", 12, (1, 1))  # what a writer that died leaves
+IN_USE = ("IB", 12, (1, 1))  # left by a writer that died
 STRANGE_TYPE = ("IB", 12, (2, 9))  # no QEMU knows it
 SOUND = ("IB", 12, (2, 1))
 

@@ -1,6 +1,6 @@
-"""An image service that looks at nothing: it serves any bytes in any declared format with the right hash, and takes any.
+"""An image service that checks nothing: it serves any bytes in any declared format with the right hash, and accepts any.
 
-Glance looks into what it is given and would refuse most of the hostile battery; block storage may not count on that.
+Glance checks what it is given and would refuse most of the hostile files; block storage may not rely on that.
 """
 
 import hashlib

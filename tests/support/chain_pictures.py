@@ -34,18 +34,18 @@ BLOCK = re.compile(r"<!-- picture: ([a-z-]+) -->\n```text\n.*?```\n", re.DOTALL)
 
 @dataclass(frozen=True)
 class Volume:
-    """The files of one volume: what their headers and rows say, and what lies in them."""
+    """The files of one volume: what their headers and rows say, and their content."""
 
     tree: Tree
-    world: WorkerContext
+    worker: WorkerContext
     letters: str = string.ascii_uppercase + string.ascii_lowercase
 
     def write(self, *clusters: int) -> "Volume":
         """The guest writes new content, the next letter, into each of the clusters."""
-        world = self.world
+        worker = self.worker
         for cluster, letter in zip(clusters, self.letters, strict=False):
-            world = simulate.write(world, cluster, ord(letter))
-        return replace(self, world=world, letters=self.letters[len(clusters) :])
+            worker = simulate.write(worker, cluster, ord(letter))
+        return replace(self, worker=worker, letters=self.letters[len(clusters) :])
 
     def snapshot(self, name: str) -> "Volume":
         return self.follow(plan.snapshot(self.tree, SNAPSHOTS[name], 64))
@@ -54,24 +54,24 @@ class Volume:
         """Back to a snapshot; the newer ones stay as a branch, and the undo is over."""
         overlay = overlay_name(VOLUME, NEW)
         reverted = self.follow(plan.revert(self.tree, SNAPSHOTS[name], overlay, (), self.visible))
-        return reverted.follow(plan.let_go(reverted.tree, plan.UNDO, reverted.visible))
+        return reverted.follow(plan.release(reverted.tree, plan.UNDO, reverted.visible))
 
     def linked(self, name: str) -> "Volume":
         return replace(self, tree=replace(self.tree, shared={self.tree.snapshots[SNAPSHOTS[name]]: (CLONE,)}))
 
     def visible(self, name: str) -> Sequence[int]:
-        return [count * CLUSTER for count in simulate.visible(self.world, name)]
+        return [count * CLUSTER for count in simulate.visible(self.worker, name)]
 
     def follow(self, made: Plan) -> "Volume":
-        world = self.world
+        worker = self.worker
         for step in made.steps:
-            world = simulate.apply(world, step)
-        return replace(self, tree=made.after, world=world)
+            worker = simulate.apply(worker, step)
+        return replace(self, tree=made.after, worker=worker)
 
     def readers(self) -> dict[str, dict[int, int]]:
         """What the guest and each snapshot see."""
         named = {**self.tree.snapshots, "the guest": self.tree.active}
-        return {who: simulate.content(self.world, file) for who, file in named.items()}
+        return {who: simulate.content(self.worker, file) for who, file in named.items()}
 
 
 def fresh() -> Volume:
@@ -168,7 +168,7 @@ def _walk(tree: Tree, name: str | None = None, depth: int = 0) -> Iterator[tuple
 
 
 def _clusters(volume: Volume, name: str) -> str:
-    held = volume.world.files[name].clusters
+    held = volume.worker.files[name].clusters
     return " ".join(chr(held[number]) if number in held else "." for number in range(CLUSTERS))
 
 

@@ -26,25 +26,25 @@ class DiskContent:
     checks: bool
 
 
-def read_disk(share: Path, name: str) -> DiskContent:
+def read_disk(share: Path, name: str, format_: str = "qcow2") -> DiskContent:
     """Flattens the chain below ``name`` and reads the guest's counter and the filesystem's state from the copy."""
-    with flattened(share, name) as raw:
+    with flattened(share, name, format_) as raw:
         return read_raw(raw)
 
 
 @contextmanager
-def flattened(share: Path, name: str) -> Iterator[Path]:
+def flattened(share: Path, name: str, format_: str = "qcow2") -> Iterator[Path]:
     """Yields a raw copy of what a reader of ``name`` sees through its chain; it is the caller's to change."""
     with tempfile.TemporaryDirectory(dir=share.parent) as scratch:
         raw = Path(scratch) / "raw"
-        copies.copy_out(Source(name, "qcow2", 64), share, raw, "raw", False)
+        copies.copy_out(Source(name, format_, 64), share, raw, "raw", False)
         yield raw
 
 
-def digest(share: Path, name: str) -> str:
+def digest(share: Path, name: str, format_: str = "qcow2") -> str:
     """Returns the SHA-256 of what a reader of ``name`` sees through its chain: the size, and every block that is not zeros
     with its place."""
-    with flattened(share, name) as raw, raw.open("rb") as file:
+    with flattened(share, name, format_) as raw, raw.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         found, place = hashlib.sha256(str(size).encode()), 0
         while place < size:

@@ -82,7 +82,7 @@ class Server:
             engine.dispose()
 
     def stop(self) -> None:
-        """What it holds is thrown away, so it need not be written."""
+        """Kills the server: its content is discarded, so it need not be written."""
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)

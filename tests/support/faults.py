@@ -73,12 +73,12 @@ def build_shim(directory: Path) -> Shim:
 
 
 # What our own code does to the share, and where it hands over to a program.
-_OURS = ("fsync", "link", "unlink", "rename", "fchmod", "ftruncate")
+_OURS = ("fsync", "link", "unlink", "rename", "fchmod", "ftruncate", "pwrite")
 
 
 def _subject(name: str, arguments: tuple[Any, ...]) -> str:
     """The name of the file a call is about, where it is about one."""
-    if name in ("fsync", "fchmod", "ftruncate"):
+    if name in ("fsync", "fchmod", "ftruncate", "pwrite"):
         return os.path.basename(os.readlink(f"/proc/self/fd/{arguments[0]}"))
     return "" if name == "program" else os.path.basename(arguments[0])
 

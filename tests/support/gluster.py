@@ -66,7 +66,7 @@ class Gluster:
 
     @contextmanager
     def client_stopped(self) -> Iterator[int]:
-        """The FUSE process gets no more time (SIGSTOP): whoever touches the share hangs, as with a server that is away."""
+        """Stops the FUSE process (SIGSTOP): a program that touches the share hangs, as with a server that is away."""
         pid = self.client_pid
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -204,13 +204,13 @@ def _start_server(made: Gluster, undo: ExitStack) -> None:
 
 def _unmount(made: Gluster) -> None:
     mounts.unmount(made.path)
-    for pid in made._client_pids():  # nothing is mounted any more; one that cannot reach its server takes its time to see it
+    for pid in made._client_pids():  # nothing is mounted any more; a client that cannot reach its server needs time to notice
         with suppress(ProcessLookupError):
             _end(pid, signal.SIGKILL)
 
 
 def _stop_volume(made: Gluster) -> None:
-    """Its other processes go with it. Where glusterd takes too long for that, the bricks are ended all the same."""
+    """Its other processes end with it. If glusterd takes too long, the bricks are ended all the same."""
     with suppress(subprocess.SubprocessError):
         made.command("volume", "stop", VOLUME, "force")
     for number in range(made.bricks):

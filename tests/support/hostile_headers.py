@@ -1,4 +1,4 @@
-"""Headers that lie: every one of them is refused before QEMU sees the file."""
+"""Headers that lie: each is refused before QEMU opens the file."""
 
 import struct
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Honest headers with tables that lie. First-level tables are looked at by us, what they name is QEMU's to survive."""
+"""Honest headers with tables that lie. We check first-level tables; QEMU must survive what they name."""
 
 import struct
 import zlib

@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Keeps the server's messages out of the tests' output."""
 
     def _answer(self, status: int, body: Any = None) -> None:
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()

@@ -42,7 +42,7 @@ class Layers:
         self._put(name, at, bytes([value]) * length)
 
     def zero(self, name: str, at: int, length: int) -> None:
-        """Leaves zero clusters, which hide what is behind them."""
+        """Writes zero clusters, which hide what is behind them."""
         self._io(name, f"write -z -u {at} {length}")
         self._put(name, at, b"\0" * length)
 
@@ -102,7 +102,7 @@ class Layers:
 
 @contextmanager
 def opened(share: Path, name: str, format_: str = "qcow2") -> Iterator[None]:
-    """Holds an image and all behind it open, the image for writing, as a guest does, locks included."""
+    """Holds an image and everything behind it open, the image for writing, as a guest does, with its locks."""
     holder = subprocess.Popen(["qemu-io", "-f", format_, name], cwd=share, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdin is not None and holder.stdout is not None
     try:

@@ -1,4 +1,5 @@
-"""Lets programs of the host room use files of a test too: a program in place of another, a library, what one writes down."""
+"""Allows programs that the host room confines to use a test's files: a program in place of another, a library, an output
+file."""
 
 from pathlib import Path
 
@@ -8,6 +9,6 @@ from stillframe.host import confinement
 
 
 def let_in(patch: pytest.MonkeyPatch, *paths: Path) -> None:
-    """They may be read, run and written. What does not exist as yet is let in below its directory only."""
+    """The files may be read, executed and written. One that does not exist yet is allowed only below its directory."""
     for name in ("_PROGRAMS", "_DEVICES"):
         patch.setattr(confinement, name, (*getattr(confinement, name), *map(str, paths)))

@@ -24,7 +24,9 @@ def start() -> Server:
 def _prepare(directory: Path) -> tuple[list[str], str, str]:
     install = program("mariadb-server", "/usr/bin/mariadb-install-db")
     server = program("mariadb-server", "/usr/sbin/mariadbd")
-    own = f"--tmpdir={directory}"  # a server that starts clears away the temporary tables of all others that share it
+    own = (
+        f"--tmpdir={directory}"  # because a server that starts removes the temporary tables of all others in the same directory
+    )
     how = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", *_BOTH]
     run([install, "--no-defaults", f"--datadir={directory}/data", own, *how], directory)
     files = [f"--datadir={directory}/data", f"--socket={directory}/socket", f"--pid-file={directory}/pid", own]

@@ -22,12 +22,13 @@ from stillframe.errors import BadConfiguration, HostCommandFailed, ShareUnavaila
 from stillframe.host import files, mounts, probe, qemu_img, workdir
 from stillframe.host.copies import Source
 from stillframe.host.probe import Prober
-from stillframe.volumes.storage.drivers import directory, nfs
+from stillframe.volumes.storage.drivers import markers, nfs
 from stillframe.volumes.storage.drivers.directory import DirectoryShare
 from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.driver_suite.__main__ import quickly
 from tests.support.driver_suite.bench import Check, clean, open_bench
 from tests.support.layers import opened
+from tests.support.mounted import is_mounted
 from tests.support.nfs_inside import BASE, POINT, SQUASHED_TO_SERVICE, export
 from tests.support.nfs_vm import EXPORT, SERVICE_UID, SHARE_GID
 from tests.support.oracle_reader import Reader
@@ -80,7 +81,7 @@ def as_user(who: tuple[int, int], function: Callable[[], None]) -> None:
 
 
 def share() -> DirectoryShare:
-    return DirectoryShare(POINT, directory.prepare(POINT), 0, prober=Prober(POINT, fresh_for=0.0))
+    return DirectoryShare(POINT, markers.prepare(POINT), 0, prober=Prober(POINT, fresh_for=0.0))
 
 
 @check
@@ -89,8 +90,8 @@ def a_real_nfs_4_2_mount_is_in_place_with_our_options() -> None:
     assert found is not None
     assert (found.fstype, found.source) == ("nfs4", EXPORT)
     assert {"vers=4.2", "hard", "nosuid", "nodev", "noexec", "local_lock=none"} <= found.options, found.options
-    assert mounts.is_mounted(POINT, "nfs", EXPORT)
-    assert not mounts.is_mounted(POINT, "glusterfs", EXPORT)
+    assert is_mounted(POINT, "nfs", EXPORT)
+    assert not is_mounted(POINT, "glusterfs", EXPORT)
 
 
 @check

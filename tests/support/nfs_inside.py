@@ -16,7 +16,7 @@ BASE = Path("/var/lib/stillframe/mnt")
 POINT = mounts.mount_point(BASE, EXPORT)
 _AS_SERVICE = [
     *("setpriv", f"--reuid={SERVICE_UID}", f"--regid={SHARE_GID}", "--clear-groups"),
-    # To read the project wherever it lies; on the share, which another machine keeps, it is worth nothing.
+    # Lets it read the project anywhere; on the share, which another machine serves, it has no effect.
     *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search", "--"),
 ]
 

@@ -1,4 +1,4 @@
-"""What block storage must hold, as bytes: every volume, snapshot and backup as a value, and what each operation makes of it.
+"""The content that block storage must have: every volume, snapshot and backup as a value, and how each operation changes it.
 
 A disk is a mapping from blocks to the byte that fills them; a block it does not name reads as zeros. Only the blocks of
 ``places`` are ever written: first and last clusters of second-level tables, and the edges of each GiB.

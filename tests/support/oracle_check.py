@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.db.rows import Row
+from stillframe.db.rows import VolumeRow
 from tests.support.oracle import Model, Volume
 from tests.support.oracle_reader import Layer, Reader
 from tests.support.oracle_service import Storage
@@ -40,14 +40,14 @@ class Checker:
         """Files that nobody needs and that nothing but their age keeps."""
         return [name for volume_id in self._volumes for name in self._loose(volume_id)]
 
-    def _files(self, row: Row) -> dict[str, Layer]:
+    def _files(self, row: VolumeRow) -> dict[str, Layer]:
         """The volume's own files on its share."""
         share = Path(row["share"])
         found = [path.name for path in share.iterdir() if (names.parse(path.name) or ("",))[0] == row["id"]]
         lowest = names.base_name(row["id"])
         return {name: self._reader.look(share / name, row["base_format"] if name == lowest else "qcow2") for name in found}
 
-    def _all_layers(self) -> Iterator[tuple[Row, Layer]]:
+    def _all_layers(self) -> Iterator[tuple[VolumeRow, Layer]]:
         for volume_id, row in self._volumes.items():
             for layer in self._layers[volume_id].values():
                 yield row, layer
@@ -78,7 +78,7 @@ class Checker:
                 stored = self._block.stored(self._backups[backup_id])
                 yield from self._told("backup", backup_id, self._reader.differences(stored, "qcow2", backup.disk))
 
-    def _content(self, row: Row, volume: Volume) -> Iterator[str]:
+    def _content(self, row: VolumeRow, volume: Volume) -> Iterator[str]:
         share = Path(row["share"])
         if row["active_file"] not in self._layers[row["id"]]:
             yield f"the active file {row['active_file']} is not on the share"
@@ -102,7 +102,7 @@ class Checker:
             share = Path(row["share"])
             expected.setdefault(share, {".share-id"}).update(self._reachable(row))
             yield from self._beside(row, expected[share])
-            if row["untidy"]:  # what the last reader gave up is removed when somebody looks around
+            if row["needs_cleanup"]:  # housekeeping removes what its last reader has released
                 expected[share].update(self._layers[volume_id])
             else:
                 yield from (f"nobody needs {name}, and it is not merged" for name in self._loose(volume_id))
@@ -110,17 +110,18 @@ class Checker:
             yield from _compare(f"files of {share.name}", {path.name for path in share.rglob("*")} - {".stillframe"}, wanted)
             yield from _modes(share)
 
-    def _needed(self, row: Row) -> set[str]:
+    def _needed(self, row: VolumeRow) -> set[str]:
         """Files the rows point at."""
         mine = {other["backing"] for other in self._snapshots.values() if other["volume_id"] == row["id"]}
         held = {other["held_file"] for other in self._backups.values() if other["volume_id"] == row["id"]}
-        return {row["active_file"], row["undo_file"], *mine, *held, *self._shared(row["id"])} - {None}
+        named = {row["active_file"], row["undo_file"], *mine, *held, *self._shared(row["id"])}
+        return {name for name in named if name is not None}
 
     def _shared(self, volume_id: str) -> set[str]:
         linked = [row["linked_to"] for row in self._volumes.values() if row["linked_to"]]
         return {each["file"] for each in linked if each["volume_id"] == volume_id}
 
-    def _reachable(self, row: Row) -> set[str]:
+    def _reachable(self, row: VolumeRow) -> set[str]:
         layers, found, wanted = self._layers[row["id"]], set[str](), list(self._needed(row))
         while wanted:
             name = wanted.pop()
@@ -131,7 +132,7 @@ class Checker:
         return found
 
     def _loose(self, volume_id: str) -> list[str]:
-        """Files without a reader of their own, with one file on top, and nothing of another volume above them."""
+        """Files that nobody reads by themselves, with one file on top, and nothing of another volume above them."""
         layers, needed = self._layers[volume_id], self._needed(self._volumes[volume_id])
         shared = self._shared(volume_id)
 
@@ -146,7 +147,7 @@ class Checker:
     def _above(layers: Mapping[str, Layer], name: str) -> list[str]:
         return [other.name for other in layers.values() if other.backing == name]
 
-    def _beside(self, row: Row, expected: set[str]) -> Iterator[str]:
+    def _beside(self, row: VolumeRow, expected: set[str]) -> Iterator[str]:
         """The documents beside a volume's files, as Cinder's file drivers keep them, and the record."""
         share, volume_id = Path(row["share"]), row["id"]
         mine = {key: other for key, other in self._snapshots.items() if other["volume_id"] == volume_id}
@@ -176,7 +177,7 @@ def _compare(what: str, found: Any, wanted: Any) -> Iterator[str]:
         yield f"{what}: {found}, not {wanted}"
 
 
-def _columns(row: Row | None, wanted: Mapping[str, Any]) -> Iterator[str]:
+def _columns(row: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> Iterator[str]:
     if row is not None:
         for name, value in wanted.items():
             yield from _compare(f"{name} of {row['id']}", row[name], value)

@@ -50,8 +50,8 @@ class Request:
     free: bool = True
 
 
-def build(block: Block, reader: Reader) -> tuple[Scene, Model]:
-    """Makes the scene, and the model of it."""
+def build(block: Block, reader: Reader, volume_type: str = THIN) -> tuple[Scene, Model]:
+    """Makes the scene, and the model of it; ``volume_type`` is THIN, or THICK for a volume whose lowest file is raw."""
     model = Model()
 
     def ask(method: str, **parameters: Any) -> str:
@@ -62,8 +62,8 @@ def build(block: Block, reader: Reader) -> tuple[Scene, Model]:
     def write(value: int) -> None:
         _write(block, reader, model.volumes[volume], volume, value)
 
-    volume = ask("create_volume", wanted={"size": 1, "volume_type": THIN})
-    model.create(volume, 1)
+    volume = ask("create_volume", wanted={"size": 1, "volume_type": volume_type})
+    model.create(volume, 1, "qcow2" if volume_type == THIN else "raw")
     write(1)
     old = ask("create_snapshot", volume_id=volume, wanted={})
     model.snapshot(volume, old)
@@ -275,7 +275,7 @@ REQUESTS: Mapping[str, Request] = {
         "update_volume", lambda scene, who: {"volume_id": scene.volume, "changes": {"name": who}}, _rename, False
     ),
 }
-LOOK = "look around"  # what the worker does by itself; asked of nobody, refused to nobody
+LOOK = "look around"  # what the worker does by itself; nobody requests it and it refuses nobody
 
 
 def outcomes(model: Model, scene: Scene, asked: tuple[Asked, Asked]) -> Iterator[tuple[str, Model]]:
@@ -312,7 +312,7 @@ def _possible(model: Model, scene: Scene, each: Asked) -> bool:
 
 
 def _none_possible(model: Model, scene: Scene, asked: tuple[Asked, Asked]) -> bool:
-    """Both were refused: right only when neither could have been done."""
+    """Both were refused, which is right only if neither could have been done."""
     return not any(each.name == LOOK or _possible(copy.deepcopy(model), scene, each) for each in asked)
 
 

@@ -55,7 +55,7 @@ class Reader:
         self._process.stdout.close()
 
     def forget(self) -> None:
-        """Everything is read anew."""
+        """Forgets everything, so that all is read again."""
         self._known.clear()
         self._layers.clear()
 

@@ -4,6 +4,7 @@ The share, the database and the backup store lie in memory where the machine has
 the content of files, not what a disk does with them.
 """
 
+import os
 import shutil
 import tempfile
 import time
@@ -19,7 +20,8 @@ from stillframe import config
 from stillframe.config import Settings
 from stillframe.context import Context
 from stillframe.db.engine import Database
-from stillframe.db.rows import Row, many
+from stillframe.db.queries import many
+from stillframe.db.rows import BackupRow, OperationRow, SnapshotRow, VolumeRow
 from stillframe.db.tables import backups, operations, snapshots, volumes
 from stillframe.errors import StillframeError
 from stillframe.host import files
@@ -27,7 +29,7 @@ from stillframe.journal.record import Journal, this_process
 from stillframe.journal.runner import run
 from stillframe.main import state
 from stillframe.volumes import periodic
-from stillframe.volumes.clients.compute import ComputeDoor
+from stillframe.volumes.clients.compute import ComputeClient
 from stillframe.volumes.kinds import KINDS
 from stillframe.volumes.manager import Manager
 from stillframe.volumes.worker.context import WorkerContext, open_context
@@ -118,28 +120,28 @@ class Storage:
     def failed(self) -> list[str]:
         """Operations that did not end as they should, in words."""
         with self.database.read() as connection:
-            rows = many(connection, select(operations).where(operations.c.state != "done"))
+            rows = many(OperationRow, connection, select(operations).where(operations.c.state != "done"))
         return [f"{row['kind']} is {row['state']}: {(row['fault'] or {}).get('message')}" for row in rows]
 
-    def volumes(self) -> dict[str, Row]:
+    def volumes(self) -> dict[str, VolumeRow]:
         return self._by_id(volumes)
 
-    def snapshots(self) -> dict[str, Row]:
+    def snapshots(self) -> dict[str, SnapshotRow]:
         return self._by_id(snapshots)
 
-    def backups(self) -> dict[str, Row]:
+    def backups(self) -> dict[str, BackupRow]:
         return self._by_id(backups)
 
-    def _by_id(self, table: Any) -> dict[str, Row]:
+    def _by_id(self, table: Any) -> dict[str, Any]:
         with self.database.read() as connection:
-            return {row["id"]: row for row in many(connection, select(table).order_by(table.c.seq))}
+            return {row["id"]: row for row in many(dict, connection, select(table).order_by(table.c.seq))}
 
     @property
     def shares(self) -> Sequence[Path]:
         """Those that were used."""
         return [path for path in self._shares if path.is_dir()]
 
-    def stored(self, row: Row) -> Path:
+    def stored(self, row: BackupRow) -> Path:
         """The file in the backup store that reads as a backup, through those beside it."""
         (found,) = self._store.rglob(f"backup-{row['stored_id']}.qcow2")
         return found
@@ -152,9 +154,9 @@ class Block(Storage):
         found = settings(directory)
         shares = [directory / name for name in (THIN, THICK)]
         super().__init__(database or Database(found.database), shares, directory / "state/backups")
-        self.world: WorkerContext = replace(open_context(found, self.database), compute=cast("ComputeDoor", NoServers()))
-        self.journal = Journal(self.database, "volumes", this_process(HOST), 30)
-        self._methods = Manager(self.world, lambda: None).methods()
+        self.worker: WorkerContext = replace(open_context(found, self.database), compute=cast("ComputeClient", NoServers()))
+        self.journal = Journal(self.database, "volumes", this_process(HOST), 30, KINDS)
+        self._methods = Manager(self.worker, lambda: None).methods()
         self._context = Context("somebody", "demo", ("member", "reader"), "req-1")
 
     def close(self) -> None:
@@ -186,13 +188,13 @@ class Block(Storage):
             if not taken and self.journal.keeps:  # what another process has open is free in a moment
                 time.sleep(0.01)
                 continue
-            if not taken and not self._hasten():
+            if not taken and not self._speed_up():
                 return
             for operation in taken:
-                run(self.journal, KINDS[operation.kind], self.world, operation)
+                run(self.journal, KINDS[operation.kind], self.worker, operation)
         raise AssertionError(f"operations without an end: {self.failed()}")
 
-    def _hasten(self) -> bool:
+    def _speed_up(self) -> bool:
         waiting = (
             operations.c.state.in_(("pending", "running", "undoing")),
             operations.c.lease_until > 0,
@@ -208,11 +210,32 @@ class Block(Storage):
 
     def look_around(self) -> None:
         """What the worker does by itself from time to time."""
-        periodic.look(self.world)
+        periodic.look(self.worker)
         self.drain()
 
 
 def fresh_copy(template: Path, directory: Path) -> None:
     """Puts the directory back to what ``prepare`` made."""
     shutil.rmtree(directory, ignore_errors=True)
-    shutil.copytree(template, directory)
+    sparse_copy(template, directory)
+
+
+def sparse_copy(source: Path, target: Path) -> None:
+    """Copies a directory; what is a hole in a file, such as most of a raw volume, stays one."""
+    shutil.copytree(source, target, copy_function=_copy_file)
+
+
+def _copy_file(source: str, target: str) -> str:
+    with open(source, "rb") as old, open(target, "wb") as new:
+        place, end = 0, os.fstat(old.fileno()).st_size
+        os.ftruncate(new.fileno(), end)
+        while place < end:
+            try:
+                place = os.lseek(old.fileno(), place, os.SEEK_DATA)
+            except OSError:
+                break  # a hole up to the end
+            until = os.lseek(old.fileno(), place, os.SEEK_HOLE)
+            os.pwrite(new.fileno(), os.pread(old.fileno(), until - place, place), place)
+            place = until
+    shutil.copystat(source, target)
+    return target

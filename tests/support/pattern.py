@@ -36,15 +36,16 @@ class Pattern:
         return dict(self.clusters)
 
 
-def seen(share: Path, name: str) -> dict[int, int]:
+def seen(share: Path, name: str, format_: str = "qcow2") -> dict[int, int]:
     """Reads a file through its chain: the byte of each cluster that is not zeros; -1 where a cluster holds several."""
     with tempfile.TemporaryDirectory(dir=share.parent) as scratch:
         raw = Path(scratch) / "raw"
-        copies.copy_out(Source(name, "qcow2", 64), share, raw, "raw", False)
-        return _bytes(raw)
+        copies.copy_out(Source(name, format_, 64), share, raw, "raw", False)
+        return of_raw(raw)
 
 
-def _bytes(raw: Path) -> dict[int, int]:
+def of_raw(raw: Path) -> dict[int, int]:
+    """As ``seen``, for a raw file."""
     found: dict[int, int] = {}
     with raw.open("rb") as file:
         place, end = 0, os.fstat(file.fileno()).st_size

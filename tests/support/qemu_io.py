@@ -18,7 +18,7 @@ def write(share: Path, name: str, text: bytes) -> None:
 @contextmanager
 def writer(share: Path, name: str, *commands: str) -> Iterator[None]:
     """Writes, and has the file open while the block runs; then dies without closing it."""
-    done = ("-c", "length")  # says something once all before it is done
+    done = ("-c", "length")  # prints something when everything before it is done
     words = ["stdbuf", "-oL", "qemu-io", "-f", "qcow2", *(word for each in commands for word in ("-c", each)), *done]
     started = subprocess.Popen([*words, "-c", "sleep 600000", name], cwd=share, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None

@@ -105,4 +105,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Keeps the proxy's messages out of the tests' output."""

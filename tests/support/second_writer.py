@@ -1,4 +1,4 @@
-"""Somebody without rights who may write to a share: a process that tries one thing again and again while we work there."""
+"""A user without rights who may write to a share: a process that tries one thing again and again while we work there."""
 
 import os
 import shutil

@@ -31,7 +31,7 @@ class Service(Protocol):
         """Its exit code, a signal's number negated, or None as long as it runs."""
 
     def wait(self, seconds: float) -> int | None:
-        """The code, None when it still runs after that time."""
+        """Returns its exit code; None when it still runs after that time."""
 
     def signal(self, number: int) -> None: ...
 

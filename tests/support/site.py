@@ -1,8 +1,8 @@
-"""A guest with disks of known bytes, chains arranged for each way to merge, and what must hold after whatever happened."""
+"""A guest with disks of known bytes, chains that need each way to merge, and what must hold whatever happened."""
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.support.qcow2_content import Memory, digest, digests
 from tests.support.stack import Stack, read_when_there, wait_for
 
 KINDS = ("commit", "commit_active", "pull")
-LARGE = 36  # clusters the other side has more than what is copied
+LARGE = 36  # clusters that the other side has beyond what is copied
 Content = dict[int, bytes]
 
 
@@ -48,11 +48,12 @@ class Disk:
 
 
 @contextmanager
-def open_site(directory: Path, disks: int, options: str = "") -> Iterator["Site"]:
-    """Services in ``directory`` and a guest that has so many disks of known bytes; all of it is taken away afterwards."""
+def open_site(directory: Path, disks: int, options: str = "", raw: Collection[int] = ()) -> Iterator["Site"]:
+    """Services in ``directory`` and a guest that has so many disks of known bytes, those numbered in ``raw`` as raw files; all
+    of it is taken away afterwards."""
     lab = open_lab(directory, options)
     try:
-        yield Site(lab, disks)
+        yield Site(lab, disks, raw)
     finally:
         lab.clear()
 
@@ -60,14 +61,16 @@ def open_site(directory: Path, disks: int, options: str = "") -> Iterator["Site"
 class Site:
     """The guest's first disk has its own filesystem and counter, the others known bytes."""
 
-    def __init__(self, lab: Lab, disks: int) -> None:
+    def __init__(self, lab: Lab, disks: int, raw: Collection[int] = ()) -> None:
         targets = [f"vd{chr(98 + number)}" for number in range(disks)]
-        lab.add_guest(1 + disks, GuestOptions(raw=":".join(targets), interval_us=1_000_000))
+        plain = GuestOptions(raw=":".join(targets), interval_us=1_000_000)
+        lab.add_guest(1 + disks, plain, raw=[number + 1 for number in raw])
         self.lab = lab
         self.disks = [
             Disk(volume_id, target, Pattern(f"/dev/{target}"))
             for volume_id, target in zip(lab.volumes[1:], targets, strict=True)
         ]
+        self.raw_files = {f"volume-{self.disks[number].id}" for number in raw}
         self.armed = ""
 
     @property
@@ -152,7 +155,7 @@ class Site:
         found: dict[str, int] = self.lab.guest.domain.blockJobInfo(disk.target, 0)
         return found
 
-    def merge(self) -> dict[str, Any]:
+    def merge(self) -> Any:
         """The one merge that has not ended, as compute's journal has it."""
         database = Database(f"sqlite:///{self.lab.stack.state_dir}/stillframe.sqlite")
         with database.read() as connection:
@@ -168,7 +171,7 @@ class Site:
             with database.read() as connection:
                 rows = [row for service in ("volumes", "compute") for row in operations.unfinished(connection, service)]
             database.close()
-            parked = {row["kind"]: str(row["fault"]["message"]) for row in rows if row["state"] == "parked"}
+            parked = {row["kind"]: str((row["fault"] or {})["message"]) for row in rows if row["state"] == "parked"}
             return parked if len(parked) == len(rows) == count else {}
 
         wait_for(lambda: bool(look()), f"{count} parked operations", 60)
@@ -217,13 +220,17 @@ class Site:
 
     def look(self, skipped: str = "") -> None:
         """Every byte of every snapshot (but ``skipped``) and volume, the guest running or not."""
-        memory = Memory()  # each file is read once
+        memory = Memory(self.raw_files)  # each file is read once
         for disk in self.disks:
             for snapshot_id, wanted in disk.held.items():
                 if snapshot_id != skipped:
                     found = digests(self.share, self.lab.snapshot_file(disk.id, snapshot_id), memory)
                     assert found == wanted, (disk.id, snapshot_id)
             assert self._active(disk, lambda share, name: digests(share, name, memory)) == disk.content, disk.id
+
+    def read(self, share: Path, name: str) -> dict[int, int]:
+        """What QEMU's own reader finds in a file through its chain."""
+        return seen(share, name, "raw" if name in self.raw_files else "qcow2")
 
     def _active(self, disk: Disk, read: Callable[[Path, str], Any]) -> Any:
         return read_when_there(lambda: read(self.share, self.chain(disk.id)["active_file"]))
@@ -235,14 +242,14 @@ class Site:
             hypervisor.power(domain, "destroy")
         self.look()
         for disk in self.disks:
-            assert self._active(disk, seen) == disk.pattern.clusters, disk.id
+            assert self._active(disk, self.read) == disk.pattern.clusters, disk.id
         self.sound()
         self.restart_guest()
 
     def sound(self) -> None:
-        """No guest held or frozen, no file without an owner, headers and rows agree, nothing hidden is left over."""
+        """No guest is suspended or frozen, no file is without an owner, headers and rows agree, nothing hidden is left over."""
         wait_for(lambda: journal_is_empty(self.lab.stack), "the journal")
-        # Of a guest that died while it was held, the watchdog forgets at its next look.
+        # The watchdog forgets a guest that died while suspended at its next look.
         wait_for(
             lambda: freeze_record.read_all(self.lab.stack.state_dir / "freeze") == [], "the watchdog to have no guest left"
         )

@@ -10,7 +10,13 @@ from pathlib import Path
 @contextmanager
 def small_share(directory: Path, mib: int) -> Iterator[Path]:
     """Yields where the services of ``directory`` keep their volumes, a file system of ``mib`` MiB."""
-    image, mounted = directory / "share.ext4", directory / "state/share"
+    with small_disk(directory / "share.ext4", directory / "state/share", mib) as mounted:
+        yield mounted
+
+
+@contextmanager
+def small_disk(image: Path, mounted: Path, mib: int) -> Iterator[Path]:
+    """Mounts a file system of ``mib`` MiB at ``mounted``."""
     image.touch()
     os.truncate(image, mib << 20)
     subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image], check=True)

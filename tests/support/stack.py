@@ -40,9 +40,10 @@ class Api:
         """Sends one request to "volume" or "compute"; ``more`` goes to requests as it is."""
         key = "block_storage_endpoint_override" if service == "volume" else "compute_endpoint_override"
         version = "volume 3.71" if service == "volume" else "compute 2.90"
-        headers = {"OpenStack-API-Version": version, **more.pop("headers", {})}
+        headers = {"OpenStack-API-Version": version, "Stillframe-Additions": "1", **more.pop("headers", {})}
         if body is not None:
             more["json"] = body
+        more.setdefault("verify", self._cloud.get("cacert", True))
         return self._session.request(method, self._cloud[key] + path, headers=headers, timeout=60, **more)
 
     def port(self, service: str) -> int:
@@ -66,9 +67,9 @@ class Api:
         found: dict[str, Any] = self.ok("compute", "GET", f"/os-assisted-snapshots/{set_id}")["assisted_snapshot"]
         return found
 
-    def create_volume(self, name: str = "v", size: int = 1) -> str:
+    def create_volume(self, name: str = "v", size: int = 1, **more: Any) -> str:
         """Creates a volume and waits until it is available."""
-        made = self.ok("volume", "POST", "/volumes", {"volume": {"name": name, "size": size}})["volume"]
+        made = self.ok("volume", "POST", "/volumes", {"volume": {"name": name, "size": size, **more}})["volume"]
         wait_for(lambda: self.volume(made["id"])["status"] == "available", "the volume")
         return str(made["id"])
 
@@ -92,7 +93,7 @@ class Api:
         wait_for(lambda: self.volume(volume_id)["status"] == "available", "the detachment", 60)
 
     def take(self, server_id: str, **wanted: Any) -> dict[str, Any]:
-        """Takes an assisted snapshot and waits until it is available or error. One that is refused is told as ``Refused``."""
+        """Takes an assisted snapshot and waits until it is available or error. A refusal is returned as ``Refused``."""
         answer = self.send("compute", "POST", f"/servers/{server_id}/os-assisted-snapshots", {"assisted_snapshot": wanted})
         if answer.status_code == 409:
             return Refused(answer.text)
@@ -105,7 +106,7 @@ class Api:
 
 
 def wait_for(what: Callable[[], bool], name: str, seconds: float = 30) -> None:
-    """Asks again and again, the less often the longer it takes: most askers cost a request."""
+    """Asks again and again, less often the longer it takes, because most questions are requests."""
     start = time.monotonic()
     while not what():
         waited = time.monotonic() - start

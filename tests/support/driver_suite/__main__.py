@@ -1,7 +1,8 @@
 """Runs the checks on a share of this machine: ``python -m tests.support.driver_suite KIND DIRECTORY [EXPORT [OPTIONS]]``.
 
-KIND is local, nfs or glusterfs. DIRECTORY is the share's directory (local), where it is mounted, or the directory to mount
-it below. OPTIONS are mount options, separated by commas. ``--small`` also fills the share, which must have 200 MiB at most.
+KIND is local, nfs, glusterfs or iscsi. DIRECTORY is the share's directory (local, iscsi), where it is mounted, or the directory
+to mount it below. OPTIONS are mount options, separated by commas. ``--small`` also fills the share, which must have 200 MiB at
+most.
 ``--quick`` leaves out all but a few, for a machine on which a program takes a second to start.
 One line for each check; ends with 1 when one failed.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.driver_suite import contents, full, hostile, safety
-from tests.support.driver_suite.bench import EVERYWHERE, WHEN_SMALL, Bench, Check, clean, open_bench
+from tests.support.driver_suite.bench import KINDS, WHEN_SMALL, Bench, Check, checks_for, clean, open_bench
 from tests.support.oracle_reader import Reader
 
 MODULES = (contents, hostile, safety, full)
@@ -33,7 +34,7 @@ def main(words: list[str]) -> int:
     reader = Reader()
     with tempfile.TemporaryDirectory(prefix="stillframe-") as scratch:
         bench = open_bench(kind, Path(place), export, Path(scratch), reader)
-        chosen = quickly() if quick else {**EVERYWHERE, **(WHEN_SMALL if small else {})}
+        chosen = quickly() if quick else {**checks_for(KINDS[kind].CAPABILITIES), **(WHEN_SMALL if small else {})}
         failed = [name for name, check in chosen.items() if not _passes(bench, name, check)]
     reader.close()
     print(f"{kind}: {len(chosen) - len(failed)} of {len(chosen)} checks passed", flush=True)

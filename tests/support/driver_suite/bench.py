@@ -15,14 +15,17 @@ from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ShareUnavailable
 from stillframe.host import mounts, workdir
+from stillframe.host.copies import Source
 from stillframe.host.probe import Prober
-from stillframe.volumes.storage.drivers import contract, directory, glusterfs, local, nfs
+from stillframe.volumes.storage.drivers import contract, glusterfs, iscsi, local, markers, native, nfs
+from stillframe.volumes.storage.drivers.contract import Capabilities
 from stillframe.volumes.storage.drivers.directory import DirectoryShare
+from stillframe.volumes.storage.drivers.native import NativeShare
 from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.oracle import GIB, Disk
 from tests.support.oracle_reader import Reader, chain
 
-KINDS: dict[str, ModuleType] = {"local": local, "nfs": nfs, "glusterfs": glusterfs}
+KINDS: dict[str, ModuleType] = {"local": local, "nfs": nfs, "glusterfs": glusterfs, "iscsi": iscsi}
 MIB = 1 << 20
 Piece = tuple[int, int, int]  # place, blocks, byte; see oracle
 
@@ -44,16 +47,29 @@ class Bench:
     def module(self) -> ModuleType:
         return KINDS[self.kind]
 
+    @property
+    def capabilities(self) -> Capabilities:
+        found: Capabilities = self.module.CAPABILITIES
+        return found
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What a base may be; the first is what it is where a check does not care."""
+        return ("qcow2", "raw") if self.capabilities.chains else ("raw",)
+
     def share(self, raw: Sequence[str] = (), minimum_free: int = 0, share_id: str | None = None) -> DirectoryShare:
         """The share as a backend opens it, except that no answer of the probe is believed a second time."""
-        prober = None if self.kind == "local" else Prober(self.path, fresh_for=0.0)
-        found = share_id or directory.prepare(self.path)
-        return DirectoryShare(self.path, found, minimum_free, lambda: set(raw), prober)
+        found = share_id or markers.prepare(self.path)
+        if not self.capabilities.chains:
+            return NativeShare(self.path, found, minimum_free, lambda: native.volume_files(self.path))
+        prober = None if self.capabilities.here else Prober(self.path, fresh_for=0.0)
+        able = self.capabilities
+        return DirectoryShare(self.path, found, minimum_free, lambda: set(raw), prober, capabilities=able)
 
     @contextmanager
     def lost(self) -> Iterator[None]:
-        """The share is away: where it was lies an empty directory, as after an unmount."""
-        if self.kind == "local":
+        """Takes the share away: in its place is an empty directory, as after an unmount."""
+        if self.capabilities.here:
             away = self.path.with_name(f"{self.path.name}-away")
             self.path.rename(away)
             self.path.mkdir(mode=0o2770)
@@ -71,13 +87,13 @@ class Bench:
             self.module.prepare(self.export, self.base)
 
     @contextmanager
-    def volume(self, format_: str = "qcow2") -> Iterator["Volume"]:
+    def volume(self, format_: str | None = None) -> Iterator["Volume"]:
         """A volume's files, with a base of 1 GiB. Afterwards nothing else may have come to the share or gone from it."""
         volume = Volume(self, self.share(), str(uuid.uuid4()))
         self.live.add(volume.id)
         before = self._others()
         try:
-            volume.make_base(format_)
+            volume.make_base(format_ or self.formats[0])
             yield volume
             mine = {names.info_name(volume.id), names.record_name(volume.id), *volume.disks}
             stray = {name for name in self.names() if volume.id in name} - mine
@@ -101,8 +117,9 @@ class Bench:
 
 def open_bench(kind: str, place: Path, export: Export, scratch: Path, reader: Reader) -> Bench:
     """``place`` is where the share is mounted, or the directory to mount it below."""
-    if kind == "local":
-        return Bench(kind, Export(str(place)), place.parent, local.prepare(Export(str(place)), scratch), scratch, reader)
+    if KINDS[kind].CAPABILITIES.here:
+        made: Path = KINDS[kind].prepare(Export(str(place)), scratch)
+        return Bench(kind, Export(str(place)), place.parent, made, scratch, reader)
     mounted = mounts.find(place) is not None
     base = place.parent if mounted else place
     path: Path = KINDS[kind].prepare(export, base)
@@ -137,10 +154,33 @@ class Volume:
         """Where a file lies before it is published."""
         return self.bench.path / workdir.NAME / names.temporary_name(self.id, token)
 
-    def make_base(self, format_: str = "qcow2") -> None:
+    @property
+    def format(self) -> str:
+        """What a file is that is made in one piece."""
+        return self.bench.formats[0]
+
+    def image(self, name: str | None = None, gib: int = 1) -> Image:
+        """An image that stands alone, under a new name by default."""
+        return Image(name or self.new_name(), self.format, gib * GIB)
+
+    def source(self, name: str) -> Source:
+        return Source(name, self.formats.get(name, self.format), 0)
+
+    def second(self, *pieces: Piece) -> str:
+        """Another file of the volume that reads as its base, with something written to it: an overlay, or a clone."""
+        if self.bench.capabilities.chains:
+            return self.overlay(self.base, *pieces)
+        disk, image = self.disks[self.base], self.image()
+        self.share.clone(self.id, self.base, image, self.token())
+        self.known(image.name, disk, "raw")
+        if pieces:
+            self.write(image.name, *pieces)
+        return image.name
+
+    def make_base(self, format_: str) -> None:
         self.share.create(self.id, Image(self.base, format_, GIB), self.token())
         self.known(self.base, Disk(1), format_)
-        if format_ == "raw":
+        if format_ == "raw" and self.bench.capabilities.chains:
             self.share = self.bench.share(raw=[self.base])
 
     def known(self, name: str, disk: Disk, format_: str = "qcow2") -> str:
@@ -167,7 +207,7 @@ class Volume:
         self.disks[name] = self.bench.reader.write(self.path(name), self.formats[name], self.disks[name], pieces)
 
     def check(self) -> None:
-        """Every file reads as it must, is sound, is ours alone, and what lies beside it is no leftover."""
+        """Checks that every file reads as it must, is sound and accessible only to us, and has no leftovers beside it."""
         self.bench.reader.forget()
         self.bench.reader.look_again()
         for name, disk in self.disks.items():
@@ -210,12 +250,30 @@ def refused(kind: type[Exception], words: str = "") -> Iterator[None]:
 
 Check = Callable[[Bench], None]
 EVERYWHERE: dict[str, Check] = {}  # for every kind of share
+WITH_CHAINS: dict[str, Check] = {}
+NATIVE: dict[str, Check] = {}  # for shares with snapshots of their own
 WHEN_SMALL: dict[str, Check] = {}  # for a share of 200 MiB at most, which is filled
 
 
 def everywhere(check: Check) -> Check:
     EVERYWHERE[check.__name__] = check
     return check
+
+
+def with_chains(check: Check) -> Check:
+    WITH_CHAINS[check.__name__] = check
+    return check
+
+
+def with_native_snapshots(check: Check) -> Check:
+    NATIVE[check.__name__] = check
+    return check
+
+
+def checks_for(capabilities: Capabilities) -> dict[str, Check]:
+    """What a share with these capabilities is held to."""
+    more = WITH_CHAINS if capabilities.chains else {}
+    return {**EVERYWHERE, **more, **(NATIVE if capabilities.native_snapshots else {})}
 
 
 def when_small(check: Check) -> Check:
@@ -226,47 +284,51 @@ def when_small(check: Check) -> Check:
 Call = Callable[[contract.Share, Volume], object]
 
 
-def calls(scratch: Path) -> dict[str, Call]:
-    """Every method of a share, called on a volume with a base and one overlay as in daily work."""
-    from stillframe.host.copies import Source
+ONLY_CHAINS = ("create_overlay", "commit", "pull", "repoint", "repair", "holds_data")
 
-    def overlay(volume: Volume) -> str:
+
+def calls(bench: Bench) -> dict[str, Call]:
+    """Every method that a share of the kind has, called on a volume with a base and a second file as in daily work."""
+    scratch = bench.scratch
+    left_out = ("clone",) if bench.capabilities.chains else ONLY_CHAINS
+
+    def second(volume: Volume) -> str:
         return next(name for name in volume.disks if name != volume.base)
 
     def source(volume: Volume) -> Source:
-        return Source(overlay(volume), "qcow2", 0)
+        return volume.source(second(volume))
 
-    return {
+    found: dict[str, Call] = {
         "probe": lambda share, _: share.probe(),
         "probe_for_writing": lambda share, _: share.probe_for_writing(),
-        "images": lambda share, volume: share.images(volume.id, "qcow2"),
-        "image": lambda share, volume: share.image(volume.base, "qcow2"),
-        "create": lambda share, volume: share.create(volume.id, Image(volume.new_name(), "qcow2", GIB), volume.token()),
+        "images": lambda share, volume: share.images(volume.id, volume.format),
+        "image": lambda share, volume: share.image(volume.base, volume.format),
+        "create": lambda share, volume: share.create(volume.id, volume.image(), volume.token()),
         "create_overlay": lambda share, volume: share.create_overlay(
             volume.id, Image(volume.new_name(), "qcow2", GIB, volume.base, "qcow2"), volume.token()
         ),
-        "copy": lambda share, volume: share.copy(
-            volume.id, source(volume), Image(volume.new_name(), "qcow2", GIB), volume.token()
-        ),
+        "copy": lambda share, volume: share.copy(volume.id, source(volume), volume.image(), volume.token()),
+        "clone": lambda share, volume: share.clone(volume.id, second(volume), volume.image(), volume.token()),
+        "differing": lambda share, volume: share.differing(second(volume), volume.base),
         "copy_out": lambda share, volume: share.copy_out(source(volume), scratch / "out", "raw", False),
-        "copy_layer_out": lambda share, volume: share.copy_layer_out(source(volume), scratch / "layer", "below"),
-        "commit": lambda share, volume: share.commit(volume.id, overlay(volume), volume.base),
-        "pull": lambda share, volume: share.pull(volume.id, overlay(volume), None, None),
-        "repoint": lambda share, volume: share.repoint(volume.id, overlay(volume), volume.base, "qcow2"),
-        "rename": lambda share, volume: share.rename(volume.id, overlay(volume), volume.new_name()),
-        "resize": lambda share, volume: share.resize(volume.id, overlay(volume), "qcow2", 2 * GIB),
+        "copy_layer_out": lambda share, volume: share.copy_layer_out(source(volume), scratch / "layer", "below", volume.base),
+        "commit": lambda share, volume: share.commit(volume.id, second(volume), volume.base),
+        "pull": lambda share, volume: share.pull(volume.id, second(volume), None, None),
+        "repoint": lambda share, volume: share.repoint(volume.id, second(volume), volume.base, "qcow2"),
+        "rename": lambda share, volume: share.rename(volume.id, second(volume), volume.new_name()),
+        "resize": lambda share, volume: share.resize(volume.id, second(volume), volume.format, 2 * GIB),
         "repair": lambda share, volume: share.repair(volume.id, volume.base, "qcow2"),
-        "visible": lambda share, volume: share.visible(overlay(volume), "qcow2"),
-        "holds_data": lambda share, volume: share.holds_data(overlay(volume)),
+        "visible": lambda share, volume: share.visible(second(volume), volume.format),
+        "holds_data": lambda share, volume: share.holds_data(second(volume)),
         "sweep": lambda share, _: share.sweep(),
         "free": lambda share, _: share.free(),
         "total": lambda share, _: share.total(),
         "files": lambda share, volume: share.files(volume.id),
         "listing": lambda share, _: share.listing(),
         "in_use": lambda share, volume: share.in_use(volume.id),
-        "remove": lambda share, volume: share.remove(volume.id, overlay(volume)),
-        "adopt": lambda share, volume: share.adopt(volume.id, "a-file", volume.new_name()),
-        "give_back": lambda share, volume: share.give_back(volume.id, overlay(volume), "given-back"),
+        "remove": lambda share, volume: share.remove(volume.id, second(volume)),
+        "manage_file": lambda share, volume: share.manage_file(volume.id, "a-file", volume.new_name()),
+        "unmanage_file": lambda share, volume: share.unmanage_file(volume.id, second(volume), "given-back"),
         "remove_temporary": lambda share, volume: share.remove_temporary(volume.id, volume.token()),
         "holds_temporary": lambda share, volume: share.holds_temporary(volume.id, volume.token()),
         "read_document": lambda share, volume: share.read_document(names.info_name(volume.id)),
@@ -277,15 +339,16 @@ def calls(scratch: Path) -> dict[str, Call]:
         "foreign_readers": lambda share, volume: share.foreign_readers(volume.id, ()),
         "users": lambda share, volume: share.users([volume.base]),
         "check_sound": lambda share, volume: share.check_sound(volume.id),
-        "check_whole": lambda share, volume: share.check_whole(volume.base, "qcow2", 60.0),
+        "check_whole": lambda share, volume: share.check_whole(volume.base, volume.format, 60.0),
         "make_sound": lambda share, volume: share.make_sound(volume.id),
     }
+    return {name: call for name, call in found.items() if name not in left_out}
 
 
 def expect_all_unavailable(bench: Bench, share: contract.Share, volume: Volume) -> None:
-    """No method takes silence for an answer."""
+    """Checks that no method takes a missing answer for an answer."""
     wrong = []
-    for name, call in calls(bench.scratch).items():
+    for name, call in calls(bench).items():
         try:
             answer = call(share, volume)
         except ShareUnavailable:

@@ -1,4 +1,4 @@
-"""A share without room: what is there stays right, what was begun leaves nothing, and deleting works."""
+"""A share without free space: what exists stays correct, what was begun leaves nothing, and deleting works."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Names that are no names, files that are no files, and raw content that pretends to be a header."""
+"""Invalid names, entries that are not files, and raw content that looks like a header."""
 
 import os
 import struct
@@ -9,7 +9,15 @@ from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict, StepFailed, StillframeError
 from stillframe.host.copies import Source
-from tests.support.driver_suite.bench import Bench, Volume, calls, everywhere, refused
+from tests.support.driver_suite.bench import (
+    ONLY_CHAINS,
+    Bench,
+    Volume,
+    calls,
+    everywhere,
+    refused,
+    with_chains,
+)
 from tests.support.oracle import GIB
 
 CANARY = b"the host's own secret " * 4096
@@ -17,53 +25,63 @@ OTHER = "2b2b2b2b-2222-4222-8222-222222222222"
 Verb = Callable[[Volume, str], object]
 
 
-def _verbs(scratch: Path) -> dict[str, Verb]:
+def _verbs(bench: Bench) -> dict[str, Verb]:
     """Every verb that takes a name, with that name as each of its parameters."""
+    scratch, format_ = bench.scratch, bench.formats[0]
+    left_out = ("clone",) if bench.capabilities.chains else ONLY_CHAINS
 
     def source(name: str) -> Source:
-        return Source(name, "qcow2", 0)
+        return Source(name, format_, 0)
 
-    return {
-        "image": lambda volume, name: volume.share.image(name, "qcow2"),
+    found: dict[str, Verb] = {
+        "image": lambda volume, name: volume.share.image(name, format_),
         "image as raw": lambda volume, name: volume.share.image(name, "raw"),
-        "create": lambda volume, name: volume.share.create(volume.id, Image(name, "qcow2", GIB), "1"),
+        "create": lambda volume, name: volume.share.create(volume.id, Image(name, format_, GIB), "1"),
         "create_overlay": lambda volume, name: volume.share.create_overlay(
             volume.id, Image(name, "qcow2", GIB, volume.base, "qcow2"), "1"
         ),
-        "copy to": lambda volume, name: volume.share.copy(volume.id, source(volume.base), Image(name, "qcow2", GIB), "1"),
-        "copy from": lambda volume, name: volume.share.copy(
-            volume.id, source(name), Image(volume.new_name(), "qcow2", GIB), "1"
-        ),
+        "copy to": lambda volume, name: volume.share.copy(volume.id, source(volume.base), Image(name, format_, GIB), "1"),
+        "copy from": lambda volume, name: volume.share.copy(volume.id, source(name), volume.image(), "1"),
+        "clone to": lambda volume, name: volume.share.clone(volume.id, volume.base, Image(name, format_, GIB), "1"),
+        "clone from": lambda volume, name: volume.share.clone(volume.id, name, volume.image(), "1"),
         "copy_out": lambda volume, name: volume.share.copy_out(source(name), scratch / "out", "raw", False),
-        "copy_layer_out": lambda volume, name: volume.share.copy_layer_out(source(name), scratch / "out", "below"),
+        "copy_layer_out": lambda volume, name: volume.share.copy_layer_out(
+            source(name), scratch / "out", "below", None if bench.capabilities.chains else volume.base
+        ),
         "commit from": lambda volume, name: volume.share.commit(volume.id, name, volume.base),
         "commit into": lambda volume, name: volume.share.commit(volume.id, _top(volume), name),
         "pull": lambda volume, name: volume.share.pull(volume.id, name, None, None),
         "repoint": lambda volume, name: volume.share.repoint(volume.id, name, volume.base, "qcow2"),
         "rename": lambda volume, name: volume.share.rename(volume.id, name, volume.new_name()),
-        "resize": lambda volume, name: volume.share.resize(volume.id, name, "qcow2", 2 * GIB),
+        "resize": lambda volume, name: volume.share.resize(volume.id, name, format_, 2 * GIB),
         "repair": lambda volume, name: volume.share.repair(volume.id, name, "qcow2"),
-        "visible": lambda volume, name: volume.share.visible(name, "qcow2"),
+        "visible": lambda volume, name: volume.share.visible(name, format_),
         "holds_data": lambda volume, name: volume.share.holds_data(name),
         "remove": lambda volume, name: volume.share.remove(volume.id, name),
-        "give_back": lambda volume, name: volume.share.give_back(volume.id, name, "given-back"),
+        "unmanage_file": lambda volume, name: volume.share.unmanage_file(volume.id, name, "given-back"),
     }
+    return {name: call for name, call in found.items() if name.split()[0] not in left_out}
 
 
 _TARGETS: dict[str, Verb] = {
     "repoint to": lambda volume, name: volume.share.repoint(volume.id, _top(volume), name, "qcow2"),
     "rename to": lambda volume, name: volume.share.rename(volume.id, _top(volume), name),
-    "adopt as": lambda volume, name: volume.share.adopt(volume.id, f"foreign-{volume.id}", name),
+    "adopt as": lambda volume, name: volume.share.manage_file(volume.id, f"foreign-{volume.id}", name),
 }
 _PLAIN: dict[str, Verb] = {  # these take any plain name, so only those that lead elsewhere are refused
-    "adopt": lambda volume, name: volume.share.adopt(volume.id, name, volume.new_name()),
-    "give_back to": lambda volume, name: volume.share.give_back(volume.id, _top(volume), name),
+    "manage_file": lambda volume, name: volume.share.manage_file(volume.id, name, volume.new_name()),
+    "unmanage_file to": lambda volume, name: volume.share.unmanage_file(volume.id, _top(volume), name),
     "read_document": lambda volume, name: volume.share.read_document(name),
     "write_document": lambda volume, name: volume.share.write_document(name, {"a": 1}),
     "write_document empty": lambda volume, name: volume.share.write_document(name, {}),
     "allocated": lambda volume, name: volume.share.allocated(name),
 }
-_READERS = ("image", "image as raw", "copy from", "copy_out", "copy_layer_out", "visible", "holds_data")
+_MAKING = ("create", "create_overlay", "copy to", "clone to")
+_READERS = ("clone from", "image", "image as raw", "copy from", "copy_out", "copy_layer_out", "visible", "holds_data")
+
+
+def _targets(bench: Bench) -> dict[str, Verb]:
+    return {name: call for name, call in _TARGETS.items() if bench.capabilities.chains or name != "repoint to"}
 
 
 def _top(volume: Volume) -> str:
@@ -89,10 +107,10 @@ def _leading_elsewhere(bench: Bench) -> list[str]:
 @everywhere
 def names_that_lead_elsewhere_are_refused_by_every_verb(bench: Bench) -> None:
     with bench.volume() as volume:
-        volume.overlay(volume.base, (0, 1, 5))
+        volume.second((0, 1, 5))
         (bench.scratch / "canary").write_bytes(CANARY)
         before = bench.names()
-        for verb, call in {**_verbs(bench.scratch), **_TARGETS, **_PLAIN}.items():
+        for verb, call in {**_verbs(bench), **_targets(bench), **_PLAIN}.items():
             for name in _leading_elsewhere(bench):
                 _refuses(verb, call, volume, name)
         assert bench.names() == before
@@ -110,14 +128,14 @@ def _refuses(verb: str, call: Verb, volume: Volume, name: str) -> None:
     raise AssertionError(f"{verb}({name!r}) was done")
 
 
-@everywhere
+@with_chains
 def names_of_another_volume_are_refused_by_every_verb_that_changes_something(bench: Bench) -> None:
     with bench.volume() as volume, bench.volume() as other:
         volume.overlay(volume.base, (0, 1, 5))
         others = other.overlay(other.base, (0, 1, 6))
         before = bench.names()
-        changing = {name: call for name, call in _verbs(bench.scratch).items() if name not in _READERS}
-        for verb, call in {**changing, **_TARGETS}.items():
+        changing = {name: call for name, call in _verbs(bench).items() if name not in _READERS}
+        for verb, call in {**changing, **_targets(bench)}.items():
             for name in (other.base, others, names.info_name(volume.id), f"{volume.base}.x", f".tmp.{volume.id}.1"):
                 _refuses(verb, call, volume, name)
         with refused(StepFailed, "not behind"):
@@ -133,17 +151,17 @@ def links_and_special_files_in_the_place_of_a_volumes_file_are_never_opened(benc
     canary.write_bytes(CANARY)
     for make in (_symbolic_link, _symbolic_link_inside, _hard_link, _fifo, _directory):
         with bench.volume() as volume:
-            volume.overlay(volume.base, (0, 1, 5))
+            volume.second((0, 1, 5))
             name = volume.new_name()
             make(volume, name, canary)
-            for verb, call in _verbs(bench.scratch).items():
-                if verb not in ("create", "create_overlay", "copy to", "rename", "remove", "give_back", "commit into"):
+            for verb, call in _verbs(bench).items():
+                if verb not in (*_MAKING, "rename", "remove", "unmanage_file", "commit into"):
                     _refuses(verb, call, volume, name)
-            for verb in ("create", "create_overlay", "copy to"):
+            for verb in sorted(set(_MAKING) & set(_verbs(bench))):
                 with refused(StillframeError):
-                    _verbs(bench.scratch)[verb](volume, name)
+                    _verbs(bench)[verb](volume, name)
             with refused(BadImage):
-                volume.share.images(volume.id, "qcow2")
+                volume.share.images(volume.id, volume.format)
             volume.share.remove_temporary(volume.id, "1")
             _take_away(volume.path(name))
             assert canary.read_bytes() == CANARY
@@ -181,7 +199,7 @@ def _take_away(path: Path) -> None:
         other.unlink()
 
 
-@everywhere
+@with_chains
 def a_backing_file_that_is_a_link_stops_every_verb_that_reads_through_it(bench: Bench) -> None:
     with bench.volume() as volume:
         top = volume.overlay(volume.base, (0, 1, 5))
@@ -189,16 +207,16 @@ def a_backing_file_that_is_a_link_stops_every_verb_that_reads_through_it(bench: 
         away = volume.path(volume.base).rename(volume.path(f"away-{volume.id}"))
         volume.path(volume.base).symlink_to(bench.scratch / "canary")
         for verb in ("copy from", "copy_out", "copy_layer_out", "pull", "visible", "commit from"):
-            _refuses(verb, _verbs(bench.scratch)[verb], volume, top)
+            _refuses(verb, _verbs(bench)[verb], volume, top)
         volume.path(volume.base).unlink()
         for verb in ("copy from", "copy_out", "copy_layer_out", "pull", "visible"):
             with refused(ChainConflict, "does not exist"):
-                _verbs(bench.scratch)[verb](volume, top)
+                _verbs(bench)[verb](volume, top)
         away.rename(volume.path(volume.base))
         volume.check()
 
 
-@everywhere
+@with_chains
 def a_raw_file_is_never_taken_for_an_image_whatever_lies_in_it(bench: Bench) -> None:
     """A guest that owns a raw disk writes a header that names a file of the host (R3)."""
     with bench.volume("raw") as volume:
@@ -225,7 +243,7 @@ def a_raw_file_is_never_taken_for_an_image_whatever_lies_in_it(bench: Bench) -> 
             os.unlink(volume.path(name))
 
 
-@everywhere
+@with_chains
 def a_raw_file_that_names_a_volumes_file_depends_on_nothing(bench: Bench) -> None:
     with bench.volume() as volume, bench.volume("raw") as hostile:
         top = volume.overlay(volume.base)
@@ -247,7 +265,7 @@ def _header(backing: bytes) -> bytes:
     return (fields + rest + extension).ljust(at, b"\0") + backing.ljust(512, b"\0")
 
 
-@everywhere
+@with_chains
 def a_header_that_leads_out_of_the_share_is_refused_by_every_verb(bench: Bench) -> None:
     with bench.volume() as volume:
         volume.overlay(volume.base, (0, 1, 5))
@@ -257,8 +275,8 @@ def a_header_that_leads_out_of_the_share_is_refused_by_every_verb(bench: Bench) 
             name = volume.new_name()
             volume.path(name).write_bytes(_header(backing).ljust(1 << 18, b"\0"))
             volume.path(name).chmod(0o660)
-            others = ("create", "create_overlay", "copy to", "rename", "remove", "give_back", "image as raw", "commit into")
-            for verb, call in _verbs(bench.scratch).items():
+            others = ("create", "create_overlay", "copy to", "rename", "remove", "unmanage_file", "image as raw", "commit into")
+            for verb, call in _verbs(bench).items():
                 if verb not in others:
                     _refuses(verb, call, volume, name)
             volume.path(name).unlink()
@@ -287,6 +305,8 @@ def documents_that_are_none_are_refused(bench: Bench) -> None:
 def every_method_of_the_contract_is_called_by_this_suite(bench: Bench) -> None:
     from stillframe.volumes.storage.drivers import contract
 
-    promised = {name for name in vars(contract.Share) if not name.startswith("_")} - {"path"}
-    assert set(calls(bench.scratch)) == promised
+    promised = {name for name in vars(contract.Share) if not name.startswith("_")}
+    told = {"path", "capabilities", "format_of"}  # these ask nothing of the share
+    assert set(calls(bench)) == promised - told - set(("clone",) if bench.capabilities.chains else ONLY_CHAINS)
+    assert bench.share().capabilities == bench.capabilities
     assert bench.share().path == bench.path

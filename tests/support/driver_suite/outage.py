@@ -1,5 +1,5 @@
-"""A share whose server goes away in the middle of an operation: nothing is believed to be missing, and all is right when
-the server is back."""
+"""A share whose server goes away in the middle of an operation: nothing counts as missing, and everything is right when it is
+back."""
 
 import threading
 import time

@@ -18,12 +18,18 @@ from stillframe.chain.image import Image
 from stillframe.errors import BadConfiguration, ChainConflict, ShareUnavailable
 from stillframe.host import workdir
 from stillframe.host.copies import Source
-from stillframe.volumes.storage.drivers import directory
+from stillframe.volumes.storage.drivers import directory, markers
 from stillframe.volumes.storage.drivers.shares_config import Export
-from tests.support.driver_suite.bench import Bench, everywhere, expect_all_unavailable, refused
+from tests.support.driver_suite.bench import (
+    Bench,
+    everywhere,
+    expect_all_unavailable,
+    refused,
+    with_chains,
+)
 from tests.support.oracle import GIB
 
-MARKER = directory.MARKER
+MARKER = markers.MARKER
 
 
 @everywhere
@@ -35,10 +41,12 @@ def a_kind_says_which_shares_it_has(bench: Bench) -> None:
         nfs_shares_config=str(listed),
         nfs_mount_options=None,
         glusterfs_shares_config=str(listed),
+        target_ip_address="192.0.2.1",
+        target_prefix="iqn.2010-10.org.openstack:",
     )
     (found,) = bench.module.shares(section)
     assert found.export == bench.export.export
-    if bench.kind != "local":
+    if not bench.capabilities.here:
         listed.write_text(f"{bench.export.export} -o suid\n")
         with refused(BadConfiguration, "suid"):
             bench.module.shares(section)
@@ -46,16 +54,16 @@ def a_kind_says_which_shares_it_has(bench: Bench) -> None:
 
 @everywhere
 def preparing_again_changes_nothing(bench: Bench) -> None:
-    found, before = directory.prepare(bench.path), bench.names()
+    found, before = markers.prepare(bench.path), bench.names()
     for _ in range(2):
         assert bench.module.prepare(bench.export, bench.base) == bench.path
-        assert directory.prepare(bench.path) == found
+        assert markers.prepare(bench.path) == found
     assert bench.names() == before
     assert uuid.UUID(found)
     bench.share().probe()
 
 
-@everywhere
+@with_chains
 def a_hypervisor_is_told_what_it_needs(bench: Bench) -> None:
     options = () if bench.kind == "local" else ("vers=4.2", "hard")
     told = bench.module.connection_info(bench.export.export, options, "volume-x.y", "qcow2", bench.base)
@@ -73,7 +81,7 @@ def a_hypervisor_is_told_what_it_needs(bench: Bench) -> None:
 @everywhere
 def a_share_without_its_marker_or_with_anothers_is_no_share(bench: Bench) -> None:
     with bench.volume() as volume:
-        volume.overlay(volume.base, (0, 1, 5))
+        volume.second((0, 1, 5))
         (bench.path / f"a-file-{volume.id}").write_bytes(b"x")
         volume.share.write_document(names.info_name(volume.id), {"active": "y"})
         marker = bench.path / MARKER
@@ -100,14 +108,14 @@ def a_share_without_its_marker_or_with_anothers_is_no_share(bench: Bench) -> Non
 @everywhere
 def a_share_that_is_away_is_never_taken_for_an_empty_one(bench: Bench) -> None:
     with bench.volume() as volume:
-        volume.overlay(volume.base, (0, 1, 5))
+        volume.second((0, 1, 5))
         with bench.lost():
             expect_all_unavailable(bench, volume.share, volume)
         volume.share.probe()
         volume.check()
 
 
-@everywhere
+@with_chains
 def what_is_free_and_what_is_there_is_told_in_bytes(bench: Bench) -> None:
     share, found = bench.share(), os.statvfs(bench.path)
     assert share.total() == found.f_blocks * found.f_frsize
@@ -138,7 +146,7 @@ def what_is_free_and_what_is_there_is_told_in_bytes(bench: Bench) -> None:
 @everywhere
 def files_are_listed_by_volume_and_never_what_lies_beside_them(bench: Bench) -> None:
     with bench.volume() as volume, bench.volume() as other:
-        top = volume.overlay(volume.base)
+        top = volume.second()
         volume.share.write_document(names.info_name(volume.id), {"active": top})
         beside = [f".tmp.{volume.id}.1", f".trash.{volume.base}", f"{volume.base}.bak", f"volume-{volume.id.upper()}"]
         for name in beside:
@@ -154,14 +162,14 @@ def files_are_listed_by_volume_and_never_what_lies_beside_them(bench: Bench) -> 
 def a_file_somebody_has_open_is_seen(bench: Bench) -> None:
     with bench.volume() as volume:
         volume.write(volume.base, (0, 1, 5))
-        top = volume.overlay(volume.base, (0, 1, 6))
+        top = volume.second((0, 1, 6))
         assert volume.share.in_use(volume.id) == []
-        with bench.reader.held_open(volume.path(top), "qcow2"):
+        with bench.reader.held_open(volume.path(top), volume.format):
             assert top in volume.share.in_use(volume.id)
         assert volume.share.in_use(volume.id) == []
 
 
-@everywhere
+@with_chains
 def a_file_that_backs_another_is_not_removed_also_when_that_is_another_volumes(bench: Bench) -> None:
     with bench.volume() as volume, bench.volume() as other:
         volume.write(volume.base, (0, 1, 5))
@@ -188,7 +196,7 @@ def a_file_that_backs_another_is_not_removed_also_when_that_is_another_volumes(b
         volume.check()
 
 
-@everywhere
+@with_chains
 def a_temporary_file_of_an_interrupted_making_is_in_nobodys_way(bench: Bench) -> None:
     with bench.volume() as volume:
         volume.write(volume.base, (0, 4, 5))
@@ -221,10 +229,10 @@ def a_file_with_its_temporary_name_still_beside_it_is_whole(bench: Bench) -> Non
     """A crash between link and unlink."""
     with bench.volume() as volume:
         volume.write(volume.base, (0, 4, 5))
-        token, source = volume.token(), Source(volume.base, "qcow2", 0)
-        name = volume.known(volume.new_name(), volume.disks[volume.base])
+        token, source = volume.token(), volume.source(volume.base)
+        name = volume.known(volume.new_name(), volume.disks[volume.base], volume.format)
         for _ in range(2):
-            volume.share.copy(volume.id, source, Image(name, "qcow2", GIB), token)
+            volume.share.copy(volume.id, source, volume.image(name), token)
             os.link(volume.path(name), volume.path_on_the_way(token))
         volume.share.remove_temporary(volume.id, token)
         volume.check()
@@ -237,7 +245,7 @@ def a_rename_that_was_interrupted_between_its_two_names_is_ended_by_a_repeat(ben
         name, disk = volume.new_name(), volume.disks.pop(volume.base)
         os.link(volume.path(volume.base), volume.path(name))
         volume.share.rename(volume.id, volume.base, name)
-        volume.known(name, disk)
+        volume.known(name, disk, volume.format)
         volume.check()
 
 
@@ -275,10 +283,11 @@ from pathlib import Path
 from stillframe.chain.image import Image
 from stillframe.host.copies import Source
 from stillframe.volumes.storage.drivers.directory import DirectoryShare
-path, share_id, volume_id, source, name, token = sys.argv[1:]
-share = DirectoryShare(Path(path), share_id, 0)
+from stillframe.volumes.storage.drivers.native import NativeShare
+path, share_id, volume_id, source, name, token, format_ = sys.argv[1:]
+share = (DirectoryShare if format_ == "qcow2" else NativeShare)(Path(path), share_id, 0)
 print("begun", flush=True)
-share.copy(volume_id, Source(source, "qcow2", 0), Image(name, "qcow2", 1 << 30), token)
+share.copy(volume_id, Source(source, format_, 0), Image(name, format_, 1 << 30), token)
 """
 
 
@@ -288,7 +297,7 @@ def a_copy_whose_process_was_killed_is_made_anew(bench: Bench) -> None:
         volume.write(volume.base, (0, 1000, 5), (6, 500, 7))
         token, name = volume.token(), volume.new_name()
         for milliseconds in (5, 60, 120):
-            arguments = [str(bench.path), volume.share.share_id, volume.id, volume.base, name, token]
+            arguments = [str(bench.path), volume.share.share_id, volume.id, volume.base, name, token, volume.format]
             child = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE)
             assert child.stdout is not None
             assert child.stdout.readline()
@@ -296,16 +305,17 @@ def a_copy_whose_process_was_killed_is_made_anew(bench: Bench) -> None:
             child.send_signal(signal.SIGKILL)
             child.wait()
             child.stdout.close()
-        volume.share.copy(volume.id, Source(volume.base, "qcow2", 0), Image(name, "qcow2", GIB), token)
-        volume.known(name, volume.disks[volume.base])
+        volume.share.copy(volume.id, volume.source(volume.base), volume.image(name), token)
+        volume.known(name, volume.disks[volume.base], volume.format)
         volume.check()
 
 
 @everywhere
 def preparing_a_share_with_open_rights_is_refused(bench: Bench) -> None:
-    if bench.kind == "local":
+    if bench.capabilities.here:
         mode = bench.path.stat().st_mode & 0o7777
-        assert mode == 0o2770, f"the share's directory was made with mode {mode:o}"
+        wanted = 0o2750 if bench.capabilities.exported else 0o2770  # a target daemon, which is root, opens files by name
+        assert mode == wanted, f"the share's directory was made with mode {mode:o}"
         return
     mode = bench.path.stat().st_mode & 0o7777
     bench.path.chmod(0o2777)

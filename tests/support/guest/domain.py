@@ -29,7 +29,7 @@ class Beat:
     slowest_ms: float
 
 
-# An emulated processor that does without what protects and measures a real one is up in two thirds of the time.
+# An emulated CPU boots in two thirds of the time without mitigations and performance counters.
 _SOON = "nokaslr noreplace-smp mitigations=off tsc=reliable no_timer_check lpj=4000000 cryptomgr.notests ipv6.disable=1 audit=0"
 _SOONER = "acpi=noirq"  # leaves disks that are found after the boot without interrupts from the seventh slot on
 
@@ -151,7 +151,7 @@ class Guest:
         self._wait(lambda: self.beats()[-1].round > before + 2, seconds, "the guest's counter")
 
     def agent(self, command: str, arguments: dict[str, Any] | None = None, seconds: int = 10) -> Any:
-        """One command; a guest that is held still at this moment, for a pivot, is asked again when it goes on."""
+        """Sends one command; a guest that is suspended at this moment, for a pivot, is asked again when it is resumed."""
         end = time.monotonic() + HELD_SECONDS
         while True:
             try:

@@ -43,7 +43,7 @@ def of_a_kernel_that_is_up(cache: Path, describe: Callable[[Path], str], stamp: 
     with (cache / "memory.lock").open("w") as lock, tempfile.TemporaryDirectory() as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side
         if not made_for.exists() or made_for.read_text() != stamp:
-            made_for.unlink(missing_ok=True)  # what lies there is of no known making until all of it is
+            made_for.unlink(missing_ok=True)  # until the file is complete, it counts as unknown
             console, saved = Path(scratch) / "console", Path(scratch) / "saved"
             _save(Path(scratch) / "libvirt", describe(console), console, saved)
             with saved.open("rb") as source, target.open("wb") as copy:
@@ -74,7 +74,7 @@ def _save(directory: Path, description: str, console: Path, saved: Path) -> None
                     time.sleep(0.05)
                 domain.save(str(saved))
             finally:
-                with suppress(libvirt.libvirtError):  # saved, it is gone
+                with suppress(libvirt.libvirtError):  # it is gone because it was saved
                     domain.destroy()
     finally:
         private_libvirt.stop(directory)
