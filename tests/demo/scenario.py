@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from stillframe.chain.names import overlay_name
-from stillframe.host import files, qcow2
+from stillframe.host import qcow2
 from tests.demo import deletions
 from tests.demo.stage import Stage
 from tests.support.content import DiskContent, of_one_instant, read_disk
@@ -15,7 +15,7 @@ from tests.support.guest.domain import Guest
 from tests.support.site import journal_is_empty
 from tests.support.stack import wait_for
 
-DISKS = 3
+DISKS = 4  # the last one is given out by iSCSI, the others are QCOW2 files
 
 
 def tell(stage: Stage) -> int:
@@ -39,11 +39,16 @@ def _prepare(stage: Stage) -> tuple[Guest, list[str]]:
         stage.open()
     with stage.act("building the test guest (kernel, guest agent, a program that writes a counter)"):
         guest = stage.make_guest()
-    with stage.act(f"creating {DISKS} volumes of 1 GiB and attaching them through the compute API"):
-        volumes = [stage.api.create_volume(f"data-{number}") for number in range(1, DISKS + 1)]
+    with stage.act(
+        f"creating {DISKS - 1} QCOW2 volumes and an iSCSI one, of 1 GiB each, and attaching them through the compute API"
+    ):
+        volumes = [stage.api.create_volume(f"data-{number}") for number in range(1, DISKS)]
+        stage.fast = stage.api.create_volume(f"data-{DISKS}", volume_type="fast")
+        volumes.append(stage.fast)
         for volume in volumes:
             stage.api.attach(guest.id, volume)
     with stage.act("booting the guest through the compute API; it writes one counter to all volumes with O_DSYNC"):
+        wait_for(lambda: journal_is_empty(stage.stack), "the end of the last attachment")  # a moment after the volume's status
         stage.api.ok("compute", "POST", f"/servers/{guest.id}/action", {"os-start": None})
         guest.wait_ready()
         guest.still_writes()
@@ -66,6 +71,11 @@ def _snapshot(stage: Stage, guest: Guest) -> dict[str, Any] | None:
     found = stage.api.set(shown["id"])
     guest.still_writes()
     stage.prove(found["status"] == "available", f"the set of {len(found['volumes'])} snapshots is available")
+    methods = [entry["method"] for entry in found["volumes"]]
+    stage.prove(
+        sorted(methods) == ["assisted"] * (DISKS - 1) + ["native"],
+        f"{DISKS - 1} of them are files behind overlays, and one is block storage's own snapshot of the iSCSI volume",
+    )
     stage.prove(found["consistency"]["level"] == "filesystem", "every filesystem was frozen at that instant")
     felt = max(beat.slowest_ms for beat in guest.beats()[seen:])
     stage.console.print(
@@ -76,13 +86,14 @@ def _snapshot(stage: Stage, guest: Guest) -> dict[str, Any] | None:
 
 
 def _prove_content(stage: Stage, guest: Guest, found: dict[str, Any]) -> None:
-    with stage.act("reading the content of the three snapshots offline"):
+    with stage.act(f"reading the content of the {DISKS} snapshots offline"):
         contents = [_content(stage, entry) for entry in found["volumes"]]
     counters = [content.counter for content in contents]
     now = guest.beats()[-1].round
     stage.console.print(f"  counters in the snapshots: {counters}; the guest writes round {now} now")
     stage.prove(
-        min(counters) > 0 and of_one_instant(counters), "the counters are of one instant: in step, and never out of order"
+        min(counters) > 0 and of_one_instant(counters),
+        "the counters are of one instant, over both kinds of volumes: in step, and never out of order",
     )
     stage.prove(
         all(content.clean for content in contents), "no filesystem needs its journal replayed, as only a freeze leaves it"
@@ -94,8 +105,10 @@ def _prove_content(stage: Stage, guest: Guest, found: dict[str, Any]) -> None:
 
 
 def _content(stage: Stage, entry: dict[str, Any]) -> DiskContent:
-    share = stage.stack.share
-    backing = qcow2.read(share, overlay_name(entry["volume_id"], entry["snapshot_id"])).backing
+    share, name = stage.share_of(entry["volume_id"]), overlay_name(entry["volume_id"], entry["snapshot_id"])
+    if entry["method"] == "native":
+        return read_disk(share, name, "raw")
+    backing = qcow2.read(share, name).backing
     assert backing is not None
     return read_disk(share, backing)
 
@@ -126,9 +139,9 @@ def _failed_try(stage: Stage, guest: Guest, volumes: list[str]) -> None:
 def _everything(stage: Stage, guest: Guest) -> dict[str, Any]:
     """Names of all files, what libvirt says of the disks, what both services list."""
     return {
-        "files": files.listing(stage.stack.share),
+        "files": stage.listing(),
         "servers": stage.api.ok("compute", "GET", f"/servers/{guest.id}"),
-        "disks": [line for line in guest.domain.XMLDesc(0).split("\n") if "<source file" in line],
+        "disks": [line for line in guest.domain.XMLDesc(0).split("\n") if "<source " in line],
         "volumes": stage.api.ok("volume", "GET", "/volumes/detail"),
         "snapshots": stage.api.ok("volume", "GET", "/snapshots/detail"),
         "sets": stage.api.ok("compute", "GET", "/os-assisted-snapshots"),
@@ -139,7 +152,8 @@ def _summary(stage: Stage, seconds: float) -> int:
     held = sum(held for held, _ in stage.proofs)
     stage.console.rule("Summary")
     stage.console.print(
-        f"A busy guest with {DISKS} disks was frozen once, and all disks were switched in one transaction.\n"
+        f"A busy guest with {DISKS} disks was frozen once, and all disks were switched in one transaction. After the thaw\n"
+        "block storage took its own snapshot of the iSCSI volume, and what the guest wrote meanwhile was committed back.\n"
         "Then three snapshots were deleted under it, one merged down and two up, whichever way copied less."
     )
     for good, sentence in stage.proofs:

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from stillframe.host import files
+from tests.support import iscsi
 from tests.support.guest.build import build
 from tests.support.guest.domain import Guest, GuestOptions
 from tests.support.service import PROGRAM
@@ -20,17 +22,35 @@ CACHE = Path(__file__).parents[2] / ".cache"
 
 
 class Stage:
-    """Everything the scenario needs; ``clear`` stops what was started, by process id."""
+    """Everything the scenario needs; ``clear`` stops what was started, by process id. Besides its own share the service has the
+    backend ``fast``, whose volumes an iSCSI target daemon on loopback gives out."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.console = Console(width=None if sys.stdout.isatty() else 118, highlight=False)
-        self.stack = Stack(directory / "state")
+        self.stack = Stack(directory / "state", ["--config-file", str(directory / "stillframe.conf")])
         self.guest: Guest | None = None
         self.proofs: list[tuple[bool, str]] = []
+        self.fast: str | None = None  # the volume that is given out by iSCSI
+        self._targets = ExitStack()
 
     def open(self) -> None:
+        place = self._targets.enter_context(iscsi.reflink_place(self.directory))
+        self._fast_share = place / "share"
+        daemon = self._targets.enter_context(iscsi.tgtd(self.directory))
+        backends = f"[DEFAULT]\nenabled_backends = local,fast\n{iscsi.section('fast', self._fast_share, daemon)}"
+        (self.directory / "stillframe.conf").write_text(backends)
         self.stack.start()
+        wanted = {"volume_type": {"name": "fast", "extra_specs": {"volume_backend_name": "fast"}}}
+        self.stack.api("stillframe-admin").ok("volume", "POST", "/types", wanted)
+
+    def share_of(self, volume_id: str) -> Path:
+        """The directory with a volume's files."""
+        return self._fast_share if volume_id == self.fast else self.stack.share
+
+    def listing(self) -> list[str]:
+        """The names of all files on both shares."""
+        return sorted([*files.listing(self.stack.share), *files.listing(self._fast_share)])
 
     @property
     def api(self) -> Api:
@@ -88,8 +108,9 @@ class Stage:
         return {**os.environ, "OS_CLIENT_CONFIG_FILE": str(self.stack.state_dir / "clouds.yaml")}
 
     def clear(self) -> None:
-        if self.guest is not None:
-            self.guest.destroy()
-        if self.stack.running:
-            self.stack.stop()
-        self.stack.destroy()
+        with self._targets:  # ends when nobody uses them any more
+            if self.guest is not None:
+                self.guest.destroy()
+            if self.stack.running:
+                self.stack.stop()
+            self.stack.destroy()

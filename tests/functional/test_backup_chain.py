@@ -121,7 +121,7 @@ def test_a_damaged_part_is_refused_by_its_name(full_of_backups: Repository, tmp_
 
 
 @pytest.mark.parametrize("fault", ["missing", "flipped"])
-def test_older_backups_do_not_suffer_from_a_newer_ones_damage(
+def test_damage_to_a_newer_backup_leaves_older_ones_restorable(
     full_of_backups: Repository, backups: BackupSet, tmp_path: Path, read: Read, fault: str
 ) -> None:
     key = keys.object_key(VOLUME, keys.top_name(SECOND))
@@ -186,7 +186,7 @@ def test_an_object_that_changes_while_it_is_read_is_found_out(tmp_path: Path, ba
             confirm()
 
 
-def test_what_qemu_stumbles_over_is_told_as_the_damaged_object_it_is(tmp_path: Path, backups: BackupSet) -> None:
+def test_an_object_that_qemu_cannot_read_is_reported_as_damaged(tmp_path: Path, backups: BackupSet) -> None:
     held = directory_store(tmp_path).open()
     held.prepare()
     backups.store_one(held, FULL)
@@ -228,7 +228,7 @@ def test_what_a_killed_put_left_is_found_and_swept(
     assert chain.fetch_chain(held, VOLUME, FULL, tmp_path).depth == 1
 
 
-def test_a_backup_that_is_finished_between_the_looks_is_not_swept(held: Repository, backups: BackupSet) -> None:
+def test_a_backup_finished_between_two_checks_is_not_swept(held: Repository, backups: BackupSet) -> None:
     held.put(KEY, backups.directory / keys.top_name(FULL))
 
     def live() -> list[str]:

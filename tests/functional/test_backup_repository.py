@@ -75,7 +75,9 @@ def verbs(directory: Path) -> dict[str, Verb]:
 
 
 @pytest.mark.parametrize("length", [0, 1, 5 * MIB, 5 * MIB + 1, 16 * MIB - 1])
-def test_what_is_put_comes_back(held: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+def test_an_object_reads_back_as_it_was_put(
+    held: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
     monkeypatch.setattr(s3, "PART", 5 * MIB)  # the least part that S3 allows
     content = os.urandom(length)
     expected = (length, hashlib.sha256(content).hexdigest())
@@ -226,7 +228,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
         yield point
 
 
-def test_a_full_directory_keeps_what_it_has_and_nothing_half(small: Path, tmp_path: Path) -> None:
+def test_a_full_directory_keeps_its_objects_and_no_partial_one(small: Path, tmp_path: Path) -> None:
     full = repository.make(Store(small.as_uri()))
     store_id = full.prepare()
     full = repository.make(Store(small.as_uri()), store_id=store_id)
@@ -239,7 +241,7 @@ def test_a_full_directory_keeps_what_it_has_and_nothing_half(small: Path, tmp_pa
     assert full.put(KEY, write_file(tmp_path, bytes(3 * MIB))).bytes == 3 * MIB
 
 
-def test_a_full_s3_store_keeps_what_it_has_and_nothing_half(
+def test_a_full_s3_store_keeps_its_objects_and_no_partial_one(
     bucket: BackupStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "PART", 5 * MIB)
@@ -268,7 +270,7 @@ def test_a_full_s3_store_keeps_what_it_has_and_nothing_half(
 # S3 alone
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(bucket: BackupStore, tmp_path: Path) -> None:
+def test_a_broken_download_continues_where_it_broke(bucket: BackupStore, tmp_path: Path) -> None:
     content = os.urandom(6 * MIB)
     held = bucket.open()
     held.put_bytes(KEY, content)
@@ -321,7 +323,7 @@ def test_requests_carry_no_checksum_header_that_other_stores_refuse(
     assert not [headers for headers in bucket.proxy.seen if headers.get("X-Amz-Content-SHA256") == "UNSIGNED-PAYLOAD"]
 
 
-def test_secrets_are_told_to_nobody(bucket: BackupStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_appear_nowhere(bucket: BackupStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     held = bucket.open()
     told = [repr(bucket.store), repr(held)]

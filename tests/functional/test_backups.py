@@ -133,7 +133,7 @@ def _explained(store: Store, method: str, path: str, body: Any = None) -> dict[s
     return found
 
 
-def test_backups_and_restores_cost_no_more_than_is_told_beforehand(store: Store) -> None:
+def test_backups_and_restores_cost_no_more_than_explained(store: Store) -> None:
     volume = store.make("volume", size=1)["id"]
     noise = store.state.parent / "noise"
     noise.write_bytes(random.Random(20).randbytes(8 * MIB))
@@ -188,7 +188,7 @@ def test_a_deletion_of_a_backup_tells_what_it_frees_and_what_is_copied_after_it(
     assert store.files_of(increment) == {}
 
 
-def test_who_asks_for_the_cost_of_what_has_none_gets_no_deed_instead(store: Store) -> None:
+def test_a_request_without_a_cost_to_explain_is_not_carried_out(store: Store) -> None:
     volume = store.make("volume", size=1)["id"]
     before = store.everything()
     for method, path, body in (
@@ -197,11 +197,11 @@ def test_who_asks_for_the_cost_of_what_has_none_gets_no_deed_instead(store: Stor
         ("POST", "/snapshots", {"snapshot": {"volume_id": volume}}),
     ):
         answer = store.api.send("volume", method, f"{path}?explain=1", body)
-        assert answer.status_code == 400 and "cannot be told" in answer.text
+        assert answer.status_code == 400 and "no cost to explain" in answer.text
     assert store.everything() == before
 
 
-def test_the_cost_is_told_on_the_command_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_shows_the_cost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(store.state / "clouds.yaml"))
     volume = store.make("volume", size=1, name="ledger")["id"]
     store.write(volume, "write -P 1 0 8M")

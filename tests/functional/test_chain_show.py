@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from stillframe.db import volumes
+from stillframe.db.tables import volumes as table
 from stillframe.host import files
 from tests.support import qemu_io
 from tests.support.lab import open_lab
@@ -71,7 +72,7 @@ def test_a_chain_is_what_lies_on_the_share(operator: Operator) -> None:
     base = f"volume-{volume_id}"
     files_shown = [each["name"] for each in found["files"]]
     assert files_shown == [base, f"{base}.{first}", f"{base}.{second}"]
-    assert (found["depth"], found["active_file"], found["problem"], found["foundation"]) == (3, files_shown[2], None, None)
+    assert (found["depth"], found["active_file"], found["problem"], found["parent_image"]) == (3, files_shown[2], None, None)
     for each in found["files"]:
         assert each["allocated"] == files.allocated(operator.share, each["name"])
         assert (each["format"], each["virtual_size"], each["in_active_chain"], each["hidden"]) == (
@@ -115,7 +116,7 @@ def test_either_command_draws_branches_clones_and_hidden_files(operator: Operato
     assert f"hidden: {UNDO}" in "\n".join(drawn) and f"read by linked volume {linked}" in "\n".join(drawn)
     drawn = run(operator, command, linked).splitlines()
     assert drawn[1:3] == [f"◌ {middle}", f"│   of volume {volume_id}, which this one is linked to"]
-    assert chain(operator, linked)["foundation"]["file"] == middle
+    assert chain(operator, linked)["parent_image"]["file"] == middle
 
 
 def test_a_file_kept_for_a_clone_says_why_after_its_snapshot_is_gone(operator: Operator) -> None:
@@ -143,13 +144,13 @@ def test_a_broken_chain_is_shown_with_what_is_wrong(operator: Operator) -> None:
     assert chain(operator, volume_id)["problem"] is None
 
 
-def test_what_is_not_there_or_not_ones_own(operator: Operator) -> None:
+def test_a_missing_volume_and_one_of_another_project(operator: Operator) -> None:
     volume_id = operator.volume("twice")
     other = operator.volume("twice")
     assert "2 volumes have the name" in run(operator, STILLFRAME, "twice", code=1)
     assert "no volume has the name or id 'nosuch'" in run(operator, STILLFRAME, "nosuch", code=1)
     with operator.database().write() as connection:
-        volumes.change(connection, other, project_id="strangers")
+        connection.execute(update(table).where(table.c.id == other).values(project_id="strangers"))
     answer = operator.api.send("volume", "GET", f"/volumes/{other}/stillframe-chain")
     missing = operator.api.send("volume", "GET", f"/volumes/{'0' * 8}{other[8:]}/stillframe-chain")
     assert (answer.status_code, missing.status_code) == (404, 404)
@@ -164,7 +165,7 @@ def test_a_clone_of_another_project_is_counted_and_not_named(operator: Operator)
     volume_id = operator.volume("shared")
     linked = clone(operator, operator.snapshot(volume_id, "first"))
     with operator.database().write() as connection:
-        volumes.change(connection, linked, project_id="strangers")
+        connection.execute(update(table).where(table.c.id == linked).values(project_id="strangers"))
     (base, _active) = chain(operator, volume_id)["files"]
     assert (base["needed_by"]["linked_volumes"], base["needed_by"]["foreign_linked_volumes"]) == ([], 1)
     assert linked not in run(operator, STILLFRAME, "shared")

@@ -61,7 +61,7 @@ def stub(home: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def test_a_failed_freeze_is_undone_and_told(home: Path) -> None:
+def test_a_failed_freeze_is_undone_and_reported(home: Path) -> None:
     stub(home, "10-good", "exit 0")
     stub(home, "20-bad", '[ "$1" = thaw ] || exit 4')
     stub(home, "30-later.bak", "exit 0")
@@ -69,7 +69,7 @@ def test_a_failed_freeze_is_undone_and_told(home: Path) -> None:
     assert (home / "calls").read_text().splitlines() == ["10-good freeze", "20-bad freeze", "10-good thaw", "20-bad thaw"]
 
 
-def test_a_failed_thaw_keeps_no_other_from_its_thaw(home: Path) -> None:
+def test_a_failed_thaw_script_does_not_prevent_the_others(home: Path) -> None:
     stub(home, "10-bad", "exit 3")
     stub(home, "20-good", "exit 0")
     stub(home, "30-bad", "exit 5")

@@ -12,5 +12,5 @@ def test_the_demo_holds_every_proof() -> None:
         [sys.executable, "-m", "tests.demo"], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "21 of 21 proofs held" in done.stdout
+    assert "22 of 22 proofs held" in done.stdout
     assert "BROKEN" not in done.stdout

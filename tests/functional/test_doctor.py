@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import signal
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from stillframe.compute.quiesce import record as freeze_record
 from stillframe.compute.quiesce.record import FreezeRecord
 from stillframe.db import assisted_snapshots, attachments, finished, operations, snapshots, volumes
 from stillframe.db.tables import operations as operations_table
+from stillframe.db.values import NewAttachment
 from stillframe.host import files, hypervisor, soundness
 from stillframe.journal import record
 from stillframe.journal.failpoints import VARIABLE
@@ -161,7 +163,7 @@ def undefine(operator: Operator) -> Iterator[None]:
         each.undefine()
 
 
-def test_a_sound_share_gives_nothing(operator: Operator) -> None:
+def test_a_sound_share_has_no_findings(operator: Operator) -> None:
     volume_id = operator.volume()
     for name in ("one", "two"):
         operator.snapshot(volume_id, name)
@@ -172,7 +174,7 @@ def test_a_sound_share_gives_nothing(operator: Operator) -> None:
     assert (said.code, said.out) == (0, "nothing found; looked at 2 volumes, 1 share, 0 servers\n")
 
 
-def test_an_orphan_is_put_aside_and_put_back(operator: Operator) -> None:
+def test_an_orphan_is_renamed_and_renamed_back(operator: Operator) -> None:
     volume_id = operator.volume()
     orphan = overlay_on(operator, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
     qemu_io.write(operator.share, orphan.name, b"something")
@@ -241,7 +243,7 @@ def test_it_works_while_the_services_do_not_run(operator: Operator) -> None:
     assert state_of(operator) == before
 
 
-def test_what_is_left_of_a_deleted_volume_is_put_aside(operator: Operator) -> None:
+def test_leftovers_of_a_deleted_volume_are_renamed(operator: Operator) -> None:
     volume_id = operator.volume()
     kept = {name: (operator.share / name).read_bytes() for name in files.listing(operator.share) if volume_id in name}
     operator.api.ok("volume", "DELETE", f"/volumes/{volume_id}")
@@ -253,7 +255,7 @@ def test_what_is_left_of_a_deleted_volume_is_put_aside(operator: Operator) -> No
     assert {name for name in files.listing(operator.share) if volume_id in name} == {f".orphan.{name}" for name in kept}
 
 
-def test_volumes_nobody_here_ever_had_are_left_alone(operator: Operator) -> None:
+def test_volumes_that_this_database_never_had_are_left_alone(operator: Operator) -> None:
     stranger = f"volume-{uuid.uuid4()}"
     qemu_img(operator, "create", "-q", "-f", "qcow2", stranger, "1G")
     overlay_on(operator, stranger, f"{stranger}.{uuid.uuid4()}")
@@ -292,7 +294,7 @@ def test_a_file_of_somebody_else_that_is_based_on_a_volume(operator: Operator) -
     (operator.share / "below").rmdir()
 
 
-def test_what_somebody_elses_file_is_based_on_is_not_put_aside(operator: Operator) -> None:
+def test_a_file_that_a_foreign_file_is_based_on_is_not_renamed(operator: Operator) -> None:
     volume_id = operator.volume()
     orphan = overlay_on(operator, f"volume-{volume_id}", f"volume-{volume_id}.{uuid.uuid4()}")
     overlay_on(operator, orphan.name, "golden.qcow2")
@@ -386,7 +388,7 @@ def leak(operator: Operator, volume_id: str) -> Path:
     return path
 
 
-def test_leaked_clusters_are_given_back(operator: Operator) -> None:
+def test_leaked_clusters_are_freed(operator: Operator) -> None:
     volume_id = operator.volume()
     path = leak(operator, volume_id)
     assert "1 clusters" in one(operator, "leaked_clusters")["what"]
@@ -461,14 +463,14 @@ def test_a_dirty_file_with_other_damage_is_left_alone(operator: Operator) -> Non
     assert "where something else is too" in answer["repaired"][0]["trouble"] and state_of(operator) == before
 
 
-def test_the_corrupt_bit_is_told_and_left_alone(operator: Operator) -> None:
+def test_the_corrupt_bit_is_reported_and_left_alone(operator: Operator) -> None:
     path = dirty(operator, operator.volume())
     qemu_io.mark(path, incompatible=2)
     assert "corrupt bit" in one(operator, "unsound_file")["what"]
     assert "guessed" in refused(operator)
 
 
-def test_a_bitmap_that_was_in_use_is_told_and_nobodys_to_remove(operator: Operator) -> None:
+def test_a_bitmap_that_was_in_use_is_reported_and_not_removed(operator: Operator) -> None:
     path = operator.share / f"volume-{operator.volume()}"
     qemu_img(operator, "bitmap", "--add", path.name, "monday")
     assert found(operator) == []
@@ -481,7 +483,7 @@ def test_a_bitmap_that_was_in_use_is_told_and_nobodys_to_remove(operator: Operat
     assert found(operator) == [] and digest(operator.share, path.name) == content
 
 
-def test_what_a_program_writes_to_is_its_own_to_keep_sound(operator: Operator) -> None:
+def test_a_file_that_a_program_writes_to_is_not_repaired(operator: Operator) -> None:
     path = operator.share / f"volume-{operator.volume()}"
     qemu_io.mark(path, compatible=1)
     qemu_img(operator, "bitmap", "--add", path.name, "monday")
@@ -490,7 +492,7 @@ def test_what_a_program_writes_to_is_its_own_to_keep_sound(operator: Operator) -
         assert found(operator) == []
 
 
-def test_corruption_is_told_and_left_alone(operator: Operator) -> None:
+def test_corruption_is_reported_and_left_alone(operator: Operator) -> None:
     volume_id = operator.volume()
     path = operator.share / f"volume-{volume_id}"
     qemu_io.write(operator.share, path.name, b"counted")
@@ -502,7 +504,7 @@ def test_corruption_is_told_and_left_alone(operator: Operator) -> None:
     assert operator.document(*FIX)["plan"] == [] and state_of(operator) == before
 
 
-def test_a_wrong_mode_is_set_right_and_put_back(operator: Operator) -> None:
+def test_a_wrong_mode_is_corrected_and_reversed(operator: Operator) -> None:
     volume_id = operator.volume()
     path = operator.share / f"volume-{volume_id}"
     path.chmod(0o644)
@@ -513,9 +515,33 @@ def test_a_wrong_mode_is_set_right_and_put_back(operator: Operator) -> None:
     assert path.stat().st_mode & 0o7777 == 0o644
 
 
+def test_the_command_that_puts_a_mode_back_follows_no_link(operator: Operator, tmp_path: Path) -> None:
+    """Whoever may write to the share may put a link to any file of root's there before it is typed."""
+    first, second = operator.share / f"volume-{operator.volume()}", operator.share / f"volume-{operator.volume()}"
+    for path in (first, second):
+        path.chmod(0o644)
+    log = Path(fixed(operator)["undo_log"])
+    commands = {
+        line["file"]: shlex.split(line["command"]) for line in map(json.loads, log.read_text().splitlines()) if "did" in line
+    }
+    victim = tmp_path / "victim"
+    victim.write_text("of root")
+    victim.chmod(0o600)
+    kept = first.rename(first.with_name(".kept"))
+    first.symlink_to(victim)
+    for path in (first, second):
+        assert commands[path.name][:2] == ["stillframe", "doctor"]
+        operator.run(["doctor"], *commands[path.name][2:], "--yes")
+    assert victim.stat().st_mode & 0o7777 == 0o600
+    assert (kept.stat().st_mode & 0o7777, second.stat().st_mode & 0o7777) == (0o660, 0o644), "one line each"
+    first.unlink()
+    kept.rename(first)
+    second.chmod(0o660)
+
+
 @pytest.mark.parametrize("content", [None, b"{", b'{"active": "volume-x"}', b"\xff\xfe"])
 @pytest.mark.parametrize("kind", ["info_differs", "record_differs"])
-def test_documents_are_written_from_the_rows_and_put_back(operator: Operator, kind: str, content: bytes | None) -> None:
+def test_documents_are_written_from_the_rows_and_reversed(operator: Operator, kind: str, content: bytes | None) -> None:
     volume_id = operator.volume()
     operator.snapshot(volume_id)
     path = operator.share / f"volume-{volume_id}.{kind.partition('_')[0]}"
@@ -553,7 +579,7 @@ def test_an_undo_refuses_what_was_changed_since(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize("kind", ["marker_missing", "marker_foreign"])
-def test_a_share_that_is_not_itself_is_not_judged(operator: Operator, kind: str) -> None:
+def test_a_share_with_another_marker_is_not_judged(operator: Operator, kind: str) -> None:
     volume_id = operator.volume()
     marker, hidden = operator.share / ".share-id", operator.share / f"volume-{volume_id}"
     content, data = marker.read_bytes(), hidden.read_bytes()
@@ -614,7 +640,7 @@ def test_statuses_that_nothing_will_end(operator: Operator) -> None:
 
 def operation(operator: Operator, volume_id: str, **changes: Any) -> str:
     """Inserts an unfinished operation on a volume."""
-    row = {**holding._row(str(uuid.uuid4()), "elsewhere:1:1", {"volume_id": volume_id}), "lease_until": 0.0, **changes}
+    row: Any = {**holding._row(str(uuid.uuid4()), "elsewhere:1:1", {"volume_id": volume_id}, 0.0), **changes}
     with operator.database().write() as connection:
         operations.insert(connection, row, [f"volume:{volume_id}"])
     return str(row["id"])
@@ -624,7 +650,7 @@ def forget(operator: Operator, operation_id: str) -> None:
     with operator.database().write() as connection:
         row = operations.get(connection, operation_id)
         assert row is not None
-        operations.change(connection, operation_id, row["owner"], row["epoch"], state="done")
+        operations.change(connection, operation_id, str(row["owner"]), row["epoch"], state="done")
         finished.ended(connection, operation_id)
 
 
@@ -661,13 +687,13 @@ def test_a_parked_operation_is_retried_by_its_id_while_the_services_run(operator
     assert operator.run(["operation", "retry"], parked).code != 0, "it is not parked any more"
 
 
-def test_a_set_called_error_whose_snapshots_are_good_is_found_and_mended(operator: Operator) -> None:
+def test_a_set_in_error_with_good_snapshots_is_found_and_repaired(operator: Operator) -> None:
     volume_id, set_id = operator.volume(), str(uuid.uuid4())
     snapshot_id = operator.api.ok("volume", "POST", "/snapshots", {"snapshot": {"volume_id": volume_id}})["snapshot"]["id"]
     operator.settle()
     entry = {"volume_id": volume_id, "snapshot_id": snapshot_id, "method": "assisted", "status": "error", "error": "a clone"}
     with operator.database().write() as connection:
-        row: dict[str, Any] = {"id": set_id, "project_id": "demo", "user_id": "member", "server_id": str(uuid.uuid4())}
+        row: Any = {"id": set_id, "project_id": "demo", "user_id": "member", "server_id": str(uuid.uuid4())}
         row |= {"name": None, "description": None, "metadata": {}, "progress": 100, "quiesce": "preferred"}
         row |= {"status": "error", "fault": "not all were deleted", "volumes": [entry], "excluded_disks": []}
         assisted_snapshots.insert(connection, row)
@@ -688,7 +714,7 @@ def test_a_volume_with_an_operation_is_not_judged(operator: Operator) -> None:
     forget(operator, under_way)
 
 
-def test_a_doctor_that_died_left_its_hold(operator: Operator) -> None:
+def test_a_doctor_that_died_leaves_its_lock(operator: Operator) -> None:
     volume_id = operator.volume()
     owner = f"{os.uname().nodename}:4194304:1"
     operation(operator, volume_id, owner=owner)
@@ -702,7 +728,7 @@ def test_a_doctor_that_died_left_its_hold(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize("place", ["before", "effect"])
-@pytest.mark.parametrize("verb", ["set_mode", "write_document", "repair_counts", "give_back_leaks", "quarantine", "remove"])
+@pytest.mark.parametrize("verb", ["set_mode", "write_document", "repair_counts", "free_leaks", "quarantine", "remove"])
 def test_a_doctor_killed_in_a_repair_leaves_nothing_half_done(operator: Operator, verb: str, place: str) -> None:
     volume_id = operator.volume()
     leak(operator, volume_id)
@@ -739,16 +765,28 @@ def test_a_repair_holds_its_volume(operator: Operator) -> None:
     operator.snapshot(volume_id)
 
 
+def attach_row(operator: Operator, volume_id: str, server_id: str) -> None:
+    """The rows say that the server has the volume."""
+    row: NewAttachment = {
+        "id": str(uuid.uuid4()),
+        "project_id": "demo",
+        "volume_id": volume_id,
+        "instance_id": server_id,
+        "status": "attached",
+        "mode": "rw",
+    }
+    with operator.database().write() as connection:
+        attachments.insert(connection, row)
+        volumes.change(connection, volume_id, status="in-use")
+
+
 @pytest.mark.usefixtures("undefine")
 def test_servers_against_rows(operator: Operator) -> None:
     volume_id, server_id = operator.volume(), str(uuid.uuid4())
     base = f"volume-{volume_id}"
     domain(operator, {"vda": (volume_id, base)}, server_id)
     assert one(operator, "disk_without_attachment")["server_id"] == server_id
-    row = {"id": str(uuid.uuid4()), "project_id": "demo", "volume_id": volume_id, "instance_id": server_id}
-    with operator.database().write() as connection:
-        attachments.insert(connection, {**row, "status": "attached", "mode": "rw"})
-        volumes.change(connection, volume_id, status="in-use")
+    attach_row(operator, volume_id, server_id)
     assert found(operator) == []
     domain(operator, {"vda": (volume_id, f"{base}.{uuid.uuid4()}")}, server_id)
     assert one(operator, "wrong_active_file")["server_id"] == server_id
@@ -766,17 +804,14 @@ def test_a_server_that_would_open_another_file_after_a_restart(operator: Operato
     base = f"volume-{volume_id}"
     snapshot_id = operator.snapshot(volume_id)
     domain(operator, {"vda": (volume_id, f"{base}.{snapshot_id}")}, server_id)
-    row = {"id": str(uuid.uuid4()), "project_id": "demo", "volume_id": volume_id, "instance_id": server_id}
-    with operator.database().write() as connection:
-        attachments.insert(connection, {**row, "status": "attached", "mode": "rw"})
-        volumes.change(connection, volume_id, status="in-use")
+    attach_row(operator, volume_id, server_id)
     operator.lab.stack.hypervisor.domain(server_id).createWithFlags(1)  # VIR_DOMAIN_START_PAUSED
     assert found(operator) == []
     domain(operator, {"vda": (volume_id, base)}, server_id)
     assert one(operator, "descriptions_differ")["server_id"] == server_id
 
 
-def test_a_guest_nobody_confirmed_to_be_thawed(operator: Operator) -> None:
+def test_a_guest_that_nobody_confirmed_as_thawed(operator: Operator) -> None:
     operator.lab.stack.stop()
     record = FreezeRecord(str(uuid.uuid4()), str(uuid.uuid4()), freeze_record.boot_seconds() - 1, 1)
     freeze_record.write(operator.state / "freeze", record)
@@ -799,7 +834,7 @@ def test_a_guest_frozen_by_somebody_else(tmp_path: Path) -> None:
         lab.clear()
 
 
-def test_what_cannot_be_looked_at_ends_with_two(operator: Operator, tmp_path: Path) -> None:
+def test_a_check_that_is_not_possible_exits_with_2(operator: Operator, tmp_path: Path) -> None:
     volume_id = operator.volume()
     aside = operator.share.with_name("elsewhere")
     operator.share.rename(aside)
@@ -820,7 +855,7 @@ def test_nothing_is_done_without_a_yes(operator: Operator) -> None:
     before = state_of(operator)
     command = [*PROGRAM, "doctor", "--state-dir", str(operator.state), "--fix"]
     said = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert said.returncode == 1 and "chmod 0660" in said.stdout and "say --yes" in said.stderr
+    assert said.returncode == 1 and "chmod 0660" in said.stdout and "repeat with --yes" in said.stderr
     assert state_of(operator) == before
     answered = _on_a_terminal(command, b"n\n")
     assert "Do this? [y/N]" in answered and state_of(operator) == before
@@ -838,7 +873,7 @@ def _on_a_terminal(command: list[str], answer: bytes) -> str:
     return out.decode()
 
 
-def test_a_busy_service_is_never_mistaken_for_a_broken_one(operator: Operator) -> None:
+def test_a_busy_service_has_no_findings(operator: Operator) -> None:
     ids, stop = [operator.volume(f"busy-{number}") for number in range(2)], threading.Event()
 
     def work(volume_id: str) -> None:
@@ -865,6 +900,14 @@ def test_a_busy_service_is_never_mistaken_for_a_broken_one(operator: Operator) -
 
 
 def test_no_kind_of_finding_is_without_a_test() -> None:
-    beside = ("test_saved_servers.py", "test_vanished_server.py", "test_late_unplug.py", "test_stuck_operations.py")
-    text = "".join(Path(__file__).with_name(name).read_text() for name in (Path(__file__).name, *beside))
+    beside = (
+        "test_saved_servers.py",
+        "test_vanished_server.py",
+        "test_late_unplug.py",
+        "test_stuck_operations.py",
+        "test_iscsi_volumes.py",
+        "test_raw_volumes.py",
+        "../crash/test_native_deaths.py",
+    )
+    text = "".join((Path(__file__).parent / name).read_text() for name in (Path(__file__).name, *beside))
     assert [kind for kind in KINDS if f'"{kind}"' not in text] == []

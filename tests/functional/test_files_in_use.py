@@ -58,7 +58,7 @@ def refused(lab: Lab, name: str, *words: str) -> None:
     assert (lab.stack.share / name).exists()
 
 
-def test_a_file_is_taken_from_nobody_and_taken_when_it_is_free(lab: Lab) -> None:
+def test_a_file_in_use_is_refused_and_a_free_one_is_taken(lab: Lab) -> None:
     share, content = lab.stack.share, make(lab)
     (share / "below").mkdir()
     qemu("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"../{GOLDEN}", "-F", "qcow2", "below/clone", at=share / "below/..")

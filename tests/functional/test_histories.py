@@ -355,7 +355,7 @@ class Histories(RuleBasedStateMachine):
         alone = not found.snapshots and not found.linked_to and not self.model.linked_volumes(key)
         single = [layer.name for layer in chain(Path(row["share"], row["active_file"]), row["format"])] == [f"volume-{key}"]
         if self.do("unmanage_volume", lambda _: None, must=alone and single, volume_id=key):
-            host = f"{self.block.world.settings.host}@{row['backend']}#{row['share']}"
+            host = f"{self.block.worker.settings.host}@{row['backend']}#{row['share']}"
             wanted = {"host": host, "source_name": f"unmanaged-{key}", "format": row["format"], "volume_type": row["backend"]}
             self.do("manage_volume", lambda new: self._taken_over(key, new), must=True, **_wanted(wanted))
 
@@ -383,7 +383,7 @@ class Histories(RuleBasedStateMachine):
             self.block.close()
 
     def _end(self) -> None:
-        """Read without a memory of what was right before; tidied; and everything deleted."""
+        """Read without a memory of what was right before; cleaned; and everything deleted."""
         self.site.reader.forget()
         for _ in range(3):
             self.block.look_around()
@@ -391,7 +391,7 @@ class Histories(RuleBasedStateMachine):
         checker.check()
         checker.check_sound()
         assert not checker.loose()
-        assert not [key for key, row in self.block.volumes().items() if row["untidy"]]
+        assert not [key for key, row in self.block.volumes().items() if row["needs_cleanup"]]
         while self.model.backups:
             for key in self.model.backups.copy():
                 if all(other.parent_id != key for other in self.model.backups.values()):

@@ -9,20 +9,21 @@ import select
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stillframe.chain.image import Image
-from stillframe.chain.names import base_name, overlay_name, temporary_name
+from stillframe.chain.names import base_name, overlay_name
 from stillframe.errors import BadImage, StillframeError
 from stillframe.host import copies, extents, imports, inspection, publish, qcow2, qemu_img, workdir
 from stillframe.host.copies import Source
 from tests.support.hostile import CANARY, Fate, Hostile, Place, battery
 from tests.support.hostile_foreign import LENGTH
 from tests.support.hostile_headers import SIZE, file_of, small
+from tests.support.leaks import leaked_clusters
 from tests.unit.builders import OTHER_VOLUME, SNAPSHOT, VOLUME
 from tests.unit.host.headers import BACKING_FORMAT
 
@@ -57,10 +58,10 @@ Verb = Callable[[Site], Any]
 ALONE: dict[str, Verb] = {
     "read": lambda s: qcow2.read_as(s.share, NAME, s.case.format),
     "check": lambda s: qemu_img.check(s.share, NAME, s.case.format),
-    "count leaks": lambda s: qemu_img.leaked_clusters(s.share, NAME, s.case.format),
+    "count leaks": lambda s: leaked_clusters(s.share, NAME, s.case.format),
     "repair leaks": lambda s: qemu_img.repair_leaks(s.share, NAME, s.case.format),
     "repair": lambda s: qemu_img.repair_all(s.share, NAME, s.case.format),
-    "adopt": lambda s: publish.publish_base(s.share, Image(NAME, s.case.format, s.size), "token", VOLUME),
+    "manage_file": lambda s: publish.publish_base(s.share, Image(NAME, s.case.format, s.size), "token", VOLUME),
 }
 QCOW2_ALONE: dict[str, Verb] = {
     "holds data": lambda s: qcow2.holds_data(s.share, NAME),
@@ -81,7 +82,6 @@ CHAIN: dict[str, Verb] = {
     ),
     "copy out": lambda s: copies.copy_out(s.source, s.share, s.outside / "raw", "raw", False),
     "copy out compressed": lambda s: copies.copy_out(s.source, s.share, s.outside / "qcow2", "qcow2", True),
-    "copy in": lambda s: copies.copy_in(replace(s.source, directory=s.share), s.share, "temporary", "qcow2"),
     "compare": lambda s: copies.compare(s.share, s.source, Source("honest", "qcow2", 1)),
     "compare with": lambda s: copies.compare(s.share, Source("honest", "qcow2", 1), s.source),
 }
@@ -90,9 +90,9 @@ QCOW2_CHAIN: dict[str, Verb] = {
     "pull": lambda s: qemu_img.pull(s.share, NAME, None, None, 2),
     "layer out": lambda s: copies.copy_layer_out(s.share, s.source, s.outside / "layer", "full"),
 }
-HEADER_ONLY = ("read", "holds data", "adopt", "read chain", "read chain from above")  # these never go on to QEMU
+HEADER_ONLY = ("read", "holds data", "manage_file", "read chain", "read chain from above")  # these never go on to QEMU
 # For marks of other formats, which none of these looks at any more than at the marks of qcow2.
-ESSENTIAL = ("copy", "copy to raw", "copy out", "extents", "resize", "commit into", "pull from", "check", "publish")
+ESSENTIAL = ("copy", "copy to raw", "copy out", "extents", "resize", "commit into", "pull from", "check")
 ABOVE = Source(TOP, "qcow2", 2)
 # These open the honest overlay above it, and the file as what is behind.
 BEHIND: dict[str, Verb] = {
@@ -109,12 +109,6 @@ BEHIND: dict[str, Verb] = {
 }
 
 
-def publish_it(site: Site) -> None:
-    with workdir.working(site.share) as place:
-        os.rename(site.place.path, place / temporary_name(VOLUME, "token"))
-    publish.publish_as(site.share, Image(NAME, site.case.format, site.size), "token", VOLUME)
-
-
 def verbs(case: Hostile) -> dict[str, Verb]:
     """What can be asked of a file of this format; for REFUSE, only what must refuse it."""
     found = {**CHAIN, **BEHIND}
@@ -122,7 +116,7 @@ def verbs(case: Hostile) -> dict[str, Verb]:
         found |= QCOW2_CHAIN
     if case.fate is Fate.REFUSE and case.alone:
         return found
-    found = {**found, **ALONE, **(QCOW2_ALONE if case.format == "qcow2" else {}), "publish": publish_it}
+    found = {**found, **ALONE, **(QCOW2_ALONE if case.format == "qcow2" else {})}
     return {label: verb for label, verb in found.items() if not (case.header_only and label in HEADER_ONLY)}
 
 
@@ -170,7 +164,7 @@ def named(fate: Fate) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", [case for case in BATTERY if case.fate is fate], ids=lambda case: case.name)
 
 
-def test_the_battery_is_as_large_as_it_should_be_and_every_name_is_its_own() -> None:
+def test_the_hostile_files_are_complete_and_have_unique_names() -> None:
     assert len({case.name for case in BATTERY}) == len(BATTERY) >= 60
 
 
@@ -228,7 +222,7 @@ def same(one: bytes, other: bytes) -> bool:
 
 
 @named(Fate.CONTAINED)
-def test_what_qemu_may_open_leads_it_nowhere_else(
+def test_a_file_that_qemu_may_open_leads_to_no_other(
     case: Hostile, site_of: Callable[[Hostile, str], Site], door: socket.socket
 ) -> None:
     for number, (label, verb) in enumerate(verbs(case).items()):
@@ -311,7 +305,7 @@ def test_an_uploaded_file_is_accepted_only_as_what_it_was_declared(
 
 
 @pytest.mark.parametrize("name", ["backing-absolute", "backing-json"])
-def test_the_canary_would_sing(name: str, site_of: Callable[[Hostile, str], Site]) -> None:
+def test_the_canary_is_found_where_qemu_is_led_to_it(name: str, site_of: Callable[[Hostile, str], Site]) -> None:
     """QEMU itself follows these names: were they not refused, the checks above would see it."""
     case = next(case for case in BATTERY if case.name == name)
     site = site_of(case, "0")
@@ -320,7 +314,7 @@ def test_the_canary_would_sing(name: str, site_of: Callable[[Hostile, str], Site
     assert holds_canary(site.outside / "raw")
 
 
-def test_the_door_would_tell(site_of: Callable[[Hostile, str], Site], door: socket.socket) -> None:
+def test_the_listening_socket_notices_a_connection(site_of: Callable[[Hostile, str], Site], door: socket.socket) -> None:
     case = next(case for case in BATTERY if case.name == "backing-nbd")
     site = site_of(case, "0")
     words = ["qemu-img", "info", "-f", "qcow2", "--backing-chain", NAME]

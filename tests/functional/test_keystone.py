@@ -109,14 +109,14 @@ def test_the_projects_id_may_stand_in_the_path_and_anothers_may_not(site: Site) 
         {"X-User-Id": "root", "X-Project-Id": "demo", "X-Roles": "admin", "X-Identity-Status": "Confirmed"},
     ],
 )
-def test_who_is_not_vouched_for_is_told_where_keystone_is(site: Site, headers: dict[str, str]) -> None:
+def test_a_caller_without_a_token_is_told_where_keystone_is(site: Site, headers: dict[str, str]) -> None:
     for service, path in (("volume", "/volumes"), ("compute", "/servers")):
         answer = site.send(None, service, "GET", path, headers=headers)
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"] == f'Keystone uri="{site.keystone.url}"'
 
 
-def test_made_up_tokens_are_refused_and_bounded_and_who_is_known_is_served(site: Site) -> None:
+def test_invented_tokens_are_refused_and_limited_while_known_callers_are_served(site: Site) -> None:
     """Hundreds of them at once: each is answered, none with anything but a refusal, and none of the threads is lost."""
     honest = {"X-Auth-Token": site.keystone.token("member")}
 
@@ -131,12 +131,12 @@ def test_made_up_tokens_are_refused_and_bounded_and_who_is_known_is_served(site:
     wait_for(lambda: site.send(None, "volume", "GET", "/volumes", headers=honest).status_code == 200, "the known token", 30)
 
 
-def test_the_password_of_users_yaml_opens_nothing(site: Site) -> None:
+def test_a_password_of_users_yaml_is_refused(site: Site) -> None:
     people = yaml.safe_load((site.lab.stack.state_dir / "service.yaml").read_text())["people"]
     assert site.send(None, "volume", "GET", "/volumes", auth=("admin", people["admin"])).status_code == 401
 
 
-def test_a_token_that_was_revoked_lets_nobody_in(site: Site) -> None:
+def test_a_revoked_token_is_refused(site: Site) -> None:
     token = {"X-Auth-Token": site.keystone.token("member")}
     assert site.send(None, "volume", "GET", "/volumes", headers=token).status_code == 200
     site.keystone.revoke(token["X-Auth-Token"])
@@ -207,7 +207,7 @@ def test_an_unmodified_client_finds_us_in_the_catalog_or_by_clouds_yaml(site: Si
     assert volume_id in openstack_volumes({**person, "OS_CLOUD": "stillframe", "OS_CLIENT_CONFIG_FILE": str(clouds)})
 
 
-def test_while_keystone_is_away_nobody_is_let_in_and_nobody_refused(site: Site) -> None:
+def test_while_keystone_is_away_nobody_is_accepted_and_nobody_refused(site: Site) -> None:
     token = {"X-Auth-Token": site.keystone.token("member")}
     site.keystone.server.stop()
     try:

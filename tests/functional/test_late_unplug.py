@@ -60,7 +60,7 @@ def look_again(lab: Lab) -> None:
     lab.stack.start()  # what looks once a minute looks when it starts
 
 
-def test_a_disk_that_was_unplugged_by_hand_is_told_by_the_attachment(lab: Lab) -> None:
+def test_the_attachment_shows_a_disk_that_was_unplugged_by_hand(lab: Lab) -> None:
     """Of the running guest alone, then of the definition too; a restart of the server in between brings it back."""
     domain = lab.stack.hypervisor.connection().defineXML(DOMAIN)
     server_id = domain.UUIDString()
@@ -95,7 +95,7 @@ def test_a_disk_that_was_unplugged_by_hand_is_told_by_the_attachment(lab: Lab) -
         domain.undefine()
 
 
-def test_a_disk_that_left_late_is_told_and_then_released(lab: Lab) -> None:
+def test_a_disk_that_left_late_is_shown_and_then_released(lab: Lab) -> None:
     domain = lab.stack.hypervisor.connection().defineXML(DOMAIN)
     server_id = domain.UUIDString()
     try:

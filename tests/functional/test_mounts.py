@@ -15,6 +15,7 @@ from stillframe.host.probe import MARKER, Prober
 from stillframe.volumes.storage.drivers import glusterfs
 from stillframe.volumes.storage.drivers.shares_config import Export
 from tests.support.gluster import Gluster, gluster, wait_until
+from tests.support.mounted import is_mounted
 
 CONTENT = b'{"share_id": "1"}\n'
 
@@ -44,8 +45,8 @@ def test_a_share_is_mounted_where_it_belongs(server: Gluster, share: Path) -> No
     assert found is not None
     assert (found.fstype, found.source) == ("fuse.glusterfs", server.export)
     assert {"nosuid", "nodev", "noexec"} <= found.options
-    assert mounts.is_mounted(share, "glusterfs", server.export)
-    assert not mounts.is_mounted(share, "nfs", server.export)
+    assert is_mounted(share, "glusterfs", server.export)
+    assert not is_mounted(share, "nfs", server.export)
 
 
 def test_mounting_again_changes_nothing(server: Gluster, share: Path) -> None:
@@ -75,7 +76,7 @@ def test_the_rights_of_a_fresh_volume_are_looked_at(server: Gluster, share: Path
         share.chmod(mode)
 
 
-def test_a_volume_that_is_not_there_is_told_and_leaves_nothing(server: Gluster) -> None:
+def test_a_missing_volume_is_reported_and_leaves_nothing(server: Gluster) -> None:
     point = server.mount_point_base / "none"
     for _ in range(3):
         with pytest.raises(ShareUnavailable, match="cannot be mounted"):
@@ -86,7 +87,7 @@ def test_a_volume_that_is_not_there_is_told_and_leaves_nothing(server: Gluster) 
 def test_a_share_that_is_in_use_stays_mounted(server: Gluster, share: Path) -> None:
     with (share / MARKER).open("rb"), pytest.raises(ShareUnavailable, match="target is busy"):
         mounts.unmount(share)
-    assert mounts.is_mounted(share, "glusterfs", server.export)
+    assert is_mounted(share, "glusterfs", server.export)
     mounts.unmount(share)
     mounts.unmount(share)
     assert mounts.find(share) is None
@@ -94,7 +95,7 @@ def test_a_share_that_is_in_use_stays_mounted(server: Gluster, share: Path) -> N
     assert "No such file or directory" in _told(Prober(share))
 
 
-def test_a_stopped_client_is_told_at_the_deadline_and_holds_one_process_only(server: Gluster, share: Path) -> None:
+def test_a_stopped_client_is_reported_at_the_deadline_and_blocks_one_process_only(server: Gluster, share: Path) -> None:
     prober = Prober(share, seconds=1.0, fresh_for=0.0)
     assert prober.check() == CONTENT
     with server.client_stopped():
@@ -107,7 +108,7 @@ def test_a_stopped_client_is_told_at_the_deadline_and_holds_one_process_only(ser
     assert prober.check() == CONTENT
 
 
-def test_a_client_that_died_is_told_and_mounted_anew(server: Gluster, share: Path) -> None:
+def test_a_client_that_died_is_reported_and_mounted_again(server: Gluster, share: Path) -> None:
     os.kill(server.client_pid, signal.SIGKILL)
     prober = Prober(share, fresh_for=0.0)
     wait_until(lambda: _fails(prober), "the kernel to see that the client is gone")
@@ -117,7 +118,7 @@ def test_a_client_that_died_is_told_and_mounted_anew(server: Gluster, share: Pat
     assert prober.check() == CONTENT
 
 
-def test_a_brick_that_died_is_told_and_found_again(server: Gluster, share: Path) -> None:
+def test_a_brick_that_died_is_reported_and_found_again(server: Gluster, share: Path) -> None:
     prober = Prober(share, seconds=5.0, fresh_for=0.0)
     server.stop_brick()
     try:

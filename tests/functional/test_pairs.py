@@ -4,7 +4,6 @@ refused. Never both halves of something, never anything stuck."""
 import itertools
 import multiprocessing
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ from tests.support.oracle import Model
 from tests.support.oracle_check import Checker
 from tests.support.oracle_pairs import LOOK, REQUESTS, Asked, Scene, build, build_small, outcomes
 from tests.support.oracle_reader import Reader
-from tests.support.oracle_service import THIN, Block, Storage, fast_directory, fresh_copy, prepare, settings
+from tests.support.oracle_service import THICK, THIN, Block, Storage, fast_directory, fresh_copy, prepare, settings, sparse_copy
 from tests.support.stack import wait_for
 
 Call = Callable[[dict[str, Any]], tuple[str, str, Any]]  # of a method's parameters: verb, path, body
@@ -44,7 +43,7 @@ def worker(directory: Path, pipe: Connection, together: Barrier) -> None:
         block = Block(directory, database)
         try:
             block.volumes()  # connected and mounted: from here on the two are quick
-            for pool in block.world.backends.pools:
+            for pool in block.worker.backends.pools:
                 pool.share()
             together.wait(SECONDS)
             pipe.send(_ask(block, name, method, parameters))
@@ -59,32 +58,39 @@ def worker(directory: Path, pipe: Connection, together: Barrier) -> None:
 
 def _ask(block: Block, name: str, method: str, parameters: dict[str, Any]) -> Asked:
     if name == LOOK:
-        periodic.look(block.world)
+        periodic.look(block.worker)
         return Asked(name, True, None)
     answer = block.attempt(method, **parameters)
     return Asked(name, not answer.refused, answer.result, str(answer.error or ""))
 
 
 @dataclass
-class Stage:
-    """Where pairs are played: the scene as it is before each, and two processes."""
+class Before:
+    """The scene as it is before a pair is played."""
 
-    directory: Path
     template: Path
     scene: Scene
     model: Model
+
+
+@dataclass
+class Stage:
+    """Where pairs are played: in a scene of a qcow2 volume or of a raw one, by two processes."""
+
+    directory: Path
+    scenes: Sequence[Before]
     reader: Reader
     database: Database
     pipes: tuple[Connection, Connection]
     together: Barrier
 
-    def play(self, pair: tuple[str, str]) -> tuple[Asked, Asked]:
+    def play(self, pair: tuple[str, str], before: Before) -> tuple[Asked, Asked]:
         """Both of a pair, asked of the scene."""
-        fresh_copy(self.template, self.directory)
+        fresh_copy(before.template, self.directory)
         told = []
         for who, name in enumerate(pair):
             request = REQUESTS.get(name)
-            parameters = request.parameters(self.scene, f"number {who}") if request else {}
+            parameters = request.parameters(before.scene, f"number {who}") if request else {}
             told.append((name, request.method if request else "", parameters))
         return self.ask(told)
 
@@ -120,21 +126,26 @@ def stage() -> Iterator[Stage]:
     context = multiprocessing.get_context("spawn")
     together, reader = context.Barrier(2), Reader()
     with fast_directory() as directory:
-        place, template = directory / "place", directory / "template"
+        place, empty = directory / "place", directory / "empty"
         place.mkdir()
         prepare(place)
+        sparse_copy(place, empty)
         database = Database(settings(place).database)
-        block = Block(place, database)
-        scene, model = build(block, reader)
-        Checker(block, reader, model).check()
-        block.close()
-        shutil.copytree(place, template)
+        scenes = []
+        for volume_type in (THIN, THICK):
+            fresh_copy(empty, place)
+            block = Block(place, database)
+            scene, model = build(block, reader, volume_type)
+            Checker(block, reader, model).check()
+            block.close()
+            scenes.append(Before(directory / volume_type, scene, model))
+            sparse_copy(place, scenes[-1].template)
         ends = [context.Pipe() for _ in range(2)]
         children = [context.Process(target=worker, args=(place, far, together), daemon=True) for _near, far in ends]
         for child in children:
             child.start()
         try:
-            yield Stage(place, template, scene, model, reader, database, (ends[0][0], ends[1][0]), together)
+            yield Stage(place, scenes, reader, database, (ends[0][0], ends[1][0]), together)
         finally:
             for near, _far in ends:
                 near.send(None)
@@ -158,32 +169,35 @@ def check_one_of(storage: Storage, reader: Reader, found: Iterator[tuple[str, Mo
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" + ".join)
 def test_two_processes_that_ask_at_the_same_moment(stage: Stage, pair: tuple[str, str]) -> None:
-    asked = stage.play(pair)
+    """Of a qcow2 volume and of a raw one, in turns."""
+    before = stage.scenes[PAIRS.index(pair) % 2]
+    asked = stage.play(pair, before)
     block = Block(stage.directory, stage.database)
     try:
         block.drain()
-        check_one_of(block, stage.reader, outcomes(stage.model, stage.scene, asked), asked)
+        check_one_of(block, stage.reader, outcomes(before.model, before.scene, asked), asked)
     finally:
         block.close()
 
 
 @pytest.mark.parametrize(
-    ("limit", "method", "wanted"),
+    ("limit", "allowed", "method", "wanted"),
     [
-        ("volumes", "create_volume", {"size": 1, "volume_type": THIN}),
-        ("gigabytes", "create_volume", {"size": 1, "volume_type": THIN}),
-        ("backups", "create_backup", {"snapshot_id": "old"}),
+        ("volumes", 2, "create_volume", {"size": 1, "volume_type": THIN}),
+        ("gigabytes", 4, "create_volume", {"size": 1, "volume_type": THIN}),  # a volume and two snapshots have one each
+        ("backups", 2, "create_backup", {"snapshot_id": "old"}),
     ],
 )
-def test_of_two_that_would_break_a_quota_together_one_is_refused(
-    stage: Stage, limit: str, method: str, wanted: dict[str, Any]
+def test_one_of_two_requests_that_exceed_a_quota_together_is_refused(
+    stage: Stage, limit: str, allowed: int, method: str, wanted: dict[str, Any]
 ) -> None:
-    fresh_copy(stage.template, stage.directory)
+    before = stage.scenes[0]
+    fresh_copy(before.template, stage.directory)
     block = Block(stage.directory, stage.database)
     try:
-        block.call("set_quotas", project_id="demo", wanted={limit: 2})  # the scene has one of each
+        block.call("set_quotas", project_id="demo", wanted={limit: allowed})  # there is room for one more
         if method == "create_backup":
-            wanted = {"volume_id": stage.scene.volume, "snapshot_id": stage.scene.old}
+            wanted = {"volume_id": before.scene.volume, "snapshot_id": before.scene.old}
         answers = stage.ask([("number one", method, {"wanted": wanted}), ("number two", method, {"wanted": wanted})])
         block.drain()
         assert sorted(each.accepted for each in answers) == [False, True], answers

@@ -56,7 +56,7 @@ def test_at_most_4096_bytes_are_taken(share: Path) -> None:
     assert Prober(share).check() == b"x" * 4096
 
 
-def test_a_missing_marker_or_directory_is_told(share: Path) -> None:
+def test_a_missing_marker_or_directory_is_reported(share: Path) -> None:
     (share / MARKER).unlink()
     assert "No such file or directory" in _told(Prober(share))
     assert MARKER in _told(Prober(share))
@@ -86,7 +86,7 @@ def test_a_bad_answer_is_believed_for_a_while_too(share: Path) -> None:
     assert asking.check() == CONTENT
 
 
-def test_a_share_that_hangs_is_given_up_at_the_deadline(hanging: Path) -> None:
+def test_a_share_that_hangs_is_abandoned_at_the_deadline(hanging: Path) -> None:
     assert _told(Prober(hanging, seconds=0.3)) == f"the share {hanging} does not answer within 0.3 s"
 
 
@@ -118,7 +118,7 @@ def test_no_second_child_is_started_while_one_is_stuck(
     count = len(started)
     stuck = started[-1]
     for _ in range(3):
-        assert _told(prober).endswith(f"process {stuck.pid}, which looked at it, still hangs")
+        assert _told(prober).endswith(f"process {stuck.pid}, which checked it, still hangs")
     assert len(started) == count
     (hanging / MARKER).rename(hanging / "fifo")
     (hanging / MARKER).write_bytes(CONTENT)
@@ -185,6 +185,6 @@ def test_a_directory_we_may_not_write_to_is_refused(tmp_path: Path) -> None:
     assert "mode 0755: give it to a group" in done.stderr
 
 
-def test_a_directory_that_is_not_there_is_no_question_of_rights(tmp_path: Path) -> None:
+def test_a_missing_directory_is_not_reported_as_a_matter_of_rights(tmp_path: Path) -> None:
     with pytest.raises(ShareUnavailable, match="No such file or directory"):
         probe.refuse_if_open(tmp_path / "gone")

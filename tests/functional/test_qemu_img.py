@@ -12,10 +12,11 @@ import pytest
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name, overlay_name, temporary_name
 from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, StepFailed
-from stillframe.host import extents, files, image_command, publish, qcow2, qemu_img, run
+from stillframe.host import empty_overlay, extents, files, image_command, publish, qcow2, qemu_img, run
 from stillframe.host.extents import Extent
 from tests.support import qemu_io
 from tests.support.layers import KIB, MIB, Layers, opened
+from tests.support.leaks import leaked_clusters
 from tests.support.let_in import let_in
 from tests.unit.builders import OTHER_SNAPSHOT, SNAPSHOT, VOLUME
 
@@ -84,6 +85,18 @@ def test_an_overlay_is_published_on_either_format_and_reads_as_what_backs_it(lay
     assert set(os.listdir(layers.share)) == {BASE, OVERLAY}
 
 
+@FORMATS
+@pytest.mark.parametrize("size", [512, MIB, (1 << 29) + 512, 3 << 40, 5 << 40, 1 << 50])
+def test_an_empty_overlay_is_what_qemu_img_makes_byte_by_byte(tmp_path: Path, format_: str, size: int) -> None:
+    for backing in ("b", BASE, "long" * 60):
+        wanted = ["-f", "qcow2", "-F", format_, "-b", backing, "theirs", str(size)]
+        subprocess.run(["qemu-img", "create", "-q", "-u", *wanted], cwd=tmp_path, check=True)
+        (tmp_path / "ours").write_bytes(b"")
+        empty_overlay.write(tmp_path, "ours", *empty_overlay.pieces(Image("ours", "qcow2", size, backing, format_)))
+        assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+        (tmp_path / "theirs").unlink()
+
+
 def test_an_overlay_on_a_file_a_guest_has_open_is_published(layers: Layers) -> None:
     layers.base(BASE, "qcow2", MIB)
     with opened(layers.share, BASE):
@@ -106,54 +119,6 @@ def test_every_new_file_has_mode_0660_whatever_the_umask(tmp_path: Path, umask: 
     finally:
         os.umask(old)
     assert {mode(path) for path in tmp_path.iterdir()} == {0o660}
-
-
-def test_a_file_made_elsewhere_is_published_when_it_is_what_was_said(layers: Layers) -> None:
-    temporary = temporary_name(VOLUME, "token")
-    layers.base(temporary, "qcow2", MIB)
-    layers.write(temporary, 0, 512, 9)
-    for _ in range(2):
-        publish.publish_as(layers.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
-    assert os.listdir(layers.share) == [BASE]
-    assert mode(layers.share / BASE) == 0o660
-    assert layers.read(BASE, "qcow2") == layers.content[temporary]
-
-
-def test_a_file_that_is_not_what_was_said_is_not_published(layers: Layers) -> None:
-    temporary = temporary_name(VOLUME, "token")
-    layers.base(temporary, "qcow2", MIB)
-    with pytest.raises(StepFailed, match="was asked for"):
-        publish.publish_as(layers.share, Image(BASE, "qcow2", 2 * MIB), "token", VOLUME)
-    assert os.listdir(layers.share) == []
-    with pytest.raises(StepFailed, match="does not exist"):
-        publish.publish_as(layers.share, Image(BASE, "qcow2", 2 * MIB), "token", VOLUME)
-
-
-def test_a_file_is_not_published_in_the_place_of_another(layers: Layers) -> None:
-    temporary = temporary_name(VOLUME, "token")
-    layers.base(temporary, "qcow2", MIB)
-    layers.base(BASE, "qcow2", MIB)
-    with pytest.raises(StepFailed, match="exists already"):
-        publish.publish_as(layers.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
-    assert set(os.listdir(layers.share)) == {temporary, BASE}
-
-
-def test_publishing_goes_on_after_a_crash_between_link_and_unlink(layers: Layers) -> None:
-    temporary = temporary_name(VOLUME, "token")
-    layers.base(temporary, "qcow2", MIB)
-    os.link(layers.share / temporary, layers.share / BASE)
-    publish.publish_as(layers.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
-    assert os.listdir(layers.share) == [BASE]
-
-
-def test_a_damaged_file_is_not_published(layers: Layers) -> None:
-    temporary = temporary_name(VOLUME, "token")
-    layers.base(temporary, "qcow2", MIB)
-    layers.write(temporary, 0, MIB, 9)
-    damage(layers.share / temporary)
-    with pytest.raises(BadImage, match="damaged"):
-        publish.publish_as(layers.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
-    assert os.listdir(layers.share) == [temporary]
 
 
 @pytest.mark.parametrize(("top", "base"), [("top", "two"), ("top", "one"), ("top", "base"), ("two", "base"), ("one", "base")])
@@ -179,6 +144,23 @@ def test_a_commit_grows_the_base(layers: Layers, format_: str) -> None:
     assert qcow2.read_as(layers.share, "base", format_).size == 3 * MIB
 
 
+@pytest.mark.parametrize("length", [MIB + 100, MIB + 512, 3 * MIB - 1])
+@pytest.mark.parametrize("to_the_end", [False, True])
+def test_a_raw_base_without_whole_sectors_grows_to_what_is_written(tmp_path: Path, length: int, to_the_end: bool) -> None:
+    """QEMU shows a guest whole sectors. The file itself grows only by what lies in the last one, and never loses a byte."""
+    base, top = base_name(VOLUME), overlay_name(VOLUME, SNAPSHOT)
+    before = os.urandom(length)
+    (tmp_path / base).write_bytes(before)
+    below = qcow2.read_as(tmp_path, base, "raw")
+    publish.publish_overlay(tmp_path, Image(top, "qcow2", below.disk_size, base, "raw"), "token", VOLUME)
+    written = 512 if to_the_end else 0
+    if to_the_end:
+        qemu_io.dead_writer(tmp_path, top, f"write -P 7 {below.disk_size - 512} 512", "flush")
+    qemu_img.commit(tmp_path, top, base, 2)
+    expected = before[: below.disk_size - written] + b"\x07" * written
+    assert (tmp_path / base).read_bytes() == expected
+
+
 @pytest.mark.parametrize("base", ["top", "other", "missing", "json:{}", "../base"])
 def test_nothing_is_committed_into_a_file_that_is_not_behind_the_top(tower: Layers, base: str) -> None:
     tower.base("other", "qcow2", 4 * MIB)
@@ -197,7 +179,7 @@ def test_a_pull_changes_what_backs_a_file_and_no_content(tower: Layers, name: st
         tower.check_clean()
 
 
-def test_a_file_pulled_from_all_reads_the_same_without_them(tower: Layers) -> None:
+def test_a_file_reads_the_same_after_a_full_pull(tower: Layers) -> None:
     qemu_img.pull(tower.share, "top", None, None, 4)
     for name in ("base", "one", "two"):
         (tower.share / name).unlink()
@@ -330,19 +312,19 @@ def leak(path: Path) -> None:
     qemu_io.count(path, clusters, 1)
 
 
-def test_leaks_are_counted_and_given_back(tower: Layers) -> None:
-    assert qemu_img.leaked_clusters(tower.share, "top", "qcow2") == 0
+def test_leaks_are_counted_and_freed(tower: Layers) -> None:
+    assert leaked_clusters(tower.share, "top", "qcow2") == 0
     leak(tower.share / "top")
     qemu_img.check(tower.share, "top", "qcow2")
-    assert qemu_img.leaked_clusters(tower.share, "top", "qcow2") == 1
+    assert leaked_clusters(tower.share, "top", "qcow2") == 1
     qemu_img.repair_leaks(tower.share, "top", "qcow2")
-    assert qemu_img.leaked_clusters(tower.share, "top", "qcow2") == 0
+    assert leaked_clusters(tower.share, "top", "qcow2") == 0
     tower.check()
 
 
 def test_damage_is_told_and_repaired_only_when_asked(tower: Layers) -> None:
     damage(tower.share / "top")
-    for look in (qemu_img.check, qemu_img.leaked_clusters, qemu_img.repair_leaks):
+    for look in (qemu_img.check, leaked_clusters, qemu_img.repair_leaks):
         with pytest.raises(BadImage, match="top is damaged"):
             look(tower.share, "top", "qcow2")
     qemu_img.repair_all(tower.share, "top", "qcow2")
@@ -355,7 +337,7 @@ def test_a_raw_file_has_nothing_to_check_or_repair(layers: Layers) -> None:
     qemu_img.check(layers.share, "raw", "raw")
     qemu_img.repair_all(layers.share, "raw", "raw")
     qemu_img.repair_leaks(layers.share, "raw", "raw")
-    assert qemu_img.leaked_clusters(layers.share, "raw", "raw") == 0
+    assert leaked_clusters(layers.share, "raw", "raw") == 0
 
 
 def test_a_check_opens_no_other_file(tower: Layers) -> None:
@@ -391,7 +373,7 @@ def test_a_chain_is_read_from_its_active_file_down(layers: Layers) -> None:
     assert [image.format for image in found.images] == ["raw", "qcow2", "qcow2"]
 
 
-def test_half_of_the_address_space_is_enough_on_a_slow_share(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_the_address_space_suffices_on_a_slow_share(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every request that waits has a thread of its own; 30 of them with 8 MiB of stack and an arena each are too much."""
     layers.base("base", "qcow2", 16 * MIB)
     layers.overlay("top", "base")

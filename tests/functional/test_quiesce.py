@@ -126,8 +126,8 @@ def test_with_an_agent_that_hangs(use: Use) -> None:
 
 @pytest.mark.parametrize("policy", ["preferred", "required"])
 def test_a_freeze_that_arrives_late_is_taken_back(use: Use, policy: str) -> None:
-    # Not hastened: that would ask the stopped agent first, and the deadline would pass before the freeze is tried.
-    lab = use("quiesce/armed:sleep=5", more="hasten_freeze = false\nfreeze_deadline_seconds = 9\n")
+    # Not expedited: that would ask the stopped agent first, and the deadline would pass before the freeze is tried.
+    lab = use("quiesce/armed:sleep=5", more="expedite_freeze = false\nfreeze_deadline_seconds = 9\n")
     before, line = snapshots(lab), "held at quiesce/armed"
     seen = lab.stack.log.read_text().count(line)
     set_id = ask(lab, policy)
@@ -277,7 +277,9 @@ def test_a_switch_that_libvirt_refuses_leaves_the_guest_thawed_and_nothing_behin
     lab.check_one_instant(lab.api.take(lab.guest.id, quiesce="required"))
 
 
-@pytest.mark.parametrize("place", ["quiesce/armed", "quiesce/hastened", "quiesce/frozen", "quiesce/switched", "quiesce/thawed"])
+@pytest.mark.parametrize(
+    "place", ["quiesce/armed", "quiesce/expedited", "quiesce/frozen", "quiesce/switched", "quiesce/thawed"]
+)
 def test_the_watchdog_thaws_when_the_worker_dies(use: Use, place: str) -> None:
     lab = use(place)
     set_id = ask(lab)
@@ -287,7 +289,7 @@ def test_the_watchdog_thaws_when_the_worker_dies(use: Use, place: str) -> None:
     assert knob(lab) == "0"
     lab.stack.start()
     found = lab.api.wait_set(set_id)
-    if place in ("quiesce/armed", "quiesce/hastened", "quiesce/frozen"):
+    if place in ("quiesce/armed", "quiesce/expedited", "quiesce/frozen"):
         # Nothing was switched: the operation is taken up again, freezes once more and ends well.
         assert (found["status"], found["consistency"]["level"]) == ("available", "filesystem")
     else:
@@ -299,21 +301,21 @@ def test_the_watchdog_thaws_when_the_worker_dies(use: Use, place: str) -> None:
     lab.check_sound()
 
 
-def test_the_guest_is_hastened_for_the_freeze_alone(use: Use) -> None:
-    lab = use("quiesce/hastened:sleep=2")
+def test_the_guest_is_expedited_for_the_freeze_alone(use: Use) -> None:
+    lab = use("quiesce/expedited:sleep=2")
     set_id = ask(lab)
-    wait_for(lambda: knob(lab) == "1", "the hastening")
+    wait_for(lambda: knob(lab) == "1", "the expediting")
     found = lab.api.wait_set(set_id)
-    assert (found["consistency"]["level"], found["consistency"]["hastened"]) == ("filesystem", True)
+    assert (found["consistency"]["level"], found["consistency"]["expedited"]) == ("filesystem", True)
     assert knob(lab) == "0"
     lab.check_sound()
 
 
-def test_a_guest_that_is_hastened_by_itself_stays_so(use: Use) -> None:
+def test_a_guest_that_is_expedited_by_itself_stays_so(use: Use) -> None:
     lab = use()
     lab.guest.execute(f"echo 1 >{KNOB}")
     found = lab.api.take(lab.guest.id, quiesce="required")
-    assert (found["consistency"]["level"], found["consistency"]["hastened"]) == ("filesystem", False)
+    assert (found["consistency"]["level"], found["consistency"]["expedited"]) == ("filesystem", False)
     assert knob(lab) == "1"
     lab.guest.execute(f"echo 0 >{KNOB}")
     lab.check_sound()
@@ -326,7 +328,7 @@ def test_an_agent_that_may_open_no_files_freezes_all_the_same(use: Use) -> None:
         found = lab.api.take(lab.guest.id, quiesce="required")
     finally:
         another_agent(lab, AGENT)
-    assert (found["consistency"]["level"], found["consistency"]["hastened"]) == ("filesystem", False)
+    assert (found["consistency"]["level"], found["consistency"]["expedited"]) == ("filesystem", False)
     lab.check_one_instant(found)
     lab.check_sound()
 
@@ -423,7 +425,7 @@ def test_a_servers_settings_allow_it_and_a_loop_mount_makes_no_label_better(plai
     lab.check_sound()
 
 
-def test_a_thaw_hook_that_fails_is_told_with_its_code(use: Use) -> None:
+def test_a_failed_thaw_hook_is_reported_with_its_code(use: Use) -> None:
     lab = use()
     lab.guest.execute("printf '#!/bin/sh\n[ $1 = freeze ] || exit 3\n' >/tmp/hook && chmod +x /tmp/hook")
     another_agent(lab, f"{AGENT} -F/tmp/hook")
@@ -438,7 +440,7 @@ def test_a_thaw_hook_that_fails_is_told_with_its_code(use: Use) -> None:
     lab.check_sound()
 
 
-def test_a_freeze_hook_that_fails_takes_everything_back_and_is_told_with_its_code(use: Use) -> None:
+def test_a_failed_freeze_hook_undoes_everything_and_is_reported_with_its_code(use: Use) -> None:
     lab = use()
     lab.guest.execute("printf '#!/bin/sh\n[ $1 = thaw ] || exit 4\n' >/tmp/hook && chmod +x /tmp/hook")
     another_agent(lab, f"{AGENT} -F/tmp/hook")
@@ -453,7 +455,7 @@ def test_a_freeze_hook_that_fails_takes_everything_back_and_is_told_with_its_cod
     lab.check_sound()
 
 
-def test_a_hook_that_takes_longer_than_the_deadline_is_told_apart_from_the_freeze(use: Use) -> None:
+def test_the_time_of_a_slow_hook_is_not_counted_as_freeze(use: Use) -> None:
     lab = use()
     lab.guest.execute("printf '#!/bin/sh\\n[ $1 = thaw ] && sleep 2 || sleep 6\\n' >/tmp/hook && chmod +x /tmp/hook")
     another_agent(lab, f"{AGENT} -F/tmp/hook")

@@ -193,7 +193,7 @@ def test_a_disk_that_the_server_does_not_take_is_as_before_and_says_why(operator
         detached_stopped(operator, server_id, volume_id)
 
 
-def test_an_action_that_libvirt_refuses_is_answered_in_its_words(operator: Operator) -> None:
+def test_the_answer_to_an_action_that_libvirt_refuses_quotes_it(operator: Operator) -> None:
     answer = operator.api.send("compute", "POST", f"/servers/{server(operator, 'no-cdrom')}/action", {"os-start": None})
     assert answer.status_code == 409
     fault = answer.json()["conflictingRequest"]
@@ -213,7 +213,7 @@ def test_a_file_of_the_chain_that_is_not_there_is_named(operator: Operator) -> N
     assert operator.api.snapshot(snapshot_id)["status"] == "available"
 
 
-def test_a_server_whose_file_is_not_there_is_told_which(operator: Operator) -> None:
+def test_a_server_without_its_file_is_answered_with_the_file(operator: Operator) -> None:
     server_id = server(operator, "usual")
     volume_id, path, before = written(operator)
     domain = operator.lab.stack.hypervisor.domain(server_id)
@@ -230,7 +230,7 @@ def test_a_server_whose_file_is_not_there_is_told_which(operator: Operator) -> N
     assert digest(operator.share, path.name) == before
 
 
-def test_a_program_that_may_not_read_a_file_is_told_as_that(tmp_path: Path) -> None:
+def test_a_program_that_may_not_read_a_file_is_reported_as_access_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").touch(0o600)
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     with pytest.raises(AccessRefused, match="secret: Permission denied"):

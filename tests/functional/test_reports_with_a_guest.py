@@ -122,7 +122,7 @@ def test_what_cannot_be_in_a_set_is_named_and_the_rest_is_taken(scenario: Scenar
     scenario.delete(found)
 
 
-def test_everything_else_that_is_said_of_a_disk_stays(scenario: Scenario) -> None:
+def test_all_other_properties_of_a_disk_stay(scenario: Scenario) -> None:
     before = scenario.settings(False), scenario.settings(True)
     assert sum("iothread" in each and "ua-system" in each and "total_bytes_sec" in each for each in before[1]) == 1
     volumes = [scenario.plain, scenario.sata, scenario.bytes]
@@ -186,7 +186,7 @@ def test_a_guest_that_somebody_else_froze_stays_theirs(scenario: Scenario) -> No
     scenario.delete(found)
 
 
-def test_an_agent_that_may_not_freeze_is_told_by_that(scenario: Scenario) -> None:
+def test_an_agent_that_may_not_freeze_is_named_as_the_reason(scenario: Scenario) -> None:
     another_agent(scenario, f"{AGENT} -b guest-fsfreeze-freeze,guest-fsfreeze-freeze-list")
     try:
         path = f"/servers/{scenario.guest.id}/os-assisted-snapshots"

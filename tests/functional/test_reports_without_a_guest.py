@@ -99,7 +99,8 @@ def test_sizes_after_growing_and_going_back(operator: Counter, volume: str) -> N
     assert operator.size(volume) == 2 * GIB
     again = operator.make("snapshot", volume_id=volume)
     assert [operator.api.snapshot(each)["size"] for each in (small, large, again)] == [1, 2, 2]
-    assert operator.used() == {**before, "totalSnapshotsUsed": before["totalSnapshotsUsed"] + 1}
+    more = {"totalSnapshotsUsed": 1, "totalGigabytesUsed": 2}
+    assert operator.used() == before | {key: before[key] + added for key, added in more.items()}
     copy = operator.make("volume", snapshot_id=again, size=2)
     old = operator.make("volume", snapshot_id=small, size=1)
     assert (operator.size(copy), operator.size(old)) == (2 * GIB, GIB)
@@ -299,7 +300,7 @@ def test_one_deletion_asked_for_many_times_at_once(operator: Counter, volume: st
     assert len(operator.files(volume)) == 1
 
 
-def test_an_overlay_that_somebody_removed_is_told_and_put_back(operator: Counter, volume: str) -> None:
+def test_an_overlay_that_somebody_removed_is_reported_and_restored(operator: Counter, volume: str) -> None:
     snapshot = operator.make("snapshot", volume_id=volume)
     operator.write(volume, b"kept")
     seen, overlay = operator.seen(volume), operator.share / operator.active(volume)

@@ -133,7 +133,7 @@ def test_a_cancelled_program_is_ended(tmp_path: Path, pipes: str) -> None:
     assert not alive(int(marker.read_text()))
 
 
-def test_a_program_that_cannot_be_killed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_cannot_be_killed_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one is that waits in the kernel for a share that went away: here the signal does not arrive."""
     real: Callable[[int, int], None] = os.killpg
     meant: list[int] = []
@@ -193,6 +193,18 @@ def test_a_program_gets_its_limits() -> None:
     }
     seen = limits_seen(Limits(cpu_seconds=7, address_space=2 << 30, open_files=300, file_size=12345))
     assert (seen["RLIMIT_CPU"], seen["RLIMIT_AS"], seen["RLIMIT_NOFILE"], seen["RLIMIT_FSIZE"]) == (7, 2 << 30, 300, 12345)
+
+
+def test_a_program_gets_no_more_than_this_service_may_give() -> None:
+    """Whoever started the service gave it less: each call of qemu-img failed, as it may not be given more."""
+    script = (
+        "import resource as r, sys; from pathlib import Path; from stillframe.host.run import run, Limits\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (64, 64)); r.setrlimit(r.RLIMIT_FSIZE, (1 << 30, 1 << 30))\n"
+        "print(run(sys.argv[1:], cwd=Path('/'), limits=Limits(file_size=2 << 30)))"
+    )
+    inner = python(RESOURCES % ["RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CPU"])
+    said = subprocess.run([sys.executable, "-c", script, *inner], capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == {"RLIMIT_NOFILE": 64, "RLIMIT_FSIZE": 1 << 30, "RLIMIT_CPU": 60}
 
 
 def test_a_program_gets_a_clean_environment_no_input_and_the_umask_of_the_share(monkeypatch: pytest.MonkeyPatch) -> None:

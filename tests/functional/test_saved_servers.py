@@ -161,7 +161,7 @@ def test_a_saved_guest_whose_files_were_exchanged_is_not_restored(lab: Lab, firs
     goes_on(lab, round_)
 
 
-def test_what_a_saved_guest_goes_on_with_is_left_alone_when_no_row_says_so(lab: Lab, first: dict[str, Any]) -> None:
+def test_files_of_a_saved_guest_are_left_alone_even_if_no_row_names_them(lab: Lab, first: dict[str, Any]) -> None:
     """Its attachment was taken out of the rows, as a database of yesterday has it: the volume counts as available."""
     round_, volume = lab.guest.beats()[-1].round, lab.volumes[0]
     snapshot = next(each["snapshot_id"] for each in first["volumes"] if each["volume_id"] == volume)
@@ -187,7 +187,8 @@ def test_what_a_saved_guest_goes_on_with_is_left_alone_when_no_row_says_so(lab: 
         assert (disks(lab), described(lab)) == (content, descriptions), (method, path, body)
     assert lab.api.volume(volume)["size"] == 1
     with database.write() as connection:
-        attachments.insert(connection, {key: value for key, value in row.items() if key != "seq"})
+        again: Any = {key: value for key, value in row.items() if key != "seq"}
+        attachments.insert(connection, again)
         volumes.change(connection, volume, status="in-use", fault=None)
     database.close()
     assert power(lab, "os-start").status_code == 202
@@ -220,7 +221,7 @@ def test_a_guest_saved_to_a_file_of_somebodys_choice_waits_for_it(lab: Lab) -> N
     goes_on(lab, round_)
 
 
-def test_a_saved_memory_that_was_thrown_away_leaves_a_stopped_server(lab: Lab) -> None:
+def test_a_discarded_saved_memory_leaves_a_stopped_server(lab: Lab) -> None:
     domain = lab.guest.domain
     domain.managedSave(0)
     assert shown(lab)[0] == "SUSPENDED"

@@ -27,7 +27,7 @@ from stillframe.host import copies, files, publish, qcow2, qemu_img, run, stagin
 from stillframe.host.copies import Source
 from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.directory import DirectoryRepository
-from stillframe.volumes.storage.drivers import directory
+from stillframe.volumes.storage.drivers import markers
 from stillframe.volumes.storage.drivers.directory import DirectoryShare
 from tests.support.lab import open_lab
 from tests.support.second_writer import GROUP, SECRET, Site, forged, site
@@ -86,7 +86,7 @@ def test_a_link_in_place_of_a_temporary_file_overwrites_no_file_of_the_host(plac
     assert qcow2.read(place.share, BASE).size == MIB
 
 
-def test_a_source_that_is_swapped_while_it_is_copied_gives_nothing_away(place: Site) -> None:
+def test_a_source_swapped_during_a_copy_discloses_nothing(place: Site) -> None:
     """The copy is taken by a hard link as soon as it is there; the source becomes a link to the host's file a moment later."""
     (place.share / BASE).write_bytes(b"\x11" * len(SECRET))
     os.chown(place.share / BASE, 0, GROUP)
@@ -108,9 +108,7 @@ def test_a_source_that_is_swapped_while_it_is_copied_gives_nothing_away(place: S
                 os.unlink(place.share / COPY)
 
 
-def test_a_source_that_is_swapped_right_before_it_is_copied_is_not_what_is_read(
-    place: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_swapped_right_before_a_copy_is_not_read(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """As above, with the moment hit: the name leads to the host's file for as long as qemu-img runs."""
     (place.share / BASE).write_bytes(b"\x11" * len(SECRET))
     real, out = run.run, []
@@ -132,7 +130,7 @@ def test_a_source_that_is_swapped_right_before_it_is_copied_is_not_what_is_read(
     assert (place.share / COPY).read_bytes() == b"\x11" * len(SECRET)
 
 
-def test_a_backing_file_that_is_swapped_while_it_is_read_gives_nothing_away(place: Site) -> None:
+def test_a_backing_file_swapped_during_a_read_discloses_nothing(place: Site) -> None:
     (place.share / BASE).write_bytes(b"\x11" * len(SECRET))
     words = ["create", "-q", "-f", "qcow2", "-b", BASE, "-F", "raw", OVERLAY]
     subprocess.run(["qemu-img", *words], cwd=place.share, check=True)
@@ -175,7 +173,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("forged_one", [BASE, OVERLAY])
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_header_that_is_rewritten_in_the_moment_it_is_read_leads_to_no_file_of_the_host(
+def test_a_header_rewritten_while_it_is_read_leads_to_no_file_of_the_host(
     place: Site, monkeypatch: pytest.MonkeyPatch, verb: str, forged_one: str
 ) -> None:
     """It may name any file as the one that holds its data: root read that one for who wrote the header, and wrote into it."""
@@ -243,8 +241,8 @@ def test_a_file_put_in_place_of_a_document_that_is_removed_is_kept(place: Site) 
     assert b"precious" in [(place.share / each).read_bytes() for each in files.listing(place.share)]
 
 
-@pytest.mark.parametrize("name", [f".tmp.{info_name(VOLUME)}", info_name(VOLUME), directory.MARKER, BASE])
-def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(place: Site, name: str) -> None:
+@pytest.mark.parametrize("name", [f".tmp.{info_name(VOLUME)}", info_name(VOLUME), markers.MARKER, BASE])
+def test_a_pipe_in_place_of_a_file_blocks_nobody(place: Site, name: str) -> None:
     make(place.share, "volume")
     with place.attacked(f"os.mkfifo({name!r})"):
         while not os.path.lexists(place.share / name):
@@ -255,13 +253,13 @@ def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(place: Site, name: str) 
             lambda: files.sync_file(place.share, name),
             lambda: files.share_mode(place.share, name),
             lambda: files.rename_new(place.share, name, COPY),
-            lambda: directory.prepare(place.share),
+            lambda: markers.prepare(place.share),
             lambda: publish.publish_base(place.share, Image(BASE, "qcow2", MIB), "token", VOLUME),
         ):
             assert ended(call)
 
 
-def test_what_is_no_file_never_gets_the_name_of_one(place: Site) -> None:
+def test_only_a_regular_file_gets_the_name_of_a_file(place: Site) -> None:
     """The name leads to what was looked at, or to nothing."""
     lines = ("os.rename('foreign', 'kept'); os.symlink(target, 'foreign')", "os.rename('kept', 'foreign')")
     make(place.share, "foreign")
@@ -274,8 +272,8 @@ def test_what_is_no_file_never_gets_the_name_of_one(place: Site) -> None:
 
 
 @pytest.mark.parametrize("name", [info_name(VOLUME), BASE])
-def test_a_directory_in_place_of_a_file_is_refused_in_words(place: Site, name: str) -> None:
-    share = DirectoryShare(place.share, directory.prepare(place.share), 0)
+def test_a_directory_in_place_of_a_file_is_refused_with_a_message(place: Site, name: str) -> None:
+    share = DirectoryShare(place.share, markers.prepare(place.share), 0)
     with place.attacked(f"os.mkdir({name!r})"):
         while not (place.share / name).is_dir():
             time.sleep(0.01)
@@ -332,7 +330,7 @@ def test_a_working_directory_that_is_moved_away_meanwhile_shows_nothing(place: S
             assert not secret_is_out(place)
 
 
-def test_a_folder_of_the_backup_store_that_becomes_a_link_leads_nowhere(place: Site) -> None:
+def test_a_link_in_place_of_a_folder_of_the_backup_store_is_not_followed(place: Site) -> None:
     """Neither is a backup written through it, nor does the directory it leads to get another mode."""
     store = DirectoryRepository(place.share, "backups", None)
     store.prepare()
@@ -399,7 +397,7 @@ def test_a_directory_of_the_services_own_files_that_others_may_change_is_refused
     assert os.listdir(place.share) == []
 
 
-def test_pipes_in_place_of_documents_hang_no_service_and_it_stops_while_somebody_leans_on_it(tmp_path: Path) -> None:
+def test_pipes_in_place_of_documents_hang_no_service_and_it_stops_under_load(tmp_path: Path) -> None:
     """A worker hung in the first of them for ever, and SIGTERM did nothing."""
     lab = open_lab(tmp_path, begin=Command)
     try:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import requests
 import yaml
 
+from stillframe.host import private_libvirt
 from stillframe.printable import unsafe
 from tests.support.lab import Lab
 from tests.support.service import PROGRAM
@@ -111,7 +113,7 @@ def test_log_lines_as_json_carry_request_and_operation(services: Lab) -> None:
     assert any("is done" in line["message"] for line in ours)
 
 
-def test_nobody_forges_a_line_of_a_json_log_or_steers_who_shows_it(services: Lab) -> None:
+def test_nobody_forges_a_json_log_line_or_controls_the_terminal_that_shows_it(services: Lab) -> None:
     """Without credentials, by a path; with them, by names."""
     services.stack.stop()
     services.stack._arguments = ["--log-json"]
@@ -147,6 +149,33 @@ def test_a_serve_that_cannot_start_says_why_and_ends(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "libvirt" in done.stderr
     assert "hint:" in done.stderr
+
+
+def test_a_serve_without_standard_streams_reuses_their_descriptors_for_nothing(tmp_path: Path) -> None:
+    """What libvirt prints to standard error went into the pipe that had its number; without standard output it did not
+    start."""
+    state = tmp_path / "state"
+    close = "import os, sys\nfor number in range(3): os.close(number)\nos.execv(sys.argv[1], sys.argv[1:])"
+    command = [*PROGRAM, "serve", "--state-dir", str(state), "--volumes-port", "0", "--compute-port", "0"]
+    process = subprocess.Popen([sys.executable, "-c", close, *command])
+
+    def answers() -> bool:
+        assert process.poll() is None
+        try:
+            cloud = yaml.safe_load((state / "clouds.yaml").read_text())["clouds"]["stillframe"]
+            return bool(Api(cloud).ok("compute", "GET", "/servers/detail") == {"servers": []})
+        except (FileNotFoundError, requests.ConnectionError):
+            return False
+
+    try:
+        wait_for(answers, "the services", 60)
+        assert [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)] == [os.devnull] * 3
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        private_libvirt.stop(state / "libvirt")
 
 
 def test_sigterm_stops_everything_it_started(services: Lab) -> None:

@@ -153,7 +153,7 @@ def crashing(lab: Lab) -> Iterator[str]:
     domain.undefine()
 
 
-def test_a_guest_that_crashed_is_kept_for_whoever_looks(lab: Lab, crashing: str, spare: str) -> None:
+def test_a_crashed_guest_is_kept_for_inspection(lab: Lab, crashing: str, spare: str) -> None:
     (volume,) = attached(lab, crashing)
     first = lab.api.take(crashing, name="before the crash")
     content = held(lab, first)

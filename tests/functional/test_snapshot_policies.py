@@ -130,7 +130,7 @@ def _counter(contents: list[DiskContent]) -> int:
     return contents[0].counter
 
 
-def test_a_label_that_is_taken_off_lets_the_set_go(operator: Lab) -> None:
+def test_a_set_without_its_label_is_deleted(operator: Lab) -> None:
     (policy_id,) = [row["ID"] for row in document(operator, PROGRAM, "snapshot-policy", "list", "--server", "web")]
     first = sets(operator, policy_id=policy_id)[0]
     run(operator, PROGRAM, "assisted-snapshot", "set", "--no-keep", first["id"])
@@ -212,7 +212,7 @@ def test_a_policy_with_nonsense_is_refused_and_nothing_changes(operator: Lab, wa
     assert operator.api.ok("compute", "GET", "/os-snapshot-policies") == before
 
 
-def test_no_body_makes_a_set_a_policys(operator: Lab) -> None:
+def test_no_request_can_assign_a_set_to_a_policy(operator: Lab) -> None:
     path, before = f"/servers/{operator.guest.id}/os-assisted-snapshots", sets(operator)
     forged = "11111111-2222-4333-8444-555555555555"
     for given in ({"policy_id": forged}, {"metadata": {"stillframe:policy": forged}}):

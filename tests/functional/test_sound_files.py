@@ -47,7 +47,7 @@ def test_a_repaired_base_keeps_its_content_through_a_commit(dirty: Path) -> None
     qemu_img.check(dirty, "a", "qcow2")
 
 
-def test_a_file_somebody_has_open_is_not_repaired_under_him(dirty: Path) -> None:
+def test_a_file_that_a_program_has_open_is_not_repaired(dirty: Path) -> None:
     words = ["qemu-io", "-r", "-f", "qcow2", "-c", "sleep 600000", "above"]
     reader = subprocess.Popen(words, cwd=dirty, stdout=subprocess.DEVNULL)
     try:
@@ -66,7 +66,7 @@ def test_a_file_somebody_has_open_is_not_repaired_under_him(dirty: Path) -> None
     assert reads(dirty, "above", 17, "2M") and reads(dirty, "above", 19, "0")
 
 
-def test_bitmaps_that_were_in_use_are_named_and_nobody_elses_to_remove(tmp_path: Path) -> None:
+def test_bitmaps_that_were_in_use_are_named_and_not_removed(tmp_path: Path) -> None:
     run(tmp_path, "qemu-img", "create", "-q", "-f", "qcow2", "a", "64M")
     for name in ("monday", "tuesday"):
         run(tmp_path, "qemu-img", "bitmap", "--add", "a", name)
@@ -93,7 +93,7 @@ def test_deleting_an_internal_snapshot_as_the_hint_says_loses_nothing(tmp_path: 
     assert reads(tmp_path, "a", 7, "1M")
 
 
-def test_a_dirty_file_that_is_damaged_besides_is_not_touched(dirty: Path) -> None:
+def test_a_dirty_file_with_further_damage_is_not_touched(dirty: Path) -> None:
     """Two guest clusters in one place: QEMU's own repair counts 2 and is content, and one of them stays wrong."""
     write(dirty, "above", 23, "4M")  # a cluster that is nobody's business
     dead_writer(dirty, "a", "write -P 18 6M 64k", "flush")  # QEMU repaired at this opening; dirty again
@@ -118,7 +118,7 @@ def test_a_dirty_file_that_is_damaged_besides_is_not_touched(dirty: Path) -> Non
         ((1 << 62) | 0x10000, "where something else is too"),
     ],
 )
-def test_what_no_repair_of_counts_mends(dirty: Path, entry: int, told: str) -> None:
+def test_damage_that_no_repair_of_counts_mends_is_refused(dirty: Path, entry: int, told: str) -> None:
     at = qemu_io.entry_of(dirty / "a", 33)
     with (dirty / "a").open("r+b") as file:
         file.seek(at)
@@ -141,9 +141,9 @@ def test_compressed_content_shares_clusters_and_is_no_damage(tmp_path: Path) -> 
     qemu_img.check(tmp_path, "a", "qcow2")
 
 
-def test_a_look_for_which_there_is_no_time_refuses_only_what_nobody_vouches_for(dirty: Path) -> None:
+def test_a_check_without_time_refuses_only_a_file_that_was_not_closed(dirty: Path) -> None:
     before = (dirty / "a").read_bytes()
-    with pytest.raises(NotSound, match="too large to be looked into"):
+    with pytest.raises(NotSound, match="too large to check"):
         soundness.check(dirty, "a", "qcow2", 0.0)
     soundness.check(dirty, "above", "qcow2", 0.0)
     assert (dirty / "a").read_bytes() == before

@@ -60,7 +60,9 @@ def itself_a_link(state_dir: Path, victim: Path) -> None:
 
 
 @pytest.mark.parametrize("prepare", [owned, open_to_all, with_users, with_links, with_a_lock, itself_a_link])
-def test_one_that_somebody_else_prepared_is_refused(tmp_path: Path, prepare: Callable[[Path, Path], None]) -> None:
+def test_a_state_directory_that_somebody_else_prepared_is_refused(
+    tmp_path: Path, prepare: Callable[[Path, Path], None]
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("a file of the host")
     state_dir = tmp_path / "state"
@@ -113,7 +115,7 @@ def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "state").exists()
 
 
-def test_what_lies_in_it_is_for_its_owner_only(services: Lab) -> None:
+def test_only_the_owner_may_read_the_state_directory(services: Lab) -> None:
     """Each by itself: the directory's mode is not the only thing in the way."""
     state_dir = services.stack.state_dir
     open_to_others = []
@@ -126,7 +128,7 @@ def test_what_lies_in_it_is_for_its_owner_only(services: Lab) -> None:
     assert open_to_others == []
 
 
-def test_somebody_who_looks_at_the_database_takes_nothing_away(services: Lab) -> None:
+def test_reading_the_database_beside_the_service_removes_nothing(services: Lab) -> None:
     """The last program that closes a SQLite database removes its log: the service's locks say that it is not the last."""
 
     def count() -> int:

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import update
 
 from stillframe.db import operations, volumes
-from stillframe.db.rows import Row
 from stillframe.db.tables import operations as table
 from stillframe.host import files
 from stillframe.journal import record
@@ -34,12 +33,12 @@ def volume(operator: Operator, volume_id: str) -> dict[str, Any]:
     return found
 
 
-def newest(operator: Operator, kind: str) -> Row:
+def newest(operator: Operator, kind: str) -> Any:
     with operator.database().read() as connection:
         return next(row for row in operations.newest(connection, 50) if row["kind"] == kind)
 
 
-def ended(operator: Operator, kind: str) -> Row:
+def ended(operator: Operator, kind: str) -> Any:
     wait_for(lambda: newest(operator, kind)["state"] in ("done", "undone", "parked"), f"the end of {kind}", 120)
     return newest(operator, kind)
 
@@ -131,7 +130,7 @@ def test_a_parked_operation_that_was_never_begun_is_abandoned_and_the_volume_is_
     grows(operator, volume_id)
 
 
-def test_what_was_begun_is_told_by_the_doctor_until_it_is_put_right(operator: Operator) -> None:
+def test_the_doctor_reports_what_was_begun_until_it_is_corrected(operator: Operator) -> None:
     volume_id = operator.volume()
     path = operator.share / f"volume-{volume_id}"
     qemu_io.write(operator.share, path.name, b"kept")
@@ -154,7 +153,7 @@ def test_what_was_begun_is_told_by_the_doctor_until_it_is_put_right(operator: Op
     assert content(operator, path) == before[0]
 
 
-def test_a_retried_one_goes_on(operator: Operator, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_retried_operation_continues(operator: Operator, caplog: pytest.LogCaptureFixture) -> None:
     volume_id = operator.volume()
     operation_id = park(operator, volume_id, **{"Resize begun": {}})
     assert operator.run(["operation", "retry"], operation_id).code == 0
@@ -174,12 +173,12 @@ def test_a_volume_on_a_share_that_is_gone_is_forgotten_and_taken_back_when_it_co
     names = sorted(path.name for path in operator.share.iterdir())
     kept = operator.share.rename(operator.lab.directory / "gone")
     said = operator.run(["volume", "forget"], volume_id, "--dry-run")
-    assert said.code == 0 and f"with it goes snapshot {snapshot}" in said.out, said
+    assert said.code == 0 and f"this also removes snapshot {snapshot}" in said.out, said
     assert volume(operator, volume_id)["status"] == "available"
     assert operator.run(["volume", "forget"], volume_id).code != 0, "nobody said yes"
     before = used(operator)
     assert operator.run(["volume", "forget"], volume_id, "--yes").code == 0
-    assert used(operator) == (before[0] - 1, before[1] - 1, before[2] - 1)
+    assert used(operator) == (before[0] - 1, before[1] - 2, before[2] - 1)  # a snapshot counts in the GiB too
     for path in (f"/volumes/{volume_id}", f"/snapshots/{snapshot}"):
         assert operator.api.send("volume", "GET", path).status_code == 404
     assert volume(operator, other)["status"] == "available" and not operator.share.exists()

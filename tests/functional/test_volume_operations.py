@@ -47,10 +47,10 @@ def test_the_table_can_be_typed_from_top_to_bottom(stack: Stack, monkeypatch: py
 def _statuses(stack: Stack) -> dict[str, str]:
     """What the page leaves: one copy, and the file of the volume that was given up."""
     volumes = stack.api("stillframe-admin").ok("volume", "GET", "/volumes/detail?all_tenants=1")["volumes"]
-    given_up = [name for name in files.listing(stack.share) if name.startswith("unmanaged-")]
-    if given_up:
-        qemu_img.check(stack.share, given_up[0], "qcow2")
-    return {each["name"]: each["status"] for each in volumes} | ({"unmanaged": "yes"} if given_up else {})
+    abandoned_operations = [name for name in files.listing(stack.share) if name.startswith("unmanaged-")]
+    if abandoned_operations:
+        qemu_img.check(stack.share, abandoned_operations[0], "qcow2")
+    return {each["name"]: each["status"] for each in volumes} | ({"unmanaged": "yes"} if abandoned_operations else {})
 
 
 def _type(command: str) -> None:

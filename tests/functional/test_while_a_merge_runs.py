@@ -187,7 +187,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield opened
 
 
-def test_the_table_is_true(site: Site) -> None:
+def test_every_row_of_the_page_holds(site: Site) -> None:
     scenario = Scenario(site)
     rows = [(found["request"], found["answer"], found["outcome"]) for found in ROW.finditer(PAGE.read_text())]
     requests = scenario.requests()
