@@ -47,6 +47,7 @@ class Counter(Operator):
         self.api.ok("volume", "DELETE", f"/{kind}s/{resource_id}")
         path = f"/{kind}s/{resource_id}"
         wait_for(lambda: self.api.send("volume", "GET", path).status_code == 404, f"the end of {path}")
+        self.settle()  # the documents are written after the rows are gone
 
     def active(self, volume_id: str) -> str:
         return next(str(each["name"]) for each in self.files(volume_id) if each["active"])

@@ -16,6 +16,7 @@ from stillframe.host import hypervisor
 from tests.support.content import digest
 from tests.support.guest.domain import GuestOptions
 from tests.support.lab import Lab, open_lab
+from tests.support.operator import Operator
 from tests.support.small_share import fill, small_share
 from tests.support.stack import wait_for
 
@@ -100,6 +101,7 @@ def test_a_guest_whose_writes_wait_for_room(lab: Lab) -> None:
     """Paused by an I/O error: sets are crash-consistent, deletions merge, and the writes that waited come to their end."""
     first = lab.api.take(lab.guest.id, name="first")
     lab.guest.still_writes(60)
+    Operator(lab).settle()  # what is written beside the files now would be written once there is room again
     filler = fill(lab.stack.share)
     with suppress(AgentFailed):  # its own writer may have needed room before
         lab.guest.execute("dd if=/dev/zero of=/mnt/vda/zero bs=1M count=8; sync", wait=False)
