@@ -94,7 +94,7 @@ class Campaign:
             return True
 
         try:
-            wait_for(accepted, "the request's acceptance", 20)
+            wait_for(accepted, "the request's acceptance")
             run.made = answer[0] if isinstance(answer[0], str) else ""
         except AssertionError as error:
             run.problem = f"it could not be asked for: {error}"

@@ -177,7 +177,7 @@ class Guests:
         wait_for(self._nothing_under_way, "the end of what was looked at", 60)
         assert freeze_record.read_all(self.lab.stack.state_dir / "freeze") == []
         assert not seat.guest.frozen()
-        wait_for(lambda: seat.guest.beats()[-1].round > seat.beat + 2, "the guest's counter", 15)
+        wait_for(lambda: seat.guest.beats()[-1].round > seat.beat + 2, "the guest's counter")
         assert self.kept(seat) == seat.held
         assert self.site.content(seat.native) == seat.pattern.clusters
         assert self.site.scratch_left() == []

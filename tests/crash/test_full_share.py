@@ -52,7 +52,7 @@ def fills_up(site: Site, share: Path) -> tuple[str, Path]:
     site.wait_jobs(disk)
     filler = fill(share)
     wait_for(lambda: site.merge()["attempts"] > 0, "the job to fail")
-    assert site.merge()["fault"]["code"] == "share_unavailable"
+    wait_for(lambda: site.merge_says("share_unavailable"), "the fault of the job")
     wait_for(lambda: "waits" in site.lab.api.snapshot(doomed).get("fault", ""), "the snapshot to say so")
     return doomed, filler
 
@@ -84,7 +84,7 @@ def test_the_guest_stops_while_its_share_is_full(site: Site, share: Path) -> Non
     """What is left is merged offline, which waits for room as well."""
     doomed, filler = fills_up(site, share)
     hypervisor.power(site.lab.guest.domain, "destroy")
-    wait_for(lambda: "No space left on device" in site.merge()["fault"]["message"], "qemu-img to need room")
+    wait_for(lambda: site.merge_says("No space left on device"), "qemu-img to need room")
     assert site.merge()["state"] == "running"
     filler.unlink()
     site.gone(doomed, 90)

@@ -321,7 +321,7 @@ def test_the_disk_fails_in_the_job(site: Site, kind: str) -> None:
     disk = site.disks[KINDS.index(kind)]
     with broken(site, site.lab.snapshot_file(disk.id, snapshot_id)):
         wait_for(lambda: site.merge()["attempts"] > 2, "the job to fail three times")
-        assert site.merge()["fault"]["code"] == "share_unavailable"
+        wait_for(lambda: site.merge_says("share_unavailable"), "the fault of the job")
         site.lab.guest.still_writes()
         site.look(skipped=snapshot_id)
         wait_for(lambda: "waits" in site.lab.api.snapshot(snapshot_id).get("fault", ""), "the snapshot to say so")
@@ -371,7 +371,7 @@ def test_a_merge_that_waits_for_a_saved_guest_is_cancelled(site: Site, kind: str
     guest.domain.managedSave(0)
     site.lab.stack.start()
     site.armed = ""
-    wait_for(lambda: "the merge waits" in str(site.merge()["fault"]), "the merge to wait", 60)
+    wait_for(lambda: site.merge_says("the merge waits"), "the merge to wait", 60)
     assert cancel(site, snapshot_id) == ("available" if kind == "pull" else "error_deleting")
     assert hypervisor.view(guest.domain).saved
     if kind != "pull":

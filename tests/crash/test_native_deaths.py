@@ -66,7 +66,7 @@ class Site:
         """What came of a set; nothing is left of its way there."""
         found = self.lab.api.wait_set(set_id, 120)
         assert self.iscsi.scratch_left() == []
-        wait_for(lambda: self.content == self.disk.clusters, "what the guest wrote", 20)
+        wait_for(lambda: self.content == self.disk.clusters, "what the guest wrote")
         assert "scratch" not in self.guest.domain.XMLDesc(0) + self.guest.domain.XMLDesc(2)
         return found
 

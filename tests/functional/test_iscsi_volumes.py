@@ -418,7 +418,7 @@ def test_a_target_daemon_that_died_gets_its_targets_again(site: Site) -> None:
         assert answer.status_code == 503 and "systemctl start tgt" in answer.text, answer.text
         site.daemon.start()
         wait_for(lambda: volume_id in site.targets(), "the target", 60)
-        wait_for(lambda: disk.io("length").returncode == 0, "the disk", 20)
+        wait_for(lambda: disk.io("length").returncode == 0, "the disk")
         assert disk.reads(6)
         # An orphan: a target of ours that no attachment asks for.
         path = next(site.share.glob(f"volume-{other}*"))

@@ -118,7 +118,7 @@ def test_a_saved_guest_is_left_alone_and_comes_back_as_it_was(lab: Lab, first: d
     backup = {"backup": {"volume_id": lab.volumes[0], "snapshot_id": snapshot, "force": True}}
     lab.api.ok("volume", "POST", "/backups", backup)
     clone = {"volume": {"snapshot_id": snapshot, "size": 1, "name": "copy"}}
-    wait_for(lambda: lab.api.send("volume", "POST", "/volumes", clone).status_code == 202, "the volume's record", 30)
+    wait_for(lambda: lab.api.send("volume", "POST", "/volumes", clone).status_code == 202, "the volume's record")
     wait_for(
         lambda: {each["status"] for each in lab.api.ok("volume", "GET", "/backups/detail")["backups"]} == {"available"},
         "the backup",

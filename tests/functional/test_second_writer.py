@@ -424,6 +424,6 @@ def test_pipes_in_place_of_documents_hang_no_service_and_it_stops_under_load(tmp
         wait_for(lambda: settled(first), "the deletion")
         with crowd(api.port("volume"), idle=100, dripping=20, slow=20):
             os.kill(lab.stack.pid, signal.SIGTERM)
-            wait_for(lambda: not lab.stack.running, "the end of the service", 10)
+            wait_for(lambda: not lab.stack.running, "the end of the service")
     finally:
         lab.clear()

@@ -182,7 +182,7 @@ def test_sigterm_stops_everything_it_started(services: Lab) -> None:
     pid = int((services.stack.state_dir / "libvirt/run/libvirtd.pid").read_text())
     services.stack.stop()
     assert not Path(f"/proc/{pid}").exists()
-    wait_for(lambda: not _mentions(services.stack.state_dir), "the end of the watchdog", 10)
+    wait_for(lambda: not _mentions(services.stack.state_dir), "the end of the watchdog")
     services.stack.start()
     assert services.api.ok("volume", "GET", "/volumes/detail")["volumes"]
 

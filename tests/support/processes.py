@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 
-def child(parent: int, words: str, seconds: float = 20) -> int:
+def child(parent: int, words: str, seconds: float = 60) -> int:
     """Returns the pid of a process that ``parent`` starts, or has started, and whose command line holds ``words``."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

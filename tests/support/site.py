@@ -163,6 +163,10 @@ class Site:
         database.close()
         return found
 
+    def merge_says(self, text: str) -> bool:
+        """Whether the fault of that merge has the text in it. There is none while the merge is being tried."""
+        return text in str(self.merge()["fault"])
+
     def parked(self, count: int) -> dict[str, str]:
         """Waits until so many operations are parked and nothing else is under way; returns what they say, by kind."""
 

@@ -100,12 +100,12 @@ class Api:
         assert answer.status_code < 400, answer.text
         return self.wait_set(answer.json()["assisted_snapshot"]["id"])
 
-    def wait_set(self, set_id: str, seconds: float = 90) -> dict[str, Any]:
+    def wait_set(self, set_id: str, seconds: float = 150) -> dict[str, Any]:
         wait_for(lambda: self.set(set_id)["status"] != "creating", "the assisted snapshot", seconds)
         return self.set(set_id)
 
 
-def wait_for(what: Callable[[], bool], name: str, seconds: float = 30) -> None:
+def wait_for(what: Callable[[], bool], name: str, seconds: float = 90) -> None:
     """Asks again and again, less often the longer it takes, because most questions are requests."""
     start = time.monotonic()
     while not what():
@@ -115,7 +115,7 @@ def wait_for(what: Callable[[], bool], name: str, seconds: float = 30) -> None:
         time.sleep(min(max(0.05, waited / 10), 0.4))
 
 
-def read_when_there(read: Callable[[], Read], seconds: float = 20) -> Read:
+def read_when_there(read: Callable[[], Read], seconds: float = 60) -> Read:
     """Reads a volume's active file. A lone one that nobody has open gets its own name at some moment, perhaps at this one."""
     end = time.monotonic() + seconds
     while True:

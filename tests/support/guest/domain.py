@@ -144,7 +144,7 @@ class Guest:
     def beats(self) -> list[Beat]:
         return [Beat(int(found[1]), float(found[2])) for found in _BEAT.finditer(self.text())]
 
-    def still_writes(self, seconds: float = 15) -> None:
+    def still_writes(self, seconds: float = 60) -> None:
         """Waits until the counter has moved on from where it is now; from its next report, where the console was emptied."""
         self._wait(lambda: bool(self.beats()), seconds, "the guest's counter")
         before = self.beats()[-1].round
