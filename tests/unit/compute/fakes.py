@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from stillframe.compute.clients.block_storage import StorageClient
 from stillframe.compute.quiesce import record as freeze_record
 from stillframe.compute.quiesce.record import FreezeRecord
 from stillframe.compute.worker.context import WorkerContext
@@ -212,6 +213,13 @@ class Storage:
 
     def being_deleted(self) -> set[str]:
         return self.deleting
+
+    def snapshot(self, snapshot_id: str) -> dict[str, Any] | None:
+        return {"id": snapshot_id, "status": "available"}
+
+    def snapshot_of(self, project_id: str, snapshot_id: str) -> dict[str, Any] | None:
+        client: Any = self
+        return StorageClient.snapshot_of(client, project_id, snapshot_id)
 
     def volume(self, volume_id: str) -> dict[str, Any]:
         if volume_id not in self.volumes:

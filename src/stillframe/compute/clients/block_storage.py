@@ -14,6 +14,7 @@ from stillframe.service_client.session import Session
 Document = dict[str, Any]
 FAULT_LENGTH = 4000
 PAGE = 4  # volumes looked through for each one wanted
+_PROJECT = "os-extended-snapshot-attributes:project_id"
 MOST_ON_A_PAGE = 200  # one entry with all that a project may write into it has 150 KiB
 
 
@@ -174,6 +175,12 @@ class StorageClient:
         except NotFound:
             return None
         return found
+
+    def snapshot_of(self, project_id: str, snapshot_id: str) -> Document | None:
+        """As ``snapshot``, for one of the project; None also for one that is another project's by now. A set keeps naming the
+        snapshots of a volume that its project gave away, and block storage lets a service read and delete them."""
+        found = self.snapshot(snapshot_id)
+        return found if found is None or found.get(_PROJECT, project_id) == project_id else None
 
     def create_snapshot(self, volume_id: str, wanted: Document) -> Document:
         """Has block storage take a snapshot of a volume that may be attached; returns it. ``wanted``: name, description,

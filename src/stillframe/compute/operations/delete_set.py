@@ -39,9 +39,8 @@ def request(asked: DeleteAssistedSnapshot, snapshot_ids: Sequence[str], request_
     return Request("compute", "delete_assisted_snapshot", asked, plan, [f"set:{asked.set_id}"], request_id)
 
 
-def _gone(worker: WorkerContext, _operation: Operation[DeleteAssistedSnapshot], args: Delete) -> Document | None:
-    left = [each for each in args.snapshot_ids if worker.storage.snapshot(each) is not None]
-    return None if left else {}
+def _gone(worker: WorkerContext, operation: Operation[DeleteAssistedSnapshot], args: Delete) -> Document | None:
+    return None if _left(worker, operation, args) else {}
 
 
 def _delete(worker: WorkerContext, operation: Operation[DeleteAssistedSnapshot], args: Delete) -> Document:
@@ -64,7 +63,7 @@ def _delete(worker: WorkerContext, operation: Operation[DeleteAssistedSnapshot],
     failed = notes["failed"]
     if failed:
         message = "; ".join(f"snapshot {key}: {why}" for key, why in failed.items())
-        raise StepFailed(message, failed=failed, left=_left(worker, args.snapshot_ids))
+        raise StepFailed(message, failed=failed, left=_left(worker, operation, args))
     return {}
 
 
@@ -86,9 +85,9 @@ def look(worker: WorkerContext, tell: Callable[[str], None]) -> None:
             tell(operation_id)
 
 
-def _left(worker: WorkerContext, snapshot_ids: Sequence[str]) -> dict[str, str]:
-    """Returns the status of every snapshot that still exists."""
-    found = {each: worker.storage.snapshot(each) for each in snapshot_ids}
+def _left(worker: WorkerContext, operation: Operation[DeleteAssistedSnapshot], args: Delete) -> dict[str, str]:
+    """Returns the status of every snapshot that still exists and is the project's."""
+    found = {each: worker.storage.snapshot_of(operation.project_id, each) for each in args.snapshot_ids}
     return {each: document["status"] for each, document in found.items() if document is not None}
 
 
@@ -98,7 +97,7 @@ def _delete_one(
     """Returns what the deletion of one snapshot waits for, so that the next snapshot can be requested meanwhile; None when the
     snapshot is gone. Raises NotYet while it is being deleted, and while its volume is busy with something else."""
     snapshot_id, number, of = place
-    found = worker.storage.snapshot(snapshot_id)
+    found = worker.storage.snapshot_of(operation.project_id, snapshot_id)
     if found is None:
         return None
     if found["status"] != "deleting":

@@ -17,6 +17,8 @@ def explain_deletion(worker: WorkerContext, context: Context, server_id: str, se
     row = assisted_snapshot_requests.find(worker, context, set_id, server_id)
     volumes = []
     for entry in taken(row["volumes"]):
+        if worker.storage.snapshot_of(row["project_id"], entry["snapshot_id"]) is None:
+            continue
         try:
             explained = worker.storage.explain_deletion(entry["snapshot_id"])
         except NotFound:

@@ -29,9 +29,9 @@ def delete(worker: WorkerContext, context: Context, server_id: str, set_id: str,
         return
     if row["status"] in ("creating", "deleting"):
         raise Conflict(f"assisted snapshot {row['id']} is {row['status']}")
-    _refuse_if_kept(worker, [entry["volume_id"] for entry in row["volumes"]])
-    ids = [entry["snapshot_id"] for entry in taken(row["volumes"])]
-    present = [each for each in ids if worker.storage.snapshot(each) is not None]
+    held = [each for each in taken(row["volumes"]) if worker.storage.snapshot_of(row["project_id"], each["snapshot_id"])]
+    _refuse_if_kept(worker, [entry["volume_id"] for entry in held])
+    present = [entry["snapshot_id"] for entry in held]
     _refuse_what_stays(worker, row["id"], present)
     with worker.database.write() as connection:
         record.refuse_if_busy(connection, f"set:{row['id']}")

@@ -27,12 +27,15 @@ class Storage(fakes.Storage):
         super().__init__()
         self.answers = answers
         self.status = dict.fromkeys(answers, "available")
+        self.owners = dict.fromkeys(answers, "demo")
 
     def snapshot(self, snapshot_id: str) -> dict[str, Any] | None:
         status = self.status.get(snapshot_id)
         if status == "deleting":
             del self.status[snapshot_id]  # gone at the next look
-        return {"status": status, "os-extended-snapshot-attributes:progress": "50%"} if status else None
+        about = {"progress": "50%", "project_id": self.owners[snapshot_id]}
+        shown = {f"os-extended-snapshot-attributes:{name}": value for name, value in about.items()}
+        return {"status": status, **shown} if status else None
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         answer = self.answers[snapshot_id].pop(0)
@@ -98,6 +101,17 @@ def test_a_busy_volume_is_waited_for(database: Database, tmp_path: Path, monkeyp
     deletion = run(storage, database, tmp_path, monkeypatch)
     assert storage.status == {}
     assert [each.why.message for each in deletion.waits if each.why] == ["a merge", "a merge"]
+
+
+def test_a_snapshot_of_another_project_is_left_alone(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its volume was transferred after the deletion was asked for."""
+    storage = Storage({new_id(): [None], new_id(): [None]})
+    kept = list(storage.answers)[1]
+    storage.owners[kept] = "another project"
+    run(storage, database, tmp_path, monkeypatch)
+    assert storage.status == {kept: "available"}
 
 
 def test_it_looks_soon_at_first_and_then_seldom(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from stillframe.chain.image import Chain, Image
 from stillframe.chain.names import overlay_name
 from stillframe.compute.libvirt import chain_depth
-from stillframe.compute.requests import assisted_snapshot_deletions, assisted_snapshot_labels
+from stillframe.compute.requests import assisted_snapshot_costs, assisted_snapshot_deletions, assisted_snapshot_labels
 from stillframe.compute.requests import assisted_snapshots as assisted_snapshot_requests
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.context import Context
@@ -50,10 +50,12 @@ class Storage(fakes.Storage):
         super().__init__(*given)
         self.stays: dict[str, dict[str, Any] | Exception] = {}
         self.statuses: dict[str, str | None] = {}
+        self.owner = "demo"
 
     def snapshot(self, snapshot_id: str) -> dict[str, Any] | None:
         status = self.statuses.get(snapshot_id, "available")
-        return {"id": snapshot_id, "status": status} if status else None
+        owner = {"os-extended-snapshot-attributes:project_id": self.owner}
+        return {"id": snapshot_id, "status": status, **owner} if status else None
 
     def explain_deletion(self, snapshot_id: str) -> dict[str, Any]:
         found = self.stays.get(snapshot_id)
@@ -383,6 +385,20 @@ def test_a_transient_disk_is_left_out_and_told(make: Callable[[int], WorkerConte
     with pytest.raises(BadRequest, match=GONE_AT_THE_END):
         assisted_snapshot_requests.create(worker, context(), SERVER, {**ASKED, "volumes": [OTHER_VOLUME]})
     assert taken(worker)["excluded_disks"] == [{"device": "/dev/vdb", "reason": GONE_AT_THE_END}]
+
+
+def test_a_set_leaves_what_its_project_gave_away_alone(make: Callable[[int], WorkerContext]) -> None:
+    """A volume with its snapshots can be transferred to another project, and the set still names them."""
+    worker = make(1)
+    storage, snapshot_id = known_set(worker)
+    storage.owner = "another project"
+    storage.stays[snapshot_id] = Conflict("what is behind it is none of the set's project's business")
+    told = assisted_snapshot_costs.explain_deletion(worker, context(), SERVER, SET)
+    assert (told["volumes"], told["possible"]) == ([], True)
+    assisted_snapshot_deletions.delete(worker, context(), SERVER, SET)
+    with worker.database.read() as connection:
+        asked = operations.on_resource(connection, f"set:{SET}")
+    assert asked is not None and asked["plan"][0]["args"]["snapshot_ids"] == []
 
 
 LATER = [{"busy": SET}, {"method": "block pull"}, Busy("a merge"), ServiceUnavailable("away"), NotFound("gone meanwhile")]
