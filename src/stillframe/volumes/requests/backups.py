@@ -68,7 +68,7 @@ def prepare(worker: WorkerContext, context: Context, wanted: Mapping[str, Any]) 
     with worker.database.read() as connection:
         volume = lookup.volume(connection, context, wanted["volume_id"])
         snapshot = lookup.snapshot(connection, context, wanted["snapshot_id"]) if wanted.get("snapshot_id") else None
-        rows = backups.of_volume(connection, volume["id"])
+        rows = _own(connection, volume)
         _check_source(volume, snapshot)
         _refuse_if_busy(connection, volume, rows if wanted.get("incremental") else ())
     container = wanted.get("container") or repository.DEFAULT_CONTAINER
@@ -162,8 +162,14 @@ def _refuse_if_changed(worker: WorkerContext, volume: VolumeRow, rows: Sequence[
     """What was begun or ended after the first look is the reason, not what was found."""
     with worker.database.read() as connection:
         _refuse_if_busy(connection, volume, rows)
-        if backups.of_volume(connection, volume["id"]) != rows:
+        if _own(connection, volume) != rows:
             raise Conflict(f"the backups of volume {volume['id']} changed meanwhile; repeat the request")
+
+
+def _own(connection: Connection, volume: VolumeRow) -> list[BackupRow]:
+    """The volume's backups of the project it is of now. None builds on those of a project that it was transferred from: either
+    project could then keep the other from deleting its backups."""
+    return [row for row in backups.of_volume(connection, volume["id"]) if row["project_id"] == volume["project_id"]]
 
 
 def _take(connection: Any, volume: VolumeRow, snapshot: SnapshotRow | None) -> None:

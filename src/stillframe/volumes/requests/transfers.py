@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.context import Context
-from stillframe.db import snapshots, transfers, volumes
+from stillframe.db import backups, snapshots, transfers, volumes
 from stillframe.db.rows import SnapshotRow, VolumeRow, VolumeTransferRow
+from stillframe.db.values import VolumeChanges
 from stillframe.errors import BadRequest, NotFound
 from stillframe.journal import record
 from stillframe.volumes.operations import chain_metadata
@@ -70,7 +71,8 @@ def accept(worker: WorkerContext, context: Context, transfer_id: str, auth_key: 
         held = snapshots.of_volume(connection, row["id"])
         _check_room(worker, connection, context, (row, held))
         changes: Any = {"project_id": context.project_id, "user_id": context.user_id}
-        if not volumes.move(connection, row["id"], (OFFERED,), "available", **changes):
+        past = {} if row["project_id"] == context.project_id else _without_past(connection, row)
+        if not volumes.move(connection, row["id"], (OFFERED,), "available", **changes, **past):
             raise BadRequest(f"Invalid volume: the status of volume {row['id']} must be {OFFERED}, but it is {row['status']}")
         for each in held:
             snapshots.change(connection, each["id"], **changes)
@@ -85,6 +87,15 @@ def delete(worker: WorkerContext, context: Context, transfer_id: str) -> None:
         offer = _found(connection, transfer_id, None if context.sees_all_projects else context.project_id)
         transfers.delete(connection, offer["id"])
         volumes.move(connection, offer["volume_id"], (OFFERED,), "available")
+
+
+def _without_past(connection: Connection, row: VolumeRow) -> VolumeChanges:
+    """Returns how the row changes so that the acceptor gets the volume and its snapshots only, not what the volume held before
+    its last revert. No file is kept for the other project's backups either. What nobody needs is cleaned up later."""
+    for each in backups.of_volume(connection, row["id"]):
+        if each["held_file"]:
+            backups.change(connection, each["id"], held_file=None)
+    return {"undo_file": None, "needs_cleanup": True}
 
 
 def _found(connection: Connection, transfer_id: str, project_id: str | None) -> VolumeTransferRow:

@@ -3,6 +3,7 @@
 import pytest
 
 from stillframe.db import transfers
+from stillframe.volumes import periodic
 from tests.unit.builders import SET
 from tests.unit.volumes.rest import ADMIN, MEMBER, OTHER, Rest
 
@@ -69,6 +70,27 @@ def test_what_cannot_change_hands_is_not_offered(rest: Rest) -> None:
     rest.refused(404, "POST", "/volume-transfers", {"transfer": {"volume_id": SET}})
     theirs = rest.volume(who=OTHER)
     rest.refused(404, "POST", "/volume-transfers", {"transfer": {"volume_id": theirs}})
+
+
+def accepted(rest: Rest, volume_id: str) -> None:
+    given = offer(rest, volume_id)
+    rest.ok("POST", f"/volume-transfers/{given['id']}/accept", {"accept": {"auth_key": given["auth_key"]}}, who=OTHER)
+
+
+def test_what_was_reverted_does_not_change_hands(rest: Rest) -> None:
+    """The acceptor gets what the volume holds and its snapshots, not what its project took out of it."""
+    made = rest.volume()
+    snapshot = rest.ok("POST", "/snapshots", {"snapshot": {"volume_id": made}})["snapshot"]["id"]
+    rest.site.share.write(rest.site.row(made)["active_file"], 1, 7)
+    rest.act(made, "revert", {"snapshot_id": snapshot})
+    secret = rest.site.row(made)["undo_file"]
+    assert secret in rest.site.share.files(made)
+    accepted(rest, made)
+    rest.refused(409, "POST", f"/volumes/{made}/action", {"os-undo_revert": {}}, who=OTHER)
+    periodic.look(rest.site.worker)
+    rest.site.end()
+    assert secret not in rest.site.share.files(made)
+    assert rest.site.share.content(rest.site.row(made)["active_file"]).get(1, 0) == 0
 
 
 def test_linked_clones_stay_with_what_they_read(rest: Rest) -> None:

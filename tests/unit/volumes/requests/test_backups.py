@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from stillframe.db import backups
+from stillframe.db import backups, snapshots, volumes
 from stillframe.errors import BadRequest, Busy, ChainConflict, Conflict
 from stillframe.journal.operation import Operation
 from stillframe.volumes.backups import keys
@@ -15,7 +15,7 @@ from stillframe.volumes.operations import backups as operations
 from stillframe.volumes.requests import backups as backup_requests
 from stillframe.volumes.requests import snapshots as snapshot_requests
 from stillframe.volumes.worker.context import WorkerContext
-from tests.unit.builders import BACKUP, backup_row, new_id
+from tests.unit.builders import BACKUP, backup_row, context, new_id
 from tests.unit.volumes.memory_share import MemoryShare
 from tests.unit.volumes.site import MEMBER, Site
 
@@ -69,6 +69,17 @@ def test_an_increment_over_several_files_is_one_object_above_what_the_parent_hol
     assert [each["verb"] for each in setting.site.newest()["plan"]] == ["store", "write_manifest"]
     assert (stored["file"], stored["above"]) == (row["backing"], setting.held)
     assert (stored["object"], stored["backing"]) == (f"backup-{made}.qcow2", f"backup-{BACKUP}.qcow2")
+
+
+def test_an_increment_builds_on_no_backup_of_another_project(setting: Setting) -> None:
+    """The volume was transferred: its former project keeps its backups, and may delete them."""
+    with setting.site.worker.database.write() as connection:
+        volumes.change(connection, setting.volume, project_id="other")
+        for each in setting.snapshots:
+            snapshots.change(connection, each, project_id="other")
+    wanted = {"volume_id": setting.volume, "snapshot_id": setting.snapshots[3], "incremental": True}
+    with pytest.raises(BadRequest, match="make a full backup first"):
+        backup_requests.create(setting.site.worker, context(project="other"), wanted)
 
 
 def test_an_increment_asked_for_while_a_deletion_runs_names_the_deletion(setting: Setting) -> None:
