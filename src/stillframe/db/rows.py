@@ -126,6 +126,7 @@ class VolumeRow(TypedDict):
     needs_cleanup: bool
     base_file: str | None
     readonly: bool | None
+    group_id: str | None
 
 
 class AdoptedDiskRow(TypedDict):
@@ -162,6 +163,7 @@ class SnapshotRow(TypedDict):
     fault: str | None
     created_at: datetime
     updated_at: datetime | None
+    group_snapshot_id: str | None
 
 
 class AttachmentRow(TypedDict):

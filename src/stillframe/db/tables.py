@@ -1,7 +1,5 @@
 """Every table. Times are naive UTC; documents are JSON; ids are lower-case UUIDs with dashes."""
 
-from datetime import UTC, datetime
-
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -12,44 +10,21 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
 )
 
+from stillframe.db.group_tables import group_snapshots as group_snapshots
+from stillframe.db.group_tables import group_types as group_types
+from stillframe.db.group_tables import group_volume_types as group_volume_types
+from stillframe.db.group_tables import volume_groups as volume_groups
 from stillframe.db.mariadb import LONGEST_INDEXED
+from stillframe.db.schema import SEQUENCE, owned, times
+from stillframe.db.schema import metadata as metadata
+from stillframe.db.schema import now as now
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(column_0_label)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-_SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 _PATH = String(1024).with_variant(String(LONGEST_INDEXED), "mysql")  # of an export, or a directory
-
-
-def now() -> datetime:
-    """The time rows carry: naive UTC, only for display; order comes from sequences."""
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _owned() -> list[Column[str]]:
-    return [
-        Column("id", String(36), nullable=False, unique=True),
-        Column("project_id", String(255), nullable=False),
-        Column("user_id", String(255), nullable=False),
-        Column("name", String(255)),
-        Column("description", Text),
-    ]
-
-
-def _times() -> list[Column[datetime]]:
-    return [Column("created_at", DateTime, nullable=False, default=now), Column("updated_at", DateTime, onupdate=now)]
-
 
 volume_types = Table(
     "volume_types",
@@ -58,7 +33,7 @@ volume_types = Table(
     Column("name", String(255), nullable=False, unique=True),
     Column("description", Text),
     Column("extra_specs", JSON, nullable=False),
-    *_times(),
+    *times(),
     Column("is_public", Boolean, nullable=False),
     Column("qos_specs_id", String(36)),
 )
@@ -77,13 +52,13 @@ qos_specs = Table(
     Column("name", String(255), nullable=False, unique=True),
     Column("consumer", String(16), nullable=False),
     Column("specs", JSON, nullable=False),
-    *_times(),
+    *times(),
 )
 
 volume_transfers = Table(
     "volume_transfers",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("project_id", String(255), nullable=False),  # which offers the volume
     Column("name", String(255)),
@@ -91,7 +66,7 @@ volume_transfers = Table(
     Column("salt", String(32), nullable=False),
     Column("key_digest", String(64), nullable=False),  # the key itself is shown once and not kept
     Column("no_snapshots", Boolean, nullable=False),
-    *_times(),
+    *times(),
     Index("ix_transfers_project", "project_id", "seq"),
     Index("ix_transfers_volume", "volume_id"),
 )
@@ -99,7 +74,7 @@ volume_transfers = Table(
 messages = Table(
     "messages",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("project_id", String(255), nullable=False),
     Column("request_id", String(64), nullable=False),
@@ -108,7 +83,7 @@ messages = Table(
     Column("event_id", String(64), nullable=False),
     Column("text", Text, nullable=False),
     Column("expires_at", DateTime, nullable=False),
-    *_times(),
+    *times(),
     Index("ix_messages_project", "project_id", "seq"),
 )
 
@@ -133,8 +108,8 @@ service_states = Table(  # what administrators set; a service that nobody touche
 volumes = Table(
     "volumes",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
-    *_owned(),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    *owned(),
     Column("size", Integer, nullable=False),  # GiB
     Column("status", String(32), nullable=False),
     Column("volume_type_id", String(36), ForeignKey("volume_types.id"), nullable=False),
@@ -143,7 +118,7 @@ volumes = Table(
     Column("active_file", String(255), nullable=False),
     Column("format", String(16), nullable=False),
     Column("fault", Text),  # why the status is "error", for people
-    *_times(),
+    *times(),
     Column("backend", String(64), nullable=False),  # the configuration section
     Column("share", _PATH, nullable=False),  # the export, or the directory of a local backend
     Column("base_format", String(16), nullable=False),  # of the lowest file; never probed (I6)
@@ -156,16 +131,18 @@ volumes = Table(
     Column("needs_cleanup", Boolean, nullable=False, default=False),  # may hold files that nobody needs any more
     Column("base_file", String(255)),  # the lowest file of an adopted volume; null: volume-<id>
     Column("readonly", Boolean),  # no server may write to it; null: nobody ever said so or took it back
+    Column("group_id", String(36)),  # the group it is in
     Index("ix_volumes_project", "project_id", "seq"),
     Index("ix_volumes_share", "share"),
     Index("ix_volumes_base_file", "base_file"),
+    Index("ix_volumes_group", "group_id"),
 )
 
 snapshots = Table(
     "snapshots",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
-    *_owned(),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    *owned(),
     Column("volume_id", String(36), ForeignKey("volumes.id"), nullable=False),
     Column("size", Integer, nullable=False),  # GiB, of the volume at that moment
     Column("status", String(32), nullable=False),
@@ -177,15 +154,17 @@ snapshots = Table(
     Column("consistency", JSON(none_as_null=True)),  # null: taken with nothing attached, exact
     Column("server_id", String(36)),
     Column("fault", Text),
-    *_times(),
+    *times(),
+    Column("group_snapshot_id", String(36)),  # the group snapshot it is a part of
     Index("ix_snapshots_project", "project_id", "seq"),
     Index("ix_snapshots_volume", "volume_id", "seq"),
+    Index("ix_snapshots_group_snapshot", "group_snapshot_id"),
 )
 
 attachments = Table(
     "attachments",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("project_id", String(255), nullable=False),
     Column("volume_id", String(36), ForeignKey("volumes.id"), nullable=False),
@@ -194,7 +173,7 @@ attachments = Table(
     Column("mode", String(2), nullable=False),
     Column("connector", JSON(none_as_null=True)),
     Column("attached_at", DateTime),
-    *_times(),
+    *times(),
     Column("missing_since", DateTime),  # compute has seen the running guest without the disk
     Index("ix_attachments_volume", "volume_id"),
     Index("ix_attachments_instance", "instance_id"),
@@ -215,7 +194,7 @@ services = Table(
     Column("host", String(255), primary_key=True),
     Column("seen_at", Float, nullable=False),  # seconds since the epoch
     Column("disabled_reason", Text),
-    *_times(),
+    *times(),
 )
 
 write_turn = Table(
@@ -241,8 +220,8 @@ shares = Table(
 backups = Table(
     "backups",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
-    *_owned(),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    *owned(),
     Column("volume_id", String(36), nullable=False),  # the volume may be gone
     Column("snapshot_id", String(36)),
     Column("parent_id", String(36)),  # what an incremental one builds on
@@ -257,7 +236,7 @@ backups = Table(
     Column("stored_id", String(36), nullable=False),  # the id its objects carry in the store
     Column("held_file", String(255)),  # the file of the volume that the next incremental one starts from
     Column("fault", Text),
-    *_times(),
+    *times(),
     Column("content_bytes", BigInteger),  # what a restore writes at most; unknown of an imported one
     Index("ix_backups_project", "project_id", "seq"),
     Index("ix_backups_volume", "volume_id", "seq"),
@@ -267,8 +246,8 @@ backups = Table(
 assisted_snapshots = Table(
     "assisted_snapshots",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
-    *_owned(),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    *owned(),
     Column("server_id", String(36), nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("status", String(32), nullable=False),
@@ -278,7 +257,7 @@ assisted_snapshots = Table(
     Column("volumes", JSON, nullable=False),
     Column("excluded_disks", JSON, nullable=False),
     Column("fault", Text),
-    *_times(),
+    *times(),
     Column("policy_id", String(36)),  # which policy made it; no request can set it
     Column("warnings", JSON(none_as_null=True)),  # sentences
     Column("retired_at", DateTime),  # when its policy first no longer kept it
@@ -298,7 +277,7 @@ server_settings = Table(
     Column("quiesce", String(16)),  # null, here and below: as the deployment has it
     Column("allow_unfreezable", JSON(none_as_null=True)),  # mount points and types of filesystems
     Column("hook_timeout", Integer),  # seconds
-    *_times(),
+    *times(),
 )
 
 adopted_disks = Table(
@@ -308,15 +287,15 @@ adopted_disks = Table(
     Column("target", String(32), primary_key=True),  # of the disk in the server's definition: vda
     Column("file", Text, nullable=False),  # the path of the base in it
     Column("volume_id", String(36), nullable=False, unique=True),
-    *_times(),
+    *times(),
     Column("ends_chain", Boolean, nullable=False),  # the definition said that nothing is behind the file
 )
 
 snapshot_policies = Table(
     "snapshot_policies",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
-    *_owned(),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    *owned(),
     Column("server_id", String(36), nullable=False),
     Column("schedule", String(128)),  # cron's five fields; null: nothing is taken
     Column("timezone", String(64), nullable=False),
@@ -335,7 +314,7 @@ snapshot_policies = Table(
     Column("last_error", Text),
     Column("retention_error", Text),  # what stands in the way of the next deletion
     Column("retention_note", Text),  # which set was deleted last although a rule kept it, and why
-    *_times(),
+    *times(),
     Index("ix_policies_project", "project_id", "seq"),
     Index("ix_policies_server", "server_id", "seq"),
     Index("ix_policies_due", "next_run"),
@@ -344,7 +323,7 @@ snapshot_policies = Table(
 operations = Table(
     "operations",
     metadata,
-    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("service", String(16), nullable=False),
     Column("kind", String(64), nullable=False),
@@ -360,7 +339,7 @@ operations = Table(
     Column("fault", JSON(none_as_null=True)),  # the error's document
     Column("bytes", BigInteger, nullable=False),  # copied between layers
     Column("request_id", String(64), nullable=False),
-    *_times(),
+    *times(),
     Column("project_id", String(255), nullable=False, default=""),  # projects take turns; "": nobody's in particular
     Column("cancel_asked", Integer, nullable=False, default=0),  # 1: somebody wants it to end as it stands
     Column("unneeded_since", DateTime),  # null: it has not ended, or a person abandoned it

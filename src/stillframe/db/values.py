@@ -107,6 +107,7 @@ class VolumeOfAnyType(TypedDict):
     needs_cleanup: NotRequired[bool]
     base_file: NotRequired[str | None]
     readonly: NotRequired[bool | None]
+    group_id: NotRequired[str | None]
 
 
 class NewVolume(VolumeOfAnyType):
@@ -135,6 +136,7 @@ class VolumeChanges(TypedDict, total=False):
     user_id: str
     volume_type_id: str
     readonly: bool | None
+    group_id: str | None
     name: str | None
     description: str | None
     size: int
@@ -175,6 +177,7 @@ class NewSnapshot(TypedDict):
     fault: NotRequired[str | None]
     created_at: NotRequired[datetime]
     updated_at: NotRequired[datetime | None]
+    group_snapshot_id: NotRequired[str | None]
 
 
 class SnapshotChanges(TypedDict, total=False):

@@ -14,6 +14,7 @@ from stillframe.volumes.chain import view as chain_view
 from stillframe.volumes.requests import adopted_volumes, backup_costs, force_detach, new_volumes, pools, quotas, reservations
 from stillframe.volumes.requests import attachments as attachment_requests
 from stillframe.volumes.requests import backups as backup_requests
+from stillframe.volumes.requests import group_types as group_type_requests
 from stillframe.volumes.requests import images as image_requests
 from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
 from stillframe.volumes.requests import messages as message_requests
@@ -120,6 +121,11 @@ class Manager:
     delete_type = answered_by(volume_type_requests.delete)
     set_type_extra_specs = answered_by(volume_type_requests.set_extra_specs)
     delete_type_extra_spec = answered_by(volume_type_requests.delete_extra_spec)
+    create_group_type = answered_by(group_type_requests.create, due=False)
+    update_group_type = answered_by(group_type_requests.update, due=False)
+    delete_group_type = answered_by(group_type_requests.delete, due=False)
+    set_group_specs = answered_by(group_type_requests.set_specs, due=False)
+    delete_group_spec = answered_by(group_type_requests.delete_spec, due=False)
     look_at_adoptable = answered_by(adopted_volumes.look)
     adopt_volume = answered_by(adopted_volumes.adopt)
     release_volume = answered_by(adopted_volumes.release)

@@ -245,6 +245,21 @@ class VolumesWorker(Protocol):
     def delete_type_extra_spec(self, context: Context, /, *, type_id: str, key: str) -> None:
         """Removes one extra spec of a type. Raises NotFound."""
 
+    def create_group_type(self, context: Context, /, *, wanted: Document) -> str:
+        """Makes a group type: name, description, is_public, group_specs. Returns its id. Raises Conflict."""
+
+    def update_group_type(self, context: Context, /, *, type_id: str, changes: Document) -> None:
+        """Changes name, description or is_public of a group type. Raises NotFound, Conflict."""
+
+    def delete_group_type(self, context: Context, /, *, type_id: str) -> None:
+        """Deletes a group type. Raises NotFound, BadRequest while a group is of it."""
+
+    def set_group_specs(self, context: Context, /, *, type_id: str, specs: dict[str, str]) -> None:
+        """Adds or changes group specs of a type. Raises NotFound."""
+
+    def delete_group_spec(self, context: Context, /, *, type_id: str, key: str) -> None:
+        """Removes one group spec of a type. Raises NotFound."""
+
     def list_pools(self, context: Context, /) -> list[Document]:
         """Returns every share of every backend with its capacity in GiB; one that does not answer is "down"."""
 

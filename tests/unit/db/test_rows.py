@@ -7,7 +7,7 @@ from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints
 import pytest
 from sqlalchemy import JSON, BigInteger, Boolean, Column, DateTime, Float, Integer, String, Table, Text
 
-from stillframe.db import rows, values
+from stillframe.db import group_rows, rows, values
 from stillframe.db.tables import metadata
 
 PYTHON: dict[type, type] = {
@@ -45,9 +45,14 @@ NAMES = {
     "operation_totals": "OperationTotal",
     "known_volumes": "KnownVolume",
     "operation_resources": "OperationResource",
+    "group_types": "GroupType",
+    "volume_groups": "VolumeGroup",
+    "group_volume_types": "GroupVolumeType",
+    "group_snapshots": "GroupSnapshot",
 }
-INSERTED = [name for name in NAMES if hasattr(values, f"New{NAMES[name]}")]
-CHANGED = [name for name in NAMES if hasattr(values, f"{NAMES[name]}Changes")]
+KNOWN = {**vars(rows), **vars(values), **vars(group_rows)}
+INSERTED = [name for name in NAMES if f"New{NAMES[name]}" in KNOWN]
+CHANGED = [name for name in NAMES if f"{NAMES[name]}Changes" in KNOWN]
 
 
 def parts(hint: Any) -> tuple[set[Any], bool]:
@@ -87,7 +92,7 @@ def test_every_table_has_a_row() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_has_the_columns_of_its_table(name: str) -> None:
-    table, kind = metadata.tables[name], getattr(rows, f"{NAMES[name]}Row")
+    table, kind = metadata.tables[name], KNOWN[f"{NAMES[name]}Row"]
     assert list(told(kind)) == [column.name for column in table.columns]
     assert (wrong(table, told(kind)), kind.__optional_keys__) == ([], frozenset())
 
@@ -95,7 +100,7 @@ def test_a_row_has_the_columns_of_its_table(name: str) -> None:
 @pytest.mark.parametrize("name", INSERTED)
 def test_an_insert_gives_what_the_table_needs(name: str) -> None:
     """Of what may be left out, an insert may still be made to say it."""
-    table, kind = metadata.tables[name], getattr(values, f"New{NAMES[name]}")
+    table, kind = metadata.tables[name], KNOWN[f"New{NAMES[name]}"]
     needed = {column.name for column in table.columns if not may_be_left_out(column)} - {"seq"}
     assert set(told(kind)) == {column.name for column in table.columns} - {"seq"}
     assert needed <= kind.__required_keys__
@@ -104,7 +109,7 @@ def test_an_insert_gives_what_the_table_needs(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_what_changes_is_a_column(name: str) -> None:
-    kind = getattr(values, f"{NAMES[name]}Changes")
+    kind = KNOWN[f"{NAMES[name]}Changes"]
     assert wrong(metadata.tables[name], told(kind)) == []
     assert (kind.__required_keys__, "id" in told(kind)) == (frozenset(), False)
 

@@ -224,6 +224,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
                 "GET /group_snapshots",
                 "GET /group_snapshots/detail",
                 "GET /group_types",
+                "GET /group_types/{id}",
             ),
         ),
         "volume_extension:default_get_all": ({"admin"}, ("GET /default-types",)),
@@ -235,6 +236,14 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         ),
         "volume_extension:volume_type_encryption:get": (READ, ("GET /types/{id}/encryption",)),
         "volume_extension:volume_type_encryption:create": ({"admin"}, ("POST /types/{id}/encryption",)),
+        "group:group_types:create": ({"admin"}, ("POST /group_types",)),
+        "group:group_types:update": ({"admin"}, ("PUT /group_types/{id}",)),
+        "group:group_types:delete": ({"admin"}, ("DELETE /group_types/{id}",)),
+        "group:group_types_specs:get_all": ({"admin"}, ("GET /group_types/{id}/group_specs",)),
+        "group:group_types_specs:get": ({"admin"}, ("GET /group_types/{id}/group_specs/{key}",)),
+        "group:group_types_specs:create": ({"admin"}, ("POST /group_types/{id}/group_specs",)),
+        "group:group_types_specs:update": ({"admin"}, ("PUT /group_types/{id}/group_specs/{key}",)),
+        "group:group_types_specs:delete": ({"admin"}, ("DELETE /group_types/{id}/group_specs/{key}",)),
         "volume_extension:qos_specs_manage:get_all": (
             {"admin"},
             (

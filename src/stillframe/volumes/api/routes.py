@@ -7,6 +7,7 @@ from stillframe.volumes.api import (
     attachments,
     backups,
     chains,
+    group_types,
     manageable_volumes,
     messages,
     pools,
@@ -44,6 +45,7 @@ ROUTES: tuple[Route, ...] = (
     *transfers.ROUTES,
     *messages.ROUTES,
     *qos_specs.ROUTES,
+    *group_types.ROUTES,
     *short_lists.ROUTES,
 )
 

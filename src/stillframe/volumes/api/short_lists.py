@@ -36,6 +36,5 @@ ROUTES = (
     Route("GET", "/groups/detail", _nothing("groups"), "group:get_all", since=(3, 13)),
     Route("GET", "/group_snapshots", _nothing("group_snapshots"), "group:get_all", since=(3, 14)),
     Route("GET", "/group_snapshots/detail", _nothing("group_snapshots"), "group:get_all", since=(3, 14)),
-    Route("GET", "/group_types", _nothing("group_types"), "group:get_all", since=(3, 11)),
     Route("GET", "/default-types", _nothing("default_types"), "volume_extension:default_get_all", since=(3, 62)),
 )
