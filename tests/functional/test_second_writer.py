@@ -23,7 +23,7 @@ from stillframe.chain.names import base_name, info_name, overlay_name, record_na
 from stillframe.compute.quiesce import record as freeze_record
 from stillframe.compute.quiesce.record import FreezeRecord
 from stillframe.errors import BadConfiguration, StillframeError
-from stillframe.host import copies, files, publish, qcow2, qemu_img, run, staging, trash
+from stillframe.host import copies, entries, files, publish, qcow2, qemu_img, run, staging, trash
 from stillframe.host.copies import Source
 from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.directory import DirectoryRepository
@@ -35,7 +35,7 @@ from tests.support.service import Command
 from tests.support.site import journal_is_empty
 from tests.support.slow_clients import crowd
 from tests.support.stack import wait_for
-from tests.unit.builders import OTHER_VOLUME, SNAPSHOT, VOLUME
+from tests.unit.builders import OTHER_SNAPSHOT, OTHER_VOLUME, SNAPSHOT, VOLUME, new_id
 
 BASE, COPY, OVERLAY = base_name(VOLUME), base_name(OTHER_VOLUME), overlay_name(VOLUME, SNAPSHOT)
 MIB = 1 << 20
@@ -251,7 +251,7 @@ def test_a_pipe_in_place_of_a_file_blocks_nobody(place: Site, name: str) -> None
             lambda: files.write_json(place.share, info_name(VOLUME), {"active": BASE}),
             lambda: files.read_json(place.share, name),
             lambda: files.sync_file(place.share, name),
-            lambda: files.share_mode(place.share, name),
+            lambda: entries.set_mode(place.share, name, 0o660),
             lambda: files.rename_new(place.share, name, COPY),
             lambda: markers.prepare(place.share),
             lambda: publish.publish_base(place.share, Image(BASE, "qcow2", MIB), "token", VOLUME),
@@ -308,6 +308,27 @@ def test_a_working_directory_of_somebody_else_is_refused(place: Site, lines: tup
         with pytest.raises(StillframeError, match="move it away"):
             publish.publish_base(place.share, Image(BASE, "qcow2", MIB), "token", VOLUME)
     assert files.listing(place.share) == []
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660])
+def test_the_group_of_an_adopted_disks_directory_reads_no_more_than_before(place: Site, tmp_path: Path, mode: int) -> None:
+    """The directory gives its group to all that is made there. The disk that was there before is not that group's."""
+    os.chown(tmp_path, 0, GROUP)
+    tmp_path.chmod(0o2755)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "web-1.qcow2", "1M"], cwd=tmp_path, check=True)
+    os.chown(tmp_path / "web-1.qcow2", 0, 0)
+    (tmp_path / "web-1.qcow2").chmod(mode)
+    share_id = markers.claim(tmp_path, new_id(), mode=0o600)
+    share = DirectoryShare(tmp_path, share_id, 0, adopted=lambda: {"web-1.qcow2": VOLUME})
+    second = overlay_name(VOLUME, OTHER_SNAPSHOT)
+    share.create_overlay(VOLUME, Image(OVERLAY, "qcow2", MIB, "web-1.qcow2", "qcow2"), "token")
+    share.create_overlay(VOLUME, Image(second, "qcow2", MIB, OVERLAY, "qcow2"), "token")
+    share.write_document(record_name(VOLUME), {"volume": {"name": "payroll"}})
+    restored = overlay_name(VOLUME, new_id())
+    share.copy(VOLUME, Source(second, "qcow2", 3), Image(restored, "qcow2", MIB), "token")
+    made = {OVERLAY, second, restored, record_name(VOLUME), markers.MARKER}
+    assert made <= set(os.listdir(tmp_path))
+    assert {name: (tmp_path / name).stat().st_mode & 0o077 for name in made} == dict.fromkeys(made, 0)
 
 
 def test_a_working_directory_that_is_moved_away_meanwhile_shows_nothing(place: Site) -> None:

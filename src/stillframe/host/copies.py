@@ -32,6 +32,7 @@ class Source:
     """A file that is read through its chain of at most ``depth`` files. ``directory`` None means the share itself.
 
     ``confirm`` is called before a copy gets its name. It raises when the source turned out to be something else than expected.
+    ``like`` is the file on the target's share whose rights a copy gets, as ``publish.finish`` has it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Source:
     depth: int
     directory: Path | None = None
     confirm: Callable[[], None] = lambda: None
+    like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def publish_copy(share: Path, source: Source, image: Image, token: str, volume_i
                 _fill(held, source.confirm, place, replace(image, name=temporary), share)
             qemu_img.grow(place, temporary, image.format, image.size, behind=share)
             qemu_img.check(place, temporary, image.format)
-    publish.finish(share, temporary, image)
+    publish.finish(share, temporary, image, source.like)
 
 
 @contextmanager

@@ -76,8 +76,11 @@ def read_text(directory: Path, name: str) -> str | None:
 
 
 def write_text(directory: Path, name: str, text: str) -> None:
-    """Replaces a small text, as ``read_text`` returned it, atomically and durably, mode 0660."""
-    files.write_bytes(directory, name, text.encode(errors="surrogateescape"))
+    """Replaces a small text, as ``read_text`` returned it, atomically and durably. It keeps its mode, as far as that is within
+    0660; a new one has 0660."""
+    with files.seen(directory, name) as handle:
+        mode = 0o660 if handle is None else os.fstat(handle).st_mode & 0o660
+    files.write_bytes(directory, name, text.encode(errors="surrogateescape"), mode)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -233,15 +233,6 @@ def rename_new(share: Path, old: str, new: str) -> None:
     sync_directory(share)
 
 
-def share_mode(share: Path, name: str) -> None:
-    """Gives a new file mode 0660, whatever the program that created it asked for (qemu-img asks for 0644)."""
-    handle = open_regular(share, name)
-    try:
-        os.fchmod(handle, 0o660)
-    finally:
-        os.close(handle)
-
-
 def sync_file(share: Path, name: str) -> None:
     handle = open_regular(share, name, links=True)
     try:

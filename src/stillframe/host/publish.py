@@ -6,6 +6,7 @@ for, nor in a directory that others may enter. Every function may be repeated af
 
 import os
 import secrets
+import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from stillframe.host.image_command import command, limits
 from stillframe.host.run import run
 
 _turn = threading.Lock()
+_ANY_GROUP = -1
+_EVERYTHING = 0o660, _ANY_GROUP
 
 
 def publish_base(share: Path, image: Image, token: str, volume_id: str) -> None:
@@ -57,17 +60,40 @@ def begin(share: Path, image: Image, token: str, volume_id: str) -> str | None:
     return temporary
 
 
-def finish(share: Path, temporary: str, image: Image) -> None:
-    """Verifies the finished temporary file against ``image``, makes it durable and gives it its name. Raises StepFailed and
-    removes the file when its header or length differs."""
+def finish(share: Path, temporary: str, image: Image, like: str | None = None) -> None:
+    """Verifies the finished temporary file against ``image``, makes it durable and gives it its name. Nobody may read it who
+    may not read ``like``, by default the file it is backed by. Raises StepFailed and removes the file when its header or length
+    differs."""
+    former = like or image.backing
     with workdir.working(share) as place:
         found = qcow2.read_as(place, temporary, image.format)
         made = Image(image.name, found.format, found.size, found.backing, found.backing_format)
         if made != image:
             files.unlink(place, temporary)
             raise StepFailed(f"qemu-img made {made} where {image} was asked for")
-        files.share_mode(place, temporary)
+        _share_mode(place, temporary, _rights(share, former) if former else _EVERYTHING)
     files.publish(share, temporary, image.name)
+
+
+def _share_mode(place: Path, temporary: str, like: tuple[int, int]) -> None:
+    """Gives a new file mode 0660, whatever the program that created it asked for (qemu-img asks for 0644), without the rights
+    that a file ``like`` does not give: its mode and its group. A directory that is not ours may give a group of its own to all
+    that is made in it, also to people who may not read the disks there."""
+    handle = files.open_regular(place, temporary)
+    try:
+        mode, group = like
+        mine = group in (_ANY_GROUP, os.fstat(handle).st_gid)
+        os.fchmod(handle, 0o660 & (mode if mine else mode & 0o700))
+    finally:
+        os.close(handle)
+
+
+def _rights(share: Path, name: str) -> tuple[int, int]:
+    try:
+        found = os.stat(share / name, follow_symlinks=False)
+    except FileNotFoundError:
+        return _EVERYTHING
+    return (found.st_mode if stat.S_ISREG(found.st_mode) else 0o600), found.st_gid
 
 
 def _manage_file(share: Path, image: Image) -> None:

@@ -82,7 +82,7 @@ class Pool:
             share_id = shares.known_id(connection, self.export.export)
         deployment = deployments.own(self.database)
         if share_id is None:
-            share_id = self._remembered(markers.claim(path, deployment))
+            share_id = self._remembered(markers.claim(path, deployment, mode=0o600 if self.backend == ADOPTED else 0o660))
         elif markers.is_unclaimed(path, share_id):  # made by us before markers named their deployment
             markers.claim(path, deployment)
         if not self.capabilities.chains:

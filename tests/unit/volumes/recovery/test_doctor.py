@@ -104,7 +104,7 @@ def worker(files: dict[str, FileSeen], *volumes: VolumeKnown, **more: Any) -> Wo
         "mode": 0o2770,
     }
     share |= {"entries": {name: entry(name) for name in names}, "files": files, "documents": {}, "readers": {}}
-    share |= {"chains": True, "targets": None}
+    share |= {"chains": True, "targets": None, "adopted": {}}
     known: dict[str, Any] = {"volumes": {each.row["id"]: each for each in volumes}, "backups": (), "operations": (), "sets": ()}
     known |= {"abandoned_operations": (), "taken": {}}
     known |= dict.fromkeys(("busy", "parked", "lived", "abandoned"), frozenset())
@@ -278,6 +278,14 @@ def test_modes_of_what_is_ours() -> None:
     modes = {name: entry(name, mode=0o644) for name in (BASE, ".share-id", f"{BASE}.record", OTHER, "something-else")}
     found = judged({BASE: file(BASE), OTHER: FileSeen()}, volume(), entries=modes)
     assert sorted(each.file or "" for each in found if each.kind == "wrong_mode") == [".share-id", BASE, f"{BASE}.record"]
+
+
+def test_the_modes_of_an_adopted_volumes_files_follow_its_disk() -> None:
+    modes = {name: entry(name, mode=0o600) for name in ("web-1.qcow2", FIRST, ".share-id", f"{BASE}.record", f"{BASE}.info")}
+    known = volume({"base_file": "web-1.qcow2", "active_file": FIRST}, snapshot(backing="web-1.qcow2"))
+    files = {"web-1.qcow2": file("web-1.qcow2"), FIRST: file(FIRST, "web-1.qcow2")}
+    found = judged(files, known, entries=modes, adopted={"web-1.qcow2": VOLUME})
+    assert "wrong_mode" not in {each.kind for each in found}
 
 
 @pytest.mark.parametrize(("marker", "kind"), [(None, "marker_missing"), ("2", "marker_foreign")])

@@ -126,10 +126,10 @@ def _foreign(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
 
 
 def _modes(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
-    wanted = needed(worker, share)
+    wanted, adopted = needed(worker, share), set(share.adopted.values())
     for name, entry in share.entries.items():
-        if name in share.adopted:
-            continue  # its mode is its owner's
+        if name in share.adopted or owner(name) in adopted or (adopted and name == ".share-id"):
+            continue  # the base has its owner's mode, and the rest is like it
         ours = name == ".share-id" or name in wanted or (is_document(name) and owner(name) in worker.known.volumes)
         if ours and entry.regular and entry.mode != MODE and owner(name) not in worker.unsettled:
             what = f"{name} on {share.export} has mode {entry.mode:04o}, not {MODE:04o}"

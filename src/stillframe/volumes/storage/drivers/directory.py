@@ -59,6 +59,14 @@ class DirectoryShare:
             return inspection.plain_name(name)
         return names.check_belongs(name, volume_id)
 
+    def _adopted_base(self, volume_id: str) -> str | None:
+        """What the volume's other files are like in mode and group: the directory was somebody's before it was a share."""
+        return next((name for name, its in self.adopted().items() if its == volume_id), None)
+
+    def _is_of_adopted(self, document: str) -> bool:
+        ids = self.adopted().values()
+        return any(document in (names.info_name(each), names.record_name(each)) for each in ids)
+
     def probe(self) -> None:
         """Raises ShareUnavailable unless the share answers in time and carries the expected marker."""
         try:
@@ -136,7 +144,7 @@ class DirectoryShare:
         begun = source.directory is not None or image.name in self.files(volume_id)
         self.probe_for_writing(0 if begun else sum(self.visible(source.name, source.format)))
         with self._asked():
-            copies.publish_copy(self.path, source, image, token, volume_id)
+            copies.publish_copy(self.path, replace(source, like=self._adopted_base(volume_id)), image, token, volume_id)
 
     def copy_out(self, source: Source, target: Path, format_: str, compress: bool) -> None:
         with self._asked(outside=True):
@@ -352,7 +360,7 @@ class DirectoryShare:
         inspection.plain_name(name)
         with self._asked():
             if document:
-                files.write_json(self.path, name, document)
+                files.write_json(self.path, name, document, 0o600 if self._is_of_adopted(name) else MODE)
             else:
                 files.remove(self.path, name)
 

@@ -24,11 +24,11 @@ def refuse_foreign(path: Path, marker: object, deployment: str) -> None:
         )
 
 
-def claim(path: Path, deployment: str, taken_from: str | None = None) -> str:
-    """Makes the share ours: its marker, which is made on first use, names ``deployment`` afterwards. One that names another
-    one is taken over only with that one's id as ``taken_from``. Returns the share's id. Raises ShareUnavailable,
+def claim(path: Path, deployment: str, taken_from: str | None = None, mode: int = 0o660) -> str:
+    """Makes the share ours: its marker, which is made on first use with ``mode``, names ``deployment`` afterwards. One that
+    names another one is taken over only with that one's id as ``taken_from``. Returns the share's id. Raises ShareUnavailable,
     ForeignShare."""
-    share_id = prepare(path, deployment)
+    share_id = prepare(path, deployment, mode)
     with files.share_errors(path):
         found = _marker(path)
         if taken_from is None or found.get("deployment") != taken_from:
@@ -61,7 +61,7 @@ def marker_of(path: Path) -> Any:
     return None
 
 
-def prepare(path: Path, deployment: str | None = None) -> str:
+def prepare(path: Path, deployment: str | None = None, mode: int = 0o660) -> str:
     """Makes the marker of a share on first use, for ``deployment`` if it is given; returns the share's id, the same to all who
     do it at once. Raises ShareUnavailable."""
     with files.share_errors(path):
@@ -70,7 +70,7 @@ def prepare(path: Path, deployment: str | None = None) -> str:
             made = {"share_id": str(uuid.uuid4())} | ({"deployment": deployment} if deployment else {})
             temporary = f".tmp.{made['share_id']}"
             with workdir.working(path) as place:
-                files.write_json(place, temporary, made)
+                files.write_json(place, temporary, made, mode)
                 try:
                     files.publish(path, temporary, MARKER)
                 except FileExistsError:
