@@ -7,7 +7,7 @@ from sqlalchemy import Connection, bindparam, delete, select
 
 from stillframe.db.queries import many
 from stillframe.db.rows import AdoptedDiskRow
-from stillframe.db.tables import adopted_disks
+from stillframe.db.tables import adopted_disks, volumes
 from stillframe.db.values import NewAdoptedDisk
 
 _OF_SERVER = select(adopted_disks).where(adopted_disks.c.server_id == bindparam("key"))
@@ -46,6 +46,13 @@ def base_file(connection: Connection, volume_id: str) -> str | None:
     """Returns the name of the file that a volume was made of, without its directory; None for one that was not adopted."""
     found = many(AdoptedDiskRow, connection, _OF_VOLUME, key=volume_id)
     return os.path.basename(found[0]["file"]) if found else None
+
+
+def directories(connection: Connection) -> set[str]:
+    """Returns the directories of adopted disks, as far as this database knows of servers or of volumes."""
+    files = connection.execute(select(adopted_disks.c.file).distinct()).scalars()
+    shares = connection.execute(select(volumes.c.share).where(volumes.c.base_file.is_not(None)).distinct()).scalars()
+    return {os.path.dirname(file) for file in files} | set(shares)
 
 
 def forget(connection: Connection, volume_id: str) -> None:

@@ -3,6 +3,7 @@
 from stillframe.compute import policies as compute_policies
 from stillframe.compute.api import routes as compute_routes
 from stillframe.config import Settings
+from stillframe.db import adopted_disks
 from stillframe.db.engine import Database
 from stillframe.main import endpoints
 from stillframe.rpc.bus import Bus
@@ -57,7 +58,7 @@ def api(settings: Settings, database: Database, service: str, bus: Bus) -> Api:
         "/metrics": observe.metrics_page(database),
     }
     # Members must not see any directory of the host, including those that the other service's section names.
-    api = ApiContext(database, bus, own, Withheld(settings), endpoints.public(settings, service))
+    api = ApiContext(database, bus, own, Withheld(settings, lambda: _adopted(database)), endpoints.public(settings, service))
     made = application.make(table, api, authenticator(own), enforcer, pages)
     limits = Limits(settings.max_connections, settings.max_connections_per_peer)
     shown = endpoints.certificates(settings, service)
@@ -69,6 +70,11 @@ def api(settings: Settings, database: Database, service: str, bus: Bus) -> Api:
     except BaseException:
         public.stop()
         raise
+
+
+def _adopted(database: Database) -> set[str]:
+    with database.read() as connection:
+        return adopted_disks.directories(connection)
 
 
 def authenticator(settings: Settings) -> Authenticator:

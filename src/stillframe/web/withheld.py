@@ -7,7 +7,8 @@ Messages name directories and exports, because the operator of the host needs th
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,17 +23,22 @@ _MOUNTED = "/[0-9a-f]{32}"  # the name of a mount point below its base (host/mou
 _EXPORT = r"""(?:[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:.]+\]):/[^/\s,;:'"][^\s,;:'"]*"""
 _OTHERS = re.compile(rf"""the (?:share|directory) (?:/[^\s,;:'"]+|{_EXPORT})|(?<![\w/.-]){_EXPORT}""")
 _NAMES = """
-fault fail_reason error last_error retention_error retention_note warnings reason degraded_reason note message why
+fault fail_reason error last_error retention_error retention_note warnings reason degraded_reason note message user_message why
 switched_at_note explanation deletion
 """  # keys of an answer under which everything is the service's own text
 _SAID = frozenset(_NAMES.split())
 _THEIRS = frozenset(("name", "description", "metadata", "volume_image_metadata"))
 
 
-class Withheld:
-    """Replaces the directories that the configuration names by words."""
+Known = Callable[[], re.Pattern[str] | None]
 
-    def __init__(self, settings: Settings) -> None:
+
+class Withheld:
+    """Replaces the directories that the configuration names by words, and those that ``adopted`` tells: of disks that became
+    volumes where they were. That is asked once for each answer in which a text has a slash left."""
+
+    def __init__(self, settings: Settings, adopted: Callable[[], Collection[str]] = tuple) -> None:
+        self._adopted = adopted
         found = _directories(settings)
         longest = sorted(found, key=len, reverse=True)
         self._words = {f"r{number}": found[each] for number, each in enumerate(longest)}
@@ -40,24 +46,38 @@ class Withheld:
         self._known = re.compile(f"{_BEFORE}(?:{roots}){_BELOW}")
 
     def text(self, words: str) -> str:
-        return _OTHERS.sub(_SHARE, self._known.sub(self._replaced, words))
+        return self._text(words, self._of_adopted)
 
     def document(self, answer: Any, said: bool = False) -> Any:
         """Returns an answer with the service's own texts changed in this way. ``said``: all of it is the service's own text."""
+        return self._document(answer, said, cache(self._of_adopted))
+
+    def _document(self, answer: Any, said: bool, adopted: Known) -> Any:
         if isinstance(answer, str):
-            return self.text(answer) if said else answer
+            return self._text(answer, adopted) if said else answer
         if isinstance(answer, Mapping):
             return {
-                name: each if name in _THEIRS else self.document(each, said or name in _SAID) for name, each in answer.items()
+                name: each if name in _THEIRS else self._document(each, said or name in _SAID, adopted)
+                for name, each in answer.items()
             }
         if isinstance(answer, list | tuple):
-            return [self.document(each, said) for each in answer]
+            return [self._document(each, said, adopted) for each in answer]
         return answer
+
+    def _text(self, words: str, adopted: Known) -> str:
+        told = _OTHERS.sub(_SHARE, self._known.sub(self._replaced, words))
+        found = adopted() if "/" in told else None
+        return found.sub(self._replaced, told) if found else told
+
+    def _of_adopted(self) -> re.Pattern[str] | None:
+        places = sorted(self._adopted(), key=len, reverse=True)
+        return re.compile(f"{_BEFORE}(?:{'|'.join(map(re.escape, places))}){_BELOW}") if places else None
 
     def _replaced(self, found: re.Match[str]) -> str:
         if found["below"]:
             return f"{found['before'] or ''}{found['below'].rpartition('/')[2]}"
-        return next(words for name, words in self._words.items() if found[name] is not None)
+        named = found.groupdict()
+        return next((words for name, words in self._words.items() if named.get(name) is not None), _SHARE)
 
 
 def _directories(settings: Settings) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stillframe import config, errors
+from stillframe.db import adopted_disks
 from stillframe.db.engine import Database
 from stillframe.web.withheld import Withheld
 from tests.unit import builders
@@ -158,6 +159,26 @@ def test_no_fault_of_a_row_names_one(database: Database, tmp_path: Path) -> None
     for path in (f"/v3/volumes/{VOLUME}", "/v3/volumes/detail", f"/v3/snapshots/{SNAPSHOT}", "/v3/snapshots/detail"):
         assert '"fault": "the volume\'s share is full"' in site.ask("GET", path, headers=ours).text, path
         assert said in site.ask("GET", path, who="admin", headers=ours).text
+
+
+def test_the_directory_of_an_adopted_disk_is_told_in_words(database: Database, tmp_path: Path) -> None:
+    """No configuration names it. Compute knows it by the server's disk, block storage by the volume."""
+
+    def directories() -> set[str]:
+        with database.read() as connection:
+            return adopted_disks.directories(connection)
+
+    withheld = Withheld(builders.settings(tmp_path), directories)
+    said = "/srv/carol/vms changed while it was looked at, as did /srv/disks/web-1.qcow2; the guest's /srv/disks2 did not"
+    assert withheld.text(said) == said
+    with database.write() as connection:
+        builders.volume_row(connection, share="/srv/carol/vms", base_file="db.img")
+        of: Any = {"server_id": builders.SERVER, "target": "vda", "volume_id": VOLUME, "ends_chain": False}
+        adopted_disks.insert(connection, of | {"file": "/srv/disks/web-1.qcow2"})
+    told = "the volume's share changed while it was looked at, as did web-1.qcow2; the guest's /srv/disks2 did not"
+    assert withheld.text(said) == told
+    names = ("fault", "user_message")
+    assert withheld.document([dict.fromkeys(names, said), {"name": said}]) == [dict.fromkeys(names, told), {"name": said}]
 
 
 @pytest.mark.parametrize("service", ["volumes", "compute"])
