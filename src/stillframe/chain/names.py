@@ -71,6 +71,12 @@ def is_ours_apart(name: str) -> bool:
     return is_trash(name) or _TEMPORARY.fullmatch(name) is not None
 
 
+def is_reserved(name: str) -> bool:
+    """Tells whether a file of this name is one that we make on a share: no disk that was there before has such a name."""
+    of_volume = parse(name.removesuffix(".info").removesuffix(".record"))
+    return of_volume is not None or is_ours_apart(name) or name.startswith((".share-id", ".stillframe"))
+
+
 def parse(name: str) -> tuple[str, str | None] | None:
     """Returns (volume id, snapshot id or None) of a chain file's name, or None for any other name."""
     match = _CHAIN_FILE.fullmatch(name)

@@ -379,8 +379,9 @@ def check_record(record: Any, volume_id: str) -> None:
         raise BadImage(f"{name} is damaged, or no record of version 1: {flaw}")
     if record["volume"]["id"] != volume_id:
         raise BadImage(f"{name} is the record of another volume")
-    if base_file(record) is not None:
-        inspection.plain_name(str(base_file(record)))
+    adopted = base_file(record)
+    if adopted is not None and names.is_reserved(inspection.plain_name(adopted)):
+        raise BadImage(f"{name} names {adopted} as the adopted disk, which is a file of a volume or of the share")
     for each in record["snapshots"]:
         if each["volume_id"] != volume_id or names.parse(names.overlay_name(volume_id, each["id"])) is None:
             raise BadImage(f"{name} holds a snapshot of another volume, or one without an id")

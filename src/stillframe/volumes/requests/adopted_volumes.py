@@ -78,7 +78,7 @@ def _look(worker: WorkerContext, wanted: dict[str, Any]) -> tuple[Pool, Image]:
         )
     if not image.size:
         raise BadImage(f"{image.name} is empty")
-    if names.parse(image.name) is not None:
+    if names.is_reserved(image.name):
         raise BadImage(f"{image.name} has the name of a volume's file; 'stillframe rebuild' takes such files in")
     with worker.database.read() as connection:
         _refuse_taken(connection, pool, image.name)

@@ -357,6 +357,16 @@ def test_a_record_from_before_there_were_adopted_volumes_is_taken() -> None:
     rebuilt_rows.check_record(said, VOLUME)
 
 
+OURS = [BASE, f"volume-{OTHER_VOLUME}", f"{BASE}.record", f"volume-{OTHER_VOLUME}.{SNAPSHOT}", ".share-id", f".trash.{BASE}"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_forged_record_takes_no_file_of_another_volume_for_its_base(name: str) -> None:
+    """Its volume would read that file as another project's, and remove it when it is deleted."""
+    with pytest.raises(BadImage, match="as the adopted disk"):
+        rebuilt_rows.check_record(record(volume(active_file=name, base_file=name)), VOLUME)
+
+
 @pytest.mark.parametrize("name", ["../web-1.qcow2", "/etc/shadow", "-web", "a b", "json:{}"])
 def test_a_base_of_another_place_is_refused(name: str) -> None:
     with pytest.raises(BadImage, match="plain file name"):
