@@ -240,6 +240,13 @@ def test_a_left_over_is_old_and_of_no_operation_that_may_take_it_up() -> None:
     assert kinds({}, also=[name], unsettled=frozenset((VOLUME,))) == []
 
 
+def test_a_temporary_file_of_others_beside_an_adopted_disk_is_theirs() -> None:
+    ours, theirs = f".tmp.{VOLUME}.{SET}", ".tmp.download.qcow2"
+    assert kinds({}, also=[ours, theirs]) == ["old_temporary", "old_temporary"]
+    found = judged({}, also=[ours, theirs], adopted={"web-1.qcow2": VOLUME})
+    assert [each.file for each in found if each.kind == "old_temporary"] == [ours]
+
+
 def test_what_is_not_settled_is_not_judged() -> None:
     files = {**CHAIN, SECOND: file(SECOND, FIRST)}
     broken = volume({"active_file": SET, "status": "extending"}, snapshot(status="deleting"))

@@ -74,6 +74,8 @@ def _temporaries(worker: WorkerContext, share: ShareSeen) -> Iterator[Finding]:
     for name, entry in share.entries.items():
         if not name.startswith(_TEMPORARY) or worker.now - entry.changed < worker.older_than:
             continue
+        if share.adopted and owner(name) is None:
+            continue  # the directory was somebody's before it was a share, and may hold temporary files of other programs
         if at_work.isdisjoint(_UUID.findall(name)):
             what = f"{name} on {share.export} is left over: {entry.allocated} bytes, untouched for more than the time given"
             yield Finding("old_temporary", what, share.export, owner(name), file=name, facts={"bytes": entry.allocated})
