@@ -109,6 +109,7 @@ VOLUMES_OPTS = [
     cfg.IntOpt("quota_backups", default=1000, min=-1, help="Backups per project; -1 is unlimited."),
     cfg.IntOpt("quota_backup_gigabytes", default=100000, min=-1, help="Virtual GiB of volumes in a project's backups."),
     cfg.IntOpt("quota_snapshots_per_volume", default=-1, min=-1, help="Snapshots per volume; -1: max_chain_depth decides."),
+    cfg.IntOpt("quota_groups", default=10, min=-1, help="Volume groups per project; -1 is unlimited."),
     cfg.IntOpt("per_volume_gigabytes", default=65536, min=1, help="Largest volume in GiB."),
     cfg.StrOpt("backup_url", help="The backup store: file:///DIRECTORY or s3://BUCKET/PREFIX. Default: backups in state_dir."),
     cfg.StrOpt(

@@ -31,6 +31,7 @@ KINDS = {
     "/os-volume-transfer/{id}": "transfer",
     "/volume-transfers/{id}": "transfer",
     "/messages/{id}": "message",
+    "/groups/{id}": "group",
     "/servers/{id}": "server",
     "/os-assisted-snapshots/{set_id}": "set",
     "/os-snapshot-policies/{policy_id}": "policy",
@@ -43,6 +44,7 @@ IN_BODIES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("volume", "volume", "/volumes", {"volume": {"source_volid": "ID", "size": 1}}),
     ("volume", "snapshot", "/volumes", {"volume": {"snapshot_id": "ID", "size": 1}}),
     ("volume", "backup", "/volumes", {"volume": {"backup_id": "ID", "size": 1}}),
+    ("volume", "group", "/volumes", {"volume": {"group_id": "ID", "size": 1}}),
     ("volume", "volume", "/backups", {"backup": {"volume_id": "ID"}}),
     ("volume", "volume", "/attachments", {"attachment": {"volume_uuid": "ID", "instance_uuid": MISSING}}),
     ("volume", "backup", "/backups/ID/restore", {"restore": {}}),
@@ -79,6 +81,7 @@ class Site:
             ("volume", "/snapshots/detail?all_tenants=1"),
             ("volume", "/backups/detail?all_tenants=1"),
             ("volume", "/attachments/detail?all_tenants=1"),
+            ("volume", "/groups/detail?all_tenants=1"),
             ("compute", "/servers/detail?all_tenants=1"),
             ("compute", "/os-assisted-snapshots"),
             ("compute", "/os-snapshot-policies"),
@@ -102,6 +105,13 @@ def message_of(admin: Api, member: Api) -> str:
     return str(member.ok("volume", "GET", "/messages")["messages"][0]["id"])
 
 
+def group_of(admin: Api, member: Api) -> str:
+    """A group without volumes; returns its id."""
+    kind = admin.ok("volume", "POST", "/group_types", {"group_type": {"name": "together"}})["group_type"]["id"]
+    group = {"group": {"group_type": kind, "volume_types": ["default"]}}
+    return str(member.ok("volume", "POST", "/groups", group)["group"]["id"])
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     lab = open_lab(tmp_path_factory.mktemp("foreign"))
@@ -120,6 +130,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         found = lab.api.volume(lab.volumes[0])["attachments"][0]["attachment_id"]
         things = {"volume": lab.volumes[0], "snapshot": lab.api.set(set_id)["volumes"][0]["snapshot_id"], "backup": backup}
         things |= {"transfer": offered(operator), "message": message_of(lab.stack.api("stillframe-admin"), lab.api)}
+        things |= {"group": group_of(lab.stack.api("stillframe-admin"), lab.api)}
         things |= {"attachment": found, "server": guest.id, "set": set_id, "policy": policy_id}
         yield Site(operator, stranger(operator), things)
     finally:

@@ -15,6 +15,7 @@ from stillframe.volumes.requests import adopted_volumes, backup_costs, force_det
 from stillframe.volumes.requests import attachments as attachment_requests
 from stillframe.volumes.requests import backups as backup_requests
 from stillframe.volumes.requests import group_types as group_type_requests
+from stillframe.volumes.requests import groups as group_requests
 from stillframe.volumes.requests import images as image_requests
 from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
 from stillframe.volumes.requests import messages as message_requests
@@ -126,6 +127,10 @@ class Manager:
     delete_group_type = answered_by(group_type_requests.delete, due=False)
     set_group_specs = answered_by(group_type_requests.set_specs, due=False)
     delete_group_spec = answered_by(group_type_requests.delete_spec, due=False)
+    create_group = answered_by(group_requests.create, due=False)
+    update_group = answered_by(group_requests.update, due=False)
+    delete_group = answered_by(group_requests.delete)
+    reset_group_status = answered_by(group_requests.reset_status, due=False)
     look_at_adoptable = answered_by(adopted_volumes.look)
     adopt_volume = answered_by(adopted_volumes.adopt)
     release_volume = answered_by(adopted_volumes.release)

@@ -260,6 +260,19 @@ class VolumesWorker(Protocol):
     def delete_group_spec(self, context: Context, /, *, type_id: str, key: str) -> None:
         """Removes one group spec of a type. Raises NotFound."""
 
+    def create_group(self, context: Context, /, *, wanted: Document) -> str:
+        """Makes a group without volumes; returns its id. Raises NotFound, QuotaExceeded."""
+
+    def update_group(self, context: Context, /, *, group_id: str, changes: Document) -> None:
+        """Changes name and description of a group, and adds (``add_volumes``) and removes (``remove_volumes``) volumes: all of
+        it or nothing. Raises NotFound, BadRequest."""
+
+    def delete_group(self, context: Context, /, *, group_id: str, delete_volumes: bool) -> None:
+        """Deletes a group, and with ``delete_volumes`` begins the deletion of its volumes. Raises NotFound, BadRequest."""
+
+    def reset_group_status(self, context: Context, /, *, group_id: str, status: str) -> None:
+        """An administrator corrects the status of a group. Raises NotFound."""
+
     def list_pools(self, context: Context, /) -> list[Document]:
         """Returns every share of every backend with its capacity in GiB; one that does not answer is "down"."""
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stillframe.db import backups, quotas, snapshots, volumes
+from stillframe.db import backups, quotas, snapshots, volume_groups, volumes
 from stillframe.errors import BadRequest, Forbidden
 from stillframe.volumes.rpcapi import worker
 from stillframe.web.route import Call, Route
@@ -17,6 +17,7 @@ _RESOURCES = (
     "backup_gigabytes",
     "snapshots_per_volume",
     "per_volume_gigabytes",
+    "groups",
 )
 _UPDATE = {
     "type": "object",
@@ -49,7 +50,7 @@ def _configured(call: Call) -> dict[str, int]:
         "snapshots_per_volume": options.quota_snapshots_per_volume,
         "backups": options.quota_backups,
         "backup_gigabytes": options.quota_backup_gigabytes,
-        "groups": 0,
+        "groups": options.quota_groups,
     }
 
 
@@ -61,6 +62,7 @@ def _limits_and_usage(call: Call, project_id: str) -> tuple[dict[str, int], dict
         backup_count, backup_gigabytes = backups.usage(connection, project_id)
         used = {"volumes": count, "gigabytes": gigabytes + snapshot_gigabytes, "snapshots": snapshot_count}
         used |= {"backups": backup_count, "backup_gigabytes": backup_gigabytes}
+        used["groups"] = volume_groups.usage(connection, project_id)
     return allowed, used
 
 

@@ -8,6 +8,7 @@ from stillframe.volumes.api import (
     backups,
     chains,
     group_types,
+    groups,
     manageable_volumes,
     messages,
     pools,
@@ -46,6 +47,7 @@ ROUTES: tuple[Route, ...] = (
     *messages.ROUTES,
     *qos_specs.ROUTES,
     *group_types.ROUTES,
+    *groups.ROUTES,
     *short_lists.ROUTES,
 )
 

@@ -20,10 +20,11 @@ FILTERS = {
     "bootable": "bootable",
     "availability_zone": "availability_zone",
     "project_id": "project_id",
+    "group_id": "group_id",
 }
 _SORTABLE = ("created_at", "updated_at", "name", "size", "status", "id", "availability_zone")
 _SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id")
-_NEVER = ("consistencygroup_id", "group_id")
+_NEVER = ("consistencygroup_id",)
 _MOST_GIB = (1 << 31) - 1  # a column holds no more; how much a project may have, its quota says
 _TEXT = {"type": ["string", "null"], "maxLength": 255}
 _CREATE: Any = {
@@ -46,7 +47,7 @@ _CREATE: Any = {
                 "metadata": body.METADATA,
                 "availability_zone": _TEXT,
                 "multiattach": {"type": ["boolean", "null"]},
-                **dict.fromkeys((*_SOURCES, *_NEVER), _TEXT),
+                **dict.fromkeys((*_SOURCES, *_NEVER, "group_id"), _TEXT),
             },
             "additionalProperties": False,
         },
@@ -126,7 +127,7 @@ def _view(call: Call, row: VolumeRow, attached: list[AttachmentRow], type_name: 
     if call.additions and row["fault"]:
         view["fault"] = row["fault"]
     for since, name, value in (
-        ((3, 13), "group_id", None),
+        ((3, 13), "group_id", row["group_id"]),
         ((3, 48), "shared_targets", False),
         ((3, 48), "service_uuid", None),
         ((3, 63), "volume_type_id", row["volume_type_id"]),
@@ -232,9 +233,13 @@ def create(call: Call) -> dict[str, Any]:
     wanted = {key: value for key, value in call.body["volume"].items() if value is not None and key in _KNOWN}
     unsupported = sorted(set(_NEVER) & set(wanted))
     if unsupported or wanted.pop("multiattach", False):
-        raise BadRequest(f"volumes are for one server and in no group; refused: {unsupported or ['multiattach']}")
+        raise BadRequest(f"volumes are for one server and in no consistency group; refused: {unsupported or ['multiattach']}")
+    if call.version < (3, 13):
+        wanted.pop("group_id", None)  # Cinder does not look at it either
     if "image_id" in wanted:
         wanted.setdefault("imageRef", wanted.pop("image_id"))
+    if "group_id" in wanted:
+        wanted["group_id"] = lookup_id(wanted["group_id"])
     wanted = _by_new_names(wanted)
     refuse_private_type(call, wanted.get("volume_type"))
     sources = sorted(set(_SOURCES) & set(wanted))

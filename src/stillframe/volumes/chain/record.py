@@ -1,7 +1,8 @@
 """The record beside a volume's files: its row, its snapshots' rows, as a JSON document and back.
 
 Together with the headers of the files it is enough to make the rows again. What belongs to the moment (a status under
-way, attachments) is not in it.
+way, attachments) is not in it. Nor are groups, which no file knows of: a volume of a group that is not there could not be
+deleted.
 """
 
 from collections.abc import Mapping

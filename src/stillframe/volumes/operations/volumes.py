@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from stillframe.chain import names
 from stillframe.chain.image import Image
 from stillframe.chain.steps import CreateOverlay, Resize
-from stillframe.db import snapshots, volumes
+from stillframe.db import snapshots, volume_groups, volumes
 from stillframe.db.rows import VolumeRow
 from stillframe.db.values import VolumeChanges
 from stillframe.errors import BadImage, ChainConflict
@@ -281,6 +281,7 @@ def _settle_delete(connection: Connection, operation: Operation[OnVolume], outco
         if row is not None and row["linked_to"]:  # what only it needed may be merged now
             volumes.change(connection, row["linked_to"]["volume_id"], needs_cleanup=True)
         volumes.delete(connection, volume_id)
+        volume_groups.end_deletion(connection, row["group_id"] if row is not None else None, whole=True)
         return
     whole = is_whole(outcome, fault)
     status = operation.intent.status_before if whole else "error_deleting"
@@ -288,6 +289,8 @@ def _settle_delete(connection: Connection, operation: Operation[OnVolume], outco
     volumes.move(connection, volume_id, allowed, status, fault=fault["message"] if fault else None)
     for snapshot in snapshots.of_volume(connection, volume_id):  # those that were to be deleted with it
         snapshots.move(connection, snapshot["id"], ("deleting",), "available" if whole else "error_deleting")
+    row = volumes.get(connection, volume_id, None)
+    volume_groups.end_deletion(connection, row["group_id"] if row is not None else None, whole=False)
 
 
 def _settle_extend(connection: Connection, operation: Operation[ExtendVolume], outcome: str, fault: Document | None) -> None:

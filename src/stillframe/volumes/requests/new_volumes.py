@@ -1,7 +1,7 @@
 """Requests for new volumes, as the worker takes them: checks, one transaction, and the operation that follows."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.context import Context
-from stillframe.db import backups, snapshots, volume_types, volumes
+from stillframe.db import backups, snapshots, volume_groups, volume_types, volumes
 from stillframe.db.rows import BackupRow, LinkedFile, SnapshotRow, VolumeRow, VolumeTypeRow
 from stillframe.db.tables import now
 from stillframe.db.values import VolumeChanges
@@ -50,10 +50,9 @@ def create(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> s
 
     Raises BadRequest, NotFound, Conflict, QuotaExceeded, ShareUnavailable; nothing is changed then.
     """
-    if wanted.get("snapshot_id"):
-        return _from_snapshot(worker, context, wanted)
-    if wanted.get("source_volid"):
-        return _from_volume(worker, context, wanted)
+    if wanted.get("snapshot_id") or wanted.get("source_volid"):
+        ready = from_source(worker, context, wanted)
+        return insert(worker, context, ready.wanted, ready.type_row, ready.making)
     if wanted.get("size") is None:
         raise BadRequest("size is missing: an empty volume needs one")
     type_row = find_type(worker, wanted)
@@ -78,6 +77,7 @@ def _unplaced(worker: WorkerContext, context: Context, wanted: Mapping[str, Any]
     row |= {"status": "error", "fault": why, "backend": "", "share": "", "format": "qcow2", "base_format": "qcow2"}
     with worker.database.write() as connection:
         lookup.check_new_volume(worker, connection, context.project_id, wanted["size"])
+        _check_group(connection, context, wanted, type_row)
         volumes.insert(connection, row)
         made = volumes.get(connection, row["id"], None)
         assert made is not None
@@ -102,23 +102,67 @@ def find_type(worker: WorkerContext, wanted: Mapping[str, Any], default: str | N
     return found
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A new volume that was checked as far as that is possible without a transaction."""
+
+    wanted: Mapping[str, Any]
+    type_row: VolumeTypeRow
+    making: Making
+
+
+def from_source(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> Ready:
+    """Checks a request for a volume from ``snapshot_id`` or ``source_volid``. Raises as ``create``."""
+    return (_from_snapshot if wanted.get("snapshot_id") else _from_volume)(worker, context, wanted)
+
+
 def insert(worker: WorkerContext, context: Context, wanted: Mapping[str, Any], type_row: VolumeTypeRow, making: Making) -> str:
     """Writes the row and the operation in one transaction, in which quota and source are checked again."""
-    pool, made_format = making.pool, _format(making.pool, type_row)
-    place: Any = {"backend": pool.backend, "share": pool.export.export, "format": made_format, "base_format": made_format}
-    row: Any = {**_row(worker, context, wanted, type_row), **place, **making.columns}
-    volume_id = str(row["id"])
-    most = scheduler.most_promised(making.pool) if making.promises else 0
+    return insert_all(worker, context, [Ready(wanted, type_row, making)])[0]
+
+
+def insert_all(
+    worker: WorkerContext, context: Context, every: Sequence[Ready], before: Callable[[Connection], None] | None = None
+) -> list[str]:
+    """As ``insert``, for several volumes: all or none. ``before`` is called first in that transaction. Returns the ids."""
+    most = [scheduler.most_promised(each.making.pool) if each.making.promises else 0 for each in every]
     with worker.database.write() as connection:
-        lookup.check_new_volume(worker, connection, context.project_id, wanted["size"])
-        if making.promises:
-            scheduler.check_promised(connection, making.pool, wanted["size"], most)
-        _check_source(connection, making)
-        volumes.insert(connection, row)
-        made = volumes.get(connection, volume_id, None)
-        assert made is not None
-        record.submit(connection, making.operation(made))
+        if before is not None:
+            before(connection)
+        return [_insert(worker, connection, context, each, most[number]) for number, each in enumerate(every)]
+
+
+def _insert(worker: WorkerContext, connection: Connection, context: Context, ready: Ready, most: int) -> str:
+    wanted, making, pool = ready.wanted, ready.making, ready.making.pool
+    made_format = _format(pool, ready.type_row)
+    place: Any = {"backend": pool.backend, "share": pool.export.export, "format": made_format, "base_format": made_format}
+    row: Any = {**_row(worker, context, wanted, ready.type_row), **place, **making.columns}
+    volume_id = str(row["id"])
+    lookup.check_new_volume(worker, connection, context.project_id, wanted["size"])
+    if making.promises:
+        scheduler.check_promised(connection, pool, wanted["size"], most)
+    _check_group(connection, context, wanted, ready.type_row)
+    _check_source(connection, making)
+    volumes.insert(connection, row)
+    made = volumes.get(connection, volume_id, None)
+    assert made is not None
+    record.submit(connection, making.operation(made))
     return volume_id
+
+
+def _check_group(connection: Connection, context: Context, wanted: Mapping[str, Any], type_row: VolumeTypeRow) -> None:
+    """Raises NotFound, BadRequest for a group that the new volume may not be in. Called in the transaction that makes it."""
+    if wanted.get("group_id") is None:
+        return
+    group = volume_groups.get(connection, wanted["group_id"], context.project_id)
+    if group is None:
+        raise NotFound(f"Group {wanted['group_id']} could not be found.")
+    if type_row["id"] not in volume_groups.volume_types(connection, [group["id"]])[group["id"]]:
+        raise BadRequest(
+            f"Invalid volume_type {type_row['name']}: group {group['id']} does not take volumes of it. Name one of the volume"
+            " types that the group was made with"
+        )
+    lookup.refuse_unless(group["status"], ("available", "creating"), f"group {group['id']}")
 
 
 def _row(worker: WorkerContext, context: Context, wanted: Mapping[str, Any], type_row: VolumeTypeRow) -> Any:
@@ -137,6 +181,7 @@ def _row(worker: WorkerContext, context: Context, wanted: Mapping[str, Any], typ
         "metadata": wanted.get("metadata") or {},
         "active_file": names.base_name(volume_id),
         "bootable": False,
+        "group_id": wanted.get("group_id"),
         "created_at": now(),
     }
 
@@ -187,7 +232,7 @@ def _sized(wanted: dict[str, Any], source_size: int, what: str) -> dict[str, Any
     return {**wanted, "size": size}
 
 
-def _from_snapshot(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+def _from_snapshot(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> Ready:
     with worker.database.read() as connection:
         snapshot = lookup.snapshot(connection, context, wanted["snapshot_id"])
         source = volumes.get(connection, snapshot["volume_id"], None)
@@ -201,11 +246,10 @@ def _from_snapshot(worker: WorkerContext, context: Context, wanted: dict[str, An
     linked = type_row["extra_specs"].get(LINKED, "").lower() in ("true", "<is> true", "1", "yes")
     if linked and worker.backends.pool(source).capabilities.chains:
         return _linked(worker, context, wanted, Parts(type_row, source, origin, columns, snapshot))
-    making = _copying(worker, context, wanted, Parts(type_row, source, origin, columns, snapshot))
-    return insert(worker, context, wanted, type_row, making)
+    return Ready(wanted, type_row, _copying(worker, context, wanted, Parts(type_row, source, origin, columns, snapshot)))
 
 
-def _from_volume(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
+def _from_volume(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> Ready:
     with worker.database.read() as connection:
         source = lookup.volume(connection, context, wanted["source_volid"])
     lookup.refuse_unless(
@@ -218,9 +262,7 @@ def _from_volume(worker: WorkerContext, context: Context, wanted: dict[str, Any]
     type_row = find_type(worker, wanted, source["volume_type_id"])
     origin = _origin(source, source["active_file"], source["format"], exclusive=True)
     columns: VolumeChanges = {"source_volid": source["id"], **_inherited(source)}
-    return insert(
-        worker, context, wanted, type_row, _copying(worker, context, wanted, Parts(type_row, source, origin, columns))
-    )
+    return Ready(wanted, type_row, _copying(worker, context, wanted, Parts(type_row, source, origin, columns)))
 
 
 def _origin(source: VolumeRow, name: str, format_: str, exclusive: bool) -> operations.CopySource:
@@ -274,7 +316,7 @@ def _content_bytes(pool: Pool, origin: operations.CopySource) -> int:
         raise BadImage(f"{origin.name}, the source's file, is missing on the share") from error
 
 
-def _linked(worker: WorkerContext, context: Context, wanted: dict[str, Any], parts: Parts) -> str:
+def _linked(worker: WorkerContext, context: Context, wanted: dict[str, Any], parts: Parts) -> Ready:
     """A linked clone: an overlay on the snapshot's file, which is pinned by it."""
     if not _may_stay(worker, parts):
         raise BadRequest(
@@ -291,4 +333,4 @@ def _linked(worker: WorkerContext, context: Context, wanted: dict[str, Any], par
     def operation(row: VolumeRow) -> Request:
         return operations.link_request(row, size, context.request_id)
 
-    return insert(worker, context, wanted, parts.type_row, Making(pool, made, operation, parts.source, parts.snapshot))
+    return Ready(wanted, parts.type_row, Making(pool, made, operation, parts.source, parts.snapshot))

@@ -6,6 +6,7 @@ from stillframe.db.rows import VolumeRow, VolumeTypeRow
 from stillframe.errors import BadRequest, NotFound
 from stillframe.volumes.operations import chain_metadata
 from stillframe.volumes.requests.new_volumes import FORMAT
+from stillframe.volumes.requests.volumes import refuse_if_grouped
 from stillframe.volumes.worker import lookup
 from stillframe.volumes.worker.context import WorkerContext
 
@@ -18,6 +19,7 @@ def retype(worker: WorkerContext, context: Context, volume_id: str, new_type: st
         kind = volume_types.find(connection, new_type)
         if kind is None:
             raise NotFound(f"Volume type {new_type} could not be found.")
+        refuse_if_grouped(row)
         lookup.refuse_if_busy(connection, row["id"])
         lookup.refuse_unless(row["status"], ("available", "in-use"), f"volume {row['id']}")
         if kind["id"] == row["volume_type_id"]:

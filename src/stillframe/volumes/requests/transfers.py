@@ -33,6 +33,7 @@ def create(worker: WorkerContext, context: Context, volume_id: str, name: str | 
     key, salt = secrets.token_hex(_KEY_BYTES), secrets.token_hex(16)
     with worker.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
+        volume_requests.refuse_if_grouped(row)
         volume_requests.refuse_if_attached(connection, row)
         record.refuse_if_busy(connection, f"volume:{row['id']}")
         _check_snapshots(row, snapshots.of_volume(connection, row["id"]), no_snapshots)

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stillframe.context import Context
-from stillframe.db import volume_types
+from stillframe.db import volume_groups, volume_types
 from stillframe.db.rows import VolumeTypeRow
 from stillframe.db.values import NewVolumeType
 from stillframe.errors import BadRequest, Conflict, NotFound
@@ -53,6 +53,8 @@ def delete(worker: WorkerContext, context: Context, type_id: str) -> None:
         row = find(connection, type_id)
         if volume_types.is_used(connection, row["id"]):
             raise BadRequest(f"Target volume type is still in use: there are volumes of type {row['name']}")
+        if volume_groups.take_type(connection, row["id"]):
+            raise BadRequest(f"Target volume type is still in use: there are groups that take volumes of type {row['name']}")
         volume_types.delete(connection, row["id"])
 
 

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 from sqlalchemy import Connection
@@ -78,40 +79,65 @@ def unset_image_metadata(worker: WorkerContext, context: Context, volume_id: str
 def delete(worker: WorkerContext, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
     """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots are deleted too; ``force`` is for
     administrators and deletes a volume in any status. Raises BadRequest, Conflict listing what depends on it."""
-    _refuse_foreign_readers(worker, context, volume_id)
+    with worker.database.read() as connection:
+        refuse_foreign_readers(worker, lookup.volume(connection, context, volume_id))
     with worker.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
-        refuse_if_attached(connection, row)
-        if row["share"]:
-            services.refuse_frozen(worker, connection, row["backend"])
-        dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
-        if dependants and not cascade:
-            raise Conflict(
-                f"Invalid volume: volume {row['id']} still has {len(dependants)} snapshots, the first is {dependants[0]};"
-                " delete them first",
-                snapshots=dependants[:100],
-            )
-        refuse_if_linked(connection, row)
-        record.refuse_if_busy(connection, f"volume:{row['id']}")
-        if not row["share"] and row["status"] in DELETABLE:  # no backend ever took it: it is a row and nothing else
-            volumes.delete(connection, row["id"])
-            return
-        allowed: Sequence[str] = (row["status"],) if force else DELETABLE
-        if not volumes.move(connection, row["id"], allowed, "deleting"):
-            raise BadRequest(
-                f"Invalid volume: the status of volume {row['id']} must be available or error, but it is {row['status']}"
-            )
-        for snapshot_id in dependants:
-            snapshots.change(connection, snapshot_id, status="deleting")
-        record.submit(connection, operations.delete_request(row, context.request_id))
+        refuse_if_grouped(row)
+        begin_deletion(worker, connection, row, context.request_id, Deletion(cascade, force))
 
 
-def _refuse_foreign_readers(worker: WorkerContext, context: Context, volume_id: str) -> None:
-    with worker.database.read() as connection:
-        row = lookup.volume(connection, context, volume_id)
+@dataclass(frozen=True)
+class Deletion:
+    """``cascade``: with the volume's snapshots; ``force``: in any status."""
+
+    cascade: bool = False
+    force: bool = False
+
+
+def begin_deletion(
+    worker: WorkerContext, connection: Connection, row: VolumeRow, request_id: str, wanted: Deletion | None = None
+) -> None:
+    """As ``delete``, in the caller's transaction, whether the volume is in a group or not."""
+    wanted = wanted or Deletion()
+    refuse_if_attached(connection, row)
+    if row["share"]:
+        services.refuse_frozen(worker, connection, row["backend"])
+    dependants = [snapshot["id"] for snapshot in snapshots.of_volume(connection, row["id"])]
+    if dependants and not wanted.cascade:
+        raise Conflict(
+            f"Invalid volume: volume {row['id']} still has {len(dependants)} snapshots, the first is {dependants[0]};"
+            " delete them first",
+            snapshots=dependants[:100],
+        )
+    refuse_if_linked(connection, row)
+    record.refuse_if_busy(connection, f"volume:{row['id']}")
+    if not row["share"] and row["status"] in DELETABLE:  # no backend ever took it: it is a row and nothing else
+        volumes.delete(connection, row["id"])
+        return
+    allowed: Sequence[str] = (row["status"],) if wanted.force else DELETABLE
+    if not volumes.move(connection, row["id"], allowed, "deleting"):
+        raise BadRequest(
+            f"Invalid volume: the status of volume {row['id']} must be available or error, but it is {row['status']}"
+        )
+    for snapshot_id in dependants:
+        snapshots.change(connection, snapshot_id, status="deleting")
+    record.submit(connection, operations.delete_request(row, request_id))
+
+
+def refuse_foreign_readers(worker: WorkerContext, row: VolumeRow) -> None:
+    """Raises FileInUse when a file on the share that is not ours reads one of the volume."""
     with suppress(ShareUnavailable, BadConfiguration):  # checked again before anything is removed
         if row["share"]:
             file_users.refuse_foreign_readers(worker, worker.share(row), row["id"])
+
+
+def refuse_if_grouped(row: VolumeRow) -> None:
+    """Raises BadRequest for a volume in a group: it is deleted, and given away, with its group only."""
+    if row["group_id"] is not None:
+        raise BadRequest(
+            f"Invalid volume: volume {row['id']} belongs to group {row['group_id']}; remove it from the group first"
+        )
 
 
 def refuse_if_attached(connection: Connection, row: VolumeRow) -> None:
@@ -307,6 +333,7 @@ def unmanage(worker: WorkerContext, context: Context, volume_id: str) -> None:
     """Unmanages a volume: its file stays on the share under another name, the row is deleted."""
     with worker.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
+        refuse_if_grouped(row)
         _refuse_unless_alone(connection, row)
         refuse_if_attached(connection, row)
         refuse_if_linked(connection, row)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.context import Context
-from stillframe.db import backups, quotas, snapshots, volumes
+from stillframe.db import backups, quotas, snapshots, volume_groups, volumes
 from stillframe.db.rows import BackupRow, SnapshotRow, VolumeRow
 from stillframe.errors import BadRequest, Busy, NotFound, QuotaExceeded
 from stillframe.volumes.worker.context import WorkerContext
@@ -77,6 +77,7 @@ def limits(worker: WorkerContext, connection: Connection, project_id: str) -> di
         "backups": options.quota_backups,
         "backup_gigabytes": options.quota_backup_gigabytes,
         "snapshots_per_volume": options.quota_snapshots_per_volume,
+        "groups": options.quota_groups,
         "per_volume_gigabytes": options.per_volume_gigabytes,
         **quotas.class_limits(connection, "default"),
         **quotas.limits(connection, project_id),
@@ -90,6 +91,7 @@ _USED: Mapping[str, Callable[[Connection, str], int]] = {
     ),
     "snapshots": lambda connection, project_id: snapshots.usage(connection, project_id)[0],
     "backups": lambda connection, project_id: backups.usage(connection, project_id)[0],
+    "groups": volume_groups.usage,
     "backup_gigabytes": lambda connection, project_id: backups.usage(connection, project_id)[1],
 }
 
@@ -98,6 +100,7 @@ _EXCEEDED: Mapping[str, str] = {  # as Cinder says it: scripts match these words
     "volumes": "Maximum number of volumes allowed ({allowed}) exceeded for quota 'volumes'",
     "snapshots": "Maximum number of snapshots allowed ({allowed}) exceeded for quota 'snapshots'",
     "backups": "Maximum number of backups allowed ({allowed}) exceeded",
+    "groups": "Maximum number of groups allowed ({allowed}) exceeded",
     "gigabytes": (
         "Requested volume or snapshot exceeds allowed gigabytes quota. Requested {asked}G, quota is {allowed}G and {has}G"
         " has been consumed"

@@ -252,11 +252,10 @@ def test_a_volume_has_one_source(asked: Any, sources: tuple[str, str]) -> None:
         created(asked, size=1, **dict.fromkeys(sources, OTHER_VOLUME))
 
 
-@pytest.mark.parametrize("group", ["consistencygroup_id", "group_id"])
-def test_a_volume_is_in_no_group(asked: Any, group: str) -> None:
-    with pytest.raises(BadRequest, match=group):
-        created(asked, size=1, **{group: OTHER_VOLUME})
-    assert group not in created(asked, size=1, **{group: None})
+def test_a_volume_is_in_no_consistency_group(asked: Any) -> None:
+    with pytest.raises(BadRequest, match="consistencygroup_id"):
+        created(asked, size=1, consistencygroup_id=OTHER_VOLUME)
+    assert "consistencygroup_id" not in created(asked, size=1, consistencygroup_id=None)
 
 
 def test_a_volume_for_several_servers_is_refused(asked: Any) -> None:

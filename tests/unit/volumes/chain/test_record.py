@@ -10,8 +10,8 @@ from tests.unit import builders
 from tests.unit.builders import SNAPSHOT, VOLUME
 
 MOMENTARY = {
-    "volumes": {"seq", "status", "fault", "updated_at", "needs_cleanup", "volume_type_id"},
-    "snapshots": {"seq", "status", "progress", "fault", "updated_at"},
+    "volumes": {"seq", "status", "fault", "updated_at", "needs_cleanup", "volume_type_id", "group_id"},
+    "snapshots": {"seq", "status", "progress", "fault", "updated_at", "group_snapshot_id"},
 }
 
 

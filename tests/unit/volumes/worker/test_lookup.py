@@ -65,6 +65,7 @@ def test_what_a_project_has_is_counted_by_project(worker: WorkerContext) -> None
             "snapshots": 1,
             "backups": 1,
             "backup_gigabytes": 5,
+            "groups": 0,
         }
         assert set(lookup.used(connection, "other").values()) == {0}
 
