@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, and_, bindparam, delete, or_, select
 
 from stillframe.db.queries import many
 from stillframe.db.rows import AdoptedDiskRow
@@ -14,8 +14,11 @@ _OF_SERVER = select(adopted_disks).where(adopted_disks.c.server_id == bindparam(
 _OF_VOLUME = select(adopted_disks).where(adopted_disks.c.volume_id == bindparam("key"))
 
 
-def insert(connection: Connection, row: NewAdoptedDisk) -> None:
-    """Records a disk. Raises IntegrityError for a target of the server that is recorded already."""
+def put(connection: Connection, row: NewAdoptedDisk) -> None:
+    """Records a disk, in place of what was recorded of its target and of its volume. May be repeated."""
+    table = adopted_disks.c
+    same = and_(table.server_id == row["server_id"], table.target == row["target"])
+    connection.execute(delete(adopted_disks).where(or_(same, table.volume_id == row["volume_id"])))
     connection.execute(adopted_disks.insert(), row)
 
 

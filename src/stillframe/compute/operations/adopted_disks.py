@@ -158,10 +158,11 @@ def _ask(worker: WorkerContext, snapshot_id: str) -> None:
 
 
 def _released(worker: WorkerContext, operation: Operation[ReleaseDisks], _args: Release) -> Document | None:
-    return {} if all(_is_gone(worker, volume_id) for volume_id in operation.intent.volume_ids) else None
+    return {} if all(is_gone(worker, volume_id) for volume_id in operation.intent.volume_ids) else None
 
 
-def _is_gone(worker: WorkerContext, volume_id: str) -> bool:
+def is_gone(worker: WorkerContext, volume_id: str) -> bool:
+    """Tells whether block storage has no such volume any more."""
     try:
         worker.storage.volume(volume_id)
     except NotFound:
@@ -173,7 +174,7 @@ def _release(worker: WorkerContext, operation: Operation[ReleaseDisks], _args: R
     asked, waits = operation.intent, []
     for volume_id in asked.volume_ids:
         try:
-            if not _is_gone(worker, volume_id) and worker.storage.release_adopted(volume_id, asked.keep_files):
+            if not is_gone(worker, volume_id) and worker.storage.release_adopted(volume_id, asked.keep_files):
                 waits.append(volume_id)
         except Busy as busy:
             raise NotYet(LOOK_SECONDS, {}, ServiceUnavailable(busy.message)) from busy
@@ -194,7 +195,7 @@ def _restore_definition(worker: WorkerContext, operation: Operation[ReleaseDisks
 def _settle_adopt(connection: Connection, operation: Operation[AdoptDisks], outcome: str, _fault: Document | None) -> None:
     asked = operation.intent
     for disk in asked.disks if outcome == "done" else ():
-        adopted_disks.insert(
+        adopted_disks.put(
             connection,
             {
                 "server_id": asked.server_id,

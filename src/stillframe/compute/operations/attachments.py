@@ -13,6 +13,8 @@ from stillframe.compute.libvirt.connections.contract import Attachment
 from stillframe.compute.libvirt.domain_xml import Description, Disk
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.worker.context import WorkerContext
+from stillframe.db import adopted_disks
+from stillframe.db.values import NewAdoptedDisk
 from stillframe.errors import BadRequest, ChainConflict, Conflict, NotFound, StepFailed, StillframeError
 from stillframe.host import hypervisor, inspection, reach, soundness
 from stillframe.journal import deadline
@@ -300,8 +302,27 @@ def _do_release(worker: WorkerContext, operation: Operation[DetachVolume], args:
     return {}
 
 
-def _settle(_connection: Connection, _operation: Operation, _outcome: str, _fault: Document | None) -> None:
-    """Compute keeps no row of an attachment: libvirt and block storage know."""
+def _settle_attach(connection: Connection, operation: Operation[AttachVolume], outcome: str, _fault: Document | None) -> None:
+    """Compute keeps no row of an attachment: libvirt and block storage know. Only the name of an adopted volume's base is not
+    to be seen in either of its server's descriptions once the volume has a snapshot."""
+    source = operation.evidence.get("connect", {})
+    if outcome != "done" or not source.get("base_file"):
+        return
+    asked = operation.intent
+    file = f"{source['directory']}/{source['base_file']}"
+    row: NewAdoptedDisk = {
+        "server_id": asked.server_id,
+        "target": asked.target,
+        "file": file,
+        "volume_id": asked.volume_id,
+        "ends_chain": False,
+    }
+    adopted_disks.put(connection, row)
+
+
+def _settle_detach(connection: Connection, operation: Operation[DetachVolume], outcome: str, _fault: Document | None) -> None:
+    if outcome == "done":
+        adopted_disks.forget(connection, operation.intent.volume_id)
 
 
 def check_attachable(server: Server, volume: Document, device: str | None, promised: set[str]) -> str:
@@ -365,7 +386,7 @@ ATTACH = Kind(
         "plug": Verb(_plugged, _plug, _unplug_begun, args=Plug),
         "complete": Verb(_completed, _complete, args=Complete),
     },
-    _settle,
+    _settle_attach,
     intent=AttachVolume,
     afterwards=_COMPARE,
 )
@@ -375,7 +396,7 @@ DETACH = Kind(
         "unplug": Verb(_unplugged, _unplug, _tell, args=Unplug),
         "release": Verb(_released, _do_release, args=Release),
     },
-    _settle,
+    _settle_detach,
     intent=DetachVolume,
     afterwards=_COMPARE,
 )

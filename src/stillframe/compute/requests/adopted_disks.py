@@ -16,7 +16,7 @@ from stillframe.compute.worker.context import WorkerContext
 from stillframe.context import Context
 from stillframe.db import adopted_disks
 from stillframe.db import operations as operations_of
-from stillframe.db.rows import OperationRow
+from stillframe.db.rows import AdoptedDiskRow, OperationRow
 from stillframe.errors import BadRequest, ChainConflict, Conflict, StillframeError
 from stillframe.host import users
 from stillframe.journal import record
@@ -113,13 +113,17 @@ def _looked_at(worker: WorkerContext, server: Server, targets: Sequence[str] | N
     if unknown:
         raise BadRequest(f"server {server.id} has no disk {', '.join(unknown)}; it has {', '.join(disks) or 'none'}")
     others = [each for each in servers.list_everything(worker) if each.id != server.id]
-    return [_look(worker, server, disks[each], others) for each in (targets or disks)]
+    with worker.database.read() as connection:
+        recorded = {row["target"]: row for row in adopted_disks.of_server(connection, server.id)}
+    return [_look(worker, server, disks[each], (others, recorded.get(each))) for each in (targets or disks)]
 
 
-def _look(worker: WorkerContext, server: Server, disk: Disk, others: Sequence[Server]) -> Seen:
+def _look(worker: WorkerContext, server: Server, disk: Disk, known: tuple[Sequence[Server], AdoptedDiskRow | None]) -> Seen:
+    """``known``: the other servers, and what is recorded of the disk's target."""
     if disk.volume_id is not None:
         return Seen(disk, "adopted")
-    reason = unfit(disk) or _in_use_elsewhere(server, disk, others)
+    others, recorded = known
+    reason = unfit(disk) or _in_use_elsewhere(server, disk, others) or _replaced(worker, server, recorded)
     if reason is not None:
         return Seen(disk, "excluded", reason)
     try:
@@ -167,6 +171,16 @@ def _in_use_elsewhere(server: Server, disk: Disk, others: Sequence[Server]) -> s
     return None
 
 
+def _replaced(worker: WorkerContext, server: Server, recorded: AdoptedDiskRow | None) -> str | None:
+    """Says why a disk cannot be adopted whose target had another file when that was adopted, and is a volume still."""
+    if recorded is None or operations.is_gone(worker, recorded["volume_id"]):
+        return None
+    return (
+        f"it was adopted with {recorded['file']}, which is volume {recorded['volume_id']} still, and has another file now. Give"
+        f" it that file back (virsh edit), or end that adoption first with 'stillframe release {server.id}'; then repeat"
+    )
+
+
 def release(worker: WorkerContext, context: Context, server_id: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Begins to let all adopted disks of a server be plain files again; returns ``{"server_id", "operation_id", "volume_ids",
     "files"}``. ``wanted``: delete_snapshots, or keep_files, which leaves the files of snapshots where they are and lists them;
@@ -186,7 +200,7 @@ def release(worker: WorkerContext, context: Context, server_id: str, wanted: Map
             f"the disks of server {server.id} have {len(held)} snapshots; ask to delete them, or to keep their files",
             snapshots=held[:128],
         )
-    open_targets = () if keep_files else tuple(row["target"] for row in rows if not row["ends_chain"])
+    open_targets = () if keep_files else tuple(row["target"] for row in rows if not row["ends_chain"] and _has(server, row))
     asked = ReleaseDisks(server_id=server.id, volume_ids=volume_ids, keep_files=keep_files, open_targets=open_targets)
     with worker.database.write() as connection:
         record.refuse_if_busy(connection, operations.place(server.id))
@@ -200,3 +214,9 @@ def release(worker: WorkerContext, context: Context, server_id: str, wanted: Map
         "volume_ids": list(volume_ids),
         "files": sorted({*kept, *behind}, key=os.path.basename) if keep_files else sorted(kept),
     }
+
+
+def _has(server: Server, row: AdoptedDiskRow) -> bool:
+    """Tells whether the recorded volume is on its disk still: what is another file by now is not ours to change."""
+    disk = server.disk_of(row["volume_id"])
+    return disk is not None and disk.target == row["target"]

@@ -69,6 +69,7 @@ def _settle(connection: Connection, operation: Operation[ReleaseVolume], outcome
     asked = operation.intent
     if outcome != "done":
         volumes.change(connection, asked.volume_id, fault=fault["message"] if fault else None, needs_cleanup=True)
+        volumes.move(connection, asked.volume_id, ("unmanaging",), asked.status_before)
         return
     volumes.delete(connection, asked.volume_id)
     if operation.evidence["leave_files"]["unclaimed"]:

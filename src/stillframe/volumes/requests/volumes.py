@@ -17,6 +17,7 @@ from stillframe.db.values import VolumeChanges
 from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, ShareUnavailable
 from stillframe.journal import record
 from stillframe.volumes.chain import observe
+from stillframe.volumes.operations import adopted_volumes
 from stillframe.volumes.operations import snapshots as chain_operations
 from stillframe.volumes.operations import volumes as operations
 from stillframe.volumes.operations.executors.executor import executor_for
@@ -330,7 +331,8 @@ def _why_not_status(row: VolumeRow, attached: Sequence[AttachmentRow], status: s
 
 
 def unmanage(worker: WorkerContext, context: Context, volume_id: str) -> None:
-    """Unmanages a volume: its file stays on the share under another name, the row is deleted."""
+    """Unmanages a volume: its file stays on the share, the row is deleted. The file gets another name unless it was adopted,
+    which leaves it the one it has always had."""
     with worker.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
         refuse_if_grouped(row)
@@ -340,4 +342,5 @@ def unmanage(worker: WorkerContext, context: Context, volume_id: str) -> None:
         record.refuse_if_busy(connection, f"volume:{row['id']}")
         if not volumes.move(connection, row["id"], ("available",), "unmanaging"):
             raise BadRequest(f"Invalid volume: the status of volume {row['id']} must be available, but it is {row['status']}")
-        record.submit(connection, operations.unmanage_request(row, context.request_id))
+        unmanage_request = adopted_volumes.release_request if row["base_file"] else operations.unmanage_request
+        record.submit(connection, unmanage_request(row, context.request_id))
