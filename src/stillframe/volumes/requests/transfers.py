@@ -60,7 +60,7 @@ def accept(worker: WorkerContext, context: Context, transfer_id: str, auth_key: 
     """Makes the volume, with its snapshots, the asker's; returns ``{"id", "volume_id", "name"}``.
 
     Whoever has the key may do so, whatever the project. Raises NotFound, for a wrong key too, QuotaExceeded when the
-    asker's project may not have so much more.
+    asker's project may not have so much more, Busy, BadRequest when the volume's project has linked clones to it by now.
     """
     with worker.database.write() as connection:
         offer = _found(connection, transfer_id, None)
@@ -69,6 +69,8 @@ def accept(worker: WorkerContext, context: Context, transfer_id: str, auth_key: 
         row = volumes.get(connection, offer["volume_id"], None)
         if row is None:
             raise NotFound(f"Volume {offer['volume_id']} could not be found.")
+        record.refuse_if_busy(connection, f"volume:{row['id']}")  # what was begun with a snapshot since the offer ends first
+        _refuse_shared_files(connection, row)
         held = snapshots.of_volume(connection, row["id"])
         _check_room(worker, connection, context, (row, held))
         changes: Any = {"project_id": context.project_id, "user_id": context.user_id}

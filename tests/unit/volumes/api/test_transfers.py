@@ -103,6 +103,22 @@ def test_linked_clones_stay_with_what_they_read(rest: Rest) -> None:
         assert "full copy" in rest.refused(400, "POST", "/volume-transfers", {"transfer": {"volume_id": each}})
 
 
+def test_a_clone_made_after_the_offer_keeps_the_volume(rest: Rest) -> None:
+    """The acceptor could never delete what another project's volume reads."""
+    specs = {"stillframe:linked_clone": "true"}
+    rest.ok("POST", "/types", {"volume_type": {"name": "linked", "extra_specs": specs}}, who=ADMIN)
+    made = rest.volume()
+    snapshot = rest.ok("POST", "/snapshots", {"snapshot": {"volume_id": made}})["snapshot"]["id"]
+    given = offer(rest, made)
+    accept = f"/volume-transfers/{given['id']}/accept", {"accept": {"auth_key": given["auth_key"]}}
+    wanted = {"volume": {"size": 1, "snapshot_id": snapshot, "volume_type": "linked"}}
+    assert rest.ask("POST", "/volumes", wanted).status_code == 202
+    rest.refused(409, "POST", *accept, who=OTHER)  # it is being made
+    rest.site.end()
+    assert "linked clones" in rest.refused(400, "POST", *accept, who=OTHER)
+    assert rest.status(made) == "awaiting-transfer"
+
+
 def test_the_acceptors_quota_counts(rest: Rest) -> None:
     made = rest.volume(size=3)
     given = offer(rest, made)
