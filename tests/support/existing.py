@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,16 +82,22 @@ class Existing:
         self.quiet()
 
 
+def make_plain(images: Path) -> None:
+    """Makes both disks, each a file that stands alone."""
+    make(images / "web-1.qcow2", "qcow2")
+    make(images / "web-1-data.img", "raw")
+
+
 @contextmanager
-def open_existing(directory: Path) -> Iterator[Existing]:
-    """Starts the services and the server; removes everything at the end."""
+def open_existing(directory: Path, make_disks: Callable[[Path], None] = make_plain, disks: str = DISKS) -> Iterator[Existing]:
+    """Starts the services and the server, whose files ``make_disks`` makes in the directory that it is given; removes
+    everything at the end."""
     images = directory / "images"
     images.mkdir(mode=0o711)
     lab = open_lab(directory)
     try:
-        make(images / "web-1.qcow2", "qcow2")
-        make(images / "web-1-data.img", "raw")
-        options = GuestOptions(name="web-1", raw="vda:vdb", extra_disks=DISKS.format(images=images))
+        make_disks(images)
+        options = GuestOptions(name="web-1", raw="vda:vdb", extra_disks=disks.format(images=images))
         guest = lab.add_guest(0, options)
         yield Existing(lab, images, guest, Pattern("/dev/vda"), Pattern("/dev/vdb"))
     finally:

@@ -9,14 +9,30 @@ SECTOR = 512
 
 
 @dataclass(frozen=True)
+class Parent:
+    """A parent image that no volume owns: a file anywhere on the host that the file above it names as ``backing``, exactly so.
+    ``format`` is recorded, as ``size`` and ``written_ns`` are: the file's length in bytes and the time of its last write."""
+
+    backing: str
+    path: str
+    format: str
+    size: int
+    written_ns: int
+
+
+@dataclass(frozen=True)
 class Image:
-    """What a file's header says. ``size`` is the virtual size in bytes; ``backing`` a plain file name or None."""
+    """What a file's header says. ``size`` is the virtual size in bytes; ``backing`` a plain file name or None.
+
+    ``parents`` are what an adopted base reads through, nearest first. They are no files of the volume, so ``backing`` is None
+    then: nothing is ever merged into them, and the base stays on top of them."""
 
     name: str
     format: str
     size: int
     backing: str | None = None
     backing_format: str | None = None
+    parents: tuple[Parent, ...] = ()
 
     @property
     def disk_size(self) -> int:

@@ -99,8 +99,9 @@ def renamed(tree: Tree, step: Rename) -> Tree:
 
 
 def _keeper(tree: Tree, files: Sequence[str], weights: Sequence[int]) -> int:
-    """The file with the most in it stays; of equals the lowest. A raw file stays raw: nothing is pulled out of it."""
-    if tree.images[files[0]].format == "raw":
+    """The file with the most in it stays; of equals the lowest. A raw file stays raw: nothing is pulled out of it. Out of one
+    with parent images all of their content would come too, and no reader would share them any more."""
+    if tree.images[files[0]].format == "raw" or tree.images[files[0]].parents:
         return 0
     return max(range(len(files)), key=lambda place: (weights[place], -place))
 

@@ -127,6 +127,7 @@ class VolumeRow(TypedDict):
     base_file: str | None
     readonly: bool | None
     group_id: str | None
+    parent_images: list[str] | None
 
 
 class AdoptedDiskRow(TypedDict):

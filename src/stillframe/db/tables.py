@@ -132,6 +132,7 @@ volumes = Table(
     Column("base_file", String(255)),  # the lowest file of an adopted volume; null: volume-<id>
     Column("readonly", Boolean),  # no server may write to it; null: nobody ever said so or took it back
     Column("group_id", String(36)),  # the group it is in
+    Column("parent_images", JSON(none_as_null=True)),  # paths: what the base of an adopted volume reads through
     Index("ix_volumes_project", "project_id", "seq"),
     Index("ix_volumes_share", "share"),
     Index("ix_volumes_base_file", "base_file"),

@@ -106,6 +106,7 @@ class VolumeOfAnyType(TypedDict):
     undo_file: NotRequired[str | None]
     needs_cleanup: NotRequired[bool]
     base_file: NotRequired[str | None]
+    parent_images: NotRequired[list[str] | None]
     readonly: NotRequired[bool | None]
     group_id: NotRequired[str | None]
 
@@ -132,6 +133,7 @@ class VolumeChanges(TypedDict, total=False):
     """Columns of a volume that may change, and what they become."""
 
     base_file: str | None
+    parent_images: list[str] | None
     project_id: str
     user_id: str
     volume_type_id: str

@@ -99,6 +99,12 @@ def adopted_bases(connection: Connection, share: str) -> dict[str, str]:
     return {row.base_file: row.id for row in connection.execute(query)}
 
 
+def readers_of_parent_image(connection: Connection, path: str) -> list[str]:
+    """Returns the ids of the adopted volumes that read through a file that is no volume's."""
+    query = select(volumes.c.id, volumes.c.parent_images).where(volumes.c.parent_images.is_not(None)).order_by(volumes.c.seq)
+    return [row.id for row in connection.execute(query) if path in row.parent_images]
+
+
 def base_file(connection: Connection, volume_id: str) -> str | None:
     """Returns the recorded name of the lowest file of an adopted volume; None for every other one."""
     return connection.execute(select(volumes.c.base_file).where(volumes.c.id == volume_id)).scalar_one_or_none()

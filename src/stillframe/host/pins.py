@@ -20,7 +20,7 @@ from pathlib import Path
 
 from stillframe.chain.image import Image
 from stillframe.errors import BadImage, ChainConflict
-from stillframe.host import image_command, inspection, qcow2
+from stillframe.host import image_command, inspection
 from stillframe.host.inspection import Opened
 from stillframe.host.run import Place
 
@@ -62,6 +62,13 @@ class Pinned:
         """Like ``word``, for an overlay on the chain that was added under this name."""
         return image_command.chain([(name, "qcow2"), *((each.name, each.image.format) for each in self.opened)])
 
+    def each_onto(self, base: str) -> list[str]:
+        """Names each file above ``base`` as if it lay on ``base`` itself, the lowest first. When the files below one have been
+        committed, that is what it reads."""
+        place = [each.name for each in self.opened].index(base)
+        below = [(each.name, each.image.format) for each in self.opened[place:]]
+        return [image_command.chain([(each.name, "qcow2"), *below]) for each in reversed(self.opened[:place])]
+
     def handle(self, name: str) -> int:
         return next(each.handle for each in self.opened if each.name == name)
 
@@ -74,8 +81,7 @@ class Pinned:
         named. The time of the last write shows it: only a file's owner can set that back, not a user who may just write."""
         for each in self.opened:
             with suppress(BadImage):
-                found = qcow2.read_open(each.handle, each.name, each.image.format)
-                if found == each.image and os.fstat(each.handle).st_mtime_ns == each.written_ns:
+                if each.read_again() == each.image and os.fstat(each.handle).st_mtime_ns == each.written_ns:
                     continue
             raise ChainConflict(
                 f"{each.name} was written while it was read; nothing that was read was kept. Repeat when nobody writes to it"
@@ -98,14 +104,39 @@ def alone(directory: Path, name: str, format_: str) -> Iterator[Pinned]:
 
 @contextmanager
 def _pinned(opened: tuple[Opened, ...]) -> Iterator[Pinned]:
-    place = Path(tempfile.mkdtemp(dir=_directory()))
+    top = Path(tempfile.mkdtemp(dir=_directory()))
     try:
-        pinned = Pinned(place, opened)
+        pinned = Pinned(_inside(top, opened), opened)
         for each in opened:
             pinned.add(each.name, each.handle)
+        for path, handle in _relative(pinned.directory, opened):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(f"/proc/self/fd/{handle}", path)
         yield pinned
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def _inside(top: Path, opened: tuple[Opened, ...]) -> Path:
+    """Makes a directory so far below ``top`` that no relative name of a parent image leads out of it."""
+    names = [parent.backing for each in opened for parent in each.image.parents]
+    place = top.joinpath(*["inner"] * sum(name.split("/").count("..") for name in names))
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _relative(place: Path, opened: tuple[Opened, ...]) -> Iterator[tuple[Path, int]]:
+    """Yields where QEMU looks for parent images that have relative names, when it opens a file of the chain by its name: as
+    ``rebase`` does with the new backing file. Those with absolute names are where they are."""
+    lowest = next((number for number, each in enumerate(opened) if each.image.parents), None)
+    if lowest is None:
+        return
+    for parent, held in zip(opened[lowest].image.parents, opened[lowest + 1 :], strict=False):
+        if parent.backing.startswith(("/", "json:", "file:")):
+            return
+        path = Path(os.path.normpath(place / parent.backing))
+        yield path, held.handle
+        place = path.parent
 
 
 def _directory() -> Path:

@@ -6,13 +6,14 @@ have (encryption, internal snapshots, an external data file, unknown incompatibl
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from stillframe.chain.image import Image
+from stillframe.chain.image import Image, Parent
 from stillframe.errors import BadImage, InternalSnapshots, NotSound
-from stillframe.host import files
+from stillframe.host import files, parents
 
 HEADER_BYTES = 1 << 16
 FORMATS = ("raw", "qcow2")
@@ -29,6 +30,7 @@ _MAX_L1_BYTES = 32 << 20
 _PIECE = 1 << 20
 _ENTRY_OFFSET = 0x00FFFFFFFFFFFE00
 _ENTRY_COPIED = 1 << 63
+Recorded = Callable[[], Sequence[Parent]]  # the parent images that are recorded of a file, asked for only where it names one
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,46 @@ def read_as(share: Path, name: str, format_: str) -> Image:
     to the guest and is never parsed (R3)."""
     handle = files.open_regular(share, name)
     try:
-        return read_open(handle, name, format_)
+        return read_open(handle, name, format_, partial(parents.recorded, share, name))
     finally:
         os.close(handle)
 
 
-def read_open(handle: int, name: str, format_: str) -> Image:
+def read_open(handle: int, name: str, format_: str, recorded: Recorded = tuple) -> Image:
     """Like ``read_as``, for an open file."""
     length = os.fstat(handle).st_size
     if format_ == "qcow2":
-        return parse(name, os.pread(handle, HEADER_BYTES, 0), length)
+        return parse(name, os.pread(handle, HEADER_BYTES, 0), length, recorded)
     if format_ != "raw":
         raise BadImage(f"{name} is recorded as {format_!r}, which is not an image format that Stillframe uses")
     return Image(name, "raw", length)
 
 
-def parse(name: str, start: bytes, length: int) -> Image:
-    """Parses the first bytes of a qcow2 file of ``length`` bytes; raises BadImage."""
+def parse(name: str, start: bytes, length: int, recorded: Recorded = tuple) -> Image:
+    """Parses the first bytes of a qcow2 file of ``length`` bytes; raises BadImage.
+
+    A backing file has a plain name and a format, unless it is the nearest parent image that is ``recorded`` of this file."""
+    found = shape(name, start, length)
+    known = recorded() if found.backing is not None else ()
+    if known and found.backing == known[0].backing.encode() and found.backing_format in (None, known[0].format):
+        return Image(name, "qcow2", found.size, parents=tuple(known))
+    backing = _plain(name, found.backing)
+    if (backing is None) != (found.backing_format is None):
+        raise BadImage(f"{name} names a backing file without its format, or a format without a file")
+    return Image(name, "qcow2", found.size, backing, found.backing_format)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a header says, with a name of a backing file that nobody has judged. ``size`` in bytes."""
+
+    size: int
+    backing: bytes | None
+    backing_format: str | None
+
+
+def shape(name: str, start: bytes, length: int) -> Shape:
+    """Parses like ``parse``, but takes any backing file: for a reader of the file's own tables only. Raises BadImage."""
     if len(start) < _V2.size + 32:
         raise BadImage(f"{name} is too short for a qcow2 header ({length} bytes)")
     magic, version, backing_at, backing_len, bits, size, crypt, l1_size, l1_at, ref_at, ref_clusters, inner, _ = (
@@ -88,10 +113,7 @@ def parse(name: str, start: bytes, length: int) -> Image:
     if l1_size < _entries_needed(size, bits):
         raise BadImage(f"{name} has a first-level table too small for its {size} bytes")
     backing_format = _extensions(name, start, header_length, backing_at or 1 << bits)
-    backing = _backing(name, start, backing_at, backing_len)
-    if (backing is None) != (backing_format is None):
-        raise BadImage(f"{name} names a backing file without its format, or a format without a file")
-    return Image(name, "qcow2", size, backing, backing_format)
+    return Shape(size, _backing(name, start, backing_at, backing_len), backing_format)
 
 
 def _check_inside(name: str, crypt: int, inner: int) -> None:
@@ -154,12 +176,18 @@ def _extensions(name: str, start: bytes, at: int, end: int) -> str | None:
     return found
 
 
-def _backing(name: str, start: bytes, at: int, length: int) -> str | None:
+def _backing(name: str, start: bytes, at: int, length: int) -> bytes | None:
     if at == 0:
         return None
     if not 0 < length <= 1023 or at + length > len(start):
         raise BadImage(f"{name} has a backing file name out of bounds")
-    text = start[at : at + length].decode("ascii", errors="replace")
+    return start[at : at + length]
+
+
+def _plain(name: str, backing: bytes | None) -> str | None:
+    if backing is None:
+        return None
+    text = backing.decode("ascii", errors="replace")
     if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text) or not text[:1].isalnum():
         raise BadImage(f"{name} names {text!r} as its backing file, which is not a plain file name")
     return text
@@ -181,7 +209,7 @@ def extension(start: bytes, wanted: int) -> bytes | None:
 def clusters(share: Path, name: str) -> int:
     """Returns how many clusters long the file is, because the time to read its tables grows with that. Raises BadImage."""
     start, length = files.read_start(share, name, HEADER_BYTES)
-    parse(name, start, length)
+    shape(name, start, length)
     (bits,) = struct.unpack_from(">I", start, 20)
     return length >> int(bits)
 
@@ -189,7 +217,7 @@ def clusters(share: Path, name: str) -> int:
 def tables(handle: int, name: str) -> Tables:
     """Returns where the first-level table is. Raises BadImage as ``read`` does."""
     start = os.pread(handle, HEADER_BYTES, 0)
-    size = parse(name, start, os.fstat(handle).st_size).size
+    size = shape(name, start, os.fstat(handle).st_size).size
     (bits,) = struct.unpack_from(">I", start, 20)
     (at,) = struct.unpack_from(">Q", start, 40)
     return Tables(_entries_needed(size, bits), at, 1 << bits)

@@ -106,8 +106,12 @@ def commit(share: Path, top: str, base: str, depth: int) -> None:
         if base not in [image.name for image in pinned.images[1:]]:
             raise StepFailed(f"{base} is not behind {top}: there is nothing to commit into it")
         bounds = limits(max(depth, len(pinned.images)))
+        # QEMU finds a base by its name, but not above a file whose backing file is called otherwise than its header says.
+        parents = any(image.parents for image in pinned.images)
+        words = [[word] for word in pinned.each_onto(base)] if parents else [["-b", base, pinned.word]]
         with files.durable(pinned.handle(base)):
-            run(command("commit", ["qcow2"], ["-b", base, pinned.word]), cwd=pinned.place, limits=bounds)
+            for each in words:
+                run(command("commit", ["qcow2"], each), cwd=pinned.place, limits=bounds)
 
 
 def pull(share: Path, name: str, backing: str | None, backing_format: str | None, depth: int) -> None:

@@ -57,7 +57,7 @@ def look(share: Path, name: str, format_: str) -> Soundness:
     if format_ != "qcow2":
         return Soundness()
     start, length = files.read_start(share, name, qcow2.HEADER_BYTES)
-    qcow2.parse(name, start, length)
+    qcow2.shape(name, start, length)
     if start[7] != 3:
         return Soundness()
     incompatible, compatible, autoclear = _FEATURES.unpack_from(start, 72)

@@ -70,8 +70,8 @@ class StorageClient:
         return found[0] if found else None
 
     def look_at_adoptable(self, wanted: Document) -> Document:
-        """Returns ``{"size"}`` in bytes of the volume that a file would be; changes nothing. ``wanted``: directory, file,
-        format. Raises what says why it cannot be one."""
+        """Returns ``{"size", "parent_images"}`` of the volume that a file would be, in bytes and as paths; changes nothing.
+        ``wanted``: directory, file, format. Raises what says why it cannot be one."""
         found: Document = self._call("POST", "/os-adopted-volumes/look", {"adopted_volume": wanted})["adopted_volume"]
         return found
 

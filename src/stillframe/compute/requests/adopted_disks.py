@@ -129,13 +129,25 @@ def _look(worker: WorkerContext, server: Server, disk: Disk, known: tuple[Sequen
     try:
         servers.check_same(server, disk)
         wanted = {"directory": str(disk.directory), "file": str(disk.name), "format": disk.format}
-        return Seen(disk, "adopt", size=worker.storage.look_at_adoptable(wanted)["size"])
+        found = worker.storage.look_at_adoptable(wanted)
+        for parent in found["parent_images"]:
+            _refuse_written_parent(parent, others)
+        return Seen(disk, "adopt", size=found["size"])
     except ChainConflict as error:
         return Seen(disk, "excluded", error.message)
     except StillframeError as error:
         if error.status >= 500:
             raise
         return Seen(disk, "excluded", error.message)
+
+
+def _refuse_written_parent(path: str, others: Sequence[Server]) -> None:
+    """Raises Conflict for a parent image that a server writes to: nobody knows what lies in it."""
+    identity = users.identity(Path(path))
+    for other in others:
+        for disk in (*other.live.disks, *(other.inactive.disks if other.inactive else ())):
+            if disk.file is not None and not disk.read_only and users.identity(Path(disk.file)) == identity:
+                raise Conflict(f"its parent image {path} is disk {disk.target} of server {other.id} ({other.view.name})")
 
 
 def unfit(disk: Disk) -> str | None:

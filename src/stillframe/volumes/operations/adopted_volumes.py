@@ -1,12 +1,14 @@
 """Releases a volume that was adopted: its files stay, and nothing of ours is left beside them."""
 
 import hashlib
+from pathlib import Path
 
 from sqlalchemy import Connection
 
 from stillframe.chain import names
 from stillframe.db import shares, volumes
 from stillframe.db.rows import VolumeRow
+from stillframe.host import parents
 from stillframe.journal.operation import Document, Kind, Operation, Verb
 from stillframe.journal.record import Request
 from stillframe.journal.typed import Args, step
@@ -52,13 +54,20 @@ def _left(worker: WorkerContext, operation: Operation[ReleaseVolume], _args: Lea
         return None if worker.backends.is_claimed(asked.share) else {"unclaimed": True}
     share = share_of(worker, operation)
     beside = (names.info_name(asked.volume_id), names.record_name(asked.volume_id))
-    return None if any(share.read_document(name) for name in beside) else {"unclaimed": False}
+    left = any(share.read_document(name) for name in beside) or parents.is_recorded(Path(asked.share), _base(worker, asked))
+    return None if left else {"unclaimed": False}
+
+
+def _base(worker: WorkerContext, asked: ReleaseVolume) -> str:
+    with worker.database.read() as connection:
+        return volumes.base_file(connection, asked.volume_id) or asked.active_before
 
 
 def _leave(worker: WorkerContext, operation: Operation[ReleaseVolume], _args: LeaveFiles) -> Document:
     asked, share = operation.intent, share_of(worker, operation)
     for name in (names.info_name(asked.volume_id), names.record_name(asked.volume_id)):
         share.write_document(name, {})
+    parents.forget(Path(asked.share), _base(worker, asked))
     last = _is_last(worker, operation)
     if last:
         worker.backends.unclaim(asked.share)

@@ -17,7 +17,7 @@ from stillframe.db import attachments, deployments, snapshots, volumes
 from stillframe.db.rows import VolumeRow
 from stillframe.db.tables import now
 from stillframe.errors import BadConfiguration, BadImage, BadRequest, Busy, Conflict
-from stillframe.host import files, inspection, mounts
+from stillframe.host import ancestry, files, inspection, mounts, parents
 from stillframe.journal import record
 from stillframe.units import GIB
 from stillframe.volumes.operations import adopted_volumes as operations
@@ -32,9 +32,11 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def look(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the volume would be, ``{"size"}`` in bytes, and changes nothing. ``wanted`` holds directory, an absolute
-    path, and file and format of what lies in it. Raises BadRequest, BadImage, Conflict, ForeignShare, ShareUnavailable."""
-    return {"size": _look(worker, wanted)[1].size}
+    """Returns what the volume would be, ``{"size", "parent_images"}`` in bytes and as paths, and changes nothing. ``wanted``
+    holds directory, an absolute path, and file and format of what lies in it. Raises BadRequest, BadImage, ChainConflict,
+    Conflict, ForeignShare, ShareUnavailable."""
+    image = _look(worker, wanted)[1]
+    return {"size": image.size, "parent_images": [each.path for each in image.parents]}
 
 
 def adopt(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
@@ -49,6 +51,7 @@ def adopt(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> st
             return volume_id
     pool, image = _look(worker, wanted)
     pool.share().probe_for_writing()
+    parents.record(Path(wanted["directory"]), image.name, image.parents)  # what it reads is believed from here on
     with worker.database.write() as connection:
         if _is_same(volumes.get(connection, volume_id, None), wanted):
             return volume_id
@@ -68,21 +71,33 @@ def _look(worker: WorkerContext, wanted: dict[str, Any]) -> tuple[Pool, Image]:
     markers.refuse_foreign(place, markers.marker_of(place), deployments.own(worker.database))
     with files.share_errors(place):
         try:
-            image = inspection.alone(place, wanted["file"], wanted["format"])
+            inspection.plain_name(wanted["file"])
+            found = ancestry.look(place, wanted["file"], wanted["format"])
+            image = inspection.alone(place, wanted["file"], wanted["format"], found)
         except FileNotFoundError as error:
             raise BadImage(f"{place} has no file {wanted['file']!r}") from error
-    if image.backing is not None:
-        raise BadImage(
-            f"{image.name} is backed by {image.backing}; only a file that stands alone can be adopted. Give it all of its"
-            " content with 'virsh blockpull', then repeat"
-        )
     if not image.size:
         raise BadImage(f"{image.name} is empty")
     if names.is_reserved(image.name):
         raise BadImage(f"{image.name} has the name of a volume's file; 'stillframe rebuild' takes such files in")
     with worker.database.read() as connection:
         _refuse_taken(connection, pool, image.name)
+        _refuse_parents(connection, place, image)
     return pool, image
+
+
+def _refuse_parents(connection: Connection, place: Path, image: Image) -> None:
+    """A parent image is never written, so it is no volume, and no volume's file is one."""
+    readers = volumes.readers_of_parent_image(connection, str(place / image.name))
+    if readers:
+        raise Conflict(f"{image.name} is the parent image of volume {readers[0]}, which would change with it")
+    for parent in map(Path, (each.path for each in image.parents)):
+        volume_id = volumes.adopted_bases(connection, str(parent.parent)).get(parent.name)
+        if volume_id is not None or names.parse(parent.name) is not None:
+            owner = volume_id or parent.name
+            raise Conflict(
+                f"{image.name} is backed by {parent}, which a server writes to as volume {owner}", volume_id=volume_id
+            )
 
 
 def _check_directory(worker: WorkerContext, place: Path) -> None:
@@ -141,6 +156,7 @@ def _insert(worker: WorkerContext, connection: Connection, pool: Pool, image: Im
             "format": image.format,
             "base_format": image.format,
             "base_file": image.name,
+            "parent_images": [each.path for each in image.parents] or None,
             "backend": pool.backend,
             "share": pool.export.export,
             "bootable": bool(wanted.get("bootable")),

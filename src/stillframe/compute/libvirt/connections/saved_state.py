@@ -73,9 +73,12 @@ def _check_chain(server: Server, disk: Disk) -> None:
     above = Path(str(disk.file))
     for below in map(Path, disk.backing):
         try:
-            found = qcow2.read(above.parent, above.name).backing
+            image = qcow2.read(above.parent, above.name)
         except FileNotFoundError:
-            found = None
+            image = None
+        if image is not None and image.parents:
+            return  # what is below is no volume's, and is not merged
+        found = image.backing if image is not None else None
         if found != below.name or not files.exists(below.parent, below.name):
             raise ChainConflict(
                 f"the saved memory of server {server.id} was saved with {above.name} over {below.name}, but now {above.name} is"

@@ -16,6 +16,7 @@ from stillframe.host import (
     extents,
     files,
     inspection,
+    parents,
     probe,
     publish,
     qcow2,
@@ -314,6 +315,7 @@ class DirectoryShare:
                 raise ChainConflict(f"{name} cannot be removed: {', '.join(dependants)} is backed by it")
             own = name if names.parse(name) else names.base_name(volume_id)  # trash is known by its name
             trash.put(self.path, name, names.trash_name(own))
+            parents.forget(self.path, name)
 
     def manage_file(self, volume_id: str, name: str, to: str) -> None:
         """Gives a file that does not belong to a volume yet a volume's name, and the mode 0660 of all volumes' files."""
