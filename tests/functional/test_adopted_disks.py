@@ -116,7 +116,9 @@ def test_what_cannot_be_adopted_has_its_reason(site: Existing, odd: Any, tmp_pat
     (place / "empty").write_bytes(b"")
     os.link(place / "linked", place / "other name")
     (place / "symbolic").symlink_to(place / "plain")
-    subprocess.run(["qemu-img", "create", "-qf", "qcow2", "-b", "plain", "-F", "raw", place / "based"], check=True)
+    subprocess.run(
+        ["qemu-img", "create", "-qf", "qcow2", "-b", "missing", "-F", "raw", "-u", place / "based", "1M"], check=True
+    )
     (tmp_path / "way").symlink_to(place)
     before = sorted(os.listdir(place))
     disks = [
@@ -143,7 +145,7 @@ def test_what_cannot_be_adopted_has_its_reason(site: Existing, odd: Any, tmp_pat
     expected = {
         "vda": "plain file name",
         "vdb": "plain file name",
-        "vdc": "is backed by plain",
+        "vdc": "which cannot be opened",
         "vdd": "is empty",
         "vde": "not a regular file with one name",
         "vdf": "is a symbolic link",

@@ -108,7 +108,7 @@ def _meant(above: Path, text: str) -> tuple[Path, str | None]:
 
 def _in_json(above: Path, text: str) -> tuple[Path, str | None]:
     wrong = BadImage(
-        f"{above.name} is backed by {text[:200]!r}: only a file with its format and its absolute path is supported"
+        f"{above.name} is backed by {text[:200]!r}; only a file by its absolute path, with its format, is supported"
     )
     try:
         node = json.loads(text) if len(text) <= _MOST_JSON else None
@@ -118,8 +118,8 @@ def _in_json(above: Path, text: str) -> tuple[Path, str | None]:
         raise wrong
     flat = _flat(node)
     format_, path = flat.pop("driver", None), flat.pop("file.filename", None)
-    if format_ == "file":  # the node of the file itself: the header's own field tells the format
-        format_, path = None, flat.pop("filename", None)
+    if format_ == "file":  # the node of the file itself, whose bytes are the content
+        format_, path = "raw", flat.pop("filename", None)
     driver = flat.pop("file.driver", "file")
     if flat or driver != "file" or not isinstance(path, str) or not path.startswith("/") or not path.isprintable():
         raise wrong

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillframe.chain import merge
-from stillframe.chain.image import Image
+from stillframe.chain.image import Image, Parent
 from stillframe.chain.merge import Run
 from stillframe.chain.names import base_name, overlay_name
 from stillframe.chain.steps import Commit, Pull, Rename, Repoint, cost
@@ -164,3 +164,13 @@ def test_what_took_a_merge_holds_no_snapshot_before_the_next_begins() -> None:
     assert (down.gone, up.gone) == ((NAMES[3], NAMES[2]), (NAMES[0],))
     assert down.after.snapshots == {IDS[3]: NAMES[1]}
     assert [image.name for image in down.after.path(NAMES[4]).images] == [NAMES[0], NAMES[1], NAMES[4]]
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_nothing_is_pulled_out_of_a_base_with_parent_images(running: bool) -> None:
+    tree = chain(3, 1)
+    parents = (Parent("/golden", "/golden", "raw", GIB, 1),)
+    tree = with_image(tree, replace(tree.images[NAMES[0]], parents=parents))
+    found = planned(tree, Run((NAMES[0],), NAMES[1]), [GIB, 0], running)
+    assert found.steps == (Commit(NAMES[1], NAMES[0], "qcow2", GIB), Repoint(NAMES[2], NAMES[0], "qcow2"))
+    assert found.after.images[NAMES[0]].parents == parents

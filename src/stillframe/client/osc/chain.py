@@ -55,6 +55,8 @@ def draw(chain: Document) -> str:
     drawn: set[str] = set()
     for each in chain["files"]:
         if each["backing"] not in files:
+            if each["backing"] and not chain["parent_image"]:
+                lines += [f"◌ {each['backing']}", "│   of no volume, never changed"]
             lines += _branch(files, each, "", drawn)
     lines += [line for name, each in files.items() if name not in drawn for line in _lines(each, "", "", False)]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stillframe.chain import names
 from stillframe.compute.libvirt import servers
 from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.libvirt.servers import Server
@@ -219,7 +220,13 @@ def release(worker: WorkerContext, context: Context, server_id: str, wanted: Map
         request = operations.release_request(asked, delete_snapshots, context.request_id).of(server.project_id)
         operation_id = record.submit(connection, request)
     kept = [disk.file for volume_id, disk in server.volumes() if volume_id in volume_ids and disk.file]
-    behind = [path for volume_id, disk in server.volumes() if volume_id in volume_ids for path in disk.backing]
+    first = {row["file"] for row in rows}
+    behind = [
+        path
+        for volume_id, disk in server.volumes()
+        for path in (disk.backing if volume_id in volume_ids else ())
+        if path in first or names.parse(os.path.basename(path)) is not None  # the others are parent images
+    ]
     return {
         "server_id": server.id,
         "operation_id": operation_id,

@@ -139,11 +139,18 @@ def _recorded_volume(source: Source, given: Given, active: str) -> VolumeOfAnyTy
         "linked_to": recorded["linked_to"],
         "undo_file": recorded["undo_file"] if recorded["undo_file"] in source.images else None,
         "base_file": base_file(source.record),
+        "parent_images": _parent_images(source),
         "created_at": datetime.fromisoformat(recorded["created_at"]),
     }
     if recorded.get("readonly") is not None:
         made["readonly"] = recorded["readonly"]
     return made
+
+
+def _parent_images(source: Source) -> list[str] | None:
+    """What the base reads through is recorded beside the files; a base whose record is lost is refused before."""
+    base = source.images.get(base_file(source.record) or "")
+    return [each.path for each in base.parents] or None if base is not None else None
 
 
 def base_file(record: Document) -> str | None:

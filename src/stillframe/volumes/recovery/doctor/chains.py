@@ -88,6 +88,8 @@ def _file(share: ShareSeen, known: VolumeKnown, name: str, seen: FileSeen) -> It
     if seen.bitmaps:
         what = f"{name} on {share.export} holds bitmaps that were in use when their writer died: {', '.join(seen.bitmaps)}"
         yield finding("inconsistent_bitmap", what)
+    if seen.parent is not None:
+        yield finding("parent_image_changed", seen.parent)
     if seen.damage is not None:
         yield finding("corruption", f"{name} on {share.export} is damaged: {seen.damage}")
     elif seen.leaks:

@@ -124,6 +124,12 @@ KINDS: Mapping[str, Kind] = {
         "With nothing having the file open: 'qemu-img bitmap --remove FILE BITMAP' for each. Nothing of the content goes with"
         " it. Then have that program make a full backup: an increment would miss what was written.",
     ),
+    "parent_image_changed": Kind(
+        "An adopted disk reads through a file that is gone, or was written since the disk was adopted. The guest may read wrong"
+        " content; nothing that would read the disk through it is done.",
+        "Put the former file back with its time of last write ('cp -p', 'rsync -t'). If its content is right all the same, such"
+        " as after a 'touch': release the disk and adopt it again, which records the file as it is.",
+    ),
     "info_differs": Kind(
         "The .info file, which other tools and a rebuild read, does not say what the rows say.",
         "--fix writes it from the rows where the files agree with them.",

@@ -26,7 +26,7 @@ from stillframe.errors import (
     TargetUnavailable,
     of_os_error,
 )
-from stillframe.host import entries, examination, files, inspection, qemu_img, soundness, users
+from stillframe.host import entries, examination, files, inspection, parents, qemu_img, soundness, users
 from stillframe.host.entries import Entry
 from stillframe.journal.record import is_dead
 from stillframe.volumes.chain import observe
@@ -272,7 +272,8 @@ def _file(share: ShareSeen, entry: Entry, known: Known, options: Options) -> Fil
     except BadImage as error:
         return FileSeen(problem=error.message, names=None, locked=locked)
     why = f"{entry.name} was not closed by its last writer (dirty bit)" if sound.dirty else None
-    found = FileSeen(image, names=image.backing, locked=locked, unsound=why, dirty=sound.dirty, bitmaps=sound.bitmaps)
+    parent = next(filter(None, (parents.flaw(each, entry.name) for each in image.parents)), None)
+    found = FileSeen(image, None, image.backing, locked, unsound=why, dirty=sound.dirty, bitmaps=sound.bitmaps, parent=parent)
     return _examined(path, found) if options.examine and row is not None else found
 
 

@@ -20,7 +20,7 @@ class FileSeen:
 
     ``names`` is the backing file a header names, whatever the format; ``examined`` False: leaks could not be counted.
     ``unsound`` says why the header cannot be relied upon; ``dirty``: for the one reason that a repair of counts helps.
-    ``bitmaps`` were in use when their writer died.
+    ``bitmaps`` were in use when their writer died. ``parent`` says why a parent image is not what it was.
     """
 
     image: Image | None = None
@@ -33,6 +33,7 @@ class FileSeen:
     unsound: str | None = None
     dirty: bool = False
     bitmaps: tuple[str, ...] = ()
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
