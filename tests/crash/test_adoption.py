@@ -1,6 +1,7 @@
 """The adoption of a server's disks, and its end, stopped with SIGKILL at every step, then taken up again by a new process.
 
-The guest runs on all the while. In the end its disks are volumes, or nothing was done; descriptions and files are as before.
+The guest runs on all the while, with one of its disks over a golden image. In the end its disks are volumes, or nothing was
+done; descriptions and files are as before, the golden image too.
 """
 
 import os
@@ -10,7 +11,7 @@ import pytest
 
 from tests.crash import samples
 from tests.crash.places import Place, everywhere
-from tests.support.existing import FILES, Existing, open_existing
+from tests.support.existing import FILES, GOLDEN, Existing, make_over_golden, open_existing
 from tests.support.pattern import of_raw
 from tests.support.stack import wait_for
 
@@ -20,7 +21,7 @@ PLACES = [place for kind in KINDS for place in everywhere(samples.online()[kind]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Existing]:
-    with open_existing(tmp_path_factory.mktemp("adoption")) as opened:
+    with open_existing(tmp_path_factory.mktemp("adoption"), make_over_golden) as opened:
         opened.data.write(opened.guest, 0, 4, 0x61)
         yield opened
 
@@ -28,6 +29,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Existing]:
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_a_kill_there_ends_with_everything_right(site: Existing, place: Place) -> None:
     described, files = site.descriptions, site.identities
+    golden = site.images.parent / "golden/debian.raw"
+    written = golden.stat().st_mtime_ns
     adopts = place.kind == "adopt_disks"
     if not adopts:
         adopt(site)
@@ -50,6 +53,8 @@ def test_a_kill_there_ends_with_everything_right(site: Existing, place: Place) -
     assert site.lab.api.ok("compute", "GET", "/os-assisted-snapshots")["assisted_snapshots"] == []
     assert (site.descriptions, site.identities) == (described, files)
     assert of_raw(site.images / "web-1-data.img") == site.data.clusters
+    assert of_raw(golden) == dict.fromkeys(range(4), GOLDEN)
+    assert golden.stat().st_mtime_ns == written
 
 
 def adopt(site: Existing) -> None:

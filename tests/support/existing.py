@@ -12,11 +12,12 @@ from lxml import etree
 
 from tests.support.guest.domain import Guest, GuestOptions
 from tests.support.lab import Lab, open_lab
-from tests.support.pattern import Pattern
+from tests.support.pattern import CLUSTER, Pattern
 from tests.support.site import journal_is_empty
 from tests.support.stack import Api, wait_for
 
 SIZE = (96 << 20) + 3 * 512  # neither whole GiB nor whole MiB
+GOLDEN = 0x31
 FILES = ("web-1-data.img", "web-1.qcow2")
 DISKS = """
 <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='writeback' discard='unmap'/>
@@ -88,6 +89,16 @@ def make_plain(images: Path) -> None:
     make(images / "web-1-data.img", "raw")
 
 
+def make_over_golden(images: Path) -> None:
+    """Like ``make_plain``, but the QCOW2 disk is an overlay over a raw golden image in another directory, whose first four
+    clusters are full of ``GOLDEN``."""
+    golden = images.parent / "golden" / "debian.raw"
+    golden.parent.mkdir(mode=0o711)
+    golden.write_bytes(bytes([GOLDEN]) * 4 * CLUSTER)
+    make(images / "web-1-data.img", "raw")
+    make(images / "web-1.qcow2", "qcow2", "-b", str(golden), "-F", "raw")
+
+
 @contextmanager
 def open_existing(directory: Path, make_disks: Callable[[Path], None] = make_plain, disks: str = DISKS) -> Iterator[Existing]:
     """Starts the services and the server, whose files ``make_disks`` makes in the directory that it is given; removes
@@ -104,6 +115,6 @@ def open_existing(directory: Path, make_disks: Callable[[Path], None] = make_pla
         lab.clear()
 
 
-def make(path: Path, format_: str) -> None:
-    subprocess.run(["qemu-img", "create", "-q", "-f", format_, path, str(SIZE)], check=True)
+def make(path: Path, format_: str, *options: str) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", format_, *options, path, str(SIZE)], check=True)
     path.chmod(0o640)
