@@ -148,7 +148,9 @@ def _refuse_written_parent(path: str, others: Sequence[Server]) -> None:
     for other in others:
         for disk in (*other.live.disks, *(other.inactive.disks if other.inactive else ())):
             if disk.file is not None and not disk.read_only and users.identity(Path(disk.file)) == identity:
-                raise Conflict(f"its parent image {path} is disk {disk.target} of server {other.id} ({other.view.name})")
+                raise Conflict(
+                    f"its parent image {os.path.basename(path)} is disk {disk.target} of server {other.id} ({other.view.name})"
+                )
 
 
 def unfit(disk: Disk) -> str | None:
