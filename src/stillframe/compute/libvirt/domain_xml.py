@@ -17,6 +17,7 @@ from stillframe.errors import StepFailed
 NAMESPACE = "urn:stillframe:domain:1"
 _NOVA = "http://openstack.org/xmlns/libvirt/nova/1."
 _PATH = re.compile(r"/[^\s,'\"<>]+")
+_SAID = ("name", "title", "description", "metadata")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -191,24 +192,30 @@ def _mirror(element: etree._Element) -> str | None:
     return found.get("file") if found is not None else None
 
 
+def texts(xml: str) -> Iterator[str]:
+    """Yields every attribute and text of the description that libvirt or QEMU goes by. What only says something about the
+    domain is left out: Nova puts there what its users call a server, and they may call it by the name of any file."""
+    root = _parse(xml)
+    for said in [each for each in root if each.tag in _SAID]:
+        root.remove(said)
+    for element in root.iter("*"):
+        yield from map(str, element.attrib.values())
+        yield element.text or ""
+
+
 def names_text(xml: str, text: str) -> bool:
     """Tells whether any attribute or text of the description holds the path ``text``, however XML writes it.
 
     The names of a volume's overlays begin with the volume's own name, so a name that continues is another file's."""
     wanted = re.compile(re.escape(text) + r"(?![.\w-])")
-    return any(
-        wanted.search(held)
-        for element in _parse(xml).iter("*")
-        for held in (*map(str, element.attrib.values()), element.text or "")
-    )
+    return any(wanted.search(each) for each in texts(xml))
 
 
 def paths(xml: str) -> set[str]:
     """Returns every absolute path in the description: sources of disks, what lies behind them, and what stands within other
     words, such as arguments given to QEMU."""
-    held = (text for element in _parse(xml).iter("*") for text in (*map(str, element.attrib.values()), element.text or ""))
     found: set[str] = set()
-    for text in held:
+    for text in texts(xml):
         found |= {text} if text.startswith("/") else set()
         found |= {match.group() for match in _PATH.finditer(text)}
     return found

@@ -1,6 +1,5 @@
 """Which servers use a volume or a file: by libvirt's descriptions, wherever it keeps them, and by attachments under way."""
 
-import html
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ def users_of_volume(worker: WorkerContext, context: Context, volume_id: str) -> 
         {"server_id": view.uuid, "name": view.name, "where": where}
         for view in hypervisor.list_domains(worker.hypervisor)
         for where, xml in _descriptions(view, sure=True)
-        if any(each in html.unescape(xml).lower() for each in wanted)
+        if any(each in text.lower() for text in domain_xml.texts(xml) for each in wanted)
     ]
     return [each for number, each in enumerate(found) if each not in found[:number]]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.compute.libvirt import domain_xml
 from stillframe.compute.operations import attachments
 from stillframe.compute.operations.attachments import AttachVolume, DetachVolume
 from stillframe.compute.requests import volume_users
@@ -34,6 +35,28 @@ def test_an_attachment_that_is_under_way_is_a_user(database: Database, tmp_path:
     worker = fakes.worker(database, tmp_path, [fakes.view(xml, xml)], monkeypatch)
     found = volume_users.users_of_volume(worker, context("service"), VOLUME)
     assert [each["where"] for each in found] == ["attaching", "live", "inactive"]
+
+
+def test_what_a_server_is_called_makes_it_a_user_of_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nova writes its users' names of servers into the description. Nobody could change a volume whose id another project
+    calls its server by."""
+    path = f"/srv/volume-{VOLUME}"
+    space = 'xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1"'
+    named = f"<nova:instance {space}><nova:name>{path}</nova:name></nova:instance>"
+    xml = fakes.domain_xml(fakes.disk_xml("vda", "/srv/other"), metadata=named)
+    xml = xml.replace("<memory", f"<title>{path}</title><description>{path}</description><memory")
+    worker = fakes.worker(database, tmp_path, [fakes.view(xml, xml)], monkeypatch)
+    assert volume_users.users_of_volume(worker, context("service"), VOLUME) == []
+    assert volume_users.named_files(worker, context("service"), "/srv") == {"other": [SERVER]}
+    assert not domain_xml.names_text(xml, path)
+    assert domain_xml.names_text(xml, "/srv/other")
+    handed = xml.replace(
+        "</domain>", f"<qemu:commandline xmlns:qemu='q'><qemu:arg value='{path}'/></qemu:commandline></domain>"
+    )
+    worker = fakes.worker(database, tmp_path, [fakes.view(handed)], monkeypatch)
+    assert len(volume_users.users_of_volume(worker, context("service"), VOLUME)) == 1
 
 
 @pytest.mark.parametrize("asked", ["volume", "directory"])
