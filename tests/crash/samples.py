@@ -24,7 +24,7 @@ from stillframe.compute.operations.snapshot_intents import AssistedSnapshot, Ass
 from stillframe.journal.record import Request
 from stillframe.volumes import kinds as volumes_kinds
 from stillframe.volumes.chain.observe import held_for
-from stillframe.volumes.operations import adopted_volumes, backups, chain_metadata, images, snapshots, volumes
+from stillframe.volumes.operations import adopted_volumes, backups, chain_metadata, group_snapshots, images, snapshots, volumes
 from stillframe.volumes.operations.executors.executor import Executor
 
 VOLUME, OTHER, SERVER, MADE = (f"{number}" * 8 + "-0000-4000-8000-000000000000" for number in (1, 2, 3, 4))
@@ -149,6 +149,17 @@ def _image() -> images.CreateImage:
     return images.CreateImage(id=MADE, name="n", disk_format="qcow2", container_format="bare", project_id="p")
 
 
+def of_a_group(found: Arranged) -> Request:
+    """The snapshot of a group of two volumes, one of which has had none yet."""
+    base = Image(base_name(OTHER), "qcow2", GIB)
+    second, row = Tree(OTHER, {base.name: base}, base.name), {**found.row, "id": OTHER, "active_file": base.name}
+    members = [
+        group_snapshots.Member(found.row, found.tree, plan.snapshot(found.tree, MADE, 64), MADE),
+        group_snapshots.Member(row, second, plan.snapshot(second, SERVER, 64), SERVER),  # type: ignore[arg-type]
+    ]
+    return group_snapshots.create_request({"id": MADE, "project_id": "p"}, members, "r")  # type: ignore[typeddict-item]
+
+
 def offline() -> dict[str, Request]:
     """By scenario: what it asks for. A scenario is a kind, or a kind and words where its plans differ."""
     row, two = arranged((3,)).row, arranged((3, 2))
@@ -167,6 +178,7 @@ def offline() -> dict[str, Request]:
         "manage_volume": volumes.manage_request(row, "x", "r"),
         "unmanage_volume": volumes.unmanage_request(row, "r"),
         "create_snapshot": snapshots.create_request(two.row, MADE, two.tree, snapshot, "r"),
+        "create_group_snapshot": of_a_group(two),
         "delete_snapshot down": deleted((6, 2), [0]),
         "delete_snapshot up": deleted((2, 6), [0]),
         "delete_snapshot up below the active file": deleted((3, 2, 6), [1]),

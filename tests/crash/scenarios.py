@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stillframe.chain.names import base_name, overlay_name
-from stillframe.db.tables import volumes
+from stillframe.db.tables import group_snapshots, snapshots, volumes
 from stillframe.host import qcow2
 from stillframe.journal.record import Request
 from tests.crash import samples
@@ -180,6 +180,43 @@ def write_after_snapshot(stage: Stage, run: Run, model: Model) -> None:
 def snapshot(api: Api, run: Run) -> str:
     body = {"snapshot": {"volume_id": run.copy["volume"]}}
     return str(api.ok("volume", "POST", "/snapshots", body)["snapshot"]["id"])
+
+
+def two_volumes(stage: Stage) -> Copy:
+    """A volume with a snapshot and one without, and a type for groups of them, as many as there are places."""
+    first, second, admin = stage.grown((3, 2)), stage.grown((4,)), stage.lab.stack.api("stillframe-admin")
+    admin.ok("volume", "POST", "/group_types", {"group_type": {"name": "together"}})
+    admin.ok("volume", "PUT", "/os-quota-class-sets/default", {"quota_class_set": {"groups": -1}})
+    return Copy({**first.ids, "other": second["volume"]}, {**first.content, **second.content})
+
+
+def snapshot_group(api: Api, run: Run) -> str:
+    """Returns the ids of the two snapshots."""
+    both = [run.copy["volume"], run.copy["other"]]
+    group_id = api.volume(both[0])["group_id"]
+    if group_id is None:  # it is not asked for once more
+        body = {"group": {"group_type": "together", "volume_types": ["default"]}}
+        group_id = api.ok("volume", "POST", "/groups", body)["group"]["id"]
+        api.ok("volume", "PUT", f"/groups/{group_id}", {"group": {"add_volumes": ",".join(both)}})
+    made = api.ok("volume", "POST", "/group_snapshots", {"group_snapshot": {"group_id": group_id}})["group_snapshot"]["id"]
+    every = api.ok("volume", "GET", "/snapshots/detail")["snapshots"]
+    of = {each["volume_id"]: each["id"] for each in every if each["group_snapshot_id"] == made}
+    return " ".join(of[volume_id] for volume_id in both)
+
+
+def both_kept(model: Model, run: Run) -> None:
+    for part, made in zip(("volume", "other"), run.made.split(), strict=True):
+        model.content[made] = run.copy.content[run.copy[part]]
+
+
+def both_failed(model: Model, run: Run) -> None:
+    model.failed |= set(run.made.split())
+
+
+def look_at_group_snapshot(stage: Stage, run: Run, _model: Model) -> None:
+    of = {stage.rows(snapshots)[each]["group_snapshot_id"] for each in run.made.split()}
+    (row,) = (stage.rows(group_snapshots)[each] for each in of)
+    assert row["status"] == ("error" if run.place.back else "available")
 
 
 def rename_snapshot(api: Api, run: Run) -> None:
@@ -389,6 +426,14 @@ SCENARIOS = (
         made_as("volume"),
         made_failed,
         look=write_after_snapshot,
+    ),
+    Scenario(
+        "create_group_snapshot",
+        two_volumes,
+        snapshot_group,
+        both_kept,
+        both_failed,
+        look=look_at_group_snapshot,
     ),
     deletes("down", (6, 2), 0),
     deletes("up", (2, 6), 0),

@@ -32,6 +32,7 @@ KINDS = {
     "/volume-transfers/{id}": "transfer",
     "/messages/{id}": "message",
     "/groups/{id}": "group",
+    "/group_snapshots/{id}": "group snapshot",
     "/servers/{id}": "server",
     "/os-assisted-snapshots/{set_id}": "set",
     "/os-snapshot-policies/{policy_id}": "policy",
@@ -44,6 +45,7 @@ IN_BODIES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("volume", "volume", "/volumes", {"volume": {"source_volid": "ID", "size": 1}}),
     ("volume", "snapshot", "/volumes", {"volume": {"snapshot_id": "ID", "size": 1}}),
     ("volume", "backup", "/volumes", {"volume": {"backup_id": "ID", "size": 1}}),
+    ("volume", "group", "/group_snapshots", {"group_snapshot": {"group_id": "ID"}}),
     ("volume", "group", "/volumes", {"volume": {"group_id": "ID", "size": 1}}),
     ("volume", "volume", "/backups", {"backup": {"volume_id": "ID"}}),
     ("volume", "volume", "/attachments", {"attachment": {"volume_uuid": "ID", "instance_uuid": MISSING}}),
@@ -82,6 +84,7 @@ class Site:
             ("volume", "/backups/detail?all_tenants=1"),
             ("volume", "/attachments/detail?all_tenants=1"),
             ("volume", "/groups/detail?all_tenants=1"),
+            ("volume", "/group_snapshots/detail?all_tenants=1"),
             ("compute", "/servers/detail?all_tenants=1"),
             ("compute", "/os-assisted-snapshots"),
             ("compute", "/os-snapshot-policies"),
@@ -105,11 +108,17 @@ def message_of(admin: Api, member: Api) -> str:
     return str(member.ok("volume", "GET", "/messages")["messages"][0]["id"])
 
 
-def group_of(admin: Api, member: Api) -> str:
-    """A group without volumes; returns its id."""
+def groups_of(operator: Operator) -> dict[str, str]:
+    """A group with one volume, and a snapshot of it; returns the ids of both."""
+    admin, member = operator.lab.stack.api("stillframe-admin"), operator.api
     kind = admin.ok("volume", "POST", "/group_types", {"group_type": {"name": "together"}})["group_type"]["id"]
-    group = {"group": {"group_type": kind, "volume_types": ["default"]}}
-    return str(member.ok("volume", "POST", "/groups", group)["group"]["id"])
+    made = member.ok("volume", "POST", "/groups", {"group": {"group_type": kind, "volume_types": ["default"]}})["group"]["id"]
+    held = operator.volume("in a group")
+    member.ok("volume", "PUT", f"/groups/{made}", {"group": {"add_volumes": held}})
+    operator.settle()
+    taken = member.ok("volume", "POST", "/group_snapshots", {"group_snapshot": {"group_id": made}})["group_snapshot"]["id"]
+    operator.settle()
+    return {"group": made, "group snapshot": taken}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +139,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         found = lab.api.volume(lab.volumes[0])["attachments"][0]["attachment_id"]
         things = {"volume": lab.volumes[0], "snapshot": lab.api.set(set_id)["volumes"][0]["snapshot_id"], "backup": backup}
         things |= {"transfer": offered(operator), "message": message_of(lab.stack.api("stillframe-admin"), lab.api)}
-        things |= {"group": group_of(lab.stack.api("stillframe-admin"), lab.api)}
+        things |= groups_of(operator)
         things |= {"attachment": found, "server": guest.id, "set": set_id, "policy": policy_id}
         yield Site(operator, stranger(operator), things)
     finally:

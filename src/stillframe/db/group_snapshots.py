@@ -1,6 +1,6 @@
 """Snapshots of volume groups: rows, and the snapshots of volumes that they are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 from sqlalchemy import ColumnElement, Connection, select, update
@@ -54,6 +54,17 @@ def members(connection: Connection, group_snapshot_id: str) -> list[SnapshotRow]
     """Returns the snapshots of volumes that a group snapshot is made of, oldest first."""
     query = select(snapshots).where(snapshots.c.group_snapshot_id == group_snapshot_id).order_by(snapshots.c.seq)
     return many(SnapshotRow, connection, query)
+
+
+def end_deletion(connection: Connection, group_snapshot_ids: Iterable[str], whole: bool) -> None:
+    """After the deletion of snapshots that group snapshots are made of: one that is being deleted goes with the last of its
+    own; when a snapshot could not be deleted (``whole`` is false), neither could the group snapshot."""
+    for each in group_snapshot_ids:
+        row = get(connection, each, None)
+        if not whole:
+            move(connection, each, ("deleting",), "error_deleting")
+        elif row is not None and row["status"] == "deleting" and not members(connection, each):
+            delete(connection, each)
 
 
 def _mine(project_id: str | None) -> list[ColumnElement[bool]]:

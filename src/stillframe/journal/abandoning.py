@@ -105,5 +105,5 @@ def files_of(operation: Operation, kind: Kind) -> list[str]:
 
 def _names(args: object) -> Iterator[str]:
     named = typed.document(args)
-    given: dict[str, Any] = {**named, **(named.get("info") or {})}
+    given: dict[str, Any] = {**named, **(named.get("info") or {}), **(named.get("step") or {})}
     yield from (given[each] for each in _FILES if isinstance(given.get(each), str))

@@ -14,6 +14,7 @@ from stillframe.volumes.chain import view as chain_view
 from stillframe.volumes.requests import adopted_volumes, backup_costs, force_detach, new_volumes, pools, quotas, reservations
 from stillframe.volumes.requests import attachments as attachment_requests
 from stillframe.volumes.requests import backups as backup_requests
+from stillframe.volumes.requests import group_snapshots as group_snapshot_requests
 from stillframe.volumes.requests import group_types as group_type_requests
 from stillframe.volumes.requests import groups as group_requests
 from stillframe.volumes.requests import images as image_requests
@@ -131,6 +132,9 @@ class Manager:
     update_group = answered_by(group_requests.update, due=False)
     delete_group = answered_by(group_requests.delete)
     reset_group_status = answered_by(group_requests.reset_status, due=False)
+    create_group_snapshot = answered_by(group_snapshot_requests.create)
+    delete_group_snapshot = answered_by(group_snapshot_requests.delete)
+    reset_group_snapshot_status = answered_by(group_snapshot_requests.reset_status, due=False)
     look_at_adoptable = answered_by(adopted_volumes.look)
     adopt_volume = answered_by(adopted_volumes.adopt)
     release_volume = answered_by(adopted_volumes.release)

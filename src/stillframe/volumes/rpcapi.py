@@ -273,6 +273,16 @@ class VolumesWorker(Protocol):
     def reset_group_status(self, context: Context, /, *, group_id: str, status: str) -> None:
         """An administrator corrects the status of a group. Raises NotFound."""
 
+    def create_group_snapshot(self, context: Context, /, *, group_id: str, name: str | None, description: str | None) -> str:
+        """Takes snapshots of all volumes of a group in one operation; returns the id of the group snapshot. Raises NotFound,
+        BadRequest for a group whose volumes are not all detached."""
+
+    def delete_group_snapshot(self, context: Context, /, *, group_snapshot_id: str) -> None:
+        """Begins the deletion of the snapshots that a group snapshot is made of. Raises NotFound, BadRequest, Conflict."""
+
+    def reset_group_snapshot_status(self, context: Context, /, *, group_snapshot_id: str, status: str) -> None:
+        """An administrator corrects the status of a group snapshot. Raises NotFound."""
+
     def list_pools(self, context: Context, /) -> list[Document]:
         """Returns every share of every backend with its capacity in GiB; one that does not answer is "down"."""
 

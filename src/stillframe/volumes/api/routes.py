@@ -7,6 +7,7 @@ from stillframe.volumes.api import (
     attachments,
     backups,
     chains,
+    group_snapshots,
     group_types,
     groups,
     manageable_volumes,
@@ -48,6 +49,7 @@ ROUTES: tuple[Route, ...] = (
     *qos_specs.ROUTES,
     *group_types.ROUTES,
     *groups.ROUTES,
+    *group_snapshots.ROUTES,
     *short_lists.ROUTES,
 )
 

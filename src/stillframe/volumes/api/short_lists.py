@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from stillframe.volumes.api import attachments, backups, groups, messages, snapshots, transfers, volumes
+from stillframe.volumes.api import attachments, backups, group_snapshots, groups, messages, snapshots, transfers, volumes
 from stillframe.web.route import Call, Route
 
 _FILTERS = {
@@ -14,6 +14,7 @@ _FILTERS = {
     "message": messages.FILTERS,
     "transfer": transfers.FILTERS,
     "group": groups.FILTERS,
+    "group_snapshot": group_snapshots.FILTERS,
 }
 
 
@@ -33,7 +34,5 @@ def _nothing(key: str) -> Callable[[Call], dict[str, Any]]:
 
 ROUTES = (
     Route("GET", "/resource_filters", resource_filters, "volume:get", since=(3, 33)),
-    Route("GET", "/group_snapshots", _nothing("group_snapshots"), "group:get_all", since=(3, 14)),
-    Route("GET", "/group_snapshots/detail", _nothing("group_snapshots"), "group:get_all", since=(3, 14)),
     Route("GET", "/default-types", _nothing("default_types"), "volume_extension:default_get_all", since=(3, 62)),
 )

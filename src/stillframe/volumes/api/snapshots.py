@@ -103,7 +103,7 @@ def view(call: Call, row: SnapshotRow, extended: bool = True) -> dict[str, Any]:
         if row["fault"]:
             shown["fault"] = row["fault"]
     for since, name, value in (
-        ((3, 14), "group_snapshot_id", None),
+        ((3, 14), "group_snapshot_id", row["group_snapshot_id"]),
         ((3, 41), "user_id", row["user_id"]),
         ((3, 65), "consumes_quota", True),
     ):

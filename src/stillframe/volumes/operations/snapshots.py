@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from stillframe.chain import names
 from stillframe.chain.plan import Plan
 from stillframe.chain.tree import Tree
-from stillframe.db import snapshots, volumes
+from stillframe.db import group_snapshots, snapshots, volumes
 from stillframe.db.rows import VolumeRow
 from stillframe.errors import Conflict
 from stillframe.journal import record
@@ -115,7 +115,8 @@ def _check_empty(worker: WorkerContext, operation: Operation[OnVolume], _args: C
     return {}
 
 
-def _settle_create(connection: Connection, operation: Operation[ChangeChain], outcome: str, fault: Document | None) -> None:
+def settle_create(connection: Connection, operation: Operation[ChangeChain], outcome: str, fault: Document | None) -> None:
+    """Lets the rows follow the outcome of taking one snapshot."""
     (snapshot_id,) = operation.intent.snapshot_ids
     if outcome == "done":
         snapshots.change(connection, snapshot_id, status="available", progress="100%", fault=None)
@@ -130,10 +131,17 @@ def _settle_create(connection: Connection, operation: Operation[ChangeChain], ou
 
 
 def _settle_delete(connection: Connection, operation: Operation[ChangeChain], outcome: str, fault: Document | None) -> None:
+    rows = [snapshots.get(connection, snapshot_id, None) for snapshot_id in operation.intent.snapshot_ids]
+    parts_of = {row["group_snapshot_id"] for row in rows if row is not None and row["group_snapshot_id"] is not None}
     if outcome == "done":
         follow(connection, operation)
         _mark_for_cleanup(connection, operation)
-        return
+    else:
+        _settle_broken_off(connection, operation, outcome, fault)
+    group_snapshots.end_deletion(connection, parts_of, whole=outcome == "done")
+
+
+def _settle_broken_off(connection: Connection, operation: Operation[ChangeChain], outcome: str, fault: Document | None) -> None:
     _follow_broken_off(connection, operation, outcome, fault)
     # What some of its merges left belongs to no snapshot, and is merged in the background.
     volumes.change(connection, operation.intent.volume_id, needs_cleanup=True)
@@ -188,7 +196,7 @@ def _settle_release(connection: Connection, operation: Operation[ChangeChain], o
 
 CREATE = Kind(
     {"check_closed": CHECK_CLOSED, **KEEP, "Record": RECORD},
-    _settle_create,
+    settle_create,
     intent=CreateSnapshot,
     afterwards="The volume's row names the file it had before: nothing was written elsewhere. Delete the snapshot and take"
     " another one.",

@@ -1,7 +1,7 @@
 """Requests about snapshots, as the worker takes them, the three metadata actions among them."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -78,6 +78,20 @@ def create(worker: WorkerContext, context: Context, volume_id: str, wanted: dict
         lookup.check_snapshot_quota(worker, connection, volume, snapshots.of_volume(connection, volume["id"]))
         services.refuse_frozen(worker, connection, volume["backend"])
         lookup.refuse_if_busy(connection, volume["id"])
+    row, before, planned = prepared(worker, context, volume, wanted)
+    with worker.database.write() as connection:
+        fresh = volume_requests.unchanged(connection, volume, before)
+        lookup.check_snapshot_quota(worker, connection, volume, snapshots.of_volume(connection, volume["id"]))
+        snapshots.insert(connection, row)
+        record.submit(connection, operations.create_request(fresh, row["id"], before, planned, context.request_id))
+    return str(row["id"])
+
+
+def prepared(
+    worker: WorkerContext, context: Context, volume: VolumeRow, wanted: dict[str, Any]
+) -> tuple[NewSnapshot, Tree, plan.Plan]:
+    """Returns the row of a snapshot that is to be taken, the volume's tree and the plan, without changing anything. Raises
+    BadRequest, ChainConflict, BadImage, NotSound, FileInUse, ShareUnavailable."""
     share = worker.share(volume)
     alone = not share.capabilities.chains
     _refuse_in_use(volume, alone, bool(wanted.get("force")))
@@ -89,15 +103,8 @@ def create(worker: WorkerContext, context: Context, volume_id: str, wanted: dict
     before = observe.observe(worker, volume)
     if alone:
         row["overlay"], row["backing"] = None, names.overlay_name(volume["id"], row["id"])
-        planned = native.snapshot(before, row["id"])
-    else:
-        planned = plan.snapshot(before, row["id"], worker.settings.volumes.max_chain_depth)
-    with worker.database.write() as connection:
-        fresh = volume_requests.unchanged(connection, volume, before)
-        lookup.check_snapshot_quota(worker, connection, volume, snapshots.of_volume(connection, volume["id"]))
-        snapshots.insert(connection, row)
-        record.submit(connection, operations.create_request(fresh, row["id"], before, planned, context.request_id))
-    return str(row["id"])
+        return row, before, native.snapshot(before, row["id"])
+    return row, before, plan.snapshot(before, row["id"], worker.settings.volumes.max_chain_depth)
 
 
 def _refuse_in_use(volume: VolumeRow, native: bool, force: bool) -> None:
@@ -147,11 +154,44 @@ def delete_several(
         rows = [lookup.snapshot(connection, context, snapshot_id) for snapshot_id in snapshot_ids]
         volume = volumes.get(connection, rows[0]["volume_id"], None)
     assert volume is not None
+    volume_requests.refuse_parts(rows)
+    begin = prepared_deletion(worker, volume, rows, force, bandwidth_mib)
+    with worker.database.write() as connection:
+        begin(connection, context.request_id)
+
+
+def prepared_deletion(
+    worker: WorkerContext, volume: VolumeRow, rows: Sequence[SnapshotRow], force: bool = False, bandwidth_mib: int = 0
+) -> Callable[[Connection, str], None]:
+    """Plans the deletion of snapshots of one volume, without changing anything. Returns what begins it in a transaction, told
+    the id of the request. Raises as ``delete_several``."""
     _check_deletable(worker, volume, rows, force)
     before = observe.observe(worker, volume)
-    rows = [row for row in rows if not _dropped(worker, before, row)]
-    if rows:
-        _delete(worker, context, (volume, before), rows, bandwidth_mib)
+    empty = [row["id"] for row in rows if _holds_nothing(before, row)]
+    ids = [row["id"] for row in rows if row["id"] not in empty]
+    if not ids:
+        return lambda connection, _request_id: _drop(connection, empty)
+    executor = executor_for(worker, volume, bandwidth_mib)
+    planned = plan.delete(before, ids, volume_requests.visible(worker, volume, before), executor.running)
+    _check_sound(worker, volume, planned, executor)
+    _check_space(worker, volume, cost(planned.steps))
+    status = {row["id"]: row["status"] for row in rows}
+
+    def begin(connection: Connection, request_id: str) -> None:
+        _drop(connection, empty)
+        volume_requests.unchanged(connection, volume, before)
+        for snapshot_id in ids:
+            if not snapshots.move(connection, snapshot_id, (status[snapshot_id],), "deleting", progress="0%", fault=None):
+                raise Conflict(f"snapshot {snapshot_id} changed meanwhile; repeat the request")
+        plans = (before, planned, executor)
+        record.submit(connection, operations.change_request("delete_snapshot", volume, plans, ids, request_id))
+
+    return begin
+
+
+def _drop(connection: Connection, snapshot_ids: Sequence[str]) -> None:
+    for snapshot_id in snapshot_ids:
+        snapshots.delete(connection, snapshot_id)
 
 
 def _check_deletable(worker: WorkerContext, volume: VolumeRow, rows: Sequence[SnapshotRow], force: bool = False) -> None:
@@ -172,32 +212,6 @@ def _holds_nothing(tree: Tree, row: SnapshotRow) -> bool:
     if row["status"] != "error":
         raise ChainConflict(f"the file {row['backing']} of snapshot {row['id']} is missing")
     return True
-
-
-def _dropped(worker: WorkerContext, tree: Tree, row: SnapshotRow) -> bool:
-    if not _holds_nothing(tree, row):
-        return False
-    with worker.database.write() as connection:
-        snapshots.delete(connection, row["id"])
-    return True
-
-
-def _delete(
-    worker: WorkerContext, context: Context, found: tuple[VolumeRow, Tree], rows: Sequence[SnapshotRow], bandwidth_mib: int
-) -> None:
-    volume, before = found
-    executor = executor_for(worker, volume, bandwidth_mib)
-    ids = [row["id"] for row in rows]
-    planned = plan.delete(before, ids, volume_requests.visible(worker, volume, before), executor.running)
-    _check_sound(worker, volume, planned, executor)
-    _check_space(worker, volume, cost(planned.steps))
-    with worker.database.write() as connection:
-        volume_requests.unchanged(connection, volume, before)
-        for row in rows:
-            if not snapshots.move(connection, row["id"], (row["status"],), "deleting", progress="0%", fault=None):
-                raise Conflict(f"snapshot {row['id']} changed meanwhile; repeat the request")
-        plans = (before, planned, executor)
-        record.submit(connection, operations.change_request("delete_snapshot", volume, plans, ids, context.request_id))
 
 
 def _check_sound(worker: WorkerContext, volume: VolumeRow, planned: plan.Plan, executor: Executor) -> None:

@@ -118,6 +118,7 @@ def _check_snapshots(row: VolumeRow, held: list[SnapshotRow], no_snapshots: bool
             f"Invalid volume: volume {row['id']} has {len(held)} snapshots, which lie in its own files and cannot stay behind;"
             " transfer them with it, or delete them first"
         )
+    volume_requests.refuse_parts(held)
     for each in held:
         lookup.refuse_unless(each["status"], ("available",), f"snapshot {each['id']}")
 

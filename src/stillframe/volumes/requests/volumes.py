@@ -111,6 +111,7 @@ def begin_deletion(
             " delete them first",
             snapshots=dependants[:100],
         )
+    refuse_parts(snapshots.of_volume(connection, row["id"]))
     refuse_if_linked(connection, row)
     record.refuse_if_busy(connection, f"volume:{row['id']}")
     if not row["share"] and row["status"] in DELETABLE:  # no backend ever took it: it is a row and nothing else
@@ -131,6 +132,16 @@ def refuse_foreign_readers(worker: WorkerContext, row: VolumeRow) -> None:
     with suppress(ShareUnavailable, BadConfiguration):  # checked again before anything is removed
         if row["share"]:
             file_users.refuse_foreign_readers(worker, worker.share(row), row["id"])
+
+
+def refuse_parts(rows: Sequence[SnapshotRow]) -> None:
+    """Raises BadRequest for a snapshot that goes with the snapshot of its group only."""
+    for row in rows:
+        if row["group_snapshot_id"] is not None:
+            raise BadRequest(
+                f"Invalid snapshot: snapshot {row['id']} is a part of group snapshot {row['group_snapshot_id']}; delete that:"
+                " 'openstack volume group snapshot delete'"
+            )
 
 
 def refuse_if_grouped(row: VolumeRow) -> None:
@@ -227,6 +238,7 @@ def revert(worker: WorkerContext, context: Context, volume_id: str, snapshot_id:
     worker.share(row).check_sound(row["id"])
     before = observe.observe(worker, row)
     removed = [each for each in later if each in before.snapshots] if newer == "remove" else []
+    refuse_parts([other for other in rows if other["id"] in removed])
     overlay = names.overlay_name(row["id"], str(uuid.uuid4()))
     if worker.share(row).capabilities.chains:
         planned = plan.revert(before, snapshot["id"], overlay, removed, visible(worker, row, before))

@@ -88,7 +88,13 @@ def test_a_change_of_nothing_and_a_volume_that_is_not_ready_are_refused(rest: Re
     rest.refused(400, "PUT", f"/groups/{made}", {"group": {"add_volumes": broken}})
     for nothing in ({"name": None}, {"add_volumes": " , "}, {"remove_volumes": None}):
         rest.refused(400, "PUT", f"/groups/{made}", {"group": nothing})
-    for missing in ({"volume_types": []}, {"volume_types": ["none"]}, {"group_type": "none"}, {"group_type": SET}):
+    wrong: tuple[dict[str, Any], ...] = (
+        {"volume_types": []},
+        {"volume_types": ["none"]},
+        {"group_type": "none"},
+        {"group_type": SET},
+    )
+    for missing in wrong:
         body = {"group": {"group_type": "group type", "volume_types": ["local"], **missing}}
         assert rest.ask("POST", "/groups", body).status_code in (400, 404), missing
 
@@ -132,7 +138,7 @@ def test_a_volume_leaves_its_group_before_anything_else_becomes_of_it(rest: Rest
     made = group(rest)
     held = rest.volume(group_id=made)
     rest.ok("POST", "/types", {"volume_type": {"name": "gold"}}, who=ADMIN)
-    asked = [
+    asked: list[tuple[str, str, Any]] = [
         ("DELETE", f"/volumes/{held}", None),
         ("POST", "/volume-transfers", {"transfer": {"volume_id": held}}),
         ("POST", f"/volumes/{held}/action", {"os-retype": {"new_type": "gold", "migration_policy": "never"}}),
