@@ -132,7 +132,7 @@ def _look(worker: WorkerContext, server: Server, disk: Disk, known: tuple[Sequen
         wanted = {"directory": str(disk.directory), "file": str(disk.name), "format": disk.format}
         found = worker.storage.look_at_adoptable(wanted)
         for parent in found["parent_images"]:
-            _refuse_written_parent(parent, others)
+            _refuse_written_parent(parent, (server, *others))
         return Seen(disk, "adopt", size=found["size"])
     except ChainConflict as error:
         return Seen(disk, "excluded", error.message)
@@ -142,12 +142,12 @@ def _look(worker: WorkerContext, server: Server, disk: Disk, known: tuple[Sequen
         return Seen(disk, "excluded", error.message)
 
 
-def _refuse_written_parent(path: str, others: Sequence[Server]) -> None:
+def _refuse_written_parent(path: str, known: Sequence[Server]) -> None:
     """Raises Conflict for a parent image that a server writes to: nobody knows what lies in it."""
     identity = users.identity(Path(path))
-    for other in others:
+    for other in known:
         for disk in (*other.live.disks, *(other.inactive.disks if other.inactive else ())):
-            if disk.file is not None and not disk.read_only and users.identity(Path(disk.file)) == identity:
+            if disk.file is not None and not disk.read_only and users.identity(Path(disk.file)) == identity is not None:
                 raise Conflict(
                     f"its parent image {os.path.basename(path)} is disk {disk.target} of server {other.id} ({other.view.name})"
                 )

@@ -10,7 +10,7 @@ from tests.unit import builders
 from tests.unit.builders import SNAPSHOT, VOLUME
 
 MOMENTARY = {
-    "volumes": {"seq", "status", "fault", "updated_at", "needs_cleanup", "volume_type_id", "group_id"},
+    "volumes": {"seq", "status", "fault", "updated_at", "needs_cleanup", "volume_type_id", "group_id", "parent_images"},
     "snapshots": {"seq", "status", "progress", "fault", "updated_at", "group_snapshot_id"},
 }
 

@@ -100,6 +100,7 @@ def test_a_record_gives_everything_but_where_it_lies_now() -> None:
         "backend": "nfs-1",
         "share": "server:/export",
         "status": "available",
+        "parent_images": None,
         "needs_cleanup": False,
         "base_file": None,
         "created_at": datetime.fromisoformat(WHEN),
