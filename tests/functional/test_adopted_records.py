@@ -8,7 +8,7 @@ import pytest
 
 from stillframe.db import adopted_disks
 from tests.support.existing import FILES, Existing, make, open_existing
-from tests.support.operator import Operator
+from tests.support.operator import Operator, stillframe_apart
 from tests.support.pattern import seen
 from tests.support.stack import wait_for
 
@@ -109,3 +109,37 @@ def attach(site: Existing, volume_id: str) -> None:
     site.lab.api.ok("compute", "POST", f"/servers/{site.guest.id}/os-volume_attachments", body)
     wait_for(lambda: site.lab.api.volume(volume_id)["status"] == "in-use", "the attached volume")
     site.quiet()
+
+
+def test_after_a_lost_database_the_volumes_are_connected_again(site: Existing) -> None:
+    """One disk has a snapshot, and its definition names an overlay; the other one's names the base."""
+    site.adopt()
+    before, identity = recorded(site), site.identities
+    taken = site.lab.api.take(site.guest.id, volumes=[before[0][2]])
+    assert taken["status"] == "available", taken
+    Operator(site.lab).settle()
+    lose_the_database(site)
+    assert recorded(site) == []
+    foreseen = site.adopt(dry_run=True)["disks"]
+    assert [(each["result"], each["volume_id"]) for each in foreseen[:2]] == [("adopt", each[2]) for each in before]
+    site.adopt()
+    assert recorded(site) == before
+    assert site.volumes() == [each[2] for each in before]
+    assert results(site.adopt()) == {"vda": "adopted", "vdb": "adopted", "hda": "excluded"}
+    found: list[Any] = Operator(site.lab).document("--older-than", "0")["findings"]
+    assert found == []
+    site.release(delete_snapshots=True)
+    wait_for(lambda: site.volumes() == [], "the end of the volumes", 60)
+    site.quiet()
+    assert site.identities == identity
+    assert seen(site.images, "web-1.qcow2") == site.system.clusters
+
+
+def lose_the_database(site: Existing) -> None:
+    stack = site.lab.stack
+    stack.stop()
+    for file in stack.state_dir.glob("stillframe.sqlite*"):
+        file.unlink()
+    said = stillframe_apart("rebuild", "--state-dir", str(stack.state_dir), "--share", str(site.images))
+    assert said.code == 0, said
+    stack.start()

@@ -26,7 +26,7 @@ from stillframe.volumes.recovery.doctor.looking import directory
 from stillframe.volumes.recovery.rebuild import Formats, Found
 from stillframe.volumes.recovery.rebuilt_backups import Listed
 from stillframe.volumes.recovery.rebuilt_rows import Given
-from stillframe.volumes.storage.backends import Backends, Pool
+from stillframe.volumes.storage.backends import ADOPTED, Backends, Pool
 from stillframe.volumes.storage.drivers import markers
 from stillframe.volumes.worker.context import open_context
 
@@ -184,10 +184,17 @@ def _pool(backends: Backends, parsed: argparse.Namespace) -> tuple[Pool, Path]:
             if path is None:
                 raise ShareUnavailable(f"there is no directory {wanted}")
             return pool, path
+    if parsed.backend in (None, ADOPTED) and _has_adopted(Path(wanted)):
+        return backends.adopted(wanted), Path(wanted)
     raise BadConfiguration(
         f"no enabled backend has the share {parsed.share}: its volumes could not be used. Name it in the configuration first,"
         f" such as 'share_dir = {wanted}' below [{parsed.backend or 'local'}], and give that with --config-file"
     )
+
+
+def _has_adopted(path: Path) -> bool:
+    """Tells whether a directory of no backend is a share because disks in it were adopted."""
+    return markers.marker_of(path) is not None and rebuild.only_adopted(path)
 
 
 def _document(taken: Taken) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_the_directory_of_an_adopted_disk_is_told_in_words(database: Database, t
     with database.write() as connection:
         builders.volume_row(connection, share="/srv/carol/vms", base_file="db.img")
         of: Any = {"server_id": builders.SERVER, "target": "vda", "volume_id": VOLUME, "ends_chain": False}
-        adopted_disks.insert(connection, of | {"file": "/srv/disks/web-1.qcow2"})
+        adopted_disks.put(connection, of | {"file": "/srv/disks/web-1.qcow2"})
     told = "the volume's share changed while it was looked at, as did web-1.qcow2; the guest's /srv/disks2 did not"
     assert withheld.text(said) == told
     names = ("fault", "user_message")

@@ -28,11 +28,12 @@ class AdoptedDisk(Value, frozen=True, kw_only=True):
     name: str
     bootable: bool
     ends_chain: bool = False  # its definition said that nothing is behind the file
+    base_file: str | None = None  # of a volume that was adopted before, and lost its server: ``file`` may be an overlay
 
     @property
     def path(self) -> str:
-        """The path in the server's definition."""
-        return f"{self.directory}/{self.file}"
+        """The path of the base: what the server's definition names while there is no snapshot."""
+        return f"{self.directory}/{self.base_file or self.file}"
 
 
 class AdoptDisks(Intent, frozen=True, kw_only=True):
@@ -123,9 +124,13 @@ def _adopt(worker: WorkerContext, operation: Operation[AdoptDisks], _args: Adopt
 
 
 def _take_back(worker: WorkerContext, operation: Operation[AdoptDisks], _args: Adopt) -> None:
-    """What was made a volume before one of them failed is released. Block storage ends that by itself."""
+    """What was made a volume before one of them failed is released. Block storage ends that by itself. What was one before
+    only loses its attachment."""
     for disk in operation.intent.disks:
-        worker.storage.release_adopted(disk.volume_id, keep_files=True)
+        if disk.base_file is None:
+            worker.storage.release_adopted(disk.volume_id, keep_files=True)
+        else:
+            worker.storage.release(disk.attachment_id)
 
 
 def _left(worker: WorkerContext, operation: Operation[ReleaseDisks]) -> list[Document]:

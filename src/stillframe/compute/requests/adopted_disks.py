@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Seen:
     result: str
     reason: str | None = None
     size: int | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)  # volume_id and base_file of a volume that lost its server
 
     @property
     def document(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Seen:
             "size": self.size,
             "result": self.result,
             "reason": self.reason,
-            "volume_id": disk.volume_id if self.result == "adopted" else None,
+            "volume_id": disk.volume_id if self.result == "adopted" else self.known.get("volume_id"),
         }
 
 
@@ -79,7 +80,7 @@ def adopt(worker: WorkerContext, context: Context, server_id: str, targets: Sequ
     refused = [f"{each.disk.target}: {each.reason}" for each in seen if each.result == "excluded"]
     if targets is not None and refused:
         raise BadRequest(f"these disks of server {server.id} cannot be adopted: {'; '.join(refused)}")
-    chosen = [_named(server, each.disk) for each in seen if each.result == "adopt"]
+    chosen = [_named(server, each) for each in seen if each.result == "adopt"]
     if not chosen:
         return {"server_id": server.id, "operation_id": None, "disks": [each.document for each in seen]}
     asked = AdoptDisks(
@@ -94,13 +95,15 @@ def adopt(worker: WorkerContext, context: Context, server_id: str, targets: Sequ
     return {"server_id": server.id, "operation_id": operation_id, "disks": disks}
 
 
-def _named(server: Server, disk: Disk) -> AdoptedDisk:
+def _named(server: Server, seen: Seen) -> AdoptedDisk:
+    disk = seen.disk
     return AdoptedDisk(
         target=disk.target,
         directory=str(disk.directory),
         file=str(disk.name),
         format=disk.format,
-        volume_id=str(uuid.uuid4()),
+        volume_id=seen.known.get("volume_id") or str(uuid.uuid4()),
+        base_file=seen.known.get("base_file"),
         attachment_id=str(uuid.uuid4()),
         name=f"{server.view.name}-{disk.target}"[:255],
         bootable=disk == server.live.disks[0],
@@ -116,15 +119,21 @@ def _looked_at(worker: WorkerContext, server: Server, targets: Sequence[str] | N
     others = [each for each in servers.list_everything(worker) if each.id != server.id]
     with worker.database.read() as connection:
         recorded = {row["target"]: row for row in adopted_disks.of_server(connection, server.id)}
-    return [_look(worker, server, disks[each], (others, recorded.get(each))) for each in (targets or disks)]
+    attached = {each["volume_id"] for each in worker.storage.attachments_of(server.id, server.project_id)}
+    return [
+        Seen(disk, "adopted")
+        if disk.volume_id in attached
+        else _look(worker, server, disk, (others, recorded.get(disk.target)))
+        for disk in (disks[each] for each in targets or disks)
+    ]
 
 
 def _look(worker: WorkerContext, server: Server, disk: Disk, known: tuple[Sequence[Server], AdoptedDiskRow | None]) -> Seen:
-    """``known``: the other servers, and what is recorded of the disk's target."""
-    if disk.volume_id is not None:
-        return Seen(disk, "adopted")
+    """``known``: the other servers, and what is recorded of the disk's target. The disk is no attached volume."""
     others, recorded = known
-    reason = unfit(disk) or _in_use_elsewhere(server, disk, others) or _replaced(worker, server, recorded)
+    reason = unfit(disk) or _in_use_elsewhere(server, disk, others)
+    if recorded is not None and recorded["volume_id"] != disk.volume_id:
+        reason = reason or _replaced(worker, server, recorded)
     if reason is not None:
         return Seen(disk, "excluded", reason)
     try:
@@ -133,7 +142,7 @@ def _look(worker: WorkerContext, server: Server, disk: Disk, known: tuple[Sequen
         found = worker.storage.look_at_adoptable(wanted)
         for parent in found["parent_images"]:
             _refuse_written_parent(parent, (server, *others))
-        return Seen(disk, "adopt", size=found["size"])
+        return Seen(disk, "adopt", size=found["size"], known={key: found.get(key) for key in ("volume_id", "base_file")})
     except ChainConflict as error:
         return Seen(disk, "excluded", error.message)
     except StillframeError as error:
@@ -186,9 +195,9 @@ def _in_use_elsewhere(server: Server, disk: Disk, others: Sequence[Server]) -> s
     return None
 
 
-def _replaced(worker: WorkerContext, server: Server, recorded: AdoptedDiskRow | None) -> str | None:
+def _replaced(worker: WorkerContext, server: Server, recorded: AdoptedDiskRow) -> str | None:
     """Says why a disk cannot be adopted whose target had another file when that was adopted, and is a volume still."""
-    if recorded is None or operations.is_gone(worker, recorded["volume_id"]):
+    if operations.is_gone(worker, recorded["volume_id"]):
         return None
     return (
         f"it was adopted with {recorded['file']}, which is volume {recorded['volume_id']} still, and has another file now. Give"

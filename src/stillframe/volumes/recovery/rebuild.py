@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +70,16 @@ def find(path: Path, given: Given, formats: Formats = QCOW2, known: frozenset[st
     _refuse_unfounded(rebuilt, refused, known)
     ordered = sorted(rebuilt.values(), key=lambda each: (each.volume["created_at"], each.volume["id"]))
     return Found(ordered, refused, sorted(known & {owner for name in listed if (owner := _owner(name))}))
+
+
+def only_adopted(path: Path) -> bool:
+    """Tells whether a directory holds volumes, all of which were adopted in it as far as their records can be read."""
+    recorded = [name for name in entries.look(path) if name.endswith(".record") and _owner(name)]
+    held = []
+    for name in recorded:
+        with suppress(BadImage, FileNotFoundError):
+            held.append(rebuilt_rows.base_file(_documents(path, str(_owner(name)))[1]))
+    return bool(held) and all(held)
 
 
 def _owner(name: str) -> str | None:

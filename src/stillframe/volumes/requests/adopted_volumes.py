@@ -32,30 +32,37 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def look(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the volume would be, ``{"size", "parent_images"}`` in bytes and as paths, and changes nothing. ``wanted``
-    holds directory, an absolute path, and file and format of what lies in it. Raises BadRequest, BadImage, ChainConflict,
-    Conflict, ForeignShare, ShareUnavailable."""
-    image = _look(worker, wanted)[1]
-    return {"size": image.size, "parent_images": [each.path for each in image.parents]}
+    """Returns what the volume would be, and changes nothing: ``size`` in bytes, ``parent_images`` as paths, ``volume_id`` and
+    ``base_file``, which are null. ``wanted`` holds directory, an absolute path, and file and format of what lies in it. A file
+    that an adopted volume is active with, which no attachment names, gives that volume's: it is only connected again. Raises
+    BadRequest, BadImage, ChainConflict, Conflict, ForeignShare, ShareUnavailable."""
+    _pool, image, known = _look(worker, wanted)
+    volume_id, base_file = (known["id"], known["base_file"]) if known else (None, None)
+    below = [each.path for each in image.parents]
+    return {"size": image.size, "parent_images": below, "volume_id": volume_id, "base_file": base_file}
 
 
 def adopt(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> str:
     """Makes a volume of a file that a server has, attached to it from the beginning; returns its id. ``wanted`` as for
-    ``look``, and id, server_id, project_id, user_id, name, bootable. The same id again: the same volume.
+    ``look``, and id, server_id, project_id, user_id, name, bootable. The same id again: the same volume. With the id that
+    ``look`` tells, the volume that the file is already is attached.
 
     The directory becomes a share of this host: a marker, and a directory for work, are made in it. Raises as ``look``, and
     QuotaExceeded."""
     volume_id = names.canonical_id(wanted["id"])
     with worker.database.read() as connection:
-        if _is_same(volumes.get(connection, volume_id, None), wanted):
+        if _is_same(connection, volume_id, wanted):
             return volume_id
-    pool, image = _look(worker, wanted)
+    pool, image, known = _look(worker, wanted)
+    if known is not None:
+        return _connect_again(worker, volume_id, wanted)
     pool.share().probe_for_writing()
     parents.record(Path(wanted["directory"]), image.name, image.parents)  # what it reads is believed from here on
     with worker.database.write() as connection:
-        if _is_same(volumes.get(connection, volume_id, None), wanted):
+        if _is_same(connection, volume_id, wanted):
             return volume_id
-        _refuse_taken(connection, pool, image.name)
+        if _known(connection, pool, image.name) is not None:
+            raise Conflict(f"{image.name} has become a volume meanwhile")
         record.refuse_if_busy(connection, operations.place(pool.export.export))
         size = -(-image.size // GIB)
         lookup.check_quota(worker, connection, wanted["project_id"], {"volumes": 1, "gigabytes": size})
@@ -64,7 +71,22 @@ def adopt(worker: WorkerContext, context: Context, wanted: dict[str, Any]) -> st
     return volume_id
 
 
-def _look(worker: WorkerContext, wanted: dict[str, Any]) -> tuple[Pool, Image]:
+def _connect_again(worker: WorkerContext, volume_id: str, wanted: dict[str, Any]) -> str:
+    """The volume is there, as after a rebuild, which knows no attachments. Raises Busy, Conflict."""
+    with worker.database.write() as connection:
+        known = volumes.get(connection, volume_id, None)
+        if known is None or (known["share"], known["active_file"]) != (wanted["directory"], wanted["file"]):
+            raise Conflict(f"{wanted['file']} is another volume than {volume_id} by now")
+        _refuse_unless_free(connection, known, wanted["format"], wanted["file"])
+        lookup.refuse_if_busy(connection, volume_id, shared=True)
+        if not volumes.move(connection, volume_id, ("available",), "in-use"):
+            raise Conflict(f"volume {volume_id} is {known['status']}, not available")
+        _attach(connection, wanted)
+    return volume_id
+
+
+def _look(worker: WorkerContext, wanted: dict[str, Any]) -> tuple[Pool, Image, VolumeRow | None]:
+    """Returns where the file lies, what it is, and the adopted volume that it is already."""
     pool = worker.backends.adopted(wanted["directory"])
     place = Path(wanted["directory"])
     _check_directory(worker, place)
@@ -72,6 +94,10 @@ def _look(worker: WorkerContext, wanted: dict[str, Any]) -> tuple[Pool, Image]:
     with files.share_errors(place):
         try:
             inspection.plain_name(wanted["file"])
+            with worker.database.read() as connection:
+                known = _known(connection, pool, wanted["file"])
+            if known is not None:
+                return pool, _free(worker, place, known, wanted), known
             found = ancestry.look(place, wanted["file"], wanted["format"])
             image = inspection.alone(place, wanted["file"], wanted["format"], found)
         except FileNotFoundError as error:
@@ -81,9 +107,14 @@ def _look(worker: WorkerContext, wanted: dict[str, Any]) -> tuple[Pool, Image]:
     if names.is_reserved(image.name):
         raise BadImage(f"{image.name} has the name of a volume's file; 'stillframe rebuild' takes such files in")
     with worker.database.read() as connection:
-        _refuse_taken(connection, pool, image.name)
         _refuse_parents(connection, place, image)
-    return pool, image
+    return pool, image, None
+
+
+def _free(worker: WorkerContext, place: Path, known: VolumeRow, wanted: dict[str, Any]) -> Image:
+    with worker.database.read() as connection:
+        _refuse_unless_free(connection, known, wanted["format"], wanted["file"])
+    return inspection.alone(place, wanted["file"], wanted["format"])
 
 
 def _refuse_parents(connection: Connection, place: Path, image: Image) -> None:
@@ -124,19 +155,39 @@ def _is_share(worker: WorkerContext, place: Path) -> bool:
     return any(pool.export.export == str(place) for pool in worker.backends.pools)
 
 
-def _is_same(row: VolumeRow | None, wanted: dict[str, Any]) -> bool:
-    """Raises Conflict for an id that is another volume's."""
+def _is_same(connection: Connection, volume_id: str, wanted: dict[str, Any]) -> bool:
+    """Tells whether the request was carried out already. Raises Conflict for an id that is another volume's."""
+    row = volumes.get(connection, volume_id, None)
     if row is None:
         return False
-    if (row["share"], row["base_file"]) != (wanted["directory"], wanted["file"]):
+    if row["share"] != wanted["directory"] or wanted["file"] not in (row["base_file"], row["active_file"]):
         raise Conflict(f"the id {row['id']} is that of another volume")
-    return True
+    return attachments.get(connection, wanted["attachment_id"], None) is not None
 
 
-def _refuse_taken(connection: Connection, pool: Pool, file: str) -> None:
-    volume_id = volumes.adopted_bases(connection, pool.export.export).get(file)
-    if volume_id is not None:
-        raise Conflict(f"{file} is volume {volume_id} already", volume_id=volume_id)
+def _known(connection: Connection, pool: Pool, file: str) -> VolumeRow | None:
+    """Returns the volume one of whose files this is, None where there is none."""
+    parsed = names.parse(file)
+    volume_id = parsed[0] if parsed else volumes.adopted_bases(connection, pool.export.export).get(file)
+    row = volumes.get(connection, volume_id, None) if volume_id else None
+    return row if row is not None and row["share"] == pool.export.export else None
+
+
+def _refuse_unless_free(connection: Connection, known: VolumeRow, format_: str, file: str) -> None:
+    """Raises Conflict for a volume that cannot be connected to a server that has its file: it was not adopted, it is some
+    server's, or the file is not the one that it is active with."""
+    held = attachments.of_volumes(connection, [known["id"]])[known["id"]]
+    why = None
+    if known["base_file"] is None:
+        why = "which was not adopted. Take the disk out of the server's definition, and attach the volume"
+    elif held:
+        why = f"which is attached to server {held[0]['instance_id']}"
+    elif (known["active_file"], known["format"]) != (file, format_):
+        why = f"whose active file is {known['active_file']} as {known['format']}. Correct the definition (virsh edit)"
+    elif known["status"] != "available":
+        why = f"which is {known['status']}, not available"
+    if why is not None:
+        raise Conflict(f"{file} is a file of volume {known['id']} already, {why}", volume_id=known["id"])
 
 
 def _insert(worker: WorkerContext, connection: Connection, pool: Pool, image: Image, wanted: dict[str, Any]) -> None:
@@ -163,6 +214,10 @@ def _insert(worker: WorkerContext, connection: Connection, pool: Pool, image: Im
             "created_at": now(),
         },
     )
+    _attach(connection, wanted)
+
+
+def _attach(connection: Connection, wanted: dict[str, Any]) -> None:
     attachments.insert(
         connection,
         {
