@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from stillframe.chain.image import Image
+from stillframe.chain.image import Image, Parent
 from stillframe.chain.names import base_name, info_name, overlay_name, record_name, temporary_name, trash_name
 from stillframe.compute.quiesce import record as freeze_record
 from stillframe.compute.quiesce.record import FreezeRecord
-from stillframe.errors import BadConfiguration, StillframeError
-from stillframe.host import copies, entries, files, publish, qcow2, qemu_img, run, staging, trash
+from stillframe.errors import BadConfiguration, BadImage, ChainConflict, StillframeError
+from stillframe.host import ancestry, copies, entries, files, parents, publish, qcow2, qemu_img, run, staging, trash
 from stillframe.host.copies import Source
 from stillframe.volumes.backups import keys
 from stillframe.volumes.backups.directory import DirectoryRepository
@@ -329,6 +329,50 @@ def test_the_group_of_an_adopted_disks_directory_reads_no_more_than_before(place
     made = {OVERLAY, second, restored, record_name(VOLUME), markers.MARKER}
     assert made <= set(os.listdir(tmp_path))
     assert {name: (tmp_path / name).stat().st_mode & 0o077 for name in made} == dict.fromkeys(made, 0)
+
+
+def over(share: Path, backing: str) -> None:
+    """Makes a disk as plain QEMU has it, whose header names a parent image."""
+    words = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", backing, "-F", "raw", "web-1.qcow2", "1M"]
+    subprocess.run(words, cwd=share, check=True)
+
+
+def test_the_header_of_a_disk_leads_to_no_file_that_its_writers_may_not_read(place: Site) -> None:
+    """Root would read it for the project of the disk. Whoever may write to the directory may have written the header."""
+    over(place.share, str(place.host))
+    with pytest.raises(BadImage, match=f"group {GROUP} may not read but may have chosen"):
+        ancestry.look(place.share, "web-1.qcow2", "qcow2")
+    golden = place.share / "golden.img"
+    golden.symlink_to(place.host)
+    over(place.share, golden.name)
+    with pytest.raises(BadImage, match=f"group {GROUP} may not read but may have chosen"):
+        ancestry.look(place.share, "web-1.qcow2", "qcow2")
+    golden.unlink()
+    golden.write_bytes(bytes(MIB))
+    os.chown(golden, 0, GROUP)
+    golden.chmod(0o640)
+    assert [each.path for each in ancestry.look(place.share, "web-1.qcow2", "qcow2")] == [str(golden)]
+    os.chown(place.share / "web-1.qcow2", 65534, GROUP)
+    with pytest.raises(BadImage, match="user 65534 may not read"):
+        ancestry.look(place.share, "web-1.qcow2", "qcow2")
+    golden.chmod(0o644)
+    place.share.chmod(0o2775)
+    assert len(ancestry.look(place.share, "web-1.qcow2", "qcow2")) == 1
+
+
+def test_a_link_in_place_of_the_directory_of_a_golden_image_is_not_followed(place: Site) -> None:
+    """The link leads to a file of the same name, length and time."""
+    inner, secret = place.share / "golden", place.host.stat()
+    inner.mkdir()
+    (inner / place.host.name).write_bytes(bytes(secret.st_size))
+    os.utime(inner / place.host.name, ns=(secret.st_mtime_ns, secret.st_mtime_ns))
+    path = str(inner / place.host.name)
+    recorded = Parent(path, path, "raw", secret.st_size, secret.st_mtime_ns)
+    os.close(parents.open_parent(recorded, "web-1.qcow2"))
+    inner.rename(place.share / "aside")
+    inner.symlink_to(place.host.parent)
+    with pytest.raises(ChainConflict, match="not what it was when the disk was adopted"):
+        parents.open_parent(recorded, "web-1.qcow2")
 
 
 def test_a_working_directory_that_is_moved_away_meanwhile_shows_nothing(place: Site) -> None:

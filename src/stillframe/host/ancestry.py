@@ -7,14 +7,15 @@ A header is hostile input. It is followed only to regular files of this host, wh
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from stillframe.chain.image import Image, Parent
 from stillframe.errors import BadImage, ChainConflict
-from stillframe.host import files, inspection, parents, qcow2
+from stillframe.host import files, inspection, parents, qcow2, writers
 from stillframe.host.qcow2 import FORMATS, Shape
+from stillframe.host.writers import Writer
 
 _JSON = "json:"
 _MOST_JSON = 4096
@@ -35,8 +36,13 @@ def look(directory: Path, name: str, format_: str) -> tuple[Parent, ...]:
 def _below(disk: Path) -> Iterator[Parent]:
     above, seen = disk, {_identity(disk)}  # as QEMU names it: a relative name is seen from there, not from where a link leads
     shape: Shape | None = _shape(disk, links=False)
+    choosing = writers.of(disk) | writers.of(disk.parent)  # the directories above it are ours or root's
     while shape is not None and shape.backing is not None:
+        named_by = above
         above, parent = _parent(above, shape)
+        choosing |= writers.of_way(above)
+        _refuse_unreadable(named_by, parent, choosing)
+        choosing |= writers.of(Path(parent.path))
         identity = _identity(Path(parent.path))
         if identity in seen:
             raise BadImage(f"the backing chain of {disk.name} leads back to {parent.path}")
@@ -45,6 +51,15 @@ def _below(disk: Path) -> Iterator[Parent]:
             raise BadImage(f"the backing chain of {disk.name} has more than {parents.MOST} files")
         yield parent
         shape = _shape(Path(parent.path)) if parent.format == "qcow2" else None
+
+
+def _refuse_unreadable(above: Path, parent: Parent, choosing: Iterable[Writer]) -> None:
+    for each in choosing:
+        if not each.may_read(Path(parent.path)):
+            raise BadImage(
+                f"{above.name} is backed by {parent.path}, which {each} may not read but may have chosen: by writing to"
+                f" {above.name}, to a directory on the way or to a link. Take that right away, or let {each} read the image"
+            )
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -80,7 +80,9 @@ def open_parent(parent: Parent, above: str) -> int:
     or is not what was recorded."""
     path = Path(parent.path)
     try:
-        handle = files.open_regular(path.parent, path.name, links=True)
+        # Without links on the way: they could lead to another file, of the same length and time.
+        with workdir.held(Path("/"), *path.parent.parts[1:]) as place:
+            handle = files.open_regular(place, path.name, links=True)
     except (OSError, BadImage) as error:
         why = error.message if isinstance(error, BadImage) else str(error.strerror)
         raise ChainConflict(changed(parent, above, f"it cannot be opened ({why})")) from error
