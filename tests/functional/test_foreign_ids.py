@@ -46,6 +46,8 @@ IN_BODIES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("volume", "snapshot", "/volumes", {"volume": {"snapshot_id": "ID", "size": 1}}),
     ("volume", "backup", "/volumes", {"volume": {"backup_id": "ID", "size": 1}}),
     ("volume", "group", "/group_snapshots", {"group_snapshot": {"group_id": "ID"}}),
+    ("volume", "group", "/groups/action", {"create-from-src": {"source_group_id": "ID"}}),
+    ("volume", "group snapshot", "/groups/action", {"create-from-src": {"group_snapshot_id": "ID"}}),
     ("volume", "group", "/volumes", {"volume": {"group_id": "ID", "size": 1}}),
     ("volume", "volume", "/backups", {"backup": {"volume_id": "ID"}}),
     ("volume", "volume", "/attachments", {"attachment": {"volume_uuid": "ID", "instance_uuid": MISSING}}),

@@ -81,6 +81,17 @@ def take_type(connection: Connection, volume_type_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
+def end_creation(connection: Connection, group_id: str) -> None:
+    """After the creation of a volume in a group that is made from a source: the group is available when all its volumes are,
+    and in error when they have ended otherwise."""
+    row = get(connection, group_id, None)
+    if row is None or not (row["group_snapshot_id"] or row["source_group_id"]):
+        return
+    found = {each["status"] for each in members(connection, group_id)}
+    if "creating" not in found:
+        move(connection, group_id, ("creating", "error"), "error" if "error" in found else "available")
+
+
 def end_deletion(connection: Connection, group_id: str | None, whole: bool) -> None:
     """After the deletion of a volume that was in a group: a group that is being deleted goes with its last volume; when a
     volume could not be deleted (``whole`` is false), neither could the group. None: the volume was in no group."""

@@ -11,7 +11,16 @@ from stillframe.errors import BadImage, ChainConflict, FileInUse, HostCommandFai
 from stillframe.journal import record
 from stillframe.rpc.bus import Methods, table
 from stillframe.volumes.chain import view as chain_view
-from stillframe.volumes.requests import adopted_volumes, backup_costs, force_detach, new_volumes, pools, quotas, reservations
+from stillframe.volumes.requests import (
+    adopted_volumes,
+    backup_costs,
+    force_detach,
+    groups_from_source,
+    new_volumes,
+    pools,
+    quotas,
+    reservations,
+)
 from stillframe.volumes.requests import attachments as attachment_requests
 from stillframe.volumes.requests import backups as backup_requests
 from stillframe.volumes.requests import group_snapshots as group_snapshot_requests
@@ -129,6 +138,7 @@ class Manager:
     set_group_specs = answered_by(group_type_requests.set_specs, due=False)
     delete_group_spec = answered_by(group_type_requests.delete_spec, due=False)
     create_group = answered_by(group_requests.create, due=False)
+    create_group_from_source = answered_by(groups_from_source.create)
     update_group = answered_by(group_requests.update, due=False)
     delete_group = answered_by(group_requests.delete)
     reset_group_status = answered_by(group_requests.reset_status, due=False)

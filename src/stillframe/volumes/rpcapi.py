@@ -263,6 +263,10 @@ class VolumesWorker(Protocol):
     def create_group(self, context: Context, /, *, wanted: Document) -> str:
         """Makes a group without volumes; returns its id. Raises NotFound, QuotaExceeded."""
 
+    def create_group_from_source(self, context: Context, /, *, wanted: Document) -> str:
+        """Makes a group with copies of the volumes of ``source_group_id``, or of what ``group_snapshot_id`` holds. Returns its
+        id. Raises NotFound, BadRequest, Conflict, QuotaExceeded."""
+
     def update_group(self, context: Context, /, *, group_id: str, changes: Document) -> None:
         """Changes name and description of a group, and adds (``add_volumes``) and removes (``remove_volumes``) volumes: all of
         it or nothing. Raises NotFound, BadRequest."""

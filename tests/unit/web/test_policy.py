@@ -235,7 +235,7 @@ TABLE: dict[str, dict[str, tuple[set[str], tuple[str, ...]]]] = {
         "volume_extension:volume_type_encryption:get": (READ, ("GET /types/{id}/encryption",)),
         "volume_extension:volume_type_encryption:create": ({"admin"}, ("POST /types/{id}/encryption",)),
         "group:get": (READ, ("GET /groups/{id}",)),
-        "group:create": (WRITE, ("POST /groups",)),
+        "group:create": (WRITE, ("POST /groups", "POST /groups/action create-from-src")),
         "group:update": (WRITE, ("PUT /groups/{id}",)),
         "group:delete": (WRITE, ("POST /groups/{id}/action delete",)),
         "group:reset_status": ({"admin"}, ("POST /groups/{id}/action reset_status",)),

@@ -35,6 +35,15 @@ _UPDATE = body.wrapped(
     minProperties=1,
 )
 _DELETE = body.wrapped("delete", {"delete-volumes": {"type": ["boolean", "string", "null"], "maxLength": 8}})
+_FROM_SOURCE = body.wrapped(
+    "create-from-src",
+    {
+        "name": body.NAME,
+        "description": body.DESCRIPTION,
+        "group_snapshot_id": {"type": ["string", "null"], "maxLength": 36},
+        "source_group_id": {"type": ["string", "null"], "maxLength": 36},
+    },
+)
 STATUS = ["available", "creating", "deleting", "error", "error_deleting", "updating"]
 RESET = body.wrapped("reset_status", {"status": {"enum": STATUS}}, ("status",))
 
@@ -114,6 +123,15 @@ def create(call: Call) -> dict[str, Any]:
     return {"group": brief(read(call, worker(call).create_group(call.context, wanted=wanted)))}
 
 
+def create_from_source(call: Call) -> dict[str, Any]:
+    """``create-from-src``: begins a group with copies of what another group, or a group snapshot, has. Raises BadRequest,
+    NotFound."""
+    wanted = {key: value for key, value in call.body["create-from-src"].items() if value is not None}
+    wanted |= {key: lookup_id(wanted[key]) for key in ("group_snapshot_id", "source_group_id") if wanted.get(key)}
+    wanted["name"] = wanted.get("name", "").strip() or None
+    return {"group": brief(read(call, worker(call).create_group_from_source(call.context, wanted=wanted)))}
+
+
 def _ids(given: str | None) -> list[str]:
     return [each.strip() for each in (given or "").split(",") if each.strip()]
 
@@ -147,6 +165,7 @@ ROUTES = (
     Route("GET", "/groups/detail", list_detail, "group:get_all", since=_SINCE),
     Route("GET", "/groups/{id}", show, "group:get", since=_SINCE),
     Route("POST", "/groups", create, "group:create", 202, _CREATE, since=_SINCE),
+    Route("POST", "/groups/action", create_from_source, "group:create", 202, _FROM_SOURCE, "create-from-src", since=(3, 14)),
     Route("PUT", "/groups/{id}", update, "group:update", 202, _UPDATE, since=_SINCE),
     Route("POST", _ACTION, delete, "group:delete", 202, _DELETE, "delete", since=_SINCE),
     Route("POST", _ACTION, reset_status, "group:reset_status", 202, RESET, "reset_status", since=(3, 20)),

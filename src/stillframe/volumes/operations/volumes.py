@@ -272,6 +272,9 @@ def settle_create(connection: Connection, operation: Operation[OnVolume], outcom
     volumes.move(connection, volume_id, ("creating", "downloading", "error"), status, fault=message)
     if outcome == "done":
         record.submit(connection, chain_metadata.request(volume_id, operation.request_id))
+    row = volumes.get(connection, volume_id, None)
+    if row is not None and row["group_id"] is not None:
+        volume_groups.end_creation(connection, row["group_id"])
 
 
 def _settle_delete(connection: Connection, operation: Operation[OnVolume], outcome: str, fault: Document | None) -> None:
