@@ -1,15 +1,25 @@
 """Servers with iSCSI volumes, over REST: QEMU's own initiator, a real tgtd, a real guest; data is compared by content."""
 
+import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import requests
+import yaml
+from sqlalchemy import select, update
 
 from stillframe.compute.libvirt import domain_xml
+from stillframe.db.engine import Database
+from stillframe.db.tables import volumes
 from stillframe.host import hypervisor
 from stillframe.units import GIB
 from tests.functional.test_snapshot_policies import NEVER_SOON, TURN, gone, take_as, take_by
@@ -253,16 +263,115 @@ def test_a_set_is_refused_before_anything_is_frozen(site: Site) -> None:
     wait_for(lambda: site.target(info) is not None, "the target", 60)
     site.scratch.mkdir(exist_ok=True)
     site.scratch.chmod(0o777)
-    refused_set(site, 500, "bad_configuration")  # the log alone says what the operator has to correct
+    told = refused_set(site, 503, "scratch_unusable")
+    assert "scratch_dir: the scratch directory belongs to another user" in told and str(site.scratch) not in told
+    assert f"scratch_dir: {site.scratch} belongs to another user" in site.lab.stack.log.read_text()
     site.scratch.chmod(0o700)
-    assert "belongs to another user" in site.lab.stack.log.read_text()
     (site.scratch / ".share-id").touch()
-    refused_set(site, 500, "bad_configuration")
-    assert "lies on the share" in site.lab.stack.log.read_text()
+    assert "scratch_dir: the scratch directory lies on a share" in refused_set(site, 503, "scratch_unusable")
+    shutil.rmtree(site.scratch)
+    site.scratch.touch()
+    assert "scratch_dir: the scratch directory is not a directory" in refused_set(site, 503, "scratch_unusable")
+    site.scratch.unlink()
+    site.scratch.mkdir()
     shutil.rmtree(site.scratch)  # a missing one is made
     found = site.take()
     assert (found["status"], found["fault"]) == ("available", None), str(found)
     assert site.content(volume_id) == disk.clusters
+    site.lab.api.detach(site.guest.id, volume_id)
+
+
+@contextmanager
+def recorded_as(site: Site, table: Any, at: Any, **values: Any) -> Iterator[None]:
+    """Rows of block storage say something else for a while."""
+    database = Database(f"sqlite:///{site.lab.stack.state_dir}/stillframe.sqlite")
+    try:
+        with database.write() as connection:
+            before = dict(connection.execute(select(table).where(at)).mappings().one())
+            connection.execute(update(table).where(at).values(**values))
+        yield
+        with database.write() as connection:
+            connection.execute(update(table).where(at).values(**{name: before[name] for name in values}))
+    finally:
+        database.close()
+
+
+@contextmanager
+def block_storage_says(site: Site, said: bytes, instead: bytes) -> Iterator[None]:
+    """Compute asks block storage through a relay, which changes the answers."""
+
+    class Relay(BaseHTTPRequestHandler):
+        def relay(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            own = yaml.safe_load((site.lab.stack.state_dir / "clouds.yaml").read_text())["clouds"]["stillframe"]
+            to = f"http://{urlsplit(own['volume_endpoint_override']).netloc}{self.path}"
+            answer = requests.request(self.command, to, headers=dict(self.headers), data=body, timeout=60)
+            content = answer.content.replace(said, instead)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_DELETE = do_PUT = relay
+
+    stack, settings = site.lab.stack, site.lab.directory / "stillframe.conf"
+    usual = settings.read_text()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stack.stop()
+        settings.write_text(f"{usual}[compute]\nstorage_endpoint = http://127.0.0.1:{server.server_port}/v3\n")
+        stack.start()
+        try:
+            yield
+        finally:
+            stack.stop()
+            settings.write_text(usual)
+            stack.start()
+            server.shutdown()
+
+
+def test_a_volume_of_a_backend_that_this_host_does_not_know(site: Site) -> None:
+    """It is left out of a set with the reason; whoever names it is refused."""
+    known, volume_id = site.lab.volumes[0], site.volume()
+    disk = site.attach(volume_id)
+    disk.write(site.guest, 1, 2, 0x31)
+    with block_storage_says(site, b'"driver_volume_type": "local"', b'"driver_volume_type": "rbd"'):
+        told = refused_set(site, 400, "bad_request", volumes=[known, volume_id])
+        assert f"volume {known} (/dev/vda) is on a rbd backend, which this host does not know" in told
+        found = site.take()
+        assert (found["status"], found["fault"]) == ("available", None), str(found)
+        assert [entry["volume_id"] for entry in found["volumes"]] == [volume_id]
+        assert found["excluded_disks"] == [{"device": "/dev/vda", "reason": "on a rbd backend, which this host does not know"}]
+    site.delete(found["id"])
+    site.lab.api.detach(site.guest.id, volume_id)
+
+
+def test_another_projects_iscsi_volume_seems_not_to_exist(site: Site) -> None:
+    """Neither an attachment nor a set tells it from one that nobody has, and nothing is given out to this host."""
+    volume_id, nobody = site.volume(), "11111111-2222-4333-8444-555555555555"
+    paths = (f"/servers/{site.guest.id}/os-volume_attachments", f"/servers/{site.guest.id}/os-assisted-snapshots")
+    with recorded_as(site, volumes, volumes.c.id == volume_id, project_id="other"):
+        for path, body, status in (
+            (paths[0], {"volumeAttachment": {"volumeId": "ID"}}, 404),
+            (paths[1], {"assisted_snapshot": {"volumes": ["ID"]}}, 400),
+        ):
+            theirs, none = (
+                site.lab.api.send("compute", "POST", path, json.loads(json.dumps(body).replace("ID", each)))
+                for each in (volume_id, nobody)
+            )
+            assert (theirs.status_code, none.status_code) == (status, status), theirs.text
+            assert theirs.text.replace(volume_id, nobody) == none.text
+    assert site.lab.api.volume(volume_id)["attachments"] == []
+    assert volume_id not in site.daemon.admin("--op", "show", "--mode", "target")
+
+
+def test_a_set_of_a_volume_that_went_to_another_project_is_refused(site: Site) -> None:
+    volume_id = site.volume()
+    site.attach(volume_id)
+    with recorded_as(site, volumes, volumes.c.id == volume_id, project_id="other"):
+        refused_set(site, 404, "not_found", volumes=[volume_id])
+        refused_set(site, 404, "not_found")
     site.lab.api.detach(site.guest.id, volume_id)
 
 

@@ -25,6 +25,7 @@ STABLE = {
     "another_job": 409,
     "already_running": 409,
     "schema_mismatch": 500,
+    "scratch_unusable": 503,
     "backup_store_unavailable": 503,
     "bad_backup": 409,
     "bad_configuration": 500,

@@ -20,6 +20,13 @@ class ForeignShare(ShareUnavailable):
     )
 
 
+class ScratchUnusable(ShareUnavailable):
+    """What scratch_dir names is not there, or is no place for the scratch overlays of a set. Nothing was frozen or changed."""
+
+    code = "scratch_unusable"
+    hint = "The operator corrects what lies at scratch_dir, or that option in [compute]; then repeat."
+
+
 class TargetUnavailable(StillframeError):
     """The iSCSI target daemon does not answer, or cannot export a volume. This says nothing about the volume's content."""
 

@@ -7,11 +7,12 @@ error and not an empty disk.
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from stillframe.chain.image import Image
-from stillframe.errors import BadConfiguration, BadImage, ChainConflict, HostCommandFailed, ShareUnavailable
+from stillframe.errors import BadImage, ChainConflict, HostCommandFailed, ScratchUnusable, ShareUnavailable
 from stillframe.host import entries, files, image_command, inspection, iscsi, qcow2, reserve, users
 from stillframe.host.image_command import command, limits
 from stillframe.host.probe import MARKER
@@ -47,19 +48,29 @@ class Overlay:
         return min(limit, self.size + (self.size >> 10) + 2 * _MIB)
 
 
-def prepare(directory: Path, free: int) -> None:
-    """Creates the directory, which only this user may write to; QEMU's user may reach the files in it that it is given by name.
-    Raises BadConfiguration when the directory is not ours, ShareUnavailable when fewer than ``free`` bytes are left."""
-    if not directory.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(_DIRECTORY_MODE)  # the service's umask would keep QEMU's user out
-    found = os.stat(directory, follow_symlinks=False)
+def prepare(directory: Path, create: bool) -> None:
+    """Makes sure of the directory, which only this user may write to; QEMU's user may reach the files in it that it is given
+    by name. Where it is missing ``create`` makes it; without that it is refused, because it may be on a disk that is not
+    mounted. Raises ScratchUnusable."""
+    try:
+        if create and not directory.exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(_DIRECTORY_MODE)  # the service's umask would keep QEMU's user out
+        found = os.stat(directory, follow_symlinks=False)
+    except OSError as error:
+        raise ScratchUnusable(f"scratch_dir: {directory} cannot be used: {error.strerror}") from error
+    if why := _unusable(directory, found):
+        raise ScratchUnusable(f"scratch_dir: {directory} {why}")
+
+
+def _unusable(directory: Path, found: os.stat_result) -> str | None:
+    if not stat.S_ISDIR(found.st_mode):
+        return "is not a directory of its own"
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise BadConfiguration(
-            f"the scratch directory {directory} belongs to another user, or others may write to it; choose one of this user's"
-            " own (scratch_dir)"
-        )
-    check_room(directory, free)
+        return "belongs to another user, or others may write to it; choose one of this user's own"
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        return "cannot be written to by this service; look at its mode, and whether it is mounted read-only"
+    return None
 
 
 def share_above(directory: Path) -> Path | None:

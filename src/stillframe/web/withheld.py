@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from stillframe.config import Settings
 
 _SHARE, _STORE, _OWN = "the volume's share", "the backup store", "a directory of the service"
+_SCRATCH = "the scratch directory"
 _BEFORE = r"(?P<before>the (?:share|directory|backup directory) )?(?<![\w/.~-])"
 _BELOW = r"""(?![\w-]|\.\w)(?P<below>(?:/[^\s'",;:/]+)*)/?"""
 _MOUNTED = "/[0-9a-f]{32}"  # the name of a mount point below its base (host/mounts.py)
@@ -88,6 +89,7 @@ def _directories(settings: Settings) -> dict[str, str]:
     bases = {str(settings.state_dir / "mnt")}
     if settings.reads("compute"):
         bases.add(settings.compute.mount_point_base)
+        found[re.escape(str(settings.scratch_dir))] = _SCRATCH
     if settings.reads("volumes"):
         found |= _of_block_storage(settings)
         for options in settings.backends.values():

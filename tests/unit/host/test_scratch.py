@@ -115,7 +115,7 @@ def test_the_directory_lets_qemus_user_through_whatever_the_umask(tmp_path: Path
     """The services set 077."""
     before = os.umask(0o077)
     try:
-        scratch.prepare(tmp_path / "scratch", 0)
+        scratch.prepare(tmp_path / "scratch", create=True)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "scratch").stat().st_mode) == 0o711

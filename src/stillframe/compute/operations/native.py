@@ -79,7 +79,7 @@ def _scratch_made(_worker: WorkerContext, operation: _Asked, _args: MakeScratch)
 
 def _make_scratch(worker: WorkerContext, operation: _Asked, _args: MakeScratch) -> Document:
     for disk in operation.intent.scratched:
-        scratch.prepare(Path(disk.directory), 0)
+        scratch.prepare(Path(disk.directory), create=not worker.settings.compute.scratch_dir)
         scratch.make(disk.overlay, worker.settings.compute.scratch_limit_mib << 20)
     return {}
 

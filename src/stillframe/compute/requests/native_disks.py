@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stillframe import trust
 from stillframe.compute.libvirt.connections import kinds
 from stillframe.compute.libvirt.connections.contract import Attachment
 from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.libvirt.servers import Server
 from stillframe.compute.operations import native
 from stillframe.compute.operations.snapshot_intents import NativeDisk, SnapshotDisk
+from stillframe.compute.worker import scratch_place
 from stillframe.compute.worker.context import WorkerContext
 from stillframe.compute.worker.side_by_side import side_by_side
-from stillframe.errors import BadConfiguration, ChainConflict, Conflict, NotFound
+from stillframe.errors import ChainConflict, Conflict, NotFound, ScratchUnusable
 from stillframe.host import scratch
 from stillframe.units import GIB
 
@@ -21,20 +21,15 @@ LOSSY = ("report", "ignore")  # of libvirt's error_policy: the guest is told of 
 
 
 def check_place(directory: Path, disks: Sequence[SnapshotDisk]) -> None:
-    """Raises BadConfiguration for a scratch directory on the share of a volume: what block storage finds there is a volume's,
-    and a share that is away would take the scratch overlays with it."""
+    """Raises ScratchUnusable for a scratch directory on the share of a volume of the set: what block storage finds there is a
+    volume's, and a share that is away would take the scratch overlays with it."""
     place = directory.resolve()
-    if (marked := scratch.share_above(place)) is not None:
-        raise BadConfiguration(
-            f"the scratch directory lies on the share {marked}; the operator chooses one on a disk of the hypervisor"
-            " (scratch_dir)"
-        )
     for disk in disks:
         share = disk.share.resolve()
         if place == share or share in place.parents:
-            raise BadConfiguration(
-                f"the scratch directory lies on the share of volume {disk.volume_id}; the operator chooses one on a disk of the"
-                " hypervisor (scratch_dir)"
+            raise ScratchUnusable(
+                f"scratch_dir: the scratch directory lies on the share of volume {disk.volume_id}; choose one on a disk of the"
+                " hypervisor"
             )
 
 
@@ -54,14 +49,14 @@ def plan_all(
 
     Raises NotFound for a volume of another project, Busy for one that changes, ChainConflict for a disk that is not what block
     storage records, Conflict for one that would lose writes, TargetUnreachable and TargetRefused for one that cannot be
-    reached, BadConfiguration and ShareUnavailable for a scratch directory that cannot be used."""
+    reached, ScratchUnusable for a scratch directory that cannot be used, ShareUnavailable for one without room."""
     planned = [_plan(worker, server, set_id, each, volumes) for each in chosen]
     if server.view.active:
         side_by_side(lambda each: _check_reachable(worker, server, each), chosen)
     limit = worker.settings.compute.scratch_limit_mib << 20
     if room := sum(disk.overlay.room(limit) for disk in planned if disk.scratch):
-        trust.require_place(worker.settings.scratch_dir, "scratch_dir")
-        scratch.prepare(worker.settings.scratch_dir, room)
+        scratch_place.require(worker.settings)
+        scratch.check_room(worker.settings.scratch_dir, room)
     return planned
 
 

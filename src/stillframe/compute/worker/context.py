@@ -7,6 +7,7 @@ from stillframe.compute.clients.block_storage import StorageClient
 from stillframe.compute.quiesce.bounded import Calls
 from stillframe.compute.quiesce.guard import Guard
 from stillframe.compute.quiesce.window import Times
+from stillframe.compute.worker import scratch_place
 from stillframe.config import Settings
 from stillframe.db.engine import Database
 from stillframe.host import private_libvirt
@@ -40,8 +41,10 @@ class WorkerContext:
 def open_context(settings: Settings, database: Database) -> WorkerContext:
     """Makes the context of one compute worker; starts the private libvirt daemon unless a URI is configured.
 
-    The watchdog is started by the worker's timer, which also looks whether it still runs.
+    The watchdog is started by the worker's timer, which also looks whether it still runs. Raises BadConfiguration for a
+    scratch_dir that cannot be used.
     """
+    scratch_place.refuse_at_start(settings)
     uri = settings.compute.libvirt_uri
     private = None if uri else settings.state_dir / "libvirt"
     connection = Hypervisor(uri) if private is None else private_libvirt.connect(private)

@@ -125,7 +125,7 @@ def delete(worker: WorkerContext, context: Context, group_id: str, delete_volume
         row = find(connection, context, group_id)
         held = volume_groups.members(connection, row["id"])
     for volume in held:
-        volume_requests.refuse_foreign_readers(worker, volume)
+        volume_requests.refuse_users(worker, volume)
     with worker.database.write() as connection:
         row = find(connection, context, group_id)
         _check_deletable(connection, row, delete_volumes)

@@ -14,7 +14,7 @@ from stillframe.context import Context
 from stillframe.db import attachments, snapshots, volumes
 from stillframe.db.rows import AttachmentRow, SnapshotRow, VolumeRow
 from stillframe.db.values import VolumeChanges
-from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, ShareUnavailable
+from stillframe.errors import BadConfiguration, BadRequest, Busy, Conflict, ServiceUnavailable, ShareUnavailable
 from stillframe.journal import record
 from stillframe.volumes.chain import observe
 from stillframe.volumes.operations import adopted_volumes
@@ -79,9 +79,10 @@ def unset_image_metadata(worker: WorkerContext, context: Context, volume_id: str
 
 def delete(worker: WorkerContext, context: Context, volume_id: str, cascade: bool = False, force: bool = False) -> None:
     """Deletes a volume that nothing is attached to. With ``cascade`` its snapshots are deleted too; ``force`` is for
-    administrators and deletes a volume in any status. Raises BadRequest, Conflict listing what depends on it."""
+    administrators and deletes a volume in any status. Raises BadRequest, Conflict listing what depends on it, Busy naming the
+    set that it is being taken into."""
     with worker.database.read() as connection:
-        refuse_foreign_readers(worker, lookup.volume(connection, context, volume_id))
+        refuse_users(worker, lookup.volume(connection, context, volume_id))
     with worker.database.write() as connection:
         row = lookup.volume(connection, context, volume_id)
         refuse_if_grouped(row)
@@ -127,11 +128,15 @@ def begin_deletion(
     record.submit(connection, operations.delete_request(row, request_id))
 
 
-def refuse_foreign_readers(worker: WorkerContext, row: VolumeRow) -> None:
-    """Raises FileInUse when a file on the share that is not ours reads one of the volume."""
+def refuse_users(worker: WorkerContext, row: VolumeRow) -> None:
+    """Raises FileInUse when a file on the share that is not ours reads one of the volume, Busy while it is taken into a set."""
     with suppress(ShareUnavailable, BadConfiguration):  # checked again before anything is removed
         if row["share"]:
-            file_users.refuse_foreign_readers(worker, worker.share(row), row["id"])
+            share = worker.share(row)
+            file_users.refuse_foreign_readers(worker, share, row["id"])
+            if row["status"] == "in-use" and share.capabilities.exported:
+                with suppress(ServiceUnavailable):  # it is refused in any case, and told to whom it is attached
+                    refuse_if_in_set(worker, row["id"])
 
 
 def refuse_parts(rows: Sequence[SnapshotRow]) -> None:

@@ -12,7 +12,7 @@ from stillframe.compute.libvirt.domain_xml import Disk
 from stillframe.compute.libvirt.network_source import NetworkSource
 from stillframe.compute.operations.snapshot_intents import NativeDisk
 from stillframe.compute.requests import native_disks
-from stillframe.errors import BadConfiguration, Conflict, NotFound, ShareUnavailable, TargetUnreachable
+from stillframe.errors import Conflict, NotFound, ScratchUnusable, ShareUnavailable, TargetUnreachable
 from stillframe.host import files, scratch
 from stillframe.units import GIB
 from tests.unit.builders import OTHER_VOLUME, VOLUME
@@ -27,7 +27,7 @@ def test_no_scratch_overlay_lies_on_the_share_of_a_volume(tmp_path: Path) -> Non
     native_disks.check_place(beside, disks)
     native_disks.check_place(tmp_path / "share-2", disks)
     for place in (share, share / "inside", share / "inside/new", tmp_path / "link"):
-        with pytest.raises(BadConfiguration, match="lies on the share of volume"):
+        with pytest.raises(ScratchUnusable, match="lies on the share of volume"):
             native_disks.check_place(place, disks)
 
 
@@ -56,7 +56,8 @@ def planned(
     network = NetworkSource("iscsi", f"{NAME}/1", "192.0.2.1", 3260, None, None, None)
     disk = Disk("vdb", "virtio", "disk", "network", "raw", volume_id, None, network=network, error_policy=policy)
     server: Any = SimpleNamespace(id="s", view=SimpleNamespace(active=True))
-    settings = SimpleNamespace(scratch_dir=place, compute=SimpleNamespace(scratch_limit_mib=16, native_mode=mode))
+    options = SimpleNamespace(scratch_limit_mib=16, native_mode=mode, scratch_dir=None)
+    settings = SimpleNamespace(scratch_dir=place, compute=options)
     chosen = [(disk, INFO)] * count
     worker: Any = SimpleNamespace(settings=settings)
     return native_disks.plan_all(
@@ -89,7 +90,7 @@ def test_a_directory_that_others_may_write_to_is_not_ours(tmp_path: Path) -> Non
     (tmp_path / "open").chmod(0o777)
     (tmp_path / "link").symlink_to(tmp_path)
     for place in (tmp_path / "open", tmp_path / "link"):
-        with pytest.raises(BadConfiguration, match="scratch_dir"):
+        with pytest.raises(ScratchUnusable, match="scratch_dir"):
             planned(VOLUME, place)
 
 
@@ -100,7 +101,7 @@ def test_a_directory_that_others_may_put_another_in_place_of_is_refused(tmp_path
     (tmp_path / "other").mkdir(mode=0o700)
     os.chown(tmp_path / "other", 65534, -1)
     for place in (tmp_path / "group/s", tmp_path / "other/s"):
-        with pytest.raises(BadConfiguration, match=r"scratch_dir: .* directory in its place"):
+        with pytest.raises(ScratchUnusable, match=r"scratch_dir: .* directory in its place"):
             planned(VOLUME, place)
         assert not place.exists()
 
@@ -129,6 +130,6 @@ def test_a_share_is_known_by_its_marker(tmp_path: Path) -> None:
     (tmp_path / "share/inside").mkdir(parents=True)
     (tmp_path / "share/.share-id").touch()
     for place in ("share", "share/inside", "share/new"):
-        with pytest.raises(BadConfiguration, match=r"lies on the share .*/share;"):
-            native_disks.check_place(tmp_path / place, [])
-    native_disks.check_place(tmp_path / "scratch", [])
+        with pytest.raises(ScratchUnusable, match=r"scratch_dir: .* lies on a share of volumes"):
+            planned(VOLUME, tmp_path / place)
+    assert planned(VOLUME, tmp_path / "scratch")
