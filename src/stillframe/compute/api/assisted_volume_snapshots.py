@@ -44,6 +44,7 @@ _DELETE_INFO = {
         "merge_target_file": _FILE,
         "id": {"type": ["string", "null"], "maxLength": 36},
         "bandwidth_mib": {"type": ["integer", "null"], "minimum": 0, "maximum": 1 << 20},
+        "branches": {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 255}, "maxItems": 1000},
     },
     "required": ["volume_id"],
     "additionalProperties": False,

@@ -385,7 +385,7 @@ def _verify(worker: WorkerContext, operation: Operation[MergeVolume], _args: Ver
         for name in operation.intent.gone:
             if server.names_file(operation.intent.path(name)):
                 raise Parked(f"{name} is still named by a description of server {server.id} after the merge, and stays")
-    kept = [name for name in files.listing(share) if name not in operation.intent.gone]
+    kept = [name for name in files.listing(share) if name not in (*operation.intent.gone, *operation.intent.branches)]
     for name in kept:
         # No file of a volume is below its base; a raw one holds what the guest likes, and is never read as a header (R3).
         volume_id, overlay = names.parse(name) or (None, None)

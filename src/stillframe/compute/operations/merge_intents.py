@@ -9,7 +9,8 @@ from stillframe.journal.typed import Args, Intent
 class _Merge(Intent, frozen=True, kw_only=True, tag_field="kind"):
     """Merge files of the chain below the disk ``target`` (vda) of a server. ``directory`` is the volume's share on this host,
     ``active`` the active file when it was asked for, ``bandwidth`` in bytes a second, 0: unlimited. ``gone`` are the files that
-    nothing may name afterwards; ``closes`` holds those of them that QEMU only reads, each with its format."""
+    nothing may name afterwards, but ``branches``: the caller gives those another backing file before it removes what is gone.
+    ``closes`` holds the files of ``gone`` that QEMU only reads, each with its format."""
 
     server_id: str
     project_id: str
@@ -21,6 +22,7 @@ class _Merge(Intent, frozen=True, kw_only=True, tag_field="kind"):
     bandwidth: int
     gone: tuple[str, ...]
     closes: tuple[tuple[str, str], ...] = ()
+    branches: tuple[str, ...] = ()
 
     @property
     def share(self) -> Path:

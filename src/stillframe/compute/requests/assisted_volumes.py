@@ -61,7 +61,8 @@ def _set_of(worker: WorkerContext, server_id: str, volume_id: str) -> str | None
 def merge_volume(worker: WorkerContext, context: Context, snapshot_id: str, delete_info: dict[str, Any]) -> str:
     """Nova's call: ``file_to_merge`` goes down into ``merge_target_file``; without a target what lies above
     ``file_to_merge`` (None: everything) is pulled into the active file. Our block storage gives an ``id`` too, which makes
-    a repeat the same merge, and ``bandwidth_mib``. Returns the operation's id. Errors are 400, as in Nova."""
+    a repeat the same merge, ``bandwidth_mib``, and ``branches``, which it points elsewhere afterwards. Returns the operation's
+    id. Errors are 400, as in Nova."""
     known = _known(worker, delete_info.get("id"))
     if known is not None:
         return known
@@ -105,10 +106,14 @@ def _plan(worker: WorkerContext, snapshot_id: str, given: dict[str, Any]) -> Mer
             names.check_belongs(name, volume_id, info.get("base_file"))
             if name not in chain:
                 raise BadRequest(f"{name} is not part of the chain {' <- '.join(chain)} of volume {volume_id}")
+    branches = tuple(names.check_belongs(name, volume_id, info.get("base_file")) for name in given.get("branches", ()))
+    if in_use := [name for name in branches if name in chain]:
+        raise BadRequest(f"{in_use[0]} is part of the chain that server {server.id} has open, and no branch of it")
     about = {
         "server_id": server.id,
         "project_id": server.project_id,
         "volume_id": volume_id,
+        "branches": branches,
         "snapshot_id": names.canonical_id(snapshot_id, "snapshot_id"),
         "target": disk.target,
         "directory": str(share),

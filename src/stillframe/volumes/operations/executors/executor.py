@@ -1,12 +1,13 @@
 """One plan, three executors: offline when nothing is attached; for a stopped server also offline, and its definition follows;
 for a running server through compute, which merges live."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stillframe.chain import names
-from stillframe.chain.steps import Commit, Pull, Record, Rename
+from stillframe.chain.steps import Commit, Pull, Record, Rename, Repoint
 from stillframe.chain.steps import Step as ChainStep
 from stillframe.chain.tree import Tree
 from stillframe.db.rows import VolumeRow
@@ -79,7 +80,7 @@ def plan_for(volume: VolumeRow, before: Tree, steps: Sequence[ChainStep], execut
     if executor.stopped:
         return [step(CheckStopped()), *_with_definition(volume, plain)]
     open_ = {image.name for image in before.path(before.active).images}
-    return [_live(each, open_, executor) for each in plain]
+    return [_live(each, open_, executor, _branches(plain[place + 1 :], open_)) for place, each in enumerate(plain)]
 
 
 def _with_export(volume: VolumeRow, plain: Sequence[Step]) -> list[Step]:
@@ -115,11 +116,17 @@ def _with_definition(volume: VolumeRow, plain: Sequence[Step]) -> list[Step]:
     return found
 
 
-def _live(each: Step, open_: set[str], executor: Executor) -> Step:
+def _branches(rest: Sequence[Step], open_: set[str]) -> tuple[str, ...]:
+    """Returns the files beside the guest's chain that the steps right after a commit point at its base."""
+    repointed = itertools.takewhile(lambda each: isinstance(each.args, Repoint), rest)
+    return tuple(each.args.name for each in repointed if isinstance(each.args, Repoint) and each.args.name not in open_)
+
+
+def _live(each: Step, open_: set[str], executor: Executor, branches: tuple[str, ...]) -> Step:
     """Tells whether compute must carry out the step: a commit or a pull of files that the guest has open."""
     args = each.args
     if isinstance(args, Commit) and args.top in open_:
-        files = MergedFiles(file_to_merge=args.top, merge_target_file=args.base)
+        files = MergedFiles(file_to_merge=args.top, merge_target_file=args.base, branches=branches)
     elif isinstance(args, Pull) and args.name in open_:
         files = MergedFiles(file_to_merge=args.backing, merge_target_file=None)
     else:

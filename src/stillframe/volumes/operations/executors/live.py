@@ -31,10 +31,11 @@ SHORTEST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 5.0  # a small merge is over
 
 class MergedFiles(Value, frozen=True, kw_only=True):
     """Which files compute merges, as it is asked: a file down into the target, or where there is none, what lies above a file
-    up into the active one."""
+    up into the active one. ``branches`` are files beside the server's chain that the next steps take off what was merged."""
 
     file_to_merge: str | None
     merge_target_file: str | None
+    branches: tuple[str, ...] = ()
 
 
 class MergeLive(Args, frozen=True, kw_only=True):
@@ -73,7 +74,8 @@ def _merge(worker: WorkerContext, operation: Operation[OnVolume], args: MergeLiv
     if not notes:
         volume_id = operation.intent.volume_id
         files = {"file_to_merge": args.info.file_to_merge, "merge_target_file": args.info.merge_target_file}
-        info = {"volume_id": volume_id, "type": "qcow2", "id": wanted, **files, "bandwidth_mib": args.bandwidth_mib}
+        branches = {"branches": list(args.info.branches)} if args.info.branches else {}
+        info = {"volume_id": volume_id, "type": "qcow2", "id": wanted, **files, **branches, "bandwidth_mib": args.bandwidth_mib}
         worker.compute.merge((*snapshots_of(operation.intent), volume_id)[0], info)
     found = worker.compute.merge_status(wanted)
     if found is None:
