@@ -77,6 +77,11 @@ def _connect_again(worker: WorkerContext, volume_id: str, wanted: dict[str, Any]
         known = volumes.get(connection, volume_id, None)
         if known is None or (known["share"], known["active_file"]) != (wanted["directory"], wanted["file"]):
             raise Conflict(f"{wanted['file']} is another volume than {volume_id} by now")
+        if known["project_id"] != wanted["project_id"]:
+            raise Conflict(
+                f"volume {volume_id} belongs to another project than server {wanted['server_id']}, which has its file: take the"
+                " disk out of the server's definition"
+            )
         _refuse_unless_free(connection, known, wanted["format"], wanted["file"])
         lookup.refuse_if_busy(connection, volume_id, shared=True)
         if not volumes.move(connection, volume_id, ("available",), "in-use"):
