@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from stillframe.host import hypervisor
+from tests.functional.test_adopted_disks import ODD, odd_disk, of_file
 from tests.support.existing import FILES, SIZE, Existing, open_existing
 from tests.support.operator import Operator
 from tests.support.pattern import CLUSTER, of_raw, seen
@@ -147,3 +149,111 @@ def plain(path: Path) -> dict[int, int]:
         return of_raw(raw)
     finally:
         raw.unlink()
+
+
+def over(site: Existing, name: str, backing: str, *format_: str) -> Path:
+    """Lets a file of the stopped server name its golden image in another way."""
+    path = site.images / name
+    qemu_img("rebase", "-u", "-f", "qcow2", *format_, "-b", backing, path)
+    return path
+
+
+def test_a_stopped_server_over_relative_and_json_names(site: Existing) -> None:
+    """Backed up whole and by difference, merged over several files, and made anew from the share."""
+    assert not site.guest.domain.isActive()
+    raw, parents = golden(site.images) / "debian.raw", state(site)
+    over(site, "web-1.qcow2", "../golden/debian.qcow2", "-F", "qcow2")
+    over(site, "web-1-data.img", f'json:{{"driver":"raw","file":{{"driver":"file","filename":"{raw}"}}}}', "-F", "raw")
+    site.adopt()
+    system = site.volumes()[0]
+    sets = [site.lab.api.take(site.guest.id) for _ in range(2)]
+    first = site.system.copy()
+    site.guest.console.write_text("")
+    site.guest.boot()
+    site.system.write(site.guest, 1, 5, 0x61)
+    site.data.write(site.guest, 1, 5, 0x71)
+    sets += [site.lab.api.take(site.guest.id) for _ in range(2)]
+    site.guest.domain.destroy()
+    second = site.system.copy()
+    assert [taken["status"] for taken in sets] == ["available"] * 4, sets
+    site.quiet()
+    full, difference = back_up(site, system, sets[0], False), back_up(site, system, sets[2], True)
+    for taken in (sets[1], sets[3], sets[0]):
+        site.delete(taken)
+    check_contents(site, [sets[2]], [(site.system.copy(), site.data.copy())])
+    for backup, content in ((full, first), (difference, second)):
+        made = restore(site, backup)
+        assert seen(site.lab.share_of(made), f"volume-{made}") == content
+    assert doctor(site) == []
+    assert state(site) == parents
+
+
+def back_up(site: Existing, volume_id: str, taken: dict[str, Any], incremental: bool) -> str:
+    body = {"volume_id": volume_id, "snapshot_id": snapshot_of(taken, volume_id), "incremental": incremental, "force": True}
+    made = str(site.lab.api.ok("volume", "POST", "/backups", {"backup": body})["backup"]["id"])
+    wait_for(lambda: backup_status(site, made) in ("available", "error"), "the backup", 60)
+    found = site.lab.api.ok("volume", "GET", f"/backups/{made}")["backup"]
+    assert found["status"] == "available", found
+    return made
+
+
+def backup_status(site: Existing, backup_id: str) -> str:
+    return str(site.lab.api.ok("volume", "GET", f"/backups/{backup_id}")["backup"]["status"])
+
+
+def restore(site: Existing, backup_id: str) -> str:
+    made = str(site.lab.api.ok("volume", "POST", f"/backups/{backup_id}/restore", {"restore": {}})["restore"]["volume_id"])
+    wait_for(lambda: site.lab.api.volume(made)["status"] == "available", "the restored volume", 60)
+    return made
+
+
+def test_a_golden_image_that_changed_is_told_and_not_read(site: Existing) -> None:
+    path, volume_id = golden(site.images) / "debian.raw", site.volumes()[1]
+    about = path.stat()
+    os.utime(path)
+    assert sorted((each["kind"], each["file"]) for each in doctor(site)) == [("parent_image_changed", name) for name in FILES]
+    (snapshot,) = site.lab.api.ok("volume", "GET", f"/snapshots?volume_id={volume_id}")["snapshots"]
+    made = site.lab.api.send("volume", "POST", "/volumes", {"volume": {"size": 1, "snapshot_id": snapshot["id"]}})
+    if made.status_code == 202:
+        copy = made.json()["volume"]["id"]
+        wait_for(lambda: site.lab.api.volume(copy)["status"] == "error", "the end of the copy", 60)
+        site.lab.api.ok("volume", "DELETE", f"/volumes/{copy}")
+    else:
+        assert (made.status_code, "is not what it was" in made.text) == (409, True), made.text
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    site.quiet()
+    assert doctor(site) == []
+
+
+def test_a_golden_image_is_shared_and_never_adopted_itself(site: Existing) -> None:
+    """A server that writes to it cannot be adopted, nor a disk above it afterwards."""
+    path, volume_id = golden(site.images) / "debian.qcow2", site.volumes()[0]
+    other = hypervisor.define(
+        site.lab.stack.hypervisor,
+        ODD.format(
+            disks=odd_disk("vda", of_file(path), format_="qcow2")
+            + odd_disk("vdb", of_file(make_shared(site)), format_="qcow2")
+            + odd_disk("vdc", of_file(make_over(site)), format_="qcow2")
+        ),
+    )
+    try:
+        body = {"adopt": {"dry_run": True}}
+        looked = site.admin.ok("compute", "POST", f"/servers/{other}/os-adopt-disks", body)["adoption"]["disks"]
+        found = {each["device"]: each["reason"] for each in looked}
+        assert f"is the parent image of volume {volume_id}" in found["vda"]
+        assert "debian.qcow2 is disk vda of server" in found["vdb"]
+        assert f"is a file of volume {volume_id}" in found["vdc"]
+    finally:
+        hypervisor.undefine(site.lab.stack.hypervisor.domain(other))
+
+
+def make_shared(site: Existing) -> Path:
+    path = site.images.parent / "golden" / "other.qcow2"
+    qemu_img("create", "-qf", "qcow2", "-b", "debian.qcow2", "-F", "qcow2", path, str(SIZE))
+    return path
+
+
+def make_over(site: Existing) -> Path:
+    path = site.images.parent / "golden" / "above.qcow2"
+    qemu_img("create", "-qf", "qcow2", "-b", site.images / "web-1.qcow2", "-F", "qcow2", path, str(SIZE))
+    return path

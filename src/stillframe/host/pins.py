@@ -58,8 +58,22 @@ class Pinned:
         """Names the chain for a program that runs elsewhere and inherits ``descriptors``."""
         return image_command.chain([(str(self.directory / each.name), each.image.format) for each in self.opened])
 
+    @property
+    def has_parents(self) -> bool:
+        """Tells whether the chain ends in parent images that no volume owns."""
+        return any(each.image.parents for each in self.opened)
+
+    @property
+    def rebasable(self) -> str:
+        """Like ``word``, for ``rebase``. That finds nothing by a relative name once a backing file is called otherwise than the
+        header above it says (qemu 7.2), as parent images are here. Then the headers name the files, and the program still opens
+        none but these (``confinement``)."""
+        return self.opened[0].name if self.has_parents else self.word
+
     def below(self, name: str) -> str:
-        """Like ``word``, for an overlay on the chain that was added under this name."""
+        """Like ``rebasable``, for an overlay on the chain that was added under this name."""
+        if self.has_parents:
+            return name
         return image_command.chain([(name, "qcow2"), *((each.name, each.image.format) for each in self.opened)])
 
     def each_onto(self, base: str) -> list[str]:

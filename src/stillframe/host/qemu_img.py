@@ -107,8 +107,7 @@ def commit(share: Path, top: str, base: str, depth: int) -> None:
             raise StepFailed(f"{base} is not behind {top}: there is nothing to commit into it")
         bounds = limits(max(depth, len(pinned.images)))
         # QEMU finds a base by its name, but not above a file whose backing file is called otherwise than its header says.
-        parents = any(image.parents for image in pinned.images)
-        words = [[word] for word in pinned.each_onto(base)] if parents else [["-b", base, pinned.word]]
+        words = [[word] for word in pinned.each_onto(base)] if pinned.has_parents else [["-b", base, pinned.word]]
         with files.durable(pinned.handle(base)):
             for each in words:
                 run(command("commit", ["qcow2"], each), cwd=pinned.place, limits=bounds)
@@ -129,7 +128,7 @@ def pull(share: Path, name: str, backing: str | None, backing_format: str | None
         if backing is None:
             words = command("pull all", ["qcow2"], [pinned.word])
         else:
-            words = command("pull", ["qcow2", str(backing_format)], ["-b", backing, pinned.word])
+            words = command("pull", ["qcow2", str(backing_format)], ["-b", backing, pinned.rebasable])
         with files.durable(pinned.handle(name)):
             if pinned.images[0].backing != backing:
                 run(words, cwd=pinned.place, limits=limits(max(depth, len(pinned.images))))

@@ -130,10 +130,7 @@ def _refuse_parents(connection: Connection, place: Path, image: Image) -> None:
     for parent in map(Path, (each.path for each in image.parents)):
         volume_id = volumes.adopted_bases(connection, str(parent.parent)).get(parent.name)
         if volume_id is not None or names.parse(parent.name) is not None:
-            owner = volume_id or parent.name
-            raise Conflict(
-                f"{image.name} is backed by {parent}, which a server writes to as volume {owner}", volume_id=volume_id
-            )
+            raise Conflict(f"{image.name} is backed by {parent}, which is a file of volume {volume_id or parent.name}")
 
 
 def _check_directory(worker: WorkerContext, place: Path) -> None:
