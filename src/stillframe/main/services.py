@@ -13,11 +13,6 @@ from stillframe.main import log, parts
 class _Service(Command):
     """The options that every service has."""
 
-    def get_epilog(self) -> str:
-        """Replaces cliff's (4.17), which reads about every installed package to find out whose plugin the command is: a tenth
-        of a service's start."""
-        return ""
-
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Adds ``--config-file``, ``--state-dir``, ``--volumes-port``, ``--compute-port``, ``--libvirt-uri`` and
         ``--log-json``."""

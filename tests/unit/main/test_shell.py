@@ -30,6 +30,13 @@ def test_every_command_is_there_and_explains_itself(name: str, target: str) -> N
     assert callable(command.take_action)
 
 
+@pytest.mark.parametrize(("name", "target"), shell.COMMANDS.items())
+def test_the_list_says_of_each_command_what_the_command_says(name: str, target: str) -> None:
+    app = shell.Shell()
+    listed: Any = dict(app.command_manager)[name].load()
+    assert listed(app, None).get_description().split("\n")[0] == load(target).__doc__.split("\n")[0]
+
+
 def test_the_plugin_has_the_same_commands() -> None:
     entries = PROJECT["entry-points"]["openstack.assisted_snapshot.v1"]
     mine = {name.replace("-", "_").replace(" ", "_"): target for name, target in shell.COMMANDS.items()}

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from cliff.command import Command
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stillframe.client.assisted_snapshots import Document
 from stillframe.errors import StillRunning
@@ -72,6 +70,9 @@ def progress(title: str) -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield _lines(title)
         return
+    from rich.console import Console  # only for who waits at a terminal
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=100)
