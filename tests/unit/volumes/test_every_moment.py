@@ -7,10 +7,14 @@ import pytest
 
 from stillframe.chain.image import Image
 from stillframe.chain.names import base_name
-from stillframe.db import volume_types, volumes
+from stillframe.db import group_snapshots, volume_types, volumes
+from stillframe.db.rows import SnapshotRow
 from stillframe.db.values import NewVolumeType
 from stillframe.volumes import periodic
 from stillframe.volumes.kinds import KINDS
+from stillframe.volumes.requests import group_snapshots as group_snapshot_requests
+from stillframe.volumes.requests import group_types as group_type_requests
+from stillframe.volumes.requests import groups as group_requests
 from stillframe.volumes.requests import manageable_volumes as manageable_volume_requests
 from stillframe.volumes.requests import new_volumes
 from stillframe.volumes.requests import snapshots as snapshot_requests
@@ -210,6 +214,39 @@ class CreateSnapshot(Case):
         assert row["status"] == "available"
         site.write(self.volume_id, 0, 7)
         site.check()
+
+
+class SnapshotGroup(Case):
+    """Both volumes of a group, the second with nothing in it."""
+
+    kind = "create_group_snapshot"
+
+    def prepare(self, site: Site) -> None:
+        super().prepare(site)
+        self.other = site.volume()
+        group_type_requests.create(site.worker, site.member, {"name": "together"})
+        wanted = {"group_type": "together", "volume_types": ["default"]}
+        self.group_id = group_requests.create(site.worker, site.member, wanted)
+        both = {"add_volumes": [self.volume_id, self.other]}
+        group_requests.update(site.worker, site.member, self.group_id, both)
+
+    def act(self, site: Site) -> None:
+        self.made = group_snapshot_requests.create(site.worker, site.member, self.group_id, None, None)
+
+    def follow(self, site: Site) -> None:
+        for row in self._parts(site):
+            site.model[row["id"]] = dict(site.model[row["volume_id"]])
+
+    def look(self, site: Site) -> None:
+        found = self._parts(site)
+        assert [(row["volume_id"], row["status"]) for row in found] == [
+            (self.volume_id, "available"),
+            (self.other, "available"),
+        ]
+
+    def _parts(self, site: Site) -> list[SnapshotRow]:
+        with site.worker.database.read() as connection:
+            return group_snapshots.members(connection, self.made)
 
 
 class DeleteSnapshots(Case):
