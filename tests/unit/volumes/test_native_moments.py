@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 
 from stillframe.chain.names import base_name, is_base, overlay_name
+from stillframe.db import group_snapshots as group_snapshot_rows
 from stillframe.db import volumes
+from stillframe.db.rows import SnapshotRow
 from stillframe.errors import BadRequest, Conflict
 from stillframe.journal.operation import Operation
 from stillframe.volumes.operations.executors import exported
 from stillframe.volumes.operations.executors.intents import about_volume
 from stillframe.volumes.operations.volumes import ExtendVolume
-from stillframe.volumes.requests import new_volumes
+from stillframe.volumes.requests import group_snapshots, group_types, groups, new_volumes
 from stillframe.volumes.requests import snapshots as snapshot_requests
 from stillframe.volumes.requests import volumes as volume_requests
 from stillframe.volumes.storage.backends import Pool
@@ -80,6 +82,37 @@ class Snapshot(Native):
 
 class SnapshotInUse(Snapshot):
     in_use = True
+
+
+class GroupSnapshot(Native):
+    """Two volumes are kept by one operation, each in a file of its own."""
+
+    kind = "create_group_snapshot"
+
+    def prepare(self, site: Site) -> None:
+        super().prepare(site)
+        self.other, _taken = grown(site, (2,))
+        kind = group_types.create(site.worker, site.member, {"name": "together"})
+        wanted = {"group_type": kind, "volume_types": ["default"]}
+        self.group = groups.create(site.worker, site.member, wanted)
+        groups.update(site.worker, site.member, self.group, {"add_volumes": [self.volume_id, self.other]})
+
+    def act(self, site: Site) -> None:
+        self.taken_together = group_snapshots.create(site.worker, site.member, self.group, None, None)
+
+    def follow(self, site: Site) -> None:
+        for row in self.parts(site):
+            site.model[row["id"]] = dict(site.model[row["volume_id"]])
+
+    def parts(self, site: Site) -> list[SnapshotRow]:
+        with site.worker.database.read() as connection:
+            return group_snapshot_rows.members(connection, self.taken_together)
+
+    def look_closer(self, site: Site) -> None:
+        found = self.parts(site)
+        assert [row["volume_id"] for row in found] == [self.volume_id, self.other]
+        assert {(row["status"], row["overlay"], row["backing_format"]) for row in found} == {("available", None, "raw")}
+        assert all(row["backing"] == overlay_name(row["volume_id"], row["id"]) for row in found)
 
 
 class Delete(Native):
