@@ -153,6 +153,7 @@ def test_what_fits_gives_nothing() -> None:
         ({**CHAIN, BASE: file(BASE, unsound="dirty", dirty=True)}, SNAPPED, ["unsound_file"]),
         ({**CHAIN, BASE: file(BASE, unsound="dirty", dirty=True, damage="bad")}, SNAPPED, ["unsound_file", "corruption"]),
         ({**CHAIN, FIRST: file(FIRST, BASE, bitmaps=("monday",))}, SNAPPED, ["inconsistent_bitmap"]),
+        ({**CHAIN, BASE: file(BASE, parent="it is gone")}, SNAPPED, ["parent_image_changed"]),
         (CHAIN, volume({"active_file": BASE}, snapshot()), ["snapshot_not_behind"]),
         (
             CHAIN,

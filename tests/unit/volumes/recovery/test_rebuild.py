@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillframe.chain.image import Image
+from stillframe.chain.image import Image, Parent
 from stillframe.errors import BadImage, ChainConflict, StillframeError
 from stillframe.host import entries
 from stillframe.volumes.recovery import rebuild, rebuilt_clones, rebuilt_rows
@@ -350,6 +350,13 @@ def test_an_adopted_volume_has_the_base_that_its_record_names() -> None:
     made = rebuilt([base, top], said)
     assert (made.volume["base_file"], made.volume["active_file"]) == ("web-1.qcow2", FIRST)
     assert [row["backing"] for row in made.snapshots] == ["web-1.qcow2"]
+
+
+def test_the_parent_images_of_an_adopted_base_are_what_its_header_was_read_with() -> None:
+    golden = (Parent("golden", "/golden", "qcow2", 1, 1), Parent("/raw", "/raw", "raw", 1, 1))
+    base = Image("web-1.qcow2", "qcow2", GIB, parents=golden)
+    made = rebuilt([base], record(volume(active_file=base.name, base_file=base.name)))
+    assert made.volume["parent_images"] == ["/golden", "/raw"]
 
 
 def test_a_record_from_before_there_were_adopted_volumes_is_taken() -> None:
