@@ -159,7 +159,7 @@ def test_what_cannot_be_adopted_has_its_reason(site: Existing, odd: Any, tmp_pat
         "vdn": "cannot be a share",
         "vdo": "a block device",
         "vdp": "a disk in the network",
-        "vdq": "named by a storage pool",
+        "vdq": "virsh vol-path",
         "vdr": "(web-1) too",
     }
     assert set(reasons) == set(expected)

@@ -26,7 +26,8 @@ FORMATS = ("qcow2", "raw")
 _KINDS = {
     "block": "a block device; a volume of the iscsi driver can hold its content",
     "network": "a disk in the network; attach it as a volume of the iscsi driver",
-    "volume": "named by a storage pool; name its file in the definition instead (virsh edit)",
+    "volume": "named by a storage pool; name its file in the definition: 'virsh vol-path VOLUME --pool POOL' tells which"
+    " that is, 'virsh edit' changes it (type='file', source file=), and it counts from the next start",
 }
 
 
