@@ -121,6 +121,19 @@ def test_every_new_file_has_mode_0660_whatever_the_umask(tmp_path: Path, umask: 
     assert {mode(path) for path in tmp_path.iterdir()} == {0o660}
 
 
+def test_overlays_have_the_rights_of_an_adopted_disk_and_not_of_a_file_that_libvirt_took(layers: Layers) -> None:
+    """libvirt gives what a guest has open to QEMU's user and group, and back to root afterwards."""
+    other = overlay_name(VOLUME, "4d4d4d4d-4444-4444-8444-444444444444")
+    for base, wanted in ((BASE, 0o660), ("disk.qcow2", 0o600)):
+        layers.base(base, "qcow2", MIB)
+        os.chown(layers.share / base, 65534, 65534)
+        publish.publish_overlay(layers.share, Image(OVERLAY, "qcow2", MIB, base, "qcow2"), "token", VOLUME)
+        publish.publish_overlay(layers.share, Image(other, "qcow2", MIB, OVERLAY, "qcow2"), "token", VOLUME)
+        assert [mode(layers.share / name) for name in (OVERLAY, other)] == [wanted] * 2
+        for name in (OVERLAY, other):
+            (layers.share / name).unlink()
+
+
 @pytest.mark.parametrize(("top", "base"), [("top", "two"), ("top", "one"), ("top", "base"), ("two", "base"), ("one", "base")])
 def test_a_commit_moves_the_content_down_and_changes_nothing_else(tower: Layers, top: str, base: str) -> None:
     names = ["base", "one", "two", "top"]

@@ -25,6 +25,7 @@ class Layers:
     def base(self, name: str, format_: str, size: int, options: str = "") -> None:
         extra = ["-o", options] if options else []
         self._do("qemu-img", "create", "-q", "-f", format_, *extra, name, str(size))
+        (self.share / name).chmod(0o660)  # as the services make it
         self.formats[name] = format_
         self.content[name] = b"\0" * size
 

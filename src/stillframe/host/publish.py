@@ -11,8 +11,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from stillframe.chain import names
 from stillframe.chain.image import Image
-from stillframe.chain.names import temporary_name
 from stillframe.errors import StepFailed
 from stillframe.host import empty_overlay, files, qcow2, workdir
 from stillframe.host.image_command import command, limits
@@ -50,7 +50,7 @@ def begin(share: Path, image: Image, token: str, volume_id: str) -> str | None:
     What an interrupted try left under that name is removed, and so is the second name that a crash between link and unlink
     leaves.
     """
-    temporary = temporary_name(volume_id, token)
+    temporary = names.temporary_name(volume_id, token)
     files.remove_temporary(share, temporary)
     if files.exists(share, image.name):
         _manage_file(share, image)
@@ -62,9 +62,9 @@ def begin(share: Path, image: Image, token: str, volume_id: str) -> str | None:
 
 def finish(share: Path, temporary: str, image: Image, like: str | None = None) -> None:
     """Verifies the finished temporary file against ``image``, makes it durable and gives it its name. Nobody may read it who
-    may not read ``like``, by default the file it is backed by. Raises StepFailed and removes the file when its header or length
-    differs."""
-    former = like or image.backing
+    may not read ``like``, by default the adopted disk that it stands on. Raises StepFailed and removes the file when its header
+    or length differs."""
+    former = like or _adopted_base(share, image)
     with workdir.working(share) as place:
         found = qcow2.read_as(place, temporary, image.format)
         made = Image(image.name, found.format, found.size, found.backing, found.backing_format)
@@ -86,6 +86,18 @@ def _share_mode(place: Path, temporary: str, like: tuple[int, int]) -> None:
         os.fchmod(handle, 0o660 & (mode if mine else mode & 0o700))
     finally:
         os.close(handle)
+
+
+def _adopted_base(share: Path, image: Image) -> str | None:
+    """Returns the lowest file behind an image, if it is not named like a volume's: its directory was somebody's before it was
+    a share. In our own directories libvirt may have changed owner and group of the files that a guest has open."""
+    lowest = image
+    try:
+        while lowest.backing is not None and lowest.backing_format is not None:
+            lowest = qcow2.read_as(share, lowest.backing, lowest.backing_format)
+    except FileNotFoundError:
+        return None
+    return lowest.name if lowest is not image and names.parse(lowest.name) is None else None
 
 
 def _rights(share: Path, name: str) -> tuple[int, int]:

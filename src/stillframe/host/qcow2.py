@@ -224,9 +224,11 @@ def tables(handle: int, name: str) -> Tables:
 
 
 def holds_data(share: Path, name: str) -> bool:
-    """Tells whether anything was ever written to the image: whether its first-level table names any second-level table."""
+    """Tells whether anything was ever written to the image: whether its first-level table names any second-level table.
+    Raises BadImage as ``read`` does."""
     handle = files.open_regular(share, name)
     try:
+        read_open(handle, name, "qcow2", partial(parents.recorded, share, name))
         return any(any(piece) for piece in _first_level(handle, tables(handle, name)))
     finally:
         os.close(handle)
