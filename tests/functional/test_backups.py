@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stillframe.host import workdir
 from tests.support.content import digest
 from tests.support.lab import open_lab
 from tests.support.operator import Operator, stillframe_apart
@@ -47,11 +48,13 @@ class Store(Operator):
         self.settle()
 
     def everything(self) -> list[Any]:
-        """Every row but for when it was written, and every file of the share and the store."""
+        """Every row but for when it was written, and every file of the share and the store. What is in the share's working
+        directory goes by and by: a large file that was removed shrinks there piece by piece."""
         lists = [self.api.ok("volume", "GET", f"/{kind}/detail")[kind] for kind in ("volumes", "snapshots", "backups")]
         rows = [{key: value for key, value in row.items() if key != "updated_at"} for found in lists for row in found]
-        places = [each for place in (self.share, self.backups) for each in place.rglob("*") if each.is_file()]
-        return [*rows, *sorted((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in places)]
+        places = [each for place in (self.share, self.backups) for each in place.rglob("*") if workdir.NAME not in each.parts]
+        files = [each for each in places if each.is_file()]
+        return [*rows, *sorted((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in files)]
 
     def files_of(self, backup: dict[str, Any]) -> dict[str, int]:
         """Name and bytes of what a backup has in its store."""
